@@ -1,0 +1,13 @@
+//! Floor 0: what every other module needs and nothing of what they do.
+
+pub mod dtype;
+pub mod error;
+pub mod float;
+pub mod progress;
+pub mod rng;
+
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use float::Float;
+pub use progress::Progress;
+pub use rng::Rng;

@@ -1,0 +1,35 @@
+//! incise edits facts inside transformer language models, in the weights themselves.
+//!
+//! A checkpoint is opened by memory map, run forward and backward by our own code, and changed by
+//! a low-rank update of a few MLP matrices, which is written into the safetensors bytes, handed on
+//! as a patch, or undone.
+//!
+//! # The alphabet
+//!
+//! | letter | is | letter | is |
+//! | --- | --- | --- | --- |
+//! | N | tokens in the batch, sequences end to end, no padding | D | width of the residual stream |
+//! | S | sequences | F | width inside the MLP |
+//! | L | layers; `l` one of them | H, G, E | query heads, key/value heads, width of a head |
+//! | V | vocabulary | `x` | residual stream (N, D) |
+//! | `k`, `v` | MLP key (F) and value (D) in the editing code | `q`, `k`, `v` | attention's, in the decoder |
+//! | `dx` | ∂loss/∂x, same shape as x | `W` | (out, in) whatever the checkpoint stores |
+//!
+//! # The floors
+//!
+//! A module uses floors below its own, never its own or above; `tests/architecture.rs` enforces it.
+//!
+//! ```text
+//! 8  cli                      doors for people
+//! 6  edit                     facts → changes
+//! 5  stats                    key second moments
+//! 4  model                    families, forward, backward, sites
+//! 3  ops  linalg              what can be computed
+//! 2  tensor                   where it lives
+//! 1  store  gpu  text  data   bytes, device, tokens, cases
+//! 0  base                     errors, element types, random numbers
+//! ```
+
+pub mod base;
+
+pub use base::{Error, Result};
