@@ -31,5 +31,8 @@
 //! ```
 
 pub mod base;
+pub mod gpu;
+pub mod ops;
+pub mod tensor;
 
 pub use base::{Error, Result};

@@ -1,0 +1,71 @@
+//! Which GPUs the NVIDIA driver shows, asked of the driver itself, opened at run time.
+
+use cudarc::driver::{result, sys};
+
+/// One GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// The N of `cuda:N`.
+    pub ordinal: usize,
+    /// "NVIDIA H200".
+    pub name: String,
+    /// Bytes on the card.
+    pub memory: usize,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+}
+
+/// What the driver says, or why it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// No driver library on the loader's path.
+    Absent,
+    /// The library is there and refuses: the code and name of its error.
+    Failed(String),
+    /// The newest CUDA version the driver serves (12080 is 12.8), and the GPUs.
+    Ready {
+        /// 1000·major + 10·minor.
+        version: i32,
+        /// By ordinal.
+        gpus: Vec<Gpu>,
+    },
+}
+
+/// Asks the driver. Never panics, also where there is none.
+pub fn probe() -> Driver {
+    // SAFETY: looks for a library by name and loads it; no function of it is called.
+    if !unsafe { sys::is_culib_present() } {
+        return Driver::Absent;
+    }
+    ask().unwrap_or_else(|e| Driver::Failed(format!("{e:?}")))
+}
+
+/// The GPUs of a working driver; none otherwise.
+pub fn gpus() -> Vec<Gpu> {
+    match probe() {
+        Driver::Ready { gpus, .. } => gpus,
+        Driver::Absent | Driver::Failed(_) => Vec::new(),
+    }
+}
+
+fn ask() -> Result<Driver, result::DriverError> {
+    result::init()?;
+    let mut version = 0;
+    // SAFETY: the library is present and initialised; `version` outlives the call.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    let gpus = (0..result::device::get_count()?).map(gpu).collect::<Result<_, _>>()?;
+    Ok(Driver::Ready { version, gpus })
+}
+
+fn gpu(ordinal: i32) -> Result<Gpu, result::DriverError> {
+    use sys::CUdevice_attribute as A;
+    let device = result::device::get(ordinal)?;
+    let name = result::device::get_name(device)?;
+    // SAFETY: `device` came from the driver just now.
+    let memory = unsafe { result::device::total_mem(device) }?;
+    // SAFETY: as above; both attributes exist since CUDA 5.
+    let attribute = |a| unsafe { result::device::get_attribute(device, a) };
+    let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(Gpu { ordinal: ordinal as usize, name, memory, capability: (major, minor) })
+}

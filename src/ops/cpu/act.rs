@@ -1,0 +1,68 @@
+//! Definition of [`crate::ops::act`].
+
+use rayon::prelude::*;
+
+use super::lanes::vectorised;
+use crate::base::Float;
+use crate::ops::act::Act;
+
+/// Elements a task takes.
+const CHUNK: usize = 4096;
+
+/// a(x) and a'(x).
+#[inline(always)]
+fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
+    let (zero, half, one) = (T::default(), T::of(0.5), T::of(1.0));
+    match act {
+        Act::Relu if x > zero => (x, one),
+        Act::Relu => (zero, zero),
+        Act::Silu => {
+            let s = one / (one + (-x).exp());
+            (x * s, s * (one + x * (one - s)))
+        }
+        Act::GeluTanh => {
+            let (root, cubic) = (T::of((2.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
+            let t = (root * (x + cubic * x * x * x)).tanh();
+            let inner = root * (one + T::of(3.0) * cubic * x * x);
+            (half * x * (one + t), half * (one + t) + half * x * (one - t * t) * inner)
+        }
+    }
+}
+
+/// key from up, and gate where there is one.
+pub fn forward<T: Float>(act: Act, up: &[T], gate: Option<&[T]>, key: &mut [T]) {
+    key.par_chunks_mut(CHUNK).enumerate().for_each(|(c, key)| {
+        let up = &up[c * CHUNK..][..key.len()];
+        vectorised(|| match gate {
+            None => key.iter_mut().zip(up).for_each(|(k, &u)| *k = value_and_slope(act, u).0),
+            Some(gate) => {
+                let gate = &gate[c * CHUNK..][..key.len()];
+                for (i, k) in key.iter_mut().enumerate() {
+                    *k = value_and_slope(act, gate[i]).0 * up[i];
+                }
+            }
+        })
+    });
+}
+
+/// dup in place of dkey, and dgate.
+pub fn backward<T: Float>(act: Act, up: &[T], gate: Option<(&[T], &mut [T])>, d: &mut [T]) {
+    let chunks = d.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK));
+    match gate {
+        None => chunks.for_each(|(d, up)| {
+            vectorised(|| d.iter_mut().zip(up).for_each(|(d, &u)| *d *= value_and_slope(act, u).1))
+        }),
+        Some((gate, dgate)) => {
+            let gates = gate.par_chunks(CHUNK).zip(dgate.par_chunks_mut(CHUNK));
+            chunks.zip(gates).for_each(|((d, up), (gate, dgate))| {
+                vectorised(|| {
+                    for i in 0..d.len() {
+                        let (value, slope) = value_and_slope(act, gate[i]);
+                        dgate[i] = d[i] * up[i] * slope;
+                        d[i] *= value;
+                    }
+                })
+            });
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Definition of [`crate::ops::attention`]. A task is a token: forward and dq go by queries, dk
+//! and dv by keys, so every sum is made by one task in one order.
+
+use rayon::prelude::*;
+
+use super::lanes::{add_scaled, dot, vectorised};
+use crate::base::Float;
+use crate::ops::attention::{Heads, Seq};
+
+/// Keys and values a query may look at, and how they are packed.
+#[derive(Clone, Copy)]
+pub struct Keys<'a, T> {
+    /// (N, G·E), the batch's own.
+    pub k: &'a [T],
+    /// (N, G·E), the batch's own.
+    pub v: &'a [T],
+    /// (rows, G·E), of earlier tokens.
+    pub past_k: &'a [T],
+    /// (rows, G·E), of earlier tokens.
+    pub past_v: &'a [T],
+    /// The packed sequences.
+    pub seqs: &'a [Seq],
+    /// H, G, E and the scale.
+    pub heads: Heads,
+}
+
+impl<'a, T: Float> Keys<'a, T> {
+    /// Key and value of head h for every j that query row i of `seq` sees, oldest first.
+    #[inline(always)]
+    fn seen(
+        &self,
+        seq: &'a Seq,
+        i: usize,
+        h: usize,
+    ) -> impl Iterator<Item = (&'a [T], &'a [T])> + use<'a, T> {
+        let Heads { queries, groups, width, .. } = self.heads;
+        let (row, at) = (groups * width, h * groups / queries * width);
+        let part = move |x: &'a [T], j: usize| &x[j * row + at..][..width];
+        let (k, v, past_k, past_v) = (self.k, self.v, self.past_k, self.past_v);
+        let past = seq.past.clone().map(move |j| (part(past_k, j), part(past_v, j)));
+        let own = (seq.rows.start..i + 1).map(move |j| (part(k, j), part(v, j)));
+        past.chain(own)
+    }
+
+    /// The sequence of each row, and its row.
+    fn rows(&self) -> Vec<&'a Seq> {
+        self.seqs.iter().flat_map(|s| s.rows.clone().map(move |_| s)).collect()
+    }
+
+    fn scale(&self) -> T {
+        T::of(self.heads.scale)
+    }
+}
+
+/// o and lse from q, k, v.
+pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
+    let Heads { queries, width, .. } = keys.heads;
+    let rows = keys.rows();
+    assert_eq!(rows.len() * queries, lse.len(), "attention: sequences do not fill the batch");
+    let each = o.par_chunks_mut(queries * width).zip(lse.par_chunks_mut(queries)).enumerate();
+    each.for_each_init(Vec::new, |p: &mut Vec<T>, (i, (o, lse))| {
+        let q = &q[i * queries * width..][..queries * width];
+        vectorised(|| {
+            for h in 0..queries {
+                let (q, o) = (&q[h * width..][..width], &mut o[h * width..][..width]);
+                p.clear();
+                p.extend(keys.seen(rows[i], i, h).map(|(k, _)| keys.scale() * dot(q, k)));
+                let top = p.iter().fold(p[0], |a, &b| a.max(b));
+                p.iter_mut().for_each(|s| *s = (*s - top).exp());
+                let total: T = p.iter().copied().sum();
+                lse[h] = top + total.ln();
+                o.fill(T::default());
+                for (&p, (_, v)) in p.iter().zip(keys.seen(rows[i], i, h)) {
+                    add_scaled(o, p / total, v);
+                }
+            }
+        })
+    });
+}
+
+/// dq, dk and dv from do.
+pub fn backward<T: Float>(
+    keys: Keys<T>,
+    q: &[T],
+    lse: &[T],
+    d_o: &[T],
+    dq: &mut [T],
+    dk: &mut [T],
+    dv: &mut [T],
+) {
+    let Heads { queries, groups, width, .. } = keys.heads;
+    let rows = keys.rows();
+    let head = |i: usize, h: usize| (i * queries + h) * width..(i * queries + h + 1) * width;
+    // mean[i, h] = Σ_j p_ij t_ij, needed again by every key.
+    let mut mean = vec![T::default(); lse.len()];
+    let each = dq.par_chunks_mut(queries * width).zip(mean.par_chunks_mut(queries)).enumerate();
+    each.for_each(|(i, (dq, mean))| {
+        vectorised(|| {
+            for h in 0..queries {
+                let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
+                mean[h] = keys.seen(rows[i], i, h).map(|(k, v)| p(k) * dot(d_o, v)).sum();
+                let dq = &mut dq[h * width..][..width];
+                dq.fill(T::default());
+                for (k, v) in keys.seen(rows[i], i, h) {
+                    let e = p(k) * (dot(d_o, v) - mean[h]);
+                    add_scaled(dq, keys.scale() * e, k);
+                }
+            }
+        })
+    });
+    let each = dk.par_chunks_mut(groups * width).zip(dv.par_chunks_mut(groups * width));
+    each.enumerate().for_each(|(j, (dk, dv))| {
+        vectorised(|| {
+            dk.fill(T::default());
+            dv.fill(T::default());
+            for (i, h) in (j..rows[j].rows.end).flat_map(|i| (0..queries).map(move |h| (i, h))) {
+                let at = h * groups / queries * width;
+                let (k, v) = (
+                    &keys.k[j * groups * width + at..][..width],
+                    &keys.v[j * groups * width + at..][..width],
+                );
+                let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                let p = (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
+                let e = p * (dot(d_o, v) - mean[i * queries + h]);
+                add_scaled(&mut dk[at..][..width], keys.scale() * e, q);
+                add_scaled(&mut dv[at..][..width], p, d_o);
+            }
+        })
+    });
+}

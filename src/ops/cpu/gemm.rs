@@ -1,0 +1,130 @@
+//! Products of dense blocks: the one place that calls the `gemm` crate, behind checked bounds.
+//!
+//! The order in which a product sums over its inner dimension depends on that dimension alone
+//! (the crate cuts it by cache size), so results do not depend on the number of threads.
+
+use std::marker::PhantomData;
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::base::Float;
+
+/// A strided read-only block: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub struct View<'a, T> {
+    /// The elements, from (0, 0) on.
+    pub data: &'a [T],
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub col_stride: usize,
+}
+
+impl<'a, T> View<'a, T> {
+    /// Dense rows of `cols` elements.
+    pub fn rows(data: &'a [T], cols: usize) -> Self {
+        View { data, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The same block with rows and columns exchanged.
+    pub fn t(self) -> Self {
+        View { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
+    }
+
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        let last =
+            rows.saturating_sub(1) * self.row_stride + cols.saturating_sub(1) * self.col_stride;
+        rows == 0 || cols == 0 || last < self.data.len()
+    }
+}
+
+/// A rectangle of a row-major matrix that nobody else can reach while it lives.
+pub struct Tile<'a, T> {
+    first: *mut T,
+    stride: usize,
+    /// The first row in the whole matrix.
+    pub row: usize,
+    /// The first column in the whole matrix.
+    pub col: usize,
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Columns of the tile.
+    pub cols: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a tile is an exclusive borrow of its elements; `tiles` makes disjoint ones.
+unsafe impl<T: Send> Send for Tile<'_, T> {}
+
+/// Cuts a row-major matrix of `cols` columns into tiles of at most `height` × `width`.
+pub fn tiles<T: Float>(
+    matrix: &mut [T],
+    cols: usize,
+    [height, width]: [usize; 2],
+) -> impl ParallelIterator<Item = Tile<'_, T>> {
+    let rows = matrix.len().checked_div(cols).unwrap_or(0);
+    assert_eq!(matrix.len(), rows * cols, "tiles: not a whole number of rows");
+    let (down, across) = (rows.div_ceil(height), cols.div_ceil(width));
+    let first = matrix.as_mut_ptr() as usize;
+    (0..down * across).into_par_iter().map(move |i| {
+        let (row, col) = (i / across * height, i % across * width);
+        Tile {
+            // In range: row < rows and col < cols.
+            first: (first as *mut T).wrapping_add(row * cols + col),
+            stride: cols,
+            row,
+            col,
+            rows: height.min(rows - row),
+            cols: width.min(cols - col),
+            life: PhantomData,
+        }
+    })
+}
+
+impl<'a, T: Float> Tile<'a, T> {
+    /// A whole matrix of `cols` columns as one tile.
+    pub fn whole(matrix: &'a mut [T], cols: usize) -> Self {
+        let rows = matrix.len().checked_div(cols).unwrap_or(0);
+        assert_eq!(matrix.len(), rows * cols, "Tile: not a whole number of rows");
+        let first = matrix.as_mut_ptr();
+        Tile { first, stride: cols, row: 0, col: 0, rows, cols, life: PhantomData }
+    }
+
+    /// tile = a b, or tile += a b; a (rows, inner), b (inner, cols).
+    pub fn product(&mut self, inner: usize, a: View<T>, b: View<T>, add: bool) {
+        assert!(a.holds(self.rows, inner), "product: the left block is too small");
+        assert!(b.holds(inner, self.cols), "product: the right block is too small");
+        // SAFETY: the asserts above bound every read; the tile owns every element written.
+        unsafe {
+            gemm::gemm(
+                self.rows,
+                self.cols,
+                inner,
+                self.first,
+                1,
+                self.stride as isize,
+                add,
+                a.data.as_ptr(),
+                a.col_stride as isize,
+                a.row_stride as isize,
+                b.data.as_ptr(),
+                b.col_stride as isize,
+                b.row_stride as isize,
+                T::of(1.0),
+                T::of(1.0),
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    }
+
+    /// Row `i` of the tile.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows, "row_mut: outside the tile");
+        // SAFETY: row i of the tile, which owns its elements.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.stride), self.cols) }
+    }
+}

@@ -1,0 +1,54 @@
+//! Definition of [`crate::ops::loss`].
+
+use rayon::prelude::*;
+
+use super::lanes::{self, vectorised};
+use crate::base::Float;
+use crate::ops::loss::Aim;
+
+/// ln Σ exp z, by the largest.
+#[inline(always)]
+fn log_sum<T: Float>(z: &[T]) -> T {
+    let top = z.iter().fold(z[0], |a, &b| a.max(b));
+    top + lanes::sum(z.len(), |i| (z[i] - top).exp()).ln()
+}
+
+/// ln softmax of chosen rows.
+pub fn log_softmax<T: Float>(z: &[T], v: usize, rows: &[usize], logp: &mut [T]) {
+    logp.par_chunks_mut(v).zip(rows).for_each(|(out, &row)| {
+        let z = &z[row * v..][..v];
+        vectorised(|| {
+            let lse = log_sum(z);
+            out.iter_mut().zip(z).for_each(|(o, &z)| *o = z - lse);
+        })
+    });
+}
+
+/// Losses, and their gradients in place of the logits.
+pub fn gradient<T: Float>(z: &mut [T], v: usize, aims: &[Aim], first: &[T]) -> Vec<f64> {
+    let rows = z.par_chunks_mut(v).zip(aims);
+    rows.map(|(z, aim)| vectorised(|| row(z, aim, first).f64())).collect()
+}
+
+#[inline(always)]
+fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> T {
+    let lse = log_sum(z);
+    match *aim {
+        Aim::Say { target, weight } => {
+            let (y, w) = (target as usize, T::of(weight));
+            let loss = lse - z[y];
+            z.iter_mut().for_each(|z| *z = w * (*z - lse).exp());
+            z[y] -= w;
+            loss
+        }
+        Aim::Stay { first: at, weight } => {
+            let (w, first) = (T::of(weight), &first[at * z.len()..][..z.len()]);
+            let gap = |i: usize, z: T| z - lse - first[i];
+            let kl = lanes::sum(z.len(), |i| (z[i] - lse).exp() * gap(i, z[i]));
+            for (i, z) in z.iter_mut().enumerate() {
+                *z = w * (*z - lse).exp() * (gap(i, *z) - kl);
+            }
+            kl
+        }
+    }
+}

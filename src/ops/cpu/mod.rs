@@ -1,0 +1,13 @@
+//! The definitions: what each operation computes, generic over `f32` and `f64`.
+
+pub mod act;
+pub mod attention;
+pub mod embed;
+pub mod gemm;
+pub mod gram;
+pub mod lanes;
+pub mod linear;
+pub mod loss;
+pub mod norm;
+pub mod rope;
+pub mod rows;

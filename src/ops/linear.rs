@@ -1,0 +1,25 @@
+//! Products with a frozen matrix: y = x Wᵀ + b and the gradient for its input, dx = dy W.
+//!
+//! W is (out, in) and read where the checkpoint stores it; b (out). No dW, no db: weights are
+//! frozen. Cost: 2·N·out·in FLOP each.
+
+use super::cpu;
+use crate::tensor::{Tensor, Weight, on_float, shapes};
+
+/// y (N, out) = x (N, in) Wᵀ + b.
+pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
+    let ([n, inner], [out, w_in]) = (x.dims(), w.dims());
+    assert_eq!(inner, w_in, "linear: x has another width than W takes");
+    shapes!("linear": y => [n, out]);
+    on_float!(x, T => {
+        cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut());
+    });
+}
+
+/// dx (N, in) = dy (N, out) W; added to dx where `add`.
+pub fn backward(dy: &Tensor, w: &Weight, dx: &mut Tensor, add: bool) {
+    let ([n, out], [w_out, inner]) = (dy.dims(), w.dims());
+    assert_eq!(out, w_out, "linear backward: dy has another width than W gives");
+    shapes!("linear backward": dx => [n, inner]);
+    on_float!(dy, T => cpu::linear::backward::<T>(dy.get(), w, dx.get_mut(), add));
+}

@@ -1,0 +1,14 @@
+//! Floor 3: what can be computed. One front door an operation, which checks shapes and dispatches;
+//! the definition has the same name under `cpu/`. Operations never allocate results: the caller
+//! owns the outputs.
+
+pub mod act;
+pub mod attention;
+pub mod cpu;
+pub mod embed;
+pub mod gram;
+pub mod linear;
+pub mod loss;
+pub mod norm;
+pub mod rope;
+pub mod rows;

@@ -1,0 +1,93 @@
+//! Layer and RMS normalisation over the last axis.
+//!
+//! ```text
+//! layer  m = mean(x)   s = 1/√(mean((x − m)²) + eps)   h = (x − m) s   y = g h + b
+//! RMS    m = 0         the same from there on, b absent
+//! dx    += s (p − mean(p) − h mean(p h)),   p = g dy       RMS: without mean(p)
+//! ```
+//!
+//! x, y (N, D); g, b (D); m, s (N). g and b are frozen. Source: Ba, Kiros, Hinton 2016,
+//! arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
+
+use super::cpu;
+use crate::tensor::{Precision, Tensor, on_float, shapes};
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Mean taken off, divided by the standard deviation.
+    Layer,
+    /// Divided by the root of the mean square.
+    Rms,
+}
+
+/// The frozen parameters of one normalisation.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// Layer or RMS.
+    pub kind: Kind,
+    /// Added to the variance.
+    pub eps: f64,
+    /// g (D).
+    pub gain: Tensor,
+    /// b (D).
+    pub bias: Option<Tensor>,
+}
+
+/// What the backward pass keeps: the input and two numbers a row.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// x (N, D).
+    pub x: Tensor,
+    /// m (N).
+    pub mean: Tensor,
+    /// s (N).
+    pub rstd: Tensor,
+}
+
+impl Saved {
+    /// Room for N rows of D.
+    pub fn new(precision: Precision, n: usize, d: usize) -> Saved {
+        let zeros = |shape: &[usize]| Tensor::zeros(precision, shape);
+        Saved { x: zeros(&[n, d]), mean: zeros(&[n]), rstd: zeros(&[n]) }
+    }
+
+    /// Makes room for another number of rows, memory kept.
+    pub fn set_rows(&mut self, n: usize) {
+        for t in [&mut self.x, &mut self.mean, &mut self.rstd] {
+            t.set_rows(n);
+        }
+    }
+}
+
+/// y = g·(x − m)·s + b, row by row; keeps x, m and s in `saved`.
+pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
+    let [n, d] = x.dims();
+    shapes!("norm": p.gain => [d], y => [n, d], saved.mean => [n], saved.rstd => [n]);
+    saved.x.copy_from(x);
+    on_float!(x, T => cpu::norm::forward::<T>(
+        p.kind,
+        x.get(),
+        p.gain.get(),
+        p.bias.as_ref().map(|b| b.get()),
+        p.eps as T,
+        y.get_mut(),
+        saved.mean.get_mut(),
+        saved.rstd.get_mut(),
+    ));
+}
+
+/// dx += the gradient that reaches x through the normalisation from dy.
+pub fn backward(dy: &Tensor, p: &Norm, saved: &Saved, dx: &mut Tensor) {
+    let [n, d] = dy.dims();
+    shapes!("norm backward": p.gain => [d], saved.x => [n, d], saved.mean => [n], dx => [n, d]);
+    on_float!(dy, T => cpu::norm::backward::<T>(
+        p.kind,
+        dy.get(),
+        p.gain.get(),
+        saved.x.get(),
+        saved.mean.get(),
+        saved.rstd.get(),
+        dx.get_mut(),
+    ));
+}
