@@ -1,1 +1,4 @@
-fn main(){}
+//! One test binary: a folder a floor.
+
+mod model;
+mod support;

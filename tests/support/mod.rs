@@ -1,0 +1,3 @@
+//! What the tests share: budgets, recorded goldens, folders.
+
+pub mod golden;
