@@ -31,6 +31,7 @@
 //! ```
 
 pub mod base;
+pub mod cli;
 pub mod data;
 pub mod edit;
 pub mod gpu;

@@ -4,7 +4,7 @@
 //! Start reading at [`rome`], then [`value`], which all methods share.
 
 pub mod adam;
-// pub mod apply;
+pub mod apply;
 pub mod contexts;
 pub mod hparams;
 pub mod plan;
