@@ -31,5 +31,6 @@
 //! ```
 
 pub mod base;
+pub mod data;
 
 pub use base::{Error, Result};

@@ -1,1 +1,10 @@
-fn main(){}
+//! One test binary: a folder a floor.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests fail by panicking, and a skipped test says so"
+)]
+
+mod data;
+mod support;
