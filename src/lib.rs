@@ -32,5 +32,6 @@
 
 pub mod base;
 pub mod data;
+pub mod text;
 
 pub use base::{Error, Result};

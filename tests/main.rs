@@ -8,3 +8,4 @@
 
 mod data;
 mod support;
+mod text;
