@@ -1,4 +1,13 @@
 //! One test binary: a folder a floor.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "helpers of tests fail by panicking, and a skipped test says so"
+)]
+
+mod data;
 mod model;
 mod support;
+mod text;

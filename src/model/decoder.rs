@@ -213,14 +213,40 @@ impl Model {
         apply(&normed, &self.head, z);
     }
 
-    /// Logits of chosen rows after a whole pass over a batch.
-    pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Tensor {
+    /// The residual stream after all layers.
+    pub fn stream(&self, batch: &Batch, past: Past) -> Tensor {
         let mut x = self.embed(batch);
         let mut run = Run::new(self);
         self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut |_, _| {});
+        x
+    }
+
+    /// Logits (chosen, V) of chosen rows after a whole pass over a batch.
+    pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Tensor {
+        self.logits_of(&self.stream(batch, past), chosen)
+    }
+
+    /// Logits of every token of a whole text, `most` rows at a time, in order.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `each` returns.
+    pub fn logits_in_chunks<E>(
+        &self,
+        ids: &[u32],
+        most: usize,
+        each: &mut dyn FnMut(&Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let x = self.stream(&Batch::whole([ids]), Past::None);
+        let all: Vec<usize> = (0..ids.len()).collect();
+        all.chunks(most).try_for_each(|rows| each(&self.logits_of(&x, rows)))
+    }
+
+    /// Logits of chosen rows of the residual stream after the last layer.
+    fn logits_of(&self, x: &Tensor, chosen: &[usize]) -> Tensor {
         let d = self.arch.width;
         let mut picked = Tensor::zeros(self.precision, &[chosen.len(), d]);
-        rows::gather(&x, chosen, &mut picked);
+        rows::gather(x, chosen, &mut picked);
         let mut saved = Saved::new(self.precision, 0, d);
         let mut z = Tensor::zeros(self.precision, &[0, self.arch.vocabulary]);
         self.head(&picked, &mut saved, &mut z);

@@ -1,5 +1,6 @@
 //! From a checkpoint to a model: every tensor by name, every size checked, no weight read.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::base::{Error, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
 use crate::ops::norm::{Kind, Norm};
-use crate::store::{Checkpoint, StoredTensor};
+use crate::store::{Checkpoint, StoredTensor, model_fingerprint};
 use crate::tensor::{Device, Layout, Precision, Tensor, Weight};
 
 /// A decoder with its weights. Cloning shares them.
@@ -129,11 +130,18 @@ impl Model {
     }
 }
 
-/// Which tensors of a checkpoint are down projections: those the model's fingerprint leaves out.
-pub fn editable_names(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+/// The fingerprint of a checkpoint's model, which leaves out the down projections: an edited
+/// checkpoint has that of its base.
+///
+/// # Errors
+///
+/// A configuration that is not of a family we run.
+pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let (family, arch) = read_arch(checkpoint)?;
     let loader = Loader::new(checkpoint, family, &arch, Precision::F32);
-    Ok((0..arch.layers).map(|l| loader.layer_name(l, family.names.down) + ".weight").collect())
+    let down = |l| loader.layer_name(l, family.names.down) + ".weight";
+    let editable: HashSet<String> = (0..arch.layers).map(down).collect();
+    Ok(model_fingerprint(checkpoint, &|name| editable.contains(name)))
 }
 
 fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {

@@ -21,5 +21,5 @@ pub use arch::Arch;
 pub use batch::Batch;
 pub use cache::Cache;
 pub use decoder::Run;
-pub use load::{Linear, Model};
+pub use load::{Linear, Model, fingerprint};
 pub use site::{At, Site};

@@ -1,3 +1,4 @@
 //! What the tests share: budgets, recorded goldens, folders.
 
 pub mod golden;
+pub mod shared;
