@@ -8,6 +8,9 @@
 )]
 
 mod data;
+mod edit;
 mod model;
+mod ops;
+mod stats;
 mod support;
 mod text;

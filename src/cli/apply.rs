@@ -54,9 +54,7 @@ impl Apply {
 }
 
 fn tensors(report: &Report) -> Vec<serde_json::Value> {
-    let tensor = |t: &apply::Changed| {
-        json!({"name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost})
-    };
+    let tensor = |t: &apply::Changed| json!({"name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost});
     report.tensors.iter().map(tensor).collect()
 }
 

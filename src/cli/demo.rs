@@ -120,14 +120,7 @@ impl Demo {
         if let (Some(subject), Some(prompt), Some(to)) = (&self.subject, &self.prompt, &self.to) {
             let (prompt, subject, target_new) = (prompt.clone(), subject.clone(), to.clone());
             let (paraphrase, neighbour, one_hop) = (None, None, None);
-            return Ok(vec![Show {
-                prompt,
-                subject,
-                target_new,
-                paraphrase,
-                neighbour,
-                one_hop,
-            }]);
+            return Ok(vec![Show { prompt, subject, target_new, paraphrase, neighbour, one_hop }]);
         }
         let path = dir.join("showcase.json");
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
@@ -196,8 +189,7 @@ fn say(dir: &Path, context: &Context, prompt: &str) -> Result<String> {
 fn complete(model: &Model, tokenizer: &Tokenizer, prompt: &str) -> Result<String> {
     let ids = tokenizer.encode(prompt)?;
     let mut rng = Rng::new(0, "greedy");
-    let tokens =
-        model.generate(&ids, SHOWN, Sampling::GREEDY, &mut rng, &[], &mut |_| true)?;
+    let tokens = model.generate(&ids, SHOWN, Sampling::GREEDY, &mut rng, &[], &mut |_| true)?;
     let text = tokenizer.decode_after(&tokens)?;
     let end = text.find(['.', ',', '?', '\n', '<']).unwrap_or(text.len());
     Ok(text[..end].trim().to_owned())

@@ -7,6 +7,9 @@ use super::output::metric;
 use crate::base::Result;
 use crate::gpu::driver::{Driver, probe};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const COMMIT: &str = env!("INCISE_COMMIT");
+
 /// Prints the findings.
 pub fn run(context: &Context) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -14,7 +17,9 @@ pub fn run(context: &Context) -> Result<()> {
     let driver = probe();
     let (gpus, said) = match &driver {
         Driver::Absent => (vec![], "no NVIDIA driver; everything runs on the processor".to_owned()),
-        Driver::Failed(e) => (vec![], format!("the driver refuses ({e}); see that nvidia-smi works")),
+        Driver::Failed(e) => {
+            (vec![], format!("the driver refuses ({e}); see that nvidia-smi works"))
+        }
         Driver::Ready { version, gpus } => {
             (gpus.clone(), format!("serves CUDA {}.{}", version / 1000, version % 1000 / 10))
         }
@@ -23,16 +28,18 @@ pub fn run(context: &Context) -> Result<()> {
     if context.json {
         let gpus: Vec<_> = gpus
             .iter()
-            .map(|g| json!({"ordinal": g.ordinal, "name": g.name, "memory": g.memory,
-                            "capability": [g.capability.0, g.capability.1]}))
+            .map(|g| {
+                json!({"ordinal": g.ordinal, "name": g.name, "memory": g.memory,
+                            "capability": [g.capability.0, g.capability.1]})
+            })
             .collect();
         return context.terminal.json(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "cores": cores, "features": features,
+            "version": VERSION, "commit": COMMIT, "cores": cores, "features": features,
             "driver": said, "gpus": gpus, "kernels": [],
         }));
     }
     let line = |name: &str, text: &str| context.terminal.line(format!("{name:<10} {text}"));
-    line("incise", env!("CARGO_PKG_VERSION"))?;
+    line("incise", &format!("{VERSION}, commit {COMMIT}"))?;
     line("processor", &format!("{cores} cores; {}", features.join(" ")))?;
     line("driver", &said)?;
     for g in &gpus {

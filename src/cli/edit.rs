@@ -164,7 +164,8 @@ impl Edit {
             terminal.line(fact_line(request, o))?;
         }
         let (n, output) = (count(requests.len() as u64), self.output.display());
-        terminal.line(format!("{output}: {n} facts in {seconds:.1} s; write it with `incise apply`"))
+        terminal
+            .line(format!("{output}: {n} facts in {seconds:.1} s; write it with `incise apply`"))
     }
 }
 
@@ -215,7 +216,9 @@ fn fact_json(o: &Outcome) -> serde_json::Value {
     let trace: Vec<_> = o
         .trace
         .iter()
-        .map(|s| json!({"total": s.total(), "nll": s.parts.nll, "kl": s.parts.kl, "decay": s.decay}))
+        .map(
+            |s| json!({"total": s.total(), "nll": s.parts.nll, "kl": s.parts.kl, "decay": s.decay}),
+        )
         .collect();
     json!({
         "id": o.id, "token": o.token.0, "lookup": o.token.1, "trace": trace,

@@ -135,7 +135,8 @@ pub fn metric(n: f64) -> String {
 /// A part as a percentage with as many digits as say something: `0.13 %`, `96 %`.
 pub fn percent(part: f64) -> String {
     let p = 100.0 * part;
-    let digits = if p >= 99.95 || p == 0.0 { 0 } else { usize::from(p < 10.0) + usize::from(p < 1.0) };
+    let digits =
+        if p >= 99.95 || p == 0.0 { 0 } else { usize::from(p < 10.0) + usize::from(p < 1.0) };
     if p > 0.0 && p < 0.01 { format!("{p:.0e} %") } else { format!("{p:.digits$} %") }
 }
 

@@ -83,8 +83,7 @@ fn run(case: &Case, dir: &Path, precision: Precision, bar: f64) {
     let f = model.arch.inner;
     let c = Covariance::of(&moment(&dir.join(&case.stats), hparams.layer, f)).unwrap();
     let by = (Method::parse(&case.method).unwrap(), &hparams);
-    let planned =
-        plan(&model, &tokenizer, Some(&c), &requests, &contexts, by, &Quiet).unwrap();
+    let planned = plan(&model, &tokenizer, Some(&c), &requests, &contexts, by, &Quiet).unwrap();
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
     let Kind::LowRank { left, right, r } = planned.change(&[]).kind else {
@@ -106,7 +105,10 @@ fn run(case: &Case, dir: &Path, precision: Precision, bar: f64) {
             .zip(&loss)
             .fold(0.0f64, |a, (step, want)| a.max((step.total() - want).abs() / want));
         let steps = loss.len();
-        println!("{} {precision:?} {i}: ΔW {change:.1e}, loss {worst:.1e}, {steps} steps", case.name);
+        println!(
+            "{} {precision:?} {i}: ΔW {change:.1e}, loss {worst:.1e}, {steps} steps",
+            case.name
+        );
         assert!(change <= bar, "{} {i}: ΔW is off by {change:e}", case.name);
         assert!(worst <= bar, "{} {i}: the loss is off by {worst:e}", case.name);
     }

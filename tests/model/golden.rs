@@ -59,7 +59,8 @@ fn the_search_loss_and_its_gradient_are_the_frameworks() {
             .map(|(ids, &lookup)| Row { ids: ids.clone(), lookup })
             .collect();
         let kl = rows.pop().unwrap();
-        let rows = Rows { rewriting: rows.clone(), kl, keys: vec![], target: s.target.clone(), merged: 0 };
+        let rows =
+            Rows { rewriting: rows.clone(), kl, keys: vec![], target: s.target.clone(), merged: 0 };
         let at = if s.tap == "value" { At::Value } else { At::Stream };
         let site = Site { layer: s.layer, at };
         let problem = Problem { rows: &rows, kl_factor: s.kl_factor };

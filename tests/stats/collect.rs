@@ -43,8 +43,7 @@ fn moments_of_keys_are_the_frameworks() {
                     let (i, j) = (i.max(j), i.min(j));
                     total[i * (i + 1) / 2 + j] / tokens
                 };
-                let all: Vec<f64> =
-                    (0..f).flat_map(|i| (0..f).map(move |j| entry(i, j))).collect();
+                let all: Vec<f64> = (0..f).flat_map(|i| (0..f).map(move |j| entry(i, j))).collect();
                 golden.check(&format!("moment.{l}"), precision, &all);
             }
         }
@@ -67,8 +66,7 @@ fn statistics_of_a_trained_model_are_the_recorded_ones() {
     let origin = Origin { model: "m".into(), corpus: "c".into(), context_length: 256 };
     let out = tempfile::tempdir().unwrap();
     let what = tokens_of(60_000, origin, &[1, 2]);
-    let got =
-        collect(&model, &tokenizer, corpus.documents(), &what, out.path(), &Quiet).unwrap();
+    let got = collect(&model, &tokenizer, corpus.documents(), &what, out.path(), &Quiet).unwrap();
     let file = fs::read(dir.join("second_moment.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&file).unwrap();
     for moment in got {
@@ -110,7 +108,8 @@ fn toy() -> Toy {
     let model = golden.model(Precision::F32);
     let tokenizer = Tokenizer::open(&golden.dir).unwrap();
     let corpus = tempfile::NamedTempFile::new().unwrap();
-    let line = |i: usize| format!("Line {i} tells of {} and of nothing else.\n", "rivers ".repeat(i % 9));
+    let line =
+        |i: usize| format!("Line {i} tells of {} and of nothing else.\n", "rivers ".repeat(i % 9));
     fs::write(corpus.path(), (0..300).map(line).collect::<String>()).unwrap();
     Toy { golden, model, tokenizer, corpus }
 }
@@ -191,7 +190,8 @@ fn files_come_back_and_foreign_ones_are_refused() {
     write_all(&moments, dir.path()).unwrap();
     let (f, name) = (toy.model.arch.inner, moments[1].origin.model.clone());
     assert_eq!(Moment::read(dir.path(), 1, f, &name).unwrap(), moments[1]);
-    let error = |layer, f, model| Moment::read(dir.path(), layer, f, model).unwrap_err().to_string();
+    let error =
+        |layer, f, model| Moment::read(dir.path(), layer, f, model).unwrap_err().to_string();
     assert!(error(1, f, "another").contains("is of the model"));
     assert!(error(1, f + 1, &name).contains("second_moment"));
     assert!(error(5, f, &name).contains("layer-5.safetensors"));

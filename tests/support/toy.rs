@@ -1,4 +1,4 @@
-//! Random inputs without symmetry, exact in f32, and weights as checkpoints store them.
+//! Random inputs without symmetry, and weights as checkpoints store them.
 
 use std::sync::Arc;
 
@@ -18,41 +18,70 @@ pub enum Fill {
     Constant,
 }
 
-impl Fill {
-    /// `n` numbers, exact in f32.
-    pub fn draw(self, rng: &mut Rng, n: usize) -> Vec<f64> {
-        let once = rng.normal();
-        let one = |_| {
-            let x = match self {
-                Fill::Normal => rng.normal(),
-                Fill::Offset(mean) => mean + rng.normal(),
-                Fill::Wide(spread) => spread * rng.normal(),
-                Fill::Constant => once,
-            };
-            f64::from(x as f32)
+/// Random inputs, in full or exact in f32.
+pub struct Draw {
+    rng: Rng,
+    single: bool,
+}
+
+impl Draw {
+    /// The inputs of a case for a computation in f64, or (`single`) in f32.
+    pub fn new(case: &str, single: bool) -> Draw {
+        Draw { rng: Rng::new(u64::from(single), case), single }
+    }
+
+    /// `n` numbers.
+    pub fn fill(&mut self, fill: Fill, n: usize) -> Vec<f64> {
+        let once = self.rng.normal();
+        let one = |_| match fill {
+            Fill::Normal => self.rng.normal(),
+            Fill::Offset(mean) => mean + self.rng.normal(),
+            Fill::Wide(spread) => spread * self.rng.normal(),
+            Fill::Constant => once,
         };
-        (0..n).map(one).collect()
+        let numbers = (0..n).map(one);
+        if self.single { numbers.map(|x| (x as f32).into()).collect() } else { numbers.collect() }
+    }
+
+    /// `n` standard normal numbers.
+    pub fn normal(&mut self, n: usize) -> Vec<f64> {
+        self.fill(Fill::Normal, n)
+    }
+
+    /// Uniform in [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        self.rng.uniform()
+    }
+
+    /// A whole number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.rng.uniform() * n as f64) as usize
+    }
+
+    /// One of two.
+    pub fn coin(&mut self) -> bool {
+        self.rng.uniform() < 0.5
     }
 }
 
-/// `n` standard normal numbers, exact in f32.
-pub fn normal(rng: &mut Rng, n: usize) -> Vec<f64> {
-    Fill::Normal.draw(rng, n)
-}
-
-/// A whole number below `n`.
-pub fn below(rng: &mut Rng, n: usize) -> usize {
-    (rng.uniform() * n as f64) as usize
-}
-
-/// The values in another type; they are exact in it.
+/// The values in the type of a computation.
 pub fn cast<T: Float>(values: &[f64]) -> Vec<T> {
     values.iter().map(|&x| T::of(x)).collect()
 }
 
-/// Values as f64.
-pub fn wide<T: Float>(values: &[T]) -> Vec<f64> {
-    values.iter().map(|x| x.f64()).collect()
+/// eˣ, rounded once: not the code's own, which is under test.
+pub fn exp<T: Float>(x: T) -> T {
+    T::of(x.f64().exp())
+}
+
+/// ln x, rounded once.
+pub fn ln<T: Float>(x: T) -> T {
+    T::of(x.f64().ln())
+}
+
+/// tanh x, rounded once.
+pub fn tanh<T: Float>(x: T) -> T {
+    T::of(x.f64().tanh())
 }
 
 /// How a weight is held.
@@ -93,9 +122,9 @@ impl AsRef<[u8]> for Shifted {
 }
 
 /// A random weight (out, in), and its values row by row.
-pub fn weight(rng: &mut Rng, [out, inner]: [usize; 2], held: Held) -> (Weight, Vec<f64>) {
+pub fn weight(draw: &mut Draw, [out, inner]: [usize; 2], held: Held) -> (Weight, Vec<f64>) {
     let Held::File { dtype, layout, slice, shift } = held else {
-        let values = normal(rng, out * inner);
+        let values = draw.normal(out * inner);
         let weight = match held {
             Held::Single => Weight::dense_f32(cast(&values), out, inner),
             _ => Weight::dense_f64(values.clone(), out, inner),
@@ -105,7 +134,7 @@ pub fn weight(rng: &mut Rng, [out, inner]: [usize; 2], held: Held) -> (Weight, V
     let rows = if slice { 3..3 + out } else { 0..out };
     let all = if slice { out + 8 } else { out };
     let (mut bytes, mut values) = (Vec::new(), vec![0.0; all * inner]);
-    dtype.narrow(&normal(rng, all * inner), &mut bytes);
+    dtype.narrow(&draw.normal(all * inner), &mut bytes);
     dtype.widen(&bytes, &mut values);
     if layout == Layout::InOut {
         // What was drawn row by row is stored column by column.

@@ -2,6 +2,7 @@
 
 pub mod act;
 pub mod attention;
+pub mod dots;
 pub mod embed;
 pub mod gemm;
 pub mod gram;
@@ -11,3 +12,4 @@ pub mod loss;
 pub mod norm;
 pub mod rope;
 pub mod rows;
+pub mod update;
