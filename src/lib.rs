@@ -31,8 +31,10 @@
 //! ```
 
 pub mod base;
+pub mod edit;
 pub mod gpu;
 pub mod ops;
+pub mod store;
 pub mod tensor;
 
 pub use base::{Error, Result};
