@@ -12,3 +12,4 @@ pub mod loss;
 pub mod norm;
 pub mod rope;
 pub mod rows;
+pub mod update;

@@ -1,0 +1,3 @@
+//! Floor 6: from facts to changes, and from changes to weights.
+
+pub mod apply;
