@@ -194,6 +194,9 @@ pub struct Journal<'a> {
 /// The files of a change, open for writing, by name.
 type Files<'a> = BTreeMap<String, Handle<'a>>;
 
+/// Makes the new bytes of place i from its original ones.
+pub type Fill<'a> = dyn FnMut(usize, &[u8]) -> Result<Vec<u8>> + 'a;
+
 impl<'a> Journal<'a> {
     /// Takes the lock and undoes what was cut off.
     pub fn open(disk: &'a dyn Disk, dir: &Path) -> Result<Journal<'a>> {
@@ -225,12 +228,7 @@ impl<'a> Journal<'a> {
     /// # Panics
     ///
     /// Where `fill` makes another number of bytes than the place holds.
-    pub fn apply(
-        &mut self,
-        patch: &Patch,
-        places: Vec<Place>,
-        fill: &mut dyn FnMut(usize, &[u8]) -> Result<Vec<u8>>,
-    ) -> Result<Entry> {
+    pub fn apply(&mut self, patch: &Patch, places: Vec<Place>, fill: &mut Fill) -> Result<Entry> {
         let number = 1 + self.history.entries().last().map_or(0, |e| e.number);
         let done = self.try_apply(number, patch, places, fill);
         if done.is_err() {
@@ -245,7 +243,7 @@ impl<'a> Journal<'a> {
         number: u32,
         patch: &Patch,
         places: Vec<Place>,
-        fill: &mut dyn FnMut(usize, &[u8]) -> Result<Vec<u8>>,
+        fill: &mut Fill,
     ) -> Result<Entry> {
         let files = self.files(places.iter().map(|p| p.file.as_str()))?;
         let known = files.iter().map(|(name, file)| known(name, file)).collect::<Result<_>>()?;
@@ -314,9 +312,9 @@ impl<'a> Journal<'a> {
         }
         let (record, entry) = (record.clone(), record.head().entry.clone());
         let done = self.restore(record, &files);
-        // Also finishes an undo that failed on the way, if the failure has passed.
+        // Removes the patch; finishes an undo that failed on the way, if the failure has passed.
         let recovered = self.recover(None);
-        match recovered.is_ok() && self.history.entries().all(|e| e.number != entry.number) {
+        match self.history.entries().all(|e| e.number != entry.number) {
             true => Ok(entry),
             false => Err(done.err().or(recovered.err()).expect("one of the two failed")),
         }
@@ -355,7 +353,8 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Undo, from its first step for a committed record, else from the second.
+    /// Undo, from its first step for a committed record, else from the second. The patch is left
+    /// to [`Journal::recover`]: a power failure may have taken it already.
     fn restore(&self, mut record: Record, files: &Files) -> Result<()> {
         for was in &record.head().files {
             let now = known(&was.file, &files[&was.file])?;
@@ -372,10 +371,9 @@ impl<'a> Journal<'a> {
             files[&place.file].write(&record.old(i)?, place.offset)?;
         }
         files.values().try_for_each(Handle::sync)?;
-        let remove = |path: &Path| self.disk.remove(path).map_err(|e| Error::io(path, "remove", e));
-        remove(record.path())?;
-        sync_dir(self.disk, &self.folder)?;
-        remove(&patch_path(&self.folder, record.head().entry.number))
+        let path = record.path();
+        self.disk.remove(path).map_err(|e| Error::io(path, "remove", e))?;
+        sync_dir(self.disk, &self.folder)
     }
 
     /// Opens files of the checkpoint for writing, once each.
