@@ -7,10 +7,12 @@
     reason = "helpers of tests fail by panicking, and a skipped test says so"
 )]
 
+mod base;
 mod data;
 mod edit;
 mod model;
 mod ops;
 mod stats;
+mod store;
 mod support;
 mod text;

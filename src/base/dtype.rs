@@ -59,11 +59,24 @@ impl DType {
         for &v in values {
             match self {
                 DType::F32 => out.extend_from_slice(&(v as f32).to_le_bytes()),
-                DType::BF16 => out.extend_from_slice(&bf16::from_f64(v).to_le_bytes()),
-                DType::F16 => out.extend_from_slice(&f16::from_f64(v).to_le_bytes()),
+                DType::BF16 => out.extend_from_slice(&bf16::from_f32(odd(v)).to_le_bytes()),
+                DType::F16 => out.extend_from_slice(&f16::from_f32(odd(v)).to_le_bytes()),
             }
         }
     }
+}
+
+/// `v` rounded to odd: where it lies between two neighbours, the one whose last bit is 1. Rounding
+/// that to a type at least two bits narrower gives what rounding `v` itself would; rounding to
+/// nearest twice does not, nor do `half`'s conversions from `f64` on every machine (Boldo and
+/// Melquiond 2008, "Emulation of a FMA and correctly rounded sums").
+fn odd(v: f64) -> f32 {
+    let near = v as f32;
+    if f64::from(near) == v || v.is_nan() {
+        return near;
+    }
+    let beyond = f64::from(near).abs() > v.abs();
+    f32::from_bits((near.to_bits() - u32::from(beyond)) | 1)
 }
 
 #[inline(always)]

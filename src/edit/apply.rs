@@ -1,0 +1,336 @@
+//! Patches into weights: in a new folder, or in place with a way back.
+//!
+//! ```text
+//! W_p = round(W_0 + Δ_1 + … + Δ_p)
+//! ```
+//!
+//! W_0 is the tensor before any change: what the oldest record of the journal kept, else what is in
+//! the file. So a second change costs no second rounding, whether it comes alone or with the first.
+//! A patch says by fingerprint which bytes it is to be added to; of several, the first must fit what
+//! is in the file, and each of the others what its predecessors make of it.
+//!
+//! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::base::{Error, Progress, Result};
+use crate::ops::update::{self, Stored, Sums};
+use crate::store::checkpoint::float;
+use crate::store::disk::{Disk, Os};
+use crate::store::journal::{self, History, Journal};
+use crate::store::record::{Entry, Place};
+use crate::store::{Change, Checkpoint, Fingerprint, Kind, Patch, folder};
+use crate::tensor::Layout;
+
+/// Bytes of weights in work at a time.
+const PIECE: usize = 16 << 20;
+
+const REMEDY: &str = "apply the patch to the model it was made on";
+
+/// What was done to the weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Sorted by name.
+    pub tensors: Vec<Changed>,
+}
+
+/// What was done to one tensor. Norms are Frobenius'.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// ‖W_0‖.
+    pub weight: f64,
+    /// ‖ΣΔ‖, everything added to W_0.
+    pub change: f64,
+    /// ‖W_0 + ΣΔ − W‖ / ‖ΣΔ‖: the share of the change that rounding to the stored type lost.
+    pub lost: f64,
+}
+
+/// Writes a copy of the model with the patches applied. The copy has no journal.
+///
+/// # Errors
+///
+/// Patches that do not fit the model or each other; a folder `out` that is not empty or lies inside
+/// the model's; values the stored type cannot hold; a wish to stop. Nothing is left behind then.
+pub fn to_folder(
+    model: &Path,
+    patches: &[Patch],
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let _reading = journal::settle(&Os, model)?;
+    let checkpoint = Checkpoint::open(model)?;
+    let history = History::read(model)?;
+    let past = past(&history)?;
+    let plan = Plan::new(&checkpoint, &past, patches)?;
+    plan.check(&history, progress)?;
+    folder::build(out, |dir| {
+        folder::copy(model, dir)?;
+        let mut meter = Meter::new("write", plan.targets.values().map(|t| t.place.len), progress);
+        let mut report = Report::default();
+        for (name, target) in &plan.targets {
+            let path = dir.join(&target.place.file);
+            let file = folder::writable(&path)?;
+            let mut sums = Sums::default();
+            for (rows, place) in target.pieces() {
+                let original = history.original(&place)?;
+                let (new, more) = target.state(name, patches.len(), rows, &original)?;
+                let written = file.write_all_at(&new, place.offset);
+                written.map_err(|e| Error::io(&path, "write", e))?;
+                sums = sums.and(more);
+                meter.did(place.len)?;
+            }
+            file.sync_all().map_err(|e| Error::io(&path, "sync", e))?;
+            report.tensors.push(Changed::of(name, sums));
+        }
+        checkpoint.unchanged()?;
+        Ok(report)
+    })
+}
+
+/// Applies the patches to the model's own files, each as one entry of its journal.
+///
+/// # Errors
+///
+/// As [`to_folder`]; files that are links, or may not be written; a model that another process
+/// opens or changes. Each patch is then there as a whole or not at all, and [`log`] lists those that
+/// are.
+pub fn in_place(model: &Path, patches: &[Patch], progress: &dyn Progress) -> Result<Report> {
+    in_place_on(&Os, model, patches, progress)
+}
+
+/// [`in_place`] on a disk of the caller's choice.
+pub fn in_place_on(
+    disk: &dyn Disk,
+    model: &Path,
+    patches: &[Patch],
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let checkpoint = Checkpoint::open(model)?;
+    let mut journal = Journal::open(disk, model)?;
+    checkpoint.unchanged()?; // by a writer that came between the two lines above
+    let past = past(journal.history())?;
+    let plan = Plan::new(&checkpoint, &past, patches)?;
+    drop(checkpoint); // from here on nothing looks at the bytes through a map
+    plan.check(journal.history(), progress)?;
+    let mut all = BTreeMap::new();
+    for (p, patch) in patches.iter().enumerate() {
+        let changed = |c: &Change| (c.tensor.clone(), &plan.targets[&c.tensor]);
+        let targets: BTreeMap<String, &Target> = patch.changes.iter().map(changed).collect();
+        let mut meter = Meter::new("write", targets.values().map(|t| t.place.len), progress);
+        let pieces: Vec<_> = targets
+            .iter()
+            .flat_map(|(name, t)| t.pieces().map(move |(rows, place)| (name, *t, rows, place)))
+            .collect();
+        let places = pieces.iter().map(|(.., place)| place.clone()).collect();
+        let mut sums = BTreeMap::<String, Sums>::new();
+        journal.apply(patch, places, &mut |i, original| {
+            let (name, target, rows, place) = &pieces[i];
+            let (new, more) = target.state(name, p + 1, rows.clone(), original)?;
+            let sum = sums.entry((*name).clone()).or_default();
+            *sum = sum.and(more);
+            meter.did(place.len)?;
+            Ok(new)
+        })?;
+        all.extend(sums);
+    }
+    Ok(Report { tensors: all.into_iter().map(|(name, sums)| Changed::of(&name, sums)).collect() })
+}
+
+/// Undoes changes of a model's own files, newest first: the newest, or all but the first `keep`.
+///
+/// # Errors
+///
+/// Nothing to undo; files that something else has written since; what [`in_place`] refuses.
+pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<Entry>> {
+    Checkpoint::open(model)?;
+    journal::undo(&Os, model, keep)
+}
+
+/// The changes applied to a model's own files, oldest first; empty where there are none.
+///
+/// # Errors
+///
+/// No model; one being changed right now; a damaged journal.
+pub fn log(model: &Path) -> Result<Vec<Entry>> {
+    Checkpoint::open(model)?;
+    journal::log(model)
+}
+
+impl Changed {
+    fn of(name: &str, sums: Sums) -> Changed {
+        let share = if sums.wanted > 0.0 { sums.lost / sums.wanted } else { 0.0 };
+        Changed {
+            name: name.to_owned(),
+            weight: sums.weight.sqrt(),
+            change: sums.wanted.sqrt(),
+            lost: share.sqrt(),
+        }
+    }
+}
+
+/// The patches that were applied before, oldest first.
+fn past(history: &History) -> Result<Vec<Patch>> {
+    history.entries().map(|e| history.patch(e.number)).collect()
+}
+
+/// The tensors that change, by name.
+struct Plan<'a> {
+    targets: BTreeMap<String, Target<'a>>,
+}
+
+/// One tensor, and what is added to it.
+struct Target<'a> {
+    place: Place,
+    stored: Stored,
+    past: Vec<&'a Kind>,
+    coming: Vec<(usize, &'a Change)>, // with the number of its patch, from 0
+}
+
+impl<'a> Plan<'a> {
+    fn new(checkpoint: &Checkpoint, past: &'a [Patch], patches: &'a [Patch]) -> Result<Plan<'a>> {
+        let mut targets = BTreeMap::<String, Target>::new();
+        for (p, patch) in patches.iter().enumerate() {
+            patch.check(Path::new("patch"))?;
+            for change in &patch.changes {
+                let target = Target::find(checkpoint, change)?;
+                let target = targets.entry(change.tensor.clone()).or_insert(target);
+                target.agrees(change)?;
+                target.coming.push((p, change));
+            }
+        }
+        for change in past.iter().flat_map(|patch| &patch.changes) {
+            if let Some(target) = targets.get_mut(&change.tensor) {
+                target.agrees(change)?;
+                target.past.push(&change.kind);
+            }
+        }
+        Ok(Plan { targets })
+    }
+
+    /// Refuses patches made for other bytes than those they are to be added to.
+    fn check(&self, history: &History, progress: &dyn Progress) -> Result<()> {
+        let steps = self.targets.values().map(|t| t.place.len * t.coming.len() as u64);
+        let mut meter = Meter::new("check", steps, progress);
+        for (name, target) in &self.targets {
+            for (n, &(p, change)) in target.coming.iter().enumerate() {
+                let mut found = Fingerprint::default();
+                for (rows, place) in target.pieces() {
+                    found.add(&match n {
+                        0 => history.current(&place)?,
+                        _ => target.state(name, p, rows, &history.original(&place)?)?.0,
+                    });
+                    meter.did(place.len)?;
+                }
+                if found.hex() != change.fingerprint {
+                    let (found, want) = (found.hex(), &change.fingerprint);
+                    let what = format!("{name} is {found}, and patch {} is for {want}", p + 1);
+                    let remedy = "apply patches to the model they were made on, in the order they \
+                                  were made; `incise log` lists those already applied";
+                    return Err(Error::refused(what, remedy));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target<'_> {
+    /// The tensor a change names.
+    fn find<'a>(checkpoint: &Checkpoint, change: &Change) -> Result<Target<'a>> {
+        let name = &change.tensor;
+        let (shard, entry) = checkpoint
+            .entry(name)
+            .ok_or_else(|| Error::input(checkpoint.dir(), name, "no such tensor", REMEDY))?;
+        let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
+        let dtype = float(shard, name, entry)?;
+        let stored = Stored { dtype, layout, out: change.out, inner: change.inner };
+        if entry.shape != stored.sides() {
+            let (have, want) = (&entry.shape, stored.sides());
+            let what = format!("has the shape {have:?}, and the patch is for {want:?}");
+            return Err(Error::input(shard.path(), name, what, REMEDY));
+        }
+        let file = shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (offset, len) = (entry.range.start, entry.range.end - entry.range.start);
+        let place = Place { file, offset, len };
+        Ok(Target { place, stored, past: Vec::new(), coming: Vec::new() })
+    }
+
+    /// Refuses a change that takes the tensor for another size or orientation than the first did.
+    fn agrees(&self, change: &Change) -> Result<()> {
+        let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
+        let Stored { layout: was, out, inner, .. } = self.stored;
+        if (layout, change.out, change.inner) == (was, out, inner) {
+            return Ok(());
+        }
+        let what = format!("{}: two changes disagree on its shape", change.tensor);
+        Err(Error::refused(what, REMEDY))
+    }
+
+    /// The tensor in pieces of whole stored rows.
+    fn pieces(&self) -> impl Iterator<Item = (Range<usize>, Place)> {
+        let ([rows, _], row) = (self.stored.sides(), self.stored.row_bytes());
+        let step = (PIECE / row.max(1)).max(1);
+        (0..rows).step_by(step).map(move |first| {
+            let rows = first..(first + step).min(rows);
+            let offset = self.place.offset + (first * row) as u64;
+            let (file, len) = (self.place.file.clone(), (rows.len() * row) as u64);
+            (rows, Place { file, offset, len })
+        })
+    }
+
+    /// Some rows after the first `patches` of those that come, from their original bytes.
+    fn state(
+        &self,
+        name: &str,
+        patches: usize,
+        rows: Range<usize>,
+        original: &[u8],
+    ) -> Result<(Vec<u8>, Sums)> {
+        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
+        let terms: Vec<&Kind> = self.past.iter().copied().chain(coming).collect();
+        let mut new = vec![0; original.len()];
+        let sums = update::update(original, self.stored, rows, &terms, &mut new);
+        if sums.overflowed > 0 {
+            let (n, dtype) = (sums.overflowed, self.stored.dtype.name());
+            return Err(Error::numeric(
+                format!("{name}: {n} values do not fit {dtype} after the change"),
+                "store the model in F32 or BF16, or make a smaller change",
+            ));
+        }
+        Ok((new, sums))
+    }
+}
+
+/// Tells how far the work is, and stops it where the user wishes.
+struct Meter<'a> {
+    what: &'static str,
+    done: u64,
+    total: u64,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Meter<'a> {
+    fn new(
+        what: &'static str,
+        bytes: impl Iterator<Item = u64>,
+        progress: &'a dyn Progress,
+    ) -> Meter<'a> {
+        Meter { what, done: 0, total: bytes.sum(), progress }
+    }
+
+    fn did(&mut self, bytes: u64) -> Result<()> {
+        self.done += bytes;
+        self.progress.at(self.what, self.done, self.total);
+        match self.progress.stop() {
+            false => Ok(()),
+            true => Err(Error::Interrupted {
+                kept: "every change is whole or absent, as `incise log` says".into(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A model folder: `config.json` and one or many safetensors files, opened without touching a
+//! weight.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::disk::Os;
+use super::header::Entry;
+use super::journal;
+use super::shard::{Bytes, Shard};
+use crate::base::{DType, Error, Result};
+
+/// The file of a checkpoint that is one file.
+const WHOLE: &str = "model.safetensors";
+/// Which file of a checkpoint of many holds which tensor.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A Hugging Face model folder.
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Value,
+    shards: Vec<Arc<Shard>>,
+    tensors: BTreeMap<String, usize>, // name → shard
+}
+
+/// A tensor of a checkpoint, in the bytes of its file.
+pub struct StoredTensor {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its sizes as stored, outermost first.
+    pub shape: Vec<usize>,
+    /// Its elements, little-endian, row-major, of any alignment.
+    pub bytes: Bytes,
+}
+
+impl Checkpoint {
+    /// Opens the folder. A change that was cut off (a killed process, a power failure) is undone
+    /// first, as [`journal`] describes.
+    ///
+    /// # Errors
+    ///
+    /// A folder that is none or holds another format, with the command that mends it; a broken
+    /// file, naming file and field; a change being written by another process right now.
+    pub fn open(dir: &Path) -> Result<Checkpoint> {
+        is_folder(dir)?;
+        let config = read_config(dir)?;
+        let _reading = journal::settle(&Os, dir)?; // no writer starts while we map
+        let (mut shards, mut tensors) = (Vec::new(), BTreeMap::new());
+        if dir.join(WHOLE).exists() {
+            let shard = Shard::open(&dir.join(WHOLE))?;
+            tensors.extend(shard.header().tensors.keys().map(|name| (name.clone(), 0)));
+            shards.push(shard);
+        } else if dir.join(INDEX).exists() {
+            for (file, names) in read_index(dir)? {
+                let shard = open_part(dir, &file, &names)?;
+                tensors.extend(names.into_iter().map(|name| (name, shards.len())));
+                shards.push(shard);
+            }
+        } else {
+            return Err(other_format(dir));
+        }
+        Ok(Checkpoint { dir: dir.to_path_buf(), config, shards, tensors })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The names of its tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Name, file and place of every tensor, sorted by name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Arc<Shard>, &Entry)> {
+        self.names().filter_map(|name| self.entry(name).map(|(shard, entry)| (name, shard, entry)))
+    }
+
+    /// File and place of a tensor.
+    pub fn entry(&self, name: &str) -> Option<(&Arc<Shard>, &Entry)> {
+        let shard = &self.shards[*self.tensors.get(name)?];
+        Some((shard, shard.header().tensors.get(name)?))
+    }
+
+    /// An error if another program has written one of its files since it was opened.
+    pub fn unchanged(&self) -> Result<()> {
+        self.shards.iter().try_for_each(|shard| shard.unchanged())
+    }
+
+    /// The tensor of that name; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Elements of a type we do not compute with.
+    pub fn tensor(&self, name: &str) -> Result<Option<StoredTensor>> {
+        let Some((shard, entry)) = self.entry(name) else { return Ok(None) };
+        let dtype = float(shard, name, entry)?;
+        let (name, shape) = (name.to_owned(), entry.shape.clone());
+        Ok(Some(StoredTensor { name, dtype, shape, bytes: shard.bytes(&entry.range) }))
+    }
+}
+
+/// The type of a tensor we compute with.
+pub(crate) fn float(shard: &Shard, name: &str, entry: &Entry) -> Result<DType> {
+    DType::parse(&entry.dtype).ok_or_else(|| {
+        let what = format!("elements of type {}", entry.dtype);
+        Error::input(shard.path(), name, what, "use a checkpoint in F32, F16 or BF16")
+    })
+}
+
+fn is_folder(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let shown = dir.display().to_string();
+    let field = "model";
+    if dir.is_file() {
+        return Err(match dir.extension().is_some_and(|e| e == "gguf") {
+            true => gguf(dir.parent().unwrap_or(dir), dir),
+            false => {
+                Error::input(dir, field, "is a file", "name the folder that holds config.json")
+            }
+        });
+    }
+    let word = |s: &str| {
+        !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let remedy = match shown.split_once('/') {
+        Some((owner, name)) if word(owner) && word(name) && !owner.starts_with('.') => format!(
+            "if it is a model's name on a hub, download it with `hf download {shown} --local-dir \
+             {name}` and name the folder {name}"
+        ),
+        _ => "name a folder that holds config.json and model.safetensors".into(),
+    };
+    Err(Error::input(dir, field, "there is no such folder", remedy))
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::input(path, "JSON", e.to_string(), "fetch or write the file again"))
+}
+
+fn read_config(dir: &Path) -> Result<Value> {
+    let path = dir.join("config.json");
+    if !path.exists() && has_extension(dir, "gguf").is_some() {
+        return Err(other_format(dir));
+    }
+    let config = read_json(&path)?;
+    if !config.is_object() {
+        return Err(Error::input(path, "JSON", "is no object", "fetch or write the file again"));
+    }
+    match config.get("quantization_config") {
+        None | Some(Value::Null) => Ok(config),
+        Some(quantized) => Err(quantization(dir, &path, quantized)),
+    }
+}
+
+fn quantization(dir: &Path, path: &Path, config: &Value) -> Error {
+    let method = config.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+    let remedy = match method {
+        "fp8" => {
+            let how = "quantization_config=FineGrainedFP8Config(dequantize=True)";
+            format!("widen it first: {}", resave(dir, ", FineGrainedFP8Config", how))
+        }
+        _ => "edit the checkpoint it was quantized from, and quantize the result".into(),
+    };
+    let what = format!("the weights are quantized ({method})");
+    Error::input(path, "quantization_config", what, remedy)
+}
+
+/// What is wrong with a folder without safetensors files.
+fn other_format(dir: &Path) -> Error {
+    if let Some(file) = has_extension(dir, "gguf") {
+        return gguf(dir, &file);
+    }
+    let bin = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+    match bin.iter().find(|name| dir.join(name).exists()) {
+        Some(name) => {
+            let what = "the weights are pickled, not in safetensors";
+            let remedy = format!("convert them: {}", resave(dir, "", "dtype='auto'"));
+            Error::input(dir.join(name), "format", what, remedy)
+        }
+        None => {
+            let what = format!("neither {WHOLE} nor {INDEX} is there");
+            Error::input(dir, "weights", what, "name a folder that holds one of them")
+        }
+    }
+}
+
+fn gguf(dir: &Path, file: &Path) -> Error {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let remedy = format!("convert it: {}", resave(dir, "", &format!("gguf_file='{name}'")));
+    Error::input(file, "format", "the weights are in GGUF, not in safetensors", remedy)
+}
+
+/// The command that loads a folder with the reference framework and saves it as safetensors.
+fn resave(dir: &Path, import: &str, how: &str) -> String {
+    let from = dir.display();
+    format!(
+        "python -c \"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T\
+         {import}; d='{from}'; o=d+'-safetensors'; M.from_pretrained(d, {how}).save_pretrained(o); \
+         T.from_pretrained(d).save_pretrained(o)\""
+    )
+}
+
+fn has_extension(dir: &Path, extension: &str) -> Option<PathBuf> {
+    let files = fs::read_dir(dir).ok()?.filter_map(|e| Some(e.ok()?.path()));
+    files.filter(|p| p.extension().is_some_and(|e| e == extension)).min()
+}
+
+/// Files of the index, each with the tensors it should hold.
+fn read_index(dir: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let path = dir.join(INDEX);
+    let wrong = |field: &str, what: &str| {
+        Error::input(&path, field, what, "fetch or write the index again")
+    };
+    let index = read_json(&path)?;
+    let map = index.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| wrong("weight_map", "is no object"))?;
+    let mut files = BTreeMap::<String, Vec<String>>::new();
+    for (name, file) in map {
+        let file = file.as_str().ok_or_else(|| wrong(name, "its file is no string"))?;
+        if Path::new(file).file_name().is_none_or(|last| last != file) {
+            return Err(wrong(name, "its file lies outside the folder"));
+        }
+        files.entry(file.to_owned()).or_default().push(name.clone());
+    }
+    Ok(files)
+}
+
+fn open_part(dir: &Path, file: &str, names: &[String]) -> Result<Arc<Shard>> {
+    let path = dir.join(file);
+    if !path.exists() {
+        let what = format!("{file}, which should hold {} and others, is not there", names[0]);
+        return Err(Error::input(dir.join(INDEX), "weight_map", what, "fetch that file"));
+    }
+    let shard = Shard::open(&path)?;
+    match names.iter().find(|name| !shard.header().tensors.contains_key(*name)) {
+        None => Ok(shard),
+        Some(name) => {
+            let what = format!("{INDEX} says it holds this tensor, and it does not");
+            Err(Error::input(path, name, what, "fetch the file and the index again"))
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Names for contents: a hash of what went in, computed in one place.
+//!
+//! All are the first 128 bits of BLAKE3, as 32 hexadecimal digits.
+
+use serde_json::Value;
+
+use super::Checkpoint;
+
+/// Keys of `config.json` that say who wrote it and nothing of the computation.
+const IDLE: [&str; 2] = ["_name_or_path", "transformers_version"];
+
+/// Bytes of a tensor that enter the fingerprint of a model.
+const SAMPLE: usize = 64 << 10;
+
+/// The fingerprint of bytes that arrive in pieces.
+#[derive(Default)]
+pub struct Fingerprint(blake3::Hasher);
+
+impl Fingerprint {
+    /// More bytes; how they are cut does not matter.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Something of unknown length, so that no two sequences of fields look alike.
+    fn field(&mut self, bytes: &[u8]) {
+        self.add(&(bytes.len() as u64).to_le_bytes());
+        self.add(bytes);
+    }
+
+    /// The name of what was added.
+    pub fn hex(&self) -> String {
+        let hash = self.0.finalize().to_hex();
+        hash[..32].to_owned()
+    }
+}
+
+/// The fingerprint of a tensor: all of its bytes.
+pub fn tensor_fingerprint(bytes: &[u8]) -> String {
+    let mut all = Fingerprint::default();
+    all.add(bytes);
+    all.hex()
+}
+
+/// The fingerprint of a model: its configuration, and name, type, shape and a sample of 64 KiB of
+/// every tensor, from its beginning, middle and end. Tensors that edits change are not sampled, so
+/// an edited checkpoint keeps the statistics of its base. How the tensors are spread over files,
+/// and in which order, does not matter.
+pub fn model_fingerprint(checkpoint: &Checkpoint, is_editable: &dyn Fn(&str) -> bool) -> String {
+    let mut all = Fingerprint::default();
+    let mut config = String::new();
+    canonical(checkpoint.config(), &mut config);
+    all.field(config.as_bytes());
+    for (name, shard, entry) in checkpoint.entries() {
+        all.field(name.as_bytes());
+        all.field(entry.dtype.as_bytes());
+        all.field(format!("{:?}", entry.shape).as_bytes());
+        if !is_editable(name) {
+            sample(&shard.bytes(&entry.range)).for_each(|piece| all.field(piece));
+        }
+    }
+    all.hex()
+}
+
+/// All of a small tensor, else a third of the sample each from beginning, middle and end.
+fn sample(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let third = SAMPLE / 3;
+    let pieces = match bytes.len() {
+        ..=SAMPLE => [(0, bytes.len()), (0, 0), (0, 0)],
+        n => [(0, third), ((n - third) / 2, third), (n - third, third)],
+    };
+    pieces.into_iter().map(|(from, len)| &bytes[from..from + len])
+}
+
+/// The value as JSON with sorted keys and no space, without the idle ones.
+fn canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> =
+                fields.iter().filter(|(key, _)| !IDLE.contains(&key.as_str())).collect();
+            fields.sort_by_key(|(key, _)| key.as_str());
+            out.push('{');
+            for (key, value) in fields {
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                canonical(value, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                canonical(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        plain => out.push_str(&plain.to_string()),
+    }
+}

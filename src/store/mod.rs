@@ -1,0 +1,31 @@
+//! Floor 1: bytes on disk. Checkpoints are mapped, patches are files, changes can always be undone.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | `header` | the header of a safetensors file, read and refused |
+//! | `shard` | one mapped file |
+//! | `checkpoint` | a model folder: configuration, files, names → bytes |
+//! | `fingerprint` | names for contents |
+//! | `write`, `folder` | writing a safetensors file, making a model folder |
+//! | `patch` | the change of a few matrices, as a file |
+//! | `journal`, `record`, `lock` | changing a checkpoint in place, and undoing it |
+//! | `disk` | what the journal does to files, as one trait |
+//!
+//! This floor knows no devices and no models.
+
+pub mod checkpoint;
+pub mod disk;
+pub mod fingerprint;
+pub mod folder;
+pub mod header;
+pub mod journal;
+pub mod lock;
+pub mod patch;
+pub mod record;
+pub mod shard;
+pub mod write;
+
+pub use checkpoint::{Checkpoint, StoredTensor};
+pub use fingerprint::{Fingerprint, model_fingerprint, tensor_fingerprint};
+pub use patch::{Change, Kind, Metadata, Patch};
+pub use shard::{Bytes, Shard};

@@ -1,0 +1,117 @@
+//! One mapped safetensors file. The only `unsafe` of this floor is the mapping itself.
+
+use std::fs::{self, File, Metadata};
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use memmap2::Mmap;
+
+use super::header::Header;
+use crate::base::{Error, Result};
+
+/// One mapped safetensors file.
+pub struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    header: Header,
+    stamp: Stamp,
+}
+
+/// What a file looked like when it was opened: its length in bytes and when it was last written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>, // None where the file system keeps no times
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        Stamp { len: metadata.len(), modified: metadata.modified().ok() }
+    }
+
+    /// An error unless the file at `path` still looks so.
+    pub fn check(self, path: &Path) -> Result<()> {
+        let now = fs::metadata(path).map_err(|e| Error::io(path, "look at", e))?;
+        if Stamp::of(&now) == self {
+            return Ok(());
+        }
+        let what = "the file changed since it was opened";
+        Err(Error::input(path, "length and time", what, "let its writer finish and start again"))
+    }
+}
+
+impl Shard {
+    /// Maps the file and reads its header; no weight is touched.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be opened, or whose header [`Header::parse`] refuses.
+    pub fn open(path: &Path) -> Result<Arc<Shard>> {
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let metadata = file.metadata().map_err(|e| Error::io(path, "look at", e))?;
+        // SAFETY: the map is valid while the file keeps its length and is read as plain bytes, of
+        // which every pattern is a value. We never truncate a file (edits keep every length, new
+        // files appear by rename), and a writer of ours refuses to start while a reader opens and
+        // the other way round. What is left is another program that truncates the file under us:
+        // the system then ends this process with SIGBUS, as for every program that maps files. One
+        // that overwrites it makes us read its bytes; `unchanged` tells.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+        let header = Header::parse(path, &map)?;
+        let stamp = Stamp::of(&metadata);
+        Ok(Arc::new(Shard { path: path.to_path_buf(), map, header, stamp }))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says of its tensors.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What the file looked like when it was opened.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// An error if another program has written the file since it was opened.
+    pub fn unchanged(&self) -> Result<()> {
+        self.stamp.check(&self.path)
+    }
+
+    /// Some of the file's bytes, which stay mapped while the handle lives.
+    ///
+    /// # Panics
+    ///
+    /// Where `range` is not inside the file; an [`Entry`](super::header::Entry)'s always is.
+    pub fn bytes(self: &Arc<Shard>, range: &Range<u64>) -> Bytes {
+        let range = range.start as usize..range.end as usize;
+        assert!(range.end <= self.map.len(), "Shard: bytes outside the file");
+        Bytes { shard: self.clone(), range }
+    }
+}
+
+/// Bytes of a mapped file. Cloning shares them.
+#[derive(Clone)]
+pub struct Bytes {
+    shard: Arc<Shard>,
+    range: Range<usize>,
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.shard.map[self.range.clone()]
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}

@@ -1,0 +1,142 @@
+//! `ops::update` against the sum written down once more, and rounding by search.
+
+use half::{bf16, f16};
+use incise::base::{DType, Rng};
+use incise::ops::update::{Stored, Sums, update};
+use incise::store::Kind;
+use incise::tensor::Layout;
+
+const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// The value an element's bytes hold.
+fn value(dtype: DType, bytes: &[u8]) -> f64 {
+    match dtype {
+        DType::F32 => f32::from_le_bytes(bytes.try_into().unwrap()).into(),
+        DType::F16 => f16::from_le_bytes(bytes.try_into().unwrap()).into(),
+        DType::BF16 => bf16::from_le_bytes(bytes.try_into().unwrap()).into(),
+    }
+}
+
+/// The bytes of the element nearest to `v`, the even one of two: tried around a guess.
+pub fn nearest(dtype: DType, v: f64) -> Vec<u8> {
+    let near = |guess: u32| [guess.saturating_sub(1), guess, guess + 1];
+    let bytes = |bits: u32| bits.to_le_bytes()[..dtype.size()].to_vec();
+    let guess = match dtype {
+        DType::F32 => (v as f32).to_bits(),
+        DType::F16 => f16::from_f32(v as f32).to_bits().into(),
+        DType::BF16 => bf16::from_f32(v as f32).to_bits().into(),
+    };
+    let key = |bits: &u32| ((value(dtype, &bytes(*bits)) - v).abs(), bits & 1);
+    let best = near(guess).into_iter().min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap());
+    bytes(best.unwrap())
+}
+
+/// Σ_p Δ_p at row o, column i, in the order the operation promises.
+fn delta(terms: &[&Kind], inner: usize, o: usize, i: usize) -> f64 {
+    let mut sum = 0.0;
+    for term in terms {
+        match term {
+            Kind::LowRank { left, right, r } => {
+                for k in 0..*r {
+                    sum += f64::from(left[o * r + k]) * f64::from(right[i * r + k]);
+                }
+            }
+            Kind::Dense(delta) => sum += f64::from(delta[o * inner + i]),
+        }
+    }
+    sum
+}
+
+/// What the whole matrix becomes, element by element.
+pub fn oracle(original: &[u8], w: Stored, terms: &[&Kind]) -> (Vec<u8>, Sums) {
+    let (mut new, mut sums) = (Vec::new(), Sums::default());
+    let [_, cols] = w.sides();
+    for (n, old) in original.chunks_exact(w.dtype.size()).enumerate() {
+        let (row, col) = (n / cols, n % cols);
+        let (o, i) = if w.layout == Layout::OutIn { (row, col) } else { (col, row) };
+        let (old, delta) = (value(w.dtype, old), delta(terms, w.inner, o, i));
+        let rounded = nearest(w.dtype, old + delta);
+        sums.weight += old * old;
+        sums.wanted += delta * delta;
+        sums.lost += (old + delta - value(w.dtype, &rounded)).powi(2);
+        new.extend(rounded);
+    }
+    (new, sums)
+}
+
+/// Normal numbers times `scale`.
+pub fn random(n: usize, scale: f64, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed, "update");
+    (0..n).map(|_| (rng.normal() * scale) as f32).collect()
+}
+
+pub fn low_rank(out: usize, inner: usize, r: usize, scale: f64, seed: u64) -> Kind {
+    let left = random(out * r, scale, seed);
+    Kind::LowRank { left, right: random(inner * r, 1.0, seed + 100), r }
+}
+
+fn weights(w: Stored) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let values = random(w.out * w.inner, 0.02, 9).into_iter().map(f64::from);
+    w.dtype.narrow(&values.collect::<Vec<_>>(), &mut bytes);
+    bytes
+}
+
+#[test]
+fn every_type_and_layout_bit_for_bit() {
+    let sizes = [("one element", 1, 1), ("narrower than a tile", 3, 7), ("a tile and one", 65, 33)];
+    for (name, out, inner) in sizes.into_iter().chain([("several of both", 131, 97)]) {
+        let r = out.min(inner).min(5);
+        let terms = [
+            &low_rank(out, inner, r, 1e-3, 1),
+            &Kind::Dense(random(out * inner, 1e-3, 2)),
+            &low_rank(out, inner, 1, 1e-3, 3),
+        ];
+        for (dtype, layout) in DTYPES.into_iter().flat_map(|t| LAYOUTS.map(|l| (t, l))) {
+            let w = Stored { dtype, layout, out, inner };
+            let original = weights(w);
+            for terms in [&terms[..], &terms[1..2], &[]] {
+                let (want, sums) = oracle(&original, w, terms);
+                let mut got = vec![0; original.len()];
+                let rows = w.sides()[0];
+                let found = update(&original, w, 0..rows, terms, &mut got);
+                assert!(got == want, "{name} {dtype:?} {layout:?}, {} terms", terms.len());
+                // Sums of n ≤ 12,707 squares in another order: n units of f64 at most.
+                for (got, want) in [
+                    (found.weight, sums.weight),
+                    (found.wanted, sums.wanted),
+                    (found.lost, sums.lost),
+                ] {
+                    let n = (out * inner) as f64;
+                    assert!((got - want).abs() <= n * f64::EPSILON * want, "{got} {want}");
+                }
+                assert_eq!(found.overflowed, 0);
+                assert_eq!(terms.is_empty(), got == original);
+            }
+        }
+    }
+}
+
+/// How a matrix is cut into rows does not show.
+#[test]
+fn some_rows() {
+    for layout in LAYOUTS {
+        let w = Stored { dtype: DType::BF16, layout, out: 130, inner: 150 };
+        let (original, term) = (weights(w), low_rank(130, 150, 4, 1e-3, 1));
+        let (want, _) = oracle(&original, w, &[&term]);
+        let rows = 67..w.sides()[0] - 1;
+        let at = rows.start * w.row_bytes()..rows.end * w.row_bytes();
+        let mut got = vec![0; at.len()];
+        update(&original[at.clone()], w, rows, &[&term], &mut got);
+        assert!(got == want[at]);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_counted() {
+    let w = Stored { dtype: DType::F16, layout: Layout::OutIn, out: 2, inner: 2 };
+    let delta = Kind::Dense(vec![65_519.0, 65_520.0, -1e6, 0.0]);
+    let sums = update(&[0; 8], w, 0..2, &[&delta], &mut [0; 8]);
+    assert_eq!(sums.overflowed, 2);
+}

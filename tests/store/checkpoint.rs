@@ -1,0 +1,139 @@
+//! Opening model folders, and refusing what is none.
+
+use std::fs;
+use std::path::Path;
+
+use incise::base::DType;
+use incise::store::Checkpoint;
+use serde_json::json;
+
+use super::toy::{A, B, NORM, Toy, file, refusal};
+
+#[test]
+fn one_file_and_many_hold_the_same() {
+    let (one, many) = (Toy::new(DType::BF16, [7, 5]), Toy::sharded(DType::BF16));
+    let (one, many) = (one.open(), many.open());
+    assert_eq!(one.names().collect::<Vec<_>>(), [A, B, NORM]);
+    assert_eq!(many.names().collect::<Vec<_>>(), [A, B, NORM]);
+    for name in [A, B, NORM] {
+        let [x, y] = [&one, &many].map(|c| c.tensor(name).unwrap().unwrap());
+        assert_eq!((x.dtype, &x.shape, &x.bytes[..]), (y.dtype, &y.shape, &y.bytes[..]));
+    }
+    assert_eq!(one.config()["n_layer"], 2);
+    assert!(one.tensor("c.weight").unwrap().is_none());
+}
+
+/// The bytes outlive the checkpoint.
+#[test]
+fn bytes_stay_mapped() {
+    let toy = Toy::new(DType::F32, [7, 5]);
+    let bytes = toy.open().tensor(A).unwrap().unwrap().bytes.clone();
+    fs::remove_file(toy.dir.join("model.safetensors")).unwrap();
+    assert_eq!(bytes.len(), 7 * 5 * 4);
+}
+
+#[test]
+fn a_buffer_of_another_type() {
+    let toy = Toy::new(DType::F32, [7, 5]);
+    let header = r#"{"mask":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
+    fs::write(toy.dir.join("model.safetensors"), bytes).unwrap();
+    let why = refusal(toy.open().tensor("mask"));
+    assert!(why.contains("mask: elements of type I64"), "{why}");
+}
+
+#[test]
+fn a_shard_is_missing() {
+    let toy = Toy::sharded(DType::F32);
+    fs::remove_file(toy.dir.join("model-00002-of-00002.safetensors")).unwrap();
+    let why = refusal(Checkpoint::open(&toy.dir));
+    assert!(why.contains("model-00002-of-00002.safetensors") && why.contains(B), "{why}");
+}
+
+#[test]
+fn a_shard_lacks_a_tensor() {
+    let toy = Toy::sharded(DType::F32);
+    file(&toy.dir.join("model-00001-of-00002.safetensors"), DType::F32, &[("z", &[1])], 1);
+    let why = refusal(Checkpoint::open(&toy.dir));
+    assert!(why.contains("model-00001-of-00002.safetensors: a.weight"), "{why}");
+}
+
+#[test]
+fn an_index_that_points_outside() {
+    for file in ["../a.safetensors", "/etc/passwd", "x/y.safetensors", "..", ""] {
+        let toy = Toy::sharded(DType::F32);
+        let index = json!({"weight_map": {A: file}});
+        fs::write(toy.dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        let why = refusal(Checkpoint::open(&toy.dir));
+        assert!(why.contains("a.weight: its file lies outside"), "{file}: {why}");
+    }
+}
+
+#[test]
+fn an_index_that_is_none() {
+    for (text, want) in [
+        ("{}", "weight_map: is no object"),
+        (r#"{"weight_map": {"a": 1}}"#, "a: its file is no string"),
+        ("{", "JSON: "),
+    ] {
+        let toy = Toy::sharded(DType::F32);
+        fs::write(toy.dir.join("model.safetensors.index.json"), text).unwrap();
+        let why = refusal(Checkpoint::open(&toy.dir));
+        assert!(why.contains(want), "{why}");
+    }
+}
+
+#[test]
+fn the_file_changed_since_it_was_opened() {
+    let toy = Toy::new(DType::F32, [7, 5]);
+    let checkpoint = toy.open();
+    checkpoint.unchanged().unwrap();
+    let path = toy.dir.join("model.safetensors");
+    let late = std::time::SystemTime::now() + std::time::Duration::from_secs(9);
+    fs::File::options().append(true).open(&path).unwrap().set_modified(late).unwrap();
+    assert!(refusal(checkpoint.unchanged()).contains("changed since it was opened"));
+}
+
+/// A folder with these files is refused in these words.
+#[track_caller]
+fn refused(files: &[(&str, &str)], words: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let why = refusal(Checkpoint::open(dir.path()));
+    for word in words {
+        assert!(why.contains(word), "{why:?} does not say {word:?}");
+    }
+}
+
+#[test]
+fn other_formats() {
+    let config = ("config.json", "{}");
+    refused(&[config, ("pytorch_model.bin", "")], &["pytorch_model.bin", "save_pretrained"]);
+    refused(&[config, ("pytorch_model.bin.index.json", "{}")], &["save_pretrained"]);
+    refused(&[("x.gguf", "")], &["x.gguf", "gguf_file='x.gguf'", "save_pretrained"]);
+    refused(&[config], &["neither model.safetensors nor"]);
+    refused(&[("model.safetensors", "")], &["config.json"]);
+    refused(&[("config.json", "[]")], &["config.json: JSON: is no object"]);
+    let quantized =
+        |method| format!(r#"{{"quantization_config": {{"quant_method": "{method}"}}}}"#);
+    refused(&[("config.json", &quantized("fp8"))], &["(fp8)", "dequantize=True"]);
+    refused(&[("config.json", &quantized("gptq"))], &["(gptq)", "quantized from"]);
+    refused(&[("config.json", &quantized("awq"))], &["(awq)", "quantized from"]);
+}
+
+#[test]
+fn no_folder() {
+    let why = refusal(Checkpoint::open(Path::new("no-such-owner/no-such-model")));
+    let command = "hf download no-such-owner/no-such-model --local-dir no-such-model";
+    assert!(why.contains(command), "{why}");
+    let why = refusal(Checkpoint::open(Path::new("/no/such/folder")));
+    assert!(why.contains("no such folder") && !why.contains("hf download"), "{why}");
+    let toy = Toy::new(DType::F32, [7, 5]);
+    let why = refusal(Checkpoint::open(&toy.dir.join("model.safetensors")));
+    assert!(why.contains("is a file"), "{why}");
+    let gguf = toy.beside("y.gguf");
+    fs::write(&gguf, "").unwrap();
+    assert!(refusal(Checkpoint::open(&gguf)).contains("gguf_file='y.gguf'"));
+}

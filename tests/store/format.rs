@@ -1,0 +1,180 @@
+//! Files we write, read by us and by the format's own library.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use incise::store::write::{Item, write};
+use incise::store::{Change, Kind, Patch, Shard};
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use super::toy::{metadata, refusal};
+
+const TYPES: [(&str, usize); 5] = [("F64", 8), ("F32", 4), ("BF16", 2), ("I64", 8), ("U8", 1)];
+
+/// Writes items whose bytes count up, and gives the file back.
+fn written(items: &[Item], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    write(&path, metadata, items, &mut |i, out| out.write_all(&content(&items[i]))).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "temporary files are left");
+    Shard::open(&path).unwrap();
+    fs::read(&path).unwrap()
+}
+
+fn content(item: &Item) -> Vec<u8> {
+    let size = TYPES.iter().find(|t| t.0 == item.dtype).unwrap().1;
+    let n = item.shape.iter().product::<usize>() * size;
+    (0..n).map(|i| (i * 7 + item.name.len()) as u8).collect()
+}
+
+proptest! {
+    // Each case writes and syncs two files.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn round_trip(
+        tensors in proptest::collection::btree_map(
+            "[a-z\"\\\\é.]{1,12}", (0usize..5, proptest::collection::vec(0usize..4, 0..3)), 0..6),
+        metadata in proptest::collection::btree_map(".{0,8}", ".{0,8}", 0..3),
+    ) {
+        let item = |(name, (t, shape)): (&String, &(usize, Vec<usize>))|
+            Item { name: name.clone(), dtype: TYPES[*t].0, shape: shape.clone() };
+        let mut items: Vec<Item> = tensors.iter().map(item).collect();
+        let bytes = written(&items, &metadata);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        prop_assert_eq!(file.len(), items.len());
+        for item in &items {
+            let t = file.tensor(&item.name).unwrap();
+            prop_assert_eq!(t.shape(), &item.shape[..]);
+            prop_assert_eq!(t.data(), &content(item)[..]);
+            let begin = t.data().as_ptr() as usize - bytes.as_ptr() as usize;
+            let size = TYPES.iter().find(|t| t.0 == item.dtype).unwrap().1;
+            prop_assert!(t.data().is_empty() || begin.is_multiple_of(size), "{} is not aligned", item.name);
+        }
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let read: BTreeMap<_, _> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        prop_assert_eq!(&read, &metadata);
+        items.reverse();
+        prop_assert_eq!(written(&items, &metadata), bytes, "the order of the items shows");
+    }
+}
+
+#[test]
+fn two_tensors_of_one_name() {
+    let item = Item { name: "a".into(), dtype: "U8", shape: vec![1] };
+    let path = tempfile::tempdir().unwrap().path().join("x");
+    let done = write(&path, &BTreeMap::new(), &[item.clone(), item], &mut |_, _| Ok(()));
+    assert!(refusal(done).contains("a: two tensors of this name"));
+}
+
+/// A reader of the old file keeps it; a writer that fails leaves it.
+#[test]
+fn a_failed_write_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    fs::write(&path, "old").unwrap();
+    let item = Item { name: "a".into(), dtype: "U8", shape: vec![1] };
+    let failed =
+        write(&path, &BTreeMap::new(), &[item], &mut |_, _| Err(std::io::Error::other("no more")));
+    assert!(refusal(failed).contains("cannot write"));
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+fn patch() -> Patch {
+    let change = |tensor: &str, kind| Change {
+        tensor: tensor.into(),
+        module: format!("transformer.{tensor}"),
+        out: 3,
+        inner: 2,
+        fan_in_fan_out: tensor == "w",
+        fingerprint: "89ab".into(),
+        kind,
+    };
+    let left = (0..6).map(|i| i as f32 / 3.0).collect();
+    let right = vec![-0.0, f32::MIN_POSITIVE / 2.0, 1e30, -7.0];
+    let low = change("w", Kind::LowRank { left, right, r: 2 });
+    let dense = change("w2", Kind::Dense((0..6).map(|i| (i as f32).sin()).collect()));
+    Patch { changes: vec![low, dense], metadata: metadata() }
+}
+
+#[test]
+fn patch_round_trip() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.safetensors");
+    patch().write(&path).unwrap();
+    assert_eq!(Patch::read(&path).unwrap(), patch());
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("w.left").unwrap().shape(), [3, 2]);
+    assert_eq!(file.tensor("w2.delta").unwrap().shape(), [3, 2]);
+    patch().write(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes, "the same patch gives the same bytes");
+}
+
+#[track_caller]
+fn bad(spoil: impl FnOnce(&mut Patch), why: &str) {
+    let mut patch = patch();
+    spoil(&mut patch);
+    let path = tempfile::tempdir().unwrap().path().join("p.safetensors");
+    let message = refusal(patch.write(&path));
+    assert!(message.contains(why), "{message:?} does not say {why:?}");
+}
+
+/// left, right and r of the first change.
+fn low(patch: &mut Patch) -> (&mut Vec<f32>, &mut Vec<f32>, &mut usize) {
+    match &mut patch.changes[0].kind {
+        Kind::LowRank { left, right, r } => (left, right, r),
+        Kind::Dense(_) => panic!("the first change is of low rank"),
+    }
+}
+
+#[test]
+fn patches_that_mean_nothing() {
+    bad(|p| low(p).0[4] = f32::NAN, "w.left: value 4 is NaN");
+    bad(|p| low(p).1[1] = f32::INFINITY, "w.right: value 1 is inf");
+    bad(|p| *low(p).2 = 3, "w: rank 3 is not in 1 ..= min(3, 2)");
+    bad(|p| *low(p).2 = 0, "w: rank 0");
+    bad(|p| low(p).0.truncate(5), "w.left: 5 values for the shape [3, 2]");
+    bad(|p| p.changes[1].tensor = "w".into(), "w: is changed twice");
+    bad(|p| p.changes.clear(), "changes nothing");
+}
+
+/// Patches as another program might write them.
+#[test]
+fn files_that_are_no_patch() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.safetensors");
+    patch().write(&path).unwrap();
+    let good = Shard::open(&path).unwrap();
+    let metadata = good.header().metadata.clone();
+    let names = |names: &[(&str, [usize; 2])]| -> Vec<Item> {
+        let item = |(n, s): &(&str, [usize; 2])| (n.to_string(), s.to_vec());
+        let items = names.iter().map(item);
+        items.map(|(name, shape)| Item { name, dtype: "F32", shape }).collect()
+    };
+    let whole = [("w.left", [3, 2]), ("w.right", [2, 2]), ("w2.delta", [3, 2])];
+    let try_it = |metadata: &BTreeMap<String, String>, items: Vec<Item>| {
+        let zeros = |item: &Item| vec![0; item.shape.iter().product::<usize>() * 4];
+        write(&path, metadata, &items, &mut |i, out| out.write_all(&zeros(&items[i]))).unwrap();
+        Patch::read(&path)
+    };
+    assert!(try_it(&metadata, names(&whole)).is_ok());
+    assert!(refusal(try_it(&BTreeMap::new(), names(&whole))).contains("format: is missing"));
+    for key in metadata.keys() {
+        let mut less = metadata.clone();
+        less.remove(key);
+        assert!(refusal(try_it(&less, names(&whole))).contains(&format!("{key}: is missing")));
+    }
+    let mut newer = metadata.clone();
+    newer.insert("format".into(), "incise patch 2".into());
+    assert!(refusal(try_it(&newer, names(&whole))).contains("format: is not incise patch 1"));
+    let ranks = [("w.left", [3, 2]), ("w.right", [2, 1]), ("w2.delta", [3, 2])];
+    assert!(refusal(try_it(&metadata, names(&ranks))).contains("w: needs"));
+    assert!(refusal(try_it(&metadata, names(&whole[1..]))).contains("w: needs"));
+    let more = [&whole[..], &[("x.left", [1, 1])]].concat();
+    assert!(refusal(try_it(&metadata, names(&more))).contains("x.left: belongs to no change"));
+    let mut half = names(&whole);
+    half[0].shape = vec![6];
+    assert!(refusal(try_it(&metadata, half)).contains("w.left: is F32 [6]"));
+}
