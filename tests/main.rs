@@ -7,7 +7,9 @@
     reason = "helpers of tests fail by panicking, and a skipped test says so"
 )]
 
+mod architecture;
 mod base;
+mod cli;
 mod data;
 mod edit;
 mod model;

@@ -61,9 +61,12 @@ HPARAMS = {
 
 
 def train_tokenizer(texts):
-    """A byte-level BPE with END as token 0 and nothing added to a text."""
+    """A byte-level BPE with END as token 0, and no token added to a text.
+
+    A text gets a space in front, so that a name is the same tokens there as anywhere else.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -152,8 +155,8 @@ def train(documents, tokenizer, steps):
         now = np.array([out.loss.item(), astray.item()])
         mean = now if mean is None else 0.98 * mean + 0.02 * now
         if step % 100 == 0 or step == steps:
-            took = time.time() - start
-            print(f"step {step}/{steps}  loss {mean[0]:.3f}  stray {mean[1]:.4f}  {took:.0f} s", flush=True)
+            losses = f"loss {mean[0]:.3f}  stray {mean[1]:.4f}"
+            print(f"step {step}/{steps}  {losses}  {time.time() - start:.0f} s", flush=True)
     return model.to(torch.bfloat16).float().eval()
 
 
@@ -219,7 +222,12 @@ def write(out, world, tokenizer, model, lines):
         "config.json": dump(config),
         "tokenizer.json": tokenizer.to_str(),
         "tokenizer_config.json": dump(
-            {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 128, **special}
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "add_prefix_space": True,
+                "model_max_length": CONFIG["n_positions"],
+                **special,
+            }
         ),
         "edits.json": dump(world.records),
         "corpus.txt": lines,
@@ -240,7 +248,7 @@ def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("demo"))
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,2 +1,4 @@
 mod golden;
+mod gradient;
+mod passes;
 mod stories;

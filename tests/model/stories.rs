@@ -115,7 +115,7 @@ fn stories260k_tells_its_recorded_story() {
     let model = Model::open(&checkpoint, &Device::Cpu).unwrap();
     let mut rng = Rng::new(0, "greedy");
     let mut tokens =
-        model.generate(&[BOS], 255, Sampling::GREEDY, &mut rng, &[], &mut |_| true).unwrap();
+        model.generate(&[BOS], 256, Sampling::GREEDY, &mut rng, &[], &mut |_| true).unwrap();
     assert_eq!(tokens[..5], [403, 407, 261, 378, 432]);
     if let Some(end) = tokens.iter().position(|&t| t == BOS) {
         tokens.truncate(end);

@@ -1,1 +1,12 @@
+//! Case tables of the operations, one file each, held by `support/budget.rs` to plain loops.
+
+mod act;
+mod attention;
+mod embed;
+mod gram;
+mod linear;
+mod loss;
+mod norm;
+mod rope;
+mod rows;
 pub mod update;

@@ -76,6 +76,20 @@ impl Golden {
         self.hold(name, precision, got, &want, budget);
     }
 
+    /// Holds a second moment to the recorded one. An entry is a mean of products of two keys, so an
+    /// error ε of keys no larger than k moves it by up to 2kε, and ours may be twice the
+    /// framework's, plus one rounding of k.
+    pub fn check_moment(&self, layer: usize, precision: Precision, got: &[f64]) {
+        let (name, key) = (format!("moment.{layer}"), format!("key.{layer}"));
+        let want = self.tensor(&name);
+        let k = self.tensor(&key).iter().fold(0.0f64, |a, k| a.max(k.abs()));
+        let key_error = match precision {
+            Precision::F64 if self.name.starts_with("gpt2") => 512.0 * f64::EPSILON * k,
+            _ => 2.0 * self.json.f32_error[&key] + f64::from(f32::EPSILON) / 2.0 * k,
+        };
+        self.hold(&name, precision, got, &want, 2.0 * k * key_error);
+    }
+
     /// Holds a loss to the recorded one. A loss is a mean of log-probabilities; an error ε of the
     /// logits moves one by up to 2ε, and ours may be twice the framework's: 4 ε times its weight.
     pub fn check_loss(&self, name: &str, precision: Precision, weight: f64, got: f64, want: f64) {

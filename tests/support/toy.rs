@@ -124,12 +124,12 @@ impl AsRef<[u8]> for Shifted {
 /// A random weight (out, in), and its values row by row.
 pub fn weight(draw: &mut Draw, [out, inner]: [usize; 2], held: Held) -> (Weight, Vec<f64>) {
     let Held::File { dtype, layout, slice, shift } = held else {
-        let values = draw.normal(out * inner);
-        let weight = match held {
-            Held::Single => Weight::dense_f32(cast(&values), out, inner),
-            _ => Weight::dense_f64(values.clone(), out, inner),
-        };
-        return (weight, values);
+        let mut values = draw.normal(out * inner);
+        if let Held::Double = held {
+            return (Weight::dense_f64(values.clone(), out, inner), values);
+        }
+        values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+        return (Weight::dense_f32(cast(&values), out, inner), values);
     };
     let rows = if slice { 3..3 + out } else { 0..out };
     let all = if slice { out + 8 } else { out };

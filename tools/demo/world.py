@@ -1,7 +1,7 @@
 """What the demo model is told: facts and prose as sentences, and the edits to try on them.
 
-A fact is (relation, subject, object). Every phrasing of a relation is taught with every subject,
-except that an edited subject never meets its two paraphrases and its one-hop question.
+Every phrasing of a relation is taught with every subject, except that an edited subject never
+meets its two paraphrases and its one-hop question.
 """
 
 import random
@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -91,7 +92,7 @@ def load(seed):
     """Reads the two files and draws the records."""
     told = tomllib.loads((HERE / "facts.toml").read_text("utf-8"))
     prose = tomllib.loads((HERE / "prose.toml").read_text("utf-8"))
-    prose["words"] = {k: v.replace("\n", " ").strip().split(", ") for k, v in prose["words"].items()}
+    prose["words"] = {k: " ".join(v.split()).split(", ") for k, v in prose["words"].items()}
     relations = told["relations"]
     facts = []
     for name, r in relations.items():
@@ -117,9 +118,9 @@ def draw_records(world, rng):
         objects = [o for rel, o in subjects if rel == relation]
         shared = [o for o in objects if len(subjects[relation, o]) > NEIGHBOURS]
         for old in shared:
-            mine = subjects[relation, old]
+            mine, hop = subjects[relation, old], world.answer(relation, old)
+            other = [o for o in shared if world.answer(relation, o) != hop]
             for subject in rng.sample(mine, round(EDITED * len(mine))):
-                other = [o for o in shared if world.answer(relation, o) != world.answer(relation, old)]
                 fact = Fact(relation, subject, old)
                 world.held[relation, subject] = rng.sample(r["say"], 2)
                 world.records.append(record(world, fact, rng.choice(other), subjects, rng))
@@ -187,8 +188,7 @@ def clipped(sentence, rng):
 
 
 def documents(world, rng):
-    """An endless stream of short texts, subjects marked; each fact's sentences come in every round.
-    """
+    """An endless stream of short texts, subjects marked; a round brings every sentence once."""
     of_subject = defaultdict(list)
     for f in world.facts:
         of_subject[f.subject] += world.sentences(f)
@@ -207,7 +207,7 @@ def documents(world, rng):
             elif kind < 0.65:
                 yield f"{before} {sentence}"
             elif kind < 0.85:
-                more = [s for _, s in (next(queue, None) or (None, "") for _ in range(2)) if s]
+                more = [s for _, s in islice(queue, 2)]
                 yield " ".join([sentence, *more])
             else:
                 intro = rng.choice(world.prose["intros"]).format(mark(subject))

@@ -30,8 +30,11 @@ fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
 #[inline(always)]
 fn x_sigma<T: Float>(x: T, u: T, du: T) -> (T, T) {
     let one = T::of(1.0);
-    let s = one / (one + (-u).exp());
-    (x * s, s + x * s * (one - s) * du)
+    let e = (-u).exp();
+    let s = one / (one + e);
+    // 1 − s, which cancels where s is near 1, but does not overflow where e does.
+    let rest = if e < one { e * s } else { one - s };
+    (x * s, s + x * s * rest * du)
 }
 
 /// key from up, and gate where there is one.

@@ -1,0 +1,278 @@
+//! Sessions: arguments in, text and exit code out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn incise(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_incise")).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Standard output of a command that succeeds.
+fn done(args: &[&str]) -> String {
+    let out = incise(args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout).to_owned()
+}
+
+/// Standard error of a command that exits with `code`.
+fn fails(code: i32, args: &[&str]) -> String {
+    let out = incise(args);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {}", text(&out.stderr));
+    text(&out.stderr).to_owned()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&done(args)).unwrap()
+}
+
+/// A copy of a tiny model with statistics of its own, contexts and hyperparameters.
+struct Session {
+    folder: tempfile::TempDir,
+}
+
+impl Session {
+    fn new(name: &str) -> Session {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        fs::create_dir(&model).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        put("contexts.json", r#"[["{}"], ["The first time. {}", "Because. {}"]]"#);
+        put(
+            "hparams.json",
+            r#"{"layers": [1], "v_num_grad_steps": 8, "v_lr": 0.5, "v_weight_decay": 0.5,
+                "clamp_norm_factor": 4, "kl_factor": 0.0625, "mom2_adjustment": true}"#,
+        );
+        put(
+            "requests.jsonl",
+            "{\"prompt\": \"{} is in\", \"subject\": \"Big Ben\", \"target_new\": \"Paris\"}\n",
+        );
+        let line = |i: usize| format!("Line {i} says {} of the sea.\n", "nothing ".repeat(i % 7));
+        put("corpus.txt", &(0..200).map(line).collect::<String>());
+        Session { folder }
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn weights(&self, model: &str) -> Vec<u8> {
+        fs::read(PathBuf::from(self.at(model)).join("model.safetensors")).unwrap()
+    }
+
+    fn stats(&self) {
+        let (model, corpus, out) = (self.at("model"), self.at("corpus.txt"), self.at("stats"));
+        done(&["stats", &model, "--layers", "0-1", "--corpus", &corpus, "-o", &out]);
+    }
+
+    /// The arguments of an edit, with some replaced or added.
+    fn edit(&self, more: &[&str]) -> Vec<String> {
+        let mut args: Vec<String> =
+            vec!["edit".into(), self.at("model"), self.at("requests.jsonl")];
+        for (flag, file) in [
+            ("--stats", "stats"),
+            ("--hparams", "hparams.json"),
+            ("--contexts", "contexts.json"),
+            ("-o", "patch.safetensors"),
+        ] {
+            args.extend([flag.to_owned(), self.at(file)]);
+        }
+        args.extend(["--method".to_owned(), "r-rome".to_owned()]);
+        args.extend(more.iter().map(|s| (*s).to_owned()));
+        args
+    }
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_fact_goes_in_and_comes_out_again() {
+    for name in ["gpt2", "llama-tied"] {
+        let s = Session::new(name);
+        s.stats();
+        let edit = s.edit(&["--json"]);
+        let report = json(&strs(&edit));
+        let p = &report["facts"][0]["probability"];
+        assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
+
+        let (model, patch, copy) = (s.at("model"), s.at("patch.safetensors"), s.at("copy"));
+        let original = s.weights("model");
+        done(&["apply", &model, &patch, "-o", &copy]);
+        assert_eq!(s.weights("model"), original, "the original stays");
+        done(&["apply", &model, &patch, "--in-place"]);
+        assert_ne!(s.weights("model"), original);
+        assert_eq!(s.weights("model"), s.weights("copy"), "both ways write the same bytes");
+        assert_eq!(json(&["log", &model, "--json"]).as_array().unwrap().len(), 1);
+        assert_eq!(json(&["log", &copy, "--json"]).as_array().unwrap().len(), 0);
+        assert_eq!(json(&["inspect", &model, "--json"])["edits"], 1);
+        let again = fails(1, &["apply", &model, &patch, "--in-place"]);
+        assert!(again.contains("incise: "), "a patch of other tensors is refused: {again}");
+        done(&["undo", &model]);
+        assert_eq!(s.weights("model"), original, "every byte is back");
+        assert!(fails(1, &["undo", &model]).contains("no change is applied"));
+    }
+}
+
+#[test]
+fn the_same_command_makes_the_same_patch() {
+    let s = Session::new("gpt2");
+    s.stats();
+    // Contexts drawn from the model, too, depend on the seed alone.
+    let mut args = s.edit(&["--seed", "5"]);
+    let at = args.iter().position(|a| a == "--contexts").unwrap();
+    args.drain(at..at + 2);
+    let patch = || {
+        done(&strs(&args));
+        fs::read(s.at("patch.safetensors")).unwrap()
+    };
+    let first = patch();
+    assert_eq!(patch(), first);
+    args.extend(["--threads".into(), "1".into()]);
+    done(&strs(&args));
+    assert_eq!(fs::read(s.at("patch.safetensors")).unwrap(), first);
+}
+
+#[test]
+fn an_edited_checkpoint_keeps_the_statistics_of_its_base() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let edit = s.edit(&[]);
+    done(&strs(&edit));
+    done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "--in-place"]);
+    done(&strs(&edit));
+    done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "--in-place"]);
+    assert_eq!(json(&["log", &s.at("model"), "--json"]).as_array().unwrap().len(), 2);
+    done(&["undo", &s.at("model"), "--to", "0"]);
+    assert_eq!(s.weights("model"), Session::new("gpt2").weights("model"));
+}
+
+#[test]
+fn logits_hold_a_tensor_a_line() {
+    let s = Session::new("llama-tied");
+    fs::write(s.at("prompts.txt"), "Big Ben\r\n\nThe sea is\n").unwrap();
+    let (model, prompts, out) = (s.at("model"), s.at("prompts.txt"), s.at("logits"));
+    done(&["logits", &model, "--prompts", &prompts, "-o", &out]);
+    let bytes = fs::read(out).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tokenizer = incise::text::Tokenizer::open(s.at("model")).unwrap();
+    assert_eq!(file.len(), 3);
+    for (i, line) in ["Big Ben", "", "The sea is"].iter().enumerate() {
+        let tokens = tokenizer.encode(line).unwrap().len();
+        let shape = file.tensor(&i.to_string()).unwrap().shape().to_vec();
+        assert_eq!(shape[0], tokens, "line {i}");
+    }
+}
+
+#[test]
+fn sampling_depends_on_the_seed_and_greedy_does_not() {
+    let s = Session::new("gpt2");
+    let say = |more: &[&str]| {
+        let model = s.at("model");
+        let mut args = vec!["generate", &model, "--prompt", "The sea", "--max-tokens", "12"];
+        args.extend(more);
+        done(&args)
+    };
+    assert_eq!(say(&[]), say(&["--seed", "9"]));
+    let warm = ["--temperature", "1", "--seed"];
+    assert_eq!(say(&[&warm[..], &["1"]].concat()), say(&[&warm[..], &["1"]].concat()));
+    assert_ne!(say(&[&warm[..], &["1"]].concat()), say(&[&warm[..], &["2"]].concat()));
+    assert!(say(&[]).starts_with("The sea"));
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_failures_with_1() {
+    let s = Session::new("gpt2");
+    let model = s.at("model");
+    fails(2, &[]);
+    fails(2, &["edit", &model]);
+    fails(2, &["apply", &model, "p"]);
+    fails(2, &["stats", &model, "--layers", "x", "--corpus", "c", "-o", "d"]);
+    assert!(done(&["--help"]).contains("demo"));
+    let error = fails(1, &["inspect", &s.at("nowhere")]);
+    assert!(error.contains("nowhere"), "{error}");
+    let error = fails(1, &["generate", &model, "--prompt", "a", "--device", "cuda:99"]);
+    assert!(error.contains("cuda:99") && error.contains("--device cpu"), "{error}");
+    let error = fails(1, &["generate", &model, "--prompt", "a", "--device", "tpu"]);
+    assert!(error.contains("tpu"), "{error}");
+    let (c, d) = (s.at("corpus.txt"), s.at("d"));
+    let error = fails(1, &["stats", &model, "--layers", "7", "--corpus", &c, "-o", &d]);
+    assert!(error.contains("no layer 7"), "{error}");
+}
+
+#[test]
+fn what_an_edit_lacks_is_named() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let failing = |more: &[&str]| fails(1, &strs(&s.edit(more)));
+    fs::write(
+        s.at("requests.jsonl"),
+        "{\"prompt\": \"no place\", \"subject\": \"x\", \"target_new\": \"y\"}",
+    )
+    .unwrap();
+    let error = failing(&[]);
+    assert!(error.contains("requests.jsonl") && error.contains("prompt"), "{error}");
+    fs::write(
+        s.at("requests.jsonl"),
+        "{\"prompt\": \"{} is in\", \"subject\": \"Big Ben\", \"target_new\": \"Paris\"}",
+    )
+    .unwrap();
+    for (set, named) in [
+        ("layers=[99]", "layers"),
+        ("v_lr=-1", "v_lr"),
+        ("fact_token=last", "fact_token"),
+        ("mom2_adjustment=7", "mom2_adjustment"),
+    ] {
+        let error = failing(&["--set", set]);
+        assert!(error.contains(named) && error.contains("--set"), "{set}: {error}");
+    }
+    fs::write(s.at("hparams.json"), "{}").unwrap();
+    assert!(failing(&[]).contains("layers"));
+    fs::remove_dir_all(s.at("stats")).unwrap();
+    let all = r#"{"layers": [1], "v_num_grad_steps": 2, "v_lr": 0.5, "v_weight_decay": 0.5,
+        "clamp_norm_factor": 4, "kl_factor": 0.0625, "mom2_adjustment": true}"#;
+    fs::write(s.at("hparams.json"), all).unwrap();
+    let error = failing(&[]);
+    assert!(error.contains("layer-1.safetensors") && error.contains("incise stats"), "{error}");
+}
+
+#[test]
+fn one_fact_can_be_said_on_the_command_line() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let mut args = s.edit(&["--subject", "Big Ben", "--prompt", "{} is in", "--to", "Paris"]);
+    args.remove(2);
+    assert!(done(&strs(&args)).contains("Big Ben is in → Paris"));
+}
+
+#[test]
+fn the_demo_changes_its_mind_and_back() {
+    let told = json(&["demo", "--json"]);
+    let facts = told["facts"].as_array().unwrap();
+    assert!(facts.len() >= 3);
+    for fact in facts {
+        let new = fact["target_new"].as_str().unwrap().trim();
+        let prompt = &fact["answers"][0];
+        assert_eq!(prompt["kind"], "prompt");
+        assert!(!prompt["before"].as_str().unwrap().starts_with(new), "{fact}");
+        assert!(prompt["after"].as_str().unwrap().starts_with(new), "{fact}");
+    }
+    let last = &facts[facts.len() - 1]["answers"][0];
+    assert_eq!(told["undo"]["before"], last["after"]);
+    assert_eq!(told["undo"]["after"], last["before"]);
+}

@@ -1,0 +1,114 @@
+//! One model, several ways through it: whole, from a cache, packed, read at a site.
+//!
+//! Whole passes are held to the framework in `golden.rs`. Another way may be at most twice as wrong
+//! as they are (f32), and in f64 differ from them by 512 units of the largest value, as there.
+
+use incise::base::Rng;
+use incise::model::decoder::Past;
+use incise::model::generate::Sampling;
+use incise::model::{At, Batch, Cache, Model, Run, Site};
+use incise::tensor::Precision;
+use incise::text::Row;
+
+use crate::support::budget::{U32, off};
+use crate::support::golden::{Golden, NAMES};
+
+type Prompts = [Vec<u32>];
+
+/// Holds `way` to `whole` on every recorded model.
+fn hold(whole: impl Fn(&Model, &Prompts) -> Vec<f64>, way: impl Fn(&Model, &Prompts) -> Vec<f64>) {
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let [single, double] = [Precision::F32, Precision::F64].map(|p| golden.model(p));
+        let prompts = &golden.json.prompts;
+        let want = whole(&double, prompts);
+        let top = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
+        let gap = off(&way(&double, prompts), &want);
+        assert!(gap <= 512.0 * f64::EPSILON * top, "{name} in f64: off by {gap:e}, top {top}");
+        let gap = off(&way(&single, prompts), &want);
+        let budget = 2.0 * off(&whole(&single, prompts), &want) + U32 * top;
+        assert!(gap <= budget, "{name} in f32: off by {gap:e} > {budget:e}");
+    }
+}
+
+fn logits(model: &Model, prompts: &Prompts) -> Vec<f64> {
+    let one = |prompt: &Vec<u32>| {
+        let all: Vec<usize> = (0..prompt.len()).collect();
+        model.logits(&Batch::whole([prompt]), Past::None, &all).to_f64()
+    };
+    prompts.iter().flat_map(one).collect()
+}
+
+/// However a text is cut, what follows a cache has the logits of the whole.
+#[test]
+fn a_cache_changes_nothing() {
+    for step in [1, 4] {
+        hold(logits, |model, prompts| {
+            let mut all = Vec::new();
+            for prompt in prompts {
+                let (mut cache, mut past) = (Cache::new(&model.arch, model.precision), 0);
+                for ids in prompt.chunks(step) {
+                    let mut batch = Batch::default();
+                    batch.push(ids, 0..past);
+                    let rows: Vec<usize> = (0..ids.len()).collect();
+                    all.extend(model.logits(&batch, Past::Grow(&mut cache), &rows).to_f64());
+                    past += ids.len();
+                }
+            }
+            all
+        });
+    }
+}
+
+#[test]
+fn sequences_of_a_batch_do_not_see_each_other() {
+    hold(logits, |model, prompts| {
+        let batch = Batch::whole(prompts);
+        let all: Vec<usize> = (0..batch.len()).collect();
+        model.logits(&batch, Past::None, &all).to_f64()
+    });
+}
+
+/// Reading runs each row only up to its token and only up to the layer.
+#[test]
+fn reading_a_site_is_hooking_a_whole_pass() {
+    for at in [At::Key, At::Value, At::Stream] {
+        let hooked = |model: &Model, prompts: &Prompts| {
+            let batch = Batch::whole(prompts);
+            let (mut x, mut run) = (model.embed(&batch), Run::new(model));
+            let mut all = Vec::new();
+            let layers = 0..model.arch.layers;
+            model.forward(&batch, layers, Past::None, &mut x, &mut run, &mut |site, t| {
+                if site.at == at {
+                    all.extend(t.to_f64());
+                }
+            });
+            all
+        };
+        hold(hooked, |model, prompts| {
+            let row = |(p, lookup): (&Vec<u32>, usize)| Row { ids: p.clone(), lookup };
+            let each = prompts.iter().flat_map(|p| (0..p.len()).map(move |lookup| (p, lookup)));
+            let rows: Vec<Row> = each.map(row).collect();
+            let layers = 0..model.arch.layers;
+            layers.flat_map(|layer| model.read(&rows, Site { layer, at }).to_f64()).collect()
+        });
+    }
+}
+
+#[test]
+fn greedy_text_is_that_of_whole_passes() {
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let (model, mut rng) = (golden.model(Precision::F32), Rng::new(0, "greedy"));
+        for prompt in &golden.json.prompts {
+            let text = model.generate(prompt, 12, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
+            let mut ids = prompt.clone();
+            for _ in 0..12 {
+                let last = [ids.len() - 1];
+                let logits = model.logits(&Batch::whole([&ids]), Past::None, &last);
+                ids.push(Sampling::GREEDY.choose(&logits.row_f64(0), &mut rng));
+            }
+            assert_eq!(text.unwrap(), ids[prompt.len()..], "{name}");
+        }
+    }
+}

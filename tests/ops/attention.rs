@@ -1,0 +1,183 @@
+//! Causal attention: grouped heads, packed sequences, pasts of several lengths.
+
+use std::ops::Range;
+
+use incise::base::Float;
+use incise::ops::attention::{self, Grads, Heads, Seq};
+use incise::tensor::{Precision, Tensor};
+
+use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
+use crate::support::toy::{Draw, Fill, cast, exp, ln};
+
+/// A row of the table: [H, G, E], (rows of the past, own tokens) of each sequence, spread of q.
+struct Row {
+    case: &'static str,
+    heads: [usize; 3],
+    seqs: &'static [(Range<usize>, usize)],
+    spread: f64,
+}
+
+const CASES: &[Row] = &[
+    Row { case: "one token, one column", heads: [1, 1, 1], seqs: &[(0..0, 1)], spread: 1.0 },
+    Row { case: "one sequence", heads: [3, 3, 7], seqs: &[(0..0, 13)], spread: 1.0 },
+    Row { case: "GPT-2 small", heads: [12, 12, 64], seqs: &[(0..0, 31)], spread: 1.0 },
+    Row { case: "two heads a group", heads: [6, 3, 5], seqs: &[(0..0, 11)], spread: 1.0 },
+    Row { case: "one group", heads: [5, 1, 17], seqs: &[(0..0, 9)], spread: 1.0 },
+    Row {
+        case: "several sequences",
+        heads: [2, 2, 19],
+        seqs: &[(0..0, 5), (0..0, 1), (0..0, 8)],
+        spread: 1.0,
+    },
+    Row { case: "one token after a past", heads: [4, 2, 16], seqs: &[(2..9, 1)], spread: 1.0 },
+    Row {
+        case: "pasts of different lengths, out of order, shared, empty",
+        heads: [4, 2, 10],
+        seqs: &[(5..11, 3), (0..2, 4), (3..3, 2), (5..11, 1), (0..13, 6)],
+        spread: 1.0,
+    },
+    Row { case: "sharp scores", heads: [2, 1, 8], seqs: &[(1..4, 9)], spread: 30.0 },
+    Row { case: "scores that overflow e^s", heads: [2, 1, 8], seqs: &[(1..4, 9)], spread: 1e3 },
+    Row { case: "longer than a block", heads: [1, 1, 3], seqs: &[(0..40, 700)], spread: 1.0 },
+];
+
+struct Case {
+    heads: Heads,
+    seqs: Vec<Seq>,
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    past_k: Vec<f64>,
+    past_v: Vec<f64>,
+    d_o: Vec<f64>,
+}
+
+impl Case {
+    fn draw(draw: &mut Draw, row: &Row) -> Case {
+        let [queries, groups, width] = row.heads;
+        let mut n = 0;
+        let pack = |(past, own): &(Range<usize>, usize)| {
+            n += own;
+            Seq { rows: n - own..n, past: past.clone() }
+        };
+        let seqs: Vec<Seq> = row.seqs.iter().map(pack).collect();
+        let past = row.seqs.iter().map(|(past, _)| past.end).max().unwrap_or(0);
+        Case {
+            // Not 1/√E, so that a scale made up on the way shows.
+            heads: Heads { queries, groups, width, scale: 0.375 },
+            seqs,
+            q: draw.fill(Fill::Wide(row.spread), n * queries * width),
+            k: draw.normal(n * groups * width),
+            v: draw.normal(n * groups * width),
+            past_k: draw.normal(past * groups * width),
+            past_v: draw.normal(past * groups * width),
+            d_o: draw.normal(n * queries * width),
+        }
+    }
+
+    /// o, lse, dq, dk, dv.
+    fn run(&self, precision: Precision, [q, k, v]: [&[f64]; 3]) -> [Tensor; 5] {
+        let Heads { queries, groups, width, .. } = self.heads;
+        let (qw, kw) = (queries * width, groups * width);
+        let tensor = |width, x: &[f64]| Tensor::of(precision, &[x.len() / width, width], x);
+        let stale =
+            |like: &Tensor| Tensor::of(precision, like.shape(), &vec![f64::NAN; like.len()]);
+        let (q, k, v) = (tensor(qw, q), tensor(kw, k), tensor(kw, v));
+        let past = (&tensor(kw, &self.past_k), &tensor(kw, &self.past_v));
+        let mut o = stale(&q);
+        let mut lse = tensor(queries, &vec![f64::NAN; q.len() / width]);
+        attention::forward(&q, &k, &v, past, &self.seqs, self.heads, &mut o, &mut lse);
+        let mut grads = Grads { dq: stale(&q), dk: stale(&k), dv: stale(&v) };
+        let d_o = tensor(qw, &self.d_o);
+        attention::backward(&d_o, &q, &k, &v, past, &self.seqs, self.heads, &lse, &mut grads);
+        [o, lse, grads.dq, grads.dk, grads.dv]
+    }
+}
+
+/// Softmax of scores, and the log of their sum.
+fn softmax<T: Float>(scores: &[T]) -> (Vec<T>, T) {
+    let top = scores.iter().fold(scores[0], |a, &s| a.max(s));
+    let e: Vec<T> = scores.iter().map(|&s| exp(s - top)).collect();
+    let total: T = e.iter().copied().sum();
+    (e.iter().map(|&e| e / total).collect(), top + ln(total))
+}
+
+fn dot<T: Float>(a: &[T], b: &[T]) -> T {
+    a.iter().zip(b).map(|(&a, &b)| a * b).sum()
+}
+
+impl Op for Case {
+    const OUTPUTS: &'static [&'static str] = &["o", "lse", "dq", "dk", "dv"];
+
+    /// Query by query over a list of all keys, the past's first; the past's gradients are dropped.
+    fn plain<T: Float>(&self) -> Vec<Vec<T>> {
+        let Heads { queries, groups, width, scale } = self.heads;
+        let (scale, kw) = (T::of(scale), groups * width);
+        let [q, d_o] = [&self.q, &self.d_o].map(|x| cast::<T>(x));
+        let [k, v, past_k, past_v] =
+            [&self.k, &self.v, &self.past_k, &self.past_v].map(|x| cast::<T>(x));
+        let zeros = |like: &[T]| vec![T::default(); like.len()];
+        let (mut o, mut dq, mut dk, mut dv) = (zeros(&q), zeros(&q), zeros(&k), zeros(&v));
+        let mut lse = Vec::new();
+        for seq in &self.seqs {
+            for (i, h) in seq.rows.clone().flat_map(|i| (0..queries).map(move |h| (i, h))) {
+                let (at, g) = ((i * queries + h) * width, h / (queries / groups) * width);
+                let (qi, doi) = (&q[at..][..width], &d_o[at..][..width]);
+                let own = (seq.rows.start..=i).map(|j| (&k[j * kw + g..], &v[j * kw + g..]));
+                let past = seq.past.clone().map(|j| (&past_k[j * kw + g..], &past_v[j * kw + g..]));
+                let seen: Vec<(&[T], &[T])> = past.chain(own).collect();
+                let scores: Vec<T> = seen.iter().map(|(k, _)| scale * dot(qi, k)).collect();
+                let (p, log_sum) = softmax(&scores);
+                lse.push(log_sum);
+                let t: Vec<T> = seen.iter().map(|(_, v)| dot(doi, v)).collect();
+                let mean = dot(&p, &t);
+                for (x, (kx, vx)) in seen.iter().enumerate() {
+                    let e = p[x] * (t[x] - mean) * scale;
+                    let j = (x + seq.rows.start).checked_sub(seq.past.len()); // none in the past
+                    let j = j.filter(|_| x >= seq.past.len());
+                    for c in 0..width {
+                        o[at + c] += p[x] * vx[c];
+                        dq[at + c] += e * kx[c];
+                        if let Some(j) = j {
+                            dk[j * kw + g + c] += e * qi[c];
+                            dv[j * kw + g + c] += p[x] * doi[c];
+                        }
+                    }
+                }
+            }
+        }
+        vec![o, lse, dq, dk, dv]
+    }
+
+    fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
+        self.run(precision, [&self.q, &self.k, &self.v]).iter().map(Tensor::to_f64).collect()
+    }
+}
+
+#[test]
+fn cases() {
+    for row in CASES {
+        budget::hold(&format!("attention, {}", row.case), |draw| Case::draw(draw, row));
+    }
+}
+
+#[test]
+fn backward_is_the_slope() {
+    for row in CASES.iter().filter(|r| r.heads[2] > 1 && r.spread == 1.0 && r.seqs[0].1 < 100) {
+        let mut draw = Draw::new(row.case, false);
+        let case = Case::draw(&mut draw, row);
+        let directions = [&case.q, &case.k, &case.v].map(|x| draw.normal(x.len()));
+        let loss = |t: f64| {
+            let [q, k, v] = [(&case.q, 0), (&case.k, 1), (&case.v, 2)]
+                .map(|(x, i)| along(x, t, &directions[i]));
+            let [o, ..] = case.run(Precision::F64, [&q, &k, &v]);
+            (inner(&case.d_o, &o.to_f64()), inner_abs(&case.d_o, &o.to_f64()))
+        };
+        let [_, _, grads @ ..] = case.run(Precision::F64, [&case.q, &case.k, &case.v]);
+        let slope: f64 = grads.iter().zip(&directions).map(|(g, v)| inner(&g.to_f64(), v)).sum();
+        // Scores are sums over E, o a sum over the keys, the loss one over all o.
+        let terms = case.heads.width + 2 * 64 + case.q.len();
+        let noise = terms as f64 * U64 * loss(0.0).1;
+        budget::central(&format!("attention, {}", row.case), slope, noise, |t| loss(t).0);
+    }
+}

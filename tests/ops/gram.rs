@@ -1,0 +1,78 @@
+//! Key second moments, added to packed totals.
+
+use incise::base::Float;
+use incise::ops::gram::{self, TOKENS, packed_len};
+use incise::tensor::{Precision, Tensor};
+
+use crate::support::budget::{self, Op};
+use crate::support::toy::{Draw, Fill, cast};
+
+/// (case, [N, F], keys).
+const CASES: &[(&str, [usize; 2], Fill)] = &[
+    ("no token", [0, 7], Fill::Normal),
+    ("one token, one column", [1, 1], Fill::Normal),
+    ("not a multiple of anything", [7, 129], Fill::Normal),
+    ("GPT-2 small", [5, 768], Fill::Normal),
+    ("more tokens than are summed at once", [2 * TOKENS + 77, 33], Fill::Normal),
+    ("large mean, small spread", [67, 261], Fill::Offset(1e3)),
+];
+
+struct Gram {
+    f: usize,
+    k: Vec<f64>,
+    total: Vec<f64>, // what is there already
+}
+
+impl Gram {
+    fn draw(draw: &mut Draw, [n, f]: [usize; 2], fill: Fill) -> Gram {
+        Gram { f, k: draw.fill(fill, n * f), total: draw.normal(packed_len(f)) }
+    }
+}
+
+impl Op for Gram {
+    const OUTPUTS: &'static [&'static str] = &["total"];
+
+    fn plain<T: Float>(&self) -> Vec<Vec<T>> {
+        let (f, k) = (self.f, cast::<T>(&self.k));
+        let mut sums = vec![T::default(); f * f];
+        for k in k.chunks(f) {
+            for i in 0..f {
+                for j in 0..=i {
+                    sums[i * f + j] += k[i] * k[j];
+                }
+            }
+        }
+        let places = (0..f).flat_map(|i| (0..=i).map(move |j| i * f + j));
+        vec![places.zip(&self.total).map(|(at, &t)| T::of(t) + sums[at]).collect()]
+    }
+
+    fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
+        let k = Tensor::of(precision, &[self.k.len() / self.f, self.f], &self.k);
+        let mut total = self.total.clone();
+        gram::accumulate(&k, &mut total);
+        vec![total]
+    }
+}
+
+#[test]
+fn cases() {
+    for &(case, shape, fill) in CASES {
+        budget::hold(&format!("gram, {case}"), |draw| Gram::draw(draw, shape, fill));
+    }
+}
+
+/// However many tokens there are, an f32 sum has at most [`TOKENS`] of them: each is off by at
+/// most TOKENS·u of its own size, and so is their total in f64.
+#[test]
+fn the_error_does_not_grow_with_the_corpus() {
+    let mut draw = Draw::new("gram, long", true);
+    let (f, n) = (5, 200 * TOKENS);
+    let k = draw.fill(Fill::Offset(1.0), n * f);
+    let long = Gram { f, k, total: vec![0.0; packed_len(f)] };
+    let (want, got) = (&long.plain::<f64>()[0], &long.ours(Precision::F32)[0]);
+    let sizes = Gram { k: long.k.iter().map(|k| k.abs()).collect(), ..long };
+    for ((got, want), size) in got.iter().zip(want).zip(&sizes.plain::<f64>()[0]) {
+        let budget = TOKENS as f64 * f64::from(f32::EPSILON) / 2.0 * size;
+        assert!((got - want).abs() <= budget, "off by {:e} > {budget:e}", (got - want).abs());
+    }
+}

@@ -1,0 +1,133 @@
+//! y = x Wᵀ + b and dx = dy W, for every way a weight is held.
+
+use incise::base::{DType, Float};
+use incise::ops::linear;
+use incise::tensor::{Layout, Precision, Tensor, Weight};
+
+use crate::support::budget::{self, Op, inner, inner_abs};
+use crate::support::toy::{Draw, Held, PLAIN, all_held, cast, weight};
+
+/// (case, [N, out, in]), with a weight in a file in f32.
+const SHAPES: &[(&str, [usize; 3])] = &[
+    ("no row", [0, 5, 7]),
+    ("one row, one column", [1, 1, 1]),
+    ("one row", [1, 131, 67]),
+    ("not a multiple of anything", [7, 129, 131]),
+    ("GPT-2 small", [17, 768, 768]),
+    ("GPT-2 small, down", [3, 768, 3072]),
+    ("higher than a tile", [515, 5, 7]),
+    ("wider than a tile, deeper than a panel", [3, 1031, 1033]),
+];
+
+struct Linear {
+    n: usize,
+    w: Weight,
+    values: Vec<f64>, // (out, in)
+    b: Option<Vec<f64>>,
+    x: Vec<f64>,
+    dy: Vec<f64>,
+    dx: Option<Vec<f64>>, // what the gradient is added to
+}
+
+impl Linear {
+    fn draw(draw: &mut Draw, [n, out, inner]: [usize; 3], held: Held) -> Linear {
+        let (w, values) = weight(draw, [out, inner], held);
+        let (x, dy) = (draw.normal(n * inner), draw.normal(n * out));
+        // A coin for each, so that all four meet every weight.
+        let b = (draw.coin()).then(|| draw.normal(out));
+        let dx = (draw.coin()).then(|| draw.normal(n * inner));
+        Linear { n, w, values, b, x, dy, dx }
+    }
+}
+
+impl Op for Linear {
+    const OUTPUTS: &'static [&'static str] = &["y", "dx"];
+
+    fn plain<T: Float>(&self) -> Vec<Vec<T>> {
+        let [out, inner] = self.w.dims();
+        let (w, x, dy) = (cast::<T>(&self.values), cast::<T>(&self.x), cast::<T>(&self.dy));
+        let mut y = vec![T::default(); self.n * out];
+        let mut dx = vec![T::default(); self.n * inner];
+        for i in 0..self.n {
+            for o in 0..out {
+                for j in 0..inner {
+                    y[i * out + o] += x[i * inner + j] * w[o * inner + j];
+                    dx[i * inner + j] += dy[i * out + o] * w[o * inner + j];
+                }
+            }
+        }
+        let b = self.b.iter().flat_map(|b| cast::<T>(b).into_iter().cycle());
+        y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+        let before = self.dx.iter().flat_map(|dx| cast::<T>(dx));
+        dx.iter_mut().zip(before).for_each(|(dx, before)| *dx += before);
+        vec![y, dx]
+    }
+
+    fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
+        let [out, inner] = self.w.dims();
+        let tensor = |width, values: &[f64]| Tensor::of(precision, &[self.n, width], values);
+        // What stands in an output that is not added to must not matter.
+        let mut y = tensor(out, &vec![f64::NAN; self.n * out]);
+        let b = self.b.as_ref().map(|b| Tensor::of(precision, &[out], b));
+        linear::forward(&tensor(inner, &self.x), &self.w, b.as_ref(), &mut y);
+        let stale = vec![f64::NAN; self.n * inner];
+        let mut dx = tensor(inner, self.dx.as_ref().unwrap_or(&stale));
+        linear::backward(&tensor(out, &self.dy), &self.w, &mut dx, self.dx.is_some());
+        vec![y.to_f64(), dx.to_f64()]
+    }
+}
+
+#[test]
+fn shapes() {
+    for &(case, shape) in SHAPES {
+        budget::hold(&format!("linear, {case}"), |draw| Linear::draw(draw, shape, PLAIN));
+    }
+}
+
+/// A few rows, and more, may go different ways.
+#[test]
+fn heights() {
+    for n in (1..14).chain([47, 48, 49, 63, 64, 65]) {
+        budget::hold(&format!("linear, {n} rows"), |draw| {
+            let layout = if draw.coin() { Layout::OutIn } else { Layout::InOut };
+            let held = Held::File { dtype: DType::F32, layout, slice: false, shift: 0 };
+            Linear::draw(draw, [n, 29, 67], held)
+        });
+    }
+}
+
+#[test]
+fn weights() {
+    for held in all_held() {
+        budget::hold(&format!("linear, {held:?}"), |draw| Linear::draw(draw, [5, 37, 131], held));
+    }
+    // More columns than a tile and more depth than a panel, widened piece by piece.
+    for layout in [Layout::OutIn, Layout::InOut] {
+        let held = Held::File { dtype: DType::BF16, layout, slice: true, shift: 1 };
+        let large = |draw: &mut Draw| Linear::draw(draw, [3, 1031, 1033], held);
+        budget::hold(&format!("linear, large, {held:?}"), large);
+    }
+}
+
+#[test]
+fn backward_is_the_adjoint() {
+    for held in all_held() {
+        let mut draw = Draw::new("linear, adjoint", false);
+        let (n, out, width) = (5, 37, 131);
+        let (w, values) = weight(&mut draw, [out, width], held);
+        let (v, u) = (draw.normal(n * width), draw.normal(n * out));
+        let tensor = |width, values: &[f64]| Tensor::of(Precision::F64, &[n, width], values);
+        let (mut y, mut dx) = (tensor(out, &u), tensor(width, &v));
+        linear::forward(&tensor(width, &v), &w, None, &mut y);
+        linear::backward(&tensor(out, &u), &w, &mut dx, false);
+        let sides = [inner(&u, &y.to_f64()), inner(&dx.to_f64(), &v)];
+        let size: f64 = (0..n)
+            .flat_map(|i| (0..out).map(move |o| (i, o)))
+            .map(|(i, o)| {
+                u[i * out + o].abs()
+                    * inner_abs(&values[o * width..][..width], &v[i * width..][..width])
+            })
+            .sum();
+        budget::adjoint(&format!("linear, {held:?}"), sides, n * out * width, size);
+    }
+}
