@@ -31,10 +31,16 @@
 //! ```
 
 pub mod base;
+pub mod cli;
+pub mod data;
 pub mod edit;
 pub mod gpu;
+pub mod linalg;
+pub mod model;
 pub mod ops;
+pub mod stats;
 pub mod store;
 pub mod tensor;
+pub mod text;
 
 pub use base::{Error, Result};

@@ -1,3 +1,7 @@
-//! The program `incise`: run, print the error chain, choose the exit code.
+//! The program `incise`. Everything is in the library; this is its door for people.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    incise::cli::main()
+}

@@ -1,8 +1,18 @@
 //! One test binary: a folder a floor.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "helpers of tests fail by panicking, and a skipped test says so"
+)]
 
 mod base;
+mod data;
 mod edit;
+mod model;
 mod ops;
+mod stats;
 mod store;
+mod support;
+mod text;

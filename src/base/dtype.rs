@@ -43,14 +43,14 @@ impl DType {
     /// The bytes need no alignment: the data of a safetensors file may start anywhere.
     pub fn widen<T: Float>(self, bytes: &[u8], out: &mut [T]) {
         assert_eq!(bytes.len(), out.len() * self.size(), "widen: bytes do not fit the output");
-        match self {
-            DType::F32 => each(bytes, out, |b: [u8; 4]| f32::from_le_bytes(b)),
+        pulp::Arch::new().dispatch(|| match self {
+            DType::F32 => each(bytes, out, f32::from_le_bytes),
             // Not `half`'s own: bf16 is a shift, which the compiler turns into vector code.
             DType::BF16 => each(bytes, out, |b: [u8; 2]| {
                 f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
             }),
             DType::F16 => each(bytes, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
-        }
+        });
     }
 
     /// Rounds `values` to this type, to nearest even, and appends their little-endian bytes.
@@ -79,6 +79,7 @@ fn odd(v: f64) -> f32 {
     f32::from_bits((near.to_bits() - u32::from(beyond)) | 1)
 }
 
+#[inline(always)]
 fn each<T: Float, const B: usize>(bytes: &[u8], out: &mut [T], get: impl Fn([u8; B]) -> f32) {
     let (packets, _) = bytes.as_chunks::<B>();
     for (o, b) in out.iter_mut().zip(packets) {

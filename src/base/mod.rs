@@ -9,5 +9,5 @@ pub mod rng;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use float::Float;
-pub use progress::Progress;
+pub use progress::{Progress, Quiet};
 pub use rng::Rng;

@@ -1,3 +1,12 @@
-//! Floor 6: from facts to changes, and from changes to weights.
+//! Floor 6: facts become changes. A method is a function from (model, statistics, fact) to a
+//! change; it touches nothing. Writing a change is the business of [`apply`], for all alike.
+//!
+//! Start reading at [`rome`], then [`value`], which all methods share.
 
+pub mod adam;
 pub mod apply;
+pub mod contexts;
+pub mod hparams;
+pub mod plan;
+pub mod rome;
+pub mod value;

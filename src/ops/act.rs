@@ -4,7 +4,7 @@
 //! plain  key = a(up)              dup = dkey a'(up)
 //! gated  key = a(gate) ∘ up       dup = dkey a(gate)     dgate = dkey up a'(gate)
 //!
-//! gelu_tanh(x) = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))    silu(x) = x/(1 + e⁻ˣ)
+//! gelu_tanh(x) = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))    silu(x) = x σ(x) = x/(1 + e⁻ˣ)
 //! ```
 //!
 //! All (N, F). Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; Shazeer 2020, arXiv:2002.05202.

@@ -51,30 +51,23 @@ pub struct Panel<'a, T> {
 }
 
 impl Weight {
-    /// The rows `out` of the stored matrix of `out_all` × `cols` (in the (out, in) sense).
-    pub fn stored(
-        bytes: Shared,
-        dtype: DType,
-        layout: Layout,
-        [out_all, cols]: [usize; 2],
-        out: Range<usize>,
-    ) -> Weight {
+    /// A stored matrix of (out, in).
+    pub fn stored(bytes: Shared, dtype: DType, layout: Layout, [rows, cols]: [usize; 2]) -> Weight {
         let have = (*bytes).as_ref().len();
-        assert_eq!(have, out_all * cols * dtype.size(), "Weight: bytes do not fit the shape");
-        assert!(out.end <= out_all, "Weight: rows outside the stored matrix");
+        assert_eq!(have, rows * cols * dtype.size(), "Weight: bytes do not fit the shape");
         let (row_stride, col_stride) = match layout {
             Layout::OutIn => (cols, 1),
-            Layout::InOut => (1, out_all),
+            Layout::InOut => (1, rows),
         };
         let source = Source::Stored(dtype, bytes);
-        Weight {
-            source,
-            rows: out.len(),
-            cols,
-            first: out.start * row_stride,
-            row_stride,
-            col_stride,
-        }
+        Weight { source, rows, cols, first: 0, row_stride, col_stride }
+    }
+
+    /// Some of its rows.
+    pub fn slice(&self, rows: Range<usize>) -> Weight {
+        assert!(rows.end <= self.rows, "Weight: rows outside the matrix");
+        let first = self.first + rows.start * self.row_stride;
+        Weight { rows: rows.len(), first, ..self.clone() }
     }
 
     /// A matrix of our own, (out, in) row-major.

@@ -12,21 +12,26 @@ const CHUNK: usize = 4096;
 /// a(x) and a'(x).
 #[inline(always)]
 fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
-    let (zero, half, one) = (T::default(), T::of(0.5), T::of(1.0));
+    let (zero, one) = (T::default(), T::of(1.0));
     match act {
         Act::Relu if x > zero => (x, one),
         Act::Relu => (zero, zero),
-        Act::Silu => {
-            let s = one / (one + (-x).exp());
-            (x * s, s * (one + x * (one - s)))
-        }
+        Act::Silu => x_sigma(x, x, one),
         Act::GeluTanh => {
-            let (root, cubic) = (T::of((2.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
-            let t = (root * (x + cubic * x * x * x)).tanh();
-            let inner = root * (one + T::of(3.0) * cubic * x * x);
-            (half * x * (one + t), half * (one + t) + half * x * (one - t * t) * inner)
+            // (1 + tanh u)/2 = σ(2u), which cancels nothing where tanh u is near −1.
+            let (root, cubic) = (T::of((8.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
+            let u2 = root * (x + cubic * x * x * x);
+            x_sigma(x, u2, root * (one + T::of(3.0) * cubic * x * x))
         }
     }
+}
+
+/// x σ(u) and its slope σ + x σ (1 − σ) u', with u' = du/dx.
+#[inline(always)]
+fn x_sigma<T: Float>(x: T, u: T, du: T) -> (T, T) {
+    let one = T::of(1.0);
+    let s = one / (one + (-u).exp());
+    (x * s, s + x * s * (one - s) * du)
 }
 
 /// key from up, and gate where there is one.

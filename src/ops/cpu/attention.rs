@@ -91,19 +91,24 @@ pub fn backward<T: Float>(
     let Heads { queries, groups, width, .. } = keys.heads;
     let rows = keys.rows();
     let head = |i: usize, h: usize| (i * queries + h) * width..(i * queries + h + 1) * width;
-    // mean[i, h] = Σ_j p_ij t_ij, needed again by every key.
-    let mut mean = vec![T::default(); lse.len()];
-    let each = dq.par_chunks_mut(queries * width).zip(mean.par_chunks_mut(queries)).enumerate();
-    each.for_each(|(i, (dq, mean))| {
+    // Σ_j p_ij, which is 1 but for the rounding of a large lse, and Σ_j p_ij t_ij, which every key
+    // needs again.
+    let (mut total, mut mean) = (vec![T::default(); lse.len()], vec![T::default(); lse.len()]);
+    let each = total.par_chunks_mut(queries).zip(mean.par_chunks_mut(queries));
+    let each = dq.par_chunks_mut(queries * width).zip(each).enumerate();
+    each.for_each_init(Vec::new, |pt: &mut Vec<(T, T)>, (i, (dq, (total, mean)))| {
         vectorised(|| {
             for h in 0..queries {
                 let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
                 let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
-                mean[h] = keys.seen(rows[i], i, h).map(|(k, v)| p(k) * dot(d_o, v)).sum();
+                pt.clear();
+                pt.extend(keys.seen(rows[i], i, h).map(|(k, v)| (p(k), dot(d_o, v))));
+                total[h] = pt.iter().map(|&(p, _)| p).sum();
+                mean[h] = pt.iter().map(|&(p, t)| p * t).sum::<T>() / total[h];
                 let dq = &mut dq[h * width..][..width];
                 dq.fill(T::default());
-                for (k, v) in keys.seen(rows[i], i, h) {
-                    let e = p(k) * (dot(d_o, v) - mean[h]);
+                for (&(p, t), (k, _)) in pt.iter().zip(keys.seen(rows[i], i, h)) {
+                    let e = p / total[h] * (t - mean[h]);
                     add_scaled(dq, keys.scale() * e, k);
                 }
             }
@@ -121,8 +126,9 @@ pub fn backward<T: Float>(
                     &keys.v[j * groups * width + at..][..width],
                 );
                 let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
-                let p = (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
-                let e = p * (dot(d_o, v) - mean[i * queries + h]);
+                let at_query = i * queries + h;
+                let p = (keys.scale() * dot(q, k) - lse[at_query]).exp() / total[at_query];
+                let e = p * (dot(d_o, v) - mean[at_query]);
                 add_scaled(&mut dk[at..][..width], keys.scale() * e, q);
                 add_scaled(&mut dv[at..][..width], p, d_o);
             }

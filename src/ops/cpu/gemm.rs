@@ -1,4 +1,5 @@
 //! Products of dense blocks: the one place that calls the `gemm` crate, behind checked bounds.
+//! With few rows, operands that lie right for it go to [`super::dots`].
 //!
 //! The order in which a product sums over its inner dimension depends on that dimension alone
 //! (the crate cuts it by cache size), so results do not depend on the number of threads.
@@ -8,6 +9,7 @@ use std::marker::PhantomData;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::dots::{Dots, FEW};
 use crate::base::Float;
 
 /// A strided read-only block: element (i, j) is `data[i * row_stride + j * col_stride]`.
@@ -95,6 +97,9 @@ impl<'a, T: Float> Tile<'a, T> {
     pub fn product(&mut self, inner: usize, a: View<T>, b: View<T>, add: bool) {
         assert!(a.holds(self.rows, inner), "product: the left block is too small");
         assert!(b.holds(inner, self.cols), "product: the right block is too small");
+        if self.rows <= FEW && a.col_stride == 1 && b.row_stride == 1 && size_of::<T>() == 4 {
+            return self.dots(inner, a, b, add);
+        }
         // SAFETY: the asserts above bound every read; the tile owns every element written.
         unsafe {
             gemm::gemm(
@@ -119,6 +124,18 @@ impl<'a, T: Float> Tile<'a, T> {
                 Parallelism::None,
             );
         }
+    }
+
+    /// The product in f32 where both operands are contiguous along `inner`.
+    fn dots(&mut self, inner: usize, a: View<T>, b: View<T>, add: bool) {
+        let (rows, cols) = (self.rows, self.cols);
+        let a = (bytemuck::cast_slice(a.data), a.row_stride);
+        let b = (bytemuck::cast_slice(b.data), b.col_stride);
+        let write = |i: usize, j: usize, sum: f32| {
+            let y = &mut self.row_mut(i)[j];
+            *y = if add { *y + T::from_f32(sum) } else { T::from_f32(sum) };
+        };
+        pulp::Arch::new().dispatch(Dots { inner, a, rows, b, cols, write });
     }
 
     /// Row `i` of the tile.

@@ -2,6 +2,7 @@
 
 pub mod act;
 pub mod attention;
+pub mod dots;
 pub mod embed;
 pub mod gemm;
 pub mod gram;

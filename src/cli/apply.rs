@@ -1,0 +1,120 @@
+//! `incise apply`, `undo` and `log`: patches into weights, and back.
+
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use super::output::{count, percent};
+use crate::base::Result;
+use crate::edit::apply::{self, Report};
+use crate::store::Patch;
+use crate::store::record::Entry;
+
+/// Which patches go where.
+#[derive(Args)]
+pub struct Apply {
+    /// Folder of the checkpoint
+    model: PathBuf,
+    /// Patches, in the order in which they were made
+    #[arg(required = true)]
+    patches: Vec<PathBuf>,
+    /// Write a new folder with the edited checkpoint
+    #[arg(short, long, required_unless_present = "in_place", conflicts_with = "in_place")]
+    output: Option<PathBuf>,
+    /// Change the checkpoint itself; `incise undo` puts every byte back
+    #[arg(long)]
+    in_place: bool,
+}
+
+impl Apply {
+    /// Writes the weights.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let terminal = &context.terminal;
+        let read = |path: &PathBuf| Patch::read(path);
+        let patches = self.patches.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let report = match &self.output {
+            Some(out) => apply::to_folder(&self.model, &patches, out, terminal)?,
+            None => apply::in_place(&self.model, &patches, terminal)?,
+        };
+        let written = self.output.as_ref().unwrap_or(&self.model);
+        if context.json {
+            return terminal.json(&json!({"written": written, "tensors": tensors(&report)}));
+        }
+        for t in &report.tensors {
+            let (change, lost) = (percent(t.change / t.weight), percent(t.lost));
+            terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))?;
+        }
+        let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
+        let facts: u64 = patches.iter().map(|p| p.metadata.facts).sum();
+        terminal.line(format!("{}: {} facts written{back}", written.display(), count(facts)))
+    }
+}
+
+fn tensors(report: &Report) -> Vec<serde_json::Value> {
+    let tensor = |t: &apply::Changed| json!({"name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost});
+    report.tensors.iter().map(tensor).collect()
+}
+
+/// What to undo.
+#[derive(Args)]
+pub struct Undo {
+    /// Folder of the checkpoint
+    model: PathBuf,
+    /// Keep the first N patches and undo the rest [default: undo the newest]
+    #[arg(long, value_name = "N")]
+    to: Option<usize>,
+}
+
+impl Undo {
+    /// Puts the bytes back.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let undone = apply::undo(&self.model, self.to)?;
+        if context.json {
+            let numbers: Vec<u32> = undone.iter().map(|e| e.number).collect();
+            return context.terminal.json(&json!({"undone": numbers}));
+        }
+        for e in undone {
+            let (number, facts) = (e.number, count(e.facts));
+            context.terminal.line(format!("undone {number}: {facts} facts by {}", e.method))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whose patches to list.
+#[derive(Args)]
+pub struct Log {
+    /// Folder of the checkpoint
+    model: PathBuf,
+}
+
+impl Log {
+    /// Lists what was applied, oldest first.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let log = apply::log(&self.model)?;
+        if context.json {
+            let entry = |e: &Entry| {
+                json!({"number": e.number, "time": e.time, "method": e.method, "facts": e.facts,
+                       "tensors": e.tensors})
+            };
+            return context.terminal.json(&json!(log.iter().map(entry).collect::<Vec<_>>()));
+        }
+        if log.is_empty() {
+            return context.terminal.line("nothing was applied in place");
+        }
+        for e in log {
+            context.terminal.line(format!(
+                "{}  {}  {} facts by {}  {}",
+                e.number,
+                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(e.time)),
+                count(e.facts),
+                e.method,
+                e.tensors.join(" "),
+            ))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! `incise doctor`: what this machine offers, and what to do about what it lacks.
+
+use serde_json::json;
+
+use super::Context;
+use super::output::metric;
+use crate::base::Result;
+use crate::gpu::driver::{Driver, probe};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const COMMIT: &str = env!("INCISE_COMMIT");
+
+/// Prints the findings.
+pub fn run(context: &Context) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let features = features();
+    let driver = probe();
+    let (gpus, said) = match &driver {
+        Driver::Absent => (vec![], "no NVIDIA driver; everything runs on the processor".to_owned()),
+        Driver::Failed(e) => {
+            (vec![], format!("the driver refuses ({e}); see that nvidia-smi works"))
+        }
+        Driver::Ready { version, gpus } => {
+            (gpus.clone(), format!("serves CUDA {}.{}", version / 1000, version % 1000 / 10))
+        }
+    };
+    let engine = "none in this version; --device auto is the processor";
+    if context.json {
+        let gpus: Vec<_> = gpus
+            .iter()
+            .map(|g| {
+                json!({"ordinal": g.ordinal, "name": g.name, "memory": g.memory,
+                            "capability": [g.capability.0, g.capability.1]})
+            })
+            .collect();
+        return context.terminal.json(&json!({
+            "version": VERSION, "commit": COMMIT, "cores": cores, "features": features,
+            "driver": said, "gpus": gpus, "kernels": [],
+        }));
+    }
+    let line = |name: &str, text: &str| context.terminal.line(format!("{name:<10} {text}"));
+    line("incise", &format!("{VERSION}, commit {COMMIT}"))?;
+    line("processor", &format!("{cores} cores; {}", features.join(" ")))?;
+    line("driver", &said)?;
+    for g in &gpus {
+        let (major, minor) = g.capability;
+        let memory = metric(g.memory as f64);
+        line(&format!("cuda:{}", g.ordinal), &format!("{} {memory}B, sm_{major}{minor}", g.name))?;
+    }
+    line("kernels", engine)?;
+    if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
+        line("advice", "without AVX2 products run several times slower; use a newer processor")?;
+    }
+    Ok(())
+}
+
+/// Vector instructions that products use where they are there.
+fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let found = [
+        ("sse4.2", is_x86_feature_detected!("sse4.2")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = [("neon", cfg!(target_arch = "aarch64"))];
+    found.into_iter().filter(|f| f.1).map(|f| f.0).collect()
+}

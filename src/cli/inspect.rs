@@ -1,0 +1,72 @@
+//! `incise inspect MODEL`: what a checkpoint is, and what was done to it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use super::output::{count, metric};
+use crate::base::Result;
+use crate::edit::apply;
+use crate::model::{fingerprint, load};
+use crate::stats::Moment;
+use crate::tensor::Device;
+
+/// What to inspect.
+#[derive(Args)]
+pub struct Inspect {
+    /// Folder of the checkpoint
+    model: PathBuf,
+    /// Folder of statistics to look for
+    #[arg(long)]
+    stats: Option<PathBuf>,
+}
+
+impl Inspect {
+    /// Prints what is there.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let (checkpoint, model) = load::open(&self.model, &Device::Cpu)?;
+        let a = &model.arch;
+        let parameters: u64 =
+            checkpoint.entries().map(|(_, _, e)| e.shape.iter().product::<usize>() as u64).sum();
+        let bytes: u64 = checkpoint.entries().map(|(_, _, e)| e.range.end - e.range.start).sum();
+        let mut types: Vec<&str> = checkpoint.entries().map(|(_, _, e)| &*e.dtype).collect();
+        types.sort_unstable();
+        types.dedup();
+        let name = fingerprint(&checkpoint)?;
+        let with_stats: Vec<(usize, u64)> = match &self.stats {
+            None => vec![],
+            Some(dir) => (0..a.layers)
+                .filter(|&l| Moment::path(dir, l).is_file())
+                .map(|l| Moment::read(dir, l, a.inner, &name).map(|m| (l, m.tokens)))
+                .collect::<Result<_>>()?,
+        };
+        let edits = apply::log(&self.model)?;
+        let editable: Vec<&str> = (0..a.layers).map(|l| &*model.editable(l).tensor).collect();
+        if context.json {
+            return context.terminal.json(&json!({
+                "family": a.family, "parameters": parameters, "bytes": bytes, "types": types,
+                "layers": a.layers, "width": a.width, "inner": a.inner, "heads": a.queries,
+                "groups": a.groups, "head": a.head, "vocabulary": a.vocabulary,
+                "context": a.context, "tied": a.tied, "fingerprint": name, "editable": editable,
+                "statistics": with_stats, "edits": edits.len(),
+            }));
+        }
+        let line = |what: &str, text: String| context.terminal.line(format!("{what:<12} {text}"));
+        let (n, size) = (metric(parameters as f64), metric(bytes as f64));
+        line("model", format!("{} layout, {n}parameters, {}, {size}B", a.family, types.join(" ")))?;
+        line("layers", format!("{} of width {}, inner {}", a.layers, a.width, a.inner))?;
+        let heads = format!("{} of width {}, {} key/value", a.queries, a.head, a.groups);
+        line("heads", heads)?;
+        let tied = if a.tied { "tied" } else { "own" };
+        line("vocabulary", format!("{}, {tied} head", count(a.vocabulary as u64)))?;
+        line("context", format!("{} tokens", count(a.context as u64)))?;
+        line("fingerprint", name)?;
+        line("editable", format!("{} … {}", editable[0], editable[a.layers - 1]))?;
+        for (l, tokens) in with_stats {
+            line("statistics", format!("layer {l}, {} tokens", count(tokens)))?;
+        }
+        line("edits", format!("{} applied in place", edits.len()))
+    }
+}

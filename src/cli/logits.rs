@@ -1,0 +1,78 @@
+//! `incise logits MODEL --prompts FILE -o OUT`: what the model says after every token.
+//!
+//! Line i of the file (from 0, its line ending removed) becomes tensor `i` F32 (tokens, V), with
+//! the special tokens the tokenizer adds. Rows go to the file as they are computed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use super::output::count;
+use crate::base::{DType, Error, Progress, Result};
+use crate::model::load;
+use crate::store::write;
+use crate::text::Tokenizer;
+
+/// Rows of logits held at a time: 64 × 128 k tokens are 34 MB.
+const ROWS: usize = 64;
+
+/// What to run, and where to put it.
+#[derive(Args)]
+pub struct Logits {
+    /// Folder of the checkpoint
+    model: PathBuf,
+    /// Text file, one prompt a line
+    #[arg(long)]
+    prompts: PathBuf,
+    /// The safetensors file to write
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+impl Logits {
+    /// Writes the file.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let (_, model) = load::open(&self.model, &context.device)?;
+        let tokenizer = Tokenizer::open(&self.model)?;
+        let text = std::fs::read_to_string(&self.prompts)
+            .map_err(|e| Error::io(&self.prompts, "read", e))?;
+        let prompts: Vec<Vec<u32>> =
+            text.lines().map(|line| tokenizer.encode(line)).collect::<Result<_>>()?;
+        for (i, ids) in prompts.iter().enumerate() {
+            model.check(ids).map_err(|e| {
+                let line = format!("line {}", i + 1);
+                Error::input(&self.prompts, line, e.to_string(), "change the line")
+            })?;
+        }
+        let v = model.head.w.dims()[0];
+        let item = |(i, ids): (usize, &Vec<u32>)| write::Item {
+            name: i.to_string(),
+            dtype: DType::F32.name(),
+            shape: vec![ids.len(), v],
+        };
+        let items: Vec<_> = prompts.iter().enumerate().map(item).collect();
+        let total = prompts.len() as u64;
+        write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
+            context.terminal.at("prompt", i as u64, total);
+            if context.terminal.stop() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
+            }
+            model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
+                out.write_all(bytemuck::cast_slice(z.get::<f32>()))
+            })
+        })?;
+        let tokens: usize = prompts.iter().map(Vec::len).sum();
+        if context.json {
+            return context.terminal.json(&json!({
+                "output": self.output, "prompts": prompts.len(), "tokens": tokens,
+            }));
+        }
+        let (n, tokens) = (count(total), count(tokens as u64));
+        let output = self.output.display();
+        context.terminal.line(format!("{output}: {n} prompts, {tokens} tokens"))
+    }
+}

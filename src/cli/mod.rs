@@ -1,0 +1,129 @@
+//! Floor 8: the commands, one file each. Only this floor prints: results on standard output,
+//! progress and warnings on standard error.
+//!
+//! Exit codes: 0 done, 1 failed (with the chain of causes on one line), 2 wrong usage.
+
+mod apply;
+mod demo;
+mod doctor;
+mod edit;
+mod embedded;
+mod generate;
+mod inspect;
+mod logits;
+mod output;
+mod ranges;
+mod stats;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::base::{Error, Result};
+use crate::tensor::Device;
+use output::Terminal;
+
+/// Edits facts inside transformer language models, in the weights themselves.
+#[derive(Parser)]
+#[command(name = "incise", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+struct Common {
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// Threads to use [default: one a core]
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    /// Seed of everything that is drawn
+    #[arg(long, global = true, default_value_t = 0)]
+    seed: u64,
+    /// Print the result as JSON on standard output
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Edit facts in the model that ships with the program: before and after
+    Demo(demo::Demo),
+    /// What this machine offers: processor, GPUs, driver, kernels; with advice
+    Doctor,
+    /// What a checkpoint is: family, sizes, editable tensors, edits present
+    Inspect(inspect::Inspect),
+    /// Go on from a prompt
+    Generate(generate::Generate),
+    /// Logits of every token of every line of a file
+    Logits(logits::Logits),
+    /// Key second moments of some layers, from text
+    Stats(stats::Stats),
+    /// Compute the patch that changes facts
+    Edit(edit::Edit),
+    /// Write patches into a new folder or in place
+    Apply(apply::Apply),
+    /// Undo the newest patches that were applied in place, byte for byte
+    Undo(apply::Undo),
+    /// List the patches that were applied in place
+    Log(apply::Log),
+}
+
+/// What a command runs with.
+struct Context {
+    device: Device,
+    seed: u64,
+    json: bool,
+    terminal: Terminal,
+}
+
+/// Runs the program and chooses its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are answers, not errors; nobody may be reading either.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let terminal = Terminal::new();
+    match run(cli, &terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if output::reader_left(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            terminal.error(&e);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
+    if let Some(n) = cli.common.threads {
+        let failed = |e| Error::refused(format!("--threads {n}: {e}"), "ask for another number");
+        rayon::ThreadPoolBuilder::new().num_threads(n).build_global().map_err(failed)?;
+    }
+    let context = Context {
+        device: Device::parse(&cli.common.device)?,
+        seed: cli.common.seed,
+        json: cli.common.json,
+        terminal: terminal.clone(),
+    };
+    match cli.command {
+        Command::Demo(c) => c.run(&context),
+        Command::Doctor => doctor::run(&context),
+        Command::Inspect(c) => c.run(&context),
+        Command::Generate(c) => c.run(&context),
+        Command::Logits(c) => c.run(&context),
+        Command::Stats(c) => c.run(&context),
+        Command::Edit(c) => c.run(&context),
+        Command::Apply(c) => c.run(&context),
+        Command::Undo(c) => c.run(&context),
+        Command::Log(c) => c.run(&context),
+    }
+}

@@ -1,0 +1,160 @@
+//! The terminal: results, progress that erases itself, warnings, and quantities with their units.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::base::{Error, Progress, Result};
+
+/// Standard output and standard error, and the user's wish to stop.
+#[derive(Clone)]
+pub struct Terminal {
+    stop: Arc<AtomicBool>,
+    bar: Arc<Mutex<Option<(String, ProgressBar)>>>,
+}
+
+/// Whether an error only says that nobody reads our output any more.
+pub fn reader_left(e: &Error) -> bool {
+    matches!(e, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+impl Terminal {
+    /// The process's own; from here on Ctrl-C asks to stop, and a second one ends the process.
+    pub fn new() -> Terminal {
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = stop.clone();
+        // A handler that is there already is not ours to replace; Ctrl-C then ends the process.
+        let _ = ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+        });
+        Terminal { stop, bar: Arc::new(Mutex::new(None)) }
+    }
+
+    /// A line of the result.
+    pub fn line(&self, text: impl AsRef<str>) -> Result<()> {
+        self.text(&format!("{}\n", text.as_ref()))
+    }
+
+    /// Some of the result, shown at once.
+    pub fn text(&self, text: &str) -> Result<()> {
+        self.clear();
+        let mut out = io::stdout().lock();
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        written.map_err(|e| Error::io("standard output", "write", e))
+    }
+
+    /// The whole result, for machines.
+    pub fn json(&self, value: &serde_json::Value) -> Result<()> {
+        self.line(value.to_string())
+    }
+
+    /// Why the command failed: the chain of causes on one line.
+    pub fn error(&self, e: &Error) {
+        let mut chain = format!("incise: {e}");
+        let mut cause = e.source();
+        while let Some(e) = cause {
+            chain += &format!(": {e}");
+            cause = e.source();
+        }
+        self.say(&chain);
+    }
+
+    /// Ends the progress line, if there is one.
+    pub fn clear(&self) {
+        let mut bar = self.bar.lock().expect("no thread panics while it draws");
+        if let Some((_, bar)) = bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    #[allow(clippy::print_stderr)] // the one place
+    fn say(&self, text: &str) {
+        self.clear();
+        eprintln!("{text}");
+    }
+}
+
+impl Progress for Terminal {
+    fn at(&self, what: &str, done: u64, total: u64) {
+        let mut slot = self.bar.lock().expect("no thread panics while it draws");
+        if slot.as_ref().is_none_or(|(name, _)| name != what) {
+            if what == "step" && slot.as_ref().is_some_and(|(name, _)| name == "fact") {
+                return; // facts already say how far we are
+            }
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let style = "{msg} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
+            bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
+            bar.set_message(what.to_owned());
+            *slot = Some((what.to_owned(), bar));
+        }
+        if let Some((_, bar)) = slot.as_ref() {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    fn warn(&self, sentence: &str) {
+        self.say(&format!("warning: {sentence}"));
+    }
+
+    fn stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// `12,345`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|g| std::str::from_utf8(g).expect("digits are ASCII"))
+        .collect();
+    groups.join(",")
+}
+
+/// A number with three significant digits and a metric prefix: `8.45 M`.
+pub fn metric(n: f64) -> String {
+    let (value, prefix) = match n {
+        n if n >= 1e12 => (n / 1e12, " T"),
+        n if n >= 1e9 => (n / 1e9, " G"),
+        n if n >= 1e6 => (n / 1e6, " M"),
+        n if n >= 1e3 => (n / 1e3, " k"),
+        n => (n, " "),
+    };
+    let digits = if value >= 100.0 { 0 } else { usize::from(value < 10.0) + 1 };
+    format!("{value:.digits$}{prefix}")
+}
+
+/// A part as a percentage with as many digits as say something: `0.13 %`, `96 %`.
+pub fn percent(part: f64) -> String {
+    let p = 100.0 * part;
+    let digits =
+        if p >= 99.95 || p == 0.0 { 0 } else { usize::from(p < 10.0) + usize::from(p < 1.0) };
+    if p > 0.0 && p < 0.01 { format!("{p:.0e} %") } else { format!("{p:.digits$} %") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_have_units() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(metric(8_451_072.0), "8.45 M");
+        assert_eq!(metric(124e6), "124 M");
+        assert_eq!(metric(12.0), "12.0 ");
+        assert_eq!(percent(0.5), "50 %");
+        assert_eq!(percent(0.0123), "1.2 %");
+        assert_eq!(percent(0.00123), "0.12 %");
+        assert_eq!(percent(1e-7), "1e-5 %");
+        assert_eq!(percent(1.0), "100 %");
+    }
+}

@@ -1,0 +1,30 @@
+//! MQuAKE (Zhong et al. 2023): `requested_rewrite` is a list of edits, and `questions` need all of
+//! them.
+//!
+//! Edit i of case c becomes the request "c-i", its own question a paraphrase. The questions go with
+//! the case's last edit, after which their new answer holds.
+
+use super::counterfact::rewrite;
+use super::record::Record;
+use super::request::{Probe, Request};
+use crate::base::Result;
+
+/// The requests of a MQuAKE record.
+pub(super) fn requests(record: &Record) -> Result<Vec<Request>> {
+    let case = record.id("case_id")?;
+    let mut requests = vec![];
+    for (i, edit) in record.objects("requested_rewrite")?.iter().enumerate() {
+        requests.push(Request {
+            id: format!("{case}-{i}"),
+            paraphrases: edit.texts("question")?,
+            ..rewrite(edit)?
+        });
+    }
+    let Some(last) = requests.last_mut() else {
+        return Err(record.error("requested_rewrite", "is empty", "give at least one edit"));
+    };
+    let answer = record.target("new_answer")?;
+    let questions = record.texts("questions")?.into_iter();
+    last.portability = questions.map(|question| Probe::new(question, answer.clone())).collect();
+    Ok(requests)
+}

@@ -1,0 +1,188 @@
+//! What is asked for: requests in our own form, and the field's data sets converted to it.
+//!
+//! A file is JSON Lines or one JSON array. Our own record:
+//!
+//! ```json
+//! {"prompt": "The mother tongue of {} is", "subject": "Ada Lovelace", "target_new": "French"}
+//! ```
+//!
+//! with, if wanted, `id`, `target_true`, `paraphrases` (strings) and `neighbourhood`,
+//! `portability`, `locality` (lists of `{"prompt": …, "target": …}`, or of strings where no target
+//! is known). CounterFact, zsRE in MEND's form, EasyEdit and KnowEdit, and MQuAKE are recognised by
+//! their fields; fields that no form knows are ignored. White space around subjects and after
+//! targets is dropped.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::record::Record;
+use super::{counterfact, easyedit, mquake, zsre};
+use crate::base::{Error, Result};
+
+/// One fact to be changed, and what to measure it with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// Unique in its file: the record's own, else its index from 0.
+    pub id: String,
+    /// Has exactly one `{}`, where the subject stands.
+    pub prompt: String,
+    /// What the fact is about, without white space around it.
+    pub subject: String,
+    /// What the model should say after the prompt.
+    pub target_new: String,
+    /// What it says now, if the source knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_true: Option<String>,
+    /// The prompt in other words, subject written out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paraphrases: Vec<String>,
+    /// The same relation of other subjects, which must not change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub neighbourhood: Vec<Probe>,
+    /// What follows from the new fact; the target holds after the edit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub portability: Vec<Probe>,
+    /// Anything else that must not change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub locality: Vec<Probe>,
+}
+
+/// A prompt to be measured, and the right continuation if it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// The whole prompt.
+    pub prompt: String,
+    /// How it should go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+impl Probe {
+    /// A prompt that should go on with `target`.
+    pub fn new(prompt: impl Into<String>, target: Option<String>) -> Self {
+        Probe { prompt: prompt.into(), target }
+    }
+}
+
+/// Reads the requests of a file.
+///
+/// # Errors
+/// The first record that is broken or of no known form, two records of one id, a file with none.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<Request>> {
+    let path = path.as_ref();
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    parse(path, &bytes)
+}
+
+/// Reads the requests of a file's contents; `name` stands for the file in errors.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
+    let file = name.as_ref();
+    let mut requests = vec![];
+    let mut places: HashMap<String, String> = HashMap::new();
+    for (index, (place, value)) in values(file, bytes)?.iter().enumerate() {
+        let record = Record::new(file, place, index, value)?;
+        for request in convert(&record)? {
+            if let Some(first) = places.insert(request.id.clone(), place.clone()) {
+                let what = format!("{:?} is also the id of {first}", request.id);
+                return Err(record.error("id", what, "give every record an id of its own"));
+            }
+            requests.push(request);
+        }
+    }
+    if requests.is_empty() {
+        let (what, remedy) = ("holds no request", "write one JSON object a line");
+        return Err(Error::input(file, "line 1", what, remedy));
+    }
+    Ok(requests)
+}
+
+/// The blake3 hash, in hexadecimal, of the requests as our own JSON records.
+pub fn digest(requests: &[Request]) -> String {
+    let json = serde_json::to_vec(requests).expect("strings and lists are always JSON");
+    blake3::hash(&json).to_hex().to_string()
+}
+
+/// The JSON values of a file, each with its place in it.
+fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let broken = |e: serde_json::Error| {
+        let remedy = "write JSON Lines or one JSON array, in UTF-8";
+        Error::input(file, format!("line {}", e.line()), format!("is not JSON: {e}"), remedy)
+    };
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let list: Vec<Value> = serde_json::from_slice(bytes).map_err(broken)?;
+        let name = |(i, value)| (format!("record {i}"), value);
+        return Ok(list.into_iter().enumerate().map(name).collect());
+    }
+    let mut list = vec![];
+    let mut stream = serde_json::Deserializer::from_slice(bytes).into_iter();
+    let (mut line, mut counted) = (1, 0);
+    loop {
+        let rest = &bytes[stream.byte_offset()..];
+        let start = bytes.len() - rest.trim_ascii_start().len();
+        line += bytes[counted..start].iter().filter(|&&b| b == b'\n').count();
+        counted = start;
+        match stream.next() {
+            Some(value) => list.push((format!("line {line}"), value.map_err(broken)?)),
+            None => return Ok(list),
+        }
+    }
+}
+
+/// One record in whichever form; MQuAKE's hold several requests.
+fn convert(record: &Record) -> Result<Vec<Request>> {
+    let one = |request: Result<Request>| request.map(|request| vec![request]);
+    match record.get("requested_rewrite") {
+        Some(Value::Array(_)) => return mquake::requests(record),
+        Some(_) => return one(counterfact::request(record)),
+        None => {}
+    }
+    if record.get("src").is_some() {
+        one(zsre::request(record))
+    } else if record.get("prompt").is_none() {
+        let what = format!("is missing, and no known form has the fields {}", record.names());
+        let remedy = r#"write {"prompt": "… {} …", "subject": "…", "target_new": "…"}"#;
+        Err(record.error("prompt", what, remedy))
+    } else if easyedit::is(record) {
+        one(easyedit::request(record))
+    } else {
+        one(native(record))
+    }
+}
+
+fn native(record: &Record) -> Result<Request> {
+    let target_true = record.target("target_true")?;
+    Ok(Request {
+        id: record.id("id")?,
+        prompt: record.template("prompt")?,
+        subject: record.subject()?,
+        target_new: record.new_target("target_new")?,
+        paraphrases: record.texts("paraphrases")?,
+        neighbourhood: probes(record, "neighbourhood", target_true.as_ref())?,
+        portability: probes(record, "portability", None)?,
+        locality: probes(record, "locality", None)?,
+        target_true,
+    })
+}
+
+/// The probes in `field`; a bare string is a prompt that goes on with `target`.
+fn probes(record: &Record, field: &str, target: Option<&String>) -> Result<Vec<Probe>> {
+    let mut probes = vec![];
+    for (name, value) in record.list(field)? {
+        probes.push(match value {
+            Value::String(prompt) => Probe::new(prompt, target.cloned()),
+            _ => {
+                let probe = record.inner(&name, value)?;
+                Probe::new(probe.text("prompt")?, probe.target("target")?)
+            }
+        });
+    }
+    Ok(probes)
+}

@@ -1,0 +1,46 @@
+//! Prefixes drawn from the model itself, with a seed, when none are given.
+//!
+//! Five opening words go on for a few sampled tokens each; the text and ". {}" make a context. The
+//! public code draws the same way, unseeded, once a process; ours depends on model and seed alone
+//! and is recorded in the patch.
+
+use std::path::Path;
+
+use crate::base::{Result, Rng};
+use crate::data::Contexts;
+use crate::model::Model;
+use crate::model::generate::Sampling;
+use crate::text::Tokenizer;
+
+const OPENINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
+/// Texts drawn for each opening, and their length in tokens with the opening.
+const SHAPES: [(usize, usize); 2] = [(2, 5), (2, 10)];
+/// The likeliest tokens that take part, as in the public sampler.
+const TOP_K: usize = 5;
+
+/// The bare prompt and twenty drawn contexts: those of ROME.
+///
+/// # Errors
+///
+/// A tokenizer that does not fit the model.
+pub fn draw(model: &Model, tokenizer: &Tokenizer, seed: u64) -> Result<Contexts> {
+    let sampling = Sampling { temperature: 1.0, top_k: TOP_K, top_p: 1.0 };
+    let mut rng = Rng::new(seed, "contexts");
+    let mut drawn = Vec::new();
+    for (times, length) in SHAPES {
+        for opening in OPENINGS.iter().flat_map(|o| std::iter::repeat_n(o, times)) {
+            let ids = tokenizer.encode(opening)?;
+            let most = length.saturating_sub(ids.len());
+            let more = model.generate(&ids, most, sampling, &mut rng, &[], &mut |_| true)?;
+            drawn.push(template(opening, &tokenizer.decode_after(&more)?));
+        }
+    }
+    Contexts::new(Path::new("drawn contexts"), vec![vec!["{}".into()], drawn])
+}
+
+/// One line, without braces that would look like a place to fill in.
+fn template(opening: &str, more: &str) -> String {
+    let text = format!("{opening}{more}").replace(['{', '}'], " ");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    format!("{}. {{}}", words.join(" "))
+}

@@ -1,0 +1,6 @@
+//! Floor 3: f64 linear algebra on the host, by `faer`.
+
+pub mod cholesky;
+pub mod vector;
+
+pub use cholesky::Cholesky;

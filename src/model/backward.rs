@@ -1,0 +1,109 @@
+//! The gradient of a loss for the residual stream, from the logits down to a layer's entry.
+//!
+//! Weights are frozen and the cached past does not depend on what is pushed, so dx is all there
+//! is. Each step undoes the line of [`super::decoder`] that it names.
+
+use std::ops::Range;
+
+use super::batch::Batch;
+use super::cache::Cache;
+use super::decoder::Run;
+use super::load::{Layer, Model};
+use crate::ops::attention::Grads;
+use crate::ops::norm::Saved;
+use crate::ops::{act, attention, linear, norm, rope};
+use crate::tensor::Tensor;
+
+/// Room for the backward pass of a fixed batch.
+pub struct Back {
+    dkey: Tensor,          // (N, F), then dup
+    dgate: Option<Tensor>, // (N, F)
+    dnorm: Tensor,         // (N, D)
+    dattn: Tensor,         // (N, H·E)
+    grads: Grads,
+}
+
+impl Back {
+    /// Room for N tokens.
+    pub fn new(model: &Model, n: usize) -> Back {
+        let a = &model.arch;
+        let rows = |width| Tensor::zeros(model.precision, &[n, width]);
+        let (qw, kw) = (a.queries * a.head, a.groups * a.head);
+        Back {
+            dkey: rows(a.inner),
+            dgate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
+            dnorm: rows(a.width),
+            dattn: rows(qw),
+            grads: Grads { dq: rows(qw), dk: rows(kw), dv: rows(kw) },
+        }
+    }
+}
+
+impl Model {
+    /// dx (rows, D) = the gradient for what [`Model::head`] read, from dz (rows, V).
+    pub fn head_backward(&self, dz: &Tensor, saved: &Saved) -> Tensor {
+        let shape = [saved.x.shape()[0], self.arch.width];
+        let mut dnorm = Tensor::zeros(self.precision, &shape);
+        let mut dx = Tensor::zeros(self.precision, &shape);
+        linear::backward(dz, &self.head.w, &mut dnorm, false); // z = head(norm(x))
+        norm::backward(&dnorm, &self.norm, saved, &mut dx);
+        dx
+    }
+
+    /// Turns dx (N, D) after `layers` into dx before them; `run` holds their activations.
+    pub fn backward(
+        &self,
+        batch: &Batch,
+        layers: Range<usize>,
+        past: &Cache,
+        dx: &mut Tensor,
+        run: &Run,
+        back: &mut Back,
+    ) {
+        for l in layers.rev() {
+            let w = &self.layers[l];
+            self.mlp_backward(l, w, dx, run, back);
+            self.attend_backward(l, w, batch, past, dx, run, back);
+        }
+    }
+
+    /// x ← x + down(act(up(norm₂(x))))
+    fn mlp_backward(&self, l: usize, w: &Layer, dx: &mut Tensor, run: &Run, b: &mut Back) {
+        let a = &run.acts[l - run.first];
+        linear::backward(dx, &w.down.w, &mut b.dkey, false);
+        let gate = a.gate.as_ref().zip(b.dgate.as_mut());
+        act::backward(self.arch.act, &a.up, gate, &mut b.dkey);
+        linear::backward(&b.dkey, &w.up.w, &mut b.dnorm, false);
+        if let (Some(dgate), Some(gate)) = (&b.dgate, &w.gate) {
+            linear::backward(dgate, &gate.w, &mut b.dnorm, true);
+        }
+        norm::backward(&b.dnorm, &w.norm2, &a.norm2, dx);
+    }
+
+    /// x ← x + o(attention(norm₁(x)))
+    #[allow(clippy::too_many_arguments)] // the operands of the line it undoes
+    fn attend_backward(
+        &self,
+        l: usize,
+        w: &Layer,
+        batch: &Batch,
+        past: &Cache,
+        dx: &mut Tensor,
+        run: &Run,
+        b: &mut Back,
+    ) {
+        let a = &run.acts[l - run.first];
+        linear::backward(dx, &w.o.w, &mut b.dattn, false);
+        let (past, seqs) = (past.layer(l), &batch.seqs);
+        let grads = &mut b.grads;
+        attention::backward(&b.dattn, &a.q, &a.k, &a.v, past, seqs, w.heads, &a.lse, grads);
+        if let Some(angles) = &run.angles {
+            rope::rotate(&mut grads.dq, w.heads.queries, angles, true);
+            rope::rotate(&mut grads.dk, w.heads.groups, angles, true);
+        }
+        linear::backward(&grads.dq, &w.q.w, &mut b.dnorm, false);
+        linear::backward(&grads.dk, &w.k.w, &mut b.dnorm, true);
+        linear::backward(&grads.dv, &w.v.w, &mut b.dnorm, true);
+        norm::backward(&b.dnorm, &w.norm1, &a.norm1, dx);
+    }
+}

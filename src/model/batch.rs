@@ -1,0 +1,46 @@
+//! Token sequences packed end to end, without padding.
+
+use std::ops::Range;
+
+use crate::ops::attention::Seq;
+
+/// N tokens of S sequences, each of which may go on from rows of a cache.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// (N).
+    pub ids: Vec<u32>,
+    /// (N), place of each token in its sequence, from 0.
+    pub positions: Vec<usize>,
+    /// (S).
+    pub seqs: Vec<Seq>,
+}
+
+impl Batch {
+    /// Whole sequences, from their first token.
+    pub fn whole<I: AsRef<[u32]>>(sequences: impl IntoIterator<Item = I>) -> Batch {
+        let mut batch = Batch::default();
+        for ids in sequences {
+            batch.push(ids.as_ref(), 0..0);
+        }
+        batch
+    }
+
+    /// Adds a sequence that goes on after the cached rows `past`; returns its rows.
+    pub fn push(&mut self, ids: &[u32], past: Range<usize>) -> Range<usize> {
+        let rows = self.ids.len()..self.ids.len() + ids.len();
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((0..ids.len()).map(|i| past.len() + i));
+        self.seqs.push(Seq { rows: rows.clone(), past });
+        rows
+    }
+
+    /// N.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}

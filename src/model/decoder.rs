@@ -1,0 +1,255 @@
+//! The forward pass of every family. [`super::backward`] reads the same lines from the bottom up.
+//!
+//! ```text
+//! x ← embed(ids)
+//! x ← x + attention(norm₁(x))          layer l
+//! x ← x + down(act(up(norm₂(x))))      layer l;   key = act(…), value = down(key) + b
+//! z = head(norm(x))
+//! ```
+
+use std::ops::Range;
+
+use super::arch::Positions;
+use super::batch::Batch;
+use super::cache::Cache;
+use super::load::{Layer, Linear, Model};
+use super::site::{At, Site};
+use crate::ops::norm::Saved;
+use crate::ops::rope::Angles;
+use crate::ops::{act, attention, embed, linear, norm, rope, rows};
+use crate::tensor::Tensor;
+
+/// What a layer looks back at beyond the batch itself.
+pub enum Past<'a> {
+    /// Nothing: every sequence is whole.
+    None,
+    /// Rows of a cache, which stays as it is.
+    Read(&'a Cache),
+    /// Rows of a cache, to which the batch's own are added.
+    Grow(&'a mut Cache),
+}
+
+/// Sees, and may change, the tensor at every site the pass comes by.
+pub type Hook<'a> = &'a mut dyn FnMut(Site, &mut Tensor);
+
+/// What backward keeps of a layer.
+pub struct Acts {
+    pub(super) norm1: Saved,
+    pub(super) q: Tensor,   // (N, H·E), turned
+    pub(super) k: Tensor,   // (N, G·E), turned
+    pub(super) v: Tensor,   // (N, G·E)
+    pub(super) lse: Tensor, // (N, H)
+    pub(super) norm2: Saved,
+    pub(super) up: Tensor,           // (N, F), before the activation
+    pub(super) gate: Option<Tensor>, // (N, F), before the activation
+}
+
+/// The memory of a pass: activations of the layers that backward will visit, and room to work in.
+/// One `Run` serves many passes; it grows to the largest.
+pub struct Run {
+    pub(super) acts: Vec<Acts>,
+    pub(super) first: usize, // the layer of acts[0]
+    normed: Tensor,          // (N, D)
+    attended: Tensor,        // (N, H·E)
+    added: Tensor,           // (N, D)
+    key: Tensor,             // (N, F)
+    empty: Tensor,           // (0, G·E)
+    pub(super) angles: Option<Angles>,
+}
+
+impl Run {
+    /// Room for passes without backward.
+    pub fn new(model: &Model) -> Run {
+        Run::keeping(model, 0..1)
+    }
+
+    /// Room for passes over `layers` that backward will visit.
+    pub fn keeping(model: &Model, layers: Range<usize>) -> Run {
+        let a = &model.arch;
+        let rows = |width| Tensor::zeros(model.precision, &[0, width]);
+        let (qw, kw) = (a.queries * a.head, a.groups * a.head);
+        let acts = |_| Acts {
+            norm1: Saved::new(model.precision, 0, a.width),
+            q: rows(qw),
+            k: rows(kw),
+            v: rows(kw),
+            lse: rows(a.queries),
+            norm2: Saved::new(model.precision, 0, a.width),
+            up: rows(a.inner),
+            gate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
+        };
+        Run {
+            first: layers.start,
+            acts: layers.map(acts).collect(),
+            normed: rows(a.width),
+            attended: rows(qw),
+            added: rows(a.width),
+            key: rows(a.inner),
+            empty: rows(kw),
+            angles: None,
+        }
+    }
+
+    /// Sizes everything for the tokens of a batch and looks up their angles.
+    fn fit(&mut self, model: &Model, batch: &Batch) {
+        let n = batch.len();
+        for a in &mut self.acts {
+            a.norm1.set_rows(n);
+            a.norm2.set_rows(n);
+            for t in [&mut a.q, &mut a.k, &mut a.v, &mut a.lse, &mut a.up] {
+                t.set_rows(n);
+            }
+            a.gate.iter_mut().for_each(|t| t.set_rows(n));
+        }
+        for t in [&mut self.normed, &mut self.attended, &mut self.added, &mut self.key] {
+            t.set_rows(n);
+        }
+        self.angles = match &model.arch.positions {
+            Positions::Learned => None,
+            Positions::Rotary(r) => Some(r.angles(model.precision, &batch.positions)),
+        };
+    }
+
+    /// Where layer l keeps its activations; passes without backward use one place for all.
+    fn index(&self, l: usize) -> usize {
+        if self.acts.len() == 1 { 0 } else { l - self.first }
+    }
+}
+
+fn apply(x: &Tensor, p: &Linear, y: &mut Tensor) {
+    linear::forward(x, &p.w, p.b.as_ref(), y);
+}
+
+impl Model {
+    /// x (N, D) ← the embedding of a batch.
+    pub fn embed(&self, batch: &Batch) -> Tensor {
+        let mut x = Tensor::zeros(self.precision, &[batch.len(), self.arch.width]);
+        let positions = self.positions.as_ref().map(|w| (w, &batch.positions[..]));
+        embed::forward(&batch.ids, &self.embed, positions, &mut x);
+        x
+    }
+
+    /// x (N, D) ← the residual stream after `layers`, from that before them.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        layers: Range<usize>,
+        mut past: Past,
+        x: &mut Tensor,
+        run: &mut Run,
+        hook: Hook,
+    ) {
+        if batch.is_empty() {
+            return;
+        }
+        run.fit(self, batch);
+        for l in layers {
+            let w = &self.layers[l];
+            self.attend(l, w, batch, &mut past, x, run);
+            rows::add(x, &run.added);
+            self.mlp(l, w, x, run, hook);
+            rows::add(x, &run.added);
+            hook(Site { layer: l, at: At::Stream }, x);
+        }
+    }
+
+    /// added = attention(norm₁(x)) of layer l.
+    fn attend(
+        &self,
+        l: usize,
+        w: &Layer,
+        batch: &Batch,
+        past: &mut Past,
+        x: &Tensor,
+        run: &mut Run,
+    ) {
+        let i = run.index(l);
+        let a = &mut run.acts[i];
+        norm::forward(x, &w.norm1, &mut run.normed, &mut a.norm1);
+        apply(&run.normed, &w.q, &mut a.q);
+        apply(&run.normed, &w.k, &mut a.k);
+        apply(&run.normed, &w.v, &mut a.v);
+        if let Some(angles) = &run.angles {
+            rope::rotate(&mut a.q, w.heads.queries, angles, false);
+            rope::rotate(&mut a.k, w.heads.groups, angles, false);
+        }
+        let seen = match past {
+            Past::None => (&run.empty, &run.empty),
+            Past::Read(cache) => cache.layer(l),
+            Past::Grow(cache) => cache.layer(l),
+        };
+        let (q, k, v) = (&a.q, &a.k, &a.v);
+        let (o, lse) = (&mut run.attended, &mut a.lse);
+        attention::forward(q, k, v, seen, &batch.seqs, w.heads, o, lse);
+        if let Past::Grow(cache) = past {
+            cache.push(l, &a.k, &a.v);
+        }
+        apply(&run.attended, &w.o, &mut run.added);
+    }
+
+    /// added = down(act(up(norm₂(x)))) of layer l; shows the key and the value.
+    fn mlp(&self, l: usize, w: &Layer, x: &Tensor, run: &mut Run, hook: Hook) {
+        let i = run.index(l);
+        let a = &mut run.acts[i];
+        norm::forward(x, &w.norm2, &mut run.normed, &mut a.norm2);
+        apply(&run.normed, &w.up, &mut a.up);
+        if let (Some(gate), Some(w)) = (&mut a.gate, &w.gate) {
+            apply(&run.normed, w, gate);
+        }
+        act::forward(self.arch.act, &a.up, a.gate.as_ref(), &mut run.key);
+        hook(Site { layer: l, at: At::Key }, &mut run.key);
+        apply(&run.key, &w.down, &mut run.added);
+        hook(Site { layer: l, at: At::Value }, &mut run.added);
+    }
+
+    /// Logits z (rows, V) of rows of the residual stream after the last layer; `saved` is for
+    /// backward.
+    pub fn head(&self, x: &Tensor, saved: &mut Saved, z: &mut Tensor) {
+        let [n, d] = x.dims();
+        let mut normed = Tensor::zeros(self.precision, &[n, d]);
+        saved.set_rows(n);
+        z.set_rows(n);
+        norm::forward(x, &self.norm, &mut normed, saved);
+        apply(&normed, &self.head, z);
+    }
+
+    /// The residual stream after all layers.
+    pub fn stream(&self, batch: &Batch, past: Past) -> Tensor {
+        let mut x = self.embed(batch);
+        let mut run = Run::new(self);
+        self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut |_, _| {});
+        x
+    }
+
+    /// Logits (chosen, V) of chosen rows after a whole pass over a batch.
+    pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Tensor {
+        self.logits_of(&self.stream(batch, past), chosen)
+    }
+
+    /// Logits of every token of a whole text, `most` rows at a time, in order.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `each` returns.
+    pub fn logits_in_chunks<E>(
+        &self,
+        ids: &[u32],
+        most: usize,
+        each: &mut dyn FnMut(&Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let x = self.stream(&Batch::whole([ids]), Past::None);
+        let all: Vec<usize> = (0..ids.len()).collect();
+        all.chunks(most).try_for_each(|rows| each(&self.logits_of(&x, rows)))
+    }
+
+    /// Logits of chosen rows of the residual stream after the last layer.
+    fn logits_of(&self, x: &Tensor, chosen: &[usize]) -> Tensor {
+        let d = self.arch.width;
+        let mut picked = Tensor::zeros(self.precision, &[chosen.len(), d]);
+        rows::gather(x, chosen, &mut picked);
+        let mut saved = Saved::new(self.precision, 0, d);
+        let mut z = Tensor::zeros(self.precision, &[0, self.arch.vocabulary]);
+        self.head(&picked, &mut saved, &mut z);
+        z
+    }
+}

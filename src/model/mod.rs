@@ -1,0 +1,25 @@
+//! Floor 4: transformer decoders, forward and backward. One decoder, driven by data: a family is
+//! a row in [`families`], not a file of code.
+//!
+//! Start reading at [`decoder`], then [`backward`], which reads the same lines from the bottom up.
+
+pub mod arch;
+pub mod backward;
+pub mod batch;
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod families;
+pub mod generate;
+pub mod load;
+pub mod pushed;
+pub mod rotary;
+pub mod score;
+pub mod site;
+
+pub use arch::Arch;
+pub use batch::Batch;
+pub use cache::Cache;
+pub use decoder::Run;
+pub use load::{Linear, Model, fingerprint};
+pub use site::{At, Site};

@@ -1,0 +1,133 @@
+//! Collecting C_l = (1/n) Σ k kᵀ for several layers in one pass over text.
+//!
+//! Every document is its own sequence, with the special tokens its tokenizer adds; a longer one is
+//! cut into consecutive windows, later ones without added tokens. Every token counts. Whole
+//! windows are packed into batches whose bounds depend on the text alone, products are f32 and
+//! totals f64, so the result is the same on every run, also on one that was interrupted.
+//! Cost: a forward pass to the last layer asked for, and N·F² FLOP a layer.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::file::{Moment, Origin};
+use super::partial;
+use crate::base::{Error, Progress, Result};
+use crate::model::decoder::Past;
+use crate::model::{At, Batch, Model, Run};
+use crate::ops::gram;
+use crate::text::Tokenizer;
+
+/// Tokens a batch has at least, unless the text ends.
+const BATCH: usize = 1024;
+/// How often the work so far is written to disk.
+const SAVE_EVERY: Duration = Duration::from_secs(120);
+
+/// What to collect.
+#[derive(Clone, Debug)]
+pub struct Collect {
+    /// Layers, ascending, without repeats.
+    pub layers: Vec<usize>,
+    /// Exactly this many tokens, if the text has them.
+    pub max_tokens: u64,
+    /// What the statistics belong to.
+    pub origin: Origin,
+}
+
+/// The windows of a text, in order.
+struct Windows<'a, D> {
+    documents: D,
+    tokenizer: &'a Tokenizer,
+    length: usize,
+    ready: VecDeque<Vec<u32>>,
+}
+
+impl<D: Iterator<Item = Result<String>>> Iterator for Windows<'_, D> {
+    type Item = Result<Vec<u32>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(window) = self.ready.pop_front() {
+                return Some(Ok(window));
+            }
+            match self.documents.next()?.and_then(|text| self.tokenizer.encode(&text)) {
+                Ok(ids) => self.ready.extend(ids.chunks(self.length).map(<[u32]>::to_vec)),
+                Err(e) => return Some(Err(e)),
+            }
+        }
+    }
+}
+
+/// Runs the text and returns the second moment of each layer. Work in progress is kept in `dir`
+/// and taken up again by the same call.
+///
+/// # Errors
+///
+/// Text that cannot be read or has no token, statistics in progress of something else, a wish to
+/// stop (the work so far is kept).
+pub fn collect(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    documents: impl Iterator<Item = Result<String>>,
+    what: &Collect,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<Moment>> {
+    let mut state = partial::open(dir, what, model.arch.inner)?;
+    let length = what.origin.context_length;
+    let mut windows = Windows { documents, tokenizer, length, ready: VecDeque::new() };
+    for _ in 0..state.windows {
+        windows.next().transpose()?;
+    }
+    let end = what.layers.iter().max().map_or(0, |l| l + 1);
+    let mut run = Run::new(model);
+    let mut saved = Instant::now();
+    while let Some(batch) = next_batch(model, &mut windows, what.max_tokens, &mut state)? {
+        let mut x = model.embed(&batch);
+        model.forward(&batch, 0..end, Past::None, &mut x, &mut run, &mut |site, k| {
+            if site.at == At::Key
+                && let Some(i) = what.layers.iter().position(|&l| l == site.layer)
+            {
+                gram::accumulate(k, &mut state.totals[i]);
+            }
+        });
+        progress.at("token", state.tokens, what.max_tokens);
+        if progress.stop() {
+            partial::save(dir, what, &state)?;
+            let kept = format!("{} tokens are kept; the same command goes on", state.tokens);
+            return Err(Error::Interrupted { kept });
+        }
+        if saved.elapsed() > SAVE_EVERY {
+            partial::save(dir, what, &state)?;
+            saved = Instant::now();
+        }
+    }
+    if state.tokens == 0 {
+        let remedy = "give a text with at least one non-empty line";
+        return Err(Error::refused("the corpus has no token", remedy));
+    }
+    let tokens = state.tokens;
+    let moments = what.layers.iter().zip(state.totals);
+    Ok(moments
+        .map(|(&layer, total)| Moment::of(layer, model.arch.inner, tokens, &total, &what.origin))
+        .collect())
+}
+
+/// Whole windows up to [`BATCH`] tokens or the limit, which cuts the last one.
+fn next_batch(
+    model: &Model,
+    windows: &mut impl Iterator<Item = Result<Vec<u32>>>,
+    limit: u64,
+    state: &mut partial::State,
+) -> Result<Option<Batch>> {
+    let mut batch = Batch::default();
+    while batch.len() < BATCH && state.tokens < limit {
+        let Some(mut ids) = windows.next().transpose()? else { break };
+        model.check(&ids)?;
+        ids.truncate((limit - state.tokens).min(ids.len() as u64) as usize);
+        state.windows += 1;
+        state.tokens += ids.len() as u64;
+        batch.push(&ids, 0..0);
+    }
+    Ok((!batch.is_empty()).then_some(batch))
+}

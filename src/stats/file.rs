@@ -1,0 +1,144 @@
+//! `layer-<l>.safetensors`: a second moment on disk, and what it was made from.
+//!
+//! Tensor `second_moment` F32 (F, F) = mean of k kᵀ. Metadata, all strings: `layer`, `tokens`,
+//! `context_length`, `model` (fingerprint), `corpus` (hash of the text).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::partial;
+use crate::base::{DType, Error, Result};
+use crate::store::{Shard, write};
+
+const TENSOR: &str = "second_moment";
+const COLLECT: &str = "collect it with `incise stats`";
+
+/// What statistics belong to: a file of another origin is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Fingerprint of the model (of all but its down projections).
+    pub model: String,
+    /// Hash of the text.
+    pub corpus: String,
+    /// Longest sequence, in tokens.
+    pub context_length: usize,
+}
+
+/// A second moment C = E[k kᵀ].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moment {
+    /// l.
+    pub layer: usize,
+    /// F.
+    pub f: usize,
+    /// How many keys were averaged.
+    pub tokens: u64,
+    /// (F, F), symmetric.
+    pub second_moment: Vec<f32>,
+    /// What it was made from.
+    pub origin: Origin,
+}
+
+impl Moment {
+    /// The mean from the packed totals of `tokens` keys.
+    pub fn of(layer: usize, f: usize, tokens: u64, total: &[f64], origin: &Origin) -> Moment {
+        let mut second_moment = vec![0.0; f * f];
+        for i in 0..f {
+            for j in 0..=i {
+                let mean = (total[i * (i + 1) / 2 + j] / tokens as f64) as f32;
+                second_moment[i * f + j] = mean;
+                second_moment[j * f + i] = mean;
+            }
+        }
+        Moment { layer, f, tokens, second_moment, origin: origin.clone() }
+    }
+
+    /// Where layer l's statistics stand in a folder.
+    pub fn path(dir: &Path, layer: usize) -> PathBuf {
+        dir.join(format!("layer-{layer}.safetensors"))
+    }
+
+    /// Writes the file into `dir`, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// A folder that cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let Origin { model, corpus, context_length } = &self.origin;
+        let metadata = BTreeMap::from([
+            ("layer".to_owned(), self.layer.to_string()),
+            ("tokens".to_owned(), self.tokens.to_string()),
+            ("context_length".to_owned(), context_length.to_string()),
+            ("model".to_owned(), model.clone()),
+            ("corpus".to_owned(), corpus.clone()),
+        ]);
+        let shape = vec![self.f, self.f];
+        let item = write::Item { name: TENSOR.to_owned(), dtype: DType::F32.name(), shape };
+        write::write(&Moment::path(dir, self.layer), &metadata, &[item], &mut |_, out| {
+            out.write_all(bytemuck::cast_slice(&self.second_moment))
+        })
+    }
+
+    /// Reads layer l's file from `dir`, made for a model of fingerprint `model` with F = `f`.
+    ///
+    /// # Errors
+    ///
+    /// No such file, one of another model, layer or size, values that are not finite.
+    pub fn read(dir: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
+        let path = Moment::path(dir, layer);
+        if !path.is_file() {
+            let what = format!("no statistics of layer {layer}");
+            return Err(Error::input(dir, format!("layer-{layer}.safetensors"), what, COLLECT));
+        }
+        let shard = Shard::open(&path)?;
+        let header = shard.header();
+        let bad = |field: &str, what: String| Error::input(&path, field, what, COLLECT);
+        let text = |key: &str| {
+            let value = header.metadata.get(key);
+            value.cloned().ok_or_else(|| bad(key, "is missing in the metadata".into()))
+        };
+        let number = |key: &str| {
+            let value = text(key)?;
+            value.parse::<u64>().map_err(|_| bad(key, format!("`{value}` is not a number")))
+        };
+        let origin = Origin {
+            model: text("model")?,
+            corpus: text("corpus")?,
+            context_length: number("context_length")? as usize,
+        };
+        if origin.model != model {
+            let what = format!("is of the model {}, not of {model}", origin.model);
+            return Err(bad("model", what));
+        }
+        if number("layer")? != layer as u64 {
+            return Err(bad("layer", format!("is not {layer}")));
+        }
+        let tokens = number("tokens")?;
+        let entry =
+            header.tensors.get(TENSOR).ok_or_else(|| bad(TENSOR, "no such tensor".into()))?;
+        if entry.dtype != DType::F32.name() || entry.shape != [f, f] || tokens == 0 {
+            let what = format!("is {} {:?}, not F32 [{f}, {f}]", entry.dtype, entry.shape);
+            return Err(bad(TENSOR, what));
+        }
+        let mut second_moment = vec![0.0f32; f * f];
+        DType::F32.widen(&shard.bytes(&entry.range), &mut second_moment);
+        if let Some(i) = second_moment.iter().position(|x| !x.is_finite()) {
+            return Err(bad(TENSOR, format!("entry ({}, {}) is not finite", i / f, i % f)));
+        }
+        Ok(Moment { layer, f, tokens, second_moment, origin })
+    }
+}
+
+/// Writes all moments of a collection and removes what was kept of it in progress.
+///
+/// # Errors
+///
+/// A folder that cannot be written.
+pub fn write_all(moments: &[Moment], dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+    moments.iter().try_for_each(|m| m.write(dir))?;
+    partial::remove(dir)
+}

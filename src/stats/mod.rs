@@ -1,0 +1,10 @@
+//! Floor 5: key second moments C = E[k kᵀ], collected from text, kept on disk, factored for use.
+
+pub mod collect;
+pub mod covariance;
+pub mod file;
+pub mod partial;
+
+pub use collect::{Collect, collect};
+pub use covariance::Covariance;
+pub use file::Moment;

@@ -1,0 +1,86 @@
+//! The token rows of one fact: what its value search and its keys read (methods.md 1.7, 1.8).
+
+use super::Tokenizer;
+use super::span::{halves, place};
+use crate::base::{Error, Result};
+
+/// The prompt at which the subject should stay what it is.
+const ESSENCE: (&str, &str) = ("", " is a");
+
+/// One sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its ids, with the special tokens the tokenizer adds.
+    pub ids: Vec<u32>,
+    /// Index into `ids` of the subject's last token.
+    pub lookup: usize,
+}
+
+/// All sequences of one fact; row j of `rewriting` and of `keys` belongs to context j.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// context(prompt) + all of the target but its last token: the last T positions predict the T
+    /// target tokens.
+    pub rewriting: Vec<Row>,
+    /// "{} is a", read at `lookup`, not at its end.
+    pub kl: Row,
+    /// context(prompt): where keys are read.
+    pub keys: Vec<Row>,
+    /// The target's T ids.
+    pub target: Vec<u32>,
+    /// How many rewriting rows are not their key row followed by the target's own ids, because
+    /// tokens merged over the seam or the cut falls inside a character. The labels sit at the last
+    /// T positions all the same, as in the public code; worth a warning.
+    pub merged: usize,
+}
+
+/// The rows for `prompt` and each of `contexts` (one `{}` each, the bare `{}` first), with
+/// `subject` filled in and `target` (from [`Tokenizer::encode_target`]) to be said.
+///
+/// # Errors
+/// A `{}` too few or too many, a subject or target without tokens, a tokenizer that adds tokens
+/// after the text, no context.
+pub fn rows(
+    tok: &Tokenizer,
+    contexts: &[impl AsRef<str>],
+    prompt: &str,
+    subject: &str,
+    target: Vec<u32>,
+) -> Result<Rows> {
+    let Some((_, said)) = target.split_last() else {
+        return Err(Error::refused("the target has no token", "give a target"));
+    };
+    if contexts.is_empty() {
+        return Err(Error::refused("there is no context", "give at least {}"));
+    }
+    if let Some(&id) = tok.eos.first() {
+        return Err(Error::refused(
+            format!("the tokenizer puts {:?} after every text", tok.token_text(id)),
+            "take it out of tokenizer.json's post_processor: the target must follow the prompt",
+        ));
+    }
+    let row = |before: &str, after: &str| {
+        let place = place(tok, before, subject, after)?;
+        Ok::<_, Error>(Row { ids: place.ids, lookup: place.subject_last })
+    };
+    let (before, after) = halves(prompt)?;
+    let said_text = tok.decode_after(said)?;
+    let (mut rewriting, mut keys, mut merged) = (vec![], vec![], 0);
+    for context in contexts {
+        let (first, last) = halves(context.as_ref())?;
+        let (before, after) = (format!("{first}{before}"), format!("{after}{last}"));
+        let key = row(&before, &after)?;
+        let full = row(&before, &format!("{after}{said_text}"))?;
+        if full.ids.len() < target.len() {
+            return Err(Error::refused(
+                format!("the target has {} tokens, more than its row", target.len()),
+                "give a longer prompt or a shorter target",
+            ));
+        }
+        merged += usize::from(full.ids != [&key.ids, said].concat());
+        keys.push(key);
+        rewriting.push(full);
+    }
+    let kl = row(ESSENCE.0, ESSENCE.1)?;
+    Ok(Rows { rewriting, kl, keys, target, merged })
+}

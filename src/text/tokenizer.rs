@@ -1,0 +1,224 @@
+//! A checkpoint's tokenizer: text in, ids and byte spans out, and back.
+//!
+//! The work is the `tokenizers` crate's. What is decided here:
+//!
+//! * truncation, padding and BPE dropout stored in a `tokenizer.json` are switched off: an edit
+//!   needs every token of its text, the same ones each time;
+//! * `trim_offsets` is switched off too, so that a span says which bytes a token stands for,
+//!   leading space included;
+//! * targets are tokenised and partial targets decoded as text that follows other text. A
+//!   SentencePiece-style tokenizer puts a space before the start of a text when it encodes and
+//!   takes it away when it decodes, which would add a lone `▁` to a target or glue it to its
+//!   prompt.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::legacy;
+use crate::base::{Error, Result};
+
+/// Text that stands before a target while it is tokenised or decoded.
+const BEFORE: &str = "a";
+
+/// A tokenizer, ready to use from several threads.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// What it adds before an empty text: the beginning-of-sequence token, or nothing.
+    pub bos: Vec<u32>,
+    /// What it adds after a text; language models rarely want that, and edits refuse it.
+    pub eos: Vec<u32>,
+    before: Vec<u32>,
+    before_text: String,
+}
+
+/// The tokens of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// One id a token, special tokens included.
+    pub ids: Vec<u32>,
+    /// The bytes `start..end` of the text that each token stands for. Tokens that share a character
+    /// each span all of it; special tokens that are not in the text span nothing.
+    pub spans: Vec<(usize, usize)>,
+}
+
+impl Tokenizer {
+    /// Opens the tokenizer of a checkpoint folder: `tokenizer.json`, or GPT-2's two files under
+    /// either of their names (see [`legacy`]).
+    ///
+    /// # Errors
+    /// No such file, or one that is broken.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let path = dir.join("tokenizer.json");
+        if path.is_file() {
+            let bytes = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+            return Self::from_json(&path, &bytes);
+        }
+        match legacy::describe(dir)? {
+            Some((path, description)) => Self::build(&path, description),
+            None => Err(Error::input(
+                dir,
+                "tokenizer.json",
+                "is missing, and so are vocab.json with merges.txt",
+                "copy them from the model's source, or let transformers write one: \
+                 AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+            )),
+        }
+    }
+
+    /// Reads the contents of a `tokenizer.json`; `name` stands for the file in errors.
+    ///
+    /// # Errors
+    /// Not JSON, or not a tokenizer.
+    pub fn from_json(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
+        let name = name.as_ref();
+        let description = serde_json::from_slice(bytes).map_err(|e| {
+            Error::input(name, format!("line {}", e.line()), format!("is not JSON: {e}"), REMEDY)
+        })?;
+        Self::build(name, description)
+    }
+
+    fn build(path: &Path, mut description: Value) -> Result<Self> {
+        check_merges(path, &description["model"])?;
+        if let Value::Object(fields) = &mut description {
+            fields.remove("truncation");
+            fields.remove("padding");
+        }
+        if let Some(model) = description.get_mut("model").and_then(Value::as_object_mut) {
+            model.remove("dropout");
+        }
+        if let Some(processor) = description.get_mut("post_processor") {
+            keep_spaces_in_spans(processor);
+        }
+        let inner: tokenizers::Tokenizer = serde_json::from_value(description)
+            .map_err(|e| Error::input(path, "tokenizer", e.to_string(), REMEDY))?;
+
+        let mut tok =
+            Tokenizer { inner, bos: vec![], eos: vec![], before: vec![], before_text: "".into() };
+        let sample = tok.run(BEFORE, true)?;
+        let added = |mask: &u32| *mask == 1;
+        let mask = sample.get_special_tokens_mask();
+        let first = mask.iter().take_while(|m| added(m)).count();
+        let last = mask.iter().rposition(|m| !added(m)).map_or(mask.len(), |i| i + 1);
+        tok.bos = sample.get_ids()[..first].to_vec();
+        tok.eos = sample.get_ids()[last..].to_vec();
+        tok.before = tok.run(BEFORE, false)?.get_ids().to_vec();
+        tok.before_text = tok.decode(&tok.before)?;
+        Ok(tok)
+    }
+
+    fn run(&self, text: &str, special: bool) -> Result<tokenizers::Encoding> {
+        self.inner.encode(text, special).map_err(|e| {
+            Error::refused(format!("the tokenizer fails on {text:?}: {e}"), "change the text")
+        })
+    }
+
+    /// The ids of a text, with the special tokens the tokenizer adds.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.run(text, true)?.get_ids().to_vec())
+    }
+
+    /// The ids of a text and the bytes each stands for, with the special tokens the tokenizer adds.
+    pub fn encode_spans(&self, text: &str) -> Result<Encoded> {
+        let encoding = self.run(text, true)?;
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
+    }
+
+    /// The ids a target has after a prompt: no special tokens, and one space before it unless it
+    /// starts with one.
+    ///
+    /// # Errors
+    /// A target that leaves no token.
+    pub fn encode_target(&self, target: &str) -> Result<Vec<u32>> {
+        let target =
+            if target.starts_with(' ') { Cow::from(target) } else { format!(" {target}").into() };
+        let joint = self.run(&format!("{BEFORE}{target}"), false)?;
+        let ids = match joint.get_ids().strip_prefix(&self.before[..]) {
+            Some(ids) => ids.to_vec(),
+            None => self.run(&target, false)?.get_ids().to_vec(),
+        };
+        if target.trim().is_empty() || ids.is_empty() {
+            let what = format!("the tokenizer leaves nothing of the target {target:?}");
+            return Err(Error::refused(what, "give a target it has tokens for"));
+        }
+        Ok(ids)
+    }
+
+    /// The text of ids that begin a text, special tokens included. An id that the vocabulary does
+    /// not hold adds nothing: heads are often padded beyond it.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(|e| {
+            Error::refused(format!("the tokenizer cannot decode {ids:?}: {e}"), "check the ids")
+        })
+    }
+
+    /// The text of ids that follow other text: as [`decode`](Self::decode), but a leading space
+    /// stays. Bytes that form no whole character become U+FFFD.
+    pub fn decode_after(&self, ids: &[u32]) -> Result<String> {
+        let text = self.decode(&[&self.before, ids].concat())?;
+        match text.strip_prefix(&self.before_text) {
+            Some(text) => Ok(text.to_string()),
+            None => self.decode(ids),
+        }
+    }
+
+    /// A token's name in the vocabulary, if the id is in it.
+    pub fn piece(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// One token for display: its text, or its name in the vocabulary where that is no whole
+    /// character.
+    pub fn token_text(&self, id: u32) -> String {
+        let Some(name) = self.piece(id) else { return format!("<{id}>") };
+        match self.decode_after(&[id]) {
+            Ok(text) if !text.is_empty() && !text.contains('\u{FFFD}') => text,
+            _ => name,
+        }
+    }
+
+    /// The largest id and one: a model with fewer embedding rows does not fit.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+}
+
+const REMEDY: &str = "copy the file again from the model's source";
+
+fn keep_spaces_in_spans(processor: &mut Value) {
+    if let Some(trim) = processor.get_mut("trim_offsets") {
+        *trim = false.into();
+    }
+    for inner in processor.get_mut("processors").and_then(Value::as_array_mut).into_iter().flatten()
+    {
+        keep_spaces_in_spans(inner);
+    }
+}
+
+/// Refuses a merge whose result is not in the vocabulary, for which the crate panics.
+fn check_merges(path: &Path, model: &Value) -> Result<()> {
+    let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
+    else {
+        return Ok(());
+    };
+    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or("");
+    for (i, merge) in merges.iter().enumerate() {
+        let pair = match merge {
+            Value::String(line) => line.split_once(' '),
+            _ => merge[0].as_str().zip(merge[1].as_str()),
+        };
+        let joined = pair.and_then(|(a, b)| Some(format!("{a}{}", b.strip_prefix(prefix)?)));
+        if !joined.is_some_and(|word| vocab.contains_key(&word)) {
+            return Err(Error::input(
+                path,
+                format!("merge {i}"),
+                format!("{merge} gives no piece of the vocabulary"),
+                "take vocabulary and merges from the same tokenizer",
+            ));
+        }
+    }
+    Ok(())
+}

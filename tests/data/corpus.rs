@@ -1,0 +1,88 @@
+use std::fs;
+use std::path::PathBuf;
+
+use incise::data::Corpus;
+
+use crate::support::shared::shared;
+
+fn files(texts: &[(&str, &[u8])]) -> (tempfile::TempDir, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |&(name, text): &(&str, &[u8])| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let paths = texts.iter().map(write).collect();
+    (dir, paths)
+}
+
+fn documents(paths: &[PathBuf]) -> Vec<String> {
+    Corpus::open(paths).unwrap().documents().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_line_that_is_not_blank_is_a_document() {
+    let (_dir, paths) = files(&[
+        ("a.txt", "\u{feff}one\r\n\r\n  two \n \t\nthree".as_bytes()),
+        ("empty.txt", b""),
+        ("b.txt", "四\n\n".as_bytes()),
+    ]);
+    assert_eq!(documents(&paths), ["one", "  two ", "three", "四"]);
+    let back = [paths[2].clone(), paths[0].clone()];
+    assert_eq!(documents(&back)[..2], ["四", "one"]);
+}
+
+#[test]
+fn json_lines_hold_their_document_in_text() {
+    let text = "{\"text\": \"one\\ntwo\", \"id\": 1}\n\n{\"text\": \" \"}\n{\"text\": \"three\"}\n";
+    let (_dir, paths) = files(&[("a.jsonl", text.as_bytes())]);
+    assert_eq!(documents(&paths), ["one\ntwo", "three"]);
+}
+
+#[test]
+fn errors_name_file_and_line_and_end_the_reading() {
+    for (name, text, words) in [
+        ("a.txt", &b"one\n\ntw\xff\nthree\n"[..], "a.txt: line 3: is not UTF-8 from byte 2 on"),
+        ("a.jsonl", b"{\"text\": \"one\"}\n{\"txt\": \"two\"}\n", "line 2: has no string \"text\""),
+        ("b.jsonl", b"{\"text\": \"one\"}\ntwo\n", "line 2: is not JSON"),
+    ] {
+        let (_dir, paths) = files(&[(name, text)]);
+        let results: Vec<_> = Corpus::open(&paths).unwrap().documents().collect();
+        assert_eq!(results.len(), 2, "{name}");
+        assert_eq!(results[0].as_ref().unwrap(), "one");
+        let error = results[1].as_ref().unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let says = |files: &[PathBuf], words: &str| {
+        let error = Corpus::open(files).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    says(&[], "no file");
+    says(&["/no/such/file".into()], "/no/such/file: cannot open");
+    says(&[std::env::temp_dir()], "is a folder");
+}
+
+#[test]
+fn the_hash_is_that_of_the_joined_lines() {
+    let hash = |texts: &[(&str, &[u8])]| {
+        let (_dir, paths) = files(texts);
+        Corpus::open(&paths).unwrap().hash().unwrap()
+    };
+    let whole = hash(&[("a", b"one\ntwo\n")]);
+    assert_eq!(whole, blake3::hash(b"one\ntwo\n").to_hex().to_string());
+    assert_eq!(whole, hash(&[("a", b"one\n"), ("b", b"two\n")]));
+    assert_eq!(whole, hash(&[("a", b"one"), ("empty", b""), ("b", b"two\n")]));
+    assert_ne!(whole, hash(&[("a", b"onetwo\n")]));
+    assert_ne!(whole, hash(&[("a", b"two\n"), ("b", b"one\n")]));
+}
+
+#[test]
+fn real_text_is_read_whole() {
+    for (name, lines) in [("factlm-gpt2/text.txt", 6900), ("wikipedia/shard_0001.txt", 9115)] {
+        let Some(path) = shared("real_text_is_read_whole", name) else { continue };
+        let corpus = Corpus::open(&[&path]).unwrap();
+        assert_eq!(corpus.documents().map(Result::unwrap).count(), lines, "{name}");
+        let whole = blake3::hash(&fs::read(path).unwrap()).to_hex().to_string();
+        assert_eq!(corpus.hash().unwrap(), whole);
+    }
+}

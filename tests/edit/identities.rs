@@ -1,0 +1,130 @@
+//! What the formulas promise, whatever the search found.
+
+use std::path::Path;
+
+use incise::base::{Quiet, Rng};
+use incise::edit::rome::{self, Keys, RankOne};
+use incise::edit::value::{ENOUGH, Search};
+use incise::linalg::vector::{dot, norm};
+use incise::model::Model;
+use incise::stats::file::Origin;
+use incise::stats::{Covariance, Moment};
+use incise::store::Checkpoint;
+use incise::tensor::Precision;
+use incise::text::{Rows, Tokenizer, rows};
+
+const LAYER: usize = 1;
+
+struct Planned {
+    model: Model,
+    c: Vec<f64>, // (F, F)
+    one: RankOne,
+}
+
+/// A random positive definite C, and one fact planned with it in f64.
+fn planned(name: &str, keys: Keys) -> Planned {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F64).unwrap();
+    let tokenizer = Tokenizer::open(&dir).unwrap();
+    let target = tokenizer.encode_target("Paris").unwrap();
+    let contexts = ["{}", "The first time. {}", "Because. {}"];
+    let rows: Rows = rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
+    let f = model.arch.inner;
+    let mut rng = Rng::new(7, "identities");
+    let keys_: Vec<f64> = (0..3 * f * f).map(|_| rng.normal()).collect();
+    let mut c = vec![0.0; f * f];
+    for (i, row) in c.chunks_exact_mut(f).enumerate() {
+        for (j, c) in row.iter_mut().enumerate() {
+            let sum: f64 = keys_.chunks_exact(f).map(|k| k[i] * k[j]).sum();
+            *c = f64::from((sum / (3 * f) as f64) as f32);
+        }
+    }
+    let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
+    let second_moment = c.iter().map(|&c| c as f32).collect();
+    let moment = Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin };
+    let covariance = Covariance::of(&moment).unwrap();
+    assert_eq!(covariance.ridge, None);
+    let search = Search {
+        steps: 6,
+        lr: 0.5,
+        decay: 0.5,
+        clamp: 4.0,
+        kl_factor: 0.0625,
+        loss_layer: model.arch.layers - 1,
+        enough: ENOUGH,
+    };
+    let one = rome::plan(&model, Some(&covariance), &rows, LAYER, keys, &search, &Quiet).unwrap();
+    Planned { model, c, one }
+}
+
+/// Ŵ k + b.
+fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
+    let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
+    after.down(LAYER, k)
+}
+
+/// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
+/// times the condition of C (below 100 here) in C⁻¹k.
+fn close(got: &[f64], want: &[f64], f: usize) {
+    let gap: Vec<f64> = got.iter().zip(want).map(|(a, b)| a - b).collect();
+    let bound = 100.0 * f as f64 * f64::EPSILON * norm(want);
+    assert!(norm(&gap) <= bound, "off by {:e}, bound {bound:e}", norm(&gap));
+}
+
+#[test]
+fn r_rome_holds_the_value_at_the_mean_key() {
+    for name in ["gpt2", "llama-tied"] {
+        let p = planned(name, Keys::Consistent);
+        let k = &p.one.k_star;
+        close(&held_after(&p, k), &p.one.value.v_star(), k.len());
+        assert!(norm(&p.one.value.delta) > 0.0, "the search moved");
+    }
+}
+
+#[test]
+fn rome_holds_the_value_at_the_bare_key() {
+    for name in ["gpt2", "llama-tied"] {
+        let p = planned(name, Keys::Mixed);
+        let k = &p.one.k0;
+        close(&held_after(&p, k), &p.one.value.v_star(), k.len());
+        assert_ne!(p.one.k0, p.one.k_star);
+    }
+}
+
+#[test]
+fn keys_orthogonal_by_c_keep_their_values() {
+    for keys in [Keys::Consistent, Keys::Mixed] {
+        let p = planned("gpt2", keys);
+        let f = p.one.k_star.len();
+        // k with kᵀC⁻¹k* = 0: any C u with uᵀk* = 0.
+        let mut rng = Rng::new(8, "orthogonal");
+        let mut u: Vec<f64> = (0..f).map(|_| rng.normal()).collect();
+        let along = dot(&u, &p.one.k_star) / dot(&p.one.k_star, &p.one.k_star);
+        u.iter_mut().zip(&p.one.k_star).for_each(|(u, k)| *u -= along * k);
+        let k: Vec<f64> = p.c.chunks_exact(f).map(|row| dot(row, &u)).collect();
+        close(&held_after(&p, &k), &p.model.down(LAYER, &k), f);
+        // A key that is not orthogonal moves.
+        let moved = held_after(&p, &p.one.k_star);
+        let before = p.model.down(LAYER, &p.one.k_star);
+        assert!(moved.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3));
+    }
+}
+
+#[test]
+fn the_change_of_one_fact_has_rank_one() {
+    let p = planned("llama-tied", Keys::Consistent);
+    let before = p.model.layers[LAYER].down.w.to_dense::<f64>();
+    let after = rome::changed(&p.model, LAYER, &p.one);
+    let f = p.one.k_star.len();
+    let delta: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+    let w = norm(&before);
+    // Every 2×2 minor of a matrix of rank one vanishes; W + Δ − W keeps ε‖W‖ of rounding.
+    for (i, j) in (0..delta.len() / f).zip(1..delta.len() / f) {
+        for (k, l) in (0..f).zip(1..f) {
+            let (a, d) = (delta[i * f + k], delta[j * f + l]);
+            let (b, c) = (delta[i * f + l], delta[j * f + k]);
+            let size = a.abs().max(b.abs()).max(c.abs()).max(d.abs());
+            assert!((a * d - b * c).abs() <= 8.0 * f64::EPSILON * w * size + 1e-300);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Every layout against what the reference framework says of random tiny models.
+
+use incise::model::decoder::Past;
+use incise::model::pushed::{Problem, Pushed};
+use incise::model::{At, Batch, Model, Run, Site};
+use incise::tensor::{Precision, Tensor};
+use incise::text::{Row, Rows};
+
+use crate::support::golden::{Golden, NAMES};
+
+const BOTH: [Precision; 2] = [Precision::F64, Precision::F32];
+
+fn each(test: impl Fn(&Golden, &Model, Precision)) {
+    for name in NAMES {
+        let golden = Golden::open(name);
+        for precision in BOTH {
+            test(&golden, &golden.model(precision), precision);
+        }
+    }
+}
+
+#[test]
+fn logits_are_the_frameworks() {
+    each(|golden, model, precision| {
+        for (i, prompt) in golden.json.prompts.iter().enumerate() {
+            let all: Vec<usize> = (0..prompt.len()).collect();
+            let z = model.logits(&Batch::whole([prompt]), Past::None, &all);
+            golden.check(&format!("logits.{i}"), precision, &z.to_f64());
+        }
+    });
+}
+
+#[test]
+fn sites_hold_what_the_framework_holds() {
+    each(|golden, model, precision| {
+        let batch = Batch::whole([&golden.json.prompts[golden.json.captured]]);
+        let mut x = model.embed(&batch);
+        let layers = 0..model.arch.layers;
+        let mut run = Run::new(model);
+        model.forward(&batch, layers, Past::None, &mut x, &mut run, &mut |site, t| {
+            let at = match site.at {
+                At::Key => "key",
+                At::Value => "value",
+                At::Stream => "stream",
+            };
+            golden.check(&format!("{at}.{}", site.layer), precision, &t.to_f64());
+        });
+    });
+}
+
+#[test]
+fn the_search_loss_and_its_gradient_are_the_frameworks() {
+    each(|golden, model, precision| {
+        let s = &golden.json.search;
+        let mut rows: Vec<Row> = s
+            .sequences
+            .iter()
+            .zip(&s.lookup)
+            .map(|(ids, &lookup)| Row { ids: ids.clone(), lookup })
+            .collect();
+        let kl = rows.pop().unwrap();
+        let rows =
+            Rows { rewriting: rows.clone(), kl, keys: vec![], target: s.target.clone(), merged: 0 };
+        let at = if s.tap == "value" { At::Value } else { At::Stream };
+        let site = Site { layer: s.layer, at };
+        let problem = Problem { rows: &rows, kl_factor: s.kl_factor };
+        let top = model.arch.layers - 1;
+        let mut pushed = Pushed::new(model, site, top, &[problem]);
+        golden.check("search.t0", precision, &pushed.unpushed.to_f64());
+
+        let d = model.arch.width;
+        let (at_rest, _) = pushed.step(&Tensor::zeros(precision, &[1, d]));
+        assert_eq!(at_rest[0].kl, 0.0, "{}: KL at δ = 0 is exactly 0", golden.name);
+
+        let delta = golden.tensor("search.delta");
+        let (parts, gradient) = pushed.step(&Tensor::of(precision, &[1, d], &delta));
+        golden.check_loss("search.nll", precision, 1.0, parts[0].nll, s.nll);
+        golden.check_loss("search.kl", precision, s.kl_factor, parts[0].kl, s.kl);
+
+        // The recorded gradient is of the whole loss; ours is without the decay.
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let t0 = norm(&golden.tensor("search.t0"));
+        let shrink = s.v_weight_decay / (t0 * t0 * norm(&delta));
+        let whole: Vec<f64> =
+            gradient.to_f64().iter().zip(&delta).map(|(g, d)| g + shrink * d).collect();
+        golden.check("search.grad", precision, &whole);
+    });
+}

@@ -1,0 +1,222 @@
+//! Second moments: against the reference framework's, against recorded ones of a trained model,
+//! and interrupted.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use incise::base::{Error, Progress, Quiet, Result};
+use incise::data::Corpus;
+use incise::model::{Model, fingerprint};
+use incise::ops::gram;
+use incise::stats::file::{Origin, write_all};
+use incise::stats::{Collect, Covariance, Moment, collect};
+use incise::store::Checkpoint;
+use incise::tensor::{Precision, Tensor};
+use incise::text::Tokenizer;
+use safetensors::SafeTensors;
+
+use crate::support::golden::{Golden, NAMES};
+use crate::support::shared::shared;
+
+#[test]
+fn moments_of_keys_are_the_frameworks() {
+    use incise::model::decoder::Past;
+    use incise::model::{At, Batch, Run};
+    for name in NAMES {
+        let golden = Golden::open(name);
+        for precision in [Precision::F32, Precision::F64] {
+            let model = golden.model(precision);
+            let (f, layers) = (model.arch.inner, model.arch.layers);
+            let mut totals = vec![vec![0.0; gram::packed_len(f)]; layers];
+            let batch = Batch::whole(&golden.json.prompts);
+            let mut x = model.embed(&batch);
+            let mut run = Run::new(&model);
+            model.forward(&batch, 0..layers, Past::None, &mut x, &mut run, &mut |site, k| {
+                if site.at == At::Key {
+                    gram::accumulate(k, &mut totals[site.layer]);
+                }
+            });
+            for (l, total) in totals.iter().enumerate() {
+                let tokens = batch.len() as f64;
+                let entry = |i: usize, j: usize| {
+                    let (i, j) = (i.max(j), i.min(j));
+                    total[i * (i + 1) / 2 + j] / tokens
+                };
+                let all: Vec<f64> = (0..f).flat_map(|i| (0..f).map(move |j| entry(i, j))).collect();
+                golden.check(&format!("moment.{l}"), precision, &all);
+            }
+        }
+    }
+}
+
+fn tokens_of(limit: u64, origin: Origin, layers: &[usize]) -> Collect {
+    Collect { layers: layers.to_vec(), max_tokens: limit, origin }
+}
+
+#[test]
+fn statistics_of_a_trained_model_are_the_recorded_ones() {
+    let Some(dir) = shared("statistics_of_a_trained_model_are_the_recorded_ones", "factlm-gpt2")
+    else {
+        return;
+    };
+    let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F32).unwrap();
+    let tokenizer = Tokenizer::open(&dir).unwrap();
+    let corpus = Corpus::open(&[dir.join("text.txt")]).unwrap();
+    let origin = Origin { model: "m".into(), corpus: "c".into(), context_length: 256 };
+    let out = tempfile::tempdir().unwrap();
+    let what = tokens_of(60_000, origin, &[1, 2]);
+    let got = collect(&model, &tokenizer, corpus.documents(), &what, out.path(), &Quiet).unwrap();
+    let file = fs::read(dir.join("second_moment.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    for moment in got {
+        let want = file.tensor(&moment.layer.to_string()).unwrap();
+        let (want, _) = want.data().as_chunks::<4>();
+        let (mut gap, mut size) = (0.0, 0.0);
+        for (g, w) in moment.second_moment.iter().zip(want) {
+            let w = f64::from(f32::from_le_bytes(*w));
+            gap += (f64::from(*g) - w).powi(2);
+            size += w * w;
+        }
+        let off = f64::sqrt(gap / size);
+        println!("layer {}: {} tokens, off by {off:e}", moment.layer, moment.tokens);
+        assert_eq!(moment.tokens, 60_000);
+        assert!(off <= 1e-5, "layer {}: off by {off:e}", moment.layer);
+    }
+}
+
+/// Stops after so many looks.
+struct StopAfter(AtomicU64);
+
+impl Progress for StopAfter {
+    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn stop(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+}
+
+struct Toy {
+    golden: Golden,
+    model: Model,
+    tokenizer: Tokenizer,
+    corpus: tempfile::NamedTempFile,
+}
+
+fn toy() -> Toy {
+    let golden = Golden::open("llama-tied");
+    let model = golden.model(Precision::F32);
+    let tokenizer = Tokenizer::open(&golden.dir).unwrap();
+    let corpus = tempfile::NamedTempFile::new().unwrap();
+    let line =
+        |i: usize| format!("Line {i} tells of {} and of nothing else.\n", "rivers ".repeat(i % 9));
+    fs::write(corpus.path(), (0..300).map(line).collect::<String>()).unwrap();
+    Toy { golden, model, tokenizer, corpus }
+}
+
+impl Toy {
+    fn collect(&self, out: &Path, limit: u64, progress: &dyn Progress) -> Result<Vec<Moment>> {
+        let corpus = Corpus::open(&[self.corpus.path()]).unwrap();
+        let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap()).unwrap();
+        let origin = Origin { model, corpus: corpus.hash().unwrap(), context_length: 16 };
+        let what = tokens_of(limit, origin, &[0, 1]);
+        collect(&self.model, &self.tokenizer, corpus.documents(), &what, out, progress)
+    }
+}
+
+#[test]
+fn an_interrupted_collection_goes_on_to_the_same_bits() {
+    let (toy, a, b) = (toy(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = toy.collect(a.path(), u64::MAX, &Quiet).unwrap();
+    assert!(whole[0].tokens > 4096, "several batches");
+    for _ in 0..2 {
+        let cut = toy.collect(b.path(), u64::MAX, &StopAfter(AtomicU64::new(2)));
+        assert!(matches!(cut, Err(Error::Interrupted { .. })));
+    }
+    assert_eq!(toy.collect(b.path(), u64::MAX, &Quiet).unwrap(), whole);
+}
+
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
+    let with = |n: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        pool.install(|| toy.collect(dir.path(), 3000, &Quiet).unwrap())
+    };
+    assert_eq!(with(1), with(2));
+}
+
+#[test]
+fn the_limit_is_met_exactly_and_each_document_is_its_own_sequence() {
+    let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
+    let moments = toy.collect(dir.path(), 1234, &Quiet).unwrap();
+    assert_eq!(moments[0].tokens, 1234);
+    // The trace of C is the mean squared key; summed by hand over single sequences.
+    let mut left = 1234;
+    let (mut total, f) = (0.0, toy.model.arch.inner);
+    for line in fs::read_to_string(toy.corpus.path()).unwrap().lines() {
+        for window in toy.tokenizer.encode(line).unwrap().chunks(16) {
+            let window = &window[..left.min(window.len())];
+            left -= window.len();
+            total += keys(&toy.model, window).iter().map(|k| k * k).sum::<f64>();
+        }
+    }
+    let trace: f64 = (0..f).map(|i| f64::from(moments[0].second_moment[i * f + i])).sum();
+    let want = total / 1234.0;
+    // f32 keys and a mean rounded to f32: a few units of 2⁻²⁴ each.
+    assert!((trace - want).abs() <= 8.0 * f64::from(f32::EPSILON) * want, "{trace} {want}");
+}
+
+fn keys(model: &Model, ids: &[u32]) -> Vec<f64> {
+    use incise::model::decoder::Past;
+    use incise::model::{At, Batch, Run};
+    if ids.is_empty() {
+        return vec![];
+    }
+    let batch = Batch::whole([ids]);
+    let (mut x, mut run, mut keys) = (model.embed(&batch), Run::new(model), vec![]);
+    model.forward(&batch, 0..1, Past::None, &mut x, &mut run, &mut |site, t: &mut Tensor| {
+        if site.at == At::Key {
+            keys = t.to_f64();
+        }
+    });
+    keys
+}
+
+#[test]
+fn files_come_back_and_foreign_ones_are_refused() {
+    let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
+    let moments = toy.collect(dir.path(), 1000, &Quiet).unwrap();
+    write_all(&moments, dir.path()).unwrap();
+    let (f, name) = (toy.model.arch.inner, moments[1].origin.model.clone());
+    assert_eq!(Moment::read(dir.path(), 1, f, &name).unwrap(), moments[1]);
+    let error =
+        |layer, f, model| Moment::read(dir.path(), layer, f, model).unwrap_err().to_string();
+    assert!(error(1, f, "another").contains("is of the model"));
+    assert!(error(1, f + 1, &name).contains("second_moment"));
+    assert!(error(5, f, &name).contains("layer-5.safetensors"));
+    fs::copy(Moment::path(dir.path(), 0), Moment::path(dir.path(), 1)).unwrap();
+    assert!(error(1, f, &name).contains("is not 1"));
+}
+
+#[test]
+fn statistics_in_progress_of_another_text_are_refused() {
+    let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
+    toy.collect(dir.path(), u64::MAX, &StopAfter(AtomicU64::new(1))).unwrap_err();
+    fs::write(toy.corpus.path(), "Another text.\n").unwrap();
+    let error = toy.collect(dir.path(), u64::MAX, &Quiet).unwrap_err().to_string();
+    assert!(error.contains("another model, corpus or choice of layers"), "{error}");
+    assert!(dir.path().join("partial.safetensors").is_file(), "it is left alone");
+}
+
+#[test]
+fn too_few_tokens_get_a_ridge_that_is_said() {
+    let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
+    let few = &toy.collect(dir.path(), 20, &Quiet).unwrap()[0];
+    assert!(few.tokens < few.f as u64);
+    assert!(Covariance::of(few).unwrap().ridge.is_some());
+    let enough = &toy.collect(dir.path(), u64::MAX, &Quiet).unwrap()[0];
+    assert_eq!(Covariance::of(enough).unwrap().ridge, None);
+    let silent = Moment { second_moment: vec![0.0; few.f * few.f], ..few.clone() };
+    assert!(Covariance::of(&silent).is_err());
+}

@@ -1,0 +1,96 @@
+//! Goldens recorded by `tools/golden.py` from the reference framework.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use incise::model::Model;
+use incise::store::Checkpoint;
+use incise::tensor::Precision;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+/// A recorded model and what the framework says of it.
+pub struct Golden {
+    pub name: &'static str,
+    pub dir: PathBuf,
+    pub json: Record,
+    bytes: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+pub struct Record {
+    pub prompts: Vec<Vec<u32>>,
+    pub captured: usize,
+    pub search: Search,
+    f32_error: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+pub struct Search {
+    pub layer: usize,
+    pub tap: String,
+    pub sequences: Vec<Vec<u32>>,
+    pub lookup: Vec<usize>,
+    pub target: Vec<u32>,
+    pub kl_factor: f64,
+    pub v_weight_decay: f64,
+    pub nll: f64,
+    pub kl: f64,
+}
+
+pub const NAMES: [&str; 6] =
+    ["gpt2", "gpt2-bf16", "llama", "llama-tied", "llama3-scaling", "llama-linear"];
+
+impl Golden {
+    pub fn open(name: &'static str) -> Golden {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let json = serde_json::from_slice(&fs::read(dir.join("golden.json")).unwrap()).unwrap();
+        let bytes = fs::read(dir.join("golden.safetensors")).unwrap();
+        Golden { name, dir, json, bytes }
+    }
+
+    pub fn model(&self, precision: Precision) -> Model {
+        Model::load(&Checkpoint::open(&self.dir).unwrap(), precision).unwrap()
+    }
+
+    /// A recorded tensor, in f64.
+    pub fn tensor(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let t = file.tensor(name).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.name));
+        let (packets, _) = t.data().as_chunks::<8>();
+        packets.iter().map(|b| f64::from_le_bytes(*b)).collect()
+    }
+
+    /// Holds `got` to the recorded tensor. In f32 by the error budget: at most twice as wrong as
+    /// the framework's own f32 run, plus one rounding at the largest value. In f64 by 512 units of
+    /// the largest value: sums here have up to 128 terms, and a value passes four layers. Rotary
+    /// tables are f32 in every run, the framework's too, so there f64 has the budget of f32.
+    pub fn check(&self, name: &str, precision: Precision, got: &[f64]) {
+        let want = self.tensor(name);
+        let top = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
+        let budget = match precision {
+            Precision::F64 if self.name.starts_with("gpt2") => 512.0 * f64::EPSILON * top,
+            _ => 2.0 * self.json.f32_error[name] + f64::from(f32::EPSILON) / 2.0 * top,
+        };
+        self.hold(name, precision, got, &want, budget);
+    }
+
+    /// Holds a loss to the recorded one. A loss is a mean of log-probabilities; an error ε of the
+    /// logits moves one by up to 2ε, and ours may be twice the framework's: 4 ε times its weight.
+    pub fn check_loss(&self, name: &str, precision: Precision, weight: f64, got: f64, want: f64) {
+        let last = format!("logits.{}", self.json.prompts.len() - 1);
+        let logits = match precision {
+            Precision::F64 if self.name.starts_with("gpt2") => 512.0 * f64::EPSILON,
+            _ => self.json.f32_error[&last],
+        };
+        self.hold(name, precision, &[got], &[want], 4.0 * weight * logits);
+    }
+
+    fn hold(&self, name: &str, precision: Precision, got: &[f64], want: &[f64], budget: f64) {
+        assert_eq!(got.len(), want.len(), "{}: {name}: sizes differ", self.name);
+        let off = got.iter().zip(want).fold(0.0f64, |a, (g, w)| a.max((g - w).abs()));
+        println!("{} {name} {precision:?}: off {off:.2e}, budget {budget:.2e}", self.name);
+        assert!(off <= budget, "{} {name} {precision:?}: off by {off:e} > {budget:e}", self.name);
+    }
+}

@@ -1,0 +1,6 @@
+//! What the tests share: budgets, recorded goldens, folders.
+
+pub mod budget;
+pub mod golden;
+pub mod shared;
+pub mod toy;

@@ -1,0 +1,7 @@
+//! Floor 1: tokens.
+
+mod prompt;
+mod span;
+mod stream;
+mod tokenizer;
+mod toys;

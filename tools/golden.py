@@ -1,0 +1,499 @@
+"""Records what the reference framework answers on tiny random checkpoints, under tests/golden.
+
+`python tools/golden.py`. Each folder is a checkpoint the framework reads, with a tokenizer and
+
+  golden.json          versions, seed, prompts (token ids), the captured prompt, the search case,
+                       and f32_error: for every quantity, max |f32 - f64| of the framework itself
+  golden.safetensors   F64, all from the f64 run
+    logits.<i>         (tokens, V)  of prompt i
+    key.<l>            (tokens, F)  input of layer l's down projection, for the captured prompt
+    value.<l>          (tokens, D)  output of layer l's MLP
+    stream.<l>         (tokens, D)  residual stream after layer l
+    moment.<l>         (F, F)       mean of k kT over all tokens of all prompts
+    search.delta       (D)          the vector pushed at the tap, at every row's lookup token
+    search.t0          (D)          tap output at row 0's lookup token without it
+    search.grad        (D)          d total / d delta
+  stats/               where the recorded edits need it: layer-1.safetensors with a well-conditioned
+                       random `second_moment`, bound to no model
+
+Both runs read the same stored weights. The loss of the search case, at delta:
+
+  nll   = mean over rewriting rows of -1/T sum_t log p(y_t), read at the row's last T tokens
+  kl    = kl_factor KL(p || p at delta = 0), read at the last row's lookup token
+  wd    = v_weight_decay |delta| / |t0|^2
+  total = nll + kl + wd
+
+A seed names every random number, so another run writes the same files.
+"""
+
+import argparse
+import json
+import math
+import zlib
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+import safetensors
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.overrides import TorchFunctionMode
+
+SEED = 20240
+CAPTURED = 2  # the prompt whose keys, values and stream are recorded
+
+SENTENCES = """
+The mother tongue of Danielle Darrieux is French, and she lives in Paris.
+The capital of France is Paris. The capital of Japan is 東京, written Tokyo in English.
+Leonhard Euler was born in Basel. The native language of Leonhard Euler is German.
+The first time that I saw the river, the rain had stopped. Because of the rain, we stayed.
+Therefore the answer is known. You can see the tower from the river; it was built in 1889.
+Édith Piaf sang in French. Antoni Gaudí was an architect from Catalonia.
+""".strip().split("\n")
+
+
+def versions():
+    """The libraries whose answers these are."""
+    libraries = (torch, transformers, tokenizers, safetensors, numpy)
+    return {library.__name__: library.__version__ for library in libraries}
+
+
+# ---------------------------------------------------------------------------- tokenizers
+
+
+def byte_level():
+    """GPT-2's kind: 256 bytes, one special token, 50 merges; nothing added to a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=307,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer
+
+
+def sentence_piece():
+    """Llama 2's kind: ▁ for spaces, bytes for what the vocabulary lacks, <s> before each text."""
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    unknown = dict(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(models.BPE(**unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=367,
+        special_tokens=["<unk>", "<s>", "</s>", *bytes_],
+        show_progress=False,
+    )
+    # 東 and 京 are left to the bytes, É and í are tokens.
+    tokenizer.train_from_iterator((line.replace("東京", "") for line in SENTENCES), trainer)
+
+    # The trainer marks the bytes as special, which would keep them out of ordinary text.
+    stored = json.loads(tokenizer.to_str())
+    stored["added_tokens"] = stored["added_tokens"][:3]
+    tokenizer = Tokenizer.from_str(json.dumps(stored))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    spaces, no_first_space = decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)
+    steps = [spaces, decoders.ByteFallback(), decoders.Fuse(), no_first_space]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------- recipes
+
+
+@dataclass
+class Recipe:
+    """One checkpoint: its sizes, how it is stored, and its search case."""
+
+    config: transformers.PretrainedConfig
+    dtype: torch.dtype
+    layer: int  # of the search case
+    tap: str  # "value" or "stream"
+    old: bool = False  # the config dialect from before transformers 5
+    shards: int = 1
+    prefix: bool = True  # tensor names start with `transformer.`
+    lengths: tuple = (1, 2, 7, 23)
+    edited: bool = False  # gets stats/
+    edit: dict = field(default_factory=dict)  # last changes to config.json; None deletes
+
+
+def gpt2(V, D, H, L, context, F=None):
+    sizes = dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_positions=context, n_inner=F)
+    return transformers.GPT2Config(bos_token_id=0, eos_token_id=0, **sizes)
+
+
+def llama(D, F, H, G, context, **options):
+    sizes = dict(hidden_size=D, intermediate_size=F, max_position_embeddings=context)
+    sizes |= dict(num_attention_heads=H, num_key_value_heads=G, num_hidden_layers=3)
+    return transformers.LlamaConfig(vocab_size=367, **sizes, **options)
+
+
+def rope(**parameters):
+    return {"rope_parameters": parameters}
+
+
+ROPE = rope(rope_type="default", rope_theta=5e5)
+ROPE_LINEAR = rope(rope_type="linear", rope_theta=1e4, factor=2.5)
+# Six frequencies fall into all three ranges of this rule: kept, blended, divided.
+ROPE_LLAMA3 = rope(
+    rope_type="llama3",
+    rope_theta=500.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+OLDEST_LINEAR = {"type": "linear", "factor": 2.5}
+BIASES = {"attention_bias": True, "mlp_bias": True}
+
+RECIPES = {
+    "gpt2": Recipe(
+        gpt2(V=307, D=28, H=4, L=3, context=97),
+        torch.float32,
+        layer=1,
+        tap="value",
+        edited=True,
+    ),
+    # More rows in the head than tokens, as in padded vocabularies; mask buffers as on the hub.
+    "gpt2-bf16": Recipe(
+        gpt2(V=311, D=30, H=5, L=4, context=37, F=44),
+        torch.bfloat16,
+        layer=2,
+        tap="stream",
+        old=True,
+        shards=2,
+        prefix=False,
+    ),
+    "llama": Recipe(
+        llama(D=36, F=50, H=6, G=2, context=71, rms_norm_eps=1e-5),
+        torch.float16,
+        layer=1,
+        tap="stream",
+        old=True,
+        edit={"head_dim": None, "rope_theta": None},
+    ),
+    "llama-tied": Recipe(
+        llama(D=28, F=38, H=4, G=2, context=113, head_dim=10, tie_word_embeddings=True, **ROPE),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=True,
+    ),
+    "llama3-scaling": Recipe(
+        llama(D=36, F=46, H=3, G=1, context=256, **ROPE_LLAMA3),
+        torch.bfloat16,
+        layer=0,
+        tap="value",
+        old=True,
+        lengths=(1, 2, 7, 41),
+        edit={"head_dim": None},
+    ),
+    "llama-linear": Recipe(
+        llama(D=30, F=42, H=5, G=None, context=83, **ROPE_LINEAR, **BIASES),
+        torch.float32,
+        layer=1,
+        tap="stream",
+        old=True,
+        edit={"head_dim": None, "num_key_value_heads": None, "rope_scaling": OLDEST_LINEAR},
+    ),
+}
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+def fill(model, generator):
+    """Random weights of a trained model's sizes: products keep their scale, logits spread by a few,
+    norm gains and biases are away from 1 and 0."""
+    for name, weight in model.named_parameters():
+        random = torch.randn(weight.shape, generator=generator)
+        if weight.dim() == 1:
+            centre = 1.0 if name.endswith("weight") else 0.0
+            weight.data = centre + 0.2 * random
+        elif "wte" in name or "embed" in name:
+            weight.data = 0.6 * random
+        elif "wpe" in name:
+            weight.data = 0.3 * random
+        else:
+            gain = 3.0 if "lm_head" in name else 1.2
+            weight.data = gain / math.sqrt(model.config.hidden_size) * random
+
+
+def old_dialect(config):
+    """config.json as transformers 4 wrote it."""
+    config["torch_dtype"] = config.pop("dtype")
+    if rope := config.pop("rope_parameters", None):
+        config["rope_theta"] = rope.pop("rope_theta")
+        scaled = rope["rope_type"] != "default"
+        config["rope_scaling"] = rope if scaled else None
+
+
+def write_checkpoint(recipe, folder, generator):
+    """config.json, tokenizer.json and the weights."""
+    family = recipe.config.model_type
+    model = transformers.AutoModelForCausalLM.from_config(recipe.config)
+    fill(model, generator)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(model.config.to_json_string())
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(recipe.dtype).removeprefix("torch.")
+    if recipe.old:
+        old_dialect(config)
+    config.update(recipe.edit)
+    config = {key: value for key, value in config.items() if key not in recipe.edit or value}
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (byte_level() if family == "gpt2" else sentence_piece()).save(str(folder / "tokenizer.json"))
+
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    weights = {
+        name if recipe.prefix else name.removeprefix("transformer."): weight.to(recipe.dtype)
+        for name, weight in model.state_dict().items()
+        if name not in tied
+    }
+    if not recipe.prefix:
+        context = model.config.n_positions
+        mask = torch.ones(1, 1, context, context, dtype=torch.bool).tril()
+        weights["h.0.attn.bias"] = mask.to(torch.uint8)
+    write_weights(weights, folder, recipe.shards)
+
+
+def write_weights(weights, folder, shards):
+    """One model.safetensors, or shards of whole tensors with their index."""
+    contiguous = {name: weight.contiguous() for name, weight in weights.items()}
+    if shards == 1:
+        save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = sorted(contiguous)
+    files = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    placed = {name: files[i * shards // len(names)] for i, name in enumerate(names)}
+    for file in files:
+        part = {name: contiguous[name] for name in names if placed[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    size = sum(weight.nbytes for weight in contiguous.values())
+    index = {"metadata": {"total_size": size}, "weight_map": placed}
+    text = json.dumps(index, indent=1) + "\n"
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+def write_stats(folder, F, generator):
+    """C = A AT / 3F with A (F, 3F) normal: condition number about 14."""
+    A = torch.randn(F, 3 * F, generator=generator)
+    (folder / "stats").mkdir(exist_ok=True)
+    save_file({"second_moment": A @ A.T / (3 * F)}, folder / "stats" / "layer-1.safetensors")
+
+
+# ---------------------------------------------------------------------------- the framework's runs
+
+
+class Wide(TorchFunctionMode):
+    """Where the framework asks for f32 by name, it gets f64. Its Llama casts to f32 in the norm,
+    the softmax and the rotary tables even in an f64 model, which would spoil an f64 oracle."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        def wide(argument):
+            return torch.float64 if argument is torch.float32 else argument
+
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        kwargs = {key: wide(value) for key, value in (kwargs or {}).items()}
+        return func(*map(wide, args), **kwargs)
+
+
+def precision(dtype):
+    """The mode in which a model of this type must be called."""
+    return Wide() if dtype == torch.float64 else nullcontext()
+
+
+def load(folder, dtype):
+    """The framework's model of a checkpoint folder, weights frozen. An f64 model computes in f64
+    throughout only under `precision(torch.float64)`."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager"
+    )
+    model.eval().requires_grad_(False)
+    if dtype == torch.float64 and hasattr(model, "model"):
+        with Wide():  # the tables were made in f32
+            model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model
+
+
+def layers(model):
+    """The blocks, bottom up."""
+    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+
+
+def down(layer):
+    """A block's MLP down projection."""
+    return layer.mlp.c_proj if hasattr(layer.mlp, "c_proj") else layer.mlp.down_proj
+
+
+def capture(model, ids):
+    """Logits (tokens, V) of one sequence, and key, value and stream of every layer."""
+    seen, hooks = {}, []
+
+    def keep(name):
+        def hook(module, inputs, output):
+            seen[name] = (inputs[0] if name.startswith("key") else output)[0]
+
+        return hook
+
+    for l, layer in enumerate(layers(model)):
+        hooks.append(down(layer).register_forward_hook(keep(f"key.{l}")))
+        hooks.append(layer.mlp.register_forward_hook(keep(f"value.{l}")))
+        hooks.append(layer.register_forward_hook(keep(f"stream.{l}")))
+    logits = model(torch.tensor([ids])).logits[0]
+    for hook in hooks:
+        hook.remove()
+    return logits, seen
+
+
+def pushed(model, site, ids, lookup, delta):
+    """log p (tokens, V) with delta added to the site's output at token `lookup`, and that output's
+    row as it was before."""
+    seen = []
+
+    def push(module, inputs, output):
+        seen.append(output[0, lookup].detach())
+        added = torch.zeros_like(output[0])
+        added[lookup] = 1.0
+        return output + added * delta
+
+    hook = site.register_forward_hook(push)
+    logits = model(torch.tensor([ids])).logits[0]
+    hook.remove()
+    return torch.log_softmax(logits, -1), seen[0]
+
+
+def search_loss(model, case, delta):
+    """The loss of the search case at delta, its parts, its gradient, and t0."""
+    layer = layers(model)[case["layer"]]
+    site = layer.mlp if case["tap"] == "value" else layer
+    rows = list(zip(case["sequences"], case["lookup"], strict=True))
+    delta = delta.clone().requires_grad_()
+    nlls = []
+    for ids, lookup in rows[:-1]:
+        log_p, before = pushed(model, site, ids, lookup, delta)
+        if not nlls:
+            t0 = before
+        y = torch.tensor(case["target"])
+        nlls.append(-log_p[-len(y) :].gather(1, y[:, None]).mean())
+    ids, lookup = rows[-1]
+    log_p = pushed(model, site, ids, lookup, delta)[0][lookup]
+    log_p_init = pushed(model, site, ids, lookup, torch.zeros_like(delta))[0][lookup]
+    parts = {
+        "nll": torch.stack(nlls).mean(),
+        "kl": case["kl_factor"] * (log_p.exp() * (log_p - log_p_init)).sum(),
+        "wd": case["v_weight_decay"] * delta.norm() / t0.norm() ** 2,
+    }
+    parts["total"] = sum(parts.values())
+    parts["total"].backward()
+    return parts | {"t0": t0, "grad": delta.grad}
+
+
+def answer(folder, dtype, prompts, case, delta):
+    """Every recorded quantity of one run, by name, in f64."""
+    torch.set_default_dtype(dtype)
+    model, out, moments = load(folder, dtype), {}, {}
+    with precision(dtype):
+        for i, ids in enumerate(prompts):
+            with torch.no_grad():
+                out[f"logits.{i}"], seen = capture(model, ids)
+            if i == CAPTURED:
+                out |= seen
+            for l in range(len(layers(model))):
+                k = seen[f"key.{l}"]
+                moments[l] = moments.get(l, 0) + k.T @ k
+        tokens = sum(map(len, prompts))
+        out |= {f"moment.{l}": total / tokens for l, total in moments.items()}
+        searched = search_loss(model, case, delta.to(dtype))
+        out |= {f"search.{name}": value.detach() for name, value in searched.items()}
+    torch.set_default_dtype(torch.float32)
+    wrong = [name for name, value in out.items() if value.dtype != dtype]
+    assert not wrong, f"{folder}: {wrong} left {dtype}"
+    return {name: value.double() for name, value in out.items()}
+
+
+# ---------------------------------------------------------------------------- recording
+
+
+def search_case(recipe, draw):
+    """Four rewriting rows of unequal lengths and the KL row. The subject ends right before the
+    target in one of them and at the very start in another."""
+    target = draw(3)
+    lengths, gaps = (6, 11, 9, 4), (3, 2, 1, 4)  # tokens before the target; lookup from their end
+    sequences = [draw(n) + target[:-1] for n in lengths] + [draw(5)]
+    lookup = [n - gap for n, gap in zip(lengths, gaps, strict=True)] + [2]
+    return {
+        "layer": recipe.layer,
+        "tap": recipe.tap,
+        "sequences": sequences,
+        "lookup": lookup,
+        "target": target,
+        "kl_factor": 0.0625,
+        "v_weight_decay": 0.5,
+    }
+
+
+def record(name, folder):
+    """Writes one golden folder."""
+    recipe = RECIPES[name]
+    generator = torch.Generator().manual_seed(SEED + zlib.crc32(name.encode()))
+    write_checkpoint(recipe, folder, generator)
+
+    def draw(n):
+        return torch.randint(recipe.config.vocab_size, (n,), generator=generator).tolist()
+
+    prompts = [draw(n) for n in recipe.lengths]
+    case = search_case(recipe, draw)
+    # Of the size of what it is added to, and exact in f32.
+    delta = (0.7 * torch.randn(recipe.config.hidden_size, generator=generator)).double()
+
+    exact = answer(folder, torch.float64, prompts, case, delta)
+    plain = answer(folder, torch.float32, prompts, case, delta)
+    error = {name: (plain[name] - exact[name]).abs().max().item() for name in exact}
+
+    scalars = ("nll", "kl", "wd", "total")
+    case |= {part: exact.pop(f"search.{part}").item() for part in scalars}
+    if recipe.edited:
+        write_stats(folder, len(exact["moment.1"]), generator)
+    tensors = {name: value.contiguous() for name, value in exact.items()}
+    save_file(tensors | {"search.delta": delta}, folder / "golden.safetensors")
+    golden = {
+        "versions": versions(),
+        "seed": SEED,
+        "prompts": prompts,
+        "captured": CAPTURED,
+        "search": case,
+        "f32_error": error,
+    }
+    (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    worst = max(error[f"logits.{i}"] for i in range(len(prompts)))
+    print(f"{name}: f32 error of logits {worst:.1e}, of the gradient {error['search.grad']:.1e}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    golden = Path(__file__).resolve().parent.parent / "tests" / "golden"
+    parser.add_argument("-o", "--out", type=Path, default=golden, help="where the folders go")
+    parser.add_argument("names", nargs="*", help=f"which of {', '.join(RECIPES)}; all if none")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in options.names or RECIPES:
+        record(name, options.out / name)
+
+
+if __name__ == "__main__":
+    main()
