@@ -6,8 +6,8 @@
 //!
 //! W_0 is the tensor before any change: what the oldest record of the journal kept, else what is in
 //! the file. So a second change costs no second rounding, whether it comes alone or with the first.
-//! A patch says by fingerprint which bytes it is to be added to; of several, the first must fit what
-//! is in the file, and each of the others what its predecessors make of it.
+//! A patch says by fingerprint which bytes it is to be added to; of several, the first must fit
+//! what is in the file, and each of the others what its predecessors make of it.
 //!
 //! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
 
@@ -97,8 +97,8 @@ pub fn to_folder(
 /// # Errors
 ///
 /// As [`to_folder`]; files that are links, or may not be written; a model that another process
-/// opens or changes. Each patch is then there as a whole or not at all, and [`log`] lists those that
-/// are.
+/// opens or changes. Each patch is then there as a whole or not at all, and [`log`] lists those
+/// that are.
 pub fn in_place(model: &Path, patches: &[Patch], progress: &dyn Progress) -> Result<Report> {
     in_place_on(&Os, model, patches, progress)
 }

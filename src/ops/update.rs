@@ -4,7 +4,8 @@
 //! maths    new = round(W + Σ_p Δ_p),   Δ_p = left_p · right_pᵀ  or dense
 //!          every product is exact in f64 (24 + 24 bits ≤ 53); the sum over (p, r) is one f64
 //!          accumulator an element, in that order, then + W, then one rounding to nearest even
-//! shapes   W (out, in), stored (out, in) or (in, out); left (out, r)  right (in, r)  dense (out, in)
+//! shapes   W (out, in), stored (out, in) or (in, out)
+//!          left (out, r)   right (in, r)   dense (out, in)
 //! types    W F32 F16 BF16; changes f32
 //! cost     2·out·in·Σr FLOP in f64; moves W twice
 //! ```

@@ -1,8 +1,8 @@
 //! A disk that fails at its n-th step, or dies there, or loses power there.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -47,7 +47,7 @@ struct State {
 
 /// What a power cut may take back.
 enum Unsynced {
-    Write { path: PathBuf, at: u64, old: Vec<u8> },
+    Write { file: File, at: u64, old: Vec<u8> }, // the file, whatever its name is by then
     Made(PathBuf),
     Renamed { from: PathBuf, to: PathBuf },
     Removed { path: PathBuf, content: Vec<u8> },
@@ -108,7 +108,7 @@ impl Faulty {
         let mut old = vec![0; bytes.len()];
         let there = end.saturating_sub(at) as usize;
         file.read_exact_at(&mut old[..there], at)?;
-        self.pending(Unsynced::Write { path: path.to_path_buf(), at, old });
+        self.pending(Unsynced::Write { file: file.try_clone()?, at, old });
         Os.write(path, file, bytes, at)
     }
 }
@@ -117,11 +117,7 @@ impl Unsynced {
     /// Names that are gone by now need no taking back.
     fn take_back(self) {
         match self {
-            Unsynced::Write { path, at, old } => {
-                if let Ok(file) = OpenOptions::new().write(true).open(path) {
-                    file.write_all_at(&old, at).unwrap();
-                }
-            }
+            Unsynced::Write { file, at, old } => file.write_all_at(&old, at).unwrap(),
             Unsynced::Made(path) => {
                 let _ = fs::remove_file(&path);
                 let _ = fs::remove_dir(&path);
@@ -153,10 +149,13 @@ impl Disk for Faulty {
         self.write_part(path, file, bytes, at)
     }
 
-    fn sync(&self, path: &Path, _: &File) -> io::Result<()> {
+    fn sync(&self, _: &Path, file: &File) -> io::Result<()> {
         self.step(|| ())?;
-        let mut state = self.state.lock().unwrap();
-        state.unsynced.retain(|u| !matches!(u, Unsynced::Write { path: p, .. } if p == path));
+        let inode = file.metadata()?.ino();
+        self.state.lock().unwrap().unsynced.retain(|u| match u {
+            Unsynced::Write { file, .. } => file.metadata().unwrap().ino() != inode,
+            _ => true,
+        });
         Ok(())
     }
 

@@ -49,11 +49,12 @@ proptest! {
             prop_assert_eq!(t.data(), &content(item)[..]);
             let begin = t.data().as_ptr() as usize - bytes.as_ptr() as usize;
             let size = TYPES.iter().find(|t| t.0 == item.dtype).unwrap().1;
-            prop_assert!(t.data().is_empty() || begin.is_multiple_of(size), "{} is not aligned", item.name);
+            let aligned = t.data().is_empty() || begin.is_multiple_of(size);
+            prop_assert!(aligned, "{} is not aligned", item.name);
         }
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let read: BTreeMap<_, _> = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        prop_assert_eq!(&read, &metadata);
+        let read = header.metadata().clone().unwrap_or_default();
+        prop_assert_eq!(&read.into_iter().collect::<BTreeMap<_, _>>(), &metadata);
         items.reverse();
         prop_assert_eq!(written(&items, &metadata), bytes, "the order of the items shows");
     }
