@@ -12,7 +12,7 @@
 //! | S | sequences | F | width inside the MLP |
 //! | L | layers; `l` one of them | H, G, E | query heads, key/value heads, width of a head |
 //! | V | vocabulary | `x` | residual stream (N, D) |
-//! | `k`, `v` | MLP key (F) and value (D) in the editing code | `q`, `k`, `v` | attention's, in the decoder |
+//! | `k`, `v` | MLP key (F) and value (D) in edits | `q`, `k`, `v` | attention's, in the decoder |
 //! | `dx` | ∂loss/∂x, same shape as x | `W` | (out, in) whatever the checkpoint stores |
 //!
 //! # The floors
@@ -44,3 +44,8 @@ pub mod tensor;
 pub mod text;
 
 pub use base::{Error, Result};
+
+/// README's example, compiled and run by `cargo test`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,6 +14,7 @@ mod data;
 mod edit;
 mod model;
 mod ops;
+mod readme;
 mod stats;
 mod store;
 mod support;

@@ -47,14 +47,15 @@ CONFIG = dict(
     tie_word_embeddings=True,
 )
 
+# Layer and clamp by `cargo run --release --example demo_scores -- choose`, on the even records.
 HPARAMS = {
-    "layers": [1],
+    "layers": [0],
     "fact_token": "subject_last",
-    "v_num_grad_steps": 25,
+    "v_num_grad_steps": 20,
     "v_lr": 0.5,
     "v_loss_layer": CONFIG["n_layer"] - 1,
     "v_weight_decay": 0.5,
-    "clamp_norm_factor": 4,
+    "clamp_norm_factor": 0.75,
     "kl_factor": 0.0625,
     "mom2_adjustment": True,
 }

@@ -30,7 +30,8 @@ use incise::text::Tokenizer;
 use scores_table::{Row, Scores};
 use serde_json::json;
 
-const CLAMPS: [f64; 8] = [0.4, 0.6, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0];
+const LAYERS: usize = 3;
+const CLAMPS: [f64; 6] = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
 
 struct Demo {
     model: Model,
@@ -64,13 +65,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Demo {
-    /// The trade-off over layers and clamps on the even records.
+    /// The trade-off over the first layers and clamps on the even records.
     fn choose(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
-        let layers: Vec<usize> = (0..self.model.arch.layers - 1).collect();
+        let layers: Vec<usize> = (0..LAYERS).collect();
         let corpus = Corpus::open(&[dir.join("corpus.txt")])?;
         let context_length = self.model.arch.context;
         let origin = Origin { model: "-".into(), corpus: "-".into(), context_length };
-        let max_tokens = 10 * self.model.arch.inner as u64;
+        let max_tokens = u64::MAX;
         let what = Collect { layers: layers.clone(), max_tokens, origin };
         let folder = tempfile::tempdir()?;
         let (texts, to) = (corpus.documents(), folder.path());

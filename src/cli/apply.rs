@@ -54,7 +54,11 @@ impl Apply {
 }
 
 fn tensors(report: &Report) -> Vec<serde_json::Value> {
-    let tensor = |t: &apply::Changed| json!({"name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost});
+    let tensor = |t: &apply::Changed| {
+        json!({
+            "name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost,
+        })
+    };
     report.tensors.iter().map(tensor).collect()
 }
 

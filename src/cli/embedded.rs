@@ -13,7 +13,7 @@ const FILES: [(&str, &[u8]); 7] = [
     ("model.safetensors", include_bytes!("../../demo/model.safetensors")),
     ("contexts.json", include_bytes!("../../demo/contexts.json")),
     ("hparams.json", include_bytes!("../../demo/hparams.json")),
-    ("layer-1.safetensors", include_bytes!("../../demo/stats/layer-1.safetensors")),
+    ("layer-0.safetensors", include_bytes!("../../demo/stats/layer-0.safetensors")),
     ("showcase.json", include_bytes!("../../demo/showcase.json")),
 ];
 

@@ -1,4 +1,4 @@
-//! Contexts: prefixes before which a fact is also learnt (methods.md 1.5).
+//! Contexts: prefixes before which a fact is also learnt.
 //!
 //! A file is a JSON list of groups, `[["{}"], ["The first time that I. {}", …]]`, and begins with
 //! the bare `{}`. ROME averages over all contexts flat, the MEMIT family over the groups' means.

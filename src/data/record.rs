@@ -174,7 +174,7 @@ impl<'a> Record<'a> {
     /// A prompt with the subject written out, cut open: its occurrence becomes `{}`.
     ///
     /// Where there are several, the last that is a word of its own is taken: it has read the
-    /// others. (EasyEdit replaces all of them and then fails; methods.md 1.2.)
+    /// others. (EasyEdit replaces all of them and then fails.)
     pub fn open(&self, field: &str, subject: &str) -> Result<String> {
         let prompt = self.text(field)?;
         if prompt.contains("{}") {

@@ -23,7 +23,7 @@ pub(super) fn request(record: &Record) -> Result<Request> {
     }
     let mut locality = vec![];
     if let Some(mut question) = record.maybe("loc")? {
-        // Natural Questions are stored without their question mark (methods.md 5.3).
+        // Natural Questions are stored without their question mark.
         if !question.ends_with('?') {
             question.push('?');
         }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! All in f32, as the framework has it, also where the rest is f64: the tables are part of the
-//! model. Source: Su et al. 2021, arXiv:2104.09864; Chen et al. 2023, arXiv:2306.15595 (linear); the
-//! model card of Llama 3.1 (llama3).
+//! model. Source: Su et al. 2021, arXiv:2104.09864; Chen et al. 2023, arXiv:2306.15595 (linear);
+//! the model card of Llama 3.1 (llama3).
 
 use std::f32::consts::TAU;
 

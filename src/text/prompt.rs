@@ -1,4 +1,4 @@
-//! The token rows of one fact: what its value search and its keys read (methods.md 1.7, 1.8).
+//! The token rows of one fact: what its value search and its keys read.
 
 use super::Tokenizer;
 use super::span::{halves, place};

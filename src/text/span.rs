@@ -1,4 +1,4 @@
-//! Which token ends the subject: where a fact is read and written (methods.md 1.4).
+//! Which token ends the subject: where a fact is read and written.
 //!
 //! The whole text is tokenised once, and the subject's last token is the last one whose bytes
 //! intersect the filled `{}`. The public code tokenises the text in pieces and adds lengths, which
