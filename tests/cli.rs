@@ -202,6 +202,8 @@ fn wrong_usage_exits_with_2_and_failures_with_1() {
     fails(2, &[]);
     fails(2, &["edit", &model]);
     fails(2, &["apply", &model, "p"]);
+    fails(2, &["inspect", &model, "--threads", "0"]);
+    fails(2, &["edit", &model, "r", "--method", "r-rome", "--prompt", "{}", "-o", "p"]);
     fails(2, &["stats", &model, "--layers", "x", "--corpus", "c", "-o", "d"]);
     assert!(done(&["--help"]).contains("demo"));
     let error = fails(1, &["inspect", &s.at("nowhere")]);
@@ -249,6 +251,84 @@ fn what_an_edit_lacks_is_named() {
     fs::write(s.at("hparams.json"), all).unwrap();
     let error = failing(&[]);
     assert!(error.contains("layer-1.safetensors") && error.contains("incise stats"), "{error}");
+}
+
+#[test]
+fn nothing_is_written_over_what_is_read() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let before = s.weights("model");
+    for over in
+        ["model/model.safetensors", "model/new", "requests.jsonl", "stats/layer-1.safetensors"]
+    {
+        let mut args = s.edit(&[]);
+        let at = args.iter().position(|a| a == "-o").unwrap();
+        args[at + 1] = s.at(over);
+        assert!(fails(1, &strs(&args)).contains("over what the command reads"), "{over}");
+    }
+    let (model, requests) = (s.at("model"), s.at("requests.jsonl"));
+    let error = fails(1, &["logits", &model, "--prompts", &requests, "-o", &requests]);
+    assert!(error.contains("over what the command reads"), "{error}");
+    assert_eq!(s.weights("model"), before);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused_before_the_work() {
+    let s = Session::new("gpt2");
+    let mut args = s.edit(&[]); // there are no statistics yet: the place comes first
+    let at = args.iter().position(|a| a == "-o").unwrap();
+    args[at + 1] = s.at("nowhere/patch");
+    assert!(fails(1, &strs(&args)).contains("nowhere"));
+}
+
+#[test]
+fn an_edit_that_did_not_take_is_said() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let out = incise(&strs(&s.edit(&["--set", "clamp_norm_factor=0"])));
+    assert!(out.status.success());
+    assert!(text(&out.stderr).contains("did not take"), "{}", text(&out.stderr));
+    assert!(
+        fails(1, &strs(&s.edit(&["--set", "v_num_grad_steps=0"]))).contains("v_num_grad_steps")
+    );
+}
+
+#[test]
+fn a_configuration_of_another_model_is_refused() {
+    for (name, field, value) in [
+        ("gpt2", "n_layer", "1"),
+        ("llama-tied", "num_hidden_layers", "1"),
+        ("gpt2", "n_layer", "99"),
+        ("gpt2", "n_embd", "32"),
+        ("gpt2", "layer_norm_epsilon", "-1"),
+        ("gpt2", "activation_function", "\"mish\""),
+        ("gpt2", "model_type", "\"mamba\""),
+    ] {
+        let s = Session::new(name);
+        let path = s.at("model/config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[field] = serde_json::from_str(value).unwrap();
+        fs::write(&path, config.to_string()).unwrap();
+        let error = fails(1, &["inspect", &s.at("model")]);
+        assert!(error.starts_with("incise: ") && error.contains("model"), "{field}: {error}");
+    }
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_said() {
+    let s = Session::new("gpt2");
+    let path = s.at("model/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..end].as_chunks_mut::<4>().0.fill(f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let error = fails(1, &["generate", &s.at("model"), "--prompt", "The sea"]);
+    assert!(error.contains("NaN"), "{error}");
+    let (model, corpus, out) = (s.at("model"), s.at("corpus.txt"), s.at("stats"));
+    let error = fails(1, &["stats", &model, "--layers", "0", "--corpus", &corpus, "-o", &out]);
+    assert!(error.contains("layer 0") && error.contains("NaN"), "{error}");
+    assert!(!Path::new(&s.at("stats/layer-0.safetensors")).exists());
 }
 
 #[test]

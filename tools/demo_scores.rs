@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release --example demo_scores` measures with `demo/hparams.json` on the odd records
 //! of `demo/edits.json` and writes `demo/scores.json`. With `-- choose` it tries layers and clamps
-//! on the even records instead and prints the trade-off. A README table is made of the scores;
-//! a test holds the two together.
+//! on the even records instead and prints the trade-off; with `-- redraw` it measures the odd
+//! records with another new object each, drawn from those of the same relation. A README table is
+//! made of the scores; a test holds the two together.
 //!
 //! A rewrite or paraphrase succeeds where the new object is likelier than the old one, a neighbour
 //! where the old one still is: per-token geometric means, first averaged within a record.
@@ -13,11 +14,12 @@
 #[path = "scores_table.rs"]
 mod scores_table;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use incise::base::Quiet;
+use incise::base::{Quiet, Rng};
 use incise::data::{Contexts, Corpus, Request, request};
 use incise::edit::hparams::{Hparams, Method, Values};
 use incise::edit::plan::plan;
@@ -28,7 +30,7 @@ use incise::stats::{Collect, Covariance, Moment, collect};
 use incise::tensor::Device;
 use incise::text::Tokenizer;
 use scores_table::{Row, Scores};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LAYERS: usize = 3;
 const CLAMPS: [f64; 6] = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
@@ -44,24 +46,54 @@ struct Demo {
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
     let (checkpoint, model) = load::open(&dir, &Device::Cpu)?;
-    let demo = Demo {
+    let wanted = std::env::args().nth(1);
+    let mut demo = Demo {
         tokenizer: Tokenizer::open(&dir)?,
         contexts: Contexts::read(dir.join("contexts.json"))?,
         values: Values::read(Some(&dir.join("hparams.json")))?,
         requests: request::read(dir.join("edits.json"))?,
         model,
     };
-    if std::env::args().nth(1).as_deref() == Some("choose") {
+    if wanted.as_deref() == Some("choose") {
         return demo.choose(&dir);
     }
     let hparams = demo.values.rome(&demo.model)?;
     let (layer, f) = (hparams.layer, demo.model.arch.inner);
     let name = fingerprint(&checkpoint)?;
     let c = Covariance::of(&Moment::read(&dir.join("stats"), layer, f, &name)?)?;
+    if wanted.as_deref() == Some("redraw") {
+        demo.requests = redrawn(&dir.join("edits.json"))?;
+        print!("{}", scores_table::markdown(&demo.measure(&c, &hparams, 1)?));
+        return Ok(());
+    }
     let scores = demo.measure(&c, &hparams, 1)?;
     fs::write(dir.join("scores.json"), serde_json::to_string_pretty(&scores)? + "\n")?;
     print!("{}", scores_table::markdown(&scores));
     Ok(())
+}
+
+/// The records with another new object each, of those that records of the same relation name.
+fn redrawn(path: &Path) -> Result<Vec<Request>, Box<dyn Error>> {
+    let mut records: Vec<Value> = serde_json::from_slice(&fs::read(path)?)?;
+    let part = |r: &Value, at: &str| r["requested_rewrite"].pointer(at).cloned();
+    let mut objects: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for r in &records {
+        let relation = part(r, "/relation_id").ok_or("relation_id")?.to_string();
+        for at in ["/target_new/str", "/target_true/str"] {
+            let object = part(r, at).ok_or("target")?.as_str().unwrap_or_default().to_owned();
+            objects.entry(relation.clone()).or_default().insert(object);
+        }
+    }
+    let mut rng = Rng::new(2, "another new object");
+    for r in &mut records {
+        let relation = part(r, "/relation_id").ok_or("relation_id")?.to_string();
+        let used = ["/target_new/str", "/target_true/str"].map(|at| part(r, at));
+        let unused = |o: &&String| !used.contains(&Some(Value::from(o.as_str())));
+        let others: Vec<&String> = objects[&relation].iter().filter(unused).collect();
+        let drawn = others[(rng.uniform() * others.len() as f64) as usize];
+        r["requested_rewrite"]["target_new"]["str"] = Value::from(drawn.as_str());
+    }
+    Ok(request::parse(path, &serde_json::to_vec(&records)?)?)
 }
 
 impl Demo {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{count, percent};
+use super::output::{counted, percent};
 use crate::base::Result;
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
@@ -49,7 +49,7 @@ impl Apply {
         }
         let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
         let facts: u64 = patches.iter().map(|p| p.metadata.facts).sum();
-        terminal.line(format!("{}: {} facts written{back}", written.display(), count(facts)))
+        terminal.line(format!("{}: {} written{back}", written.display(), counted(facts, "fact")))
     }
 }
 
@@ -81,8 +81,8 @@ impl Undo {
             return context.terminal.json(&json!({"undone": numbers}));
         }
         for e in undone {
-            let (number, facts) = (e.number, count(e.facts));
-            context.terminal.line(format!("undone {number}: {facts} facts by {}", e.method))?;
+            let (number, facts) = (e.number, counted(e.facts, "fact"));
+            context.terminal.line(format!("undone {number}: {facts} by {}", e.method))?;
         }
         Ok(())
     }
@@ -111,10 +111,10 @@ impl Log {
         }
         for e in log {
             context.terminal.line(format!(
-                "{}  {}  {} facts by {}  {}",
+                "{}  {}  {} by {}  {}",
                 e.number,
                 humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(e.time)),
-                count(e.facts),
+                counted(e.facts, "fact"),
                 e.method,
                 e.tensors.join(" "),
             ))?;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::output::percent;
 use super::{Context, embedded};
-use crate::base::{Error, Quiet, Result, Rng};
+use crate::base::{Error, Progress, Quiet, Result, Rng};
 use crate::data::{Contexts, Request, request};
 use crate::edit::apply;
 use crate::edit::hparams::{Method, Values};
@@ -204,6 +204,9 @@ fn tell(context: &Context, show: &Show, o: &Outcome, answers: &[Answer]) -> Resu
         o.trace.len(),
         percent(o.norm / o.weight),
     ))?;
+    if let Some(why) = o.failed() {
+        context.terminal.warn(&why);
+    }
     answers.iter().try_for_each(|answer| context.terminal.line(answer_line(answer)))
 }
 

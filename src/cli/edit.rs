@@ -1,13 +1,13 @@
 //! `incise edit MODEL REQUESTS --method M … -o PATCH`: the patch that changes facts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{count, percent};
+use super::output::{check_place, count, counted, percent};
 use crate::base::{Error, Progress, Result};
 use crate::data::{Contexts, Request, request};
 use crate::edit::contexts;
@@ -30,13 +30,13 @@ pub struct Edit {
     #[arg(long, requires = "prompt", requires = "to")]
     subject: Option<String>,
     /// The fact's prompt, with {} where the subject goes
-    #[arg(long)]
+    #[arg(long, requires = "subject")]
     prompt: Option<String>,
     /// What the prompt should go on with
-    #[arg(long)]
+    #[arg(long, requires = "subject")]
     to: Option<String>,
-    /// rome or r-rome
-    #[arg(long)]
+    /// How to edit
+    #[arg(long, value_parser = ["rome", "r-rome"])]
     method: String,
     /// Folder of `incise stats`; needed where mom2_adjustment is true
     #[arg(long)]
@@ -60,6 +60,10 @@ impl Edit {
     pub fn run(&self, context: &Context) -> Result<()> {
         let terminal = &context.terminal;
         let method = Method::parse(&self.method)?;
+        let files = [&self.requests, &self.stats, &self.hparams, &self.contexts];
+        let mut inputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+        inputs.push(&self.model);
+        check_place(&self.output, &inputs)?;
         let (checkpoint, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
         let mut values = Values::read(self.hparams.as_deref())?;
@@ -163,9 +167,8 @@ impl Edit {
         for (request, o) in requests.iter().zip(&planned.outcomes) {
             terminal.line(fact_line(request, o))?;
         }
-        let (n, output) = (count(requests.len() as u64), self.output.display());
-        terminal
-            .line(format!("{output}: {n} facts in {seconds:.1} s; write it with `incise apply`"))
+        let (n, output) = (counted(requests.len() as u64, "fact"), self.output.display());
+        terminal.line(format!("{output}: {n} in {seconds:.1} s; write it with `incise apply`"))
     }
 }
 
@@ -185,6 +188,9 @@ fn warn(progress: &dyn Progress, l: usize, request: &Request, o: &Outcome) {
             o.norm / o.weight,
             o.norm,
         ));
+    }
+    if let Some(why) = o.failed() {
+        progress.warn(&format!("{who}: {why}"));
     }
     if o.merged > 0 {
         progress.warn(&format!(

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Context;
 use super::output::{count, metric};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::edit::apply;
 use crate::model::{fingerprint, load};
 use crate::stats::Moment;
@@ -37,6 +37,10 @@ impl Inspect {
         let name = fingerprint(&checkpoint)?;
         let with_stats: Vec<(usize, u64)> = match &self.stats {
             None => vec![],
+            Some(dir) if !dir.is_dir() => {
+                let remedy = "collect statistics with `incise stats`";
+                return Err(Error::input(dir, "--stats", "is no folder", remedy));
+            }
             Some(dir) => (0..a.layers)
                 .filter(|&l| Moment::path(dir, l).is_file())
                 .map(|l| Moment::read(dir, l, a.inner, &name).map(|m| (l, m.tokens)))

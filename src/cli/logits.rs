@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::count;
+use super::output::{check_place, counted};
 use crate::base::{DType, Error, Progress, Result};
 use crate::model::load;
 use crate::store::write;
@@ -36,6 +36,7 @@ pub struct Logits {
 impl Logits {
     /// Writes the file.
     pub fn run(&self, context: &Context) -> Result<()> {
+        check_place(&self.output, &[&self.model, &self.prompts])?;
         let (_, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
         let text = std::fs::read_to_string(&self.prompts)
@@ -71,8 +72,8 @@ impl Logits {
                 "output": self.output, "prompts": prompts.len(), "tokens": tokens,
             }));
         }
-        let (n, tokens) = (count(total), count(tokens as u64));
+        let (n, tokens) = (counted(total, "prompt"), counted(tokens as u64, "token"));
         let output = self.output.display();
-        context.terminal.line(format!("{output}: {n} prompts, {tokens} tokens"))
+        context.terminal.line(format!("{output}: {n}, {tokens}"))
     }
 }

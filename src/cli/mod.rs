@@ -40,8 +40,8 @@ struct Common {
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// Threads to use [default: one a core]
-    #[arg(long, global = true)]
-    threads: Option<usize>,
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Seed of everything that is drawn
     #[arg(long, global = true, default_value_t = 0)]
     seed: u64,
@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
     if let Some(n) = cli.common.threads {
         let failed = |e| Error::refused(format!("--threads {n}: {e}"), "ask for another number");
-        rayon::ThreadPoolBuilder::new().num_threads(n).build_global().map_err(failed)?;
+        rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global().map_err(failed)?;
     }
     let context = Context {
         device: Device::parse(&cli.common.device)?,

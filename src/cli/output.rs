@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -107,6 +108,28 @@ impl Progress for Terminal {
     }
 }
 
+/// Refuses, before any work, a file that could not be written after it, or that would replace one
+/// of the `inputs` (files, or folders with all that is in them).
+pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if file.is_dir() || file.file_name().is_none() {
+        return Err(Error::input(file, "-o", "is a folder", "name a file"));
+    }
+    let place = folder.canonicalize().map_err(|e| Error::io(folder, "open", e))?;
+    let place = place.join(file.file_name().unwrap_or_default());
+    let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
+    if inputs.into_iter().any(|input| place.starts_with(input)) {
+        let what = "would be written over what the command reads";
+        return Err(Error::input(file, "-o", what, "name a file elsewhere"));
+    }
+    // What can be made there now can, most likely, be made there later.
+    let made = tempfile::tempfile_in(folder).map(drop);
+    made.map_err(|e| Error::io(folder, "write a file in", e))
+}
+
 /// `12,345`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -117,6 +140,11 @@ pub fn count(n: u64) -> String {
         .map(|g| std::str::from_utf8(g).expect("digits are ASCII"))
         .collect();
     groups.join(",")
+}
+
+/// `1 fact`, `1,234 facts`.
+pub fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// A number with three significant digits and a metric prefix: `8.45 M`.
@@ -148,6 +176,8 @@ mod tests {
     fn quantities_have_units() {
         assert_eq!(count(0), "0");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(counted(1, "fact"), "1 fact");
+        assert_eq!(counted(2000, "fact"), "2,000 facts");
         assert_eq!(metric(8_451_072.0), "8.45 M");
         assert_eq!(metric(124e6), "124 M");
         assert_eq!(metric(12.0), "12.0 ");

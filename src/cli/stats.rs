@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{count, metric};
+use super::output::{count, counted, metric};
 use super::ranges::{self, Layers};
 use crate::base::{Error, Progress, Result};
 use crate::data::Corpus;
@@ -89,9 +89,9 @@ impl Stats {
             }));
         }
         terminal.line(format!(
-            "{}: {} layers, {} tokens in {seconds:.1} s ({}tokens/s)",
+            "{}: {}, {} tokens in {seconds:.1} s ({}tokens/s)",
             self.output.display(),
-            moments.len(),
+            counted(moments.len() as u64, "layer"),
             count(tokens),
             metric(tokens as f64 / seconds),
         ))

@@ -55,11 +55,11 @@ impl Method {
 /// What ROME and R-ROME need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hparams {
-    /// The edited layer [layers].
+    /// The edited layer (`layers`).
     pub layer: usize,
     /// The value search.
     pub search: Search,
-    /// Whether the key statistics C shape the change [mom2_adjustment].
+    /// Whether the key statistics C shape the change (`mom2_adjustment`).
     pub mom2_adjustment: bool,
 }
 
@@ -166,7 +166,7 @@ impl Values {
             return Err(self.bad("fact_token", format!("`{token}`; only subject_last works here")));
         }
         let search = Search {
-            steps: self.count("v_num_grad_steps", self.need("v_num_grad_steps")?)?,
+            steps: self.steps()?,
             lr: self.number("v_lr")?,
             decay: self.number("v_weight_decay")?,
             clamp: self.number("clamp_norm_factor")?,
@@ -190,6 +190,14 @@ impl Values {
         match value.as_f64() {
             Some(x) if x.is_finite() && x >= 0.0 => Ok(x),
             _ => Err(self.bad(name, format!("{value} is not a number from 0"))),
+        }
+    }
+
+    fn steps(&self) -> Result<usize> {
+        let name = "v_num_grad_steps";
+        match self.count(name, self.need(name)?)? {
+            0 => Err(self.bad(name, "is 0, so no value is searched")),
+            steps => Ok(steps),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::hparams::{Hparams, Method};
 use super::rome;
 use super::value::Step;
-use crate::base::{Progress, Result};
+use crate::base::{Error, Progress, Result};
 use crate::data::{Contexts, Request};
 use crate::linalg::vector::norm;
 use crate::model::Model;
@@ -32,6 +32,25 @@ pub struct Outcome {
     pub merged: usize,
 }
 
+/// The probability below which a fact is said to have failed: something else may be likelier.
+const LIKELY: f64 = 0.5;
+
+impl Outcome {
+    /// Why the fact cannot be relied on, and what to try; `None` where the target is likely now.
+    pub fn failed(&self) -> Option<String> {
+        let p = self.probability[1];
+        let (first, last) = (self.trace.first()?.total(), self.trace.last()?.total());
+        (p < LIKELY).then(|| {
+            format!(
+                "the edit did not take: P of the target is {p:.2e}, and the loss went from \
+                 {first:.2} to {last:.2} in {} steps; try another layer, more v_num_grad_steps or \
+                 a larger clamp_norm_factor",
+                self.trace.len()
+            )
+        })
+    }
+}
+
 /// A change of one layer, one column a fact, and the model that has it.
 pub struct Planned {
     /// The edited model.
@@ -57,19 +76,36 @@ pub fn plan(
     (method, by): (Method, &Hparams),
     progress: &dyn Progress,
 ) -> Result<Planned> {
+    let rows = |request: &Request| rows_of(model, tokenizer, contexts, request);
+    let all: Vec<Rows> = requests.iter().map(rows).collect::<Result<_>>()?;
     let mut planned =
         Planned { model: model.clone(), outcomes: vec![], columns: vec![], layer: by.layer };
-    for (i, request) in requests.iter().enumerate() {
+    for (i, (request, rows)) in requests.iter().zip(&all).enumerate() {
         progress.at("fact", i as u64, requests.len() as u64);
-        let target = tokenizer.encode_target(&request.target_new)?;
-        let rows = rows(tokenizer, &contexts.flat(), &request.prompt, &request.subject, target)?;
-        for row in rows.rewriting.iter().chain([&rows.kl]) {
-            model.check(&row.ids)?;
-        }
-        planned.add(tokenizer, c, request, &rows, (method, by), progress)?;
+        planned.add(tokenizer, c, request, rows, (method, by), progress)?;
     }
     progress.at("fact", requests.len() as u64, requests.len() as u64);
     Ok(planned)
+}
+
+/// The token rows of a request, all of which the model can run.
+fn rows_of(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    contexts: &Contexts,
+    request: &Request,
+) -> Result<Rows> {
+    let made = || {
+        let target = tokenizer.encode_target(&request.target_new)?;
+        let rows = rows(tokenizer, &contexts.flat(), &request.prompt, &request.subject, target)?;
+        rows.rewriting.iter().chain([&rows.kl]).try_for_each(|row| model.check(&row.ids))?;
+        model.check(&rows.target)?;
+        Ok(rows)
+    };
+    made().map_err(|e: Error| {
+        let field = format!("record `{}`", request.id);
+        Error::input("requests", field, e.to_string(), "change the record or take it out")
+    })
 }
 
 impl Planned {

@@ -23,20 +23,20 @@ use crate::text::Rows;
 /// The loss below which a search ends.
 pub const ENOUGH: f64 = 0.05;
 
-/// The settings of a search; names of the field in brackets.
+/// The settings of a search; the field's names in brackets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
-    /// At most this many looks at the loss [v_num_grad_steps].
+    /// At most this many looks at the loss (`v_num_grad_steps`).
     pub steps: usize,
-    /// Adam's rate [v_lr].
+    /// Adam's rate (`v_lr`).
     pub lr: f64,
-    /// Weight of ‖δ‖/‖t₀‖² [v_weight_decay].
+    /// Weight of ‖δ‖/‖t₀‖² (`v_weight_decay`).
     pub decay: f64,
-    /// ‖δ‖ ≤ clamp·‖t₀‖ [clamp_norm_factor].
+    /// ‖δ‖ ≤ clamp·‖t₀‖ (`clamp_norm_factor`).
     pub clamp: f64,
-    /// κ [kl_factor].
+    /// κ (`kl_factor`).
     pub kl_factor: f64,
-    /// The layer after which the head reads the stream [v_loss_layer].
+    /// The layer after which the head reads the stream (`v_loss_layer`).
     pub loss_layer: usize,
     /// The loss that ends the search, 0.05 everywhere in the field.
     pub enough: f64,

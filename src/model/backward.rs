@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::decoder::Run;
 use super::load::{Layer, Model};
-use crate::ops::attention::Grads;
+use crate::ops::attention::{Grads, Keys};
 use crate::ops::norm::Saved;
 use crate::ops::{act, attention, linear, norm, rope};
 use crate::tensor::Tensor;
@@ -94,9 +94,9 @@ impl Model {
     ) {
         let a = &run.acts[l - run.first];
         linear::backward(dx, &w.o.w, &mut b.dattn, false);
-        let (past, seqs) = (past.layer(l), &batch.seqs);
-        let grads = &mut b.grads;
-        attention::backward(&b.dattn, &a.q, &a.k, &a.v, past, seqs, w.heads, &a.lse, grads);
+        let (k, v, grads) = (&a.k, &a.v, &mut b.grads);
+        let keys = Keys { k, v, past: past.layer(l), seqs: &batch.seqs, heads: w.heads };
+        attention::backward(&b.dattn, &a.q, keys, &a.lse, grads);
         if let Some(angles) = &run.angles {
             rope::rotate(&mut grads.dq, w.heads.queries, angles, true);
             rope::rotate(&mut grads.dk, w.heads.groups, angles, true);

@@ -52,6 +52,14 @@ impl Config<'_> {
         }
     }
 
+    /// A number above 0, or `default`.
+    pub fn positive_or(&self, field: &str, default: f64) -> Result<f64> {
+        match self.number_or(field, default)? {
+            x if x > 0.0 && x.is_finite() => Ok(x),
+            x => Err(self.error(field, format!("{x} is not above 0"))),
+        }
+    }
+
     /// A switch, or `default`.
     pub fn switch_or(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {

@@ -14,6 +14,7 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::load::{Layer, Linear, Model};
 use super::site::{At, Site};
+use crate::ops::attention::Keys;
 use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
 use crate::ops::{act, attention, embed, linear, norm, rope, rows};
@@ -178,9 +179,9 @@ impl Model {
             Past::Read(cache) => cache.layer(l),
             Past::Grow(cache) => cache.layer(l),
         };
-        let (q, k, v) = (&a.q, &a.k, &a.v);
-        let (o, lse) = (&mut run.attended, &mut a.lse);
-        attention::forward(q, k, v, seen, &batch.seqs, w.heads, o, lse);
+        let (k, v) = (&a.k, &a.v);
+        let keys = Keys { k, v, past: seen, seqs: &batch.seqs, heads: w.heads };
+        attention::forward(&a.q, keys, &mut run.attended, &mut a.lse);
         if let Past::Grow(cache) = past {
             cache.push(l, &a.k, &a.v);
         }

@@ -179,7 +179,7 @@ pub fn read(config: &Config) -> Result<(&'static Family, Arch)> {
         vocabulary: config.size("vocab_size")?,
         context,
         norm: family.norm,
-        eps: config.number_or(keys.eps.0, keys.eps.1)?,
+        eps: config.positive_or(keys.eps.0, keys.eps.1)?,
         act: activation(config, keys.act)?,
         positions: match family.learned_positions {
             true => Positions::Learned,

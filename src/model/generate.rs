@@ -64,7 +64,7 @@ impl Model {
     /// # Errors
     ///
     /// A prompt without tokens, longer than the model's context, or with a token that is not in
-    /// its vocabulary.
+    /// its vocabulary; logits that are not finite.
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -87,7 +87,14 @@ impl Model {
             let last = [next.len() - 1];
             let logits = self.logits(&batch, Past::Grow(&mut cache), &last);
             past += next.len();
-            let token = sampling.choose(&logits.row_f64(0), rng);
+            let logits = logits.row_f64(0);
+            if !logits.iter().all(|z| z.is_finite()) {
+                return Err(Error::numeric(
+                    format!("the logits after token {past} are not finite"),
+                    "check the checkpoint for NaN weights",
+                ));
+            }
+            let token = sampling.choose(&logits, rng);
             if stop.contains(&token) {
                 break;
             }

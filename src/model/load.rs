@@ -172,6 +172,12 @@ impl<'a> Loader<'a> {
 
     fn model(&self) -> Result<Model> {
         let (names, a) = (&self.family.names, self.arch);
+        let beyond = self.layer_name(a.layers, names.norm1) + ".weight";
+        if self.checkpoint.entry(&beyond).is_some() {
+            let what = format!("config.json tells of {} layers, and here is one more", a.layers);
+            let remedy = "compare config.json with the checkpoint: they are of two models";
+            return Err(Error::input(self.checkpoint.dir(), beyond, what, remedy));
+        }
         let embed_name = format!("{}{}", self.prefix, names.embed);
         let embed = self.matrix(&embed_name, Layout::OutIn, [a.vocabulary, a.width])?;
         let positions = match a.positions {

@@ -33,8 +33,8 @@ impl Rotary {
         let new = config.inside("rope_parameters")?;
         let old = config.inside("rope_scaling")?;
         let theta = match &new {
-            Some(p) => p.number_or("rope_theta", config.number_or("rope_theta", 1e4)?)?,
-            None => config.number_or("rope_theta", 1e4)?,
+            Some(p) => p.positive_or("rope_theta", config.positive_or("rope_theta", 1e4)?)?,
+            None => config.positive_or("rope_theta", 1e4)?,
         };
         let plain = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / turning as f32);
         let frequency: Vec<f32> = (0..turning / 2).map(plain).collect();
@@ -63,7 +63,7 @@ fn scaled(c: &Config, frequency: Vec<f32>, context: usize) -> Result<Vec<f32>> {
     // `type` is what files before transformers 4.45 call `rope_type`.
     let kind = c.text_or("rope_type", c.text_or("type", "default")?)?;
     let needed = |field: &str| match c.get(field) {
-        Some(_) => c.number_or(field, 0.0).map(|n| n as f32),
+        Some(_) => c.positive_or(field, 1.0).map(|n| n as f32),
         None => Err(c.error(field, format!("is missing beside rope_type `{kind}`"))),
     };
     match kind {

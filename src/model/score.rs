@@ -4,6 +4,7 @@ use super::batch::Batch;
 use super::decoder::{Past, Run};
 use super::load::Model;
 use super::site::Site;
+use crate::ops::attention::Seq;
 use crate::ops::{loss, rows};
 use crate::tensor::Tensor;
 use crate::text::Row;
@@ -19,13 +20,11 @@ pub struct Completion {
 
 impl Model {
     /// Natural log of the per-token geometric mean probability of each candidate: −nll(o) of
-    /// CounterFact's metrics.
+    /// CounterFact's metrics. The prompt before a candidate has at least one token.
     pub fn log_probability(&self, texts: &[Completion]) -> Vec<f64> {
-        let batch = Batch::whole(texts.iter().map(|t| &t.ids));
-        let read = |(t, s): (&Completion, &crate::ops::attention::Seq)| {
-            // The token before a candidate's token predicts it.
-            s.rows.end - t.candidate - 1..s.rows.end - 1
-        };
+        // The token before a candidate's token predicts it; the last one predicts nothing we ask.
+        let batch = Batch::whole(texts.iter().map(|t| &t.ids[..t.ids.len() - 1]));
+        let read = |(t, s): (&Completion, &Seq)| s.rows.end - t.candidate..s.rows.end;
         let chosen: Vec<usize> = texts.iter().zip(&batch.seqs).flat_map(read).collect();
         let logits = self.logits(&batch, Past::None, &chosen);
         let all: Vec<usize> = (0..chosen.len()).collect();

@@ -15,6 +15,7 @@
 use std::ops::Range;
 
 use super::cpu;
+use crate::base::Float;
 use crate::tensor::{Tensor, on_float, shapes};
 
 /// One sequence of a packed batch.
@@ -39,38 +40,51 @@ pub struct Heads {
     pub scale: f64,
 }
 
-/// Earlier keys and values of one layer, (rows, G·E) each.
-pub type Past<'a> = (&'a Tensor, &'a Tensor);
+/// The keys and values that a batch's queries look at.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    /// k (N, G·E), the batch's own.
+    pub k: &'a Tensor,
+    /// v (N, G·E), the batch's own.
+    pub v: &'a Tensor,
+    /// k and v of earlier tokens, (rows, G·E) each.
+    pub past: (&'a Tensor, &'a Tensor),
+    /// How the batch is packed.
+    pub seqs: &'a [Seq],
+    /// H, G, E and the scale.
+    pub heads: Heads,
+}
 
-/// o and lse from q, k, v.
-#[allow(clippy::too_many_arguments)] // the operands of the formula
-pub fn forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    past: Past,
-    seqs: &[Seq],
-    heads: Heads,
-    o: &mut Tensor,
-    lse: &mut Tensor,
-) {
-    let [n, _] = q.dims();
-    let (qw, kw) = (heads.queries * heads.width, heads.groups * heads.width);
-    shapes!("attention": q => [n, qw], k => [n, kw], v => [n, kw], o => [n, qw],
-        lse => [n, heads.queries]);
-    on_float!(q, T => cpu::attention::forward::<T>(
+impl<'a> Keys<'a> {
+    /// The definition's form.
+    fn get<T: Float>(&self) -> cpu::attention::Keys<'a, T> {
         cpu::attention::Keys {
-            k: k.get(),
-            v: v.get(),
-            past_k: past.0.get(),
-            past_v: past.1.get(),
-            seqs,
-            heads,
-        },
-        q.get(),
-        o.get_mut(),
-        lse.get_mut(),
-    ));
+            k: self.k.get(),
+            v: self.v.get(),
+            past_k: self.past.0.get(),
+            past_v: self.past.1.get(),
+            seqs: self.seqs,
+            heads: self.heads,
+        }
+    }
+
+    /// Asserts the shapes of q, k and v; returns them.
+    fn check(&self, q: &Tensor) -> [[usize; 2]; 2] {
+        let [n, _] = q.dims();
+        let Heads { queries, groups, width, .. } = self.heads;
+        let (qw, kw) = (queries * width, groups * width);
+        shapes!("attention": q => [n, qw], self.k => [n, kw], self.v => [n, kw]);
+        [[n, qw], [n, kw]]
+    }
+}
+
+/// o (N, H·E) and lse (N, H) from q, k, v.
+pub fn forward(q: &Tensor, keys: Keys, o: &mut Tensor, lse: &mut Tensor) {
+    let [[n, qw], _] = keys.check(q);
+    shapes!("attention": o => [n, qw], lse => [n, keys.heads.queries]);
+    on_float!(q, T => {
+        cpu::attention::forward::<T>(keys.get(), q.get(), o.get_mut(), lse.get_mut());
+    });
 }
 
 /// The gradients of the loss for q, k and v.
@@ -84,32 +98,13 @@ pub struct Grads {
     pub dv: Tensor,
 }
 
-/// dq, dk and dv from do; everything else as in forward.
-#[allow(clippy::too_many_arguments)] // the operands of the formula
-pub fn backward(
-    d_o: &Tensor,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    past: Past,
-    seqs: &[Seq],
-    heads: Heads,
-    lse: &Tensor,
-    grads: &mut Grads,
-) {
-    let [n, _] = q.dims();
-    let (qw, kw) = (heads.queries * heads.width, heads.groups * heads.width);
+/// dq, dk and dv from do (N, H·E); the rest as in forward.
+pub fn backward(d_o: &Tensor, q: &Tensor, keys: Keys, lse: &Tensor, grads: &mut Grads) {
+    let [[n, qw], [_, kw]] = keys.check(q);
     shapes!("attention backward": d_o => [n, qw], grads.dq => [n, qw], grads.dk => [n, kw],
-        grads.dv => [n, kw], lse => [n, heads.queries]);
+        grads.dv => [n, kw], lse => [n, keys.heads.queries]);
     on_float!(q, T => cpu::attention::backward::<T>(
-        cpu::attention::Keys {
-            k: k.get(),
-            v: v.get(),
-            past_k: past.0.get(),
-            past_v: past.1.get(),
-            seqs,
-            heads,
-        },
+        keys.get(),
         q.get(),
         lse.get(),
         d_o.get(),

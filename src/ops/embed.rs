@@ -1,4 +1,4 @@
-//! Embedding: x_i = W_token[id_i] (+ W_position[position_i]). Moves 2·N·D elements.
+//! Embedding: `x_i = W_token[id_i] (+ W_position[position_i])`. Moves 2·N·D elements.
 
 use super::cpu;
 use crate::tensor::{Tensor, Weight, on_float, shapes};

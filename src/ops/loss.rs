@@ -31,7 +31,7 @@ pub enum Aim {
     },
 }
 
-/// Row i of `logp` (rows.len(), V) = ln softmax of row rows[i] of z.
+/// Row i of `logp` (rows.len(), V) = ln softmax of row `rows[i]` of z.
 pub fn log_softmax(z: &Tensor, rows: &[usize], logp: &mut Tensor) {
     let [_, v] = z.dims();
     shapes!("log_softmax": logp => [rows.len(), v]);

@@ -3,14 +3,14 @@
 use super::cpu;
 use crate::tensor::{Tensor, on_float, shapes};
 
-/// y (rows.len(), D): row i is row rows[i] of x (N, D).
+/// y (rows.len(), D): row i is row `rows[i]` of x (N, D).
 pub fn gather(x: &Tensor, rows: &[usize], y: &mut Tensor) {
     let [_, d] = x.dims();
     shapes!("gather": y => [rows.len(), d]);
     on_float!(x, T => cpu::rows::gather::<T>(x.get(), d, rows, y.get_mut()));
 }
 
-/// Row rows[i] of x (N, D) += row i of y. Rows may repeat; the order is that of `rows`.
+/// Row `rows[i]` of x (N, D) += row i of y. Rows may repeat; the order is that of `rows`.
 pub fn scatter_add(x: &mut Tensor, rows: &[usize], y: &Tensor) {
     let [_, d] = x.dims();
     shapes!("scatter_add": y => [rows.len(), d]);

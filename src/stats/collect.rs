@@ -64,7 +64,7 @@ impl<D: Iterator<Item = Result<String>>> Iterator for Windows<'_, D> {
 /// # Errors
 ///
 /// Text that cannot be read or has no token, statistics in progress of something else, a wish to
-/// stop (the work so far is kept).
+/// stop (the work so far is kept), keys that are not finite.
 pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -105,6 +105,13 @@ pub fn collect(
     if state.tokens == 0 {
         let remedy = "give a text with at least one non-empty line";
         return Err(Error::refused("the corpus has no token", remedy));
+    }
+    let sound = |total: &Vec<f64>| total.iter().all(|t| t.is_finite());
+    if let Some(i) = state.totals.iter().position(|total| !sound(total)) {
+        return Err(Error::numeric(
+            format!("layer {}: some keys are not finite", what.layers[i]),
+            "check the checkpoint for NaN weights",
+        ));
     }
     let tokens = state.tokens;
     let moments = what.layers.iter().zip(state.totals);

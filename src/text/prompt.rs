@@ -29,8 +29,8 @@ pub struct Rows {
     /// The target's T ids.
     pub target: Vec<u32>,
     /// How many rewriting rows are not their key row followed by the target's own ids, because
-    /// tokens merged over the seam or the cut falls inside a character. The labels sit at the last
-    /// T positions all the same, as in the public code; worth a warning.
+    /// tokens merged over the seam. The labels sit at the last T positions all the same, as in the
+    /// public code; worth a warning.
     pub merged: usize,
 }
 
@@ -70,11 +70,15 @@ pub fn rows(
         let (first, last) = halves(context.as_ref())?;
         let (before, after) = (format!("{first}{before}"), format!("{after}{last}"));
         let key = row(&before, &after)?;
-        let full = row(&before, &format!("{after}{said_text}"))?;
-        if full.ids.len() < target.len() {
+        let full = match said_text.contains(char::REPLACEMENT_CHARACTER) {
+            // The cut falls inside a character: no text says these tokens, so they are taken.
+            true => Row { ids: [&key.ids, said].concat(), lookup: key.lookup },
+            false => row(&before, &format!("{after}{said_text}"))?,
+        };
+        if full.lookup + target.len() > full.ids.len() {
             return Err(Error::refused(
-                format!("the target has {} tokens, more than its row", target.len()),
-                "give a longer prompt or a shorter target",
+                format!("the target's {} tokens reach back before the subject", target.len()),
+                "end the prompt at a word's end, or give a shorter target",
             ));
         }
         merged += usize::from(full.ids != [&key.ids, said].concat());

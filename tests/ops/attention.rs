@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use incise::base::Float;
-use incise::ops::attention::{self, Grads, Heads, Seq};
+use incise::ops::attention::{self, Grads, Heads, Keys, Seq};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
@@ -86,10 +86,11 @@ impl Case {
         let past = (&tensor(kw, &self.past_k), &tensor(kw, &self.past_v));
         let mut o = stale(&q);
         let mut lse = tensor(queries, &vec![f64::NAN; q.len() / width]);
-        attention::forward(&q, &k, &v, past, &self.seqs, self.heads, &mut o, &mut lse);
+        let keys = Keys { k: &k, v: &v, past, seqs: &self.seqs, heads: self.heads };
+        attention::forward(&q, keys, &mut o, &mut lse);
         let mut grads = Grads { dq: stale(&q), dk: stale(&k), dv: stale(&v) };
         let d_o = tensor(qw, &self.d_o);
-        attention::backward(&d_o, &q, &k, &v, past, &self.seqs, self.heads, &lse, &mut grads);
+        attention::backward(&d_o, &q, keys, &lse, &mut grads);
         [o, lse, grads.dq, grads.dk, grads.dv]
     }
 }
