@@ -48,6 +48,7 @@ pub fn run(context: &Context) -> Result<()> {
         line(&format!("cuda:{}", g.ordinal), &format!("{} {memory}B, sm_{major}{minor}", g.name))?;
     }
     line("kernels", engine)?;
+    line("libraries", "cuBLASLt and cuSOLVER are not looked for: nothing would use them yet")?;
     if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
         line("advice", "without AVX2 products run several times slower; use a newer processor")?;
     }
