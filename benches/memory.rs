@@ -1,9 +1,10 @@
 //! What opening and running a checkpoint costs in memory, beside the limits.
 //!
-//! Random weights of GPT-2 small's shape in BF16 (249 MB). `inspect` opens it and fingerprints it,
-//! which samples 64 KiB of each tensor: it must not read the weights. Its limit is half of the file,
-//! for the system maps whole runs of cached pages around each one that is touched. `logits` of two
-//! lines of 512 tokens must stay below the file's size plus 1 GB, pages of the mapped file counted.
+//! Random weights of GPT-2 small's shape in BF16 (249 MB). `inspect` opens it and fingerprints
+//! it, which samples 64 KiB of each tensor: it must not read the weights. Its limit is half of the
+//! file, for the system maps whole runs of cached pages around each one that is touched. `logits`
+//! of two lines of 512 tokens must stay below the file's size plus 1 GB, pages of the mapped file
+//! counted.
 //!
 //! `cargo bench --bench memory` (Linux: peaks are VmHWM of `/proc/PID/status`).
 
