@@ -127,15 +127,29 @@ class Recipe:
     edit: dict = field(default_factory=dict)  # last changes to config.json; None deletes
 
 
-def gpt2(V, D, H, L, context, F=None):
+def gpt2(V, D, H, L, context, F=None, **options):
     sizes = dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_positions=context, n_inner=F)
-    return transformers.GPT2Config(bos_token_id=0, eos_token_id=0, **sizes)
+    return transformers.GPT2Config(bos_token_id=0, eos_token_id=0, **sizes, **options)
 
 
 def llama(D, F, H, G, context, **options):
     sizes = dict(hidden_size=D, intermediate_size=F, max_position_embeddings=context)
     sizes |= dict(num_attention_heads=H, num_key_value_heads=G, num_hidden_layers=3)
     return transformers.LlamaConfig(vocab_size=367, **sizes, **options)
+
+
+def gptj(V, D, H, L, context, rotary_dim, **options):
+    sizes = dict(vocab_size=V, n_embd=D, n_head=H, n_layer=L, n_positions=context)
+    sizes |= dict(bos_token_id=0, eos_token_id=0, rotary_dim=rotary_dim)
+    return transformers.GPTJConfig(**sizes, **options)
+
+
+def like(config, V, D, F, H, context, layers=3, **options):
+    """A configuration with the field names that most families share."""
+    sizes = dict(vocab_size=V, hidden_size=D, max_position_embeddings=context)
+    inner = "ffn_dim" if config is transformers.OPTConfig else "intermediate_size"
+    sizes |= {"num_attention_heads": H, "num_hidden_layers": layers, inner: F}
+    return config(bos_token_id=0, eos_token_id=0, **sizes, **options)
 
 
 def rope(**parameters):
@@ -153,8 +167,37 @@ ROPE_LLAMA3 = rope(
     high_freq_factor=4.0,
     original_max_position_embeddings=32,
 )
+# Eight frequencies: two kept, four blended, two divided.
+ROPE_YARN = rope(
+    rope_type="yarn",
+    rope_theta=1e4,
+    factor=4.0,
+    beta_fast=8.0,
+    beta_slow=0.5,
+    original_max_position_embeddings=64,
+)
+ROPE_DYNAMIC = rope(rope_type="dynamic", rope_theta=1e4, factor=2.0)
+ROPE_SHARE = rope(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
+ROPE_SHARE_LINEAR = rope(
+    rope_type="linear", rope_theta=300.0, partial_rotary_factor=0.75, factor=1.5
+)
 OLDEST_LINEAR = {"type": "linear", "factor": 2.5}
 BIASES = {"attention_bias": True, "mlp_bias": True}
+SCALED = {
+    "scale_attn_weights": False,
+    "scale_attn_by_inverse_layer_idx": True,
+    "activation_function": "gelu",
+}
+SEQUENTIAL = {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_fast"}
+OPT_PLAIN = {"enable_bias": False, "activation_function": "gelu", "tie_word_embeddings": False}
+GROUPED = {"num_key_value_heads": 2, "tie_word_embeddings": True}
+WIDE_HEADS = {"num_key_value_heads": 1, "head_dim": 14}
+WINDOW_ABOVE = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+WINDOW_ABOVE |= {"num_key_value_heads": 1, "tie_word_embeddings": True}
+WINDOW_NAMED = {"use_sliding_window": True, "sliding_window": 4, "num_key_value_heads": 2}
+WINDOW_NAMED |= {"head_dim": 10, "attention_bias": True}
+WINDOW_NAMED |= {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+ONE_GROUP = {"num_key_value_heads": 1, "tie_word_embeddings": True}
 
 RECIPES = {
     "gpt2": Recipe(
@@ -206,6 +249,97 @@ RECIPES = {
         old=True,
         edit={"head_dim": None, "num_key_value_heads": None, "rope_scaling": OLDEST_LINEAR},
     ),
+    "gpt2-scaled": Recipe(
+        gpt2(V=307, D=24, H=3, L=3, context=64, **SCALED),
+        torch.float16,
+        layer=1,
+        tap="value",
+    ),
+    "gptj": Recipe(
+        gptj(V=311, D=36, H=4, L=3, context=53, rotary_dim=4),
+        torch.float32,
+        layer=1,
+        tap="value",
+        old=True,
+        edited=True,
+    ),
+    # Every element of a head turns.
+    "gptj-whole": Recipe(
+        gptj(V=307, D=24, H=4, L=2, context=48, rotary_dim=6, n_inner=40),
+        torch.bfloat16,
+        layer=0,
+        tap="stream",
+        shards=2,
+        prefix=False,
+    ),
+    "neox": Recipe(
+        like(transformers.GPTNeoXConfig, V=307, D=32, F=72, H=4, context=77, **ROPE_SHARE),
+        torch.float16,
+        layer=1,
+        tap="value",
+        old=True,
+        edited=True,
+    ),
+    "neox-sequential": Recipe(
+        like(transformers.GPTNeoXConfig, 307, 24, 56, 3, 61, **ROPE_SHARE_LINEAR, **SEQUENTIAL),
+        torch.bfloat16,
+        layer=0,
+        tap="stream",
+        prefix=False,
+    ),
+    "opt": Recipe(
+        like(transformers.OPTConfig, V=307, D=28, F=60, H=4, context=45),
+        torch.float16,
+        layer=1,
+        tap="value",
+        prefix=False,
+        edited=True,
+    ),
+    "opt-plain": Recipe(
+        like(transformers.OPTConfig, V=309, D=20, F=36, H=2, context=40, **OPT_PLAIN),
+        torch.float32,
+        layer=1,
+        tap="stream",
+    ),
+    "mistral": Recipe(
+        like(transformers.MistralConfig, 307, 32, 52, 4, 96, sliding_window=5, **GROUPED),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        old=True,
+        edited=True,
+    ),
+    "mistral-wide": Recipe(
+        like(transformers.MistralConfig, 307, 20, 36, 2, 96, sliding_window=None, **WIDE_HEADS),
+        torch.float32,
+        layer=0,
+        tap="stream",
+    ),
+    # A window from layer 1 on; yarn.
+    "qwen2": Recipe(
+        like(transformers.Qwen2Config, 311, 48, 64, 3, 256, **ROPE_YARN, **WINDOW_ABOVE),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        old=True,
+        edited=True,
+        lengths=(1, 2, 7, 41),
+    ),
+    "qwen3": Recipe(
+        like(transformers.Qwen3Config, 307, 28, 44, 4, 64, **ROPE_DYNAMIC, **WINDOW_NAMED),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=True,
+    ),
+    # One group for all heads.
+    "qwen3-one-group": Recipe(
+        like(transformers.Qwen3Config, 307, 24, 40, 4, 64, head_dim=6, **ONE_GROUP),
+        torch.float32,
+        layer=0,
+        tap="stream",
+        old=True,
+    ),
 }
 
 
@@ -220,12 +354,12 @@ def fill(model, generator):
         if weight.dim() == 1:
             centre = 1.0 if name.endswith("weight") else 0.0
             weight.data = centre + 0.2 * random
-        elif "wte" in name or "embed" in name:
-            weight.data = 0.6 * random
-        elif "wpe" in name:
+        elif "wpe" in name or "embed_positions" in name:
             weight.data = 0.3 * random
+        elif "wte" in name or "embed_tokens" in name or "embed_in" in name:
+            weight.data = 0.6 * random
         else:
-            gain = 3.0 if "lm_head" in name else 1.2
+            gain = 3.0 if "lm_head" in name or "embed_out" in name else 1.2
             weight.data = gain / math.sqrt(model.config.hidden_size) * random
 
 
@@ -233,7 +367,10 @@ def old_dialect(config):
     """config.json as transformers 4 wrote it."""
     config["torch_dtype"] = config.pop("dtype")
     if rope := config.pop("rope_parameters", None):
-        config["rope_theta"] = rope.pop("rope_theta")
+        neox = config["model_type"] == "gpt_neox"
+        config["rotary_emb_base" if neox else "rope_theta"] = rope.pop("rope_theta")
+        if "partial_rotary_factor" in rope:
+            config["rotary_pct"] = rope.pop("partial_rotary_factor")
         scaled = rope["rope_type"] != "default"
         config["rope_scaling"] = rope if scaled else None
 
@@ -253,15 +390,20 @@ def write_checkpoint(recipe, folder, generator):
     config.update(recipe.edit)
     config = {key: value for key, value in config.items() if key not in recipe.edit or value}
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    (byte_level() if family == "gpt2" else sentence_piece()).save(str(folder / "tokenizer.json"))
+    pieces = sentence_piece if family == "llama" else byte_level
+    pieces().save(str(folder / "tokenizer.json"))
 
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    # Of OPT's `model.decoder.` the hub has the second half too.
+    prefix = "model." if family == "opt" else model.base_model_prefix + "."
     weights = {
-        name if recipe.prefix else name.removeprefix("transformer."): weight.to(recipe.dtype)
+        name if recipe.prefix else name.removeprefix(prefix): weight.to(recipe.dtype)
         for name, weight in model.state_dict().items()
         if name not in tied
     }
-    if not recipe.prefix:
+    if family == "gpt_neox" and recipe.old:  # as on the hub
+        weights["embed_out.weight"] = weights.pop("lm_head.weight")
+    if not recipe.prefix and family == "gpt2":
         context = model.config.n_positions
         mask = torch.ones(1, 1, context, context, dtype=torch.bool).tril()
         weights["h.0.attn.bias"] = mask.to(torch.uint8)
@@ -322,37 +464,62 @@ def load(folder, dtype):
         folder, dtype=dtype, attn_implementation="eager"
     )
     model.eval().requires_grad_(False)
-    if dtype == torch.float64 and hasattr(model, "model"):
+    if dtype == torch.float64 and hasattr(model.base_model, "rotary_emb"):
         with Wide():  # the tables were made in f32
-            model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+            model.base_model.rotary_emb = type(model.base_model.rotary_emb)(model.config)
     return model
 
 
 def layers(model):
     """The blocks, bottom up."""
-    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    base = getattr(model.base_model, "decoder", model.base_model)
+    return base.h if hasattr(base, "h") else base.layers
 
 
 def down(layer):
     """A block's MLP down projection."""
-    return layer.mlp.c_proj if hasattr(layer.mlp, "c_proj") else layer.mlp.down_proj
+    names = ("c_proj", "fc_out", "dense_4h_to_h", "down_proj", "fc2")
+    return next(getattr(mlp(layer), name) for name in names if hasattr(mlp(layer), name))
+
+
+def mlp(layer):
+    """A block's MLP; OPT has its parts in the block itself."""
+    return getattr(layer, "mlp", layer)
+
+
+def value(layer):
+    """The module whose output is that of the MLP."""
+    return getattr(layer, "mlp", down(layer))
+
+
+def by_row(output, ids):
+    """(rows, tokens, width), also where a module has joined the first two or returns more."""
+    tensor = output[0] if isinstance(output, tuple) else output
+    return tensor.view(*ids.shape, tensor.shape[-1])
+
+
+def instead(output, pushed):
+    """`pushed` in the form of `output`."""
+    if isinstance(output, tuple):
+        return (pushed, *output[1:])
+    return pushed.view(output.shape)
 
 
 def capture(model, ids):
     """Logits (tokens, V) of one sequence, and key, value and stream of every layer."""
-    seen, hooks = {}, []
+    seen, hooks, ids = {}, [], torch.tensor([ids])
 
     def keep(name):
         def hook(module, inputs, output):
-            seen[name] = (inputs[0] if name.startswith("key") else output)[0]
+            seen[name] = by_row(inputs[0] if name.startswith("key") else output, ids)[0]
 
         return hook
 
     for l, layer in enumerate(layers(model)):
         hooks.append(down(layer).register_forward_hook(keep(f"key.{l}")))
-        hooks.append(layer.mlp.register_forward_hook(keep(f"value.{l}")))
+        hooks.append(value(layer).register_forward_hook(keep(f"value.{l}")))
         hooks.append(layer.register_forward_hook(keep(f"stream.{l}")))
-    logits = model(torch.tensor([ids])).logits[0]
+    logits = model(ids).logits[0]
     for hook in hooks:
         hook.remove()
     return logits, seen
@@ -361,16 +528,17 @@ def capture(model, ids):
 def pushed(model, site, ids, lookup, delta):
     """log p (tokens, V) with delta added to the site's output at token `lookup`, and that output's
     row as it was before."""
-    seen = []
+    seen, ids = [], torch.tensor([ids])
 
     def push(module, inputs, output):
-        seen.append(output[0, lookup].detach())
-        added = torch.zeros_like(output[0])
-        added[lookup] = 1.0
-        return output + added * delta
+        before = by_row(output, ids)
+        seen.append(before[0, lookup].detach())
+        added = torch.zeros_like(before)
+        added[0, lookup] = 1.0
+        return instead(output, before + added * delta)
 
     hook = site.register_forward_hook(push)
-    logits = model(torch.tensor([ids])).logits[0]
+    logits = model(ids).logits[0]
     hook.remove()
     return torch.log_softmax(logits, -1), seen[0]
 
@@ -378,7 +546,7 @@ def pushed(model, site, ids, lookup, delta):
 def search_loss(model, case, delta):
     """The loss of the search case at delta, its parts, its gradient, and t0."""
     layer = layers(model)[case["layer"]]
-    site = layer.mlp if case["tap"] == "value" else layer
+    site = value(layer) if case["tap"] == "value" else layer
     rows = list(zip(case["sequences"], case["lookup"], strict=True))
     delta = delta.clone().requires_grad_()
     nlls = []

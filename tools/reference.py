@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import down, layers, load, precision, versions  # noqa: E402
+from golden import by_row, down, layers, load, precision, value, versions  # noqa: E402
 
 TYPES = {"f32": torch.float32, "f64": torch.float64}
 KL_PROMPT = "{} is a"
@@ -102,14 +102,14 @@ def keys_and_outputs(model, layer, rows):
     block = layers(model)[layer]
     hooks = [
         down(block).register_forward_hook(lambda _, inputs, out: seen.update(key=inputs[0])),
-        block.mlp.register_forward_hook(lambda _, inputs, out: seen.update(output=out)),
+        value(block).register_forward_hook(lambda _, inputs, out: seen.update(output=out)),
     ]
     inputs, lookup = batch(rows)
     model(**inputs)
     for hook in hooks:
         hook.remove()
-    at = torch.arange(len(rows)), lookup
-    return seen["key"][at], seen["output"][at]
+    ids, at = inputs["input_ids"], (torch.arange(len(rows)), lookup)
+    return by_row(seen["key"], ids)[at], by_row(seen["output"], ids)[at]
 
 
 def search(model, rewriting, kl_row, y, hparams, stop=ENOUGH):
@@ -126,14 +126,14 @@ def search(model, rewriting, kl_row, y, hparams, stop=ENOUGH):
     delta = torch.zeros(model.config.hidden_size, dtype=dtype, requires_grad=True)
     t0 = []
 
-    def push(module, inputs, output):
+    def push(module, _, output):
+        pushed = by_row(output, inputs["input_ids"]).clone()
         if not t0:
-            t0.append(output[0, lookup[0]].detach().clone())
-        output = output.clone()
-        output[at] = output[at] + delta
-        return output
+            t0.append(pushed[0, lookup[0]].detach().clone())
+        pushed[at] = pushed[at] + delta
+        return pushed.view(output.shape)
 
-    hook = layers(model)[hparams["layers"][0]].mlp.register_forward_hook(push)
+    hook = value(layers(model)[hparams["layers"][0]]).register_forward_hook(push)
     adam = torch.optim.Adam([delta], lr=hparams["v_lr"])
     trace, log_p_init, clamped = [], None, 0
     for step in range(hparams["v_num_grad_steps"]):

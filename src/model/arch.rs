@@ -2,6 +2,7 @@
 
 use super::rotary::Rotary;
 use crate::ops::act::Act;
+use crate::ops::attention::Heads;
 use crate::ops::norm::Kind;
 
 /// A decoder as data. Letters are those of the crate's alphabet.
@@ -25,12 +26,18 @@ pub struct Arch {
     pub vocabulary: usize,
     /// The most tokens a sequence may have.
     pub context: usize,
+    /// How many tokens each layer's queries see, their own included; `None` for all before.
+    pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
     pub norm: Kind,
+    /// Whether each query and key is normalised (RMS) by itself.
+    pub head_norms: bool,
     /// Added to the variance in every norm.
     pub eps: f64,
     /// Activation of the MLP.
     pub act: Act,
+    /// Whether attention and MLP of a layer both read the stream that enters it.
+    pub parallel: bool,
     /// How tokens know their place.
     pub positions: Positions,
     /// Factor of the attention scores.
@@ -53,10 +60,14 @@ pub enum Positions {
 /// Which projections have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Biases {
-    /// Queries, keys, values and attention's output.
-    pub attention: bool,
+    /// Queries, keys and values.
+    pub qkv: bool,
+    /// Attention's output.
+    pub o: bool,
     /// Gate, up and down.
     pub mlp: bool,
+    /// The head.
+    pub head: bool,
 }
 
 /// The factor of the attention scores: `by_head` · `by_layer`.
@@ -69,9 +80,11 @@ pub struct Scale {
 }
 
 impl Arch {
-    /// The factor of layer l's attention scores.
-    pub fn scale(&self, l: usize) -> f64 {
+    /// How layer l attends.
+    pub fn heads(&self, l: usize) -> Heads {
         let by_head = if self.scale.by_head { (self.head as f64).powf(-0.5) } else { 1.0 };
-        if self.scale.by_layer { by_head / (l + 1) as f64 } else { by_head }
+        let scale = if self.scale.by_layer { by_head / (l + 1) as f64 } else { by_head };
+        let Arch { queries, groups, head: width, .. } = *self;
+        Heads { queries, groups, width, scale, window: self.windows[l] }
     }
 }

@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::decoder::Run;
 use super::load::{Layer, Model};
 use crate::ops::attention::{Grads, Keys};
-use crate::ops::norm::Saved;
+use crate::ops::norm::{Norm, Saved};
 use crate::ops::{act, attention, linear, norm, rope};
 use crate::tensor::Tensor;
 
@@ -39,6 +39,16 @@ impl Back {
     }
 }
 
+/// Turns the gradient for normalised heads (N, heads·E) into that for them as they were.
+fn normalise_heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
+    let ([_, width], [head]) = (d.dims(), p.gain.dims());
+    d.set_width(head);
+    let mut dx = Tensor::zeros(d.precision(), d.shape());
+    norm::backward(d, p, saved, &mut dx);
+    dx.set_width(width);
+    *d = dx;
+}
+
 impl Model {
     /// dx (rows, D) = the gradient for what [`Model::head`] read, from dz (rows, V).
     pub fn head_backward(&self, dz: &Tensor, saved: &Saved) -> Tensor {
@@ -62,7 +72,13 @@ impl Model {
     ) {
         for l in layers.rev() {
             let w = &self.layers[l];
+            if self.arch.parallel {
+                linear::backward(dx, &w.o.w, &mut back.dattn, false);
+            }
             self.mlp_backward(l, w, dx, run, back);
+            if !self.arch.parallel {
+                linear::backward(dx, &w.o.w, &mut back.dattn, false);
+            }
             self.attend_backward(l, w, batch, past, dx, run, back);
         }
     }
@@ -80,7 +96,7 @@ impl Model {
         norm::backward(&b.dnorm, &w.norm2, &a.norm2, dx);
     }
 
-    /// x ← x + o(attention(norm₁(x)))
+    /// attended = attention(norm₁(x)), from its gradient in `dattn`
     #[allow(clippy::too_many_arguments)] // the operands of the line it undoes
     fn attend_backward(
         &self,
@@ -93,13 +109,16 @@ impl Model {
         b: &mut Back,
     ) {
         let a = &run.acts[l - run.first];
-        linear::backward(dx, &w.o.w, &mut b.dattn, false);
         let (k, v, grads) = (&a.k, &a.v, &mut b.grads);
         let keys = Keys { k, v, past: past.layer(l), seqs: &batch.seqs, heads: w.heads };
         attention::backward(&b.dattn, &a.q, keys, &a.lse, grads);
         if let Some(angles) = &run.angles {
             rope::rotate(&mut grads.dq, w.heads.queries, angles, true);
             rope::rotate(&mut grads.dk, w.heads.groups, angles, true);
+        }
+        if let (Some([q, k]), Some([sq, sk])) = (&w.head_norms, &a.head_norms) {
+            normalise_heads_backward(&mut grads.dq, q, sq);
+            normalise_heads_backward(&mut grads.dk, k, sk);
         }
         linear::backward(&grads.dq, &w.q.w, &mut b.dnorm, false);
         linear::backward(&grads.dk, &w.k.w, &mut b.dnorm, true);

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! x ← embed(ids)
-//! x ← x + attention(norm₁(x))          layer l
+//! x ← x + o(attention(norm₁(x)))       layer l
 //! x ← x + down(act(up(norm₂(x))))      layer l;   key = act(…), value = down(key) + b
 //! z = head(norm(x))
 //! ```
+//!
+//! Where a layer's two parts are parallel, both read the x that enters it.
 
 use std::ops::Range;
 
@@ -15,7 +17,7 @@ use super::cache::Cache;
 use super::load::{Layer, Linear, Model};
 use super::site::{At, Site};
 use crate::ops::attention::Keys;
-use crate::ops::norm::Saved;
+use crate::ops::norm::{Norm, Saved};
 use crate::ops::rope::Angles;
 use crate::ops::{act, attention, embed, linear, norm, rope, rows};
 use crate::tensor::Tensor;
@@ -40,6 +42,7 @@ pub struct Acts {
     pub(super) k: Tensor,   // (N, G·E), turned
     pub(super) v: Tensor,   // (N, G·E)
     pub(super) lse: Tensor, // (N, H)
+    pub(super) head_norms: Option<[Saved; 2]>,
     pub(super) norm2: Saved,
     pub(super) up: Tensor,           // (N, F), before the activation
     pub(super) gate: Option<Tensor>, // (N, F), before the activation
@@ -75,6 +78,9 @@ impl Run {
             k: rows(kw),
             v: rows(kw),
             lse: rows(a.queries),
+            head_norms: a
+                .head_norms
+                .then(|| [0; 2].map(|n| Saved::new(model.precision, n, a.head))),
             norm2: Saved::new(model.precision, 0, a.width),
             up: rows(a.inner),
             gate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
@@ -121,6 +127,24 @@ fn apply(x: &Tensor, p: &Linear, y: &mut Tensor) {
     linear::forward(x, &p.w, p.b.as_ref(), y);
 }
 
+/// x (N, heads·E) ← each head of it normalised by itself.
+fn normalise_heads(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
+    let ([_, width], [head]) = (x.dims(), p.gain.dims());
+    x.set_width(head);
+    saved.set_rows(x.shape()[0]);
+    let raw = x.clone();
+    norm::forward(&raw, p, x, saved);
+    x.set_width(width);
+}
+
+impl Layer {
+    /// x ← x + o(attended).
+    fn add_attention(&self, x: &mut Tensor, run: &mut Run) {
+        apply(&run.attended, &self.o, &mut run.added);
+        rows::add(x, &run.added);
+    }
+}
+
 impl Model {
     /// x (N, D) ← the embedding of a batch.
     pub fn embed(&self, batch: &Batch) -> Tensor {
@@ -147,14 +171,19 @@ impl Model {
         for l in layers {
             let w = &self.layers[l];
             self.attend(l, w, batch, &mut past, x, run);
-            rows::add(x, &run.added);
+            if !self.arch.parallel {
+                w.add_attention(x, run);
+            }
             self.mlp(l, w, x, run, hook);
             rows::add(x, &run.added);
+            if self.arch.parallel {
+                w.add_attention(x, run);
+            }
             hook(Site { layer: l, at: At::Stream }, x);
         }
     }
 
-    /// added = attention(norm₁(x)) of layer l.
+    /// attended = attention(norm₁(x)) of layer l.
     fn attend(
         &self,
         l: usize,
@@ -170,6 +199,10 @@ impl Model {
         apply(&run.normed, &w.q, &mut a.q);
         apply(&run.normed, &w.k, &mut a.k);
         apply(&run.normed, &w.v, &mut a.v);
+        if let (Some([q, k]), Some([sq, sk])) = (&w.head_norms, &mut a.head_norms) {
+            normalise_heads(&mut a.q, q, sq);
+            normalise_heads(&mut a.k, k, sk);
+        }
         if let Some(angles) = &run.angles {
             rope::rotate(&mut a.q, w.heads.queries, angles, false);
             rope::rotate(&mut a.k, w.heads.groups, angles, false);
@@ -185,7 +218,6 @@ impl Model {
         if let Past::Grow(cache) = past {
             cache.push(l, &a.k, &a.v);
         }
-        apply(&run.attended, &w.o, &mut run.added);
     }
 
     /// added = down(act(up(norm₂(x)))) of layer l; shows the key and the value.

@@ -1,217 +1,231 @@
-//! The families as data: where a configuration says what, and how a checkpoint names its tensors.
+//! The families as data, a row each. Read [`super::family`] for what a row says.
 
-use super::arch::{Arch, Biases, Positions, Scale};
-use super::config::Config;
-use super::rotary::Rotary;
-use crate::base::{Error, Result};
-use crate::ops::act::Act;
+use super::family::{Choice, Family, Keys, Names, Place, Qkv, Size, Turning, Windows};
 use crate::ops::norm::Kind;
+use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
-/// One row of the table.
-pub struct Family {
-    /// `model_type`.
-    pub name: &'static str,
-    norm: Kind,
-    learned_positions: bool,
-    keys: Keys,
-    /// Options that change the forward pass and are not implemented, with the value that is.
-    fixed: &'static [(&'static str, bool)],
-    /// Names of tensors.
-    pub names: Names,
-}
-
-/// The configuration's words.
-struct Keys {
-    layers: &'static str,
-    width: &'static str,
-    inner: &'static str,
-    queries: &'static str,
-    context: &'static str,
-    eps: (&'static str, f64),
-    act: (&'static str, &'static str),
-    tied: bool,             // where `tie_word_embeddings` is absent
-    biases: Option<Biases>, // None: `attention_bias` and `mlp_bias` say
-}
-
-/// A checkpoint's words, without `.weight` and `.bias`.
-pub struct Names {
-    /// Before every name but the head's; a checkpoint may lack it altogether.
-    pub prefix: &'static str,
-    /// Token embedding.
-    pub embed: &'static str,
-    /// Position embedding.
-    pub positions: &'static str,
-    /// Before the names of a layer and its number.
-    pub layer: &'static str,
-    /// Norm before attention.
-    pub norm1: &'static str,
-    /// Queries, keys, values: three tensors, or thrice the same for rows of one.
-    pub qkv: [&'static str; 3],
-    /// Attention's output projection.
-    pub o: &'static str,
-    /// Norm before the MLP.
-    pub norm2: &'static str,
-    /// The gate, in gated MLPs.
-    pub gate: Option<&'static str>,
-    /// Up projection.
-    pub up: &'static str,
-    /// Down projection: the matrix that edits change.
-    pub down: &'static str,
-    /// Norm before the head.
-    pub norm: &'static str,
-    /// The head, outside the prefix.
-    pub head: &'static str,
-    /// How matrices inside layers are stored.
-    pub layout: Layout,
-}
+use Choice::{Is, Says};
 
 /// Every family this version runs.
-pub const FAMILIES: [Family; 2] = [
-    Family {
-        name: "gpt2",
-        norm: Kind::Layer,
-        learned_positions: true,
-        keys: Keys {
-            layers: "n_layer",
-            width: "n_embd",
-            inner: "n_inner",
-            queries: "n_head",
-            context: "n_positions",
-            eps: ("layer_norm_epsilon", 1e-5),
-            act: ("activation_function", "gelu_new"),
-            tied: true,
-            biases: Some(Biases { attention: true, mlp: true }),
-        },
-        fixed: &[("add_cross_attention", false)],
-        names: Names {
-            prefix: "transformer.",
-            embed: "wte",
-            positions: "wpe",
-            layer: "h.",
-            norm1: "ln_1",
-            qkv: ["attn.c_attn"; 3],
-            o: "attn.c_proj",
-            norm2: "ln_2",
-            gate: None,
-            up: "mlp.c_fc",
-            down: "mlp.c_proj",
-            norm: "ln_f",
-            head: "lm_head",
-            layout: Layout::InOut,
-        },
-    },
-    Family {
-        name: "llama",
-        norm: Kind::Rms,
-        learned_positions: false,
-        keys: Keys {
-            layers: "num_hidden_layers",
-            width: "hidden_size",
-            inner: "intermediate_size",
-            queries: "num_attention_heads",
-            context: "max_position_embeddings",
-            eps: ("rms_norm_eps", 1e-6),
-            act: ("hidden_act", "silu"),
-            tied: false,
-            biases: None,
-        },
-        fixed: &[],
-        names: Names {
-            prefix: "model.",
-            embed: "embed_tokens",
-            positions: "",
-            layer: "layers.",
-            norm1: "input_layernorm",
-            qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-            o: "self_attn.o_proj",
-            norm2: "post_attention_layernorm",
-            gate: Some("mlp.gate_proj"),
-            up: "mlp.up_proj",
-            down: "mlp.down_proj",
-            norm: "norm",
-            head: "lm_head",
-            layout: Layout::OutIn,
-        },
-    },
-];
+pub static FAMILIES: [Family; 8] = [GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, QWEN2, QWEN3];
 
-/// The row of the table and the architecture that a configuration describes.
-pub fn read(config: &Config) -> Result<(&'static Family, Arch)> {
-    let name = config.text_or("model_type", "")?;
-    let Some(family) = FAMILIES.iter().find(|f| f.name == name) else {
-        let known: Vec<_> = FAMILIES.iter().map(|f| f.name).collect();
-        return Err(Error::input(
-            &config.path,
-            "model_type",
-            format!("`{name}` is not a family this version runs"),
-            format!("use a model of one of: {}", known.join(", ")),
-        ));
-    };
-    for &(field, works) in family.fixed {
-        if config.switch_or(field, works)? != works {
-            let what = format!("only {works} is implemented");
-            return Err(Error::input(&config.path, field, what, "use another checkpoint"));
-        }
-    }
-    let keys = &family.keys;
-    let (width, queries) = (config.size(keys.width)?, config.size(keys.queries)?);
-    if config.get("head_dim").is_none() && width % queries != 0 {
-        let what = format!("{queries} heads do not divide the width {width}");
-        return Err(config.error(keys.queries, what));
-    }
-    let head = config.size_or("head_dim", Some(width / queries))?;
-    let groups = config.size_or("num_key_value_heads", Some(queries))?;
-    if queries % groups != 0 {
-        let what = format!("{groups} groups do not divide {queries} heads");
-        return Err(config.error("num_key_value_heads", what));
-    }
-    let context = config.size(keys.context)?;
-    let gated = family.names.gate.is_some();
-    let arch = Arch {
-        family: family.name,
-        layers: config.size(keys.layers)?,
-        width,
-        inner: config.size_or(keys.inner, (!gated).then_some(4 * width))?,
-        queries,
-        groups,
-        head,
-        vocabulary: config.size("vocab_size")?,
-        context,
-        norm: family.norm,
-        eps: config.positive_or(keys.eps.0, keys.eps.1)?,
-        act: activation(config, keys.act)?,
-        positions: match family.learned_positions {
-            true => Positions::Learned,
-            false => Positions::Rotary(Rotary::read(config, head, context)?),
-        },
-        scale: Scale {
-            by_head: config.switch_or("scale_attn_weights", true)?,
-            by_layer: config.switch_or("scale_attn_by_inverse_layer_idx", false)?,
-        },
-        biases: match keys.biases {
-            Some(biases) => biases,
-            None => Biases {
-                attention: config.switch_or("attention_bias", false)?,
-                mlp: config.switch_or("mlp_bias", false)?,
-            },
-        },
-        tied: config.switch_or("tie_word_embeddings", keys.tied)?,
-    };
-    Ok((family, arch))
-}
+const GPT2: Family = Family {
+    name: "gpt2",
+    norm: Kind::Layer,
+    place: Place::Learned { offset: 0 },
+    parallel: Is(false),
+    keys: Keys {
+        layers: "n_layer",
+        width: "n_embd",
+        inner: Size::Said("n_inner"),
+        queries: "n_head",
+        groups: Size::Follows,
+        head: Size::Follows,
+        context: "n_positions",
+        windows: Windows::None,
+        eps: ("layer_norm_epsilon", 1e-5),
+        act: ("activation_function", "gelu_new"),
+        scale_by_head: Says("scale_attn_weights", true),
+        scale_by_layer: Says("scale_attn_by_inverse_layer_idx", false),
+        bias_qkv: Is(true),
+        bias_o: Is(true),
+        bias_mlp: Is(true),
+        bias_head: false,
+        tied: true,
+    },
+    fixed: &[("add_cross_attention", false)],
+    names: Names {
+        prefix: "transformer.",
+        embed: "wte",
+        positions: "wpe",
+        layer: "h.",
+        norm1: "ln_1",
+        qkv: Qkv::Stacked("attn.c_attn"),
+        head_norms: None,
+        o: "attn.c_proj",
+        norm2: "ln_2",
+        gate: None,
+        up: "mlp.c_fc",
+        down: "mlp.c_proj",
+        norm: "ln_f",
+        head: &["lm_head"],
+        layout: Layout::InOut,
+    },
+};
 
-fn activation(config: &Config, (field, default): (&str, &str)) -> Result<Act> {
-    let name = config.text_or(field, default)?;
-    match name {
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Act::GeluTanh),
-        "relu" => Ok(Act::Relu),
-        "silu" | "swish" => Ok(Act::Silu),
-        _ => Err(Error::input(
-            &config.path,
-            field,
-            format!("`{name}` is not implemented"),
-            "use a model with gelu_new, gelu_pytorch_tanh, relu or silu",
-        )),
-    }
-}
+const GPTJ: Family = Family {
+    name: "gptj",
+    norm: Kind::Layer,
+    place: Place::Rotary(Turning::Elements("rotary_dim"), Pairing::Adjacent),
+    parallel: Is(true),
+    keys: Keys {
+        scale_by_head: Is(true),
+        scale_by_layer: Is(false),
+        bias_qkv: Is(false),
+        bias_o: Is(false),
+        bias_head: true,
+        tied: false,
+        ..GPT2.keys
+    },
+    fixed: &[],
+    names: Names {
+        positions: "",
+        qkv: Qkv::Three(["attn.q_proj", "attn.k_proj", "attn.v_proj"]),
+        o: "attn.out_proj",
+        // One norm serves both.
+        norm2: "ln_1",
+        up: "mlp.fc_in",
+        down: "mlp.fc_out",
+        layout: Layout::OutIn,
+        ..GPT2.names
+    },
+};
+
+const GPT_NEOX: Family = Family {
+    name: "gpt_neox",
+    norm: Kind::Layer,
+    place: Place::Rotary(Turning::Share("rotary_pct", 0.25), Pairing::Halves),
+    parallel: Says("use_parallel_residual", true),
+    keys: Keys {
+        groups: Size::Follows,
+        head: Size::Follows,
+        eps: ("layer_norm_eps", 1e-5),
+        act: ("hidden_act", "gelu"),
+        bias_qkv: Says("attention_bias", true),
+        bias_o: Says("attention_bias", true),
+        bias_mlp: Is(true),
+        ..LLAMA.keys
+    },
+    fixed: &[],
+    names: Names {
+        prefix: "gpt_neox.",
+        embed: "embed_in",
+        qkv: Qkv::ByHead("attention.query_key_value"),
+        o: "attention.dense",
+        gate: None,
+        up: "mlp.dense_h_to_4h",
+        down: "mlp.dense_4h_to_h",
+        norm: "final_layer_norm",
+        head: &["embed_out", "lm_head"],
+        ..LLAMA.names
+    },
+};
+
+const OPT: Family = Family {
+    name: "opt",
+    norm: Kind::Layer,
+    place: Place::Learned { offset: 2 },
+    parallel: Is(false),
+    keys: Keys {
+        inner: Size::Needed("ffn_dim"),
+        groups: Size::Follows,
+        head: Size::Follows,
+        eps: ("", 1e-5),
+        act: ("activation_function", "relu"),
+        bias_qkv: Says("enable_bias", true),
+        bias_o: Says("enable_bias", true),
+        bias_mlp: Says("enable_bias", true),
+        tied: true,
+        ..LLAMA.keys
+    },
+    fixed: &[
+        ("do_layer_norm_before", true),
+        ("layer_norm_elementwise_affine", true),
+        ("_remove_final_layer_norm", false),
+    ],
+    names: Names {
+        prefix: "model.decoder.",
+        positions: "embed_positions",
+        norm1: "self_attn_layer_norm",
+        o: "self_attn.out_proj",
+        norm2: "final_layer_norm",
+        gate: None,
+        up: "fc1",
+        down: "fc2",
+        norm: "final_layer_norm",
+        ..LLAMA.names
+    },
+};
+
+const LLAMA: Family = Family {
+    name: "llama",
+    norm: Kind::Rms,
+    place: Place::Rotary(Turning::Whole, Pairing::Halves),
+    parallel: Is(false),
+    keys: Keys {
+        layers: "num_hidden_layers",
+        width: "hidden_size",
+        inner: Size::Needed("intermediate_size"),
+        queries: "num_attention_heads",
+        groups: Size::Said("num_key_value_heads"),
+        head: Size::Said("head_dim"),
+        context: "max_position_embeddings",
+        windows: Windows::None,
+        eps: ("rms_norm_eps", 1e-6),
+        act: ("hidden_act", "silu"),
+        scale_by_head: Is(true),
+        scale_by_layer: Is(false),
+        bias_qkv: Says("attention_bias", false),
+        bias_o: Says("attention_bias", false),
+        bias_mlp: Says("mlp_bias", false),
+        bias_head: false,
+        tied: false,
+    },
+    fixed: &[],
+    names: Names {
+        prefix: "model.",
+        embed: "embed_tokens",
+        positions: "",
+        layer: "layers.",
+        norm1: "input_layernorm",
+        qkv: Qkv::Three(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+        head_norms: None,
+        o: "self_attn.o_proj",
+        norm2: "post_attention_layernorm",
+        gate: Some("mlp.gate_proj"),
+        up: "mlp.up_proj",
+        down: "mlp.down_proj",
+        norm: "norm",
+        head: &["lm_head"],
+        layout: Layout::OutIn,
+    },
+};
+
+const MISTRAL: Family = Family {
+    name: "mistral",
+    keys: Keys {
+        groups: Size::SaidOr("num_key_value_heads", 8),
+        windows: Windows::Every("sliding_window", 4096),
+        bias_qkv: Is(false),
+        bias_o: Is(false),
+        bias_mlp: Is(false),
+        ..LLAMA.keys
+    },
+    ..LLAMA
+};
+
+const QWEN2: Family = Family {
+    name: "qwen2",
+    keys: Keys {
+        groups: Size::SaidOr("num_key_value_heads", 32),
+        windows: Windows::Some,
+        bias_qkv: Is(true),
+        bias_o: Is(false),
+        bias_mlp: Is(false),
+        ..LLAMA.keys
+    },
+    ..LLAMA
+};
+
+const QWEN3: Family = Family {
+    name: "qwen3",
+    keys: Keys {
+        head: Size::SaidOr("head_dim", 128),
+        bias_qkv: Says("attention_bias", false),
+        bias_o: Says("attention_bias", false),
+        ..QWEN2.keys
+    },
+    names: Names { head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..LLAMA.names },
+    ..LLAMA
+};

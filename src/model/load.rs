@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::arch::{Arch, Positions};
+use super::arch::Arch;
 use super::config::Config;
-use super::families::{self, Family};
+use super::family::{self, Family, Names, Place, Qkv};
 use crate::base::{Error, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
@@ -66,6 +66,8 @@ pub struct Layer {
     pub down: Linear,
     /// H, G, E and the scale of the scores.
     pub heads: Heads,
+    /// Of each query and each key (E), where the family has them.
+    pub head_norms: Option<[Norm; 2]>,
 }
 
 /// What the store must know of a matrix that edits change.
@@ -146,7 +148,7 @@ pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
 
 fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {
     let path = checkpoint.dir().join("config.json");
-    families::read(&Config { value: checkpoint.config(), path })
+    family::read(&Config { value: checkpoint.config(), path })
 }
 
 struct Loader<'a> {
@@ -165,8 +167,10 @@ impl<'a> Loader<'a> {
         precision: Precision,
     ) -> Self {
         let names = &family.names;
-        let bare = checkpoint.entry(&format!("{}.weight", names.embed)).is_some();
-        let prefix = if bare { "" } else { names.prefix };
+        let has =
+            |prefix: &str| checkpoint.entry(&format!("{prefix}{}.weight", names.embed)).is_some();
+        let ends = names.prefix.match_indices('.').map(|(dot, _)| &names.prefix[dot + 1..]);
+        let prefix = ends.into_iter().find(|prefix| has(prefix)).unwrap_or(names.prefix);
         Loader { checkpoint, family, arch, precision, prefix }
     }
 
@@ -180,16 +184,22 @@ impl<'a> Loader<'a> {
         }
         let embed_name = format!("{}{}", self.prefix, names.embed);
         let embed = self.matrix(&embed_name, Layout::OutIn, [a.vocabulary, a.width])?;
-        let positions = match a.positions {
-            Positions::Rotary(_) => None,
-            Positions::Learned => {
-                let name = format!("{}{}", self.prefix, names.positions);
-                Some(self.matrix(&name, Layout::OutIn, [a.context, a.width])?)
+        let positions = match self.family.place {
+            Place::Rotary(..) => None,
+            Place::Learned { offset } => {
+                let (name, rows) =
+                    (format!("{}{}", self.prefix, names.positions), offset..offset + a.context);
+                Some(self.matrix(&name, Layout::OutIn, [rows.end, a.width])?.slice(rows))
             }
         };
-        let head = match a.tied {
-            true => Linear { w: embed.clone(), b: None },
-            false => self.linear(names.head, Layout::OutIn, [a.vocabulary, a.width], false)?,
+        let has = |name: &&&str| self.checkpoint.entry(&format!("{name}.weight")).is_some();
+        let head_name = names.head.iter().find(has).unwrap_or(&names.head[0]);
+        let head = Linear {
+            w: match a.tied {
+                true => embed.clone(),
+                false => self.matrix(head_name, Layout::OutIn, [a.vocabulary, a.width])?,
+            },
+            b: self.bias(head_name, a.vocabulary, a.biases.head)?,
         };
         let layers = (0..a.layers).map(|l| self.layer(l).map(Arc::new)).collect::<Result<_>>()?;
         Ok(Model {
@@ -198,7 +208,7 @@ impl<'a> Loader<'a> {
             embed,
             positions,
             layers,
-            norm: self.norm(&format!("{}{}", self.prefix, names.norm))?,
+            norm: self.norm(&format!("{}{}", self.prefix, names.norm), a.norm, a.width)?,
             head,
             editable: (0..a.layers).map(|l| self.editable(l)).collect(),
         })
@@ -210,26 +220,33 @@ impl<'a> Loader<'a> {
             self.linear(&self.layer_name(l, name), names.layout, [out, inner], biased)
         };
         let (qw, kw) = (a.queries * a.head, a.groups * a.head);
-        let (attention, mlp) = (a.biases.attention, a.biases.mlp);
+        let (biased, mlp) = (a.biases.qkv, a.biases.mlp);
         let [q, k, v] = match names.qkv {
-            [q, k, _] if q == k => self.fused(&self.layer_name(l, q), [qw, kw, kw], attention)?,
-            [q, k, v] => [
-                linear(q, qw, a.width, attention)?,
-                linear(k, kw, a.width, attention)?,
-                linear(v, kw, a.width, attention)?,
+            Qkv::Stacked(name) | Qkv::ByHead(name) => self.fused(&self.layer_name(l, name))?,
+            Qkv::Three([q, k, v]) => [
+                linear(q, qw, a.width, biased)?,
+                linear(k, kw, a.width, biased)?,
+                linear(v, kw, a.width, biased)?,
             ],
         };
+        let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
+        let head_norm = |name| self.norm(&self.layer_name(l, name), Kind::Rms, a.head);
+        let head_norms = match names.head_norms {
+            Some([q, k]) => Some([head_norm(q)?, head_norm(k)?]),
+            None => None,
+        };
         Ok(Layer {
-            norm1: self.norm(&self.layer_name(l, names.norm1))?,
+            norm1: norm(names.norm1)?,
             q,
             k,
             v,
-            o: linear(names.o, a.width, qw, attention)?,
-            norm2: self.norm(&self.layer_name(l, names.norm2))?,
+            o: linear(names.o, a.width, qw, a.biases.o)?,
+            norm2: norm(names.norm2)?,
             gate: names.gate.map(|gate| linear(gate, a.inner, a.width, mlp)).transpose()?,
             up: linear(names.up, a.inner, a.width, mlp)?,
             down: linear(names.down, a.width, a.inner, mlp)?,
-            heads: Heads { queries: a.queries, groups: a.groups, width: a.head, scale: a.scale(l) },
+            heads: a.heads(l),
+            head_norms,
         })
     }
 
@@ -277,34 +294,43 @@ impl<'a> Loader<'a> {
     }
 
     fn linear(&self, name: &str, layout: Layout, size: [usize; 2], biased: bool) -> Result<Linear> {
-        let b = biased.then(|| self.vector(&format!("{name}.bias"), size[0])).transpose()?;
-        Ok(Linear { w: self.matrix(name, layout, size)?, b })
+        Ok(Linear { w: self.matrix(name, layout, size)?, b: self.bias(name, size[0], biased)? })
     }
 
-    /// Projections stored as consecutive rows of one matrix.
-    fn fused(&self, name: &str, outs: [usize; 3], biased: bool) -> Result<[Linear; 3]> {
-        let (all, inner) = (outs.iter().sum(), self.arch.width);
-        let whole = self.linear(name, self.family.names.layout, [all, inner], biased)?;
+    fn bias(&self, name: &str, len: usize, biased: bool) -> Result<Option<Tensor>> {
+        biased.then(|| self.vector(&format!("{name}.bias"), len)).transpose()
+    }
+
+    /// Queries, keys and values stored as rows of one matrix: one after the other, or by heads.
+    fn fused(&self, name: &str) -> Result<[Linear; 3]> {
+        let (a, Names { qkv, layout, .. }) = (self.arch, &self.family.names);
+        let [qw, kw] = [a.queries, a.groups].map(|heads| heads * a.head);
+        let (outs, blocks) = match qkv {
+            Qkv::ByHead(_) => ([a.head; 3], a.queries),
+            _ => ([qw, kw, kw], 1),
+        };
+        let period: usize = outs.iter().sum();
+        let whole = self.linear(name, *layout, [blocks * period, a.width], a.biases.qkv)?;
         let bias = whole.b.map(|b| b.to_f64());
         let mut from = 0;
         Ok(outs.map(|out| {
             let rows = from..from + out;
             from += out;
-            let b = bias.as_ref().map(|b| Tensor::of(self.precision, &[out], &b[rows.clone()]));
-            Linear { w: whole.w.slice(rows), b }
+            let b = bias.as_ref().map(|b| {
+                let own: Vec<f64> =
+                    b.chunks(period).flat_map(|b| b[rows.clone()].iter().copied()).collect();
+                Tensor::of(self.precision, &[own.len()], &own)
+            });
+            Linear { w: whole.w.every(rows, period), b }
         }))
     }
 
-    fn norm(&self, name: &str) -> Result<Norm> {
-        let width = self.arch.width;
+    fn norm(&self, name: &str, kind: Kind, width: usize) -> Result<Norm> {
         Ok(Norm {
-            kind: self.arch.norm,
+            kind,
             eps: self.arch.eps,
             gain: self.vector(&format!("{name}.weight"), width)?,
-            bias: match self.arch.norm {
-                Kind::Layer => Some(self.vector(&format!("{name}.bias"), width)?),
-                Kind::Rms => None,
-            },
+            bias: self.bias(name, width, kind == Kind::Layer)?,
         })
     }
 }

@@ -14,6 +14,7 @@
 use std::f32::consts::TAU;
 
 use super::config::Config;
+use super::family::Turning;
 use crate::base::{Error, Result};
 use crate::ops::rope::{Angles, Pairing};
 use crate::tensor::{Precision, Tensor};
@@ -25,24 +26,47 @@ pub struct Rotary {
     pub pairing: Pairing,
     /// f_i, radians a token, R/2 of them.
     pub frequency: Vec<f32>,
+    /// Factor of cos and sin.
+    pub factor: f32,
 }
 
 impl Rotary {
-    /// From `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before it).
-    pub fn read(config: &Config, turning: usize, context: usize) -> Result<Rotary> {
-        let new = config.inside("rope_parameters")?;
-        let old = config.inside("rope_scaling")?;
-        let theta = match &new {
-            Some(p) => p.positive_or("rope_theta", config.positive_or("rope_theta", 1e4)?)?,
-            None => config.positive_or("rope_theta", 1e4)?,
+    /// From `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before it), for
+    /// heads of E elements and texts of up to `context` tokens.
+    pub(super) fn read(
+        config: &Config,
+        turning: Turning,
+        pairing: Pairing,
+        head: usize,
+        context: usize,
+    ) -> Result<Rotary> {
+        let scaling = match config.inside("rope_scaling")? {
+            Some(old) => Some(old),
+            None => config.inside("rope_parameters")?,
         };
-        let plain = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / turning as f32);
-        let frequency: Vec<f32> = (0..turning / 2).map(plain).collect();
-        let frequency = match new.or(old) {
-            Some(scaling) => scaled(&scaling, frequency, context)?,
-            None => frequency,
+        let said = |field: &str, old: &str, default: f64| match &scaling {
+            Some(p) => p.positive_or(field, config.positive_or(old, default)?),
+            None => config.positive_or(old, default),
         };
-        Ok(Rotary { pairing: Pairing::Halves, frequency })
+        let (field, elements, theta) = match turning {
+            Turning::Whole => ("head_dim", head, said("rope_theta", "rope_theta", 1e4)?),
+            Turning::Elements(field) => (field, config.size(field)?, 1e4),
+            Turning::Share(field, default) => {
+                let share = said("partial_rotary_factor", field, default)?;
+                (field, (head as f64 * share) as usize, said("rope_theta", "rotary_emb_base", 1e4)?)
+            }
+        };
+        if elements == 0 || elements % 2 != 0 || elements > head {
+            let what = format!("{elements} of a head's {head} elements turn, which forms no pairs");
+            return Err(config.error(field, what));
+        }
+        let plain = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / elements as f32);
+        let frequency: Vec<f32> = (0..elements / 2).map(plain).collect();
+        let (frequency, factor) = match (scaling, turning) {
+            (None, _) | (_, Turning::Elements(_)) => (frequency, 1.0),
+            (Some(scaling), _) => scaled(&scaling, frequency, theta, context)?,
+        };
+        Ok(Rotary { pairing, frequency, factor })
     }
 
     /// cos and sin for each position of a batch.
@@ -52,30 +76,32 @@ impl Rotary {
             .flat_map(|&p| self.frequency.iter().map(move |f| p as f32 * f))
             .collect();
         let table = |turn: fn(f32) -> f32| {
-            let values: Vec<f64> = angles.iter().map(|&a| turn(a).into()).collect();
+            let values: Vec<f64> = angles.iter().map(|&a| (turn(a) * self.factor).into()).collect();
             Tensor::of(precision, &[positions.len(), self.frequency.len()], &values)
         };
         Angles { cos: table(f32::cos), sin: table(f32::sin), pairing: self.pairing }
     }
 }
 
-fn scaled(c: &Config, frequency: Vec<f32>, context: usize) -> Result<Vec<f32>> {
+/// The scaled frequencies, and the factor of cos and sin.
+fn scaled(c: &Config, f: Vec<f32>, theta: f64, context: usize) -> Result<(Vec<f32>, f32)> {
     // `type` is what files before transformers 4.45 call `rope_type`.
     let kind = c.text_or("rope_type", c.text_or("type", "default")?)?;
     let needed = |field: &str| match c.get(field) {
         Some(_) => c.positive_or(field, 1.0).map(|n| n as f32),
         None => Err(c.error(field, format!("is missing beside rope_type `{kind}`"))),
     };
+    let first = c.size_or("original_max_position_embeddings", Some(context))?;
     match kind {
-        "default" => Ok(frequency),
+        "default" | "dynamic" => Ok((f, 1.0)),
         "linear" => {
             let s = needed("factor")?;
-            Ok(frequency.into_iter().map(|f| f / s).collect())
+            Ok((f.into_iter().map(|f| f / s).collect(), 1.0))
         }
         "llama3" => {
             let (s, low, high) =
                 (needed("factor")?, needed("low_freq_factor")?, needed("high_freq_factor")?);
-            let first = c.size_or("original_max_position_embeddings", Some(context))? as f32;
+            let first = first as f32;
             let by_wavelength = |f: f32| match TAU / f {
                 wave if wave < first / high => f,
                 wave if wave > first / low => f / s,
@@ -84,13 +110,42 @@ fn scaled(c: &Config, frequency: Vec<f32>, context: usize) -> Result<Vec<f32>> {
                     (1.0 - t) * f / s + t * f
                 }
             };
-            Ok(frequency.into_iter().map(by_wavelength).collect())
+            Ok((f.into_iter().map(by_wavelength).collect(), 1.0))
         }
+        "yarn" => yarn(c, &f, theta, [first, context]),
         _ => Err(Error::input(
             &c.path,
             "rope_type",
             format!("`{kind}` is not implemented"),
-            "use a model with rope_type default, linear or llama3",
+            "use a model with rope_type default, linear, dynamic, llama3 or yarn",
         )),
     }
+}
+
+fn yarn(c: &Config, f: &[f32], theta: f64, lengths: [usize; 2]) -> Result<(Vec<f32>, f32)> {
+    let [first, context] = lengths.map(|n| n as f64);
+    let s = c.positive_or("factor", context / first)?;
+    let strength = |m: f64| if s <= 1.0 { 1.0 } else { 0.1 * m * s.ln() + 1.0 };
+    let factor = match (c.get("mscale"), c.get("mscale_all_dim")) {
+        (Some(_), Some(_)) => {
+            strength(c.positive_or("mscale", 1.0)?)
+                / strength(c.positive_or("mscale_all_dim", 1.0)?)
+        }
+        _ => strength(1.0),
+    };
+    let factor = c.positive_or("attention_factor", factor)?;
+    let r = (2 * f.len()) as f64;
+    let turns = |n: f64| r * (first / (n * std::f64::consts::TAU)).ln() / (2.0 * theta.ln());
+    let (a, b) =
+        (turns(c.positive_or("beta_fast", 32.0)?), turns(c.positive_or("beta_slow", 1.0)?));
+    let (a, b) = if c.switch_or("truncate", true)? { (a.floor(), b.ceil()) } else { (a, b) };
+    let (a, mut b) = (a.max(0.0) as f32, b.min(r - 1.0) as f32);
+    if a == b {
+        b += 0.001; // as the framework has it
+    }
+    let blended = |(i, &f): (usize, &f32)| {
+        let t = ((i as f32 - a) / (b - a)).clamp(0.0, 1.0);
+        (1.0 - t) * f + t * (f / s as f32)
+    };
+    Ok((f.iter().enumerate().map(blended).collect(), factor as f32))
 }

@@ -4,7 +4,8 @@
 //! plain  key = a(up)              dup = dkey a'(up)
 //! gated  key = a(gate) ∘ up       dup = dkey a(gate)     dgate = dkey up a'(gate)
 //!
-//! gelu_tanh(x) = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))    silu(x) = x σ(x) = x/(1 + e⁻ˣ)
+//! gelu(x) = x Φ(x)     silu(x) = x σ(x) = x/(1 + e⁻ˣ)
+//! gelu_tanh(x) = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))
 //! ```
 //!
 //! All (N, F). Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; Shazeer 2020, arXiv:2002.05202.
@@ -17,7 +18,9 @@ use crate::tensor::{Tensor, on_float};
 pub enum Act {
     /// max(x, 0).
     Relu,
-    /// GELU by its tanh form: `gelu_new`, `gelu_pytorch_tanh`.
+    /// x·Φ(x): `gelu`.
+    Gelu,
+    /// GELU by its tanh form: `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`.
     GeluTanh,
     /// x·σ(x).
     Silu,

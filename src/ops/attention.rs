@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! s_ij = scale ⟨q_i, k_j⟩     p_ij = exp(s_ij − lse_i)     lse_i = ln Σ_j exp s_ij
-//! o_i  = Σ_j p_ij v_j         j over the past of i's sequence, then its own tokens up to i
+//! o_i  = Σ_j p_ij v_j         j over the past of i's sequence, then its own tokens up to i;
+//!                             of these the last `window`, itself included, where there is one
 //!
 //! t_ij = ⟨do_i, v_j⟩          e_ij = p_ij (t_ij − Σ_j p_ij t_ij)
 //! dq_i = scale Σ_j e_ij k_j   dk_j = scale Σ_i e_ij q_i      dv_j = Σ_i p_ij do_i
@@ -38,6 +39,8 @@ pub struct Heads {
     pub width: usize,
     /// Factor of the scores, 1/√E as a rule.
     pub scale: f64,
+    /// How many tokens a query sees, its own included; `None` for all before it.
+    pub window: Option<usize>,
 }
 
 /// The keys and values that a batch's queries look at.
@@ -53,6 +56,21 @@ pub struct Keys<'a> {
     pub seqs: &'a [Seq],
     /// H, G, E and the scale.
     pub heads: Heads,
+}
+
+impl Seq {
+    /// The rows of the past and of its own that the query of row i sees.
+    pub fn seen(&self, i: usize, window: Option<usize>) -> [Range<usize>; 2] {
+        let own = i + 1 - self.rows.start;
+        let hidden = (self.past.len() + own).saturating_sub(window.unwrap_or(usize::MAX));
+        let past = self.past.start + hidden.min(self.past.len())..self.past.end;
+        [past, self.rows.start + hidden.saturating_sub(self.past.len())..i + 1]
+    }
+
+    /// The rows of the queries that see the key of row j.
+    pub fn seen_by(&self, j: usize, window: Option<usize>) -> Range<usize> {
+        j..self.rows.end.min(j.saturating_add(window.unwrap_or(usize::MAX)))
+    }
 }
 
 impl<'a> Keys<'a> {

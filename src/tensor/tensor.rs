@@ -86,6 +86,12 @@ impl Tensor {
         }
     }
 
+    /// The same elements in rows of `width`.
+    pub fn set_width(&mut self, width: usize) {
+        assert!(self.len().is_multiple_of(width), "set_width: not a whole number of rows");
+        self.shape = vec![self.len() / width, width];
+    }
+
     /// Appends the rows of `other`, which has the same row width.
     pub fn push_rows(&mut self, other: &Tensor) {
         assert_eq!(self.shape[1..], other.shape[1..], "push_rows: rows of another width");

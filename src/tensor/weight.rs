@@ -1,9 +1,10 @@
 //! A frozen matrix W (out, in), read where the checkpoint stores it.
 //!
-//! Whatever the file holds (F32, F16, BF16; (out, in) or (in, out); q, k and v in one tensor), a
-//! `Weight` is described once by type, first element and two strides, never copied as a whole:
-//! products ask for panels, and a panel in another type is widened as it is used. So a model in
-//! bf16 runs in the memory its file takes.
+//! Whatever the file holds (F32, F16, BF16; (out, in) or (in, out); q, k and v in one tensor, one
+//! after the other or head by head), a `Weight` is described once by type, first element, two
+//! strides and a gap between blocks of rows, never copied as a whole: products ask for panels, and
+//! a panel in another type is widened as it is used. So a model in bf16 runs in the memory its
+//! file takes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Weight {
     first: usize,
     row_stride: usize,
     col_stride: usize,
+    block: usize, // rows that lie row_stride apart …
+    gap: usize,   // … and elements left out after so many
 }
 
 /// A block of a weight in the type of the computation.
@@ -60,28 +63,57 @@ impl Weight {
             Layout::InOut => (1, rows),
         };
         let source = Source::Stored(dtype, bytes);
-        Weight { source, rows, cols, first: 0, row_stride, col_stride }
+        Weight { source, rows, cols, first: 0, row_stride, col_stride, block: rows.max(1), gap: 0 }
     }
 
     /// Some of its rows.
     pub fn slice(&self, rows: Range<usize>) -> Weight {
         assert!(rows.end <= self.rows, "Weight: rows outside the matrix");
+        assert_eq!(self.gap, 0, "Weight: rows of blocks of rows");
         let first = self.first + rows.start * self.row_stride;
-        Weight { rows: rows.len(), first, ..self.clone() }
+        Weight { rows: rows.len(), first, block: rows.len().max(1), ..self.clone() }
+    }
+
+    /// The rows `rows` of every `period`: where heads lie side by side, the same part of each.
+    pub fn every(&self, rows: Range<usize>, period: usize) -> Weight {
+        assert!(rows.end <= period && self.rows.is_multiple_of(period), "Weight: no such blocks");
+        assert_eq!(self.gap, 0, "Weight: blocks of blocks of rows");
+        let first = self.first + rows.start * self.row_stride;
+        let gap = (period - rows.len()) * self.row_stride;
+        let all = self.rows / period * rows.len();
+        Weight { rows: all, first, block: rows.len(), gap, ..self.clone() }
     }
 
     /// A matrix of our own, (out, in) row-major.
     pub fn dense_f32(values: Vec<f32>, rows: usize, cols: usize) -> Weight {
         assert_eq!(values.len(), rows * cols, "Weight: values do not fit the shape");
         let source = Source::F32(Arc::new(values));
-        Weight { source, rows, cols, first: 0, row_stride: cols, col_stride: 1 }
+        Weight {
+            source,
+            rows,
+            cols,
+            first: 0,
+            row_stride: cols,
+            col_stride: 1,
+            block: rows.max(1),
+            gap: 0,
+        }
     }
 
     /// A matrix of our own in double precision, (out, in) row-major.
     pub fn dense_f64(values: Vec<f64>, rows: usize, cols: usize) -> Weight {
         assert_eq!(values.len(), rows * cols, "Weight: values do not fit the shape");
         let source = Source::F64(Arc::new(values));
-        Weight { source, rows, cols, first: 0, row_stride: cols, col_stride: 1 }
+        Weight {
+            source,
+            rows,
+            cols,
+            first: 0,
+            row_stride: cols,
+            col_stride: 1,
+            block: rows.max(1),
+            gap: 0,
+        }
     }
 
     /// (out, in).
@@ -96,8 +128,13 @@ impl Weight {
         cols: Range<usize>,
         scratch: &'a mut Vec<T>,
     ) -> Panel<'a, T> {
-        let at = self.first + rows.start * self.row_stride + cols.start * self.col_stride;
+        let at = |row: usize, col: usize| {
+            let skipped = row / self.block * self.gap;
+            self.first + row * self.row_stride + skipped + col * self.col_stride
+        };
         let (row_stride, col_stride) = (self.row_stride, self.col_stride);
+        let one_block =
+            self.gap == 0 || rows.start / self.block == rows.end.saturating_sub(1) / self.block;
         let whole: Option<&[T]> = match &self.source {
             Source::Stored(DType::F32, b) if size_of::<T>() == 4 => {
                 bytemuck::try_cast_slice((**b).as_ref()).ok()
@@ -106,23 +143,23 @@ impl Weight {
             Source::F64(v) if size_of::<T>() == 8 => Some(bytemuck::cast_slice(v)),
             _ => None,
         };
-        if let Some(whole) = whole {
-            return Panel { data: &whole[at..], row_stride, col_stride };
+        if let Some(whole) = whole.filter(|_| one_block) {
+            return Panel { data: &whole[at(rows.start, cols.start)..], row_stride, col_stride };
         }
         // Runs of stored neighbours: rows of an (out, in) matrix, columns of an (in, out) one.
-        let by_rows = col_stride == 1;
-        let (runs, run, step) = match by_rows {
-            true => (rows.len(), cols.len(), row_stride),
-            false => (cols.len(), rows.len(), col_stride),
-        };
-        scratch.resize(runs * run, T::default());
-        for (i, out) in scratch.chunks_exact_mut(run.max(1)).enumerate() {
-            self.read(at + i * step, out);
+        let (high, wide) = (rows.len(), cols.len());
+        scratch.resize(high * wide, T::default());
+        if col_stride == 1 {
+            for (row, out) in rows.zip(scratch.chunks_exact_mut(wide.max(1))) {
+                self.read(at(row, cols.start), out);
+            }
+            return Panel { data: scratch, row_stride: wide, col_stride: 1 };
         }
-        match by_rows {
-            true => Panel { data: scratch, row_stride: run, col_stride: 1 },
-            false => Panel { data: scratch, row_stride: 1, col_stride: run },
+        assert!(one_block, "Weight: blocks of rows of an (in, out) matrix");
+        for (col, out) in cols.zip(scratch.chunks_exact_mut(high.max(1))) {
+            self.read(at(rows.start, col), out);
         }
+        Panel { data: scratch, row_stride: 1, col_stride: high }
     }
 
     /// Row `i`, widened.

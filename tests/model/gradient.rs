@@ -62,13 +62,27 @@ impl<'m> Search<'m> {
     }
 }
 
+/// One model of each shape of the backward pass: sequential and parallel, one norm and two, every
+/// activation, partial rotary of both pairings, windows, normalised heads.
+const MODELS: [&str; 9] = [
+    "gpt2",
+    "gpt2-scaled",
+    "llama-tied",
+    "llama-linear",
+    "gptj",
+    "neox",
+    "opt",
+    "mistral",
+    "qwen3",
+];
+
 fn each_site(test: impl Fn(&str, &Model, Site)) {
-    for name in ["gpt2", "llama-tied", "llama-linear"] {
+    for name in MODELS {
         let model = Golden::open(name).model(Precision::F64);
-        for layer in 0..model.arch.layers {
-            for at in [At::Value, At::Stream] {
-                test(&format!("{name}, layer {layer}, {at:?}"), &model, Site { layer, at });
-            }
+        // Through every layer, from between, and through the head alone.
+        let top = model.arch.layers - 1;
+        for (layer, at) in [(0, At::Value), (1, At::Stream), (top, At::Value)] {
+            test(&format!("{name}, layer {layer}, {at:?}"), &model, Site { layer, at });
         }
     }
 }
@@ -85,7 +99,7 @@ fn the_gradient_is_the_slope() {
             let (loss, gradient) = search.at(&delta);
             let length = inner(&gradient, &gradient).sqrt();
             let search = std::cell::RefCell::new(search);
-            for _ in 0..4 {
+            for _ in 0..2 {
                 // Any direction will do; along the gradient the slope is not lost in noise.
                 let aside = draw.fill(Fill::Wide(0.3), gradient.len());
                 let v = along(&aside, 1.0 / length, &gradient);

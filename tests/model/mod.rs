@@ -1,3 +1,4 @@
+mod config;
 mod golden;
 mod gradient;
 mod passes;

@@ -18,7 +18,7 @@ const CASES: &[(&str, [usize; 2], Fill)] = &[
     ("saturated", [7, 129], Fill::Wide(1e2)),
 ];
 
-const ACTS: [Act; 3] = [Act::Relu, Act::GeluTanh, Act::Silu];
+const ACTS: [Act; 4] = [Act::Relu, Act::Gelu, Act::GeluTanh, Act::Silu];
 
 struct Case {
     act: Act,
@@ -63,6 +63,12 @@ fn plain<T: Float>(act: Act, x: T) -> (T, T) {
             let e = exp(-x);
             let s = one / (one + e);
             (x / (one + e), s + x * s * (one - s))
+        }
+        Act::Gelu => {
+            let erf = T::of(libm::erf(x.f64() * std::f64::consts::FRAC_1_SQRT_2));
+            let below = half * (one + erf);
+            let density = T::of((0.5 / std::f64::consts::PI).sqrt()) * exp(-half * x * x);
+            (x * below, below + x * density)
         }
         Act::GeluTanh => {
             let c = T::of((2.0 / std::f64::consts::PI).sqrt());

@@ -9,36 +9,85 @@ use incise::tensor::{Precision, Tensor};
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
 
-/// A row of the table: [H, G, E], (rows of the past, own tokens) of each sequence, spread of q.
+/// A row of the table: [H, G, E], (rows of the past, own tokens) of each sequence, spread of q,
+/// window.
 struct Row {
     case: &'static str,
     heads: [usize; 3],
     seqs: &'static [(Range<usize>, usize)],
     spread: f64,
+    window: Option<usize>,
 }
 
 const CASES: &[Row] = &[
-    Row { case: "one token, one column", heads: [1, 1, 1], seqs: &[(0..0, 1)], spread: 1.0 },
-    Row { case: "one sequence", heads: [3, 3, 7], seqs: &[(0..0, 13)], spread: 1.0 },
-    Row { case: "GPT-2 small", heads: [12, 12, 64], seqs: &[(0..0, 31)], spread: 1.0 },
-    Row { case: "two heads a group", heads: [6, 3, 5], seqs: &[(0..0, 11)], spread: 1.0 },
-    Row { case: "one group", heads: [5, 1, 17], seqs: &[(0..0, 9)], spread: 1.0 },
+    Row {
+        case: "one token, one column",
+        heads: [1, 1, 1],
+        seqs: &[(0..0, 1)],
+        spread: 1.0,
+        window: None,
+    },
+    Row { case: "one sequence", heads: [3, 3, 7], seqs: &[(0..0, 13)], spread: 1.0, window: None },
+    Row {
+        case: "GPT-2 small",
+        heads: [12, 12, 64],
+        seqs: &[(0..0, 31)],
+        spread: 1.0,
+        window: None,
+    },
+    Row {
+        case: "two heads a group",
+        heads: [6, 3, 5],
+        seqs: &[(0..0, 11)],
+        spread: 1.0,
+        window: None,
+    },
+    Row { case: "one group", heads: [5, 1, 17], seqs: &[(0..0, 9)], spread: 1.0, window: None },
     Row {
         case: "several sequences",
         heads: [2, 2, 19],
         seqs: &[(0..0, 5), (0..0, 1), (0..0, 8)],
         spread: 1.0,
+        window: None,
     },
-    Row { case: "one token after a past", heads: [4, 2, 16], seqs: &[(2..9, 1)], spread: 1.0 },
+    Row {
+        case: "one token after a past",
+        heads: [4, 2, 16],
+        seqs: &[(2..9, 1)],
+        spread: 1.0,
+        window: None,
+    },
     Row {
         case: "pasts of different lengths, out of order, shared, empty",
         heads: [4, 2, 10],
         seqs: &[(5..11, 3), (0..2, 4), (3..3, 2), (5..11, 1), (0..13, 6)],
         spread: 1.0,
+        window: None,
     },
-    Row { case: "sharp scores", heads: [2, 1, 8], seqs: &[(1..4, 9)], spread: 30.0 },
-    Row { case: "scores that overflow e^s", heads: [2, 1, 8], seqs: &[(1..4, 9)], spread: 1e3 },
-    Row { case: "longer than a block", heads: [1, 1, 3], seqs: &[(0..40, 700)], spread: 1.0 },
+    Row { case: "sharp scores", heads: [2, 1, 8], seqs: &[(1..4, 9)], spread: 30.0, window: None },
+    Row {
+        case: "scores that overflow e^s",
+        heads: [2, 1, 8],
+        seqs: &[(1..4, 9)],
+        spread: 1e3,
+        window: None,
+    },
+    Row {
+        case: "longer than a block",
+        heads: [1, 1, 3],
+        seqs: &[(0..40, 700)],
+        spread: 1.0,
+        window: None,
+    },
+    Row { case: "a window", heads: [2, 1, 9], seqs: &[(0..0, 11)], spread: 1.0, window: Some(4) },
+    Row { case: "itself only", heads: [2, 2, 5], seqs: &[(0..3, 7)], spread: 1.0, window: Some(1) },
+    Row {
+        case: "windows that end in the past, at its end and beyond",
+        heads: [4, 2, 10],
+        seqs: &[(1..13, 3), (0..4, 1), (2..4, 9), (0..0, 2), (0..3, 2), (5..10, 5)],
+        spread: 1.0,
+        window: Some(5),
+    },
 ];
 
 struct Case {
@@ -64,7 +113,7 @@ impl Case {
         let past = row.seqs.iter().map(|(past, _)| past.end).max().unwrap_or(0);
         Case {
             // Not 1/√E, so that a scale made up on the way shows.
-            heads: Heads { queries, groups, width, scale: 0.375 },
+            heads: Heads { queries, groups, width, scale: 0.375, window: row.window },
             seqs,
             q: draw.fill(Fill::Wide(row.spread), n * queries * width),
             k: draw.normal(n * groups * width),
@@ -112,7 +161,7 @@ impl Op for Case {
 
     /// Query by query over a list of all keys, the past's first; the past's gradients are dropped.
     fn plain<T: Float>(&self) -> Vec<Vec<T>> {
-        let Heads { queries, groups, width, scale } = self.heads;
+        let Heads { queries, groups, width, scale, window } = self.heads;
         let (scale, kw) = (T::of(scale), groups * width);
         let [q, d_o] = [&self.q, &self.d_o].map(|x| cast::<T>(x));
         let [k, v, past_k, past_v] =
@@ -126,7 +175,9 @@ impl Op for Case {
                 let (qi, doi) = (&q[at..][..width], &d_o[at..][..width]);
                 let own = (seq.rows.start..=i).map(|j| (&k[j * kw + g..], &v[j * kw + g..]));
                 let past = seq.past.clone().map(|j| (&past_k[j * kw + g..], &past_v[j * kw + g..]));
-                let seen: Vec<(&[T], &[T])> = past.chain(own).collect();
+                let all: Vec<(&[T], &[T])> = past.chain(own).collect();
+                let hidden = all.len() - window.unwrap_or(all.len()).min(all.len());
+                let seen = &all[hidden..];
                 let scores: Vec<T> = seen.iter().map(|(k, _)| scale * dot(qi, k)).collect();
                 let (p, log_sum) = softmax(&scores);
                 lse.push(log_sum);
@@ -134,8 +185,8 @@ impl Op for Case {
                 let mean = dot(&p, &t);
                 for (x, (kx, vx)) in seen.iter().enumerate() {
                     let e = p[x] * (t[x] - mean) * scale;
-                    let j = (x + seq.rows.start).checked_sub(seq.past.len()); // none in the past
-                    let j = j.filter(|_| x >= seq.past.len());
+                    let own = (x + hidden).checked_sub(seq.past.len()); // none in the past
+                    let j = own.map(|own| seq.rows.start + own);
                     for c in 0..width {
                         o[at + c] += p[x] * vx[c];
                         dq[at + c] += e * kx[c];

@@ -5,7 +5,7 @@ use incise::ops::linear;
 use incise::tensor::{Layout, Precision, Tensor, Weight};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
-use crate::support::toy::{Draw, Held, PLAIN, all_held, cast, weight};
+use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
 
 /// (case, [N, out, in]), with a weight in a file in f32.
 const SHAPES: &[(&str, [usize; 3])] = &[
@@ -90,7 +90,7 @@ fn heights() {
     for n in (1..14).chain([47, 48, 49, 63, 64, 65]) {
         budget::hold(&format!("linear, {n} rows"), |draw| {
             let layout = if draw.coin() { Layout::OutIn } else { Layout::InOut };
-            let held = Held::File { dtype: DType::F32, layout, slice: false, shift: 0 };
+            let held = Held::File { dtype: DType::F32, layout, part: Part::Whole, shift: 0 };
             Linear::draw(draw, [n, 29, 67], held)
         });
     }
@@ -98,13 +98,16 @@ fn heights() {
 
 #[test]
 fn weights() {
-    for held in all_held() {
-        budget::hold(&format!("linear, {held:?}"), |draw| Linear::draw(draw, [5, 37, 131], held));
+    for (held, out) in all_held().into_iter().flat_map(|held| [(held, 37), (held, 36)]) {
+        let case = format!("linear, {held:?}, {out} rows");
+        budget::hold(&case, |draw| Linear::draw(draw, [5, out, 131], held));
     }
     // More columns than a tile and more depth than a panel, widened piece by piece.
-    for layout in [Layout::OutIn, Layout::InOut] {
-        let held = Held::File { dtype: DType::BF16, layout, slice: true, shift: 1 };
-        let large = |draw: &mut Draw| Linear::draw(draw, [3, 1031, 1033], held);
+    for (layout, part) in
+        [(Layout::OutIn, Part::Slice), (Layout::InOut, Part::Slice), (Layout::OutIn, Part::Every)]
+    {
+        let held = Held::File { dtype: DType::BF16, layout, part, shift: 1 };
+        let large = |draw: &mut Draw| Linear::draw(draw, [3, 1032, 1033], held);
         budget::hold(&format!("linear, large, {held:?}"), large);
     }
 }

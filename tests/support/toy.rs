@@ -84,11 +84,22 @@ pub fn tanh<T: Float>(x: T) -> T {
     T::of(x.f64().tanh())
 }
 
+/// Which rows of a stored matrix a weight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// Some in a row.
+    Slice,
+    /// As many of every few: three blocks, or single rows.
+    Every,
+}
+
 /// How a weight is held.
 #[derive(Clone, Copy, Debug)]
 pub enum Held {
-    /// In a file, perhaps as some rows of a larger matrix, its bytes `shift` off alignment.
-    File { dtype: DType, layout: Layout, slice: bool, shift: usize },
+    /// In a file, its bytes `shift` off alignment.
+    File { dtype: DType, layout: Layout, part: Part, shift: usize },
     /// By us, in f32.
     Single,
     /// By us, in f64.
@@ -97,16 +108,21 @@ pub enum Held {
 
 /// As `nn.Linear` is stored in f32.
 pub const PLAIN: Held =
-    Held::File { dtype: DType::F32, layout: Layout::OutIn, slice: false, shift: 0 };
+    Held::File { dtype: DType::F32, layout: Layout::OutIn, part: Part::Whole, shift: 0 };
 
 /// Every type, order, part and alignment that a file may have, and matrices of our own.
 pub fn all_held() -> Vec<Held> {
     let mut all = vec![Held::Single, Held::Double];
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for layout in [Layout::OutIn, Layout::InOut] {
-            for (slice, shift) in [(false, 0), (true, 0), (false, 1), (true, 3)] {
-                all.push(Held::File { dtype, layout, slice, shift });
+            for (part, shift) in
+                [(Part::Whole, 0), (Part::Slice, 0), (Part::Whole, 1), (Part::Slice, 3)]
+            {
+                all.push(Held::File { dtype, layout, part, shift });
             }
+        }
+        for shift in [0, 1] {
+            all.push(Held::File { dtype, layout: Layout::OutIn, part: Part::Every, shift });
         }
     }
     all
@@ -123,7 +139,7 @@ impl AsRef<[u8]> for Shifted {
 
 /// A random weight (out, in), and its values row by row.
 pub fn weight(draw: &mut Draw, [out, inner]: [usize; 2], held: Held) -> (Weight, Vec<f64>) {
-    let Held::File { dtype, layout, slice, shift } = held else {
+    let Held::File { dtype, layout, part, shift } = held else {
         let mut values = draw.normal(out * inner);
         if let Held::Double = held {
             return (Weight::dense_f64(values.clone(), out, inner), values);
@@ -131,8 +147,14 @@ pub fn weight(draw: &mut Draw, [out, inner]: [usize; 2], held: Held) -> (Weight,
         values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
         return (Weight::dense_f32(cast(&values), out, inner), values);
     };
-    let rows = if slice { 3..3 + out } else { 0..out };
-    let all = if slice { out + 8 } else { out };
+    // `block` rows are ours of every `period`, from row `first` on.
+    let (first, block, period) = match part {
+        Part::Whole => (0, out, out),
+        Part::Slice => (3, out, out + 8),
+        Part::Every if out.is_multiple_of(3) => (2, out / 3, out / 3 + 5),
+        Part::Every => (2, 1, 4),
+    };
+    let all = out / block * period;
     let (mut bytes, mut values) = (Vec::new(), vec![0.0; all * inner]);
     dtype.narrow(&draw.normal(all * inner), &mut bytes);
     dtype.widen(&bytes, &mut values);
@@ -145,6 +167,12 @@ pub fn weight(draw: &mut Draw, [out, inner]: [usize; 2], held: Held) -> (Weight,
     }
     bytes.splice(0..0, vec![0; shift]);
     let whole = Weight::stored(Arc::new(Shifted(bytes, shift)), dtype, layout, [all, inner]);
-    let values = values[rows.start * inner..rows.end * inner].to_vec();
-    (if slice { whole.slice(rows) } else { whole }, values)
+    let ours = (0..out).map(|i| i / block * period + first + i % block);
+    let values = ours.flat_map(|i| values[i * inner..][..inner].iter().copied()).collect();
+    let weight = match part {
+        Part::Whole => whole,
+        Part::Slice => whole.slice(first..first + out),
+        Part::Every => whole.every(first..first + block, period),
+    };
+    (weight, values)
 }

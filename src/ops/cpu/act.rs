@@ -17,6 +17,10 @@ fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
         Act::Relu if x > zero => (x, one),
         Act::Relu => (zero, zero),
         Act::Silu => x_sigma(x, x, one),
+        Act::Gelu => {
+            let [below, density] = x.normal();
+            (x * below, below + x * density)
+        }
         Act::GeluTanh => {
             // (1 + tanh u)/2 = σ(2u), which cancels nothing where tanh u is near −1.
             let (root, cubic) = (T::of((8.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));

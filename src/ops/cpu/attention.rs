@@ -33,13 +33,13 @@ impl<'a, T: Float> Keys<'a, T> {
         i: usize,
         h: usize,
     ) -> impl Iterator<Item = (&'a [T], &'a [T])> + use<'a, T> {
-        let Heads { queries, groups, width, .. } = self.heads;
+        let Heads { queries, groups, width, window, .. } = self.heads;
         let (row, at) = (groups * width, h * groups / queries * width);
         let part = move |x: &'a [T], j: usize| &x[j * row + at..][..width];
         let (k, v, past_k, past_v) = (self.k, self.v, self.past_k, self.past_v);
-        let past = seq.past.clone().map(move |j| (part(past_k, j), part(past_v, j)));
-        let own = (seq.rows.start..i + 1).map(move |j| (part(k, j), part(v, j)));
-        past.chain(own)
+        let [past, own] = seq.seen(i, window);
+        let past = past.map(move |j| (part(past_k, j), part(past_v, j)));
+        past.chain(own.map(move |j| (part(k, j), part(v, j))))
     }
 
     /// The sequence of each row, and its row.
@@ -88,7 +88,7 @@ pub fn backward<T: Float>(
     dk: &mut [T],
     dv: &mut [T],
 ) {
-    let Heads { queries, groups, width, .. } = keys.heads;
+    let Heads { queries, groups, width, window, .. } = keys.heads;
     let rows = keys.rows();
     let head = |i: usize, h: usize| (i * queries + h) * width..(i * queries + h + 1) * width;
     // Σ_j p_ij, which is 1 but for the rounding of a large lse, and Σ_j p_ij t_ij, which every key
@@ -119,7 +119,8 @@ pub fn backward<T: Float>(
         vectorised(|| {
             dk.fill(T::default());
             dv.fill(T::default());
-            for (i, h) in (j..rows[j].rows.end).flat_map(|i| (0..queries).map(move |h| (i, h))) {
+            let queries_of = |i| (0..queries).map(move |h| (i, h));
+            for (i, h) in rows[j].seen_by(j, window).flat_map(queries_of) {
                 let at = h * groups / queries * width;
                 let (k, v) = (
                     &keys.k[j * groups * width + at..][..width],

@@ -1,0 +1,147 @@
+//! What a configuration may say, in both dialects, and what is refused, by the field's name.
+
+use incise::model::arch::{Arch, Positions};
+use incise::model::config::Config;
+use incise::model::family;
+use incise::ops::act::Act;
+use serde_json::{Value, json};
+
+use crate::support::golden::Golden;
+
+/// The configuration of a recorded model with some fields changed; null deletes one.
+fn read(name: &'static str, changes: Value) -> Result<Arch, String> {
+    let text = std::fs::read_to_string(Golden::open(name).dir.join("config.json")).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    let fields = value.as_object_mut().unwrap();
+    for (field, change) in changes.as_object().unwrap() {
+        match change {
+            Value::String(s) if s == "(absent)" => fields.remove(field),
+            change => fields.insert(field.clone(), change.clone()),
+        };
+    }
+    let config = Config { value: &value, path: "config.json".into() };
+    family::read(&config).map(|(_, arch)| arch).map_err(|e| e.to_string())
+}
+
+#[test]
+fn options_that_are_not_implemented_are_refused_by_name() {
+    let cases = [
+        ("gpt2", json!({"model_type": "gpt_bigcode"}), "model_type"),
+        ("gpt2", json!({"model_type": "(absent)"}), "model_type"),
+        ("gpt2", json!({"add_cross_attention": true}), "add_cross_attention"),
+        ("gpt2", json!({"activation_function": "quick_gelu"}), "activation_function"),
+        ("opt", json!({"do_layer_norm_before": false}), "do_layer_norm_before"),
+        ("opt", json!({"_remove_final_layer_norm": true}), "_remove_final_layer_norm"),
+        ("opt", json!({"layer_norm_elementwise_affine": false}), "layer_norm_elementwise_affine"),
+        ("opt", json!({"word_embed_proj_dim": 7}), "word_embed_proj_dim"),
+        ("llama", json!({"rope_scaling": {"rope_type": "longrope"}}), "longrope"),
+        ("llama", json!({"rope_scaling": {"rope_type": "linear"}}), "factor"),
+        ("llama", json!({"rope_scaling": {"rope_type": "yarn", "factor": -1.0}}), "factor"),
+        ("llama", json!({"rope_scaling": 3}), "rope_scaling"),
+    ];
+    for (name, changes, field) in cases {
+        let error = read(name, changes.clone()).expect_err(&changes.to_string());
+        assert!(error.contains(field), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused_by_name() {
+    let cases = [
+        ("gpt2", json!({"n_head": 3}), "n_head"),
+        ("gpt2", json!({"n_head": 1000}), "n_head"),
+        ("gpt2", json!({"n_layer": 0}), "n_layer"),
+        ("gpt2", json!({"n_embd": -4}), "n_embd"),
+        ("gpt2", json!({"n_embd": 4.5}), "n_embd"),
+        ("gpt2", json!({"vocab_size": "many"}), "vocab_size"),
+        ("gpt2", json!({"layer_norm_epsilon": 0.0}), "layer_norm_epsilon"),
+        ("gpt2", json!({"scale_attn_weights": 1}), "scale_attn_weights"),
+        ("gptj", json!({"rotary_dim": 3}), "rotary_dim"),
+        ("gptj", json!({"rotary_dim": 10}), "rotary_dim"),
+        ("gptj", json!({"rotary_dim": null}), "rotary_dim"),
+        ("neox", json!({"rotary_pct": 0.4}), "rotary_pct"),
+        ("neox", json!({"rotary_pct": 1.5}), "rotary_pct"),
+        ("neox", json!({"rotary_pct": 0.0}), "rotary_pct"),
+        ("llama", json!({"num_key_value_heads": 4}), "num_key_value_heads"),
+        ("llama", json!({"intermediate_size": null}), "intermediate_size"),
+        ("mistral", json!({"sliding_window": 0}), "sliding_window"),
+        ("qwen3", json!({"head_dim": 7}), "head_dim"),
+        ("qwen3", json!({"layer_types": ["full_attention"]}), "layer_types"),
+        ("qwen3", json!({"layer_types": ["full_attention", "linear_attention", 3]}), "layer_types"),
+        ("qwen3", json!({"use_sliding_window": false}), "layer_types"),
+    ];
+    for (name, changes, field) in cases {
+        let error = read(name, changes.clone()).expect_err(&changes.to_string());
+        assert!(error.contains(field), "{changes}: {error}");
+    }
+}
+
+/// What the framework's configurations hold where a file says nothing.
+#[test]
+fn absent_fields_are_the_frameworks() {
+    let arch = |name, changes| read(name, changes).unwrap();
+    let llama = arch("llama", json!({"num_key_value_heads": "(absent)"}));
+    assert_eq!((llama.queries, llama.groups), (6, 6));
+    let wide = json!({"num_attention_heads": 16, "head_dim": 4});
+    let mut absent = wide.clone();
+    absent["num_key_value_heads"] = json!("(absent)");
+    let mut null = wide.clone();
+    null["num_key_value_heads"] = json!(null);
+    assert_eq!(arch("mistral", absent).groups, 8);
+    assert_eq!(arch("mistral", null).groups, 16);
+    assert_eq!(arch("qwen3", json!({"head_dim": "(absent)"})).head, 128);
+    assert_eq!(arch("gpt2", json!({"n_inner": "(absent)"})).inner, 4 * 28);
+    assert!(arch("gpt2", json!({"tie_word_embeddings": "(absent)"})).tied);
+    assert!(!arch("llama", json!({"tie_word_embeddings": "(absent)"})).tied);
+    let neox = arch("neox", json!({"rotary_pct": "(absent)", "use_parallel_residual": null}));
+    let Positions::Rotary(rotary) = neox.positions else { panic!("neox turns") };
+    assert_eq!((rotary.frequency.len(), neox.parallel), (1, true), "a quarter of 8 elements");
+}
+
+#[test]
+fn windows_are_those_of_each_layer() {
+    let windows = |name, changes| read(name, changes).unwrap().windows;
+    assert_eq!(windows("mistral", json!({})), [Some(5); 3]);
+    assert_eq!(windows("mistral", json!({"sliding_window": "(absent)"})), [Some(4096); 3]);
+    assert_eq!(windows("mistral", json!({"sliding_window": null})), [None; 3]);
+    let types = json!("(absent)");
+    assert_eq!(windows("qwen2", json!({"layer_types": types})), [None, Some(6), Some(6)]);
+    let off = json!({"layer_types": types, "use_sliding_window": false});
+    assert_eq!(windows("qwen2", off), [None; 3]);
+    assert_eq!(windows("qwen3", json!({})), [None, Some(4), None]);
+    // A field that this family's code does not read.
+    assert_eq!(windows("llama", json!({"sliding_window": 4})), [None; 3]);
+}
+
+#[test]
+fn activations_have_their_names() {
+    let act = |name: &str| read("gpt2", json!({"activation_function": name})).unwrap().act;
+    assert_eq!([act("gelu"), act("gelu_python")], [Act::Gelu; 2]);
+    assert_eq!([act("gelu_new"), act("gelu_fast"), act("gelu_pytorch_tanh")], [Act::GeluTanh; 3]);
+    assert_eq!([act("relu"), act("silu")], [Act::Relu, Act::Silu]);
+}
+
+/// Each kind of scaling changes the frequencies it should, and dynamic none.
+#[test]
+fn scalings_are_read_in_both_dialects() {
+    let frequency = |changes| {
+        let Positions::Rotary(r) = read("llama-linear", changes).unwrap().positions else {
+            panic!("llama turns")
+        };
+        (r.frequency, r.factor)
+    };
+    let plain = frequency(json!({"rope_scaling": null}));
+    let dynamic = json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});
+    assert_eq!(frequency(dynamic), plain);
+    let old = json!({"rope_scaling": {"type": "linear", "factor": 2.5}, "rope_theta": 1e4});
+    let new = json!({"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4});
+    let new = json!({"rope_scaling": null, "rope_theta": "(absent)", "rope_parameters": new});
+    assert_eq!(frequency(old.clone()), frequency(new));
+    assert_ne!(frequency(old), plain);
+    let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
+    assert_eq!(frequency(yarn).1, (0.1 * 4f64.ln() + 1.0) as f32);
+    let said = json!({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5});
+    assert_eq!(frequency(json!({"rope_scaling": said})).1, 1.5);
+    let both = json!({"rope_type": "yarn", "factor": 4.0, "mscale": 2.0, "mscale_all_dim": 2.0});
+    assert_eq!(frequency(json!({"rope_scaling": both})).1, 1.0);
+}
