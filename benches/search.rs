@@ -19,7 +19,7 @@ use incise::model::{At, Model, Site};
 use incise::store::Checkpoint;
 use incise::tensor::Device;
 use incise::text::{Row, Rows};
-use support::gpt2::Shape;
+use support::shapes::Shape;
 use support::{products, spread};
 
 const LAYER: usize = 8;
@@ -53,7 +53,7 @@ fn main() {
 
 fn run(dtype: DType) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let shape = Shape::SMALL;
+    let shape = Shape::gpt2_small();
     shape.write(folder.path(), dtype);
     let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint just written");
     let model = Model::open(&checkpoint, &Device::Cpu).expect("a GPT-2");

@@ -1,6 +1,6 @@
-//! What the benchmarks share: checkpoints of a shape, spreads, and the limit they are held to.
+//! What the benchmarks share: checkpoints of known shapes, spreads, and the limit they are held to.
 
-pub mod gpt2;
+pub mod shapes;
 
 use std::time::Instant;
 

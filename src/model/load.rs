@@ -143,7 +143,7 @@ pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let loader = Loader::new(checkpoint, family, &arch, Precision::F32);
     let down = |l| loader.layer_name(l, family.names.down) + ".weight";
     let editable: HashSet<String> = (0..arch.layers).map(down).collect();
-    Ok(model_fingerprint(checkpoint, &|name| editable.contains(name)))
+    model_fingerprint(checkpoint, &|name| editable.contains(name))
 }
 
 fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {
@@ -289,7 +289,7 @@ impl<'a> Loader<'a> {
     fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
         let t = self.tensor(name, &[len])?;
         let mut wide = vec![0.0f64; len];
-        t.dtype.widen(t.bytes.as_ref(), &mut wide);
+        t.dtype.widen(&t.bytes.read(0..t.bytes.len())?, &mut wide);
         Ok(Tensor::of(self.precision, &[len], &wide))
     }
 

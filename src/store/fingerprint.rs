@@ -2,9 +2,12 @@
 //!
 //! All are the first 128 bits of BLAKE3, as 32 hexadecimal digits.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use super::Checkpoint;
+use crate::base::Result;
 
 /// Keys of `config.json` that say who wrote it and nothing of the computation.
 const IDLE: [&str; 2] = ["_name_or_path", "transformers_version"];
@@ -46,7 +49,14 @@ pub fn tensor_fingerprint(bytes: &[u8]) -> String {
 /// every tensor, from its beginning, middle and end. Tensors that edits change are not sampled, so
 /// an edited checkpoint keeps the statistics of its base. How the tensors are spread over files,
 /// and in which order, does not matter.
-pub fn model_fingerprint(checkpoint: &Checkpoint, is_editable: &dyn Fn(&str) -> bool) -> String {
+///
+/// # Errors
+///
+/// A file that cannot be read.
+pub fn model_fingerprint(
+    checkpoint: &Checkpoint,
+    is_editable: &dyn Fn(&str) -> bool,
+) -> Result<String> {
     let mut all = Fingerprint::default();
     let mut config = String::new();
     canonical(checkpoint.config(), &mut config);
@@ -56,20 +66,22 @@ pub fn model_fingerprint(checkpoint: &Checkpoint, is_editable: &dyn Fn(&str) -> 
         all.field(entry.dtype.as_bytes());
         all.field(format!("{:?}", entry.shape).as_bytes());
         if !is_editable(name) {
-            sample(&shard.bytes(&entry.range)).for_each(|piece| all.field(piece));
+            let bytes = shard.bytes(&entry.range);
+            for piece in sample(bytes.len()) {
+                all.field(&bytes.read(piece)?);
+            }
         }
     }
-    all.hex()
+    Ok(all.hex())
 }
 
 /// All of a small tensor, else a third of the sample each from beginning, middle and end.
-fn sample(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn sample(len: usize) -> [Range<usize>; 3] {
     let third = SAMPLE / 3;
-    let pieces = match bytes.len() {
-        ..=SAMPLE => [(0, bytes.len()), (0, 0), (0, 0)],
-        n => [(0, third), ((n - third) / 2, third), (n - third, third)],
-    };
-    pieces.into_iter().map(|(from, len)| &bytes[from..from + len])
+    match len {
+        ..=SAMPLE => [0..len, 0..0, 0..0],
+        n => [0, (n - third) / 2, n - third].map(|from| from..from + third),
+    }
 }
 
 /// The value as JSON with sorted keys and no space, without the idle ones.

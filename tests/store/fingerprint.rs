@@ -9,7 +9,7 @@ use incise::store::{Fingerprint, model_fingerprint, tensor_fingerprint};
 use super::toy::{A, B, NORM, Toy, file};
 
 fn of(toy: &Toy) -> String {
-    model_fingerprint(&toy.open(), &|name| name == A)
+    model_fingerprint(&toy.open(), &|name| name == A).unwrap()
 }
 
 /// Turns over a byte of a tensor.
