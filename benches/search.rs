@@ -53,18 +53,17 @@ fn main() {
 
 fn run(dtype: DType) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let shape = Shape::gpt2_small();
-    shape.write(folder.path(), dtype);
+    Shape::gpt2_small().write(folder.path(), dtype);
     let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint just written");
     let model = Model::open(&checkpoint, &Device::Cpu).expect("a GPT-2");
-    let rows = rows(shape.vocabulary);
+    let rows = rows(model.arch.vocabulary);
     let by = Search {
         steps: STEPS,
         lr: 0.5,
         decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
-        loss_layer: shape.layers - 1,
+        loss_layer: model.arch.layers - 1,
         enough: f64::NEG_INFINITY,
     };
     let site = Site { layer: LAYER, at: At::Value };

@@ -1,5 +1,6 @@
 //! What the benchmarks share: checkpoints of known shapes, spreads, and the limit they are held to.
 
+#[allow(dead_code)] // not every benchmark needs every shape
 pub mod shapes;
 
 use std::time::Instant;
