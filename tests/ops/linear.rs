@@ -134,3 +134,30 @@ fn backward_is_the_adjoint() {
         budget::adjoint(&format!("linear, {held:?}"), sides, n * out * width, size);
     }
 }
+
+/// More than 48 rows, or f64: a row is the same bits with whatever others.
+#[test]
+fn rows_do_not_depend_on_their_neighbours() {
+    let most = 1030;
+    for (held, shape) in all_held().into_iter().flat_map(|h| [(h, [37, 131]), (h, [129, 5])]) {
+        let mut draw = Draw::new("linear, neighbours", true);
+        let (w, _) = weight(&mut draw, shape, held);
+        let (x, dy) = (draw.normal(most * shape[1]), draw.normal(most * shape[0]));
+        for precision in [Precision::F32, Precision::F64] {
+            let run = |n: usize| {
+                let of = |width, x: &[f64]| Tensor::of(precision, &[n, width], &x[..n * width]);
+                let (mut y, mut dx) = (of(shape[0], &dy), of(shape[1], &x));
+                linear::forward(&of(shape[1], &x), &w, None, &mut y);
+                linear::backward(&of(shape[0], &dy), &w, &mut dx, true);
+                [y.to_f64(), dx.to_f64()]
+            };
+            let all = run(most);
+            let least = if precision == Precision::F32 { 49 } else { 1 };
+            for n in [least, 50, 127, 257, 512, 513, 700] {
+                for (some, all) in run(n).iter().zip(&all) {
+                    assert_eq!(some[..], all[..some.len()], "{held:?} {shape:?} {precision:?} {n}");
+                }
+            }
+        }
+    }
+}

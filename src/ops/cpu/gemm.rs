@@ -2,7 +2,8 @@
 //! With few rows, operands that lie right for it go to [`super::dots`].
 //!
 //! The order in which a product sums over its inner dimension depends on that dimension alone
-//! (the crate cuts it by cache size), so results do not depend on the number of threads.
+//! (the crate cuts it by cache size), so results do not depend on the number of threads, and a
+//! row's not on how many others there are, but for one step: up to 48 rows or more.
 
 use std::marker::PhantomData;
 
@@ -59,7 +60,11 @@ pub struct Tile<'a, T> {
 // SAFETY: a tile is an exclusive borrow of its elements; `tiles` makes disjoint ones.
 unsafe impl<T: Send> Send for Tile<'_, T> {}
 
-/// Cuts a row-major matrix of `cols` columns into tiles of at most `height` × `width`.
+/// Up to so many elements the crate has ways of its own, which sum in other orders.
+const SMALL: usize = 256;
+
+/// Cuts a row-major matrix of `cols` columns into tiles of at most `height` × `width`, all of
+/// nearly the same size.
 pub fn tiles<T: Float>(
     matrix: &mut [T],
     cols: usize,
@@ -68,6 +73,7 @@ pub fn tiles<T: Float>(
     let rows = matrix.len().checked_div(cols).unwrap_or(0);
     assert_eq!(matrix.len(), rows * cols, "tiles: not a whole number of rows");
     let (down, across) = (rows.div_ceil(height), cols.div_ceil(width));
+    let (height, width) = (rows.div_ceil(down.max(1)), cols.div_ceil(across.max(1)));
     let first = matrix.as_mut_ptr() as usize;
     (0..down * across).into_par_iter().map(move |i| {
         let (row, col) = (i / across * height, i % across * width);
@@ -100,6 +106,9 @@ impl<'a, T: Float> Tile<'a, T> {
         if self.rows <= FEW && a.col_stride == 1 && b.row_stride == 1 && size_of::<T>() == 4 {
             return self.dots(inner, a, b, add);
         }
+        if self.rows * self.cols <= SMALL {
+            return self.padded(inner, a, b, add);
+        }
         // SAFETY: the asserts above bound every read; the tile owns every element written.
         unsafe {
             gemm::gemm(
@@ -123,6 +132,26 @@ impl<'a, T: Float> Tile<'a, T> {
                 false,
                 Parallelism::None,
             );
+        }
+    }
+
+    /// The product with more rows, which are thrown away: it sums as a large product does.
+    fn padded(&mut self, inner: usize, a: View<T>, b: View<T>, add: bool) {
+        let cols = self.cols;
+        if cols == 0 {
+            return;
+        }
+        let rows = SMALL / cols + 1;
+        let (mut x, mut y) = (vec![T::default(); rows * inner], vec![T::default(); rows * cols]);
+        for i in 0..self.rows {
+            for k in 0..inner {
+                x[i * inner + k] = a.data[i * a.row_stride + k * a.col_stride];
+            }
+            y[i * cols..][..cols].copy_from_slice(self.row_mut(i));
+        }
+        Tile::whole(&mut y, cols).product(inner, View::rows(&x, inner), b, add);
+        for i in 0..self.rows {
+            self.row_mut(i).copy_from_slice(&y[i * cols..][..cols]);
         }
     }
 
