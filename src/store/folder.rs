@@ -74,6 +74,11 @@ fn copy_files(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()>
     Ok(())
 }
 
+/// Whether this names a file directly in a folder, and nothing outside it.
+pub fn is_name(file: &str) -> bool {
+    Path::new(file).file_name().is_some_and(|last| last == file)
+}
+
 /// Opens a file of a copy for writing, whether or not its original may be written.
 pub fn writable(path: &Path) -> Result<File> {
     let failed = |e| Error::io(path, "write to", e);
