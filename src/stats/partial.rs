@@ -44,12 +44,15 @@ fn header(what: &Collect, windows: u64, tokens: u64) -> Header {
     Header { layers: what.layers.clone(), origin: what.origin.clone(), windows, tokens }
 }
 
-/// The state kept in `dir` if it is of the same collection, or a fresh one.
+/// The state kept in `dir` if it is of the same collection, or a fresh one. Makes the folder.
 ///
 /// # Errors
 ///
-/// A file of another collection, which is left alone, or one that cannot be read.
+/// A file of another collection, which is left alone, or one that cannot be read; a folder that
+/// could not be written after the work.
 pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
+    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+    tempfile::tempfile_in(dir).map_err(|e| Error::io(dir, "write a file in", e))?;
     let path = dir.join(NAME);
     let n = gram::packed_len(f);
     if !path.exists() {
@@ -88,7 +91,6 @@ fn broken(path: &Path, what: String) -> Error {
 ///
 /// A folder that cannot be written.
 pub fn save(dir: &Path, what: &Collect, state: &State) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
     let header = header(what, state.windows, state.tokens);
     let header = serde_json::to_string(&header).expect("plain data");
     let item = |(layer, total): (&usize, &Vec<f64>)| write::Item {

@@ -140,7 +140,8 @@ impl Tokenizer {
             Some(ids) => ids.to_vec(),
             None => self.run(&target, false)?.get_ids().to_vec(),
         };
-        if target.trim().is_empty() || ids.is_empty() {
+        // A normaliser may leave no more than the space before it.
+        if target.trim().is_empty() || self.decode_after(&ids)?.trim().is_empty() {
             let what = format!("the tokenizer leaves nothing of the target {target:?}");
             return Err(Error::refused(what, "give a target it has tokens for"));
         }
