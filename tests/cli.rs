@@ -7,39 +7,39 @@ use std::process::{Command, Output};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-fn incise(args: &[&str]) -> Output {
+pub fn incise(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_incise")).args(args).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
 /// Standard output of a command that succeeds.
-fn done(args: &[&str]) -> String {
+pub fn done(args: &[&str]) -> String {
     let out = incise(args);
     assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
     text(&out.stdout).to_owned()
 }
 
 /// Standard error of a command that exits with `code`.
-fn fails(code: i32, args: &[&str]) -> String {
+pub fn fails(code: i32, args: &[&str]) -> String {
     let out = incise(args);
     assert_eq!(out.status.code(), Some(code), "{args:?}: {}", text(&out.stderr));
     text(&out.stderr).to_owned()
 }
 
-fn json(args: &[&str]) -> Value {
+pub fn json(args: &[&str]) -> Value {
     serde_json::from_str(&done(args)).unwrap()
 }
 
 /// A copy of a tiny model with statistics of its own, contexts and hyperparameters.
-struct Session {
-    folder: tempfile::TempDir,
+pub struct Session {
+    pub folder: tempfile::TempDir,
 }
 
 impl Session {
-    fn new(name: &str) -> Session {
+    pub fn new(name: &str) -> Session {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
@@ -66,21 +66,21 @@ impl Session {
         Session { folder }
     }
 
-    fn at(&self, name: &str) -> String {
+    pub fn at(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    fn weights(&self, model: &str) -> Vec<u8> {
+    pub fn weights(&self, model: &str) -> Vec<u8> {
         fs::read(PathBuf::from(self.at(model)).join("model.safetensors")).unwrap()
     }
 
-    fn stats(&self) {
+    pub fn stats(&self) {
         let (model, corpus, out) = (self.at("model"), self.at("corpus.txt"), self.at("stats"));
         done(&["stats", &model, "--layers", "0-1", "--corpus", &corpus, "-o", &out]);
     }
 
     /// The arguments of an edit, with some replaced or added.
-    fn edit(&self, more: &[&str]) -> Vec<String> {
+    pub fn edit(&self, more: &[&str]) -> Vec<String> {
         let mut args: Vec<String> =
             vec!["edit".into(), self.at("model"), self.at("requests.jsonl")];
         for (flag, file) in [
@@ -97,7 +97,7 @@ impl Session {
     }
 }
 
-fn strs(args: &[String]) -> Vec<&str> {
+pub fn strs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 

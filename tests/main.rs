@@ -12,6 +12,7 @@ mod base;
 mod cli;
 mod data;
 mod edit;
+mod hostile;
 mod model;
 mod ops;
 mod readme;

@@ -85,6 +85,19 @@ impl Error {
         Error::Refused { what: what.into(), remedy: remedy.into() }
     }
 
+    /// What to do where the system refused: it says why, and not what helps.
+    pub fn remedy(&self) -> Option<&'static str> {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let Error::Io { source, .. } = self else { return None };
+        match source.kind() {
+            StorageFull | QuotaExceeded => Some("free some space and run the command again"),
+            PermissionDenied | ReadOnlyFilesystem => {
+                Some("change its permissions, or name another place with -o")
+            }
+            _ => None,
+        }
+    }
+
     /// Numbers that do not allow it.
     pub fn numeric(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Error::Numeric { what: what.into(), remedy: remedy.into() }

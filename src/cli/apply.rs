@@ -48,7 +48,7 @@ impl Apply {
             terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))?;
         }
         let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
-        let facts: u64 = patches.iter().map(|p| p.metadata.facts).sum();
+        let facts = patches.iter().fold(0u64, |n, p| n.saturating_add(p.metadata.facts));
         terminal.line(format!("{}: {} written{back}", written.display(), counted(facts, "fact")))
     }
 }

@@ -57,7 +57,7 @@ impl Logits {
         };
         let items: Vec<_> = prompts.iter().enumerate().map(item).collect();
         let total = prompts.len() as u64;
-        write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
+        let written = write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
             context.terminal.at("prompt", i as u64, total);
             if context.terminal.stop() {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
@@ -65,7 +65,11 @@ impl Logits {
             model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
                 out.write_all(bytemuck::cast_slice(z.get::<f32>()))
             })
-        })?;
+        });
+        if context.terminal.stop() && written.is_err() {
+            return Err(Error::Interrupted { kept: "nothing was written".into() });
+        }
+        written?;
         let tokens: usize = prompts.iter().map(Vec::len).sum();
         if context.json {
             return context.terminal.json(&json!({

@@ -54,13 +54,16 @@ impl Terminal {
         self.line(value.to_string())
     }
 
-    /// Why the command failed: the chain of causes on one line.
+    /// Why the command failed: the chain of causes on one line, and what to do.
     pub fn error(&self, e: &Error) {
         let mut chain = format!("incise: {e}");
         let mut cause = e.source();
         while let Some(e) = cause {
             chain += &format!(": {e}");
             cause = e.source();
+        }
+        if let Some(remedy) = e.remedy() {
+            chain += &format!("; {remedy}");
         }
         self.say(&chain);
     }

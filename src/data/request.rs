@@ -114,7 +114,9 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let broken = |e: serde_json::Error| {
         let remedy = "write JSON Lines or one JSON array, in UTF-8";
-        Error::input(file, format!("line {}", e.line()), format!("is not JSON: {e}"), remedy)
+        // A line break inside a string is seen where the next line begins.
+        let line = e.line() - usize::from(e.column() == 0 && !e.is_eof());
+        Error::input(file, format!("line {line}"), format!("is not JSON: {e}"), remedy)
     };
     if bytes.trim_ascii_start().starts_with(b"[") {
         let list: Vec<Value> = serde_json::from_slice(bytes).map_err(broken)?;

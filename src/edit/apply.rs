@@ -69,7 +69,7 @@ pub fn to_folder(
     let plan = Plan::new(&checkpoint, &past, patches)?;
     plan.check(&history, progress)?;
     folder::build(out, |dir| {
-        folder::copy(model, dir)?;
+        folder::copy(model, dir, progress)?;
         let mut meter = Meter::new("write", plan.targets.values().map(|t| t.place.len), progress);
         let mut report = Report::default();
         for (name, target) in &plan.targets {

@@ -1,23 +1,26 @@
 //! Statistics in progress: `partial.safetensors` beside the finished ones.
 //!
 //! Tensors `<layer>` F64, the packed triangle of totals; metadata `state` (JSON): what is being
-//! collected, and how many windows and tokens of it are done. Written to a sibling and renamed,
-//! so it is whole or absent; removed when the statistics are written.
+//! collected, and how many windows and tokens of it are done. Written to a sibling, synced
+//! and renamed, so it is whole or absent; removed when the statistics are written.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::collect::Collect;
 use super::file::Origin;
 use crate::base::{Error, Result};
 use crate::ops::gram;
+use crate::store::{Shard, write};
 
 /// The file's name.
 pub const NAME: &str = "partial.safetensors";
+
+/// The elements' type: totals lose nothing between two runs.
+const TYPE: &str = "F64";
 
 /// How far a collection is.
 pub struct State {
@@ -41,42 +44,45 @@ fn header(what: &Collect, windows: u64, tokens: u64) -> Header {
     Header { layers: what.layers.clone(), origin: what.origin.clone(), windows, tokens }
 }
 
-/// The state kept in `dir` if it is of the same collection, or a fresh one.
+/// The state kept in `dir` if it is of the same collection, or a fresh one. Makes the folder.
 ///
 /// # Errors
 ///
-/// A file of another collection, which is left alone, or one that cannot be read.
+/// A file of another collection, which is left alone, or one that cannot be read; a folder that
+/// could not be written after the work.
 pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
+    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+    tempfile::tempfile_in(dir).map_err(|e| Error::io(dir, "write a file in", e))?;
     let path = dir.join(NAME);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let totals = vec![vec![0.0; gram::packed_len(f)]; what.layers.len()];
-            return Ok(State { windows: 0, tokens: 0, totals });
-        }
-        Err(e) => return Err(Error::io(&path, "read", e)),
-    };
-    let remedy = "remove it, or give another output folder";
-    let broken = |what: String| Error::input(&path, "header", what, remedy);
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(e.to_string()))?;
-    let state = metadata.metadata().as_ref().and_then(|m| m.get("state"));
-    let state = state.ok_or_else(|| broken("`state` is missing".into()))?;
-    let found: Header = serde_json::from_str(state).map_err(|e| broken(e.to_string()))?;
+    let n = gram::packed_len(f);
+    if !path.exists() {
+        return Ok(State { windows: 0, tokens: 0, totals: vec![vec![0.0; n]; what.layers.len()] });
+    }
+    let shard = Shard::open(&path).map_err(|e| match e {
+        Error::Input { what, .. } => broken(&path, what),
+        e => e,
+    })?;
+    let state = shard.header().metadata.get("state");
+    let state = state.ok_or_else(|| broken(&path, "`state` is missing".into()))?;
+    let found: Header = serde_json::from_str(state).map_err(|e| broken(&path, e.to_string()))?;
     let (windows, tokens) = (found.windows, found.tokens);
     if found != header(what, windows, tokens) {
-        return Err(broken("is of another model, corpus or choice of layers".into()));
+        let what = "is of another model, corpus or choice of layers";
+        return Err(broken(&path, what.into()));
     }
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(e.to_string()))?;
-    let total = |layer: &usize| {
-        let t = file.tensor(&layer.to_string()).map_err(|e| broken(e.to_string()))?;
-        if t.dtype() != Dtype::F64 || t.shape() != [gram::packed_len(f)] {
-            return Err(broken(format!("layer {layer} has another size")));
+    let total = |layer: &usize| match shard.header().tensors.get(&layer.to_string()) {
+        Some(t) if t.dtype == TYPE && t.shape == [n] => {
+            let bytes = shard.bytes(&t.range);
+            Ok(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
         }
-        let (packets, _) = t.data().as_chunks::<8>();
-        Ok(packets.iter().map(|b| f64::from_le_bytes(*b)).collect())
+        _ => Err(broken(&path, format!("layer {layer} is missing or of another size"))),
     };
     let totals = what.layers.iter().map(total).collect::<Result<_>>()?;
     Ok(State { windows, tokens, totals })
+}
+
+fn broken(path: &Path, what: String) -> Error {
+    Error::input(path, "header", what, "remove it, or give another output folder")
 }
 
 /// Keeps the state in `dir`.
@@ -85,24 +91,17 @@ pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
 ///
 /// A folder that cannot be written.
 pub fn save(dir: &Path, what: &Collect, state: &State) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
-    let path = dir.join(NAME);
-    let failed = |e: safetensors::SafeTensorError| {
-        Error::io(&path, "write", io::Error::other(e.to_string()))
-    };
-    let view = |(layer, total): (&usize, &Vec<f64>)| {
-        let bytes: Vec<u8> = total.iter().flat_map(|t| t.to_le_bytes()).collect();
-        (layer.to_string(), bytes, vec![total.len()])
-    };
-    let tensors: Vec<_> = what.layers.iter().zip(&state.totals).map(view).collect();
-    let views = tensors.iter().map(|(name, bytes, shape)| {
-        TensorView::new(Dtype::F64, shape.clone(), bytes).map(|view| (name.clone(), view))
-    });
-    let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
     let header = header(what, state.windows, state.tokens);
     let header = serde_json::to_string(&header).expect("plain data");
-    let metadata = [("state".to_owned(), header)].into();
-    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(failed)
+    let item = |(layer, total): (&usize, &Vec<f64>)| write::Item {
+        name: layer.to_string(),
+        dtype: TYPE,
+        shape: vec![total.len()],
+    };
+    let items: Vec<_> = what.layers.iter().zip(&state.totals).map(item).collect();
+    write::write(&dir.join(NAME), &[("state".to_owned(), header)].into(), &items, &mut |i, out| {
+        out.write_all(bytemuck::cast_slice(&state.totals[i]))
+    })
 }
 
 /// Removes what was kept.

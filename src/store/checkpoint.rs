@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::disk::Os;
+use super::folder;
 use super::header::Entry;
 use super::journal;
 use super::shard::{Bytes, Shard};
@@ -233,7 +234,7 @@ fn read_index(dir: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let mut files = BTreeMap::<String, Vec<String>>::new();
     for (name, file) in map {
         let file = file.as_str().ok_or_else(|| wrong(name, "its file is no string"))?;
-        if Path::new(file).file_name().is_none_or(|last| last != file) {
+        if !folder::is_name(file) {
             return Err(wrong(name, "its file lies outside the folder"));
         }
         files.entry(file.to_owned()).or_default().push(name.clone());

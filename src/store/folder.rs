@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::journal;
 use super::write::sync_dir;
-use crate::base::{Error, Result};
+use crate::base::{Error, Progress, Result};
 
 /// Makes the folder `out`: `fill` gets a temporary sibling, which becomes `out` once it is done.
 ///
@@ -42,17 +42,22 @@ pub fn build<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> 
 ///
 /// # Errors
 ///
-/// `to` lies inside `from`; what the system refuses.
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
+/// `to` lies inside `from`; what the system refuses; a wish to stop, heard between two files.
+pub fn copy(from: &Path, to: &Path, progress: &dyn Progress) -> Result<()> {
     let whole = |p: &Path| fs::canonicalize(p).map_err(|e| Error::io(p, "find", e));
     if whole(to)?.starts_with(whole(from)?) {
         let what = format!("a copy of {} cannot lie inside it", from.display());
         return Err(Error::refused(what, "name a folder elsewhere"));
     }
-    copy_files(from, to, &|name| name == journal::FOLDER)
+    copy_files(from, to, &|name| name == journal::FOLDER, progress)
 }
 
-fn copy_files(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()> {
+fn copy_files(
+    from: &Path,
+    to: &Path,
+    skip: &dyn Fn(&str) -> bool,
+    progress: &dyn Progress,
+) -> Result<()> {
     let listed = fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
     for file in listed {
         let file = file.map_err(|e| Error::io(from, "list", e))?;
@@ -60,10 +65,13 @@ fn copy_files(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()>
         if skip(&file.file_name().to_string_lossy()) {
             continue;
         }
+        if progress.stop() {
+            return Err(Error::Interrupted { kept: "nothing was written".into() });
+        }
         let failed = |e| Error::io(&path, "copy", e);
         if path.is_dir() {
             fs::create_dir(&copy).map_err(failed)?;
-            copy_files(&path, &copy, &|_| false)?;
+            copy_files(&path, &copy, &|_| false, progress)?;
             sync_dir(&copy)?;
         } else {
             reflink_copy::reflink_or_copy(&path, &copy).map_err(failed)?;
@@ -72,6 +80,11 @@ fn copy_files(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// Whether this names a file directly in a folder, and nothing outside it.
+pub fn is_name(file: &str) -> bool {
+    Path::new(file).file_name().is_some_and(|last| last == file)
 }
 
 /// Opens a file of a copy for writing, whether or not its original may be written.

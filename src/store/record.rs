@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Handle, Os};
+use super::folder;
 use crate::base::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"INCISEJ1";
@@ -88,6 +89,34 @@ pub struct Head {
     pub places: Vec<Place>,
 }
 
+/// Seconds from 1970 to the end of the year 9999, the last that a date has room for.
+const LAST: u64 = 253_402_300_799;
+
+impl Head {
+    /// What none of our records says. A folder may come from anywhere, and opening it puts old
+    /// bytes back: they must not reach beyond the tensors of the folder's own files.
+    fn check(&self, path: &Path) -> std::result::Result<(), String> {
+        let Entry { number, time, .. } = self.entry;
+        if path.file_stem().is_none_or(|stem| *stem != *format!("{number:04}")) {
+            return Err(format!("it is the record of change {number}, under another's name"));
+        }
+        if number == u32::MAX || time > LAST {
+            return Err(format!("change {number} at second {time} is beyond every count"));
+        }
+        if let Some(known) = self.files.iter().find(|known| !folder::is_name(&known.file)) {
+            return Err(format!("{:?} is no file of this folder", known.file));
+        }
+        let fits = |place: &&Place| {
+            let file = self.files.iter().find(|known| known.file == place.file);
+            file.is_some_and(|known| place.offset >= 8 && place.range().end <= known.len)
+        };
+        match self.places.iter().find(|place| !fits(place)) {
+            Some(place) => Err(format!("{place:?} lies in no file that it lists")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How far a change has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -142,7 +171,7 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// A file that is damaged.
+    /// A file that is damaged, or that no change of ours wrote.
     pub fn read(path: &Path) -> Result<Record> {
         let damaged = |what: &str| Error::input(path, "head", what, REMEDY);
         let file = Handle::open(&Os, path, false)?;
@@ -165,6 +194,7 @@ impl Record {
             return Err(damaged("its checksum is wrong: the record is damaged"));
         }
         let head: Head = serde_json::from_slice(&json).map_err(|e| damaged(&e.to_string()))?;
+        head.check(path).map_err(|what| damaged(&what))?;
         let body = 16 + n + SUM;
         let mut record =
             Record { path: path.to_path_buf(), head, head_sum, body, state: State::Writing };

@@ -91,6 +91,7 @@ impl Tokenizer {
             model.remove("dropout");
         }
         if let Some(processor) = description.get_mut("post_processor") {
+            check_template(path, processor)?;
             keep_spaces_in_spans(processor);
         }
         let inner: tokenizers::Tokenizer = serde_json::from_value(description)
@@ -140,7 +141,8 @@ impl Tokenizer {
             Some(ids) => ids.to_vec(),
             None => self.run(&target, false)?.get_ids().to_vec(),
         };
-        if target.trim().is_empty() || ids.is_empty() {
+        // A normaliser may leave no more than the space before it.
+        if target.trim().is_empty() || self.decode_after(&ids)?.trim().is_empty() {
             let what = format!("the tokenizer leaves nothing of the target {target:?}");
             return Err(Error::refused(what, "give a target it has tokens for"));
         }
@@ -196,6 +198,21 @@ fn keep_spaces_in_spans(processor: &mut Value) {
     {
         keep_spaces_in_spans(inner);
     }
+}
+
+/// Refuses a template with a token that it does not define, for which the crate panics.
+fn check_template(path: &Path, processor: &Value) -> Result<()> {
+    let pieces = ["single", "pair"].iter().filter_map(|field| processor[field].as_array());
+    for piece in pieces.flatten() {
+        if let Some(token) = piece["SpecialToken"]["id"].as_str()
+            && processor["special_tokens"].get(token).is_none()
+        {
+            let what = format!("the template names {token:?}, which special_tokens do not define");
+            return Err(Error::input(path, "post_processor", what, REMEDY));
+        }
+    }
+    let inner = processor["processors"].as_array();
+    inner.into_iter().flatten().try_for_each(|inner| check_template(path, inner))
 }
 
 /// Refuses a merge whose result is not in the vocabulary, for which the crate panics.

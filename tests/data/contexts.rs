@@ -1,4 +1,5 @@
 use incise::data::Contexts;
+use proptest::prelude::*;
 use serde_json::json;
 
 use crate::support::shared::shared;
@@ -44,4 +45,19 @@ fn the_pinned_contexts_of_a_real_model_are_read() {
     };
     let contexts = Contexts::read(path).unwrap();
     assert_eq!(contexts.groups().iter().map(Vec::len).collect::<Vec<_>>(), [1, 5]);
+}
+
+proptest! {
+    /// Nothing panics; what is accepted has one place in each context and is read back.
+    #[test]
+    fn any_json(pieces in prop::collection::vec(prop::sample::select(vec![
+        "[", "]", ",", "[[\"{}\"]", "\"{}\"", "\"a. {}\"", "\"{} {}\"", "7", "null", "\\", "é",
+    ]), 0..12)) {
+        if let Ok(contexts) = Contexts::parse("x", pieces.concat().as_bytes()) {
+            let places = |context: &&str| context.matches("{}").count();
+            prop_assert!(contexts.flat().iter().map(places).all(|n| n == 1));
+            let again = contexts.to_json().to_string();
+            prop_assert_eq!(Contexts::parse("x", again.as_bytes()).unwrap(), contexts);
+        }
+    }
 }

@@ -250,6 +250,28 @@ impl Progress for Stop {
     }
 }
 
+/// A folder that was begun goes away again, wherever the wish is heard.
+#[test]
+fn a_wish_to_stop_while_a_folder_is_made() {
+    for n in 1.. {
+        let (toy, [first, _], [_, w1, _]) = chain(DType::BF16, Layout::InOut);
+        let out = toy.beside("out");
+        match to_folder(&toy.dir, from_ref(&first), &out, &Stop(AtomicU64::new(n))) {
+            Ok(_) => {
+                assert!(n > 4, "{n}: never asked");
+                assert_eq!(tensor(&out, A), w1);
+                return;
+            }
+            Err(Error::Interrupted { .. }) => {
+                assert!(!out.exists());
+                let left = fs::read_dir(toy.temp.path()).unwrap().count();
+                assert_eq!(left, 1, "temporary folders are left");
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
 #[test]
 fn a_wish_to_stop() {
     for n in 1.. {

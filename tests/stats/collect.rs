@@ -220,3 +220,19 @@ fn too_few_tokens_get_a_ridge_that_is_said() {
     let silent = Moment { second_moment: vec![0.0; few.f * few.f], ..few.clone() };
     assert!(Covariance::of(&silent).is_err());
 }
+
+/// What a kill or a full disk may leave of the statistics in progress is refused by name.
+#[test]
+fn statistics_in_progress_that_were_cut_off_are_refused() {
+    let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
+    toy.collect(dir.path(), u64::MAX, &StopAfter(AtomicU64::new(1))).unwrap_err();
+    let path = dir.path().join("partial.safetensors");
+    let whole = fs::read(&path).unwrap();
+    for len in [0, 8, 100, whole.len() / 2, whole.len() - 1] {
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &whole[..len]).unwrap();
+        let error = toy.collect(dir.path(), u64::MAX, &Quiet).unwrap_err().to_string();
+        let words = ["partial.safetensors: header: ", "remove it, or give another"];
+        assert!(words.iter().all(|word| error.contains(word)), "{len} bytes: {error}");
+    }
+}

@@ -14,6 +14,11 @@ use incise::store::disk::{Disk, Os};
 pub enum Fault {
     /// It fails; the next ones work.
     Fail,
+    /// It fails, and so does every later one whose number it divides, counted from 1.
+    Every,
+    /// The disk is full from there on: nothing new is made and no file grows. What is there can be
+    /// overwritten and removed.
+    Full,
     /// The process is killed: half of a write happens, and nothing after it.
     Kill,
     /// The machine goes off: as `Kill`, and of everything not yet synced a part, which depends on
@@ -21,8 +26,10 @@ pub enum Fault {
     PowerCut(u64),
 }
 
-pub const FAULTS: [Fault; 8] = [
+pub const FAULTS: [Fault; 10] = [
     Fault::Fail,
+    Fault::Every,
+    Fault::Full,
     Fault::Kill,
     Fault::PowerCut(0), // loses everything that was not synced
     Fault::PowerCut(1),
@@ -68,18 +75,27 @@ impl Faulty {
         self.state.lock().unwrap().steps > self.at
     }
 
-    /// Counts a step; at the n-th, `part` of it happens, and it fails.
-    fn step(&self, part: impl FnOnce()) -> io::Result<()> {
+    /// Counts a step that needs new room or not; where it fails, `part` of it happens if the
+    /// process dies there.
+    fn step(&self, grows: bool, part: impl FnOnce()) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         let this = state.steps;
         state.steps += 1;
-        let died = !matches!(self.fault, Fault::Fail);
         if state.dead {
             return Err(io::Error::other("dead"));
         }
-        if this != self.at {
+        let fails = match self.fault {
+            Fault::Every => (this + 1).is_multiple_of(self.at + 1),
+            Fault::Full if this >= self.at && grows => {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Fault::Full => false,
+            _ => this == self.at,
+        };
+        if !fails {
             return Ok(());
         }
+        let died = matches!(self.fault, Fault::Kill | Fault::PowerCut(_));
         state.dead = died;
         drop(state);
         if died {
@@ -130,14 +146,14 @@ impl Unsynced {
 
 impl Disk for Faulty {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.step(|| ())?;
+        self.step(true, || ())?;
         Os.create_dir(path)?;
         self.pending(Unsynced::Made(path.to_path_buf()));
         Ok(())
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        self.step(|| ())?;
+        self.step(true, || ())?;
         let file = Os.create(path)?;
         self.pending(Unsynced::Made(path.to_path_buf()));
         Ok(file)
@@ -145,12 +161,13 @@ impl Disk for Faulty {
 
     fn write(&self, path: &Path, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         let half = &bytes[..bytes.len() / 2];
-        self.step(|| self.write_part(path, file, half, at).unwrap())?;
+        let grows = at + bytes.len() as u64 > file.metadata()?.len();
+        self.step(grows, || self.write_part(path, file, half, at).unwrap())?;
         self.write_part(path, file, bytes, at)
     }
 
     fn sync(&self, _: &Path, file: &File) -> io::Result<()> {
-        self.step(|| ())?;
+        self.step(false, || ())?;
         let inode = file.metadata()?.ino();
         self.state.lock().unwrap().unsynced.retain(|u| match u {
             Unsynced::Write { file, .. } => file.metadata().unwrap().ino() != inode,
@@ -160,7 +177,7 @@ impl Disk for Faulty {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.step(|| ())?;
+        self.step(false, || ())?;
         let inside = |path: &Path| path.parent() == Some(dir);
         self.state.lock().unwrap().unsynced.retain(|u| match u {
             Unsynced::Write { .. } => true,
@@ -171,7 +188,7 @@ impl Disk for Faulty {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| ())?;
+        self.step(false, || ())?;
         Os.rename(from, to)?;
         let (from, to) = (from.to_path_buf(), to.to_path_buf());
         self.pending(Unsynced::Renamed { from, to });
@@ -179,7 +196,7 @@ impl Disk for Faulty {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step(|| ())?;
+        self.step(false, || ())?;
         let content = fs::read(path)?;
         Os.remove(path)?;
         self.pending(Unsynced::Removed { path: path.to_path_buf(), content });

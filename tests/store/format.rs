@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
+use incise::store::header::Header;
 use incise::store::write::{Item, write};
 use incise::store::{Change, Kind, Patch, Shard};
 use proptest::prelude::*;
@@ -41,6 +43,14 @@ proptest! {
             Item { name: name.clone(), dtype: TYPES[*t].0, shape: shape.clone() };
         let mut items: Vec<Item> = tensors.iter().map(item).collect();
         let bytes = written(&items, &metadata);
+        let ours = Header::parse(Path::new("x"), &bytes).unwrap();
+        prop_assert_eq!((&ours.metadata, ours.tensors.len()), (&metadata, items.len()));
+        for item in &items {
+            let t = &ours.tensors[&item.name];
+            prop_assert_eq!((&*t.dtype, &t.shape), (item.dtype, &item.shape));
+            let range = t.range.start as usize..t.range.end as usize;
+            prop_assert_eq!(&bytes[range], content(item));
+        }
         let file = SafeTensors::deserialize(&bytes).unwrap();
         prop_assert_eq!(file.len(), items.len());
         for item in &items {

@@ -1,9 +1,11 @@
 //! Broken headers: a test each, and garbage.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use incise::store::header::Header;
+use incise::store::header::{Header, bits, size};
 use proptest::prelude::*;
+use serde_json::json;
 
 fn file(header: &str, data: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![1; data]].concat()
@@ -184,21 +186,131 @@ fn types_of_less_than_a_byte() {
     refused(&file(header, 2), "2 bytes do not hold F4");
 }
 
+/// What every header that is read promises about the file it heads.
+#[track_caller]
+fn holds(header: &Header, file: &[u8]) {
+    let mut entries: Vec<_> = header.tensors.values().collect();
+    entries.sort_by_key(|t| (t.range.start, t.range.end));
+    let mut at = header.len;
+    for t in entries {
+        assert_eq!(t.range.start, at, "the tensors lie end to end");
+        at = t.range.end;
+        if bits(&t.dtype).is_some() {
+            assert_eq!(size(&t.dtype, &t.shape), Some(t.range.end - t.range.start));
+        }
+    }
+    assert_eq!(at, file.len() as u64, "no byte travels unseen");
+}
+
+/// Every byte of a good file becomes every other byte: an error, or a header that holds.
+#[test]
+fn every_byte_changed() {
+    let header = two([0, 4], [4, 6]);
+    let header = header.replacen('{', r#"{"__metadata__":{"k":"v"},"#, 1);
+    let good = file(&header, 6);
+    let mut refused = 0;
+    for at in 0..good.len() - 6 {
+        for to in 0..=255 {
+            let mut bytes = good.clone();
+            bytes[at] = to;
+            match parse(&bytes) {
+                Ok(header) => holds(&header, &bytes),
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 200 * good.len() / 2, "{refused}: the header is hardly looked at");
+}
+
+/// Sizes and a type for each of a few tensors.
+fn layout() -> impl Strategy<Value = Vec<(&'static str, Vec<usize>)>> {
+    let dtype = prop::sample::select(vec!["F32", "BF16", "U8", "I64", "F8_E4M3", "Q9"]);
+    prop::collection::vec((dtype, prop::collection::vec(0usize..5, 0..3)), 0..5)
+}
+
+/// A file of tensors end to end; a type nobody knows has elements of one byte.
+fn laid_out(tensors: &[(&str, Vec<usize>)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), json!(metadata));
+    }
+    let mut at = 0;
+    for (i, (dtype, shape)) in tensors.iter().enumerate() {
+        let n = shape.iter().product::<usize>();
+        let end = at + n * bits(dtype).map_or(1, |b| b as usize / 8);
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]});
+        header.insert(format!("t{i}"), entry);
+        at = end;
+    }
+    file(&serde_json::Value::Object(header).to_string(), at)
+}
+
+/// Pieces of headers, in any order.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        " ",
+        "\"a\"",
+        "\"b\"",
+        "\"dtype\"",
+        "\"F32\"",
+        "\"shape\"",
+        "\"data_offsets\"",
+        "\"__metadata__\"",
+        "0",
+        "4",
+        "-1",
+        "1e9",
+        "18446744073709551615",
+        "null",
+        "true",
+        r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#,
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
 proptest! {
     /// Nothing panics, whatever the bytes.
     #[test]
-    fn garbage(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn garbage(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&bytes);
     }
 
-    /// Nor where a good file has a byte changed; and what is accepted stays inside the file.
+    /// Nor where they are pieces of a header, of the length they say.
     #[test]
-    fn a_byte_changed(at in 0usize..200, to: u8) {
-        let mut bytes = file(&two([0, 4], [4, 6]), 6);
-        let n = bytes.len();
-        bytes[at % n] = to;
+    fn garbled(text in pieces(), data in 0usize..9) {
+        let bytes = file(&format!("{{{text}"), data);
         if let Ok(header) = parse(&bytes) {
-            prop_assert!(header.tensors.values().all(|t| t.range.end <= n as u64));
+            holds(&header, &bytes);
+        }
+    }
+
+    /// Every layout is read as it was written, and with any byte changed is refused or holds.
+    #[test]
+    fn layouts(
+        tensors in layout(),
+        metadata in prop::collection::btree_map(".{0,6}", ".{0,6}", 0..3),
+        at: prop::sample::Index,
+        to: u8,
+    ) {
+        let mut bytes = laid_out(&tensors, &metadata);
+        let header = parse(&bytes).unwrap();
+        holds(&header, &bytes);
+        prop_assert_eq!(&header.metadata, &metadata);
+        prop_assert_eq!(header.tensors.len(), tensors.len());
+        for (i, (dtype, shape)) in tensors.iter().enumerate() {
+            let entry = &header.tensors[&format!("t{i}")];
+            prop_assert_eq!((&*entry.dtype, &entry.shape), (*dtype, shape));
+        }
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(header) = parse(&bytes) {
+            holds(&header, &bytes);
         }
     }
 }

@@ -100,6 +100,12 @@ fn broken_files_are_named_with_what_to_do() {
     says(&[("tokenizer.json", json.to_string())], &["merge 1", "no piece of the vocabulary"]);
     json["model"]["merges"] = json!(["a b c", "abc", 7, []]);
     says(&[("tokenizer.json", json.to_string())], &["merge 0"]);
+    let mut json = toys::sentencepiece_json(WORDS);
+    json["post_processor"]["special_tokens"] = json!({});
+    let words = ["tokenizer.json: post_processor", "\"<s>\"", "copy the file again"];
+    says(&[("tokenizer.json", json.to_string())], &words);
+    json["post_processor"] = json!({"type": "Sequence", "processors": [json["post_processor"]]});
+    says(&[("tokenizer.json", json.to_string())], &words);
     let both = |vocab: &str, merges: &str| {
         [("vocab.json", vocab.to_string()), ("merges.txt", merges.to_string())]
     };

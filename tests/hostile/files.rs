@@ -1,0 +1,176 @@
+//! Broken files, one test a kind: each is refused by name, and nothing is written.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::cli::{Session, done, fails, strs};
+
+/// The command fails in these words, and with no panic.
+#[track_caller]
+fn refused(args: &[&str], words: &[&str]) {
+    let error = fails(1, args);
+    assert!(error.lines().last().unwrap().starts_with("incise: "), "{error}");
+    for word in words {
+        assert!(error.contains(word), "{error:?} does not say {word:?}");
+    }
+}
+
+#[test]
+fn a_truncated_or_empty_checkpoint() {
+    let s = Session::new("gpt2");
+    let whole = s.weights("model");
+    for len in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
+        fs::write(s.at("model/model.safetensors"), &whole[..len]).unwrap();
+        let model = s.at("model");
+        refused(&["inspect", &model], &["model.safetensors: ", "fetch or write it again"]);
+        refused(&["generate", &model, "--prompt", "a"], &["model.safetensors: "]);
+    }
+    fs::write(s.at("model/config.json"), "").unwrap();
+    refused(&["inspect", &s.at("model")], &["config.json: JSON", "fetch or write"]);
+    fs::remove_file(s.at("model/config.json")).unwrap();
+    refused(&["inspect", &s.at("model")], &["config.json: cannot read"]);
+}
+
+#[test]
+fn an_index_that_names_a_missing_shard() {
+    let s = Session::new("gpt2-bf16");
+    fs::remove_file(s.at("model/model-00002-of-00002.safetensors")).unwrap();
+    refused(&["inspect", &s.at("model")], &["model-00002-of-00002.safetensors", "fetch that file"]);
+}
+
+/// A tokenizer of another model: its ids are beyond the embedding.
+#[test]
+fn a_tokenizer_that_does_not_match_the_vocabulary() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let path = s.at("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for id in tokenizer["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+        *id = json!(id.as_u64().unwrap() + 1000);
+    }
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        token["id"] = json!(token["id"].as_u64().unwrap() + 1000);
+    }
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let (model, corpus, out) = (s.at("model"), s.at("corpus.txt"), s.at("out"));
+    let words = ["is not among the model's 307", "use the tokenizer.json that belongs"];
+    refused(&["generate", &model, "--prompt", "The sea"], &words);
+    refused(&["logits", &model, "--prompts", &corpus, "-o", &out], &words);
+    assert!(!Path::new(&out).exists());
+    refused(&["stats", &model, "--layers", "0", "--corpus", &corpus, "-o", &out], &words);
+    refused(&strs(&s.edit(&[])), &words);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "no statistics, whole or in progress");
+    assert!(!Path::new(&s.at("patch.safetensors")).exists());
+    fs::write(&path, "{").unwrap();
+    refused(&["generate", &model, "--prompt", "The sea"], &["tokenizer.json: line 1", "JSON"]);
+}
+
+#[test]
+fn request_files_with_broken_lines() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let good = fs::read_to_string(s.at("requests.jsonl")).unwrap();
+    for (line, words) in [
+        ("{\"prompt\": \"{} is", "line 2: is not JSON"),
+        ("7", "line 2: is a number"),
+        (r#"{"prompt": "It is", "subject": "x", "target_new": "y"}"#, "line 2: prompt"),
+        (r#"{"prompt": "{} or {}", "subject": "x", "target_new": "y"}"#, "has 2 places {}"),
+        (r#"{"prompt": "{} is", "subject": " ", "target_new": "y"}"#, "line 2: subject"),
+        (r#"{"prompt": "{} is", "subject": "x"}"#, "line 2: target_new: is missing"),
+    ] {
+        fs::write(s.at("requests.jsonl"), format!("{good}{line}\n")).unwrap();
+        refused(&strs(&s.edit(&[])), &["requests.jsonl", words]);
+    }
+    fs::write(s.at("requests.jsonl"), "").unwrap();
+    refused(&strs(&s.edit(&[])), &["requests.jsonl", "holds no request"]);
+    assert!(!Path::new(&s.at("patch.safetensors")).exists());
+}
+
+/// The normaliser takes the subject's characters away.
+#[test]
+fn a_subject_that_vanishes_in_tokenisation() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let path = s.at("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    tokenizer["normalizer"] =
+        json!({"type": "Replace", "pattern": {"Regex": "[★☆]"}, "content": ""});
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let record = |subject: &str, target: &str| {
+        let record = json!({"id": "s7", "prompt": "{} is", "subject": subject,
+                            "target_new": target});
+        fs::write(s.at("requests.jsonl"), record.to_string()).unwrap();
+    };
+    record("★☆★", "red");
+    refused(&strs(&s.edit(&[])), &["record `s7`", "leaves nothing of the subject"]);
+    record("Mars", "☆");
+    refused(&strs(&s.edit(&[])), &["record `s7`", "leaves nothing of the target"]);
+    assert!(!Path::new(&s.at("patch.safetensors")).exists());
+}
+
+#[test]
+fn statistics_of_another_model() {
+    let (s, other) = (Session::new("gpt2"), Session::new("gpt2"));
+    let path = other.at("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["layer_norm_epsilon"] = json!(1e-3);
+    fs::write(&path, config.to_string()).unwrap();
+    other.stats();
+    let stats = other.at("stats");
+    refused(&strs(&s.edit(&["--set", "layers=[1]"])), &["layer-1.safetensors", "incise stats"]);
+    let mut args = s.edit(&[]);
+    let at = args.iter().position(|a| a == "--stats").unwrap();
+    args[at + 1] = stats;
+    refused(&strs(&args), &["layer-1.safetensors: model: is of the model"]);
+}
+
+/// Weights with a NaN that the search meets: no patch.
+#[test]
+fn not_a_number_in_the_weights() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let path = s.at("model/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let checkpoint = incise::store::Checkpoint::open(Path::new(&s.at("model"))).unwrap();
+    let names: Vec<_> = checkpoint.names().filter(|n| n.ends_with("ln_f.weight")).collect();
+    let (_, entry) = checkpoint.entry(names[0]).unwrap();
+    let at = entry.range.start as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    drop(checkpoint);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    // Statistics know nothing of the last norm, but the model is another one by its fingerprint.
+    refused(&strs(&s.edit(&["--set", "mom2_adjustment=false"])), &["NaN", "step 0"]);
+    refused(&["generate", &s.at("model"), "--prompt", "a"], &["not finite", "NaN"]);
+    assert!(!Path::new(&s.at("patch.safetensors")).exists());
+}
+
+#[test]
+fn a_patch_that_is_broken() {
+    let s = Session::new("gpt2");
+    s.stats();
+    done(&strs(&s.edit(&[])));
+    let (model, patch) = (s.at("model"), s.at("patch.safetensors"));
+    let (whole, weights) = (fs::read(&patch).unwrap(), s.weights("model"));
+    for len in [0, 8, whole.len() / 2, whole.len() - 1] {
+        fs::write(&patch, &whole[..len]).unwrap();
+        refused(&["apply", &model, &patch, "--in-place"], &["patch.safetensors: "]);
+        refused(&["apply", &model, &patch, "-o", &s.at("copy")], &["patch.safetensors: "]);
+    }
+    refused(&["apply", &model, &s.at("corpus.txt"), "--in-place"], &["corpus.txt: "]);
+    assert_eq!(s.weights("model"), weights);
+    assert!(!Path::new(&s.at("copy")).exists());
+}
+
+#[test]
+fn a_layer_out_of_range() {
+    let s = Session::new("gpt2");
+    s.stats();
+    refused(&strs(&s.edit(&["--set", "layers=[3]"])), &["layers", "3"]);
+    let (model, corpus, out) = (s.at("model"), s.at("corpus.txt"), s.at("out"));
+    let args = ["stats", &model, "--layers", "2-3", "--corpus", &corpus, "-o", &out];
+    refused(&args, &["no layer 3", "0 to 2"]);
+    assert!(!Path::new(&out).exists());
+}

@@ -1,0 +1,5 @@
+//! The program and what the world does to it: broken files, full disks, closed folders, Ctrl-C.
+
+mod files;
+mod room;
+mod stop;
