@@ -98,7 +98,7 @@ fn normal_f32(x: f32) -> [f32; 2] {
         4.946_596_6e-1,
     ];
     const ROOT: f32 = 0.398_942_3; // 1/√(2π)
-    let a = x.abs();
+    let a = if x.abs() > 32.0 { 32.0 } else { x.abs() };
     let t = (a - 2.5) / (a + 2.5);
     let p = P.into_iter().fold(-6.563_251_4e-5, |p, c| p * t + c);
     let e = exp_f32(-0.5 * (x * x));

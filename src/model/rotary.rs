@@ -56,7 +56,8 @@ impl Rotary {
                 (field, (head as f64 * share) as usize, said("rope_theta", "rotary_emb_base", 1e4)?)
             }
         };
-        if elements == 0 || elements % 2 != 0 || elements > head {
+        // The table is made before the weights are asked; 2¹⁶ is far above any real head.
+        if elements == 0 || elements % 2 != 0 || elements > head.min(1 << 16) {
             let what = format!("{elements} of a head's {head} elements turn, which forms no pairs");
             return Err(config.error(field, what));
         }

@@ -66,6 +66,7 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
         ("llama", json!({"intermediate_size": null}), "intermediate_size"),
         ("mistral", json!({"sliding_window": 0}), "sliding_window"),
         ("qwen3", json!({"head_dim": 7}), "head_dim"),
+        ("qwen3", json!({"head_dim": (1u64 << 31) - 2}), "head_dim"),
         ("qwen3", json!({"layer_types": ["full_attention"]}), "layer_types"),
         ("qwen3", json!({"layer_types": ["full_attention", "linear_attention", 3]}), "layer_types"),
         ("qwen3", json!({"use_sliding_window": false}), "layer_types"),
