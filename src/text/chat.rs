@@ -79,7 +79,7 @@ impl Chat {
             documents => (),
             add_generation_prompt => true,
         };
-        let tokens = Jinja::from_serialize(&self.tokens);
+        let tokens = Jinja::from_pairs(self.tokens.clone());
         let template = self.env.get_template(NAME).map_err(|e| failed(&self.place, &e))?;
         let shown = template.render(context! { ..said, ..tokens });
         shown.map_err(|e| failed(&self.place, &e))
