@@ -62,7 +62,8 @@ fn mend(c: &mut [f32], f: usize) -> std::result::Result<(), String> {
     for i in 0..f {
         for j in 0..=i {
             let (low, high, size) = (c[i * f + j], c[j * f + i], root[i] * root[j]);
-            if !((low - high).abs() <= SKEW * size) {
+            // An entry below 0 on the diagonal has no root.
+            if size.is_nan() || (low - high).abs() > SKEW * size {
                 return Err(format!(
                     "entries ({i}, {j}) and ({j}, {i}) are {low} and {high}: no second moment"
                 ));
