@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use incise::stats::Moment;
+use incise::store::Patch;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -239,6 +241,8 @@ fn what_an_edit_lacks_is_named() {
         ("v_lr=-1", "v_lr"),
         ("fact_token=last", "fact_token"),
         ("mom2_adjustment=7", "mom2_adjustment"),
+        ("clamp_norm_factor=0", "clamp_norm_factor"),
+        ("v_loss_layer=0", "v_loss_layer"),
     ] {
         let error = failing(&["--set", set]);
         assert!(error.contains(named) && error.contains("--set"), "{set}: {error}");
@@ -285,7 +289,7 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
 fn an_edit_that_did_not_take_is_said() {
     let s = Session::new("gpt2");
     s.stats();
-    let out = incise(&strs(&s.edit(&["--set", "clamp_norm_factor=0"])));
+    let out = incise(&strs(&s.edit(&["--set", "clamp_norm_factor=1e-9"])));
     assert!(out.status.success());
     assert!(text(&out.stderr).contains("did not take"), "{}", text(&out.stderr));
     assert!(
@@ -337,7 +341,14 @@ fn one_fact_can_be_said_on_the_command_line() {
     s.stats();
     let mut args = s.edit(&["--subject", "Big Ben", "--prompt", "{} is in", "--to", "Paris"]);
     args.remove(2);
-    assert!(done(&strs(&args)).contains("Big Ben is in → Paris"));
+    args.extend(["--set", "v_lr=0.25"].map(String::from));
+    let told = done(&strs(&args));
+    assert!(told.contains("Big Ben is in → Paris"), "{told}");
+    assert!(told.contains("v_lr 0.25 (--set)"), "{told}");
+    let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
+    let from = &patch.metadata.notes["hyperparameters_from"];
+    assert_eq!(from["v_lr"], "--set");
+    assert_eq!(from["layers"], s.at("hparams.json"));
 }
 
 #[test]
@@ -355,4 +366,70 @@ fn the_demo_changes_its_mind_and_back() {
     let last = &facts[facts.len() - 1]["answers"][0];
     assert_eq!(told["undo"]["before"], last["after"]);
     assert_eq!(told["undo"]["after"], last["before"]);
+}
+
+#[test]
+fn statistics_are_imported_and_merged_beside_those_that_are_collected() {
+    let s = Session::new("gpt2");
+    let npz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/npz/layer-1.npz");
+    let (model, npz, out) = (s.at("model"), npz.display().to_string(), s.at("stats"));
+    done(&["stats", "import", &model, &npz, "--layer", "1", "-o", &out]);
+    done(&strs(&s.edit(&[])));
+    let error = fails(1, &["stats", "import", &model, &npz, "--layer", "3", "-o", &out]);
+    assert!(error.contains("no layer 3") && error.contains("0 to 2"), "{error}");
+    fails(2, &["stats", "import", &model, &npz, "-o", &out]);
+    fails(2, &["stats"]);
+    fails(2, &["stats", &model, "--layers", "0"]);
+
+    let corpus = s.at("corpus.txt");
+    let text = fs::read_to_string(&corpus).unwrap();
+    let (first, second) = text.split_at(text.find("Line 90").unwrap());
+    let collect = |text: &str, to: &str| {
+        fs::write(&corpus, text).unwrap();
+        done(&["stats", &model, "--layers", "1", "--corpus", &corpus, "-o", &s.at(to)]);
+    };
+    collect(first, "a");
+    collect(second, "b");
+    let (a, b, ab) = (s.at("a"), s.at("b"), s.at("ab"));
+    let told = json(&["stats", "merge", &a, &b, "-o", &ab, "--json"]);
+    let tokens = |dir: &str| {
+        let name = Moment::open(Path::new(&s.at(dir)), 1).unwrap();
+        (name.tokens, name.origin.model)
+    };
+    assert_eq!(tokens("ab"), (tokens("a").0 + tokens("b").0, tokens("a").1));
+    assert_eq!(told["layers"][0]["tokens"], tokens("ab").0);
+    let error = fails(1, &["stats", "merge", &a, &ab, "-o", &s.at("c")]);
+    assert!(error.contains("would count twice"), "{error}");
+    let error = fails(1, &["stats", "merge", &a, &b, "-o", &a]);
+    assert!(error.contains("over what the command reads"), "{error}");
+    fails(2, &["stats", "merge", &a, "-o", &ab]);
+}
+
+#[test]
+fn chats_are_for_talk_and_for_edits() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let model = s.at("model");
+    let ask = ["generate", &model, "--prompt", "The sea", "--max-tokens", "3", "--chat"];
+    let error = fails(1, &ask);
+    assert!(error.contains("tokenizer_config.json: chat_template: is missing"), "{error}");
+    let template = "{% for m in messages %}\nAsked: {{ m['content'] }}{% endfor %}\n\nSaid: ";
+    fs::write(s.at("model/chat_template.jinja"), template).unwrap();
+    let told = json(&[&ask[..], &["--json"]].concat());
+    assert_eq!(told["chat"], "Asked: The sea\nSaid: ");
+    let tokenizer = incise::text::Tokenizer::open(&model).unwrap();
+    let ids = tokenizer.encode_bare("Asked: The sea\nSaid: ").unwrap().ids;
+    assert_eq!(told["prompt_tokens"], serde_json::json!(ids));
+    assert!(!done(&ask).contains("The sea"), "the answer alone");
+
+    let report = json(&strs(&s.edit(&["--chat", "--json"])));
+    let p = &report["facts"][0]["probability"];
+    assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
+    let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
+    let chat = &patch.metadata.notes["chat"];
+    assert_eq!((&chat["head"], &chat["tail"]), (&"Asked: ".into(), &"\nSaid: ".into()));
+    assert_eq!(chat["template"].as_str().unwrap().len(), 32);
+    fs::write(s.at("model/chat_template.jinja"), "{{ messages[0].content }}\n{% if %}").unwrap();
+    let error = fails(1, &strs(&s.edit(&["--chat"])));
+    assert!(error.contains("chat_template.jinja: line 2: syntax error"), "{error}");
 }

@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut demo = Demo {
         tokenizer: Tokenizer::open(&dir)?,
         contexts: Contexts::read(dir.join("contexts.json"))?,
-        values: Values::read(Some(&dir.join("hparams.json")))?,
+        values: Values::read(&dir.join("hparams.json"))?,
         requests: request::read(dir.join("edits.json"))?,
         model,
     };
@@ -133,8 +133,15 @@ impl Demo {
         let (mut before, mut after) = (vec![], vec![]);
         for request in self.requests.iter().skip(first).step_by(2) {
             let (one, how) = (std::slice::from_ref(request), (Method::RRome, by));
-            let planned =
-                plan(&self.model, &self.tokenizer, Some(c), one, &self.contexts, how, &Quiet)?;
+            let planned = plan(
+                &self.model,
+                (&self.tokenizer, None),
+                Some(c),
+                one,
+                &self.contexts,
+                how,
+                &Quiet,
+            )?;
             before.push(self.score(&self.model, request)?);
             after.push(self.score(&planned.model, request)?);
         }

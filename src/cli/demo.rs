@@ -132,7 +132,7 @@ impl Demo {
 fn change(dir: &Path, context: &Context, show: &Show) -> Result<(Outcome, Vec<Answer>)> {
     let (checkpoint, model) = load::open(dir, &context.device)?;
     let tokenizer = Tokenizer::open(dir)?;
-    let values = Values::read(Some(&dir.join("hparams.json")))?;
+    let values = Values::read(&dir.join("hparams.json"))?;
     let hparams = values.rome(&model)?;
     let contexts = Contexts::read(dir.join("contexts.json"))?;
     let name = fingerprint(&checkpoint)?;
@@ -142,7 +142,7 @@ fn change(dir: &Path, context: &Context, show: &Show) -> Result<(Outcome, Vec<An
     });
     let requests = request::parse("the command line", record.to_string().as_bytes())?;
     let by = (Method::RRome, &hparams);
-    let planned = plan(&model, &tokenizer, Some(&c), &requests, &contexts, by, &Quiet)?;
+    let planned = plan(&model, (&tokenizer, None), Some(&c), &requests, &contexts, by, &Quiet)?;
     let stored = checkpoint.tensor(&model.editable(hparams.layer).tensor)?;
     let patch = Patch {
         changes: vec![planned.change(&stored.expect("the model was loaded from it").bytes)],

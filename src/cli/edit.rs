@@ -15,8 +15,8 @@ use crate::edit::hparams::{Hparams, Method, Values};
 use crate::edit::plan::{Outcome, Planned, plan};
 use crate::model::{Model, fingerprint, load};
 use crate::stats::{Covariance, Moment};
-use crate::store::{Bytes, Checkpoint, Metadata, Patch};
-use crate::text::Tokenizer;
+use crate::store::{Bytes, Checkpoint, Metadata, Patch, tensor_fingerprint};
+use crate::text::{Chat, Frame, Tokenizer};
 
 /// What to change, how, and where to put the patch.
 #[derive(Args)]
@@ -41,15 +41,19 @@ pub struct Edit {
     /// Folder of `incise stats`; needed where mom2_adjustment is true
     #[arg(long)]
     stats: Option<PathBuf>,
-    /// Hyperparameters, a JSON file with the field's names
-    #[arg(long)]
+    /// Hyperparameters by the field's names: a JSON or YAML file, or a preset such as gpt2-xl
+    /// [default, and what a file leaves open: the preset of the model's sizes]
+    #[arg(long, value_name = "FILE|PRESET")]
     hparams: Option<PathBuf>,
-    /// One hyperparameter over the file's, as in v_lr=0.5
+    /// One hyperparameter over the others, as in v_lr=0.5
     #[arg(long = "set", value_name = "NAME=VALUE")]
     sets: Vec<String>,
     /// Contexts, a JSON file [default: drawn from the model with --seed]
     #[arg(long)]
     contexts: Option<PathBuf>,
+    /// Prompts are a user's message in the model's chat template, and targets its answer
+    #[arg(long)]
+    chat: bool,
     /// The patch to write
     #[arg(short, long)]
     output: PathBuf,
@@ -66,12 +70,16 @@ impl Edit {
         check_place(&self.output, &inputs)?;
         let (checkpoint, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
-        let mut values = Values::read(self.hparams.as_deref())?;
+        let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;
+        let mut values = Values::choose(self.hparams.as_deref(), method, &model)?;
         self.sets.iter().try_for_each(|set| values.set(set))?;
         for name in values.unknown() {
             terminal.warn(&format!("hyperparameter `{name}` says nothing to {}", method.name()));
         }
         let hparams = values.rome(&model)?;
+        if !context.json {
+            terminal.line(format!("hyperparameters: {}", values.said()))?;
+        }
         let requests = self.requests()?;
         let fingerprint = fingerprint(&checkpoint)?;
         let covariance = self.covariance(&model, &hparams, &fingerprint, terminal)?;
@@ -82,7 +90,8 @@ impl Edit {
         let start = Instant::now();
         let c = covariance.as_ref();
         let by = (method, &hparams);
-        let planned = plan(&model, &tokenizer, c, &requests, &drawn, by, terminal)?;
+        let planned =
+            plan(&model, (&tokenizer, chat.as_ref()), c, &requests, &drawn, by, terminal)?;
         let seconds = start.elapsed().as_secs_f64();
         let tokens = covariance.as_ref().map(|c| c.tokens);
         let ridge = covariance.as_ref().and_then(|c| c.ridge);
@@ -96,11 +105,16 @@ impl Edit {
                 facts: requests.len() as u64,
                 model: fingerprint,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                notes: json!({"seed": context.seed, "tokens": tokens, "ridge": ridge}),
+                notes: json!({
+                    "seed": context.seed, "tokens": tokens, "ridge": ridge,
+                    "hyperparameters_from": values.sources(),
+                    "chat": chat.map(chat_json).transpose()?,
+                }),
             },
         };
         patch.write(&self.output)?;
-        self.report(context, &model, &hparams, &requests, &planned, seconds)
+        let by = (&hparams, &values);
+        self.report(context, &model, by, &requests, &planned, seconds)
     }
 
     fn requests(&self) -> Result<Vec<Request>> {
@@ -146,7 +160,7 @@ impl Edit {
         &self,
         context: &Context,
         model: &Model,
-        hparams: &Hparams,
+        (hparams, values): (&Hparams, &Values),
         requests: &[Request],
         planned: &Planned,
         seconds: f64,
@@ -160,7 +174,8 @@ impl Edit {
             let facts: Vec<_> = planned.outcomes.iter().map(fact_json).collect();
             return terminal.json(&json!({
                 "output": self.output, "method": self.method, "layer": l, "tensor": tensor,
-                "facts": facts, "seconds": seconds,
+                "facts": facts, "seconds": seconds, "hyperparameters": values.to_json(),
+                "hyperparameters_from": values.sources(),
             }));
         }
         terminal.line(format!("layer {l}, {tensor}"))?;
@@ -216,6 +231,13 @@ pub fn fact_line(request: &Request, o: &Outcome) -> String {
         percent(o.probability[1]),
         percent(o.norm / o.weight),
     )
+}
+
+/// What a patch says of the chat: the template's hash, and what it puts around messages.
+fn chat_json(chat: Chat) -> Result<serde_json::Value> {
+    let Frame { head, tail } = chat.frame("message")?;
+    let template = tensor_fingerprint(chat.template.as_bytes());
+    Ok(json!({"template": template, "head": head, "tail": tail}))
 }
 
 fn fact_json(o: &Outcome) -> serde_json::Value {

@@ -10,7 +10,7 @@ use super::Context;
 use crate::base::{Error, Progress, Result, Rng};
 use crate::model::generate::Sampling;
 use crate::model::load;
-use crate::text::{Stream, Tokenizer};
+use crate::text::{Chat, Stream, Tokenizer};
 
 /// What to go on from, and how.
 #[derive(Args)]
@@ -20,6 +20,9 @@ pub struct Generate {
     /// The text to go on from
     #[arg(long)]
     prompt: String,
+    /// The text is a user's message in the model's chat template; the answer is shown
+    #[arg(long)]
+    chat: bool,
     /// At most this many tokens
     #[arg(long, default_value_t = 64)]
     max_tokens: usize,
@@ -45,13 +48,17 @@ impl Generate {
         }
         let (_, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
-        let ids = tokenizer.encode(&self.prompt)?;
+        let chat = self.chat.then(|| Chat::open(&self.model)?.render(&self.prompt)).transpose()?;
+        let ids = match &chat {
+            Some(chat) => tokenizer.encode_bare(chat)?.ids,
+            None => tokenizer.encode(&self.prompt)?,
+        };
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
         let sampling = Sampling { temperature, top_k, top_p };
         let mut rng = Rng::new(context.seed, "generate");
         let (show, mut stream) = (!context.json, Stream::new(&tokenizer, &ids));
         let (mut text, mut failed) = (String::new(), Ok(()));
-        if show {
+        if show && !self.chat {
             context.terminal.text(&self.prompt)?;
         }
         let start = Instant::now();
@@ -72,7 +79,8 @@ impl Generate {
             return context.terminal.line(rest);
         }
         context.terminal.json(&json!({
-            "prompt": self.prompt, "text": text, "prompt_tokens": ids, "tokens": tokens,
+            "prompt": self.prompt, "chat": chat,
+            "text": text, "prompt_tokens": ids, "tokens": tokens,
             "seconds": start.elapsed().as_secs_f64(),
         }))
     }

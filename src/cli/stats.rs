@@ -1,9 +1,10 @@
-//! `incise stats MODEL --layers L --corpus FILE… -o DIR`: key second moments from text.
+//! `incise stats MODEL --layers L --corpus FILE… -o DIR`: key second moments from text; `stats
+//! import` takes those of the original code, `stats merge` adds up what several runs collected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Context;
@@ -13,12 +14,31 @@ use crate::base::{Error, Progress, Result};
 use crate::data::Corpus;
 use crate::model::{fingerprint, load};
 use crate::stats::file::{Origin, write_all};
-use crate::stats::{Collect, collect};
+use crate::stats::{Collect, collect, import, merge};
 use crate::text::Tokenizer;
+
+/// Statistics from text, or from other statistics.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Stats {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    gather: Option<Gather>,
+}
+
+/// A checkpoint in a folder of such a name is `./import` or `./merge`.
+#[derive(Subcommand)]
+enum Other {
+    /// Take a layer's second moment from an .npz file of the original code or of EasyEdit
+    Import(Import),
+    /// Add up what several runs collected from different text
+    Merge(Merge),
+}
 
 /// What to collect, and where to put it.
 #[derive(Args)]
-pub struct Stats {
+struct Gather {
     /// Folder of the checkpoint
     model: PathBuf,
     /// Layers, such as 3-8 or 1,3
@@ -38,9 +58,78 @@ pub struct Stats {
     output: PathBuf,
 }
 
+/// Whose statistics, from which file, for which layer.
+#[derive(Args)]
+struct Import {
+    /// Folder of the checkpoint that the statistics are of
+    model: PathBuf,
+    /// The .npz file, with the arrays mom2.mom2 and mom2.count
+    file: PathBuf,
+    /// The layer whose keys it is of
+    #[arg(long)]
+    layer: usize,
+    /// Folder for the statistics
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+/// What to add up.
+#[derive(Args)]
+struct Merge {
+    /// Folders of statistics of one model
+    #[arg(required = true, num_args = 2..)]
+    folders: Vec<PathBuf>,
+    /// Folder for the merged statistics
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
 impl Stats {
-    /// Collects and writes `layer-<l>.safetensors`.
+    /// Writes `layer-<l>.safetensors` for some layers.
     pub fn run(&self, context: &Context) -> Result<()> {
+        match (&self.other, &self.gather) {
+            (Some(Other::Import(import)), _) => import.run(context),
+            (Some(Other::Merge(merge)), _) => merge.run(context),
+            (None, Some(gather)) => gather.run(context),
+            (None, None) => Err(Error::refused("stats: no model", "see incise stats --help")),
+        }
+    }
+}
+
+impl Import {
+    fn run(&self, context: &Context) -> Result<()> {
+        let (checkpoint, model) = load::open(&self.model, &context.device)?;
+        let (l, last) = (self.layer, model.arch.layers - 1);
+        if l > last {
+            let what = format!("--layer: the model has no layer {l}");
+            return Err(Error::refused(what, format!("its layers are 0 to {last}")));
+        }
+        let name = fingerprint(&checkpoint)?;
+        let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
+        moment.write(&self.output)?;
+        told(context, &self.output, &[(l, moment.tokens)])
+    }
+}
+
+impl Merge {
+    fn run(&self, context: &Context) -> Result<()> {
+        let read = self.folders.iter().filter_map(|dir| dir.canonicalize().ok());
+        if self.output.canonicalize().is_ok_and(|out| read.into_iter().any(|dir| dir == out)) {
+            let what = "would be written over what the command reads";
+            return Err(Error::input(&self.output, "-o", what, "name another folder"));
+        }
+        let mut layers = Vec::new();
+        for (layer, dirs) in merge::layers(&self.folders)? {
+            let moment = merge::merge(&dirs, layer)?;
+            layers.push((layer, moment.tokens));
+            moment.write(&self.output)?;
+        }
+        told(context, &self.output, &layers)
+    }
+}
+
+impl Gather {
+    fn run(&self, context: &Context) -> Result<()> {
         let (checkpoint, model) = load::open(&self.model, &context.device)?;
         let (a, terminal) = (&model.arch, &context.terminal);
         if let Some(l) = self.layers.0.iter().find(|&&l| l >= a.layers) {
@@ -96,4 +185,18 @@ impl Stats {
             metric(tokens as f64 / seconds),
         ))
     }
+}
+
+/// Says which layers were written, with their tokens.
+fn told(context: &Context, output: &Path, layers: &[(usize, u64)]) -> Result<()> {
+    if context.json {
+        let layers: Vec<_> =
+            layers.iter().map(|(l, tokens)| json!({"layer": l, "tokens": tokens})).collect();
+        return context.terminal.json(&json!({"output": output, "layers": layers}));
+    }
+    for (l, tokens) in layers {
+        let output = output.display();
+        context.terminal.line(format!("{output}: layer {l}, {} tokens", count(*tokens)))?;
+    }
+    Ok(())
 }

@@ -1,13 +1,16 @@
-//! Hyperparameters by the field's names: a JSON file, then `--set name=value` on top.
+//! Hyperparameters by the field's names: a preset, a file over it, `--set name=value` over both.
 //!
-//! A value that a method needs and nothing gives is an error that names it; a name that no method
-//! knows is a warning.
+//! The file is JSON, as the original code's, or YAML, as EasyEdit's. Every value remembers where
+//! it comes from. A value that a method needs and nothing gives is an error that names it; so is
+//! one that asks for what is not done here; a name that no method knows is a warning.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::presets::{self, Preset};
 use super::rome::Keys;
 use super::value::{ENOUGH, Search};
 use crate::base::{Error, Result};
@@ -63,56 +66,124 @@ pub struct Hparams {
     pub mom2_adjustment: bool,
 }
 
-/// Names that are understood or that say nothing a method here needs to know.
-const KNOWN: [&str; 10] = [
+/// What a method takes its settings from.
+const USED: [&str; 7] = [
     "layers",
-    "fact_token",
     "v_num_grad_steps",
     "v_lr",
-    "v_loss_layer",
     "v_weight_decay",
     "clamp_norm_factor",
     "kl_factor",
     "mom2_adjustment",
-    "alg_name",
 ];
 
-/// Values by name, and where they come from.
-#[derive(Clone, Debug)]
+/// Choices of the public code of which one is made here: its only value, as JSON.
+const FIXED: [(&str, &str); 5] = [
+    ("fact_token", "\"subject_last\""),
+    ("context_template_length_params", "[[5,10],[10,10]]"), // others come with --contexts
+    ("enable_random_prefix_keys", "true"),
+    ("enable_prompt_keys", "false"),
+    ("original_implementation", "false"),
+];
+
+/// Held against the model.
+const CHECKED: [&str; 2] = ["v_loss_layer", "rewrite_module_tmp"];
+
+/// Said to the public code alone: where its files and modules are, and how it collects C.
+const IDLE: [&str; 15] = [
+    "alg_name",
+    "attn_module_tmp",
+    "batch_size",
+    "device",
+    "fp16",
+    "layer_module_tmp",
+    "lm_head_module",
+    "ln_f_module",
+    "mlp_module_tmp",
+    "model_name",
+    "model_parallel",
+    "mom2_dataset",
+    "mom2_dtype",
+    "mom2_n_samples",
+    "stats_dir",
+];
+
+const REMEDY: &str = "give names and values such as {\"layers\": [5], \"v_lr\": 0.5}";
+
+/// Values by name, each with where it comes from.
+#[derive(Clone, Debug, Default)]
 pub struct Values {
-    path: PathBuf,
-    map: Map<String, Value>,
+    map: BTreeMap<String, (Value, String)>,
 }
 
 impl Values {
-    /// From a JSON file, or from nothing.
+    /// What a user chose with `--hparams`: a file, over the preset of the model's sizes if there
+    /// is one; a preset by name; or nothing, and then the preset of the model's sizes.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or is no JSON object.
-    pub fn read(file: Option<&Path>) -> Result<Values> {
-        let Some(path) = file else {
-            return Ok(Values { path: "--hparams".into(), map: Map::new() });
-        };
+    /// A file that cannot be read, or as [`parse`](Values::parse); a name that is neither.
+    pub fn choose(given: Option<&Path>, method: Method, model: &Model) -> Result<Values> {
+        let fitting = presets::of(method, &model.arch);
+        let fitting = fitting.map_or(Values::default(), Values::preset);
+        let Some(path) = given else { return Ok(fitting) };
+        if path.exists() && !path.is_dir() {
+            let mut values = fitting;
+            values.map.extend(Values::read(path)?.map);
+            return Ok(values);
+        }
+        let (named, others): (Vec<_>, Vec<_>) =
+            presets::all(method).into_iter().partition(|p| path == Path::new(&p.model));
+        named.into_iter().next().map(Values::preset).ok_or_else(|| {
+            let names: Vec<_> = others.into_iter().map(|p| p.model).collect();
+            let what = format!("is neither a file nor a preset of {}", method.name());
+            let remedy = format!("name a file, or one of {}", names.join(", "));
+            Error::input(path, "--hparams", what, remedy)
+        })
+    }
+
+    /// From a file.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or as [`parse`](Values::parse).
+    pub fn read(path: &Path) -> Result<Values> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         Values::parse(path, &bytes)
     }
 
-    /// From the bytes of a JSON object; `path` stands for it in errors.
+    /// From the bytes of a JSON object or a YAML mapping; `path` stands for the file in errors.
     ///
     /// # Errors
     ///
-    /// Bytes that are no JSON object.
+    /// Bytes that are neither; the line is named.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Values> {
-        let remedy = "give a JSON object such as {\"layers\": [5], \"v_lr\": 0.5}";
-        match serde_json::from_slice(bytes) {
-            Ok(Value::Object(map)) => Ok(Values { path: path.to_path_buf(), map }),
-            Ok(_) => Err(Error::input(path, "hyperparameters", "is not an object", remedy)),
-            Err(e) => {
-                let line = format!("line {}", e.line());
-                Err(Error::input(path, line, e.to_string(), remedy))
-            }
+        let bad =
+            |line: u64, what: String| Error::input(path, format!("line {line}"), what, REMEDY);
+        // A JSON file may be indented by tabs, which YAML forbids.
+        let value: Value = if bytes.trim_ascii_start().starts_with(b"{") {
+            serde_json::from_slice(bytes).map_err(|e| bad(e.line() as u64, e.to_string()))?
+        } else {
+            let read: std::result::Result<_, serde_saphyr::Error> = serde_saphyr::from_slice(bytes);
+            read.map_err(|e| {
+                let line = e.location().map_or(1, |at| at.line());
+                let what = e.without_snippet().to_string();
+                bad(line, what.lines().next().unwrap_or_default().to_owned())
+            })?
+        };
+        match value {
+            Value::Object(map) => Ok(Values::from(map, &path.display().to_string())),
+            _ => Err(Error::input(path, "hyperparameters", "are not names with values", REMEDY)),
         }
+    }
+
+    fn preset(preset: Preset) -> Values {
+        Values::from(preset.values, &format!("preset {}", preset.model))
+    }
+
+    fn from(map: Map<String, Value>, source: &str) -> Values {
+        let with = |(name, value)| (name, (value, source.to_owned()));
+        Values { map: map.into_iter().map(with).collect() }
     }
 
     /// Puts `name=value` over what is there.
@@ -133,45 +204,70 @@ impl Values {
 
     /// Puts a value over what is there.
     pub fn put(&mut self, name: &str, value: Value) {
-        self.map.insert(name.to_owned(), value);
+        self.map.insert(name.to_owned(), (value, "--set".to_owned()));
     }
 
     /// Names that no method of this version knows.
     pub fn unknown(&self) -> Vec<&str> {
-        self.map.keys().map(String::as_str).filter(|name| !KNOWN.contains(name)).collect()
+        let fixed = FIXED.map(|(name, _)| name);
+        let known = [&USED[..], &fixed, &CHECKED, &IDLE].concat();
+        self.map.keys().map(String::as_str).filter(|name| !known.contains(name)).collect()
     }
 
     /// All values, for the record.
     pub fn to_json(&self) -> Value {
-        Value::Object(self.map.clone())
+        self.map.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect()
+    }
+
+    /// Where each value comes from, for the record: `preset NAME`, the file or `--set`.
+    pub fn sources(&self) -> Value {
+        self.map.iter().map(|(name, (_, source))| (name.clone(), json!(source))).collect()
+    }
+
+    /// What a method takes, by source, for people: `v_lr 0.5 (--set); layers [17] (preset …)`.
+    pub fn said(&self) -> String {
+        let mut by_source: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for name in USED {
+            if let Some((value, source)) = self.map.get(name) {
+                by_source.entry(source).or_default().push(format!("{name} {value}"));
+            }
+        }
+        let said = by_source.iter().map(|(source, said)| format!("{} ({source})", said.join(", ")));
+        said.collect::<Vec<_>>().join("; ")
     }
 
     /// What ROME and R-ROME need, checked against the model.
     ///
     /// # Errors
     ///
-    /// A value that is missing, of the wrong kind or out of range.
+    /// A value that is missing, of the wrong kind or out of range, or that asks for what these
+    /// methods do not do.
     pub fn rome(&self, model: &Model) -> Result<Hparams> {
-        let layers = model.arch.layers;
+        let last = model.arch.layers - 1;
         let layer = match self.need("layers")?.as_array().map(Vec::as_slice) {
             Some([one]) => self.count("layers", one)?,
             _ => return Err(self.bad("layers", "is not a list of one layer, as in [5]")),
         };
-        if layer >= layers {
-            let what = format!("{layer} is not one of the model's layers 0 to {}", layers - 1);
+        if layer > last {
+            let what = format!("{layer} is not one of the model's layers 0 to {last}");
             return Err(self.bad("layers", what));
         }
-        let token = self.map.get("fact_token").and_then(Value::as_str).unwrap_or("subject_last");
-        if token != "subject_last" {
-            return Err(self.bad("fact_token", format!("`{token}`; only subject_last works here")));
+        for (name, only) in FIXED {
+            let only: Value = serde_json::from_str(only).expect("JSON, held by a test");
+            self.only(name, &only)?;
         }
+        // ROME reads the model's own logits: those after the last layer.
+        self.only("v_loss_layer", &json!(last))?;
+        let down = &model.editable(layer).module;
+        let template = down.replacen(&format!(".{layer}."), ".{}.", 1);
+        self.only("rewrite_module_tmp", &json!(template))?;
         let search = Search {
             steps: self.steps()?,
-            lr: self.number("v_lr")?,
+            lr: self.positive("v_lr")?,
             decay: self.number("v_weight_decay")?,
-            clamp: self.number("clamp_norm_factor")?,
+            clamp: self.positive("clamp_norm_factor")?,
             kl_factor: self.number("kl_factor")?,
-            loss_layer: layers - 1, // ROME reads the model's own logits, whatever v_loss_layer says
+            loss_layer: last,
             enough: ENOUGH,
         };
         let mom2 = self.need("mom2_adjustment")?;
@@ -181,15 +277,37 @@ impl Values {
         Ok(Hparams { layer, search, mom2_adjustment })
     }
 
+    /// Refuses any value but one; none is fine.
+    fn only(&self, name: &str, only: &Value) -> Result<()> {
+        match self.map.get(name) {
+            Some((value, source)) if value != only => {
+                let what = format!("is {value}, and only {only} is done here");
+                let remedy = format!("take it out, or say --set '{name}={only}'");
+                Err(Error::input(source, name, what, remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn need(&self, name: &str) -> Result<&Value> {
-        self.map.get(name).ok_or_else(|| self.bad(name, "is given nowhere"))
+        let value = self.map.get(name).map(|(value, _)| value);
+        value.ok_or_else(|| self.bad(name, "is given nowhere, and no preset fits the model"))
     }
 
     fn number(&self, name: &str) -> Result<f64> {
         let value = self.need(name)?;
-        match value.as_f64() {
+        // YAML readers disagree on 5e-1: some say it is a text.
+        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        match number {
             Some(x) if x.is_finite() && x >= 0.0 => Ok(x),
             _ => Err(self.bad(name, format!("{value} is not a number from 0"))),
+        }
+    }
+
+    fn positive(&self, name: &str) -> Result<f64> {
+        match self.number(name)? {
+            0.0 => Err(self.bad(name, "is 0, so no value is searched")),
+            x => Ok(x),
         }
     }
 
@@ -208,6 +326,7 @@ impl Values {
 
     fn bad(&self, name: &str, what: impl Into<String>) -> Error {
         let remedy = format!("put \"{name}\" into the file of --hparams, or say --set {name}=…");
-        Error::input(&self.path, name, what, remedy)
+        let source = self.map.get(name).map_or("--hparams", |(_, source)| source);
+        Error::input(source, name, what, remedy)
     }
 }

@@ -8,5 +8,6 @@ pub mod apply;
 pub mod contexts;
 pub mod hparams;
 pub mod plan;
+pub mod presets;
 pub mod rome;
 pub mod value;

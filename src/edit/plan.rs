@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::model::score::Completion;
 use crate::stats::Covariance;
 use crate::store::{Change, Kind, tensor_fingerprint};
-use crate::text::{Rows, Tokenizer, rows};
+use crate::text::{Chat, Rows, Tokenizer, rows_in};
 
 /// What one fact did.
 #[derive(Clone, Debug)]
@@ -62,21 +62,23 @@ pub struct Planned {
     layer: usize,
 }
 
-/// Plans all requests at one layer.
+/// Plans all requests at one layer; with a chat, prompts are a user's message and targets the
+/// model's answer.
 ///
 /// # Errors
 ///
 /// A subject or target that vanishes in tokenisation, a search that meets NaN, a wish to stop.
 pub fn plan(
     model: &Model,
-    tokenizer: &Tokenizer,
+    (tokenizer, chat): (&Tokenizer, Option<&Chat>),
     c: Option<&Covariance>,
     requests: &[Request],
     contexts: &Contexts,
     (method, by): (Method, &Hparams),
     progress: &dyn Progress,
 ) -> Result<Planned> {
-    let rows = |request: &Request| rows_of(model, tokenizer, contexts, request);
+    let text = (tokenizer, chat);
+    let rows = |request: &Request| rows_of(model, text, contexts, request);
     let all: Vec<Rows> = requests.iter().map(rows).collect::<Result<_>>()?;
     let mut planned =
         Planned { model: model.clone(), outcomes: vec![], columns: vec![], layer: by.layer };
@@ -91,13 +93,20 @@ pub fn plan(
 /// The token rows of a request, all of which the model can run.
 fn rows_of(
     model: &Model,
-    tokenizer: &Tokenizer,
+    (tokenizer, chat): (&Tokenizer, Option<&Chat>),
     contexts: &Contexts,
     request: &Request,
 ) -> Result<Rows> {
+    let Request { prompt, subject, target_new, .. } = request;
     let made = || {
-        let target = tokenizer.encode_target(&request.target_new)?;
-        let rows = rows(tokenizer, &contexts.flat(), &request.prompt, &request.subject, target)?;
+        let filled = prompt.replacen("{}", subject, 1);
+        let frame = chat.map(|chat| chat.frame(&filled)).transpose()?;
+        let target = match &frame {
+            None => tokenizer.encode_target(target_new)?,
+            Some(frame) => tokenizer.encode_after(&frame.tail, target_new)?,
+        };
+        let contexts = contexts.flat();
+        let rows = rows_in(tokenizer, frame.as_ref(), &contexts, prompt, subject, target)?;
         rows.rewriting.iter().chain([&rows.kl]).try_for_each(|row| model.check(&row.ids))?;
         model.check(&rows.target)?;
         Ok(rows)

@@ -1,7 +1,8 @@
 //! `layer-<l>.safetensors`: a second moment on disk, and what it was made from.
 //!
 //! Tensor `second_moment` F32 (F, F) = mean of k kᵀ. Metadata, all strings: `layer`, `tokens`,
-//! `context_length`, `model` (fingerprint), `corpus` (hash of the text).
+//! `context_length` (0 where it is not known), `model` (fingerprint), `corpus` (hash of the text;
+//! `+` between those of merged statistics, `npz-` before that of an imported file).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +24,7 @@ pub struct Origin {
     pub model: String,
     /// Hash of the text.
     pub corpus: String,
-    /// Longest sequence, in tokens.
+    /// Longest sequence, in tokens; 0 where it is not known.
     pub context_length: usize,
 }
 
@@ -61,12 +62,13 @@ impl Moment {
         dir.join(format!("layer-{layer}.safetensors"))
     }
 
-    /// Writes the file into `dir`, whole or not at all.
+    /// Writes the file into `dir`, which is made where it is missing, whole or not at all.
     ///
     /// # Errors
     ///
     /// A folder that cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
         let Origin { model, corpus, context_length } = &self.origin;
         let metadata = BTreeMap::from([
             ("layer".to_owned(), self.layer.to_string()),
@@ -86,8 +88,28 @@ impl Moment {
     ///
     /// # Errors
     ///
-    /// No such file, one of another model, layer or size, values that are not finite.
+    /// One of another model or size, or as [`open`](Moment::open).
     pub fn read(dir: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
+        let moment = Moment::open(dir, layer)?;
+        let bad = |field: &str, what: String| {
+            Err(Error::input(Moment::path(dir, layer), field, what, COLLECT))
+        };
+        if moment.origin.model != model {
+            let what = format!("is of the model {}, not of {model}", moment.origin.model);
+            return bad("model", what);
+        }
+        if moment.f != f {
+            return bad(TENSOR, format!("is F32 [{0}, {0}], not F32 [{f}, {f}]", moment.f));
+        }
+        Ok(moment)
+    }
+
+    /// Reads layer l's file from `dir`, whatever model it is of.
+    ///
+    /// # Errors
+    ///
+    /// No such file, one of another layer, of no token or no square, values that are not finite.
+    pub fn open(dir: &Path, layer: usize) -> Result<Moment> {
         let path = Moment::path(dir, layer);
         if !path.is_file() {
             let what = format!("no statistics of layer {layer}");
@@ -109,19 +131,21 @@ impl Moment {
             corpus: text("corpus")?,
             context_length: number("context_length")? as usize,
         };
-        if origin.model != model {
-            let what = format!("is of the model {}, not of {model}", origin.model);
-            return Err(bad("model", what));
-        }
         if number("layer")? != layer as u64 {
             return Err(bad("layer", format!("is not {layer}")));
         }
         let tokens = number("tokens")?;
         let entry =
             header.tensors.get(TENSOR).ok_or_else(|| bad(TENSOR, "no such tensor".into()))?;
-        if entry.dtype != DType::F32.name() || entry.shape != [f, f] || tokens == 0 {
-            let what = format!("is {} {:?}, not F32 [{f}, {f}]", entry.dtype, entry.shape);
-            return Err(bad(TENSOR, what));
+        let f = match entry.shape[..] {
+            [f, g] if f == g && entry.dtype == DType::F32.name() => f,
+            _ => {
+                let what = format!("is {} {:?}, not F32 [F, F]", entry.dtype, entry.shape);
+                return Err(bad(TENSOR, what));
+            }
+        };
+        if tokens == 0 {
+            return Err(bad("tokens", "is 0".into()));
         }
         let mut second_moment = vec![0.0f32; f * f];
         DType::F32.widen(&shard.bytes(&entry.range), &mut second_moment);
@@ -138,7 +162,6 @@ impl Moment {
 ///
 /// A folder that cannot be written.
 pub fn write_all(moments: &[Moment], dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
     moments.iter().try_for_each(|m| m.write(dir))?;
     partial::remove(dir)
 }

@@ -3,6 +3,8 @@
 pub mod collect;
 pub mod covariance;
 pub mod file;
+pub mod import;
+pub mod merge;
 pub mod partial;
 
 pub use collect::{Collect, collect};

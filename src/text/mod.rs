@@ -1,12 +1,14 @@
 //! Floor 1: text to tokens and back, and where in them the subject of a fact ends.
 
+pub mod chat;
 pub mod legacy;
 pub mod prompt;
 pub mod span;
 pub mod stream;
 pub mod tokenizer;
 
-pub use prompt::{Row, Rows, rows};
+pub use chat::{Chat, Frame};
+pub use prompt::{Row, Rows, rows, rows_in};
 pub use span::{Place, subject_token};
 pub use stream::Stream;
 pub use tokenizer::{Encoded, Tokenizer};

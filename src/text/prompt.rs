@@ -1,7 +1,7 @@
 //! The token rows of one fact: what its value search and its keys read.
 
-use super::Tokenizer;
 use super::span::{halves, place};
+use super::{Frame, Tokenizer};
 use crate::base::{Error, Result};
 
 /// The prompt at which the subject should stay what it is.
@@ -47,20 +47,44 @@ pub fn rows(
     subject: &str,
     target: Vec<u32>,
 ) -> Result<Rows> {
+    rows_in(tok, None, contexts, prompt, subject, target)
+}
+
+/// As [`rows`], inside what a chat puts around a message: context(prompt) is the message, without
+/// white space around it, and the target (from [`Tokenizer::encode_after`] the frame's tail) is
+/// the answer. The chat says its special tokens itself, and the target's own ids follow it.
+///
+/// # Errors
+/// As [`rows`]; tokens that a tokenizer adds do not matter.
+pub fn rows_in(
+    tok: &Tokenizer,
+    frame: Option<&Frame>,
+    contexts: &[impl AsRef<str>],
+    prompt: &str,
+    subject: &str,
+    target: Vec<u32>,
+) -> Result<Rows> {
     let Some((_, said)) = target.split_last() else {
         return Err(Error::refused("the target has no token", "give a target"));
     };
     if contexts.is_empty() {
         return Err(Error::refused("there is no context", "give at least {}"));
     }
-    if let Some(&id) = tok.eos.first() {
+    if let (None, Some(&id)) = (frame, tok.eos.first()) {
         return Err(Error::refused(
             format!("the tokenizer puts {:?} after every text", tok.token_text(id)),
             "take it out of tokenizer.json's post_processor: the target must follow the prompt",
         ));
     }
     let row = |before: &str, after: &str| {
-        let place = place(tok, before, subject, after)?;
+        let place = match frame {
+            None => place(tok, before, subject, after, Tokenizer::encode_spans)?,
+            Some(Frame { head, tail }) => {
+                let before = [head, before.trim_start()].concat();
+                let after = [after.trim_end(), tail].concat();
+                place(tok, &before, subject, &after, Tokenizer::encode_bare)?
+            }
+        };
         Ok::<_, Error>(Row { ids: place.ids, lookup: place.subject_last })
     };
     let (before, after) = halves(prompt)?;
@@ -70,8 +94,9 @@ pub fn rows(
         let (first, last) = halves(context.as_ref())?;
         let (before, after) = (format!("{first}{before}"), format!("{after}{last}"));
         let key = row(&before, &after)?;
-        let full = match said_text.contains(char::REPLACEMENT_CHARACTER) {
-            // The cut falls inside a character: no text says these tokens, so they are taken.
+        let full = match frame.is_some() || said_text.contains(char::REPLACEMENT_CHARACTER) {
+            // The cut falls inside a character: no text says these tokens, so they are taken. So
+            // they are in a chat, where the message ends before the target in any case.
             true => Row { ids: [&key.ids, said].concat(), lookup: key.lookup },
             false => row(&before, &format!("{after}{said_text}"))?,
         };

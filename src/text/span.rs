@@ -4,7 +4,7 @@
 //! intersect the filled `{}`. The public code tokenises the text in pieces and adds lengths, which
 //! goes wrong where a token crosses the seam.
 
-use super::Tokenizer;
+use super::{Encoded, Tokenizer};
 use crate::base::{Error, Result};
 
 /// A tokenised text and the subject's place in it.
@@ -24,7 +24,7 @@ pub struct Place {
 /// A template without exactly one `{}`, an empty subject, or one the tokenizer leaves no token of.
 pub fn subject_token(tok: &Tokenizer, template: &str, subject: &str) -> Result<Place> {
     let (before, after) = halves(template)?;
-    place(tok, before, subject, after)
+    place(tok, before, subject, after, Tokenizer::encode_spans)
 }
 
 /// What stands before and after the one `{}` of a template.
@@ -38,15 +38,24 @@ pub(super) fn halves(template: &str) -> Result<(&str, &str)> {
     }
 }
 
+/// How a text becomes tokens.
+pub(super) type Encode = fn(&Tokenizer, &str) -> Result<Encoded>;
+
 /// As [`subject_token`], for a template already cut at its `{}`: neither half is searched again.
-pub(super) fn place(tok: &Tokenizer, before: &str, subject: &str, after: &str) -> Result<Place> {
+pub(super) fn place(
+    tok: &Tokenizer,
+    before: &str,
+    subject: &str,
+    after: &str,
+    encode: Encode,
+) -> Result<Place> {
     let name = subject.trim();
     if name.is_empty() {
         return Err(Error::refused("the subject is empty", "name the subject of the fact"));
     }
     let start = before.len() + subject.len() - subject.trim_start().len();
     let end = start + name.len();
-    let encoded = tok.encode_spans(&[before, subject, after].concat())?;
+    let encoded = encode(tok, &[before, subject, after].concat())?;
     let inside = |&(a, b): &(usize, usize)| a < b && a < end && start < b;
     match encoded.spans.iter().rposition(inside) {
         Some(subject_last) => Ok(Place { ids: encoded.ids, subject_last }),

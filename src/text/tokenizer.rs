@@ -128,6 +128,13 @@ impl Tokenizer {
         Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
 
+    /// As [`encode_spans`](Self::encode_spans), for a text that says its special tokens itself, as
+    /// a rendered chat does: none are added.
+    pub fn encode_bare(&self, text: &str) -> Result<Encoded> {
+        let encoding = self.run(text, false)?;
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
+    }
+
     /// The ids a target has after a prompt: no special tokens, and one space before it unless it
     /// starts with one.
     ///
@@ -136,14 +143,23 @@ impl Tokenizer {
     pub fn encode_target(&self, target: &str) -> Result<Vec<u32>> {
         let target =
             if target.starts_with(' ') { Cow::from(target) } else { format!(" {target}").into() };
-        let joint = self.run(&format!("{BEFORE}{target}"), false)?;
-        let ids = match joint.get_ids().strip_prefix(&self.before[..]) {
+        self.encode_after(BEFORE, &target)
+    }
+
+    /// The ids that a text has after another one: no special tokens are added.
+    ///
+    /// # Errors
+    /// A text that leaves no token.
+    pub fn encode_after(&self, before: &str, text: &str) -> Result<Vec<u32>> {
+        let ahead = self.encode_bare(before)?.ids;
+        let joint = self.encode_bare(&[before, text].concat())?.ids;
+        let ids = match joint.strip_prefix(&ahead[..]) {
             Some(ids) => ids.to_vec(),
-            None => self.run(&target, false)?.get_ids().to_vec(),
+            None => self.encode_bare(text)?.ids,
         };
         // A normaliser may leave no more than the space before it.
-        if target.trim().is_empty() || self.decode_after(&ids)?.trim().is_empty() {
-            let what = format!("the tokenizer leaves nothing of the target {target:?}");
+        if text.trim().is_empty() || self.decode_after(&ids)?.trim().is_empty() {
+            let what = format!("the tokenizer leaves nothing of the target {text:?}");
             return Err(Error::refused(what, "give a target it has tokens for"));
         }
         Ok(ids)

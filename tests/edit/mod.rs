@@ -1,3 +1,4 @@
 mod apply;
+mod hparams;
 mod identities;
 mod reference;

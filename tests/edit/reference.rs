@@ -83,7 +83,8 @@ fn run(case: &Case, dir: &Path, precision: Precision, bar: f64) {
     let f = model.arch.inner;
     let c = Covariance::of(&moment(&dir.join(&case.stats), hparams.layer, f)).unwrap();
     let by = (Method::parse(&case.method).unwrap(), &hparams);
-    let planned = plan(&model, &tokenizer, Some(&c), &requests, &contexts, by, &Quiet).unwrap();
+    let planned =
+        plan(&model, (&tokenizer, None), Some(&c), &requests, &contexts, by, &Quiet).unwrap();
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
     let Kind::LowRank { left, right, r } = planned.change(&[]).kind else {

@@ -1,2 +1,3 @@
 mod collect;
 mod hostile;
+mod import;

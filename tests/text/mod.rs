@@ -1,5 +1,6 @@
 //! Floor 1: tokens.
 
+mod chat;
 mod prompt;
 mod span;
 mod stream;

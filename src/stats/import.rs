@@ -1,0 +1,158 @@
+//! Second moments from the original code's `.npz` files: a zip of NumPy arrays, one a layer.
+//!
+//! ```text
+//! mom2.mom2    (F, F) f32 or f64   Σ k kᵀ, a sum and not yet a mean
+//! mom2.count   () integer          how many keys were added
+//! ```
+//!
+//! and others that say nothing needed here. EasyEdit writes the same. Source: the public code's
+//! `util/runningstats.py`, `SecondMoment` inside a `CombinedStat`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use npyz::NpyFile;
+use zip::ZipArchive;
+
+use super::file::{Moment, Origin};
+use crate::base::{Error, Result};
+use crate::store::Fingerprint;
+
+const MATRIX: &str = "mom2.mom2";
+const COUNT: &str = "mom2.count";
+const REMEDY: &str = "take the file that the public code wrote for this layer of this model, or \
+                      collect with `incise stats MODEL`";
+
+/// Bytes of an array beyond its numbers; no more is unpacked, whatever a file claims.
+const HEADER: u64 = 1 << 16;
+
+/// How far c_ij and c_ji may be apart, as a part of √(c_ii c_jj): the full setting adds up some
+/// 15,000 f32 products, and each sum rounds by at most 2⁻²⁴ √(c_ii c_jj); twice that.
+const SKEW: f32 = 2.0 * 15_000.0 / 16_777_216.0;
+
+/// Layer l's second moment from the file at `path`, bound to the model of that fingerprint, whose
+/// MLP has `f` neurons. The two halves of the matrix are averaged.
+///
+/// # Errors
+///
+/// No npz, an array that is missing, cut off, of another size or type, no token, values that are
+/// not finite or cannot be a second moment. File and array are named.
+pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
+    let mut npz = Npz::open(path)?;
+    let mut tokens = 0.0;
+    npz.each(COUNT, &[], &mut |n| tokens = n)?;
+    if !(tokens >= 1.0 && tokens < 2f64.powi(53) && tokens.fract() == 0.0) {
+        return Err(npz.bad(COUNT, format!("is {tokens}, which is no number of tokens")));
+    }
+    let mut c = Vec::new();
+    npz.each(MATRIX, &[f as u64, f as u64], &mut |sum| c.push((sum / tokens) as f32))?;
+    mend(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
+    let corpus = format!("npz-{}", hash(path)?);
+    let origin = Origin { model: model.to_owned(), corpus, context_length: 0 };
+    Ok(Moment { layer, f, tokens: tokens as u64, second_moment: c, origin })
+}
+
+/// Makes (F, F) symmetric, or says why it is no second moment.
+fn mend(c: &mut [f32], f: usize) -> std::result::Result<(), String> {
+    if let Some(at) = c.iter().position(|x| !x.is_finite()) {
+        return Err(format!("entry ({}, {}) is not finite", at / f, at % f));
+    }
+    let root: Vec<f32> = (0..f).map(|i| c[i * f + i].sqrt()).collect(); // NaN below 0
+    for i in 0..f {
+        for j in 0..=i {
+            let (low, high, size) = (c[i * f + j], c[j * f + i], root[i] * root[j]);
+            // An entry below 0 on the diagonal has no root.
+            if size.is_nan() || (low - high).abs() > SKEW * size {
+                return Err(format!(
+                    "entries ({i}, {j}) and ({j}, {i}) are {low} and {high}: no second moment"
+                ));
+            }
+            let mean = low / 2.0 + high / 2.0;
+            (c[i * f + j], c[j * f + i]) = (mean, mean);
+        }
+    }
+    Ok(())
+}
+
+/// The hash of a file's bytes.
+fn hash(path: &Path) -> Result<String> {
+    let failed = |e| Error::io(path, "read", e);
+    let (mut file, mut hash) = (File::open(path).map_err(failed)?, Fingerprint::default());
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(hash.hex()),
+            n => hash.add(&buffer[..n]),
+        }
+    }
+}
+
+struct Npz<'p> {
+    path: &'p Path,
+    archive: ZipArchive<File>,
+}
+
+impl Npz<'_> {
+    fn open(path: &Path) -> Result<Npz<'_>> {
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let archive = ZipArchive::new(file).map_err(|e| {
+            Error::input(path, "npz", format!("is no whole archive: {e}"), "copy it again")
+        })?;
+        Ok(Npz { path, archive })
+    }
+
+    fn bad(&self, array: &str, what: impl Into<String>) -> Error {
+        Error::input(self.path, array, what, REMEDY)
+    }
+
+    /// Shows every number of an array of that shape, in order.
+    fn each(&mut self, array: &str, shape: &[u64], show: &mut dyn FnMut(f64)) -> Result<()> {
+        let path = self.path;
+        let bad = |what: String| Error::input(path, array, what, REMEDY);
+        let broken = |e: io::Error| bad(format!("cannot be read: {e}"));
+        let names = self.archive.file_names().flatten().take(9);
+        let mut found: Vec<String> = names.map(|n| n.trim_end_matches(".npy").into()).collect();
+        found.sort();
+        let entry = self.archive.by_name(&format!("{array}.npy"));
+        let entry = entry.map_err(|e| bad(format!("{e}; the file holds {}", found.join(", "))))?;
+        let most = shape.iter().product::<u64>() * 8 + HEADER;
+        let mut entry = entry.take(most);
+        let npy = NpyFile::new(&mut entry).map_err(broken)?;
+        if npy.shape() != shape {
+            let what = format!("has the shape {:?}, not {shape:?} of this model", npy.shape());
+            return Err(bad(what));
+        }
+        let dtype = npy.dtype().descr();
+        let numbers = numbers(npy);
+        let numbers = numbers.ok_or_else(|| bad(format!("is of type {dtype}, not f4 or f8")))?;
+        for number in numbers {
+            show(number.map_err(broken)?);
+        }
+        // The checksum is compared at the end of the entry.
+        match io::copy(&mut entry, &mut io::sink()).map_err(broken)? {
+            0 => Ok(()),
+            more => Err(bad(format!("has {more} bytes after its last number"))),
+        }
+    }
+}
+
+type Numbers<'r> = Box<dyn Iterator<Item = io::Result<f64>> + 'r>;
+
+/// The numbers of an array of floats or whole numbers.
+fn numbers<'r>(npy: NpyFile<impl Read + 'r>) -> Option<Numbers<'r>> {
+    let npy = match npy.try_data::<f32>() {
+        Ok(all) => return Some(Box::new(all.map(|x| x.map(f64::from)))),
+        Err(npy) => npy,
+    };
+    let npy = match npy.try_data::<f64>() {
+        Ok(all) => return Some(Box::new(all)),
+        Err(npy) => npy,
+    };
+    let npy = match npy.try_data::<i64>() {
+        Ok(all) => return Some(Box::new(all.map(|x| x.map(|n| n as f64)))),
+        Err(npy) => npy,
+    };
+    let all = npy.try_data::<i32>().ok()?;
+    Some(Box::new(all.map(|x| x.map(f64::from))))
+}

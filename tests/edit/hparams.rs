@@ -1,0 +1,213 @@
+//! Hyperparameters: presets, files of both kinds, and what is refused.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use incise::edit::hparams::{Hparams, Method, Values};
+use incise::edit::presets;
+use incise::model::{Arch, Model};
+use incise::tensor::Precision;
+use serde_json::Value;
+
+use crate::support::golden::Golden;
+
+fn model() -> Model {
+    Golden::open("gpt2").model(Precision::F32)
+}
+
+/// As EasyEdit ships them: YAML 1.1 numbers, module templates, places on a disk.
+const YAML: &str = "\
+alg_name: \"ROME\"
+model_name: \"./models/tiny\"
+device: 0
+layers: [1]
+fact_token: \"subject_last\"
+v_num_grad_steps: 25
+v_lr: 5e-1
+v_weight_decay: \"1e-3\"
+clamp_norm_factor: 4
+kl_factor: 0.0625
+mom2_adjustment: false
+context_template_length_params: [[5, 10], [10, 10]]
+rewrite_module_tmp: \"transformer.h.{}.mlp.c_proj\"
+layer_module_tmp: \"transformer.h.{}\"
+mom2_dataset: \"wikipedia\"
+mom2_n_samples: 100000
+fp16: false
+";
+
+fn yaml(text: &str) -> incise::Result<Values> {
+    Values::parse(Path::new("rome.yaml"), text.as_bytes())
+}
+
+/// The file with one line changed, read for the tiny model.
+fn with(line: &str) -> incise::Result<Hparams> {
+    let name = line.split(':').next().unwrap();
+    let kept = YAML.lines().filter(|l| l.split(':').next().unwrap() != name);
+    let text: Vec<&str> = kept.chain([line]).collect();
+    yaml(&text.join("\n"))?.rome(&model())
+}
+
+#[test]
+fn yaml_and_json_files_say_the_same() {
+    let from_yaml = yaml(YAML).unwrap();
+    assert_eq!(from_yaml.unknown(), Vec::<&str>::new());
+    let h = from_yaml.rome(&model()).unwrap();
+    assert_eq!((h.layer, h.search.steps, h.mom2_adjustment), (1, 25, false));
+    assert_eq!((h.search.lr, h.search.decay, h.search.clamp), (0.5, 1e-3, 4.0));
+    let json = "{\n\t\"layers\": [1], \"v_num_grad_steps\": 25, \"v_lr\": 5e-1,\n\t\
+        \"v_weight_decay\": 1e-3, \"clamp_norm_factor\": 4, \"kl_factor\": 0.0625,\n\t\
+        \"mom2_adjustment\": false}";
+    let from_json = Values::parse(Path::new("rome.json"), json.as_bytes()).unwrap();
+    assert_eq!(from_json.rome(&model()).unwrap(), h);
+}
+
+#[test]
+fn the_last_layer_is_the_only_loss_layer() {
+    let last = model().arch.layers - 1;
+    assert!(with(&format!("v_loss_layer: {last}")).is_ok());
+    let error = with("v_loss_layer: 0").unwrap_err().to_string();
+    assert!(error.contains("rome.yaml: v_loss_layer: is 0"), "{error}");
+}
+
+#[test]
+fn broken_values_are_named_with_their_file_and_a_remedy() {
+    for line in [
+        "layers: [99]",
+        "layers: [-1]",
+        "layers: [0, 1]",
+        "layers: 1",
+        "layers: [1.5]",
+        "v_num_grad_steps: 0",
+        "v_num_grad_steps: -20",
+        "v_num_grad_steps: 2.5",
+        "v_lr: -0.5",
+        "v_lr: 0",
+        "v_lr: \"nan\"",
+        "v_lr: fast",
+        "v_lr: [0.5]",
+        "v_lr: null",
+        "v_weight_decay: -1",
+        "clamp_norm_factor: 0",
+        "clamp_norm_factor: true",
+        "kl_factor: -1e-9",
+        "mom2_adjustment: 1",
+        "mom2_adjustment: \"yes\"",
+        "fact_token: last",
+        "context_template_length_params: [[3, 10]]",
+        "enable_prompt_keys: true",
+        "rewrite_module_tmp: \"transformer.h.{}.mlp.c_fc\"",
+        "rewrite_module_tmp: \"model.layers.{}.mlp.down_proj\"",
+    ] {
+        let error = with(line).unwrap_err().to_string();
+        let name = line.split(':').next().unwrap();
+        assert!(error.contains(&format!("rome.yaml: {name}: ")), "{line}: {error}");
+        assert!(error.contains("--set"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_name_the_line() {
+    for (text, line) in [
+        ("layers: [5]\nv_lr: [0.5\nkl_factor: 1\n", "line "),
+        ("layers: [5]\n\tv_lr: 0.5\n", "line 2"),
+        ("layers: [5]\nlayers: [6]\n", "line 2"),
+        ("layers: [5]\nv_lr: .nan\n", "line 2"),
+        ("layers: [5]\nv_lr: -.inf\n", "line 2"),
+        ("{\"layers\": [5],\n \"v_lr\": }", "line 2"),
+        ("{\"layers\": [5]} x", "line 1"),
+        ("- layers\n", "hyperparameters"),
+        ("", "hyperparameters"),
+        ("\"layers\"", "hyperparameters"),
+    ] {
+        let error = yaml(text).unwrap_err().to_string();
+        assert!(error.starts_with("rome.yaml: ") && error.contains(line), "{text:?}: {error}");
+    }
+    let error = Values::parse(Path::new("f"), b"v_lr: \xff\xfe").unwrap_err().to_string();
+    assert!(error.starts_with("f: "), "{error}");
+}
+
+#[test]
+fn a_missing_value_is_named() {
+    let error = yaml("layers: [1]").unwrap().rome(&model()).unwrap_err().to_string();
+    assert!(error.contains("v_num_grad_steps: is given nowhere"), "{error}");
+}
+
+#[test]
+fn unknown_names_are_told() {
+    let values = yaml("layers: [1]\nlearning_rate: 3\n").unwrap();
+    assert_eq!(values.unknown(), ["learning_rate"]);
+}
+
+/// A decoder of the sizes by which a published model is known.
+fn arch(family: &'static str, layers: usize, width: usize, vocabulary: usize) -> Arch {
+    Arch { family, layers, width, vocabulary, ..model().arch }
+}
+
+#[test]
+fn published_models_are_known_by_their_sizes() {
+    for (a, name) in [
+        (arch("gpt2", 48, 1600, 50257), Some("gpt2-xl")),
+        (arch("gpt2", 36, 1280, 50257), Some("gpt2-large")),
+        (arch("gpt2", 24, 1024, 50257), Some("gpt2-medium")),
+        (arch("gptj", 28, 4096, 50400), Some("gpt-j-6b")),
+        (arch("gpt_neox", 44, 6144, 50432), Some("gpt-neox-20b")),
+        (arch("llama", 32, 4096, 32000), Some("llama-2-7b")),
+        (arch("llama", 32, 4096, 128256), Some("llama-3-8b")),
+        (arch("llama", 28, 3072, 128256), Some("llama-3.2-3b")),
+        (arch("mistral", 32, 4096, 32768), Some("mistral-7b")),
+        (arch("qwen2", 28, 3584, 152064), Some("qwen2-7b")),
+        (arch("gpt2", 12, 768, 50257), None),
+        (arch("llama", 32, 4096, 1000), None),
+        (arch("gpt_neox", 48, 1600, 50257), None),
+    ] {
+        for method in [Method::Rome, Method::RRome] {
+            let found = presets::of(method, &a).map(|p| p.model);
+            assert_eq!(found.as_deref(), name, "{} {} {}", a.family, a.layers, a.width);
+        }
+    }
+}
+
+#[test]
+fn every_row_of_the_table_fits_its_model() {
+    let text = include_str!("../../src/edit/presets.yaml");
+    let table: Value = serde_saphyr::from_str(text).unwrap();
+    let mut seen = BTreeSet::new();
+    for (method, rows) in table["methods"].as_object().unwrap() {
+        for (model, row) in rows.as_object().unwrap() {
+            let layers = table["models"][model]["layers"].as_u64().expect(model);
+            assert_eq!(row["v_loss_layer"].as_u64().unwrap(), layers - 1, "{method} {model}");
+            let edited = row["layers"].as_array().unwrap();
+            assert!(edited.iter().all(|l| l.as_u64().unwrap() < layers), "{method} {model}");
+            seen.insert(model);
+        }
+    }
+    assert_eq!(seen.len(), table["models"].as_object().unwrap().len(), "each model has a row");
+    let xl = presets::all(Method::Rome).into_iter().find(|p| p.model == "gpt2-xl").unwrap();
+    let want = r#"{"layers": [17], "v_num_grad_steps": 20, "v_lr": 0.5, "v_loss_layer": 47,
+        "v_weight_decay": 0.5, "clamp_norm_factor": 4, "kl_factor": 0.0625,
+        "mom2_adjustment": true}"#;
+    assert_eq!(Value::Object(xl.values), serde_json::from_str::<Value>(want).unwrap());
+}
+
+#[test]
+fn a_file_wins_over_a_preset_and_set_over_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, mut model) = (folder.path().join("h.yaml"), model());
+    std::fs::write(&file, "v_lr: 0.25\n").unwrap();
+    model.arch = arch("gpt2", 48, 1600, 50257); // sizes alone; nothing is run
+    let mut values = Values::choose(Some(&file), Method::RRome, &model).unwrap();
+    values.set("kl_factor=1").unwrap();
+    let (all, from) = (values.to_json(), values.sources());
+    assert_eq!((&all["v_lr"], &all["kl_factor"]), (&0.25.into(), &1.into()));
+    assert_eq!(all["layers"], serde_json::json!([17]));
+    assert_eq!(from["v_lr"], file.display().to_string());
+    assert_eq!((&from["kl_factor"], &from["layers"]), (&"--set".into(), &"preset gpt2-xl".into()));
+    let said = values.said();
+    assert!(said.contains("kl_factor 1 (--set)") && said.contains("(preset gpt2-xl)"), "{said}");
+    let named = Values::choose(Some(Path::new("gpt-j-6b")), Method::Rome, &model).unwrap();
+    assert_eq!(named.to_json()["layers"], serde_json::json!([5]));
+    let error = Values::choose(Some(Path::new("gpt-5")), Method::Rome, &model).unwrap_err();
+    assert!(error.to_string().contains("neither a file nor a preset"), "{error}");
+    assert!(error.to_string().contains("gpt2-xl"), "{error}");
+}

@@ -1,0 +1,158 @@
+//! Chat templates: what transformers renders, recorded by `tools/chat.py`, and what fails.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use incise::base::Result;
+use incise::text::{Chat, rows_in};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::toys;
+
+#[derive(Deserialize)]
+struct Golden {
+    tokens: Value,
+    templates: BTreeMap<String, String>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    message: String,
+    rendered: String,
+}
+
+/// A chat from the files of a folder.
+fn chat(files: &[(&str, &str)]) -> Result<Chat> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    Chat::open(folder.path())
+}
+
+fn error(files: &[(&str, &str)]) -> String {
+    chat(files).err().expect("an error").to_string()
+}
+
+#[test]
+fn chats_are_rendered_as_transformers_renders_them() {
+    let golden: Golden = serde_json::from_str(include_str!("../golden/chat.json")).unwrap();
+    for Case { name, message, rendered } in &golden.cases {
+        let template = &golden.templates[name];
+        let config = golden.tokens.to_string();
+        let own = [("chat_template.jinja", &template[..]), ("tokenizer_config.json", &config)];
+        let mut inside = golden.tokens.clone();
+        inside["chat_template"] = json!(template);
+        let inside = inside.to_string();
+        for files in [&own[..], &[("tokenizer_config.json", &inside)]] {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                fs::write(folder.path().join(name), text).unwrap();
+            }
+            let chat = Chat::open(folder.path()).unwrap();
+            assert_eq!(&chat.render(message).unwrap(), rendered, "{name}");
+        }
+    }
+    assert!(golden.cases.len() >= 15);
+}
+
+const NAMES: &str = "{{ bos_token }}{% for m in messages %}\n<{{ m.role }}>{{ m.content | trim }}\
+    {% endfor %}\n{% if add_generation_prompt %}<assistant>{% endif %}";
+
+#[test]
+fn the_file_of_its_own_comes_first_and_of_several_the_default() {
+    let config = json!({
+        "bos_token": {"content": "<s>"}, "eos_token": null,
+        "chat_template": [{"name": "tools", "template": "no"},
+                          {"name": "default", "template": "{{ bos_token }}{{ eos_token }}list"}],
+    })
+    .to_string();
+    let config = ("tokenizer_config.json", &config[..]);
+    let shown = |files: &[_]| chat(files).unwrap().render("x").unwrap();
+    assert_eq!(shown(&[config]), "<s>list");
+    let own = ("chat_template.json", "{\"chat_template\": \"own\"}");
+    assert_eq!(shown(&[config, own]), "own");
+    assert_eq!(shown(&[config, own, ("chat_template.jinja", "jinja")]), "jinja");
+}
+
+#[test]
+fn templates_that_fail_name_file_and_line() {
+    let jinja = |text: &str| {
+        let failed = chat(&[("chat_template.jinja", text)]).and_then(|c| c.render("x"));
+        failed.unwrap_err().to_string()
+    };
+    for (text, line, what) in [
+        ("a\n{% if %}", "line 2", "syntax error"),
+        ("a\n\n{{ raise_exception('No system!') }}", "line 3", "No system!"),
+        ("{% generation %}\n{{ nothing.at.all }}\n{% endgeneration %}", "line 2", "undefined"),
+        ("\n{{ messages | nosuch }}", "line 2", "nosuch"),
+        ("{{ strftime_now('%') }}", "line 1", ""),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            "",
+            "fuel",
+        ),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "line 1", "recursion"),
+    ] {
+        let error = jinja(text);
+        assert!(error.contains("chat_template.jinja: ") && error.contains(line), "{error}");
+        assert!(error.contains(what) && error.contains("--chat"), "{error}");
+    }
+    let config = |value: Value| {
+        let text = json!({"chat_template": value}).to_string();
+        let failed = chat(&[("tokenizer_config.json", &text)]).and_then(|c| c.render("x"));
+        failed.unwrap_err().to_string()
+    };
+    assert!(config(json!("\n{{")).contains("tokenizer_config.json: chat_template, line 2"));
+    assert!(config(Value::Null).contains("the model has no chat"));
+    assert!(config(json!(7)).contains("neither a text nor a list"));
+    assert!(config(json!([{"name": "default"}])).contains("no template named `default`"));
+    assert!(error(&[]).contains("the model has no chat"));
+    assert!(error(&[("tokenizer_config.json", "{\n!")]).contains("line 2"));
+}
+
+#[test]
+fn today_is_said_where_a_template_asks() {
+    let shown = chat(&[("chat_template.jinja", "{{ strftime_now('%Y/%m') }}")]).unwrap();
+    let shown = shown.render("x").unwrap();
+    assert!(shown.starts_with("20") && shown.len() == 7 && &shown[4..5] == "/", "{shown}");
+}
+
+#[test]
+fn a_message_that_is_not_shown_once_as_it_is_has_no_frame() {
+    let named = chat(&[("chat_template.jinja", NAMES)]).unwrap();
+    let frame = named.frame(" a b ").unwrap();
+    assert_eq!((&frame.head[..], &frame.tail[..]), ("<user>", "<assistant>"));
+    for text in ["none", "{{ messages[0].content * 2 }}", "{{ messages[0].content | upper }}"] {
+        let error = chat(&[("chat_template.jinja", text)]).unwrap().frame("a").unwrap_err();
+        assert!(error.to_string().contains("once and as it is"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn rows_in_a_chat_end_in_the_answer_and_have_one_beginning() {
+    let config = ("tokenizer_config.json", "{\"bos_token\": \"<s>\"}");
+    let named = chat(&[("chat_template.jinja", NAMES), config]).unwrap();
+    let tok = toys::sentencepiece(&["▁New", "▁York", "Paris", "▁is"]);
+    let frame = named.frame("Paris is").unwrap();
+    let target = tok.encode_after(&frame.tail, "New York").unwrap();
+    let contexts = ["{}", "The end. {}"];
+    let rows = rows_in(&tok, Some(&frame), &contexts, "{} is ", "Paris", target.clone()).unwrap();
+    let bos = tok.bos[0];
+    for (row, text) in rows.keys.iter().zip(["Paris is", "The end. Paris is"]) {
+        assert_eq!(row.ids, tok.encode_bare(&named.render(text).unwrap()).unwrap().ids);
+        assert_eq!(row.ids.iter().filter(|&&id| id == bos).count(), 1);
+        assert!(tok.token_text(row.ids[row.lookup]).ends_with("Paris"));
+    }
+    let (_, said) = target.split_last().unwrap();
+    for (row, key) in rows.rewriting.iter().zip(&rows.keys) {
+        assert_eq!(row.ids, [&key.ids, said].concat());
+        assert_eq!(row.lookup, key.lookup);
+    }
+    assert_eq!(rows.merged, 0);
+    let answered = named.render("Paris is").unwrap() + "New York";
+    assert_eq!([&rows.keys[0].ids[..], &target].concat(), tok.encode_bare(&answered).unwrap().ids);
+}
