@@ -148,9 +148,13 @@ impl Edit {
         let c = Covariance::of(&Moment::read(dir, l, model.arch.inner, fingerprint)?)?;
         if let Some(ridge) = c.ridge {
             let (tokens, f) = (count(c.tokens), count(model.arch.inner as u64));
+            let why = match c.tokens < model.arch.inner as u64 {
+                true => "collect more tokens for a sharper edit",
+                false => "some neurons never fire, or say the same as others",
+            };
             progress.warn(&format!(
                 "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was \
-                 added to its diagonal; collect more tokens for a sharper edit"
+                 added to its diagonal; {why}"
             ));
         }
         Ok(Some(c))

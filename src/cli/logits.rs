@@ -57,15 +57,24 @@ impl Logits {
         };
         let items: Vec<_> = prompts.iter().enumerate().map(item).collect();
         let total = prompts.len() as u64;
+        let mut finite = true;
         let written = write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
             context.terminal.at("prompt", i as u64, total);
             if context.terminal.stop() {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
             }
             model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
-                out.write_all(bytemuck::cast_slice(z.get::<f32>()))
+                finite = z.get::<f32>().iter().all(|z| z.is_finite());
+                match finite {
+                    true => out.write_all(bytemuck::cast_slice(z.get::<f32>())),
+                    false => Err(io::Error::other(format!("the logits of line {}", i + 1))),
+                }
             })
         });
+        if let (false, Err(Error::Io { source, .. })) = (finite, &written) {
+            let what = format!("{}: {source} are not finite", self.prompts.display());
+            return Err(Error::numeric(what, "check the checkpoint for NaN weights"));
+        }
         if context.terminal.stop() && written.is_err() {
             return Err(Error::Interrupted { kept: "nothing was written".into() });
         }

@@ -59,7 +59,7 @@ impl History {
     /// Reads what is there; nothing where nothing was changed.
     pub fn read(dir: &Path) -> Result<History> {
         let mut records = Vec::new();
-        for path in files(&dir.join(FOLDER))? {
+        for path in files(&folder(dir)?)? {
             if path.extension().is_some_and(|e| e == "journal") {
                 records.push(Record::read(&path)?);
             }
@@ -148,7 +148,7 @@ pub fn log(dir: &Path) -> Result<Vec<Entry>> {
 ///
 /// A change being written right now; one that was cut off in a folder that cannot be written.
 pub fn settle(disk: &dyn Disk, dir: &Path) -> Result<Option<Lock>> {
-    let folder = dir.join(FOLDER);
+    let folder = folder(dir)?;
     let lock = Lock::shared(&folder)?;
     let history = History::read(dir)?;
     if history.records.iter().all(|r| r.state() == State::Committed) {
@@ -200,7 +200,7 @@ pub type Fill<'a> = dyn FnMut(usize, &[u8]) -> Result<Vec<u8>> + 'a;
 impl<'a> Journal<'a> {
     /// Takes the lock and undoes what was cut off.
     pub fn open(disk: &'a dyn Disk, dir: &Path) -> Result<Journal<'a>> {
-        let folder = dir.join(FOLDER);
+        let folder = folder(dir)?;
         if !folder.exists() {
             disk.create_dir(&folder).map_err(|e| Error::io(&folder, "create", e))?;
             sync_dir(disk, dir)?;
@@ -387,6 +387,19 @@ impl<'a> Journal<'a> {
             }
         }
         Ok(files)
+    }
+}
+
+/// The journal's folder of a checkpoint, there or not. A link to another's would undo here what
+/// was changed there.
+fn folder(dir: &Path) -> Result<PathBuf> {
+    let folder = dir.join(FOLDER);
+    match fs::symlink_metadata(&folder) {
+        Ok(metadata) if !metadata.is_dir() => {
+            let remedy = "remove it: a model's changes are kept beside its own files";
+            Err(Error::input(&folder, "journal", "is no folder of its own", remedy))
+        }
+        _ => Ok(folder),
     }
 }
 

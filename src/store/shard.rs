@@ -51,6 +51,11 @@ impl Shard {
     ///
     /// A file that cannot be opened, or whose header [`Header::parse`] refuses.
     pub fn open(path: &Path) -> Result<Arc<Shard>> {
+        let metadata = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+        if !metadata.is_file() {
+            let remedy = "put the file of weights in its place";
+            return Err(Error::input(path, "file", "is a folder, a pipe or a device", remedy));
+        }
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
         let metadata = file.metadata().map_err(|e| Error::io(path, "look at", e))?;
         // SAFETY: the map is valid while the file keeps its length and is read as plain bytes, of

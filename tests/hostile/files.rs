@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use incise::store::{Kind, Patch};
 use serde_json::{Value, json};
 
-use crate::cli::{Session, done, fails, strs};
+use crate::cli::{Session, done, fails, incise, strs, text};
 
 /// The command fails in these words, and with no panic.
 #[track_caller]
@@ -126,6 +127,34 @@ fn statistics_of_another_model() {
     refused(&strs(&args), &["layer-1.safetensors: model: is of the model"]);
 }
 
+/// OPT's ReLU neurons that never fire: C is singular whatever the number of tokens, the ridge is
+/// said, and the edit is made of numbers.
+#[test]
+fn dead_relu_neurons() {
+    let s = Session::new("opt");
+    let path = s.at("model/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let checkpoint = incise::store::Checkpoint::open(Path::new(&s.at("model"))).unwrap();
+    let name = checkpoint.names().find(|n| n.ends_with("layers.1.fc1.bias")).unwrap();
+    let (_, entry) = checkpoint.entry(name).unwrap();
+    let range = entry.range.start as usize..entry.range.end as usize;
+    for bias in bytes[range].chunks_exact_mut(2).step_by(3) {
+        bias.copy_from_slice(&half::f16::from_f32(-6e4).to_le_bytes());
+    }
+    drop(checkpoint);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    s.stats();
+    let edited = incise(&strs(&s.edit(&[])));
+    let warned = text(&edited.stderr);
+    assert!(edited.status.success(), "{warned}");
+    assert!(warned.contains("is singular, so ") && warned.contains("never fire"), "{warned}");
+    let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
+    let Kind::LowRank { right, .. } = &patch.changes[0].kind else { panic!("no low rank") };
+    assert!(right.iter().all(|x| x.is_finite()) && right.iter().any(|&x| x != 0.0));
+    assert!(right.iter().step_by(3).all(|&x| x == 0.0), "a dead neuron takes no part");
+}
+
 /// Weights with a NaN that the search meets: no patch.
 #[test]
 fn not_a_number_in_the_weights() {
@@ -144,6 +173,10 @@ fn not_a_number_in_the_weights() {
     // Statistics know nothing of the last norm, but the model is another one by its fingerprint.
     refused(&strs(&s.edit(&["--set", "mom2_adjustment=false"])), &["NaN", "step 0"]);
     refused(&["generate", &s.at("model"), "--prompt", "a"], &["not finite", "NaN"]);
+    let (model, prompts, out) = (s.at("model"), s.at("corpus.txt"), s.at("logits.safetensors"));
+    let logits = ["logits", &model, "--prompts", &prompts, "-o", &out];
+    refused(&logits, &["corpus.txt: the logits of line 1 are not finite", "NaN"]);
+    assert!(!Path::new(&out).exists());
     assert!(!Path::new(&s.at("patch.safetensors")).exists());
 }
 
@@ -162,6 +195,47 @@ fn a_patch_that_is_broken() {
     refused(&["apply", &model, &s.at("corpus.txt"), "--in-place"], &["corpus.txt: "]);
     assert_eq!(s.weights("model"), weights);
     assert!(!Path::new(&s.at("copy")).exists());
+}
+
+/// Opening a pipe would wait for its writer for ever.
+#[test]
+fn a_pipe_in_the_place_of_the_weights() {
+    let s = Session::new("gpt2");
+    let path = s.at("model/model.safetensors");
+    fs::remove_file(&path).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success(), "mkfifo: {made}");
+    refused(&["inspect", &s.at("model")], &["model.safetensors: file: is a folder, a pipe"]);
+}
+
+/// Two models with one journal would each undo what was changed in the other.
+#[test]
+fn a_journal_that_is_a_link() {
+    let (s, other) = (Session::new("gpt2"), Session::new("gpt2"));
+    s.stats();
+    done(&strs(&s.edit(&[])));
+    fs::create_dir(other.at("model/.incise")).unwrap();
+    std::os::unix::fs::symlink(other.at("model/.incise"), s.at("model/.incise")).unwrap();
+    let (model, patch) = (s.at("model"), s.at("patch.safetensors"));
+    for args in [
+        vec!["apply", &model, &patch, "--in-place"],
+        vec!["undo", &model],
+        vec!["log", &model],
+        vec!["inspect", &model],
+    ] {
+        refused(&args, &[".incise: journal: is no folder of its own"]);
+    }
+    assert_eq!(fs::read_dir(other.at("model/.incise")).unwrap().count(), 0);
+}
+
+#[test]
+fn no_token_to_count() {
+    let s = Session::new("gpt2");
+    let (model, corpus, out) = (s.at("model"), s.at("corpus.txt"), s.at("out"));
+    let args = ["stats", &model, "--layers", "1", "--corpus", &corpus, "-o", &out];
+    let error = fails(2, &[&args[..], &["--max-tokens", "0"]].concat());
+    assert!(error.contains("--max-tokens"), "{error}");
+    assert!(!Path::new(&out).exists());
 }
 
 #[test]
