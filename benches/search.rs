@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use incise::base::{DType, Quiet, Rng};
 use incise::edit::value::{self, Search};
+use incise::model::pushed::Push;
 use incise::model::{At, Model, Site};
 use incise::store::Checkpoint;
 use incise::tensor::Device;
@@ -63,13 +64,18 @@ fn run(dtype: DType) {
         decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
-        loss_layer: model.arch.layers - 1,
+        push: Push {
+            site: Site { layer: LAYER, at: At::Value },
+            attention: false,
+            loss_layer: model.arch.layers - 1,
+        },
+        nll_factor: 1.0,
+        eases: false,
         enough: f64::NEG_INFINITY,
     };
-    let site = Site { layer: LAYER, at: At::Value };
     let search = || {
         let start = Instant::now();
-        let found = value::find(&model, &rows, site, &by, &Quiet).expect("finite numbers");
+        let found = value::find(&model, &rows, &by, &Quiet).expect("finite numbers");
         assert_eq!(found.trace.len(), STEPS);
         let (first, last) = (found.trace[0].parts.nll, found.trace[STEPS - 1].parts.nll);
         assert!(last < first, "the search makes the target likelier: {first} → {last}");

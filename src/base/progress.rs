@@ -5,6 +5,9 @@ pub trait Progress: Sync {
     /// `done` of `total` units (tokens, facts, bytes) of `what` are finished.
     fn at(&self, what: &str, done: u64, total: u64);
 
+    /// How the work that [`at`](Progress::at) counts is doing, in a few words.
+    fn detail(&self, _words: &str) {}
+
     /// A sentence the user should read: what happened, what it may mean, what to do.
     fn warn(&self, sentence: &str);
 

@@ -14,7 +14,8 @@ use super::presets::{self, Preset};
 use super::rome::Keys;
 use super::value::{ENOUGH, Search};
 use crate::base::{Error, Result};
-use crate::model::Model;
+use crate::model::pushed::Push;
+use crate::model::{At, Model, Site};
 
 /// The methods of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,13 +262,16 @@ impl Values {
         let down = &model.editable(layer).module;
         let template = down.replacen(&format!(".{layer}."), ".{}.", 1);
         self.only("rewrite_module_tmp", &json!(template))?;
+        let site = Site { layer, at: At::Value };
         let search = Search {
+            push: Push { site, attention: false, loss_layer: last },
             steps: self.steps()?,
             lr: self.positive("v_lr")?,
             decay: self.number("v_weight_decay")?,
             clamp: self.positive("clamp_norm_factor")?,
             kl_factor: self.number("kl_factor")?,
-            loss_layer: last,
+            nll_factor: 1.0,
+            eases: false,
             enough: ENOUGH,
         };
         let mom2 = self.need("mom2_adjustment")?;

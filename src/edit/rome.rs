@@ -66,7 +66,7 @@ pub fn plan(
     let all = model.read(&rows.keys, Site { layer, at: At::Key });
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
-    let value = value::find(model, rows, Site { layer, at: At::Value }, by, progress)?;
+    let value = value::find(model, rows, by, progress)?;
     let ck = match c {
         Some(c) => c.solve(&k_star),
         None => k_star.clone(),

@@ -12,20 +12,31 @@
 //! loss and gradient run in the model's precision, δ and Adam in f64. Source: Meng et al. 2022,
 //! arXiv:2202.05262, eq. 4, and the public code's stopping rule.
 
+use rayon::prelude::*;
+
 use super::adam::Adam;
 use crate::base::{Error, Progress, Result};
-use crate::linalg::vector::norm;
-use crate::model::pushed::{Parts, Problem, Pushed};
-use crate::model::{Model, Site};
+use crate::linalg::vector::{dot, norm};
+use crate::model::Model;
+use crate::model::pushed::{Parts, Problem, Push, Pushed};
+use crate::model::shared::{Shared, common};
+use crate::ops::linear::STEADY;
 use crate::tensor::Tensor;
 use crate::text::Rows;
 
 /// The loss below which a search ends.
 pub const ENOUGH: f64 = 0.05;
 
+/// PMET: what is left of the weight of NLL once every target token is the likeliest.
+const EASED: f64 = 0.1;
+/// PMET: the KL term up to which a search ends then.
+const CALM: f64 = 0.01;
+
 /// The settings of a search; the field's names in brackets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
+    /// Where δ goes in and the loss is read (`layers`, `v_loss_layer`).
+    pub push: Push,
     /// At most this many looks at the loss (`v_num_grad_steps`).
     pub steps: usize,
     /// Adam's rate (`v_lr`).
@@ -36,8 +47,11 @@ pub struct Search {
     pub clamp: f64,
     /// κ (`kl_factor`).
     pub kl_factor: f64,
-    /// The layer after which the head reads the stream (`v_loss_layer`).
-    pub loss_layer: usize,
+    /// Weight of the negative log-likelihood, 1 but for PMET (`nll_loss_factor`).
+    pub nll_factor: f64,
+    /// PMET's rule: once every target token is the likeliest, NLL weighs a tenth in the next step,
+    /// and the search ends if the KL term is at most 0.01.
+    pub eases: bool,
     /// The loss that ends the search, 0.05 everywhere in the field.
     pub enough: f64,
 }
@@ -45,7 +59,7 @@ pub struct Search {
 /// One look at the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// Say and stay.
+    /// Say (times its weight) and stay.
     pub parts: Parts,
     /// decay ‖δ‖/‖t₀‖².
     pub decay: f64,
@@ -59,12 +73,14 @@ impl Step {
 }
 
 /// What a search found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Value {
     /// t₀ (D).
     pub t0: Vec<f64>,
     /// δ (D).
     pub delta: Vec<f64>,
+    /// What PMET pushes into the attention's output and then forgets (D), else nothing.
+    pub aside: Vec<f64>,
     /// The loss at each step; its length is the number of steps taken.
     pub trace: Vec<Step>,
 }
@@ -80,49 +96,219 @@ impl Value {
 ///
 /// # Errors
 ///
-/// Numbers that are not finite, and a wish to stop.
-pub fn find(
+/// As [`find_all`].
+pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) -> Result<Value> {
+    let mut found = None;
+    let shared = shared(model, &[rows], by, 0);
+    let mut each = |_, value| {
+        found = Some(value);
+        Ok(())
+    };
+    Searches::new(model, &[rows], by, &shared, true).run(u64::MAX, progress, &mut each)?;
+    Ok(found.expect("the one search is done"))
+}
+
+/// Searches v* for many facts, as many at a time as fit in `room` bytes; `each` gets the number of
+/// a fact and its value as soon as it is found. What is found does not depend on `room`, nor on
+/// which other facts there are.
+///
+/// # Errors
+///
+/// Numbers that are not finite, naming the fact by its number; a wish to stop; what `each` says.
+pub fn find_all(
     model: &Model,
-    rows: &Rows,
-    site: Site,
+    facts: &[&Rows],
     by: &Search,
+    room: u64,
     progress: &dyn Progress,
-) -> Result<Value> {
-    let problem = Problem { rows, kl_factor: by.kl_factor };
-    let mut pushed = Pushed::new(model, site, by.loss_layer, &[problem]);
-    let t0 = pushed.unpushed.row_f64(0);
-    let d = t0.len();
-    let length = norm(&t0);
-    let shrink = by.decay / (length * length);
-    let (mut delta, mut adam) = (vec![0.0; d], Adam::new(d, by.lr));
-    let mut trace = Vec::new();
-    for step in 0..by.steps {
-        if progress.stop() {
-            let kept = "the change of the facts before this one was not written".to_owned();
-            return Err(Error::Interrupted { kept });
+    each: &mut dyn FnMut(usize, Value) -> Result<()>,
+) -> Result<()> {
+    let shared = shared(model, facts, by, STEADY);
+    Searches::new(model, facts, by, &shared, false).run(room, progress, each)
+}
+
+fn shared(model: &Model, facts: &[&Rows], by: &Search, least: usize) -> Shared {
+    let beginnings = common(facts.iter().map(|rows| Problem::kinds(rows)));
+    Shared::run(model, &beginnings, by.push.layers(), least)
+}
+
+/// A fact that is being searched.
+struct Running {
+    fact: usize,
+    t0: Vec<f64>,    // (P·D)
+    delta: Vec<f64>, // (P·D)
+    adam: Adam,
+    nll_factor: f64,
+    bytes: u64,
+    trace: Vec<Step>,
+}
+
+/// The searches of many facts in one batch.
+struct Searches<'m> {
+    model: &'m Model,
+    facts: &'m [&'m Rows],
+    by: &'m Search,
+    bytes: Vec<u64>, // by fact
+    next: usize,     // the first fact not taken in yet
+    running: Vec<Running>,
+    pushed: Pushed<'m>,
+}
+
+impl<'m> Searches<'m> {
+    fn new(
+        model: &'m Model,
+        facts: &'m [&'m Rows],
+        by: &'m Search,
+        shared: &'m Shared,
+        alone: bool,
+    ) -> Self {
+        let bytes = |rows: &&Rows| by.push.bytes(model, rows, shared);
+        Searches {
+            model,
+            facts,
+            by,
+            bytes: facts.iter().map(bytes).collect(),
+            next: 0,
+            running: Vec::new(),
+            pushed: Pushed::new(model, by.push, shared, alone),
         }
-        let (parts, gradient) = pushed.step(&Tensor::of(model.precision, &[1, d], &delta));
-        let mut g = gradient.row_f64(0);
-        let far = norm(&delta);
-        let at = Step { parts: parts[0], decay: shrink * far };
+    }
+
+    fn run(
+        mut self,
+        room: u64,
+        progress: &dyn Progress,
+        each: &mut dyn FnMut(usize, Value) -> Result<()>,
+    ) -> Result<()> {
+        let total = self.facts.len() as u64;
+        let mut done = 0;
+        while self.next < self.facts.len() || !self.running.is_empty() {
+            if progress.stop() {
+                return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
+            }
+            self.refill(room);
+            let ended = self.step()?;
+            self.tell(total, done, room, progress);
+            if ended.iter().any(|&e| e) {
+                self.pushed.retain(&ended.iter().map(|e| !e).collect::<Vec<_>>());
+                let mut ended = ended.into_iter();
+                let (over, on): (Vec<_>, Vec<_>) = std::mem::take(&mut self.running)
+                    .into_iter()
+                    .partition(|_| ended.next().expect("one flag a fact"));
+                self.running = on;
+                for r in over {
+                    done += 1;
+                    each(r.fact, r.found(self.model.arch.width))?;
+                }
+                progress.at("fact", done, total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes facts in while they fit, once a quarter of the room is free.
+    fn refill(&mut self, room: u64) {
+        let mut used: u64 = self.running.iter().map(|r| r.bytes).sum();
+        if used > room / 4 * 3 {
+            return;
+        }
+        let mut rows = Vec::new();
+        let from = self.next;
+        while self.next < self.facts.len() {
+            let bytes = self.bytes[self.next];
+            if used + bytes > room && used > 0 {
+                break;
+            }
+            used += bytes;
+            rows.push(self.facts[self.next]);
+            self.next += 1;
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let kl_factor = self.by.kl_factor;
+        let problems: Vec<_> = rows.iter().map(|rows| Problem { rows, kl_factor }).collect();
+        let t0 = self.pushed.admit(&problems);
+        let begin = |i: usize| {
+            let t0 = t0.row_f64(i);
+            Running {
+                fact: from + i,
+                delta: vec![0.0; t0.len()],
+                adam: Adam::new(t0.len(), self.by.lr),
+                t0,
+                nll_factor: self.by.nll_factor,
+                bytes: self.bytes[from + i],
+                trace: Vec::new(),
+            }
+        };
+        self.running.extend((0..rows.len()).map(begin));
+    }
+
+    /// One look at every loss, and one step of every δ. Returns which searches have ended.
+    fn step(&mut self) -> Result<Vec<bool>> {
+        let width = self.by.push.vectors() * self.model.arch.width;
+        let all: Vec<f64> = self.running.iter().flat_map(|r| r.delta.iter().copied()).collect();
+        let delta = Tensor::of(self.model.precision, &[self.running.len(), width], &all);
+        let say: Vec<f64> = self.running.iter().map(|r| r.nll_factor).collect();
+        let (parts, gradient) = self.pushed.step(&delta, &say);
+        let d = self.model.arch.width;
+        let each = self.running.par_iter_mut().zip(parts).enumerate();
+        each.map(|(i, (r, parts))| r.step(self.by, d, parts, gradient.row_f64(i))).collect()
+    }
+
+    fn tell(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
+        if let ([one], 1) = (&self.running[..], total) {
+            return progress.at("step", one.trace.len() as u64, self.by.steps as u64);
+        }
+        let now = |r: &Running| r.trace.last().map_or(0.0, Step::total);
+        let mean = self.running.iter().map(now).sum::<f64>() / self.running.len() as f64;
+        let used: u64 = self.running.iter().map(|r| r.bytes).sum();
+        let full = 100 * used / room.min(self.bytes.iter().sum()).max(1);
+        let slots = self.running.len();
+        progress.at("fact", done, total);
+        progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, {full} % of the room"));
+    }
+}
+
+impl Running {
+    /// A look at the loss, and Adam's step. Returns whether the search has ended.
+    fn step(&mut self, by: &Search, d: usize, mut parts: Parts, mut g: Vec<f64>) -> Result<bool> {
+        parts.nll *= self.nll_factor;
+        let mut at = Step { parts, decay: 0.0 };
+        for ((t0, delta), g) in self.t0.chunks(d).zip(self.delta.chunks(d)).zip(g.chunks_mut(d)) {
+            let (shrink, far) = (by.decay / dot(t0, t0), norm(delta));
+            at.decay += shrink * far;
+            if far > 0.0 {
+                g.iter_mut().zip(delta).for_each(|(g, d)| *g += shrink * d / far); // ∇‖δ‖ = δ/‖δ‖
+            }
+        }
         if !at.total().is_finite() {
+            let layer = by.push.site.layer;
+            let what = format!("layer {layer}: the loss is {}", at.total());
             return Err(Error::numeric(
-                format!("layer {}: the loss is {} at step {step}", site.layer, at.total()),
+                format!("{what} at step {} of fact {}", self.trace.len(), self.fact),
                 "check the checkpoint for NaN weights, or edit another layer",
             ));
         }
-        trace.push(at);
-        progress.at("step", step as u64 + 1, by.steps as u64);
-        if at.total() < by.enough || step + 1 == by.steps {
-            break;
+        self.trace.push(at);
+        let said = by.eases && parts.missed == 0;
+        self.nll_factor = by.nll_factor * if said { EASED } else { 1.0 };
+        let calm = said && parts.kl <= CALM;
+        if at.total() < by.enough || self.trace.len() == by.steps || calm {
+            return Ok(true);
         }
-        if far > 0.0 {
-            g.iter_mut().zip(&delta).for_each(|(g, d)| *g += shrink * d / far); // ∇‖δ‖ = δ/‖δ‖
+        self.adam.step(&mut self.delta, &g);
+        for (t0, delta) in self.t0.chunks(d).zip(self.delta.chunks_mut(d)) {
+            clip(delta, by.clamp * norm(t0));
         }
-        adam.step(&mut delta, &g);
-        clip(&mut delta, by.clamp * length);
+        Ok(false)
     }
-    Ok(Value { t0, delta, trace })
+
+    fn found(mut self, d: usize) -> Value {
+        let aside = self.delta.split_off(d);
+        self.t0.truncate(d);
+        Value { t0: self.t0, delta: self.delta, aside, trace: self.trace }
+    }
 }
 
 /// Shortens δ onto the ball of that radius.

@@ -14,7 +14,7 @@ use crate::ops::norm::{Norm, Saved};
 use crate::ops::{act, attention, linear, norm, rope};
 use crate::tensor::Tensor;
 
-/// Room for the backward pass of a fixed batch.
+/// Room for the backward pass of a batch.
 pub struct Back {
     dkey: Tensor,          // (N, F), then dup
     dgate: Option<Tensor>, // (N, F)
@@ -24,10 +24,10 @@ pub struct Back {
 }
 
 impl Back {
-    /// Room for N tokens.
-    pub fn new(model: &Model, n: usize) -> Back {
+    /// Room for no token yet.
+    pub fn new(model: &Model) -> Back {
         let a = &model.arch;
-        let rows = |width| Tensor::zeros(model.precision, &[n, width]);
+        let rows = |width| Tensor::zeros(model.precision, &[0, width]);
         let (qw, kw) = (a.queries * a.head, a.groups * a.head);
         Back {
             dkey: rows(a.inner),
@@ -36,6 +36,15 @@ impl Back {
             dattn: rows(qw),
             grads: Grads { dq: rows(qw), dk: rows(kw), dv: rows(kw) },
         }
+    }
+
+    /// Room for N tokens.
+    pub fn fit(&mut self, n: usize) {
+        let Grads { dq, dk, dv } = &mut self.grads;
+        for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv] {
+            t.set_rows(n);
+        }
+        self.dgate.iter_mut().for_each(|t| t.set_rows(n));
     }
 }
 
@@ -75,7 +84,7 @@ impl Model {
             if self.arch.parallel {
                 linear::backward(dx, &w.o.w, &mut back.dattn, false);
             }
-            self.mlp_backward(l, w, dx, run, back);
+            self.mlp_backward(l, dx, run, back);
             if !self.arch.parallel {
                 linear::backward(dx, &w.o.w, &mut back.dattn, false);
             }
@@ -84,8 +93,8 @@ impl Model {
     }
 
     /// x ← x + down(act(up(norm₂(x))))
-    fn mlp_backward(&self, l: usize, w: &Layer, dx: &mut Tensor, run: &Run, b: &mut Back) {
-        let a = &run.acts[l - run.first];
+    pub(super) fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
+        let (w, a) = (&self.layers[l], &run.acts[l - run.first]);
         linear::backward(dx, &w.down.w, &mut b.dkey, false);
         let gate = a.gate.as_ref().zip(b.dgate.as_mut());
         act::backward(self.arch.act, &a.up, gate, &mut b.dkey);

@@ -27,11 +27,29 @@ impl Batch {
 
     /// Adds a sequence that goes on after the cached rows `past`; returns its rows.
     pub fn push(&mut self, ids: &[u32], past: Range<usize>) -> Range<usize> {
+        self.push_after(ids, [0..0, past])
+    }
+
+    /// Adds a sequence that goes on after cached rows, first shared and then its own; returns its
+    /// rows.
+    pub fn push_after(&mut self, ids: &[u32], past: [Range<usize>; 2]) -> Range<usize> {
         let rows = self.ids.len()..self.ids.len() + ids.len();
+        let before = past[0].len() + past[1].len();
         self.ids.extend_from_slice(ids);
-        self.positions.extend((0..ids.len()).map(|i| past.len() + i));
+        self.positions.extend((0..ids.len()).map(|i| before + i));
         self.seqs.push(Seq { rows: rows.clone(), past });
         rows
+    }
+
+    /// Adds sequences of one token until there are at least `least` tokens: nobody reads them.
+    /// From [`STEADY`](crate::ops::linear::STEADY) rows on, a row's numbers do not depend on which
+    /// others the batch holds.
+    pub fn fill(&mut self, least: usize) {
+        while self.len() < least {
+            self.push(&[0], 0..0);
+        }
+        // A sequence without a token has nothing to attend.
+        self.seqs.retain(|s| !s.rows.is_empty());
     }
 
     /// N.

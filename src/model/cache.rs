@@ -1,5 +1,7 @@
 //! Keys and values of tokens that later tokens look back at.
 
+use std::ops::Range;
+
 use super::Arch;
 use crate::tensor::{Precision, Tensor};
 
@@ -19,6 +21,25 @@ impl Cache {
     /// Keys and values of layer l.
     pub fn layer(&self, l: usize) -> (&Tensor, &Tensor) {
         (&self.layers[l].0, &self.layers[l].1)
+    }
+
+    /// Keeps only these rows of some layers, one range after the other.
+    pub fn keep(&mut self, layers: Range<usize>, rows: &[Range<usize>]) {
+        for (k, v) in &mut self.layers[layers] {
+            for t in [k, v] {
+                let mut kept = Tensor::zeros(t.precision(), &[0, t.shape()[1]]);
+                rows.iter().for_each(|rows| kept.push_rows_of(t, rows.clone()));
+                *t = kept;
+            }
+        }
+    }
+
+    /// Adds some rows of another cache to some layers.
+    pub fn take(&mut self, layers: Range<usize>, from: &Cache, rows: Range<usize>) {
+        for l in layers {
+            self.layers[l].0.push_rows_of(&from.layers[l].0, rows.clone());
+            self.layers[l].1.push_rows_of(&from.layers[l].1, rows.clone());
+        }
     }
 
     /// Adds the rows of a batch to layer l.

@@ -138,9 +138,10 @@ fn normalise_heads(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
 }
 
 impl Layer {
-    /// x ← x + o(attended).
-    fn add_attention(&self, x: &mut Tensor, run: &mut Run) {
+    /// x ← x + o(attended); shows what is added.
+    fn add_attention(&self, layer: usize, x: &mut Tensor, run: &mut Run, hook: Hook) {
         apply(&run.attended, &self.o, &mut run.added);
+        hook(Site { layer, at: At::Attention }, &mut run.added);
         rows::add(x, &run.added);
     }
 }
@@ -172,15 +173,44 @@ impl Model {
             let w = &self.layers[l];
             self.attend(l, w, batch, &mut past, x, run);
             if !self.arch.parallel {
-                w.add_attention(x, run);
+                w.add_attention(l, x, run, hook);
             }
             self.mlp(l, w, x, run, hook);
             rows::add(x, &run.added);
             if self.arch.parallel {
-                w.add_attention(x, run);
+                w.add_attention(l, x, run, hook);
             }
             hook(Site { layer: l, at: At::Stream }, x);
         }
+    }
+
+    /// The first half of a sequential layer: x ← x + o(attention(norm₁(x))).
+    pub(super) fn first_half(
+        &self,
+        batch: &Batch,
+        l: usize,
+        mut past: Past,
+        x: &mut Tensor,
+        run: &mut Run,
+        hook: Hook,
+    ) {
+        run.fit(self, batch);
+        self.attend(l, &self.layers[l], batch, &mut past, x, run);
+        self.layers[l].add_attention(l, x, run, hook);
+    }
+
+    /// The second half of a sequential layer: x ← x + down(act(up(norm₂(x)))).
+    pub(super) fn second_half(
+        &self,
+        batch: &Batch,
+        l: usize,
+        x: &mut Tensor,
+        run: &mut Run,
+        hook: Hook,
+    ) {
+        run.fit(self, batch);
+        self.mlp(l, &self.layers[l], x, run, hook);
+        rows::add(x, &run.added);
     }
 
     /// attended = attention(norm₁(x)) of layer l.

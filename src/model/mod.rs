@@ -16,6 +16,7 @@ pub mod load;
 pub mod pushed;
 pub mod rotary;
 pub mod score;
+pub mod shared;
 pub mod site;
 
 pub use arch::Arch;

@@ -9,17 +9,24 @@
 //! the token is run once and kept as keys and values, what lies below the layer is run once, and
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
+//!
+//! Facts come and go (a slot each) while the others go on. From [`STEADY`] rows on, a fact's
+//! numbers do not depend on who else is there.
+
+use std::ops::Range;
 
 use super::backward::Back;
 use super::batch::Batch;
 use super::cache::Cache;
 use super::decoder::{Past, Run};
 use super::load::Model;
+use super::shared::Shared;
 use super::site::{At, Site};
+use crate::ops::linear::STEADY;
 use crate::ops::loss::{self, Aim};
 use crate::ops::norm::Saved;
 use crate::ops::rows;
-use crate::tensor::Tensor;
+use crate::tensor::{Precision, Tensor};
 use crate::text::{Row, Rows};
 
 /// The rows of one fact's search.
@@ -32,6 +39,21 @@ pub struct Problem<'a> {
     pub kl_factor: f64,
 }
 
+impl<'a> Problem<'a> {
+    /// The rows by kind: the one that should stay, then those of the contexts.
+    pub fn kinds(rows: &'a Rows) -> Vec<&'a Row> {
+        std::iter::once(&rows.kl).chain(&rows.rewriting).collect()
+    }
+
+    /// Each row's tokens from the lookup token on; of the row that should stay that one alone.
+    fn suffixes(rows: &'a Rows) -> impl Iterator<Item = (&'a Row, &'a [u32])> {
+        Problem::kinds(rows).into_iter().enumerate().map(|(kind, row)| {
+            let end = if kind == 0 { row.lookup + 1 } else { row.ids.len() };
+            (row, &row.ids[row.lookup..end])
+        })
+    }
+}
+
 /// The two parts of a fact's loss, the second already times κ.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Parts {
@@ -39,175 +61,339 @@ pub struct Parts {
     pub nll: f64,
     /// κ KL(now ‖ at δ = 0).
     pub kl: f64,
+    /// How many of the target's tokens, over all rows, something else is likelier than.
+    pub missed: usize,
+}
+
+/// Where a search pushes, and from where on its loss is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// A value or a stream.
+    pub site: Site,
+    /// Whether a second vector goes into the same layer's attention output (PMET).
+    pub attention: bool,
+    /// The layer after which the head reads the stream, not below the site's.
+    pub loss_layer: usize,
+}
+
+impl Push {
+    /// The layers a step runs.
+    fn above(&self) -> Range<usize> {
+        self.site.layer + 1..self.loss_layer.max(self.site.layer) + 1
+    }
+
+    /// P, how many vectors δ holds, side by side.
+    pub fn vectors(&self) -> usize {
+        1 + usize::from(self.attention)
+    }
+
+    /// Whether a step runs the MLP of the site's layer too, since it reads what is pushed.
+    fn through_mlp(&self, model: &Model) -> bool {
+        self.attention && !model.arch.parallel
+    }
+
+    /// The layers whose activations a step keeps.
+    fn kept(&self, model: &Model) -> Range<usize> {
+        self.above().start - usize::from(self.through_mlp(model))..self.above().end
+    }
+
+    /// How many layers a search runs, from the first.
+    pub fn layers(&self) -> usize {
+        self.above().end
+    }
+
+    /// Bytes a fact takes while it is searched.
+    pub fn bytes(&self, model: &Model, rows: &Rows, shared: &Shared) -> u64 {
+        let a = &model.arch;
+        let (q, kv, gates) = (
+            a.queries * a.head,
+            a.groups * a.head,
+            1 + usize::from(model.layers[0].gate.is_some()),
+        );
+        let layers = self.kept(model).len();
+        let kept = 2 * a.width + q + 2 * kv + a.queries + gates * a.inner; // decoder::Acts
+        let work = 8 * a.width + 3 * q + 4 * kv + (1 + gates) * a.inner; // Run, Back, streams
+        let tokens: usize = Problem::suffixes(rows).map(|(_, ids)| ids.len()).sum();
+        let before: usize = Problem::kinds(rows).iter().map(|r| r.lookup).sum();
+        let past = before.saturating_sub(shared.tokens()) * self.above().len() * 2 * kv;
+        let elements = tokens * (layers * kept + work) + past + a.vocabulary;
+        elements as u64 * size_of::<f64>() as u64
+            / if model.precision == Precision::F32 { 2 } else { 1 }
+    }
+}
+
+/// A fact in the batch.
+struct Slot {
+    suffixes: Vec<(Vec<u32>, usize, usize)>, // (ids, kind, own tokens before them)
+    target: Vec<u32>,
+    kl_factor: f64,
+    entry: Tensor, // (tokens, D): the stream where a step begins, without δ
 }
 
 /// Some facts, their unpushed streams, and the memory to push into them again and again.
 pub struct Pushed<'m> {
     model: &'m Model,
-    above: std::ops::Range<usize>,
-    batch: Batch,
-    past: Cache,
-    entry: Tensor,           // (N, D): stream above the pushed layer, without δ
-    pushed: Vec<usize>,      // batch rows that δ is added to …
-    owner: Vec<usize>,       // … and the fact each belongs to
-    read: Vec<usize>,        // batch rows whose loss is read …
-    aims: Vec<(usize, Aim)>, // … and the fact and aim of each
-    facts: usize,
-    first: Option<Tensor>, // (facts, V): ln P at δ = 0
+    push: Push,
+    shared: &'m Shared,
+    least: usize, // rows a product has at least
+    slots: Vec<Slot>,
+    past: Cache, // of the layers above: shared tokens, then each slot's own
+    plan: Plan,
+    first: Tensor, // (slots, V): ln P at δ = 0
     run: Run,
     back: Back,
     saved: Saved,
     logits: Tensor,
-    /// t₀ (facts, D): the site's own output at each bare prompt's subject token, without δ.
-    pub unpushed: Tensor,
 }
 
+/// Rows of logits held at a time.
+const READ: usize = 256;
+
 impl<'m> Pushed<'m> {
-    /// Runs everything that does not depend on δ. `site` is a value or a stream; the loss is read
-    /// after `loss_layer`, which is not below it.
-    pub fn new(model: &'m Model, site: Site, loss_layer: usize, problems: &[Problem]) -> Self {
-        assert!(site.at != At::Key, "a push is as wide as the stream");
-        let above = site.layer + 1..loss_layer.max(site.layer) + 1;
-        let (past, batch) = prefixes(model, problems, above.end);
-        let mut it = Plan::default();
-        for (fact, p) in problems.iter().enumerate() {
-            it.add(fact, p, &batch);
-        }
-        let width = model.arch.width;
-        let bare: Vec<usize> = it.bare.clone();
-        let mut unpushed = Tensor::zeros(model.precision, &[bare.len(), width]);
-        let mut entry = model.embed(&batch);
-        let mut run = Run::new(model);
-        let below = 0..site.layer + 1;
-        model.forward(&batch, below, Past::Read(&past), &mut entry, &mut run, &mut |at, t| {
-            if at == site {
-                rows::gather(t, &bare, &mut unpushed);
-            }
-        });
+    /// No fact yet. `shared` are the beginnings of [`Problem::kinds`], run through the layers up
+    /// to the loss layer. A search `alone` may take a shorter way through its products, which
+    /// rounds otherwise; others are steady.
+    pub fn new(model: &'m Model, push: Push, shared: &'m Shared, alone: bool) -> Self {
+        assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
+        let empty = |width| Tensor::zeros(model.precision, &[0, width]);
+        let mut past = Cache::new(&model.arch, model.precision);
+        past.take(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
-            run: Run::keeping(model, above.clone()),
-            back: Back::new(model, batch.len()),
-            saved: Saved::new(model.precision, 0, width),
-            logits: Tensor::zeros(model.precision, &[0, model.arch.vocabulary]),
-            model,
-            above,
-            batch,
+            least: if alone { 0 } else { STEADY },
+            slots: Vec::new(),
             past,
-            entry,
-            pushed: it.pushed,
-            owner: it.owner,
-            read: it.read,
-            aims: it.aims,
-            facts: problems.len(),
-            first: None,
-            unpushed,
+            plan: Plan::default(),
+            first: empty(model.arch.vocabulary),
+            run: Run::keeping(model, push.kept(model)),
+            back: Back::new(model),
+            saved: Saved::new(model.precision, 0, model.arch.width),
+            logits: empty(model.arch.vocabulary),
+            model,
+            push,
+            shared,
         }
     }
 
-    /// The losses of all facts at δ (facts, D), and their gradients (facts, D). The first call
-    /// is at δ = 0 and fixes what should stay.
-    pub fn step(&mut self, delta: &Tensor) -> (Vec<Parts>, Tensor) {
-        let (model, d) = (self.model, self.model.arch.width);
-        let mut x = self.entry.clone();
-        let mut push = Tensor::zeros(model.precision, &[self.owner.len(), d]);
-        rows::gather(delta, &self.owner, &mut push);
-        rows::scatter_add(&mut x, &self.pushed, &push);
-        let (above, past) = (self.above.clone(), Past::Read(&self.past));
-        model.forward(&self.batch, above, past, &mut x, &mut self.run, &mut |_, _| {});
+    /// Takes facts in, behind those that are there, and runs everything of them that does not
+    /// depend on δ. Returns t₀ (facts, P·D): what the sites hold at each bare prompt's subject.
+    pub fn admit(&mut self, problems: &[Problem]) -> Tensor {
+        let (model, push, l) = (self.model, self.push, self.push.site.layer);
+        let (own, after, slots) = self.prefixes(problems);
+        let mut bare = Vec::new();
+        for (slot, rows) in slots.iter().zip(&after.slots) {
+            assert!(slot.suffixes.len() > 1, "a fact without a rewriting row");
+            bare.push(after.batch.seqs[rows.start + 1].rows.start);
+        }
+        let mut taps = vec![(push.site, bare.clone(), Vec::new())];
+        if push.attention {
+            taps.push((Site { layer: l, at: At::Attention }, bare, Vec::new()));
+        }
+        let mut hook = |at: Site, t: &mut Tensor| {
+            for (site, chosen, out) in &mut taps {
+                if at == *site {
+                    *out = chosen.iter().map(|&row| t.row_f64(row)).collect();
+                }
+            }
+        };
+        let (mut x, mut run) = (model.embed(&after.batch), Run::new(model));
+        let read = || Past::Read(&own);
+        model.forward(&after.batch, 0..l, read(), &mut x, &mut run, &mut |_, _| {});
+        if push.through_mlp(model) {
+            model.first_half(&after.batch, l, read(), &mut x, &mut run, &mut hook);
+            let mut rest = x.clone();
+            model.second_half(&after.batch, l, &mut rest, &mut run, &mut hook);
+        } else {
+            model.forward(&after.batch, l..l + 1, read(), &mut x, &mut run, &mut hook);
+        }
+        let values: Vec<Vec<f64>> =
+            (0..slots.len()).map(|i| taps.iter().flat_map(|t| t.2[i].clone()).collect()).collect();
+        let mut row = 0;
+        for mut slot in slots {
+            let tokens: usize = slot.suffixes.iter().map(|(ids, ..)| ids.len()).sum();
+            slot.entry.push_rows_of(&x, row..row + tokens);
+            row += tokens;
+            self.slots.push(slot);
+        }
+        let shared = self.shared.tokens();
+        let tokens = own.layer(push.site.layer).0.shape()[0];
+        self.past.take(push.above(), &own, shared..tokens);
+        self.plan = Plan::of(&self.slots, self.shared, self.least);
+        self.back.fit(self.plan.batch.len());
+        let width = push.vectors() * model.arch.width;
+        Tensor::of(model.precision, &[values.len(), width], &values.concat())
+    }
 
-        let mut picked = Tensor::zeros(model.precision, &[self.read.len(), d]);
-        rows::gather(&x, &self.read, &mut picked);
-        model.head(&picked, &mut self.saved, &mut self.logits);
-        let parts = self.losses();
+    /// What the model runs in.
+    pub fn precision(&self) -> Precision {
+        self.model.precision
+    }
 
-        let dpicked = model.head_backward(&self.logits, &self.saved);
-        let mut dx = Tensor::zeros(model.precision, &[self.batch.len(), d]);
-        rows::scatter_add(&mut dx, &self.read, &dpicked);
-        let above = self.above.clone();
-        model.backward(&self.batch, above, &self.past, &mut dx, &self.run, &mut self.back);
-        rows::gather(&dx, &self.pushed, &mut push);
-        let mut gradient = Tensor::zeros(model.precision, &[self.facts, d]);
-        rows::scatter_add(&mut gradient, &self.owner, &push);
+    /// Lets facts go: those at which `keep` is false.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let mut rows = vec![0..self.shared.tokens()];
+        let mut first = Tensor::zeros(self.model.precision, &[0, self.model.arch.vocabulary]);
+        let (mut at, mut kept) = (self.shared.tokens(), Vec::new());
+        for (i, (slot, keep)) in std::mem::take(&mut self.slots).into_iter().zip(keep).enumerate() {
+            let own: usize = slot.suffixes.iter().map(|(.., own)| own).sum();
+            if *keep {
+                rows.push(at..at + own);
+                first.push_rows_of(&self.first, i..i + 1);
+                kept.push(slot);
+            }
+            at += own;
+        }
+        self.past.keep(self.push.above(), &rows);
+        (self.first, self.slots) = (first, kept);
+        self.plan = Plan::of(&self.slots, self.shared, self.least);
+        self.back.fit(self.plan.batch.len());
+    }
+
+    /// The losses of all facts at δ (facts, P·D), and their gradients (facts, P·D), in which NLL
+    /// weighs `say` by fact. A fact's first call is at δ = 0 and fixes what should stay.
+    pub fn step(&mut self, delta: &Tensor, say: &[f64]) -> (Vec<Parts>, Tensor) {
+        let (model, d, l) = (self.model, self.model.arch.width, self.push.site.layer);
+        let plan = std::mem::take(&mut self.plan);
+        let through = self.push.through_mlp(model);
+        let zeros = |rows| Tensor::zeros(model.precision, &[rows, d]);
+        let mut x = zeros(0);
+        self.slots.iter().for_each(|slot| x.push_rows(&slot.entry));
+        x.set_rows(plan.batch.len());
+        let mut push = zeros(plan.pushed.len());
+        for part in (0..self.push.vectors()).rev() {
+            rows::gather_part(delta, &plan.owner, part * d, &mut push);
+            rows::scatter_add(&mut x, &plan.pushed, &push);
+            if part == 1 && through {
+                model.second_half(&plan.batch, l, &mut x, &mut self.run, &mut |_, _| {});
+            }
+        }
+        let (above, past) = (self.push.above(), Past::Read(&self.past));
+        model.forward(&plan.batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
+        let mut dx = zeros(plan.batch.len());
+        let parts = self.read(&plan, say, &x, &mut dx);
+        model.backward(&plan.batch, above, &self.past, &mut dx, &self.run, &mut self.back);
+        let mut gradient = Tensor::zeros(model.precision, delta.shape());
+        for part in 0..self.push.vectors() {
+            if part == 1 && through {
+                model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
+            }
+            rows::gather(&dx, &plan.pushed, &mut push);
+            rows::scatter_add_part(&mut gradient, &plan.owner, part * d, &push);
+        }
+        self.plan = plan;
         (parts, gradient)
     }
 
-    /// Losses by fact; the logits become their gradient.
-    fn losses(&mut self) -> Vec<Parts> {
-        let aims: Vec<Aim> = self.aims.iter().map(|&(_, aim)| aim).collect();
-        let logits = &mut self.logits;
-        let first = self.first.get_or_insert_with(|| {
-            let stays = |(i, aim): (usize, &Aim)| matches!(aim, Aim::Stay { .. }).then_some(i);
-            let rows: Vec<usize> = aims.iter().enumerate().filter_map(stays).collect();
-            let [_, v] = logits.dims();
-            let mut first = Tensor::zeros(logits.precision(), &[rows.len(), v]);
-            loss::log_softmax(logits, &rows, &mut first);
-            first
-        });
-        let values = loss::gradient(logits, &aims, first);
-        let mut parts = vec![Parts::default(); self.facts];
-        for (&(fact, aim), value) in self.aims.iter().zip(values) {
-            match aim {
-                Aim::Say { weight, .. } => parts[fact].nll += weight * value,
-                Aim::Stay { weight, .. } => parts[fact].kl += weight * value,
+    /// Losses by fact, from the stream x (N, D) after the last layer; dx += their gradient.
+    fn read(&mut self, plan: &Plan, say: &[f64], x: &Tensor, dx: &mut Tensor) -> Vec<Parts> {
+        let (model, d, n) = (self.model, self.model.arch.width, plan.read.len());
+        let mut parts = vec![Parts::default(); self.slots.len()];
+        let pieces = n.div_ceil(READ);
+        for piece in 0..pieces {
+            let now = piece * n / pieces..(piece + 1) * n / pieces;
+            let (mut read, mut aims) = (plan.read[now.clone()].to_vec(), Vec::new());
+            aims.extend(plan.aims[now.clone()].iter().map(|&(fact, aim)| match aim {
+                Aim::Say { target, weight } => Aim::Say { target, weight: weight * say[fact] },
+                stay @ Aim::Stay { .. } => stay,
+            }));
+            while read.len() < self.least {
+                read.push(read[0]);
+                aims.push(Aim::Say { target: 0, weight: 0.0 });
             }
+            let mut picked = Tensor::zeros(model.precision, &[read.len(), d]);
+            rows::gather(x, &read, &mut picked);
+            model.head(&picked, &mut self.saved, &mut self.logits);
+            let fresh = |(row, aim): (usize, &Aim)| match aim {
+                Aim::Stay { first, .. } => (*first >= self.first.shape()[0]).then_some(row),
+                Aim::Say { .. } => None,
+            };
+            let fresh: Vec<usize> = aims.iter().enumerate().filter_map(fresh).collect();
+            let mut logp = Tensor::zeros(model.precision, &[fresh.len(), model.arch.vocabulary]);
+            loss::log_softmax(&self.logits, &fresh, &mut logp);
+            self.first.push_rows(&logp);
+            let values = loss::gradient(&mut self.logits, &aims, &self.first);
+            for (&(fact, aim), value) in plan.aims[now.clone()].iter().zip(values) {
+                match aim {
+                    Aim::Say { weight, .. } => {
+                        parts[fact].nll += weight * value.loss;
+                        parts[fact].missed += usize::from(!value.top);
+                    }
+                    Aim::Stay { weight, .. } => parts[fact].kl += weight * value.loss,
+                }
+            }
+            let mut dpicked = model.head_backward(&self.logits, &self.saved);
+            dpicked.set_rows(now.len());
+            rows::scatter_add(dx, &plan.read[now], &dpicked);
         }
         parts
     }
+
+    /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
+    /// both, what follows packed behind them, and the facts.
+    fn prefixes(&self, problems: &[Problem]) -> (Cache, Plan, Vec<Slot>) {
+        let (model, mut before) = (self.model, Batch::default());
+        let mut slots = Vec::new();
+        for p in problems {
+            let mut suffixes = Vec::new();
+            for (kind, (row, after)) in Problem::suffixes(p.rows).enumerate() {
+                let shared = self.shared.rows(kind);
+                let own = &row.ids[shared.len()..row.lookup];
+                before.push_after(own, [shared, 0..0]);
+                suffixes.push((after.to_vec(), kind, own.len()));
+            }
+            let entry = Tensor::zeros(model.precision, &[0, model.arch.width]);
+            let target = p.rows.target.clone();
+            slots.push(Slot { suffixes, target, kl_factor: p.kl_factor, entry });
+        }
+        let tokens = before.len();
+        let mut cache = self.shared.cache.clone();
+        if tokens > 0 {
+            before.fill(self.least);
+            let (mut x, mut run) = (model.embed(&before), Run::new(model));
+            let (layers, grow) = (0..self.push.above().end, Past::Grow(&mut cache));
+            model.forward(&before, layers.clone(), grow, &mut x, &mut run, &mut |_, _| {});
+            cache.keep(layers, std::slice::from_ref(&(0..self.shared.tokens() + tokens)));
+        }
+        (cache, Plan::of(&slots, self.shared, self.least), slots)
+    }
 }
 
-/// Which batch rows are pushed and read.
+/// How slots are packed, and which batch rows are pushed and read.
 #[derive(Default)]
 struct Plan {
-    next: usize, // sequence of the batch
-    bare: Vec<usize>,
-    pushed: Vec<usize>,
-    owner: Vec<usize>,
-    read: Vec<usize>,
-    aims: Vec<(usize, Aim)>,
+    batch: Batch,
+    slots: Vec<Range<usize>>, // sequences of each
+    pushed: Vec<usize>,       // batch rows that δ is added to …
+    owner: Vec<usize>,        // … and the fact each belongs to
+    read: Vec<usize>,         // batch rows whose loss is read …
+    aims: Vec<(usize, Aim)>,  // … and the fact and aim of each
 }
 
 impl Plan {
-    fn add(&mut self, fact: usize, p: &Problem, batch: &Batch) {
-        let target = &p.rows.target;
-        let weight = 1.0 / (target.len() * p.rows.rewriting.len()) as f64;
-        for j in 0..p.rows.rewriting.len() {
-            let seq = &batch.seqs[self.next + j].rows;
-            if j == 0 {
-                self.bare.push(seq.start);
+    fn of(slots: &[Slot], shared: &Shared, least: usize) -> Plan {
+        let (mut plan, mut past) = (Plan::default(), shared.tokens());
+        for (fact, slot) in slots.iter().enumerate() {
+            let from = plan.batch.seqs.len();
+            let (contexts, target) = (slot.suffixes.len() - 1, &slot.target);
+            let weight = 1.0 / (target.len() * contexts) as f64;
+            for (ids, kind, own) in &slot.suffixes {
+                let before = [shared.rows(*kind), past..past + own];
+                let rows = plan.batch.push_after(ids, before);
+                past += own;
+                plan.pushed.push(rows.start);
+                plan.owner.push(fact);
+                if *kind == 0 {
+                    plan.read.push(rows.start);
+                    plan.aims.push((fact, Aim::Stay { first: fact, weight: slot.kl_factor }));
+                    continue;
+                }
+                // The token at the end of the row predicts the last target token, and so on back.
+                plan.read.extend(rows.end - target.len()..rows.end);
+                let say = target.iter().map(|&target| (fact, Aim::Say { target, weight }));
+                plan.aims.extend(say);
             }
-            self.pushed.push(seq.start);
-            self.owner.push(fact);
-            // The token at the end of the row predicts the last target token, and so on back.
-            let say = target.iter().map(|&target| (fact, Aim::Say { target, weight }));
-            self.read.extend(seq.end - target.len()..seq.end);
-            self.aims.extend(say);
+            plan.slots.push(from..plan.batch.seqs.len());
         }
-        let stay = &batch.seqs[self.next + p.rows.rewriting.len()].rows;
-        self.pushed.push(stay.start);
-        self.owner.push(fact);
-        self.read.push(stay.start);
-        self.aims.push((fact, Aim::Stay { first: fact, weight: p.kl_factor }));
-        self.next += p.rows.rewriting.len() + 1;
+        plan.batch.fill(least);
+        plan
     }
-}
-
-/// Runs what precedes each lookup token through `layers` layers, and packs what follows from it
-/// on. Of the row that should stay, only the lookup token itself is read.
-fn prefixes(model: &Model, problems: &[Problem], layers: usize) -> (Cache, Batch) {
-    let (mut before, mut after) = (Batch::default(), Batch::default());
-    for p in problems {
-        let rewriting = p.rows.rewriting.iter().map(|r| (r, r.ids.len()));
-        let stay = std::iter::once((&p.rows.kl, p.rows.kl.lookup + 1));
-        for (Row { ids, lookup }, end) in rewriting.chain(stay) {
-            let past = before.push(&ids[..*lookup], 0..0);
-            after.push(&ids[*lookup..end], past);
-        }
-    }
-    // A sequence without a token has nothing to attend.
-    before.seqs.retain(|s| !s.rows.is_empty());
-    let mut cache = Cache::new(&model.arch, model.precision);
-    let mut x = model.embed(&before);
-    let mut run = Run::new(model);
-    model.forward(&before, 0..layers, Past::Grow(&mut cache), &mut x, &mut run, &mut |_, _| {});
-    (cache, after)
 }

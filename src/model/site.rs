@@ -6,6 +6,8 @@
 /// Where in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum At {
+    /// Output of the attention's projection with its bias, (N, D): PMET's a.
+    Attention,
     /// Input of the down projection, (N, F): ROME's k.
     Key,
     /// Output of the down projection with its bias, (N, D): ROME's m and v.

@@ -24,8 +24,9 @@ use crate::tensor::{Tensor, on_float, shapes};
 pub struct Seq {
     /// Its rows in the batch.
     pub rows: Range<usize>,
-    /// The rows of the cache that hold its earlier tokens.
-    pub past: Range<usize>,
+    /// The rows of the cache that hold its earlier tokens: first those it may share with other
+    /// sequences, then its own.
+    pub past: [Range<usize>; 2],
 }
 
 /// The heads and the scale of the scores.
@@ -59,12 +60,17 @@ pub struct Keys<'a> {
 }
 
 impl Seq {
-    /// The rows of the past and of its own that the query of row i sees.
-    pub fn seen(&self, i: usize, window: Option<usize>) -> [Range<usize>; 2] {
-        let own = i + 1 - self.rows.start;
-        let hidden = (self.past.len() + own).saturating_sub(window.unwrap_or(usize::MAX));
-        let past = self.past.start + hidden.min(self.past.len())..self.past.end;
-        [past, self.rows.start + hidden.saturating_sub(self.past.len())..i + 1]
+    /// The rows of the past, shared and own, and of the batch that the query of row i sees.
+    pub fn seen(&self, i: usize, window: Option<usize>) -> [Range<usize>; 3] {
+        let [shared, own] = self.past.clone();
+        let all = [shared, own, self.rows.start..i + 1];
+        let tokens: usize = all.iter().map(Range::len).sum();
+        let mut hidden = tokens.saturating_sub(window.unwrap_or(usize::MAX));
+        all.map(|rows| {
+            let here = hidden.min(rows.len());
+            hidden -= here;
+            rows.start + here..rows.end
+        })
     }
 
     /// The rows of the queries that see the key of row j.

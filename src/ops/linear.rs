@@ -6,6 +6,10 @@
 use super::cpu;
 use crate::tensor::{Tensor, Weight, on_float, shapes};
 
+/// From so many rows on, a row's product does not depend on how many others there are, nor on
+/// what they are.
+pub const STEADY: usize = cpu::dots::FEW + 1;
+
 /// y (N, out) = x (N, in) Wᵀ + b.
 pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
     let ([n, inner], [out, w_in]) = (x.dims(), w.dims());

@@ -38,8 +38,17 @@ pub fn log_softmax(z: &Tensor, rows: &[usize], logp: &mut Tensor) {
     on_float!(z, T => cpu::loss::log_softmax::<T>(z.get(), v, rows, logp.get_mut()));
 }
 
-/// Turns z (R, V) into weight·dz in place and returns the loss of each row, without its weight.
-pub fn gradient(z: &mut Tensor, aims: &[Aim], first: &Tensor) -> Vec<f64> {
+/// What a row says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Said {
+    /// Its loss, without the weight.
+    pub loss: f64,
+    /// Whether no token is likelier than the target.
+    pub top: bool,
+}
+
+/// Turns z (R, V) into weight·dz in place and returns the loss of each row.
+pub fn gradient(z: &mut Tensor, aims: &[Aim], first: &Tensor) -> Vec<Said> {
     let [r, v] = z.dims();
     assert_eq!(r, aims.len(), "loss: a row without an aim");
     on_float!(z, T => cpu::loss::gradient::<T>(z.get_mut(), v, aims, first.get()))

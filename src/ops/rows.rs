@@ -1,20 +1,34 @@
 //! Rows of matrices: read some out (taps), add to some (pushes, the residual).
 
 use super::cpu;
-use crate::tensor::{Tensor, on_float, shapes};
+use crate::tensor::{Tensor, on_float};
 
 /// y (rows.len(), D): row i is row `rows[i]` of x (N, D).
 pub fn gather(x: &Tensor, rows: &[usize], y: &mut Tensor) {
-    let [_, d] = x.dims();
-    shapes!("gather": y => [rows.len(), d]);
-    on_float!(x, T => cpu::rows::gather::<T>(x.get(), d, rows, y.get_mut()));
+    assert_eq!(x.shape()[1], y.shape()[1], "gather: rows of another width");
+    gather_part(x, rows, 0, y);
+}
+
+/// y (rows.len(), D): row i is columns `from..from + D` of row `rows[i]` of x (N, P·D).
+pub fn gather_part(x: &Tensor, rows: &[usize], from: usize, y: &mut Tensor) {
+    let ([_, wide], [n, d]) = (x.dims(), y.dims());
+    assert!(n == rows.len() && from + d <= wide, "gather: {n} rows of {d} from {wide}");
+    on_float!(x, T => cpu::rows::gather::<T>(x.get(), [wide, from, d], rows, y.get_mut()));
 }
 
 /// Row `rows[i]` of x (N, D) += row i of y. Rows may repeat; the order is that of `rows`.
 pub fn scatter_add(x: &mut Tensor, rows: &[usize], y: &Tensor) {
-    let [_, d] = x.dims();
-    shapes!("scatter_add": y => [rows.len(), d]);
-    on_float!(y, T => cpu::rows::scatter_add::<T>(x.get_mut(), d, rows, y.get()));
+    assert_eq!(x.shape()[1], y.shape()[1], "scatter_add: rows of another width");
+    scatter_add_part(x, rows, 0, y);
+}
+
+/// Columns `from..from + D` of row `rows[i]` of x (N, P·D) += row i of y (rows.len(), D).
+pub fn scatter_add_part(x: &mut Tensor, rows: &[usize], from: usize, y: &Tensor) {
+    let ([_, wide], [n, d]) = (x.dims(), y.dims());
+    assert!(n == rows.len() && from + d <= wide, "scatter_add: {n} rows of {d} into {wide}");
+    on_float!(y, T => {
+        cpu::rows::scatter_add::<T>(x.get_mut(), [wide, from, d], rows, y.get());
+    });
 }
 
 /// x += y, of the same shape.

@@ -1,5 +1,7 @@
 //! Dense row-major tensors in the type the computation runs in.
 
+use std::ops::Range;
+
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::base::Float;
@@ -94,11 +96,18 @@ impl Tensor {
 
     /// Appends the rows of `other`, which has the same row width.
     pub fn push_rows(&mut self, other: &Tensor) {
+        self.push_rows_of(other, 0..other.shape[0]);
+    }
+
+    /// Appends some rows of `other`, which has the same row width.
+    pub fn push_rows_of(&mut self, other: &Tensor, rows: Range<usize>) {
         assert_eq!(self.shape[1..], other.shape[1..], "push_rows: rows of another width");
-        self.shape[0] += other.shape[0];
+        let width: usize = self.shape[1..].iter().product();
+        self.shape[0] += rows.len();
+        let part = rows.start * width..rows.end * width;
         match (&mut self.data, &other.data) {
-            (Data::F32(d), Data::F32(o)) => d.extend_from_slice(o),
-            (Data::F64(d), Data::F64(o)) => d.extend_from_slice(o),
+            (Data::F32(d), Data::F32(o)) => d.extend_from_slice(&o[part]),
+            (Data::F64(d), Data::F64(o)) => d.extend_from_slice(&o[part]),
             _ => panic!("push_rows: tensors of two precisions"),
         }
     }

@@ -6,7 +6,8 @@ use incise::base::{Quiet, Rng};
 use incise::edit::rome::{self, Keys, RankOne};
 use incise::edit::value::{ENOUGH, Search};
 use incise::linalg::vector::{dot, norm};
-use incise::model::Model;
+use incise::model::pushed::Push;
+use incise::model::{At, Model, Site};
 use incise::stats::file::Origin;
 use incise::stats::{Covariance, Moment};
 use incise::store::Checkpoint;
@@ -44,13 +45,16 @@ fn planned(name: &str, keys: Keys) -> Planned {
     let moment = Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
+    let site = Site { layer: LAYER, at: At::Value };
     let search = Search {
         steps: 6,
         lr: 0.5,
         decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
-        loss_layer: model.arch.layers - 1,
+        push: Push { site, attention: false, loss_layer: model.arch.layers - 1 },
+        nll_factor: 1.0,
+        eases: false,
         enough: ENOUGH,
     };
     let one = rome::plan(&model, Some(&covariance), &rows, LAYER, keys, &search, &Quiet).unwrap();

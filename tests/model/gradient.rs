@@ -1,11 +1,13 @@
 //! The value search's gradient against central differences of its loss, in f64.
 
-use incise::model::pushed::{Problem, Pushed};
+use incise::model::pushed::{Problem, Push, Pushed};
+use incise::model::shared::{Shared, common};
 use incise::model::{At, Model, Site};
+use incise::ops::linear::STEADY;
 use incise::tensor::{Precision, Tensor};
 use incise::text::{Row, Rows};
 
-use crate::support::budget::{self, along, inner, off};
+use crate::support::budget::{self, along, inner};
 use crate::support::golden::Golden;
 use crate::support::toy::{Draw, Fill};
 
@@ -40,24 +42,27 @@ fn rows(model: &Model, draw: &mut Draw, shape: &Shape) -> Rows {
     Rows { rewriting, kl: row(&shape.kl, &[]), keys: vec![], target, merged: 0 }
 }
 
-/// Losses (facts) and gradients (facts, D) at δ (facts, D), after the first look at δ = 0.
-struct Search<'m>(Pushed<'m>);
+/// Losses (facts) and gradients (facts, P·D) at δ (facts, P·D), after the first look at δ = 0.
+struct Search<'m>(Pushed<'m>, usize);
 
 impl<'m> Search<'m> {
-    fn new(model: &'m Model, site: Site, facts: &[&Rows]) -> Search<'m> {
+    fn new(model: &'m Model, push: Push, facts: &[&Rows]) -> Search<'m> {
+        let beginnings = common(facts.iter().map(|rows| Problem::kinds(rows)));
+        // A test may leak what a search would own.
+        let shared = Box::leak(Box::new(Shared::run(model, &beginnings, push.layers(), STEADY)));
         let problem = |&rows| Problem { rows, kl_factor: KL_FACTOR };
         let problems: Vec<Problem> = facts.iter().map(problem).collect();
-        let mut pushed = Pushed::new(model, site, model.arch.layers - 1, &problems);
+        let mut pushed = Pushed::new(model, push, shared, false);
+        let t0 = pushed.admit(&problems);
         let (parts, _) =
-            pushed.step(&Tensor::zeros(model.precision, &[facts.len(), model.arch.width]));
+            pushed.step(&Tensor::zeros(model.precision, t0.shape()), &vec![1.0; facts.len()]);
         assert!(parts.iter().all(|p| p.kl == 0.0 && p.nll > 0.0), "KL is exactly 0 at δ = 0");
-        Search(pushed)
+        Search(pushed, facts.len())
     }
 
     fn at(&mut self, delta: &[f64]) -> (Vec<f64>, Vec<f64>) {
-        let like = &self.0.unpushed;
-        let delta = Tensor::of(like.precision(), like.shape(), delta);
-        let (parts, gradient) = self.0.step(&delta);
+        let delta = Tensor::of(self.0.precision(), &[self.1, delta.len() / self.1], delta);
+        let (parts, gradient) = self.0.step(&delta, &vec![1.0; self.1]);
         (parts.iter().map(|p| p.nll + p.kl).collect(), gradient.to_f64())
     }
 }
@@ -76,26 +81,33 @@ const MODELS: [&str; 9] = [
     "qwen3",
 ];
 
-fn each_site(test: impl Fn(&str, &Model, Site)) {
+fn each_push(precision: Precision, test: impl Fn(&str, &Model, Push)) {
     for name in MODELS {
-        let model = Golden::open(name).model(Precision::F64);
+        let model = Golden::open(name).model(precision);
         // Through every layer, from between, and through the head alone.
-        let top = model.arch.layers - 1;
-        for (layer, at) in [(0, At::Value), (1, At::Stream), (top, At::Value)] {
-            test(&format!("{name}, layer {layer}, {at:?}"), &model, Site { layer, at });
+        let loss_layer = model.arch.layers - 1;
+        for (layer, at, attention) in [
+            (0, At::Value, false),
+            (1, At::Stream, false),
+            (loss_layer, At::Value, false),
+            (1, At::Value, true),
+            (loss_layer, At::Value, true),
+        ] {
+            let push = Push { site: Site { layer, at }, attention, loss_layer };
+            test(&format!("{name}, {push:?}"), &model, push);
         }
     }
 }
 
 #[test]
 fn the_gradient_is_the_slope() {
-    each_site(|place, model, site| {
+    each_push(Precision::F64, |place, model, push| {
         for shape in &FACTS {
             let case = format!("{place}, {}", shape.case);
             let mut draw = Draw::new(&case, false);
             let rows = rows(model, &mut draw, shape);
-            let mut search = Search::new(model, site, &[&rows]);
-            let delta = draw.fill(Fill::Wide(0.3), model.arch.width);
+            let mut search = Search::new(model, push, &[&rows]);
+            let delta = draw.fill(Fill::Wide(0.3), push.vectors() * model.arch.width);
             let (loss, gradient) = search.at(&delta);
             let length = inner(&gradient, &gradient).sqrt();
             let search = std::cell::RefCell::new(search);
@@ -112,25 +124,52 @@ fn the_gradient_is_the_slope() {
     });
 }
 
+/// To the last bit, whoever else is in the batch, however much of the prefixes is shared, and
+/// whether a fact came first or took another's slot.
 #[test]
 fn facts_do_not_see_each_other() {
-    each_site(|place, model, site| {
-        let mut draw = Draw::new(place, false);
-        let facts: Vec<Rows> = FACTS.iter().map(|shape| rows(model, &mut draw, shape)).collect();
-        let d = model.arch.width;
-        let delta = draw.fill(Fill::Wide(0.3), facts.len() * d);
-        let together = facts.iter().collect::<Vec<_>>();
-        let (losses, gradients) = Search::new(model, site, &together).at(&delta);
-        for (i, fact) in facts.iter().enumerate() {
-            let own = i * d..(i + 1) * d;
-            let (loss, gradient) = Search::new(model, site, &[fact]).at(&delta[own.clone()]);
-            // More rows may take another route through a product: 512 units, as above.
-            let close = |got: &[f64], want: &[f64]| {
-                let top = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
-                off(got, want) <= 512.0 * f64::EPSILON * top
+    for precision in [Precision::F32, Precision::F64] {
+        each_push(precision, |place, model, push| {
+            let mut draw = Draw::new(place, false);
+            let mut facts: Vec<Rows> =
+                FACTS.iter().map(|shape| rows(model, &mut draw, shape)).collect();
+            let d = push.vectors() * model.arch.width;
+            for i in 1..6 {
+                // The same beginnings, so that something is shared.
+                let mut next = facts[0].clone();
+                next.rewriting.iter_mut().for_each(|r| r.ids[r.lookup] = i);
+                facts.push(next);
+            }
+            let delta = draw.fill(Fill::Wide(0.3), facts.len() * d);
+            let of = |i: usize| &delta[i * d..][..d];
+            let alone: Vec<_> = facts
+                .iter()
+                .enumerate()
+                .map(|(i, fact)| Search::new(model, push, &[fact]).at(of(i)))
+                .collect();
+            let hold = |chosen: &[usize], search: &mut Search, what: &str| {
+                let at: Vec<f64> = chosen.iter().flat_map(|&i| of(i).to_vec()).collect();
+                let (losses, gradients) = search.at(&at);
+                for (j, &i) in chosen.iter().enumerate() {
+                    assert_eq!(losses[j], alone[i].0[0], "{place}, {what}: loss of fact {i}");
+                    let own = &gradients[j * d..][..d];
+                    assert_eq!(own, alone[i].1, "{place}, {what}: gradient of fact {i}");
+                }
             };
-            assert!(close(&[losses[i]], &loss), "{place}: the loss of fact {i}");
-            assert!(close(&gradients[own], &gradient), "{place}: the gradient of fact {i}");
-        }
-    });
+            let of_all = |chosen: &[usize]| chosen.iter().map(|&i| &facts[i]).collect::<Vec<_>>();
+            let mut all = Search::new(model, push, &of_all(&[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+            hold(&[0, 1, 2, 3, 4, 5, 6, 7, 8], &mut all, "all");
+            let mut same = Search::new(model, push, &of_all(&[7, 4, 8, 5]));
+            hold(&[7, 4, 8, 5], &mut same, "shuffled and split");
+
+            // Two leave, and one of them comes back into a slot of its own.
+            all.0.retain(&[true, false, true, true, true, false, true, true, true]);
+            all.0.admit(&[Problem { rows: &facts[1], kl_factor: KL_FACTOR }]);
+            all.1 = 8;
+            let now = [0, 2, 3, 4, 6, 7, 8, 1];
+            let rest = |&i: &usize| if i == 1 { vec![0.0; d] } else { of(i).to_vec() };
+            all.at(&now.iter().flat_map(rest).collect::<Vec<_>>());
+            hold(&now, &mut all, "refilled");
+        });
+    }
 }

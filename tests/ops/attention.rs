@@ -107,7 +107,9 @@ impl Case {
         let mut n = 0;
         let pack = |(past, own): &(Range<usize>, usize)| {
             n += own;
-            Seq { rows: n - own..n, past: past.clone() }
+            // Cut anywhere, the past is the same.
+            let cut = past.start + past.len() / 3;
+            Seq { rows: n - own..n, past: [past.start..cut, cut..past.end] }
         };
         let seqs: Vec<Seq> = row.seqs.iter().map(pack).collect();
         let past = row.seqs.iter().map(|(past, _)| past.end).max().unwrap_or(0);
@@ -174,7 +176,9 @@ impl Op for Case {
                 let (at, g) = ((i * queries + h) * width, h / (queries / groups) * width);
                 let (qi, doi) = (&q[at..][..width], &d_o[at..][..width]);
                 let own = (seq.rows.start..=i).map(|j| (&k[j * kw + g..], &v[j * kw + g..]));
-                let past = seq.past.clone().map(|j| (&past_k[j * kw + g..], &past_v[j * kw + g..]));
+                let past = seq.past.iter().cloned().flatten();
+                let before = past.clone().count();
+                let past = past.map(|j| (&past_k[j * kw + g..], &past_v[j * kw + g..]));
                 let all: Vec<(&[T], &[T])> = past.chain(own).collect();
                 let hidden = all.len() - window.unwrap_or(all.len()).min(all.len());
                 let seen = &all[hidden..];
@@ -185,7 +189,7 @@ impl Op for Case {
                 let mean = dot(&p, &t);
                 for (x, (kx, vx)) in seen.iter().enumerate() {
                     let e = p[x] * (t[x] - mean) * scale;
-                    let own = (x + hidden).checked_sub(seq.past.len()); // none in the past
+                    let own = (x + hidden).checked_sub(before); // none in the past
                     let j = own.map(|own| seq.rows.start + own);
                     for c in 0..width {
                         o[at + c] += p[x] * vx[c];

@@ -27,19 +27,16 @@ pub struct Keys<'a, T> {
 impl<'a, T: Float> Keys<'a, T> {
     /// Key and value of head h for every j that query row i of `seq` sees, oldest first.
     #[inline(always)]
-    fn seen(
-        &self,
-        seq: &'a Seq,
-        i: usize,
-        h: usize,
-    ) -> impl Iterator<Item = (&'a [T], &'a [T])> + use<'a, T> {
+    fn seen(&self, seq: &Seq, i: usize, h: usize, mut see: impl FnMut(&'a [T], &'a [T])) {
         let Heads { queries, groups, width, window, .. } = self.heads;
         let (row, at) = (groups * width, h * groups / queries * width);
-        let part = move |x: &'a [T], j: usize| &x[j * row + at..][..width];
-        let (k, v, past_k, past_v) = (self.k, self.v, self.past_k, self.past_v);
-        let [past, own] = seq.seen(i, window);
-        let past = past.map(move |j| (part(past_k, j), part(past_v, j)));
-        past.chain(own.map(move |j| (part(k, j), part(v, j))))
+        let [shared, past, own] = seq.seen(i, window);
+        let (before, here) = ((self.past_k, self.past_v), (self.k, self.v));
+        for ((k, v), rows) in [(before, shared), (before, past), (here, own)] {
+            for j in rows {
+                see(&k[j * row + at..][..width], &v[j * row + at..][..width]);
+            }
+        }
     }
 
     /// The sequence of each row, and its row.
@@ -64,15 +61,16 @@ pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
             for h in 0..queries {
                 let (q, o) = (&q[h * width..][..width], &mut o[h * width..][..width]);
                 p.clear();
-                p.extend(keys.seen(rows[i], i, h).map(|(k, _)| keys.scale() * dot(q, k)));
+                keys.seen(rows[i], i, h, |k, _| p.push(keys.scale() * dot(q, k)));
                 let top = p.iter().fold(p[0], |a, &b| a.max(b));
                 p.iter_mut().for_each(|s| *s = (*s - top).exp());
                 let total: T = p.iter().copied().sum();
                 lse[h] = top + total.ln();
                 o.fill(T::default());
-                for (&p, (_, v)) in p.iter().zip(keys.seen(rows[i], i, h)) {
-                    add_scaled(o, p / total, v);
-                }
+                let mut p = p.iter();
+                keys.seen(rows[i], i, h, |_, v| {
+                    add_scaled(o, *p.next().expect("as many as above") / total, v);
+                });
             }
         })
     });
@@ -102,15 +100,17 @@ pub fn backward<T: Float>(
                 let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
                 let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
                 pt.clear();
-                pt.extend(keys.seen(rows[i], i, h).map(|(k, v)| (p(k), dot(d_o, v))));
+                keys.seen(rows[i], i, h, |k, v| pt.push((p(k), dot(d_o, v))));
                 total[h] = pt.iter().map(|&(p, _)| p).sum();
                 mean[h] = pt.iter().map(|&(p, t)| p * t).sum::<T>() / total[h];
                 let dq = &mut dq[h * width..][..width];
                 dq.fill(T::default());
-                for (&(p, t), (k, _)) in pt.iter().zip(keys.seen(rows[i], i, h)) {
-                    let e = p / total[h] * (t - mean[h]);
+                let mut pt = pt.iter();
+                keys.seen(rows[i], i, h, |k, _| {
+                    let (p, t) = pt.next().expect("as many as above");
+                    let e = *p / total[h] * (*t - mean[h]);
                     add_scaled(dq, keys.scale() * e, k);
-                }
+                });
             }
         })
     });

@@ -4,13 +4,13 @@ use rayon::prelude::*;
 
 use super::lanes::{self, vectorised};
 use crate::base::Float;
-use crate::ops::loss::Aim;
+use crate::ops::loss::{Aim, Said};
 
-/// ln Σ exp z, by the largest.
+/// ln Σ exp z, by the largest, and that.
 #[inline(always)]
-fn log_sum<T: Float>(z: &[T]) -> T {
+fn log_sum<T: Float>(z: &[T]) -> [T; 2] {
     let top = z.iter().fold(z[0], |a, &b| a.max(b));
-    top + lanes::sum(z.len(), |i| (z[i] - top).exp()).ln()
+    [top + lanes::sum(z.len(), |i| (z[i] - top).exp()).ln(), top]
 }
 
 /// ln softmax of chosen rows.
@@ -18,28 +18,28 @@ pub fn log_softmax<T: Float>(z: &[T], v: usize, rows: &[usize], logp: &mut [T]) 
     logp.par_chunks_mut(v).zip(rows).for_each(|(out, &row)| {
         let z = &z[row * v..][..v];
         vectorised(|| {
-            let lse = log_sum(z);
+            let [lse, _] = log_sum(z);
             out.iter_mut().zip(z).for_each(|(o, &z)| *o = z - lse);
         })
     });
 }
 
 /// Losses, and their gradients in place of the logits.
-pub fn gradient<T: Float>(z: &mut [T], v: usize, aims: &[Aim], first: &[T]) -> Vec<f64> {
+pub fn gradient<T: Float>(z: &mut [T], v: usize, aims: &[Aim], first: &[T]) -> Vec<Said> {
     let rows = z.par_chunks_mut(v).zip(aims);
-    rows.map(|(z, aim)| vectorised(|| row(z, aim, first).f64())).collect()
+    rows.map(|(z, aim)| vectorised(|| row(z, aim, first))).collect()
 }
 
 #[inline(always)]
-fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> T {
-    let lse = log_sum(z);
+fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> Said {
+    let [lse, top] = log_sum(z);
     match *aim {
         Aim::Say { target, weight } => {
             let (y, w) = (target as usize, T::of(weight));
-            let loss = lse - z[y];
+            let said = Said { loss: (lse - z[y]).f64(), top: z[y] >= top };
             z.iter_mut().for_each(|z| *z = w * (*z - lse).exp());
             z[y] -= w;
-            loss
+            said
         }
         Aim::Stay { first: at, weight } => {
             let (w, first) = (T::of(weight), &first[at * z.len()..][..z.len()]);
@@ -48,7 +48,7 @@ fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> T {
             for (i, z) in z.iter_mut().enumerate() {
                 *z = w * (*z - lse).exp() * (gap(i, *z) - kl);
             }
-            kl
+            Said { loss: kl.f64(), top: false }
         }
     }
 }

@@ -2,17 +2,20 @@
 
 use crate::base::Float;
 
-/// `y_i = x_rows[i]`.
-pub fn gather<T: Float>(x: &[T], d: usize, rows: &[usize], y: &mut [T]) {
+/// Where a part of a row is: the row's width, the part's first column and its width.
+type Part = [usize; 3];
+
+/// `y_i = part of x_rows[i]`.
+pub fn gather<T: Float>(x: &[T], [wide, from, d]: Part, rows: &[usize], y: &mut [T]) {
     for (y, &row) in y.chunks_exact_mut(d).zip(rows) {
-        y.copy_from_slice(&x[row * d..][..d]);
+        y.copy_from_slice(&x[row * wide + from..][..d]);
     }
 }
 
-/// `x_rows[i] += y_i`.
-pub fn scatter_add<T: Float>(x: &mut [T], d: usize, rows: &[usize], y: &[T]) {
+/// `part of x_rows[i] += y_i`.
+pub fn scatter_add<T: Float>(x: &mut [T], [wide, from, d]: Part, rows: &[usize], y: &[T]) {
     for (y, &row) in y.chunks_exact(d).zip(rows) {
-        add(&mut x[row * d..][..d], y);
+        add(&mut x[row * wide + from..][..d], y);
     }
 }
 
