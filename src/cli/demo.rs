@@ -6,13 +6,17 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::edit::stored;
 use super::output::percent;
+use super::report::share;
 use super::{Context, embedded};
 use crate::base::{Error, Progress, Quiet, Result, Rng};
 use crate::data::{Contexts, Request, request};
 use crate::edit::apply;
+use crate::edit::facts::facts;
 use crate::edit::hparams::{Method, Values};
-use crate::edit::plan::{Outcome, plan};
+use crate::edit::outcome::Outcome;
+use crate::edit::plan::plan;
 use crate::model::generate::Sampling;
 use crate::model::{Model, fingerprint, load};
 use crate::stats::{Covariance, Moment};
@@ -142,10 +146,11 @@ fn change(dir: &Path, context: &Context, show: &Show) -> Result<(Outcome, Vec<An
     });
     let requests = request::parse("the command line", record.to_string().as_bytes())?;
     let by = (Method::RRome, &hparams);
-    let planned = plan(&model, (&tokenizer, None), Some(&c), &requests, &contexts, by, &Quiet)?;
-    let stored = checkpoint.tensor(&model.editable(hparams.layer).tensor)?;
+    let file = Path::new("the command line");
+    let facts = facts(&model, (&tokenizer, None), (file, &requests), &contexts)?;
+    let planned = plan(&model, Some(&c), &facts, by, &Quiet)?;
     let patch = Patch {
-        changes: vec![planned.change(&stored.expect("the model was loaded from it").bytes)],
+        changes: planned.changes(|l| stored(&checkpoint, &model, l))?,
         metadata: metadata(&requests, &contexts, &values, name),
     };
     let ask = |model: &Model| -> Result<Vec<String>> {
@@ -202,7 +207,7 @@ fn tell(context: &Context, show: &Show, o: &Outcome, answers: &[Answer]) -> Resu
         "\n{filled} → {}\n  {} steps; P {before} → {after}; ‖Δ‖/‖W‖ {}",
         show.target_new.trim(),
         o.trace.len(),
-        percent(o.norm / o.weight),
+        percent(share(o)),
     ))?;
     if let Some(why) = o.failed() {
         context.terminal.warn(&why);

@@ -1,18 +1,24 @@
 //! `incise edit MODEL REQUESTS --method M … -o PATCH`: the patch that changes facts.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Context;
-use super::output::{check_place, count, counted, percent};
+use super::mass::{self, Mass};
+use super::output::{check_place, count, counted};
+use super::report::Report;
 use crate::base::{Error, Progress, Result};
+use crate::data::conflicts::{OnConflict, Superseded, resolve};
 use crate::data::{Contexts, Request, request};
 use crate::edit::contexts;
-use crate::edit::hparams::{Hparams, Method, Values};
-use crate::edit::plan::{Outcome, Planned, plan};
+use crate::edit::facts::{Fact, facts};
+use crate::edit::hparams::{Hparams, METHODS, Method, Values};
+use crate::edit::plan::{Planned, plan};
 use crate::model::{Model, fingerprint, load};
 use crate::stats::{Covariance, Moment};
 use crate::store::{Bytes, Checkpoint, Metadata, Patch, tensor_fingerprint};
@@ -22,7 +28,7 @@ use crate::text::{Chat, Frame, Tokenizer};
 #[derive(Args)]
 pub struct Edit {
     /// Folder of the checkpoint
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// Requests: JSON Lines or a JSON array, native, CounterFact, zsRE, EasyEdit or MQuAKE
     #[arg(required_unless_present = "subject", conflicts_with = "subject")]
     requests: Option<PathBuf>,
@@ -36,11 +42,11 @@ pub struct Edit {
     #[arg(long, requires = "subject")]
     to: Option<String>,
     /// How to edit
-    #[arg(long, value_parser = ["rome", "r-rome"])]
+    #[arg(long, value_parser = METHODS.map(|(name, _)| name))]
     method: String,
-    /// Folder of `incise stats`; needed where mom2_adjustment is true
+    /// Folder of `incise stats`; needed where C is used
     #[arg(long)]
-    stats: Option<PathBuf>,
+    pub(super) stats: Option<PathBuf>,
     /// Hyperparameters by the field's names: a JSON or YAML file, or a preset such as gpt2-xl
     /// [default, and what a file leaves open: the preset of the model's sizes]
     #[arg(long, value_name = "FILE|PRESET")]
@@ -54,20 +60,69 @@ pub struct Edit {
     /// Prompts are a user's message in the model's chat template, and targets its answer
     #[arg(long)]
     chat: bool,
+    /// Which request counts where several ask one prompt for different targets
+    #[arg(long, value_parser = ["error", "last", "first"], default_value = "error")]
+    on_conflict: String,
+    /// Leave out the facts of these ids; values found by an earlier run serve again
+    #[arg(long, value_name = "ID", num_args = 1..)]
+    without: Vec<String>,
+    /// Say what would be done, and stop before the work
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) mass: Mass,
     /// The patch to write
     #[arg(short, long)]
-    output: PathBuf,
+    pub(super) output: PathBuf,
+}
+
+/// Everything an edit needs, read and checked.
+pub struct Ready {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) model: Model,
+    pub(super) method: Method,
+    pub(super) values: Values,
+    pub(super) contexts: Contexts,
+    pub(super) requests: Vec<Request>,
+    pub(super) facts: Vec<Fact>,
+    pub(super) superseded: Vec<Superseded>,
+    /// Of the model without its editable matrices.
+    pub(super) fingerprint: String,
+    notes: Value,
 }
 
 impl Edit {
     /// Plans the change and writes it.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let terminal = &context.terminal;
         let method = Method::parse(&self.method)?;
         let files = [&self.requests, &self.stats, &self.hparams, &self.contexts];
         let mut inputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
         inputs.push(&self.model);
+        inputs.extend(self.mass.files());
         check_place(&self.output, &inputs)?;
+        let start = Instant::now();
+        match method.keys() {
+            Some(_) => {
+                self.mass.refuse(method)?;
+                let ready = self.ready(method, context)?;
+                let hparams = ready.values.rome(&ready.model)?;
+                if self.dry_run {
+                    return self.say(context, &ready, json!({}));
+                }
+                let c = self.covariance(&ready, &hparams, &context.terminal)?;
+                let by = (method, &hparams);
+                let (model, facts) = (&ready.model, &ready.facts);
+                let planned = plan(model, c.as_ref(), facts, by, &context.terminal)?;
+                let tokens = c.as_ref().map(|c| c.tokens);
+                self.finish(context, &ready, &planned, json!({"tokens": tokens}), start)
+            }
+            None => mass::run(self, method, context, start),
+        }
+    }
+
+    /// Reads and checks everything but statistics.
+    pub(super) fn ready(&self, method: Method, context: &Context) -> Result<Ready> {
+        let terminal = &context.terminal;
         let (checkpoint, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
         let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;
@@ -76,45 +131,50 @@ impl Edit {
         for name in values.unknown() {
             terminal.warn(&format!("hyperparameter `{name}` says nothing to {}", method.name()));
         }
-        let hparams = values.rome(&model)?;
         if !context.json {
             terminal.line(format!("hyperparameters: {}", values.said()))?;
         }
-        let requests = self.requests()?;
-        let fingerprint = fingerprint(&checkpoint)?;
-        let covariance = self.covariance(&model, &hparams, &fingerprint, terminal)?;
-        let drawn = match &self.contexts {
+        let rule = match self.on_conflict.as_str() {
+            "last" => OnConflict::Last,
+            "first" => OnConflict::First,
+            _ => OnConflict::Error,
+        };
+        let unnamed = PathBuf::from("the command line");
+        let file = self.requests.as_ref().unwrap_or(&unnamed);
+        let (requests, superseded) = resolve(file, self.requests()?, rule)?;
+        let requests = self.left(requests)?;
+        if !superseded.is_empty() {
+            let repeats = superseded.iter().filter(|s| s.repeats).count();
+            terminal.warn(&format!(
+                "{} left out: {repeats} ask again for the same, {} give way to others for the \
+                 same prompt; the report names them",
+                counted(superseded.len() as u64, "request"),
+                superseded.len() - repeats,
+            ));
+        }
+        let contexts = match &self.contexts {
             Some(file) => Contexts::read(file)?,
-            None => contexts::draw(&model, &tokenizer, context.seed)?,
+            None => contexts::draw(&model, &tokenizer, method, context.seed)?,
         };
-        let start = Instant::now();
-        let c = covariance.as_ref();
-        let by = (method, &hparams);
-        let planned =
-            plan(&model, (&tokenizer, chat.as_ref()), c, &requests, &drawn, by, terminal)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let tokens = covariance.as_ref().map(|c| c.tokens);
-        let ridge = covariance.as_ref().and_then(|c| c.ridge);
-        let patch = Patch {
-            changes: vec![planned.change(&stored(&checkpoint, &model, hparams.layer)?)],
-            metadata: Metadata {
-                method: method.name().to_owned(),
-                hyperparameters: values.to_json(),
-                contexts: drawn.to_json(),
-                requests: request::digest(&requests),
-                facts: requests.len() as u64,
-                model: fingerprint,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                notes: json!({
-                    "seed": context.seed, "tokens": tokens, "ridge": ridge,
-                    "hyperparameters_from": values.sources(),
-                    "chat": chat.map(chat_json).transpose()?,
-                }),
-            },
-        };
-        patch.write(&self.output)?;
-        let by = (&hparams, &values);
-        self.report(context, &model, by, &requests, &planned, seconds)
+        let text = (&tokenizer, chat.as_ref());
+        let facts = facts(&model, text, (file, &requests), &contexts)?;
+        let notes = json!({
+            "seed": context.seed, "hyperparameters_from": values.sources(),
+            "chat": chat.map(chat_json).transpose()?,
+        });
+        let fingerprint = fingerprint(&checkpoint)?;
+        Ok(Ready {
+            checkpoint,
+            model,
+            method,
+            values,
+            contexts,
+            requests,
+            facts,
+            superseded,
+            fingerprint,
+            notes,
+        })
     }
 
     fn requests(&self) -> Result<Vec<Request>> {
@@ -128,132 +188,138 @@ impl Edit {
         }
     }
 
+    /// The requests without those that are withdrawn.
+    fn left(&self, requests: Vec<Request>) -> Result<Vec<Request>> {
+        let ids: HashSet<&str> = requests.iter().map(|r| r.id.as_str()).collect();
+        if let Some(id) = self.without.iter().find(|id| !ids.contains(id.as_str())) {
+            let what = format!("--without {id}: no request that counts has this id");
+            return Err(Error::refused(what, "ids are in the report of the edit"));
+        }
+        let stays = |r: &Request| !self.without.contains(&r.id);
+        let left: Vec<Request> = requests.into_iter().filter(stays).collect();
+        match left.is_empty() {
+            true => Err(Error::refused("--without leaves no request", "name fewer ids")),
+            false => Ok(left),
+        }
+    }
+
     fn covariance(
         &self,
-        model: &Model,
+        ready: &Ready,
         hparams: &Hparams,
-        fingerprint: &str,
         progress: &dyn Progress,
     ) -> Result<Option<Covariance>> {
         if !hparams.mom2_adjustment {
             return Ok(None);
         }
-        let l = hparams.layer;
-        let Some(dir) = &self.stats else {
-            return Err(Error::refused(
-                "mom2_adjustment is true and --stats names no folder",
-                format!("run `incise stats MODEL --layers {l} --corpus FILE -o DIR` first"),
-            ));
-        };
-        let c = Covariance::of(&Moment::read(dir, l, model.arch.inner, fingerprint)?)?;
-        if let Some(ridge) = c.ridge {
-            let (tokens, f) = (count(c.tokens), count(model.arch.inner as u64));
-            let why = match c.tokens < model.arch.inner as u64 {
-                true => "collect more tokens for a sharper edit",
-                false => "some neurons never fire, or say the same as others",
-            };
-            progress.warn(&format!(
-                "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was \
-                 added to its diagonal; {why}"
-            ));
-        }
+        let moment = self.moment(ready, hparams.layer)?;
+        let c = Covariance::of(&moment)?;
+        warn_of_ridge(progress, &moment, c.ridge);
         Ok(Some(c))
     }
 
-    fn report(
+    /// The statistics of a layer.
+    pub(super) fn moment(&self, ready: &Ready, l: usize) -> Result<Arc<Moment>> {
+        let Some(dir) = &self.stats else {
+            return Err(Error::refused(
+                format!("{} needs C, and --stats names no folder", ready.method.name()),
+                format!("run `incise stats MODEL --layers {l} --corpus FILE -o DIR` first"),
+            ));
+        };
+        Moment::read(dir, l, ready.model.arch.inner, &ready.fingerprint).map(Arc::new)
+    }
+
+    /// What would be done.
+    pub(super) fn say(&self, context: &Context, ready: &Ready, more: Value) -> Result<()> {
+        let tokens: usize =
+            ready.facts.iter().flat_map(|f| &f.rows.rewriting).map(|r| r.ids.len()).sum();
+        if context.json {
+            let mut all = json!({
+                "dry_run": true, "facts": ready.facts.len(), "tokens": tokens,
+                "superseded": ready.superseded.len(), "hyperparameters": ready.values.to_json(),
+            });
+            if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
+                all.extend(more);
+            }
+            return context.terminal.json(&all);
+        }
+        let facts = counted(ready.facts.len() as u64, "fact");
+        let line = format!("dry run: {facts}, {} tokens in all rows", count(tokens as u64));
+        context.terminal.line(line)?;
+        let Value::Object(more) = more else { return Ok(()) };
+        more.iter().try_for_each(|(name, what)| context.terminal.line(format!("{name}: {what}")))
+    }
+
+    /// Writes patch and report, and tells.
+    pub(super) fn finish(
         &self,
         context: &Context,
-        model: &Model,
-        (hparams, values): (&Hparams, &Values),
-        requests: &[Request],
+        ready: &Ready,
         planned: &Planned,
-        seconds: f64,
+        more: Value,
+        start: Instant,
     ) -> Result<()> {
-        let (terminal, l) = (&context.terminal, hparams.layer);
-        let tensor = &model.editable(l).tensor;
-        for (request, o) in requests.iter().zip(&planned.outcomes) {
-            warn(terminal, l, request, o);
+        let mut notes = ready.notes.clone();
+        let ridges: Vec<_> = planned.layers.iter().map(|l| l.ridge).collect();
+        notes["ridge"] = json!(ridges);
+        if let (Some(notes), Value::Object(more)) = (notes.as_object_mut(), more) {
+            notes.extend(more);
         }
-        if context.json {
-            let facts: Vec<_> = planned.outcomes.iter().map(fact_json).collect();
-            return terminal.json(&json!({
-                "output": self.output, "method": self.method, "layer": l, "tensor": tensor,
-                "facts": facts, "seconds": seconds, "hyperparameters": values.to_json(),
-                "hyperparameters_from": values.sources(),
-            }));
+        let patch = Patch {
+            changes: planned.changes(|l| stored(&ready.checkpoint, &ready.model, l))?,
+            metadata: Metadata {
+                method: ready.method.name().to_owned(),
+                hyperparameters: ready.values.to_json(),
+                contexts: ready.contexts.to_json(),
+                requests: request::digest(&ready.requests),
+                facts: ready.requests.len() as u64,
+                model: ready.fingerprint.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                notes,
+            },
+        };
+        patch.write(&self.output)?;
+        let (facts, superseded) = (&ready.facts[..], &ready.superseded[..]);
+        let model = &ready.model;
+        let report = Report { model, planned, facts, superseded, output: &self.output };
+        report.write()?;
+        let seconds = start.elapsed().as_secs_f64();
+        report.warn(&context.terminal);
+        match context.json {
+            true => context.terminal.json(&report.json(json!({
+                "method": self.method, "seconds": seconds,
+                "hyperparameters": ready.values.to_json(),
+                "hyperparameters_from": ready.values.sources(),
+                "contexts": ready.contexts.to_json(),
+            }))),
+            false => report.tell(context, seconds),
         }
-        terminal.line(format!("layer {l}, {tensor}"))?;
-        for (request, o) in requests.iter().zip(&planned.outcomes) {
-            terminal.line(fact_line(request, o))?;
-        }
-        let (n, output) = (counted(requests.len() as u64, "fact"), self.output.display());
-        terminal.line(format!("{output}: {n} in {seconds:.1} s; write it with `incise apply`"))
     }
 }
 
-/// The bytes of layer l's editable tensor.
-fn stored(checkpoint: &Checkpoint, model: &Model, l: usize) -> Result<Bytes> {
+/// Says that C was singular.
+pub fn warn_of_ridge(progress: &dyn Progress, moment: &Moment, ridge: Option<f64>) {
+    let Some(ridge) = ridge else { return };
+    let (tokens, f, l) = (count(moment.tokens), count(moment.f as u64), moment.layer);
+    let why = match moment.tokens < moment.f as u64 {
+        true => "collect more tokens for a sharper edit",
+        false => "some neurons never fire, or say the same as others",
+    };
+    progress.warn(&format!(
+        "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was added to \
+         its diagonal; {why}"
+    ));
+}
+
+/// The stored bytes of a layer's down projection.
+pub fn stored(checkpoint: &Checkpoint, model: &Model, l: usize) -> Result<Bytes> {
     let name = &model.editable(l).tensor;
     Ok(checkpoint.tensor(name)?.expect("the model was loaded from it").bytes)
 }
 
-fn warn(progress: &dyn Progress, l: usize, request: &Request, o: &Outcome) {
-    let who = format!("{} ({})", o.id, request.subject);
-    if o.norm > o.weight {
-        progress.warn(&format!(
-            "{who}: the change of layer {l} is {:.1} times as large as the matrix itself \
-             (norm {:.3e}); the layer's keys are nearly silent and the model will suffer: edit \
-             another layer",
-            o.norm / o.weight,
-            o.norm,
-        ));
-    }
-    if let Some(why) = o.failed() {
-        progress.warn(&format!("{who}: {why}"));
-    }
-    if o.merged > 0 {
-        progress.warn(&format!(
-            "{who}: in {} rows tokens merge over the seam of prompt and target, so the search \
-             trains on other tokens than the target's own; end the prompt at a word's end",
-            o.merged,
-        ));
-    }
-}
-
-/// One line for people.
-pub fn fact_line(request: &Request, o: &Outcome) -> String {
-    let (token, at, of) = &o.token;
-    let (first, last) = (o.trace[0].total(), o.trace[o.trace.len() - 1].total());
-    format!(
-        "{}: {} → {}\n  token {at} of {of} {token:?}; {} steps, loss {first:.2} → {last:.2}; \
-         P {} → {}; ‖Δ‖/‖W‖ {}",
-        o.id,
-        request.prompt.replace("{}", &request.subject),
-        request.target_new.trim(),
-        o.trace.len(),
-        percent(o.probability[0]),
-        percent(o.probability[1]),
-        percent(o.norm / o.weight),
-    )
-}
-
 /// What a patch says of the chat: the template's hash, and what it puts around messages.
-fn chat_json(chat: Chat) -> Result<serde_json::Value> {
+fn chat_json(chat: Chat) -> Result<Value> {
     let Frame { head, tail } = chat.frame("message")?;
     let template = tensor_fingerprint(chat.template.as_bytes());
     Ok(json!({"template": template, "head": head, "tail": tail}))
-}
-
-fn fact_json(o: &Outcome) -> serde_json::Value {
-    let trace: Vec<_> = o
-        .trace
-        .iter()
-        .map(
-            |s| json!({"total": s.total(), "nll": s.parts.nll, "kl": s.parts.kl, "decay": s.decay}),
-        )
-        .collect();
-    json!({
-        "id": o.id, "token": o.token.0, "lookup": o.token.1, "trace": trace,
-        "probability": o.probability, "norm": o.norm, "weight": o.weight, "merged": o.merged,
-    })
 }

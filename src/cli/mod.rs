@@ -11,8 +11,12 @@ mod embedded;
 mod generate;
 mod inspect;
 mod logits;
+mod mass;
+mod memory;
+mod merge;
 mod output;
 mod ranges;
+mod report;
 mod stats;
 
 use std::process::ExitCode;
@@ -66,6 +70,8 @@ enum Command {
     Stats(stats::Stats),
     /// Compute the patch that changes facts
     Edit(edit::Edit),
+    /// Join the values that several `edit --shard` runs found
+    Merge(merge::Merge),
     /// Write patches into a new folder or in place
     Apply(apply::Apply),
     /// Undo the newest patches that were applied in place, byte for byte
@@ -122,6 +128,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Logits(c) => c.run(&context),
         Command::Stats(c) => c.run(&context),
         Command::Edit(c) => c.run(&context),
+        Command::Merge(c) => c.run(&context),
         Command::Apply(c) => c.run(&context),
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),

@@ -1,5 +1,6 @@
 //! Floor 1: what is to be edited and what it is measured with: requests, contexts, running text.
 
+pub mod conflicts;
 pub mod contexts;
 pub mod corpus;
 mod counterfact;

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::hparams::Method;
 use crate::base::{Result, Rng};
 use crate::data::Contexts;
 use crate::model::Model;
@@ -13,21 +14,25 @@ use crate::model::generate::Sampling;
 use crate::text::Tokenizer;
 
 const OPENINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
-/// Texts drawn for each opening, and their length in tokens with the opening.
-const SHAPES: [(usize, usize); 2] = [(2, 5), (2, 10)];
+/// Texts drawn for each opening, and their length in tokens with the opening: ROME's.
+const SHORT_AND_LONG: [(usize, usize); 2] = [(2, 5), (2, 10)];
+/// Those of MEMIT and its family.
+const LONG: [(usize, usize); 1] = [(1, 10)];
 /// The likeliest tokens that take part, as in the public sampler.
 const TOP_K: usize = 5;
 
-/// The bare prompt and twenty drawn contexts: those of ROME.
+/// The bare prompt and, as a second group, drawn contexts: twenty for ROME, five for methods of
+/// many facts.
 ///
 /// # Errors
 ///
 /// A tokenizer that does not fit the model.
-pub fn draw(model: &Model, tokenizer: &Tokenizer, seed: u64) -> Result<Contexts> {
+pub fn draw(model: &Model, tokenizer: &Tokenizer, method: Method, seed: u64) -> Result<Contexts> {
+    let shapes = if method.keys().is_some() { &SHORT_AND_LONG[..] } else { &LONG };
     let sampling = Sampling { temperature: 1.0, top_k: TOP_K, top_p: 1.0 };
     let mut rng = Rng::new(seed, "contexts");
     let mut drawn = Vec::new();
-    for (times, length) in SHAPES {
+    for &(times, length) in shapes {
         for opening in OPENINGS.iter().flat_map(|o| std::iter::repeat_n(o, times)) {
             let ids = tokenizer.encode(opening)?;
             let most = length.saturating_sub(ids.len());

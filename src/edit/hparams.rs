@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::presets::{self, Preset};
 use super::rome::Keys;
+use super::settings;
 use super::value::{ENOUGH, Search};
 use crate::base::{Error, Result};
 use crate::model::pushed::Push;
@@ -24,34 +25,48 @@ pub enum Method {
     Rome,
     /// ROME with one consistent key.
     RRome,
+    /// Many facts over a window of layers.
+    Memit,
+    /// The same, held exactly or nearly so, as a rule in one layer.
+    Emmet,
+    /// MEMIT with a search that may use the attention.
+    Pmet,
+    /// Many facts in directions that text does not use.
+    AlphaEdit,
 }
+
+/// All methods, by the names users give.
+pub const METHODS: [(&str, Method); 6] = [
+    ("rome", Method::Rome),
+    ("r-rome", Method::RRome),
+    ("memit", Method::Memit),
+    ("emmet", Method::Emmet),
+    ("pmet", Method::Pmet),
+    ("alphaedit", Method::AlphaEdit),
+];
 
 impl Method {
     /// By the name users give.
     pub fn parse(name: &str) -> Result<Method> {
-        match name {
-            "rome" => Ok(Method::Rome),
-            "r-rome" => Ok(Method::RRome),
-            _ => Err(Error::refused(
-                format!("--method {name}: not a method of this version"),
-                "use rome or r-rome",
-            )),
-        }
+        let found = METHODS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, method)| *method).ok_or_else(|| {
+            let names = METHODS.map(|(name, _)| name).join(", ");
+            let what = format!("--method {name}: not a method of this version");
+            Error::refused(what, format!("use one of {names}"))
+        })
     }
 
     /// The name users give.
     pub fn name(self) -> &'static str {
-        match self {
-            Method::Rome => "rome",
-            Method::RRome => "r-rome",
-        }
+        METHODS.iter().find(|(_, method)| *method == self).expect("all are there").0
     }
 
-    /// Its choice of keys.
-    pub fn keys(self) -> Keys {
+    /// The choice of keys of ROME and R-ROME; `None` for methods of many facts.
+    pub fn keys(self) -> Option<Keys> {
         match self {
-            Method::Rome => Keys::Mixed,
-            Method::RRome => Keys::Consistent,
+            Method::Rome => Some(Keys::Mixed),
+            Method::RRome => Some(Keys::Consistent),
+            _ => None,
         }
     }
 }
@@ -79,7 +94,8 @@ const USED: [&str; 7] = [
 ];
 
 /// Choices of the public code of which one is made here: its only value, as JSON.
-const FIXED: [(&str, &str); 5] = [
+const FIXED: [(&str, &str); 6] = [
+    ("layer_selection", "\"all\""),
     ("fact_token", "\"subject_last\""),
     ("context_template_length_params", "[[5,10],[10,10]]"), // others come with --contexts
     ("enable_random_prefix_keys", "true"),
@@ -91,21 +107,25 @@ const FIXED: [(&str, &str); 5] = [
 const CHECKED: [&str; 2] = ["v_loss_layer", "rewrite_module_tmp"];
 
 /// Said to the public code alone: where its files and modules are, and how it collects C.
-const IDLE: [&str; 15] = [
+const IDLE: [&str; 19] = [
+    "P_loc",
     "alg_name",
     "attn_module_tmp",
     "batch_size",
     "device",
     "fp16",
+    "keep_original_weight",
     "layer_module_tmp",
     "lm_head_module",
     "ln_f_module",
+    "max_length",
     "mlp_module_tmp",
     "model_name",
     "model_parallel",
     "mom2_dataset",
     "mom2_dtype",
     "mom2_n_samples",
+    "rewrite_module_tmps",
     "stats_dir",
 ];
 
@@ -211,7 +231,7 @@ impl Values {
     /// Names that no method of this version knows.
     pub fn unknown(&self) -> Vec<&str> {
         let fixed = FIXED.map(|(name, _)| name);
-        let known = [&USED[..], &fixed, &CHECKED, &IDLE].concat();
+        let known = [&USED[..], &settings::USED, &fixed, &CHECKED, &IDLE].concat();
         self.map.keys().map(String::as_str).filter(|name| !known.contains(name)).collect()
     }
 
@@ -228,7 +248,7 @@ impl Values {
     /// What a method takes, by source, for people: `v_lr 0.5 (--set); layers [17] (preset …)`.
     pub fn said(&self) -> String {
         let mut by_source: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for name in USED {
+        for name in USED.into_iter().chain(settings::USED) {
             if let Some((value, source)) = self.map.get(name) {
                 by_source.entry(source).or_default().push(format!("{name} {value}"));
             }
@@ -253,15 +273,9 @@ impl Values {
             let what = format!("{layer} is not one of the model's layers 0 to {last}");
             return Err(self.bad("layers", what));
         }
-        for (name, only) in FIXED {
-            let only: Value = serde_json::from_str(only).expect("JSON, held by a test");
-            self.only(name, &only)?;
-        }
+        self.fixed(model, layer)?;
         // ROME reads the model's own logits: those after the last layer.
         self.only("v_loss_layer", &json!(last))?;
-        let down = &model.editable(layer).module;
-        let template = down.replacen(&format!(".{layer}."), ".{}.", 1);
-        self.only("rewrite_module_tmp", &json!(template))?;
         let site = Site { layer, at: At::Value };
         let search = Search {
             push: Push { site, attention: false, loss_layer: last },
@@ -281,6 +295,22 @@ impl Values {
         Ok(Hparams { layer, search, mom2_adjustment })
     }
 
+    /// Refuses choices that are not made here; `layer` is any that is edited.
+    pub(super) fn fixed(&self, model: &Model, layer: usize) -> Result<()> {
+        for (name, only) in FIXED {
+            let only: Value = serde_json::from_str(only).expect("JSON, held by a test");
+            self.only(name, &only)?;
+        }
+        let down = &model.editable(layer).module;
+        let template = down.replacen(&format!(".{layer}."), ".{}.", 1);
+        self.only("rewrite_module_tmp", &json!(template))
+    }
+
+    /// A value, if there is one.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).map(|(value, _)| value)
+    }
+
     /// Refuses any value but one; none is fine.
     fn only(&self, name: &str, only: &Value) -> Result<()> {
         match self.map.get(name) {
@@ -293,12 +323,12 @@ impl Values {
         }
     }
 
-    fn need(&self, name: &str) -> Result<&Value> {
-        let value = self.map.get(name).map(|(value, _)| value);
-        value.ok_or_else(|| self.bad(name, "is given nowhere, and no preset fits the model"))
+    pub(super) fn need(&self, name: &str) -> Result<&Value> {
+        self.get(name)
+            .ok_or_else(|| self.bad(name, "is given nowhere, and no preset fits the model"))
     }
 
-    fn number(&self, name: &str) -> Result<f64> {
+    pub(super) fn number(&self, name: &str) -> Result<f64> {
         let value = self.need(name)?;
         // YAML readers disagree on 5e-1: some say it is a text.
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
@@ -308,14 +338,14 @@ impl Values {
         }
     }
 
-    fn positive(&self, name: &str) -> Result<f64> {
+    pub(super) fn positive(&self, name: &str) -> Result<f64> {
         match self.number(name)? {
             0.0 => Err(self.bad(name, "is 0, so no value is searched")),
             x => Ok(x),
         }
     }
 
-    fn steps(&self) -> Result<usize> {
+    pub(super) fn steps(&self) -> Result<usize> {
         let name = "v_num_grad_steps";
         match self.count(name, self.need(name)?)? {
             0 => Err(self.bad(name, "is 0, so no value is searched")),
@@ -323,12 +353,12 @@ impl Values {
         }
     }
 
-    fn count(&self, name: &str, value: &Value) -> Result<usize> {
+    pub(super) fn count(&self, name: &str, value: &Value) -> Result<usize> {
         let count = value.as_u64().filter(|&n| n < 1 << 31);
         count.map(|n| n as usize).ok_or_else(|| self.bad(name, format!("{value} is not a count")))
     }
 
-    fn bad(&self, name: &str, what: impl Into<String>) -> Error {
+    pub(super) fn bad(&self, name: &str, what: impl Into<String>) -> Error {
         let remedy = format!("put \"{name}\" into the file of --hparams, or say --set {name}=…");
         let source = self.map.get(name).map_or("--hparams", |(_, source)| source);
         Error::input(source, name, what, remedy)

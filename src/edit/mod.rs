@@ -4,10 +4,24 @@
 //! Start reading at [`rome`], then [`value`], which all methods share.
 
 pub mod adam;
+pub mod alphaedit;
+pub mod anchor;
 pub mod apply;
+pub mod batch;
+pub mod change;
 pub mod contexts;
+pub mod emmet;
+pub mod facts;
 pub mod hparams;
+pub mod kept;
+pub mod keys;
+pub mod memit;
+pub mod outcome;
 pub mod plan;
+pub mod pmet;
 pub mod presets;
 pub mod rome;
+pub mod settings;
+pub mod spread;
+pub mod state;
 pub mod value;

@@ -39,7 +39,8 @@ fn table() -> Table {
 /// All presets of a method, by the names of their models.
 pub fn all(method: Method) -> Vec<Preset> {
     let rows = match method {
-        Method::Rome | Method::RRome => "rome",
+        Method::RRome => "rome", // the same numbers
+        other => other.name(),
     };
     let rows = table().methods.remove(rows).unwrap_or_default();
     rows.into_iter().map(|(model, values)| Preset { model, values }).collect()

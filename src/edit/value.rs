@@ -99,12 +99,13 @@ impl Value {
 /// As [`find_all`].
 pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) -> Result<Value> {
     let mut found = None;
-    let shared = shared(model, &[rows], by, 0);
+    let facts = [Wanted { id: "", rows }];
+    let shared = shared(model, &facts, by, 0);
     let mut each = |_, value| {
         found = Some(value);
         Ok(())
     };
-    Searches::new(model, &[rows], by, &shared, true).run(u64::MAX, progress, &mut each)?;
+    Searches::new(model, &facts, by, &shared, true).run(u64::MAX, progress, &mut each)?;
     Ok(found.expect("the one search is done"))
 }
 
@@ -114,10 +115,10 @@ pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) ->
 ///
 /// # Errors
 ///
-/// Numbers that are not finite, naming the fact by its number; a wish to stop; what `each` says.
+/// Numbers that are not finite, naming the fact; a wish to stop; what `each` says.
 pub fn find_all(
     model: &Model,
-    facts: &[&Rows],
+    facts: &[Wanted],
     by: &Search,
     room: u64,
     progress: &dyn Progress,
@@ -127,9 +128,18 @@ pub fn find_all(
     Searches::new(model, facts, by, &shared, false).run(room, progress, each)
 }
 
-fn shared(model: &Model, facts: &[&Rows], by: &Search, least: usize) -> Shared {
-    let beginnings = common(facts.iter().map(|rows| Problem::kinds(rows)));
+fn shared(model: &Model, facts: &[Wanted], by: &Search, least: usize) -> Shared {
+    let beginnings = common(facts.iter().map(|f| Problem::kinds(f.rows)));
     Shared::run(model, &beginnings, by.push.layers(), least)
+}
+
+/// A fact whose value is wanted.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Names it in errors.
+    pub id: &'a str,
+    /// Its rows.
+    pub rows: &'a Rows,
 }
 
 /// A fact that is being searched.
@@ -146,7 +156,7 @@ struct Running {
 /// The searches of many facts in one batch.
 struct Searches<'m> {
     model: &'m Model,
-    facts: &'m [&'m Rows],
+    facts: &'m [Wanted<'m>],
     by: &'m Search,
     bytes: Vec<u64>, // by fact
     next: usize,     // the first fact not taken in yet
@@ -157,12 +167,12 @@ struct Searches<'m> {
 impl<'m> Searches<'m> {
     fn new(
         model: &'m Model,
-        facts: &'m [&'m Rows],
+        facts: &'m [Wanted<'m>],
         by: &'m Search,
         shared: &'m Shared,
         alone: bool,
     ) -> Self {
-        let bytes = |rows: &&Rows| by.push.bytes(model, rows, shared);
+        let bytes = |f: &Wanted| by.push.bytes(model, f.rows, shared.tokens());
         Searches {
             model,
             facts,
@@ -220,7 +230,7 @@ impl<'m> Searches<'m> {
                 break;
             }
             used += bytes;
-            rows.push(self.facts[self.next]);
+            rows.push(self.facts[self.next].rows);
             self.next += 1;
         }
         if rows.is_empty() {
@@ -252,8 +262,13 @@ impl<'m> Searches<'m> {
         let say: Vec<f64> = self.running.iter().map(|r| r.nll_factor).collect();
         let (parts, gradient) = self.pushed.step(&delta, &say);
         let d = self.model.arch.width;
+        let (by, facts) = (self.by, self.facts);
         let each = self.running.par_iter_mut().zip(parts).enumerate();
-        each.map(|(i, (r, parts))| r.step(self.by, d, parts, gradient.row_f64(i))).collect()
+        each.map(|(i, (r, parts))| {
+            let id = facts[r.fact].id;
+            r.step(by, (d, id), parts, gradient.row_f64(i))
+        })
+        .collect()
     }
 
     fn tell(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
@@ -272,7 +287,13 @@ impl<'m> Searches<'m> {
 
 impl Running {
     /// A look at the loss, and Adam's step. Returns whether the search has ended.
-    fn step(&mut self, by: &Search, d: usize, mut parts: Parts, mut g: Vec<f64>) -> Result<bool> {
+    fn step(
+        &mut self,
+        by: &Search,
+        (d, id): (usize, &str),
+        mut parts: Parts,
+        mut g: Vec<f64>,
+    ) -> Result<bool> {
         parts.nll *= self.nll_factor;
         let mut at = Step { parts, decay: 0.0 };
         for ((t0, delta), g) in self.t0.chunks(d).zip(self.delta.chunks(d)).zip(g.chunks_mut(d)) {
@@ -285,8 +306,9 @@ impl Running {
         if !at.total().is_finite() {
             let layer = by.push.site.layer;
             let what = format!("layer {layer}: the loss is {}", at.total());
+            let of = if id.is_empty() { String::new() } else { format!(" of record `{id}`") };
             return Err(Error::numeric(
-                format!("{what} at step {} of fact {}", self.trace.len(), self.fact),
+                format!("{what} at step {}{of}", self.trace.len()),
                 "check the checkpoint for NaN weights, or edit another layer",
             ));
         }

@@ -1,26 +1,43 @@
 //! A = L Lᵀ of a symmetric positive definite matrix in f64, and A⁻¹B by two triangular solves.
 //!
-//! A (F, F), B (F, n). Cost: F³/3 FLOP for the factor, 2·F²·n for a solve.
+//! A (F, F), B (F, n). Cost: F³/3 FLOP for the factor, 2·F²·n for a solve; no memory beyond A's
+//! and B's own.
 
-use faer::linalg::solvers::{Llt, Solve};
-use faer::{Mat, Side};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
+use faer::{Mat, Spec, get_global_parallelism};
 
 /// The factor of a symmetric positive definite matrix.
 pub struct Cholesky {
-    llt: Llt<f64>,
+    l: Mat<f64>, // in the lower triangle
 }
 
 impl Cholesky {
-    /// Factors A, whose lower triangle is read; `None` where A is not positive definite.
-    pub fn of(a: &Mat<f64>) -> Option<Cholesky> {
-        let llt = a.llt(Side::Lower).ok()?;
+    /// Factors A, whose lower triangle is read, in its place; `None` where A is not positive
+    /// definite.
+    pub fn of(mut a: Mat<f64>) -> Option<Cholesky> {
+        let (f, par, spec) = (a.nrows(), get_global_parallelism(), Spec::default());
+        let need = llt::factor::cholesky_in_place_scratch::<f64>(f, par, spec);
+        let mut memory = MemBuffer::new(need);
+        let (stack, none) = (MemStack::new(&mut memory), Default::default());
+        llt::factor::cholesky_in_place(a.as_mut(), none, par, stack, spec).ok()?;
         // A NaN passes comparisons: look at what came out.
-        let diagonal = (0..a.nrows()).map(|i| llt.L()[(i, i)]);
-        diagonal.into_iter().all(f64::is_finite).then_some(Cholesky { llt })
+        (0..f).all(|i| a[(i, i)].is_finite()).then_some(Cholesky { l: a })
     }
 
-    /// A⁻¹ B.
-    pub fn solve(&self, b: &Mat<f64>) -> Mat<f64> {
-        self.llt.solve(b)
+    /// The smallest pivot, squared as it stands in A.
+    pub fn smallest(&self) -> f64 {
+        let pivots = (0..self.l.nrows()).map(|i| self.l[(i, i)] * self.l[(i, i)]);
+        pivots.fold(f64::INFINITY, f64::min)
+    }
+
+    /// A⁻¹ B, in the place of B.
+    pub fn solve(&self, mut b: Mat<f64>) -> Mat<f64> {
+        let par = get_global_parallelism();
+        let need = llt::solve::solve_in_place_scratch::<f64>(b.nrows(), b.ncols(), par);
+        let mut memory = MemBuffer::new(need);
+        let stack = MemStack::new(&mut memory);
+        llt::solve::solve_in_place(self.l.as_ref(), b.as_mut(), par, stack);
+        b
     }
 }

@@ -102,8 +102,8 @@ impl Push {
         self.above().end
     }
 
-    /// Bytes a fact takes while it is searched.
-    pub fn bytes(&self, model: &Model, rows: &Rows, shared: &Shared) -> u64 {
+    /// Bytes a fact takes while it is searched; `shared` is how many tokens all facts share.
+    pub fn bytes(&self, model: &Model, rows: &Rows, shared: usize) -> u64 {
         let a = &model.arch;
         let (q, kv, gates) = (
             a.queries * a.head,
@@ -115,7 +115,7 @@ impl Push {
         let work = 8 * a.width + 3 * q + 4 * kv + (1 + gates) * a.inner; // Run, Back, streams
         let tokens: usize = Problem::suffixes(rows).map(|(_, ids)| ids.len()).sum();
         let before: usize = Problem::kinds(rows).iter().map(|r| r.lookup).sum();
-        let past = before.saturating_sub(shared.tokens()) * self.above().len() * 2 * kv;
+        let past = before.saturating_sub(shared) * self.above().len() * 2 * kv;
         let elements = tokens * (layers * kept + work) + past + a.vocabulary;
         elements as u64 * size_of::<f64>() as u64
             / if model.precision == Precision::F32 { 2 } else { 1 }

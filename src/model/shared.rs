@@ -16,7 +16,7 @@ use crate::text::Row;
 pub struct Shared {
     rows: Vec<Range<usize>>,
     /// Keys and values of the layers that were run, (tokens, G·E) each.
-    pub(super) cache: Cache,
+    pub cache: Cache,
 }
 
 /// The longest common beginning of each kind of row, before any lookup token; row j of every fact

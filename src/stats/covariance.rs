@@ -27,38 +27,55 @@ impl Covariance {
     ///
     /// A second moment that is zero or not finite.
     pub fn of(moment: &Moment) -> Result<Covariance> {
-        let f = moment.f;
-        let c = Mat::from_fn(f, f, |i, j| f64::from(moment.second_moment[i * f + j]));
-        let mean = (0..f).map(|i| c[(i, i)]).sum::<f64>() / f as f64;
-        if !mean.is_normal() || mean < 0.0 {
-            return Err(Error::numeric(
-                format!("layer {}: the mean of the diagonal of C is {mean:e}", moment.layer),
-                "collect the statistics again, or edit a layer whose keys are not silent",
-            ));
-        }
-        let tokens = moment.tokens;
-        if tokens >= f as u64
-            && let Some(factor) = Cholesky::of(&c)
-        {
-            return Ok(Covariance { factor, ridge: None, tokens });
-        }
-        let ridges = std::iter::successors(Some(RIDGE), |r| (*r < 1.0).then_some(r * 10.0));
-        for ridge in ridges.map(|r| r * mean) {
-            let mut c = c.clone();
-            (0..f).for_each(|i| c[(i, i)] += ridge);
-            if let Some(factor) = Cholesky::of(&c) {
-                return Ok(Covariance { factor, ridge: Some(ridge), tokens });
-            }
-        }
-        Err(Error::numeric(
-            format!("layer {}: C is not positive definite even with a ridge", moment.layer),
-            "collect the statistics again: the file does not hold a second moment",
-        ))
+        let (factor, ridge) = with_ridge(moment, |ridge| Cholesky::of(matrix(moment, ridge)))?;
+        Ok(Covariance { factor, ridge, tokens: moment.tokens })
     }
 
     /// C⁻¹ k.
     pub fn solve(&self, k: &[f64]) -> Vec<f64> {
-        let x = self.factor.solve(&Mat::from_fn(k.len(), 1, |i, _| k[i]));
+        let x = self.factor.solve(Mat::from_fn(k.len(), 1, |i, _| k[i]));
         (0..k.len()).map(|i| x[(i, 0)]).collect()
     }
+}
+
+/// C + ridge·I (F, F) in f64.
+pub fn matrix(moment: &Moment, ridge: f64) -> Mat<f64> {
+    let f = moment.f;
+    let add = |i, j| if i == j { ridge } else { 0.0 };
+    Mat::from_fn(f, f, |i, j| f64::from(moment.second_moment[i * f + j]) + add(i, j))
+}
+
+/// Tries to solve with a ridge of 0, then with growing ones; with fewer tokens than F, C is
+/// singular by construction and gets a ridge at once. Returns the ridge that was needed.
+///
+/// # Errors
+///
+/// A second moment that is zero or not finite; none of the ridges will do.
+pub fn with_ridge<T>(
+    moment: &Moment,
+    mut attempt: impl FnMut(f64) -> Option<T>,
+) -> Result<(T, Option<f64>)> {
+    let f = moment.f;
+    let mean = (0..f).map(|i| f64::from(moment.second_moment[i * f + i])).sum::<f64>() / f as f64;
+    if !mean.is_normal() || mean < 0.0 {
+        return Err(Error::numeric(
+            format!("layer {}: the mean of the diagonal of C is {mean:e}", moment.layer),
+            "collect the statistics again, or edit a layer whose keys are not silent",
+        ));
+    }
+    if moment.tokens >= f as u64
+        && let Some(done) = attempt(0.0)
+    {
+        return Ok((done, None));
+    }
+    let ridges = std::iter::successors(Some(RIDGE), |r| (*r < 1.0).then_some(r * 10.0));
+    for ridge in ridges.map(|r| r * mean) {
+        if let Some(done) = attempt(ridge) {
+            return Ok((done, Some(ridge)));
+        }
+    }
+    Err(Error::numeric(
+        format!("layer {}: C is not positive definite even with a ridge", moment.layer),
+        "collect the statistics again: the file does not hold a second moment",
+    ))
 }

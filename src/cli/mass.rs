@@ -1,0 +1,199 @@
+//! `incise edit` with a method for many facts: what it keeps, carries and shares between machines.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+
+use super::edit::{Edit, Ready, warn_of_ridge};
+use super::output::{count, counted, metric};
+use super::{Context, memory};
+use crate::base::{Error, Result};
+use crate::data::request;
+use crate::edit::batch::Batches;
+use crate::edit::facts::Fact;
+use crate::edit::hparams::Method;
+use crate::edit::kept::{Kept, Values};
+use crate::edit::settings::Form;
+use crate::edit::state::State;
+use crate::linalg::keyspace::{Prior, Route};
+use crate::store::model_fingerprint;
+
+/// Options of the methods for many facts.
+#[derive(Args)]
+pub struct Mass {
+    /// State of a sequential method: read where it is there, and written after the patch
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Edit in batches of so many facts, each on the model as those before it left it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    sequential: Option<u64>,
+    /// Bytes the searches may take, such as 8G [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
+    memory: Option<u64>,
+    /// Search the values of every n-th fact only, from the i-th (from 0), and write them to -o
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(u64, u64)>,
+    /// Values found before, by `--shard` runs or `incise merge`
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    values: Vec<PathBuf>,
+}
+
+/// `i/n` with i < n.
+pub fn shard(text: &str) -> std::result::Result<(u64, u64), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if i < n => Ok((i, n)),
+        _ => Err(format!("`{text}` is not a shard: say 0/4 to 3/4")),
+    }
+}
+
+impl Mass {
+    /// Files that are read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.values.iter().chain(&self.state).map(PathBuf::as_path)
+    }
+
+    /// Refuses these options for methods that plan one fact after another.
+    pub fn refuse(&self, method: Method) -> Result<()> {
+        let given = [
+            ("--state", self.state.is_some()),
+            ("--sequential", self.sequential.is_some()),
+            ("--memory", self.memory.is_some()),
+            ("--shard", self.shard.is_some()),
+            ("--values", !self.values.is_empty()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                let name = method.name();
+                let what = format!("{flag} says nothing to {name}, which plans fact after fact");
+                Err(Error::refused(what, "leave it out, or edit with memit"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Plans and writes, or searches a shard.
+pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Result<()> {
+    let (mass, terminal) = (&edit.mass, &context.terminal);
+    let ready = edit.ready(method, context)?;
+    let by = ready.values.batch(method, &ready.model)?;
+    let state = state(mass, &ready)?;
+    let moments = |l| edit.moment(&ready, l);
+    let room = mass.memory.unwrap_or_else(memory::spare);
+    let batches = Batches {
+        model: &ready.model,
+        name: model_fingerprint(&ready.checkpoint, &|_| false)?,
+        moments: &moments,
+        contexts: &ready.contexts,
+        by: &by,
+        sequential: mass.sequential.unwrap_or(0) as usize,
+        carries: mass.state.is_some(),
+        room,
+        seed: context.seed,
+    };
+    if edit.dry_run {
+        return dry_run(edit, context, &ready, &batches);
+    }
+    let needs_c = |l: &usize| mass.shard.is_none() && !state.bases.contains_key(l);
+    // Refused now, and not after hours of searching.
+    by.layers.iter().filter(|l| needs_c(l)).try_for_each(|&l| moments(l).map(drop))?;
+    let dir = kept(&edit.output);
+    let mut kept = Kept::open(&dir)?;
+    for file in &mass.values {
+        kept.values.take(&Values::read(file)?)?;
+    }
+    let say_kept = |e| match e {
+        Error::Interrupted { .. } => Error::Interrupted {
+            kept: format!("what was found is in {}: run the same again", dir.display()),
+        },
+        e => e,
+    };
+    if let Some((i, n)) = mass.shard {
+        let mine = |(at, _): &(usize, &Fact)| *at as u64 % n == i;
+        let facts: Vec<Fact> = ready.facts.iter().enumerate().filter(mine).map(second).collect();
+        batches.search(&facts, &mut kept, terminal).map_err(say_kept)?;
+        batches.export(&facts, &kept, &edit.output)?;
+        return told(edit, context, facts.len(), start);
+    }
+    let mut state = state;
+    let planned = batches.run(&ready.facts, &mut state, Some(&mut kept), terminal);
+    let planned = planned.map_err(say_kept)?;
+    for l in planned.layers.iter().filter(|l| l.ridge.is_some()) {
+        warn_of_ridge(terminal, &*moments(l.layer)?, l.ridge);
+    }
+    edit.finish(context, &ready, &planned, json!({"sequential": mass.sequential}), start)?;
+    if let Some(path) = &mass.state {
+        state.requests.push(request::digest(&ready.requests));
+        state.write(path, method.name(), &ready.fingerprint)?;
+    }
+    Ok(())
+}
+
+fn second((_, fact): (usize, &Fact)) -> Fact {
+    fact.clone()
+}
+
+/// `PATCH.kept`.
+fn kept(patch: &Path) -> PathBuf {
+    let mut name = patch.as_os_str().to_owned();
+    name.push(".kept");
+    PathBuf::from(name)
+}
+
+fn state(mass: &Mass, ready: &Ready) -> Result<State> {
+    let Some(path) = mass.state.as_ref().filter(|path| path.exists()) else {
+        return Ok(State::default());
+    };
+    let (method, f) = (ready.method.name(), ready.model.arch.inner);
+    let state = State::read(path, method, &ready.fingerprint, f)?;
+    if state.requests.contains(&request::digest(&ready.requests)) {
+        let what = "holds the keys of these requests already";
+        let remedy = "apply their patch and go on with other requests, or name another state";
+        return Err(Error::input(path, "requests", what, remedy));
+    }
+    Ok(state)
+}
+
+fn told(edit: &Edit, context: &Context, facts: usize, start: Instant) -> Result<()> {
+    let (seconds, output) = (start.elapsed().as_secs_f64(), &edit.output);
+    if context.json {
+        let all = json!({"output": output, "values": facts, "seconds": seconds});
+        return context.terminal.json(&all);
+    }
+    let values = counted(facts as u64, "value");
+    context.terminal.line(format!("{}: {values} in {seconds:.1} s", output.display()))
+}
+
+/// What would be done, and what it would take.
+fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result<()> {
+    let push = &b.by.search.push;
+    let bytes = b.bytes(&ready.facts);
+    let n = match b.sequential {
+        0 => ready.facts.len(),
+        n => n.min(ready.facts.len()),
+    };
+    let sizes = [ready.model.arch.inner, n, ready.model.arch.width];
+    let (epsilon, prior) = match b.by.form {
+        Form::Emmet { emmet_lambda, .. } => (emmet_lambda, false),
+        Form::AlphaEdit { l2, .. } if n == ready.facts.len() => (l2, true),
+        _ => (1.0, false),
+    };
+    let matrix = || faer::Mat::zeros(0, 0);
+    let prior = if prior { Prior::Scaled(1.0) } else { Prior::Matrix(&matrix) };
+    let route = Route::choose(&prior, epsilon, sizes);
+    let system = if route == Route::Keys { "F×F" } else { "n×n" };
+    let mean = bytes / ready.facts.len().max(1) as u64;
+    edit.say(
+        context,
+        ready,
+        json!({
+            "layers": b.by.layers, "value searches at layer": push.site.layer,
+            "bytes a fact": count(mean), "room": format!("{}B", metric(b.room as f64)),
+            "at a time": (b.room / mean.max(1)).clamp(1, ready.facts.len() as u64),
+            "solve": format!("{system}, {}B", metric(route.bytes(sizes) as f64)),
+        }),
+    )
+}

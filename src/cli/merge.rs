@@ -1,0 +1,42 @@
+//! `incise merge PIECE… -o FILE`: joins what `incise edit --shard` runs found.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use super::output::{check_place, counted};
+use crate::base::Result;
+use crate::edit::kept::Values;
+
+/// The pieces, and where to put the whole.
+#[derive(Args)]
+pub struct Merge {
+    /// Files of `incise edit --shard`
+    #[arg(required = true, num_args = 1..)]
+    pieces: Vec<PathBuf>,
+    /// The file to write; `incise edit --values` takes it
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+impl Merge {
+    /// Writes the file, whole or not at all.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let inputs: Vec<&Path> = self.pieces.iter().map(PathBuf::as_path).collect();
+        check_place(&self.output, &inputs)?;
+        let pieces = self.pieces.iter().map(|p| Values::read(p)).collect::<Result<Vec<_>>>()?;
+        let mut many = 0;
+        Values::whole(&self.output, |all| {
+            pieces.iter().try_for_each(|piece| all.take(piece))?;
+            many = all.len();
+            Ok(())
+        })?;
+        if context.json {
+            return context.terminal.json(&json!({"output": self.output, "values": many}));
+        }
+        let output = self.output.display();
+        context.terminal.line(format!("{output}: {}", counted(many as u64, "value")))
+    }
+}

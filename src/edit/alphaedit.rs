@@ -1,0 +1,97 @@
+//! Null-space constrained editing: a change that keys of running text do not see.
+//!
+//! ```text
+//! C = U diag(σ) Uᵀ,   U₀ (F, q) the columns with σ < nullspace_threshold,   P = U₀U₀ᵀ
+//! K̃ = U₀ᵀK (q, N)     Q̃ = Σ K̃K̃ᵀ of the batches before
+//!
+//! Δᵀ = U₀ (K̃K̃ᵀ + Q̃ + L2·I)⁻¹ K̃ Rᵀ
+//! ```
+//!
+//! which is the published (P(KKᵀ + Q) + L2·I)⁻¹PKRᵀ in the coordinates where it is symmetric and
+//! q wide. ΔU₁ = 0 for the directions U₁ that text uses. Source: Fang et al. 2025,
+//! arXiv:2410.02355, eq. 14.
+
+use std::collections::BTreeMap;
+
+use faer::{Mat, Side};
+
+use super::memit::Grams;
+use super::spread::ClosedForm;
+use crate::base::{Error, Result};
+use crate::linalg::keyspace::{self, Change, Prior, Route, add_gram, product};
+use crate::stats::Moment;
+use crate::stats::covariance::matrix;
+
+/// U₀ (F, q) by layer.
+pub type Bases = BTreeMap<usize, Mat<f64>>;
+
+/// AlphaEdit.
+pub struct AlphaEdit {
+    /// U₀ of each layer.
+    pub bases: Bases,
+    /// L2.
+    pub l2: f64,
+    /// Q̃ of each layer (q, q).
+    pub past: Grams,
+}
+
+/// The directions in which C is below the threshold.
+///
+/// # Errors
+///
+/// None or all of them; a C that has no eigenvalues.
+pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
+    let layer = moment.layer;
+    let broken = |what| Error::numeric(format!("layer {layer}: {what}"), "collect C again");
+    let eigen = matrix(moment, 0.0).self_adjoint_eigen(Side::Lower);
+    let eigen = eigen.map_err(|_| broken("the eigenvalues of C do not converge"))?;
+    let (sigma, u) = (eigen.S().column_vector(), eigen.U());
+    let q = (0..moment.f).take_while(|&i| sigma[i] < threshold).count(); // ascending
+    if q == 0 {
+        let least = sigma[0];
+        return Err(Error::numeric(
+            format!("layer {layer}: no eigenvalue of C is below {threshold} (least {least:.2e})"),
+            format!("say --set nullspace_threshold=… above {least:.2e}, or edit another layer"),
+        ));
+    }
+    Ok(u.subcols(0, q).to_owned())
+}
+
+impl ClosedForm for AlphaEdit {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
+        let u = &self.bases[&layer];
+        let k = u.transpose() * k;
+        let q = k.nrows();
+        let with_past = |past: &Mat<f64>| {
+            let mut m = past.clone();
+            (0..q).for_each(|i| m[(i, i)] += self.l2);
+            m
+        };
+        let made = self.past.get(&layer).map(|past| move || with_past(past));
+        let prior = match &made {
+            Some(made) => Prior::Matrix(made),
+            None => Prior::Scaled(self.l2),
+        };
+        let route = Route::choose(&prior, 1.0, [q, k.ncols(), r.nrows()]);
+        let change = keyspace::solve(&prior, 1.0, &k, r, route).ok_or_else(|| {
+            let what = format!("layer {layer}: the system of {q} directions cannot be solved");
+            Error::numeric(what, "say --set L2=… with a larger number")
+        })?;
+        let whole = |m: &Mat<f64>| u * m;
+        Ok(match change {
+            Change::Right(x) => (Change::Right(whole(&x)), None),
+            Change::Whole(x) => (Change::Whole(whole(&x)), None),
+        })
+    }
+
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
+        let u = &self.bases[&layer];
+        let k = product(&u.transpose().to_owned(), &k.transpose().to_owned());
+        let q = k.nrows();
+        add_gram(self.past.entry(layer).or_insert_with(|| Mat::zeros(q, q)), &k);
+    }
+
+    fn past(&self) -> Grams {
+        self.past.clone()
+    }
+}

@@ -1,0 +1,384 @@
+//! Many facts at once: values, then layers, batch by batch.
+//!
+//! ```text
+//! for each batch of facts, on the model as the batches before it left it:
+//!     v*  ← the value search of every fact                                    edit/value.rs
+//!     Z   ← v*, perhaps anchored                                              edit/anchor.rs
+//!     Δ_l ← the method's closed form, layer by layer                          edit/spread.rs
+//!     Q_l ← Q_l + KKᵀ with the finished weights, where more is to come
+//! ```
+//!
+//! Values and finished layers are kept as they are found, under a hash of everything they depend
+//! on ([`Kept`]), so a run that was cut off goes on and ends with the same bytes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use faer::Mat;
+
+use super::alphaedit::{AlphaEdit, Bases, null_space};
+use super::anchor;
+use super::change::sum;
+use super::emmet::Emmet;
+use super::facts::Fact;
+use super::kept::{Kept, Values};
+use super::keys::Reader;
+use super::memit::{Memit, Moments};
+use super::outcome::{Outcome, probabilities};
+use super::plan::Planned;
+use super::pmet::Pmet;
+use super::settings::{Form, Settings};
+use super::spread::{ClosedForm, Keep, Layer, spread};
+use super::state::State;
+use super::value::{Value, Wanted, find_all};
+use crate::base::{Error, Progress, Result, Rng};
+use crate::data::Contexts;
+use crate::linalg::vector::norm;
+use crate::model::pushed::Problem;
+use crate::model::shared::common;
+use crate::model::{At, Model, Site};
+use crate::store::{Fingerprint, Kind};
+use crate::text::Rows;
+
+/// What an edit of many facts works with.
+pub struct Batches<'a> {
+    /// The model as it is.
+    pub model: &'a Model,
+    /// A name for its weights, all of them; where nothing is kept, anything.
+    pub name: String,
+    /// C of each edited layer.
+    pub moments: &'a Moments<'a>,
+    /// The contexts the facts' rows are of.
+    pub contexts: &'a Contexts,
+    /// Layers, search and closed form.
+    pub by: &'a Settings,
+    /// Facts in a batch; 0 for all at once.
+    pub sequential: usize,
+    /// Whether keys are learnt after the last batch too, for edits to come.
+    pub carries: bool,
+    /// Bytes that searches and streams may take.
+    pub room: u64,
+    /// Of random choices: the sample of the norm anchor.
+    pub seed: u64,
+}
+
+impl Batches<'_> {
+    /// Searches the values of all facts on the model as it is, and keeps them: the part of an edit
+    /// that several machines can share.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Batches::run).
+    pub fn search(&self, facts: &[Fact], kept: &mut Kept, progress: &dyn Progress) -> Result<()> {
+        let facts: Vec<&Fact> = facts.iter().collect();
+        self.values(self.model, &self.name, &facts, Some(kept), progress).map(drop)
+    }
+
+    /// Writes the values of facts, which were searched, to a file of their own.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn export(&self, facts: &[Fact], kept: &Kept, path: &Path) -> Result<()> {
+        Values::whole(path, |piece| {
+            for fact in facts {
+                let key = self.key(&self.name, &fact.rows);
+                let value = kept.values.get(&key)?.expect("the fact was searched");
+                piece.put(&key, &value)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Bytes all facts would take if they were searched at once.
+    pub fn bytes(&self, facts: &[Fact]) -> u64 {
+        let push = &self.by.search.push;
+        let rows = || facts.iter().map(|f| &f.rows);
+        let beginnings = common(rows().map(|rows| Problem::kinds(rows)));
+        let shared: usize = beginnings.iter().map(Vec::len).sum();
+        rows().map(|rows| push.bytes(self.model, rows, shared)).sum()
+    }
+
+    /// Plans the change of all facts.
+    ///
+    /// # Errors
+    ///
+    /// A search that meets NaN, a system that cannot be solved, a folder of what is kept that
+    /// cannot be written, a wish to stop.
+    pub fn run(
+        &self,
+        facts: &[Fact],
+        state: &mut State,
+        mut kept: Option<&mut Kept>,
+        progress: &dyn Progress,
+    ) -> Result<Planned> {
+        let all: Vec<&Rows> = facts.iter().map(|f| &f.rows).collect();
+        let stop = || match progress.stop() {
+            true => Err(Error::Interrupted { kept: "nothing was written".to_owned() }),
+            false => Ok(()),
+        };
+        let before = probabilities(self.model, &all, &stop)?;
+        if self.by.anchor.is_some() && state.anchor.is_none() {
+            state.anchor = Some(self.reference(facts, kept.as_deref_mut(), progress)?);
+        }
+        let mut method = self.method(state, progress)?;
+        let size = if self.sequential == 0 { facts.len() } else { self.sequential };
+        let batches: Vec<&[Fact]> = facts.chunks(size.max(1)).collect();
+        let (mut model, mut name) = (self.model.clone(), self.name.clone());
+        let (mut values, mut kinds) = (Vec::new(), BTreeMap::<usize, Vec<Layer>>::new());
+        for (b, batch) in batches.iter().enumerate() {
+            let batch: Vec<&Fact> = batch.iter().collect();
+            let found = self.values(&model, &name, &batch, kept.as_deref_mut(), progress)?;
+            let rows: Vec<&Rows> = batch.iter().map(|f| &f.rows).collect();
+            let first = self.by.layers[0];
+            let reader = Reader::new(&model, &rows, self.contexts, first, self.room / 2);
+            let z = self.targets(&model, &reader, &found, state.anchor, progress)?;
+            let name_ = self.named(&name, state);
+            let mut keep = Layers::new(self, &name_, &z, &state.bases, kept.as_deref());
+            let at = (&self.by.layers[..], self.by.site());
+            let (changed, layers) =
+                spread(model, &reader, at, &z, method.as_ref(), &mut keep, progress)?;
+            (model, name) = (changed, keep.key(self.by.layers.len() - 1)?);
+            for layer in layers {
+                kinds.entry(layer.layer).or_default().push(layer);
+            }
+            if self.carries || b + 1 < batches.len() {
+                for &layer in &self.by.layers {
+                    let (k, _) = reader.look(&model, layer, self.by.site(), progress)?;
+                    method.learn(layer, &k);
+                }
+            }
+            values.extend(found);
+        }
+        let after = probabilities(&model, &all, &stop)?;
+        let outcome =
+            |(i, fact): (usize, &Fact)| Outcome::new(fact, &values[i], [before[i], after[i]], None);
+        let outcomes = facts.iter().enumerate().map(outcome).collect();
+        let total = |layers: Vec<Layer>| self.total(layers);
+        state.grams = method.past();
+        Ok(Planned { model, outcomes, layers: kinds.into_values().map(total).collect() })
+    }
+
+    /// The changes of one layer by all batches as one.
+    fn total(&self, layers: Vec<Layer>) -> Layer {
+        let first = layers[0].clone();
+        if layers.len() == 1 {
+            return first;
+        }
+        let sizes = self.model.layers[first.layer].down.w.dims();
+        let ridge = layers.iter().find_map(|l| l.ridge);
+        let kinds: Vec<Kind> = layers.into_iter().map(|l| l.kind).collect();
+        let kind = sum(&kinds, sizes);
+        let norm = norm(&super::change::dense(&kind, sizes));
+        Layer { kind, norm, ridge, ..first }
+    }
+
+    fn method<'s>(
+        &'s self,
+        state: &mut State,
+        progress: &dyn Progress,
+    ) -> Result<Box<dyn ClosedForm + 's>> {
+        let (moments, past) = (self.moments, std::mem::take(&mut state.grams));
+        Ok(match self.by.form {
+            Form::Memit { mom2_update_weight } => {
+                Box::new(Memit { moments, mom2_update_weight, past })
+            }
+            Form::Pmet { mom2_update_weight } => {
+                Box::new(Pmet(Memit { moments, mom2_update_weight, past }))
+            }
+            Form::Emmet { mom2_update_weight, update_norm_lambda, emmet_lambda } => {
+                let (lambda, nu) = (mom2_update_weight, update_norm_lambda);
+                Box::new(Emmet {
+                    moments,
+                    mom2_update_weight: lambda,
+                    update_norm_lambda: nu,
+                    emmet_lambda,
+                    past,
+                })
+            }
+            Form::AlphaEdit { nullspace_threshold, l2 } => {
+                for (i, &layer) in self.by.layers.iter().enumerate() {
+                    progress.at("null space", i as u64, self.by.layers.len() as u64);
+                    if !state.bases.contains_key(&layer) {
+                        let basis = null_space(&*moments(layer)?, nullspace_threshold)?;
+                        state.bases.insert(layer, basis);
+                    }
+                }
+                Box::new(AlphaEdit { bases: state.bases.clone(), l2, past })
+            }
+        })
+    }
+
+    /// Values of facts on a model, in order: those that are kept, and the rest searched.
+    fn values(
+        &self,
+        model: &Model,
+        name: &str,
+        facts: &[&Fact],
+        mut kept: Option<&mut Kept>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Value>> {
+        let keys: Vec<String> = facts.iter().map(|f| self.key(name, &f.rows)).collect();
+        let mut found: Vec<Option<Value>> = vec![None; facts.len()];
+        if let Some(kept) = kept.as_deref() {
+            for (found, key) in found.iter_mut().zip(&keys) {
+                *found = kept.values.get(key)?;
+            }
+        }
+        let missing: Vec<usize> = (0..facts.len()).filter(|&i| found[i].is_none()).collect();
+        let wanted = |&i: &usize| Wanted { id: &facts[i].request.id, rows: &facts[i].rows };
+        let wanted: Vec<Wanted> = missing.iter().map(wanted).collect();
+        let mut each = |i: usize, value: Value| {
+            if let Some(kept) = kept.as_deref_mut() {
+                kept.values.put(&keys[missing[i]], &value)?;
+            }
+            found[missing[i]] = Some(value);
+            Ok(())
+        };
+        find_all(model, &wanted, &self.by.search, self.room, progress, &mut each)?;
+        Ok(found.into_iter().map(|v| v.expect("kept or searched")).collect())
+    }
+
+    /// Z (D, N).
+    fn targets(
+        &self,
+        model: &Model,
+        reader: &Reader,
+        found: &[Value],
+        c: Option<f64>,
+        progress: &dyn Progress,
+    ) -> Result<Mat<f64>> {
+        let d = model.arch.width;
+        let Some(c) = c.filter(|_| self.by.anchor.is_some()) else {
+            let z: Vec<Vec<f64>> = found.iter().map(Value::v_star).collect();
+            return Ok(Mat::from_fn(d, z.len(), |i, j| z[j][i]));
+        };
+        let v0 = self.v0(model, reader, progress)?;
+        let moved = |(value, v0): (&Value, &Vec<f64>)| {
+            let delta = anchor::anchored(v0, &value.delta, c);
+            value.t0.iter().zip(delta).map(|(t, d)| t + d).collect::<Vec<f64>>()
+        };
+        let z: Vec<Vec<f64>> = found.iter().zip(&v0).map(moved).collect();
+        Ok(Mat::from_fn(d, z.len(), |i, j| z[j][i]))
+    }
+
+    /// v₀ of each fact: the MLP's output in the last layer at its bare prompt.
+    fn v0(&self, model: &Model, reader: &Reader, p: &dyn Progress) -> Result<Vec<Vec<f64>>> {
+        let layer = self.by.site().layer;
+        let (_, h) = reader.look(model, layer, Site { layer, at: At::Value }, p)?;
+        Ok(h.col_iter().map(|c| c.iter().copied().collect()).collect())
+    }
+
+    /// c, measured on a sample of the facts on the model as it is.
+    fn reference(
+        &self,
+        facts: &[Fact],
+        kept: Option<&mut Kept>,
+        progress: &dyn Progress,
+    ) -> Result<f64> {
+        let many = self.by.anchor.unwrap_or(0).min(facts.len());
+        let mut rng = Rng::new(self.seed, "norm anchor");
+        let mut order: Vec<usize> = (0..facts.len()).collect();
+        for i in 0..many {
+            let j = i + (rng.uniform() * (order.len() - i) as f64) as usize;
+            order.swap(i, j.min(facts.len() - 1));
+        }
+        let sample: Vec<&Fact> = order[..many].iter().map(|&i| &facts[i]).collect();
+        let found = self.values(self.model, &self.name, &sample, kept, progress)?;
+        let rows: Vec<&Rows> = sample.iter().map(|f| &f.rows).collect();
+        let first = self.by.layers[0];
+        let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);
+        let v0 = self.v0(self.model, &reader, progress)?;
+        let length = |(value, v0): (&Value, &Vec<f64>)| {
+            norm(&v0.iter().zip(&value.delta).map(|(v, d)| v + d).collect::<Vec<f64>>())
+        };
+        Ok(anchor::reference(found.iter().zip(&v0).map(length).collect()))
+    }
+
+    /// A name for the model together with what the method carries.
+    fn named(&self, name: &str, state: &State) -> String {
+        hash(&[name, &state.requests.join(" ")])
+    }
+
+    /// A name for C of a layer, or for AlphaEdit's directions.
+    fn statistics(&self, layer: usize, bases: &Bases) -> Result<String> {
+        let mut all = Fingerprint::default();
+        if let Some(basis) = bases.get(&layer) {
+            let mut add = |x: &f64| all.add(&x.to_le_bytes());
+            basis.col_iter().for_each(|c| c.iter().for_each(&mut add));
+            return Ok(all.hex());
+        }
+        let moment = (self.moments)(layer)?;
+        all.add(&moment.tokens.to_le_bytes());
+        all.add(bytemuck::cast_slice(&moment.second_moment));
+        Ok(all.hex())
+    }
+
+    /// Of everything a value depends on. The version stands for the way of computing.
+    fn key(&self, name: &str, rows: &Rows) -> String {
+        let Rows { rewriting, kl, target, .. } = rows;
+        let how = format!("{:?} {:?}", self.by.search, self.model.precision);
+        let what = format!("{rewriting:?} {kl:?} {target:?}");
+        hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])
+    }
+}
+
+fn hash(fields: &[&str]) -> String {
+    let mut all = Fingerprint::default();
+    for field in fields {
+        all.add(&(field.len() as u64).to_le_bytes());
+        all.add(field.as_bytes());
+    }
+    all.hex()
+}
+
+/// The finished layers of one batch, each under a hash of what made it and those before it.
+struct Layers<'a> {
+    by: &'a Batches<'a>,
+    kept: Option<&'a Kept>,
+    bases: &'a Bases,
+    keys: Vec<String>, // the batch's, then one a layer
+}
+
+impl<'a> Layers<'a> {
+    fn new(
+        by: &'a Batches,
+        name: &str,
+        z: &Mat<f64>,
+        bases: &'a Bases,
+        kept: Option<&'a Kept>,
+    ) -> Layers<'a> {
+        let mut all = Fingerprint::default();
+        for column in z.col_iter() {
+            column.iter().for_each(|x| all.add(&x.to_le_bytes()));
+        }
+        let how = format!("{:?} {:?} {}", by.by.layers, by.by.form, by.contexts.to_json());
+        let version = env!("CARGO_PKG_VERSION");
+        Layers { by, kept, bases, keys: vec![hash(&["layer", version, name, &how, &all.hex()])] }
+    }
+
+    fn key(&mut self, i: usize) -> Result<String> {
+        while self.keys.len() <= i + 1 {
+            let done = self.keys.len() - 1;
+            let statistics = self.by.statistics(self.by.by.layers[done], self.bases)?;
+            self.keys.push(hash(&[&self.keys[done], &statistics]));
+        }
+        Ok(self.keys[i + 1].clone())
+    }
+
+    fn sizes(&self, i: usize) -> [usize; 2] {
+        self.by.model.layers[self.by.by.layers[i]].down.w.dims()
+    }
+}
+
+impl Keep for Layers<'_> {
+    fn finished(&mut self, i: usize) -> Result<Option<(Kind, Option<f64>)>> {
+        let Some(kept) = self.kept else { return Ok(None) };
+        Ok(kept.finished(&self.key(i)?, self.sizes(i)))
+    }
+
+    fn keep(&mut self, i: usize, kind: &Kind, ridge: Option<f64>) -> Result<()> {
+        let Some(kept) = self.kept else { return Ok(()) };
+        kept.keep(&self.key(i)?, self.sizes(i), kind, ridge)
+    }
+}

@@ -1,0 +1,83 @@
+//! Changes of a matrix in memory: made of factors, added up, and added to a model.
+//!
+//! A change is rounded to f32 once, when it is made. The model in memory gets what the patch
+//! says, so what is measured on it is what the patch does.
+
+use faer::Mat;
+
+use crate::linalg::keyspace::{Change, product};
+use crate::model::Model;
+use crate::store::Kind;
+
+/// Whether factors of rank r take less room than the matrix (out, in), and are a change of ours.
+fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
+    r * (out + inner) < out * inner && r <= out.min(inner)
+}
+
+/// Δ = R Xᵀ, or Δ itself, as a patch says it.
+pub fn pack(change: &Change, r: &Mat<f64>) -> Kind {
+    match change {
+        Change::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
+            Kind::LowRank { left: rows(r), right: rows(x), r: x.ncols() }
+        }
+        Change::Right(x) => Kind::Dense(rows(&product(r, x))),
+        Change::Whole(transposed) => {
+            Kind::Dense(transposed.col_iter().flat_map(|c| c.iter().map(|&x| x as f32)).collect())
+        }
+    }
+}
+
+/// Row-major, in f32.
+fn rows(m: &Mat<f64>) -> Vec<f32> {
+    (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)] as f32)).collect()
+}
+
+/// The sum of changes of one matrix (out, in).
+pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
+    let mut columns = 0;
+    let mut factors = Vec::new();
+    for kind in kinds {
+        if let Kind::LowRank { left, right, r } = kind {
+            columns += r;
+            factors.push((left, right, *r));
+        }
+    }
+    if factors.len() < kinds.len() || !thin(columns, [out, inner]) {
+        let mut total = vec![0.0; out * inner];
+        for kind in kinds {
+            total.iter_mut().zip(dense(kind, [out, inner])).for_each(|(t, d)| *t += d);
+        }
+        return Kind::Dense(total.into_iter().map(|x: f64| x as f32).collect());
+    }
+    let side = |n: usize, pick: &dyn Fn(usize) -> (Vec<f32>, usize)| {
+        let all: Vec<_> = (0..factors.len()).map(pick).collect();
+        let row = |i: usize| all.iter().flat_map(move |(m, r)| m[i * r..][..*r].to_vec());
+        (0..n).flat_map(row).collect::<Vec<f32>>()
+    };
+    Kind::LowRank {
+        left: side(out, &|i| (factors[i].0.clone(), factors[i].2)),
+        right: side(inner, &|i| (factors[i].1.clone(), factors[i].2)),
+        r: columns,
+    }
+}
+
+/// Δ (out, in), row-major.
+pub fn dense(kind: &Kind, [out, inner]: [usize; 2]) -> Vec<f64> {
+    match kind {
+        Kind::Dense(delta) => delta.iter().map(|&x| x.into()).collect(),
+        Kind::LowRank { left, right, r } => {
+            let of = |m: &[f32], n: usize| Mat::from_fn(n, *r, |i, j| f64::from(m[i * r + j]));
+            let transposed = product(&of(right, inner), &of(left, out)); // columns are Δ's rows
+            transposed.col_iter().flat_map(|c| c.iter().copied()).collect()
+        }
+    }
+}
+
+/// The model with W + Δ in layer l, rounded to the precision it runs in; and ‖Δ‖ and ‖W‖.
+pub fn with_change(model: &Model, l: usize, kind: &Kind) -> (Model, [f64; 2]) {
+    let w = &model.layers[l].down.w;
+    let (delta, mut w) = (dense(kind, w.dims()), w.to_dense::<f64>());
+    let norms = [&delta, &w].map(|m| crate::linalg::vector::norm(m));
+    w.iter_mut().zip(&delta).for_each(|(w, d)| *w += d);
+    (model.with_down(l, w), norms)
+}

@@ -1,0 +1,303 @@
+//! What a long edit has found so far, in a folder beside the patch that anyone may delete.
+//!
+//! ```text
+//! PATCH.kept/
+//!     lock                        held by the run that uses it
+//!     values                      "incise values 1\n", then a record a fact:
+//!         key                     32 hexadecimal digits: of everything the value depends on
+//!         D, A, S                 u32, little-endian: sizes of t₀ and δ, of `aside`, steps
+//!         t₀ δ aside              f64
+//!         nll kl decay            f64, for each step
+//!         sum                     16 bytes of BLAKE3 of the record before it
+//!     layer-<key>.safetensors     the change of a finished layer
+//! ```
+//!
+//! A record that was cut off by a kill is dropped with what follows it. Values do not depend on
+//! which other facts were searched, so a file of values serves any run that asks for the same
+//! facts: the same command again, one without some facts, or one that joins what several machines
+//! found.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::value::{Step, Value};
+use crate::base::{DType, Error, Result};
+use crate::model::pushed::Parts;
+use crate::store::write::{self, Item};
+use crate::store::{Kind, Shard};
+
+const MAGIC: &[u8] = b"incise values 1\n";
+const KEY: usize = 32;
+const SUM: usize = 16;
+const RIDGE: &str = "ridge";
+
+/// A file of values.
+pub struct Values {
+    path: PathBuf,
+    file: File,
+    end: u64,
+    at: HashMap<String, (u64, [usize; 3])>,
+}
+
+impl Values {
+    /// Opens or makes a file to which values are added.
+    ///
+    /// # Errors
+    ///
+    /// A file of another kind; one that cannot be written.
+    pub fn open(path: &Path) -> Result<Values> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut values = Values::scan(path, file.map_err(|e| Error::io(path, "write to", e))?)?;
+        if values.end == 0 {
+            values.append(MAGIC)?;
+        }
+        values.file.set_len(values.end).map_err(|e| Error::io(path, "write to", e))?;
+        Ok(values)
+    }
+
+    /// Opens a file to be read.
+    ///
+    /// # Errors
+    ///
+    /// A file of another kind; one that was cut off.
+    pub fn read(path: &Path) -> Result<Values> {
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let values = Values::scan(path, file)?;
+        let len = values.file.metadata().map_err(|e| Error::io(path, "look at", e))?.len();
+        if values.end != len || len == 0 {
+            let what = format!("is damaged or cut off after {} bytes of {len}", values.end);
+            return Err(Error::input(path, "values", what, "make the piece again"));
+        }
+        Ok(values)
+    }
+
+    fn scan(path: &Path, file: File) -> Result<Values> {
+        let failed = |e| Error::io(path, "read", e);
+        let metadata = file.metadata().map_err(failed)?;
+        let len = metadata.len();
+        let mut values = Values { path: path.to_owned(), file, end: 0, at: HashMap::new() };
+        if len == 0 && metadata.is_file() {
+            return Ok(values);
+        }
+        let mut magic = vec![0; MAGIC.len()];
+        if len < MAGIC.len() as u64 || values.file.read_exact_at(&mut magic, 0).is_err() {
+            return Err(not_ours(path));
+        }
+        if magic != MAGIC {
+            return Err(not_ours(path));
+        }
+        values.end = MAGIC.len() as u64;
+        while let Some((key, sizes, next)) = values.record(values.end, len)? {
+            values.at.insert(key, (values.end, sizes));
+            values.end = next;
+        }
+        Ok(values)
+    }
+
+    /// Key and sizes of the record at `from`, and where the next one begins; `None` where there is
+    /// no whole one.
+    fn record(&self, from: u64, len: u64) -> Result<Option<(String, [usize; 3], u64)>> {
+        let failed = |e| Error::io(&self.path, "read", e);
+        let mut head = [0; KEY + 12];
+        if from + head.len() as u64 > len {
+            return Ok(None);
+        }
+        self.file.read_exact_at(&mut head, from).map_err(failed)?;
+        let size = |i: usize| u32::from_le_bytes(head[KEY + 4 * i..][..4].try_into().expect("4"));
+        let sizes = [0, 1, 2].map(|i| size(i) as usize);
+        let body = head.len() as u64 + 8 * floats(sizes);
+        let next = from + body + SUM as u64;
+        if next > len {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; body as usize + SUM];
+        self.file.read_exact_at(&mut bytes, from).map_err(failed)?;
+        let (body, sum) = bytes.split_at(body as usize);
+        let key = String::from_utf8_lossy(&head[..KEY]).into_owned();
+        Ok((blake3::hash(body).as_bytes()[..SUM] == *sum).then_some((key, sizes, next)))
+    }
+
+    /// The value of that key.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
+    pub fn get(&self, key: &str) -> Result<Option<Value>> {
+        let Some(&(from, sizes @ [d, a, _])) = self.at.get(key) else { return Ok(None) };
+        let mut bytes = vec![0; 8 * floats(sizes) as usize];
+        let read = self.file.read_exact_at(&mut bytes, from + (KEY + 12) as u64);
+        read.map_err(|e| Error::io(&self.path, "read", e))?;
+        let mut floats = bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
+        let mut take = |n: usize| floats.by_ref().take(n).collect::<Vec<f64>>();
+        let (t0, delta, aside) = (take(d), take(d), take(a));
+        let step =
+            |s: &[f64]| Step { parts: Parts { nll: s[0], kl: s[1], missed: 0 }, decay: s[2] };
+        let trace = take(3 * sizes[2]).chunks_exact(3).map(step).collect();
+        Ok(Some(Value { t0, delta, aside, trace }))
+    }
+
+    /// Adds a value.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn put(&mut self, key: &str, value: &Value) -> Result<()> {
+        assert_eq!(key.len(), KEY, "a key of another kind");
+        let Value { t0, delta, aside, trace } = value;
+        let sizes = [t0.len(), aside.len(), trace.len()];
+        let mut record = key.as_bytes().to_vec();
+        sizes.iter().for_each(|&n| record.extend((n as u32).to_le_bytes()));
+        let steps = trace.iter().flat_map(|s| [s.parts.nll, s.parts.kl, s.decay]);
+        let all = t0.iter().chain(delta).chain(aside).copied().chain(steps);
+        all.for_each(|x| record.extend(x.to_le_bytes()));
+        record.extend(&blake3::hash(&record).as_bytes()[..SUM]);
+        self.at.insert(key.to_owned(), (self.end, sizes));
+        self.append(&record)
+    }
+
+    /// Adds the values of another file that are not there yet.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or written.
+    pub fn take(&mut self, other: &Values) -> Result<()> {
+        let sorted: BTreeMap<_, _> = other.at.iter().collect(); // an order of their own
+        for key in sorted.keys() {
+            if !self.at.contains_key(*key) {
+                let value = other.get(key)?.expect("a key of its own");
+                self.put(key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file that appears once `fill` has filled it.
+    ///
+    /// # Errors
+    ///
+    /// What `fill` says; a file that cannot be written. Nothing is left behind then.
+    pub fn whole(path: &Path, fill: impl FnOnce(&mut Values) -> Result<()>) -> Result<()> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let failed = |e| Error::io(path, "write", e);
+        let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        let mut values = Values::open(file.path())?;
+        fill(&mut values)?;
+        values.file.sync_all().map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        Ok(())
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(bytes, self.end);
+        written.map_err(|e| Error::io(&self.path, "write to", e))?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn floats([d, a, s]: [usize; 3]) -> u64 {
+    2 * d as u64 + a as u64 + 3 * s as u64
+}
+
+fn not_ours(path: &Path) -> Error {
+    let remedy = "name a file that `incise edit --shard` or `incise merge` wrote";
+    Error::input(path, "format", "is not a file of values", remedy)
+}
+
+/// The folder.
+pub struct Kept {
+    dir: PathBuf,
+    /// Its values.
+    pub values: Values,
+    _lock: File,
+}
+
+impl Kept {
+    /// Opens the folder, which is made where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// Another run that uses it; one that cannot be written.
+    pub fn open(dir: &Path) -> Result<Kept> {
+        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+        let path = dir.join("lock");
+        let lock = File::create(&path).map_err(|e| Error::io(&path, "write to", e))?;
+        if lock.try_lock().is_err() {
+            let what = "another run uses this folder";
+            return Err(Error::input(&path, "lock", what, "wait until it is done"));
+        }
+        let values = Values::open(&dir.join("values"))?;
+        Ok(Kept { dir: dir.to_owned(), values, _lock: lock })
+    }
+
+    fn layer(&self, key: &str) -> PathBuf {
+        self.dir.join(format!("layer-{key}.safetensors"))
+    }
+
+    /// The change of a finished layer of sizes (out, in), and the ridge it needed. One that cannot
+    /// be read is made again.
+    pub fn finished(&self, key: &str, [out, inner]: [usize; 2]) -> Option<(Kind, Option<f64>)> {
+        let shard = Shard::open(&self.layer(key)).ok()?;
+        let header = shard.header();
+        let matrix = |name: &str, rows: usize| {
+            let entry = header.tensors.get(name).filter(|e| e.dtype == DType::F32.name())?;
+            let &[n, columns] = &entry.shape[..] else { return None };
+            let mut values = vec![0.0f32; n * columns];
+            DType::F32.widen(&shard.bytes(&entry.range), &mut values);
+            (n == rows).then_some((values, columns))
+        };
+        let kind = match (matrix("left", out), matrix("right", inner), matrix("delta", out)) {
+            (Some((left, r)), Some((right, s)), None) if r == s => Kind::LowRank { left, right, r },
+            (None, None, Some((delta, columns))) if columns == inner => Kind::Dense(delta),
+            _ => return None,
+        };
+        let ridge = header.metadata.get(RIDGE).map(|r| r.parse()).transpose().ok()?;
+        Some((kind, ridge))
+    }
+
+    /// Keeps the change of a layer of sizes (out, in).
+    ///
+    /// # Errors
+    ///
+    /// A folder that cannot be written.
+    pub fn keep(
+        &self,
+        key: &str,
+        [out, inner]: [usize; 2],
+        kind: &Kind,
+        ridge: Option<f64>,
+    ) -> Result<()> {
+        let parts: Vec<(&str, [usize; 2], &[f32])> = match kind {
+            Kind::LowRank { left, right, r } => {
+                vec![("left", [out, *r], left), ("right", [inner, *r], right)]
+            }
+            Kind::Dense(delta) => vec![("delta", [out, inner], delta)],
+        };
+        let item = |(name, shape, _): &(&str, [usize; 2], &[f32])| Item {
+            name: (*name).to_owned(),
+            dtype: DType::F32.name(),
+            shape: shape.to_vec(),
+        };
+        let items: Vec<Item> = parts.iter().map(item).collect();
+        let metadata = ridge.map(|r| (RIDGE.to_owned(), format!("{r:e}"))).into_iter().collect();
+        write::write(&self.layer(key), &metadata, &items, &mut |i, out| {
+            out.write_all(bytemuck::cast_slice(parts[i].2))
+        })
+    }
+}

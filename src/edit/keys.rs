@@ -1,0 +1,203 @@
+//! Keys of many facts at a layer, and what a site holds at their bare prompts.
+//!
+//! ```text
+//! k_l (F)   Σ_groups 1/G Σ_contexts 1/|g| · key of layer l at the subject's last token
+//! h   (D)   the site's own output there, of the bare prompt alone
+//! ```
+//!
+//! Rows run up to their subject's last token only. Edits begin at some layer, so the stream that
+//! enters it never changes: it is run once and kept where there is room, and each look goes on
+//! from there. Source: Meng et al. 2023, arXiv:2210.07229, and the public code's averages.
+
+use faer::Mat;
+
+use crate::base::{Error, Progress, Result};
+use crate::data::Contexts;
+use crate::model::decoder::Past;
+use crate::model::shared::{Shared, common};
+use crate::model::{At, Batch, Model, Run, Site};
+use crate::ops::linear::STEADY;
+use crate::tensor::{Precision, Tensor};
+use crate::text::{Row, Rows};
+
+/// Tokens run at a time.
+const TOKENS: usize = 4096;
+
+/// Facts that run together: their bare prompts, and their other rows.
+struct Chunk {
+    facts: std::ops::Range<usize>,
+    bare: Part,
+    others: Part,
+}
+
+/// Rows of some facts, each cut behind its lookup token.
+struct Part {
+    batch: Batch,
+    read: Vec<(usize, usize, f64)>, // (batch row, fact of the chunk, weight)
+    entry: Option<Tensor>,          // (N, D): the stream that enters the first edited layer
+}
+
+/// The rows of many facts, ready to be read again and again while a model changes.
+pub struct Reader {
+    first: usize, // the lowest layer that changes
+    beginnings: Vec<Vec<u32>>,
+    chunks: Vec<Chunk>,
+    facts: usize,
+}
+
+impl Reader {
+    /// Of facts whose rows belong to these contexts, for edits from layer `first` on. `room` is
+    /// how many bytes the streams that enter that layer may take.
+    pub fn new(
+        model: &Model,
+        facts: &[&Rows],
+        contexts: &Contexts,
+        first: usize,
+        room: u64,
+    ) -> Reader {
+        let beginnings = common(facts.iter().map(|rows| rows.keys.iter().collect()));
+        let mut at = 0;
+        let shared: Vec<_> = beginnings
+            .iter()
+            .map(|ids| {
+                at += ids.len();
+                at - ids.len()..at
+            })
+            .collect();
+        let weights = weights(contexts);
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut tokens = 0;
+        for (i, rows) in facts.iter().enumerate() {
+            if tokens == 0 || tokens >= TOKENS {
+                tokens = 0;
+                let part = || Part { batch: Batch::default(), read: Vec::new(), entry: None };
+                chunks.push(Chunk { facts: i..i, bare: part(), others: part() });
+            }
+            let chunk = chunks.last_mut().expect("just made");
+            for (j, row) in rows.keys.iter().enumerate() {
+                let part = if j == 0 { &mut chunk.bare } else { &mut chunk.others };
+                tokens += part.add(row, shared[j].clone(), i - chunk.facts.start, weights[j]);
+            }
+            chunk.facts.end = i + 1;
+        }
+        let mut reader = Reader { first, beginnings, chunks, facts: facts.len() };
+        reader.keep(model, room);
+        reader
+    }
+
+    /// Runs the streams that enter the first layer, where they fit.
+    fn keep(&mut self, model: &Model, room: u64) {
+        let parts = || self.chunks.iter().flat_map(|c| [&c.bare, &c.others]);
+        let rows: usize = parts().map(|p| p.batch.len().max(STEADY)).sum();
+        let size = if model.precision == Precision::F32 { 4 } else { 8 };
+        let bytes = (rows * model.arch.width * size) as u64;
+        let kept = self.first > 0 && bytes <= room;
+        let shared = Shared::run(model, &self.beginnings, self.first, STEADY);
+        for part in self.chunks.iter_mut().flat_map(|c| [&mut c.bare, &mut c.others]) {
+            part.batch.fill(STEADY);
+            if kept {
+                let (mut x, mut run) = (model.embed(&part.batch), Run::new(model));
+                let past = Past::Read(&shared.cache);
+                model.forward(&part.batch, 0..self.first, past, &mut x, &mut run, &mut |_, _| {});
+                part.entry = Some(x);
+            }
+        }
+    }
+
+    /// K (F, n) of a layer and, of the bare prompts, what `site` holds (D, n), in the model as it
+    /// is now. The layer is not below the first, and the site not below the layer.
+    ///
+    /// # Errors
+    ///
+    /// Keys that are not finite; a wish to stop.
+    pub fn look(
+        &self,
+        model: &Model,
+        layer: usize,
+        site: Site,
+        progress: &dyn Progress,
+    ) -> Result<(Mat<f64>, Mat<f64>)> {
+        let mut k = Mat::zeros(model.arch.inner, self.facts);
+        let mut h = Mat::zeros(model.arch.width, self.facts);
+        let shared = Shared::run(model, &self.beginnings, site.layer.max(layer) + 1, STEADY);
+        for chunk in &self.chunks {
+            if progress.stop() {
+                return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
+            }
+            let first = chunk.facts.start;
+            let mut hook = |part: &Part, at: Site, t: &mut Tensor| {
+                if at == (Site { layer, at: At::Key }) {
+                    for &(row, fact, weight) in &part.read {
+                        let column = k.col_mut(first + fact);
+                        let key = t.row_f64(row);
+                        column.iter_mut().zip(key).for_each(|(k, x)| *k += weight * x);
+                    }
+                }
+            };
+            self.run(model, &chunk.others, layer, &shared, &mut |at, t| {
+                hook(&chunk.others, at, t);
+            });
+            self.run(model, &chunk.bare, site.layer.max(layer), &shared, &mut |at, t| {
+                hook(&chunk.bare, at, t);
+                if at == site {
+                    for &(row, fact, _) in &chunk.bare.read {
+                        let held = t.row_f64(row);
+                        let column = h.col_mut(first + fact);
+                        column.iter_mut().zip(held).for_each(|(h, x)| *h = x);
+                    }
+                }
+            });
+        }
+        let finite = |m: &Mat<f64>| m.col_iter().all(|c| c.iter().all(|x| x.is_finite()));
+        if !finite(&k) || !finite(&h) {
+            return Err(Error::numeric(
+                format!("layer {layer}: some keys are not finite"),
+                "check the checkpoint for NaN weights, or edit other layers",
+            ));
+        }
+        Ok((k, h))
+    }
+
+    /// Runs a part through the layers up to `last`.
+    fn run(
+        &self,
+        model: &Model,
+        part: &Part,
+        last: usize,
+        shared: &Shared,
+        hook: &mut dyn FnMut(Site, &mut Tensor),
+    ) {
+        if part.read.is_empty() {
+            return;
+        }
+        let (from, mut x) = match &part.entry {
+            Some(entry) => (self.first, entry.clone()),
+            None => (0, model.embed(&part.batch)),
+        };
+        let past = Past::Read(&shared.cache);
+        model.forward(&part.batch, from..last + 1, past, &mut x, &mut Run::new(model), hook);
+    }
+}
+
+impl Part {
+    /// Adds a row; returns how many tokens that are.
+    fn add(
+        &mut self,
+        row: &Row,
+        shared: std::ops::Range<usize>,
+        fact: usize,
+        weight: f64,
+    ) -> usize {
+        let own = &row.ids[shared.len()..row.lookup + 1];
+        let rows = self.batch.push_after(own, [shared, 0..0]);
+        self.read.push((rows.end - 1, fact, weight));
+        rows.len()
+    }
+}
+
+/// The weight of each context, flat: groups weigh the same, and so do contexts of a group.
+fn weights(contexts: &Contexts) -> Vec<f64> {
+    let groups = contexts.groups();
+    let each = |g: &Vec<String>| vec![1.0 / (groups.len() * g.len()) as f64; g.len()];
+    groups.iter().flat_map(each).collect()
+}

@@ -1,0 +1,92 @@
+//! What became of one fact.
+
+use super::value::{Step, Value};
+use crate::base::Result;
+use crate::linalg::vector::norm;
+use crate::model::Model;
+use crate::model::score::Completion;
+use crate::text::Rows;
+
+/// What one fact did.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The request's id.
+    pub id: String,
+    /// The loss at each step of its search.
+    pub trace: Vec<Step>,
+    /// The subject's last token, as text, its place and the prompt's length.
+    pub token: (String, usize, usize),
+    /// Per-token probability of the target after the bare prompt: before, and in the edited model.
+    pub probability: [f64; 2],
+    /// ‖δ‖ and ‖t₀‖.
+    pub value: [f64; 2],
+    /// ‖Δ‖ of this fact alone and ‖W‖ before it, for methods that change one fact after another.
+    pub change: Option<[f64; 2]>,
+    /// Rewriting rows whose tokens merge over the seam of prompt and target.
+    pub merged: usize,
+}
+
+/// The probability below which a fact is said to have failed: something else may be likelier.
+const LIKELY: f64 = 0.5;
+
+/// Prompts judged at a time: their logits are all there at once.
+const JUDGED: usize = 64;
+
+impl Outcome {
+    /// Of a fact whose value was found, with its probabilities.
+    pub fn new(
+        fact: &super::facts::Fact,
+        value: &Value,
+        probability: [f64; 2],
+        change: Option<[f64; 2]>,
+    ) -> Outcome {
+        Outcome {
+            id: fact.request.id.clone(),
+            trace: value.trace.clone(),
+            token: fact.token.clone(),
+            probability,
+            value: [norm(&value.delta), norm(&value.t0)],
+            change,
+            merged: fact.rows.merged,
+        }
+    }
+
+    /// Why the fact cannot be relied on, and what to try; `None` where the target is likely now.
+    pub fn failed(&self) -> Option<String> {
+        let p = self.probability[1];
+        let (first, last) = (self.trace.first()?.total(), self.trace.last()?.total());
+        (p < LIKELY).then(|| {
+            format!(
+                "the edit did not take: P of the target is {p:.2e}, and the loss went from \
+                 {first:.2} to {last:.2} in {} steps; try another layer, more v_num_grad_steps or \
+                 a larger clamp_norm_factor",
+                self.trace.len()
+            )
+        })
+    }
+}
+
+/// The per-token probability of each fact's target after its bare prompt.
+///
+/// # Errors
+///
+/// What `stop` says between two batches.
+pub fn probabilities(
+    model: &Model,
+    facts: &[&Rows],
+    stop: &dyn Fn() -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut all = Vec::with_capacity(facts.len());
+    for some in facts.chunks(JUDGED) {
+        stop()?;
+        let judged: Vec<Completion> = some
+            .iter()
+            .map(|rows| Completion {
+                ids: [&rows.keys[0].ids[..], &rows.target].concat(),
+                candidate: rows.target.len(),
+            })
+            .collect();
+        all.extend(model.log_probability(&judged).into_iter().map(f64::exp));
+    }
+    Ok(all)
+}

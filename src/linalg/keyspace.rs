@@ -1,0 +1,136 @@
+//! The least squares behind every edit of many facts.
+//!
+//! ```text
+//! Δ = R Xᵀ,   X = (εM + KKᵀ)⁻¹K          minimises ‖ΔK − R‖² + ε tr ΔMΔᵀ; meets ΔK = R for ε = 0
+//!
+//! K (F, n)  keys, one column a fact       R (D, n)  what is missing of their values
+//! M (F, F)  what keys the change should leave alone, as a second moment; positive definite
+//!
+//! F×F   A = εM + KKᵀ,           X = A⁻¹K                    F²n + F³/3 + 2F²·min(n, D) FLOP
+//! n×n   Y = M⁻¹K, S = εI + KᵀY, X = Y S⁻¹                   F³/3 + 2F²n + 4Fn² + n³/3
+//! ```
+//!
+//! Both are exact (Woodbury); the cheaper one is taken. Where n > D the F×F route solves for
+//! Δᵀ = A⁻¹KRᵀ, which has fewer columns than X. Source: Meng et al. 2023, arXiv:2210.07229, eq. 14.
+
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, get_global_parallelism};
+
+use super::Cholesky;
+
+/// M.
+pub enum Prior<'a> {
+    /// μI.
+    Scaled(f64),
+    /// Made when it is needed, and again if it is needed again; the lower triangle is read.
+    Matrix(&'a dyn Fn() -> Mat<f64>),
+}
+
+/// Δ, one way or the other.
+pub enum Change {
+    /// X (F, n), of Δ = R Xᵀ.
+    Right(Mat<f64>),
+    /// Δᵀ (F, D).
+    Whole(Mat<f64>),
+}
+
+/// The two ways to the same X.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The F×F system.
+    Keys,
+    /// The n×n system.
+    Facts,
+}
+
+impl Route {
+    /// The cheaper way for F, n and D; ε = 0 leaves only n×n.
+    pub fn choose(prior: &Prior, epsilon: f64, [f, n, d]: [usize; 3]) -> Route {
+        let [f, n, d] = [f, n, d].map(|x| x as f64);
+        let keys = f * f * n + f * f * f / 3.0 + 2.0 * f * f * n.min(d);
+        let facts = match prior {
+            Prior::Scaled(_) => 4.0 * f * n * n + n * n * n / 3.0,
+            Prior::Matrix(_) => {
+                f * f * f / 3.0 + 2.0 * f * f * n + 4.0 * f * n * n + n * n * n / 3.0
+            }
+        };
+        if epsilon == 0.0 || facts < keys { Route::Facts } else { Route::Keys }
+    }
+
+    /// Bytes the route takes beyond K and R.
+    pub fn bytes(self, [f, n, d]: [usize; 3]) -> u64 {
+        let elements = match self {
+            Route::Keys => f * f + f * n.min(d),
+            Route::Facts => f * f + 2 * f * n + n * n,
+        };
+        8 * elements as u64
+    }
+}
+
+/// Δ by a route; `None` where the system is not positive definite: an M that is singular, or keys
+/// that depend on each other with ε = 0.
+pub fn solve(
+    prior: &Prior,
+    epsilon: f64,
+    k: &Mat<f64>,
+    r: &Mat<f64>,
+    route: Route,
+) -> Option<Change> {
+    match route {
+        Route::Keys => by_keys(prior, epsilon, k, r),
+        Route::Facts => by_facts(prior, epsilon, k).map(Change::Right),
+    }
+}
+
+fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>) -> Option<Change> {
+    let (f, n, d) = (k.nrows(), k.ncols(), r.nrows());
+    let mut a = match prior {
+        Prior::Scaled(mu) => Mat::from_fn(f, f, |i, j| if i == j { epsilon * mu } else { 0.0 }),
+        Prior::Matrix(m) => {
+            let mut a = m();
+            a.col_iter_mut().for_each(|c| c.iter_mut().for_each(|x| *x *= epsilon));
+            a
+        }
+    };
+    add_gram(&mut a, k);
+    let a = Cholesky::of(a)?;
+    Some(match n > d {
+        true => Change::Whole(a.solve(product(k, r))),
+        false => Change::Right(a.solve(k.clone())),
+    })
+}
+
+fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>) -> Option<Mat<f64>> {
+    let n = k.ncols();
+    let y = match prior {
+        Prior::Scaled(mu) => Mat::from_fn(k.nrows(), n, |i, j| k[(i, j)] / mu),
+        Prior::Matrix(m) => Cholesky::of(m())?.solve(k.clone()),
+    };
+    let mut s = Mat::zeros(n, n);
+    let par = get_global_parallelism();
+    matmul(s.as_mut(), Accum::Replace, k.transpose(), y.as_ref(), 1.0, par);
+    let size = (0..n).map(|i| s[(i, i)]).fold(0.0, f64::max);
+    (0..n).for_each(|i| s[(i, i)] += epsilon);
+    let s = Cholesky::of(s)?;
+    // A key that others make up leaves a pivot of rounding's size, which is none.
+    if epsilon == 0.0 && s.smallest() <= f64::EPSILON * n as f64 * size {
+        return None;
+    }
+    Some(s.solve(y.transpose().to_owned()).transpose().to_owned()) // (S⁻¹Yᵀ)ᵀ
+}
+
+/// The lower triangle of A (F, F) += KKᵀ.
+pub fn add_gram(a: &mut Mat<f64>, k: &Mat<f64>) {
+    let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+    let (add, par) = (Accum::Add, get_global_parallelism());
+    triangular::matmul(a.as_mut(), lower, add, k, full, k.transpose(), full, 1.0, par);
+}
+
+/// A Bᵀ.
+pub fn product(a: &Mat<f64>, b: &Mat<f64>) -> Mat<f64> {
+    let mut ab = Mat::zeros(a.nrows(), b.nrows());
+    let (replace, par) = (Accum::Replace, get_global_parallelism());
+    matmul(ab.as_mut(), replace, a.as_ref(), b.transpose(), 1.0, par);
+    ab
+}
