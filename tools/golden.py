@@ -13,8 +13,8 @@
     search.delta       (D)          the vector pushed at the tap, at every row's lookup token
     search.t0          (D)          tap output at row 0's lookup token without it
     search.grad        (D)          d total / d delta
-  stats/               where the recorded edits need it: layer-1.safetensors with a well-conditioned
-                       random `second_moment`, bound to no model
+  stats/               where the recorded edits need it: layer-<l>.safetensors with a
+                       well-conditioned random `second_moment`, bound to no model
 
 Both runs read the same stored weights. The loss of the search case, at delta:
 
@@ -123,7 +123,7 @@ class Recipe:
     shards: int = 1
     prefix: bool = True  # tensor names start with `transformer.`
     lengths: tuple = (1, 2, 7, 23)
-    edited: bool = False  # gets stats/
+    edited: tuple = ()  # layers with stats/, in the order drawn
     edit: dict = field(default_factory=dict)  # last changes to config.json; None deletes
 
 
@@ -205,7 +205,7 @@ RECIPES = {
         torch.float32,
         layer=1,
         tap="value",
-        edited=True,
+        edited=(1, 0, 2),
     ),
     # More rows in the head than tokens, as in padded vocabularies; mask buffers as on the hub.
     "gpt2-bf16": Recipe(
@@ -230,7 +230,7 @@ RECIPES = {
         torch.bfloat16,
         layer=1,
         tap="value",
-        edited=True,
+        edited=(1, 0, 2),
     ),
     "llama3-scaling": Recipe(
         llama(D=36, F=46, H=3, G=1, context=256, **ROPE_LLAMA3),
@@ -261,7 +261,7 @@ RECIPES = {
         layer=1,
         tap="value",
         old=True,
-        edited=True,
+        edited=(1, 0),
     ),
     # Every element of a head turns.
     "gptj-whole": Recipe(
@@ -278,7 +278,7 @@ RECIPES = {
         layer=1,
         tap="value",
         old=True,
-        edited=True,
+        edited=(1,),
     ),
     "neox-sequential": Recipe(
         like(transformers.GPTNeoXConfig, 307, 24, 56, 3, 61, **ROPE_SHARE_LINEAR, **SEQUENTIAL),
@@ -293,7 +293,7 @@ RECIPES = {
         layer=1,
         tap="value",
         prefix=False,
-        edited=True,
+        edited=(1,),
     ),
     "opt-plain": Recipe(
         like(transformers.OPTConfig, V=309, D=20, F=36, H=2, context=40, **OPT_PLAIN),
@@ -307,7 +307,7 @@ RECIPES = {
         layer=1,
         tap="value",
         old=True,
-        edited=True,
+        edited=(1,),
     ),
     "mistral-wide": Recipe(
         like(transformers.MistralConfig, 307, 20, 36, 2, 96, sliding_window=None, **WIDE_HEADS),
@@ -322,7 +322,7 @@ RECIPES = {
         layer=1,
         tap="value",
         old=True,
-        edited=True,
+        edited=(1,),
         lengths=(1, 2, 7, 41),
     ),
     "qwen3": Recipe(
@@ -330,7 +330,7 @@ RECIPES = {
         torch.bfloat16,
         layer=1,
         tap="value",
-        edited=True,
+        edited=(1,),
     ),
     # One group for all heads.
     "qwen3-one-group": Recipe(
@@ -428,11 +428,13 @@ def write_weights(weights, folder, shards):
     (folder / "model.safetensors.index.json").write_text(text)
 
 
-def write_stats(folder, F, generator):
-    """C = A AT / 3F with A (F, 3F) normal: condition number about 14."""
-    A = torch.randn(F, 3 * F, generator=generator)
+def write_stats(folder, edited, F, generator):
+    """C = A AT / 3F with A (F, 3F) normal, for each edited layer: condition number about 14."""
     (folder / "stats").mkdir(exist_ok=True)
-    save_file({"second_moment": A @ A.T / (3 * F)}, folder / "stats" / "layer-1.safetensors")
+    for l in edited:
+        A = torch.randn(F, 3 * F, generator=generator)
+        file = folder / "stats" / f"layer-{l}.safetensors"
+        save_file({"second_moment": A @ A.T / (3 * F)}, file)
 
 
 # ---------------------------------------------------------------------------- the framework's runs
@@ -634,7 +636,7 @@ def record(name, folder):
     scalars = ("nll", "kl", "wd", "total")
     case |= {part: exact.pop(f"search.{part}").item() for part in scalars}
     if recipe.edited:
-        write_stats(folder, len(exact["moment.1"]), generator)
+        write_stats(folder, recipe.edited, len(exact["moment.1"]), generator)
     tensors = {name: value.contiguous() for name, value in exact.items()}
     save_file(tensors | {"search.delta": delta}, folder / "golden.safetensors")
     golden = {
