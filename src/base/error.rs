@@ -92,7 +92,7 @@ impl Error {
         match source.kind() {
             StorageFull | QuotaExceeded => Some("free some space and run the command again"),
             PermissionDenied | ReadOnlyFilesystem => {
-                Some("change its permissions, or name another place with -o")
+                Some("change its permissions, or name another place")
             }
             _ => None,
         }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{counted, percent};
+use super::output::{Terminal, counted, percent};
 use crate::base::Result;
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
@@ -43,17 +43,23 @@ impl Apply {
         if context.json {
             return terminal.json(&json!({"written": written, "tensors": tensors(&report)}));
         }
-        for t in &report.tensors {
-            let (change, lost) = (percent(t.change / t.weight), percent(t.lost));
-            terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))?;
-        }
+        say(terminal, &report)?;
         let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
         let facts = patches.iter().fold(0u64, |n, p| n.saturating_add(p.metadata.facts));
         terminal.line(format!("{}: {} written{back}", written.display(), counted(facts, "fact")))
     }
 }
 
-fn tensors(report: &Report) -> Vec<serde_json::Value> {
+/// A line a tensor.
+pub fn say(terminal: &Terminal, report: &Report) -> Result<()> {
+    report.tensors.iter().try_for_each(|t| {
+        let (change, lost) = (percent(t.change / t.weight), percent(t.lost));
+        terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))
+    })
+}
+
+/// The same for machines.
+pub fn tensors(report: &Report) -> Vec<serde_json::Value> {
     let tensor = |t: &apply::Changed| {
         json!({
             "name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost,

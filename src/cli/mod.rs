@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod edit;
 mod embedded;
+mod export;
 mod generate;
 mod inspect;
 mod logits;
@@ -74,6 +75,8 @@ enum Command {
     Merge(merge::Merge),
     /// Write patches into a new folder or in place
     Apply(apply::Apply),
+    /// Hand a patch to servers: as a LoRA adapter, or the changed tensors in full
+    Export(export::Export),
     /// Undo the newest patches that were applied in place, byte for byte
     Undo(apply::Undo),
     /// List the patches that were applied in place
@@ -130,6 +133,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Edit(c) => c.run(&context),
         Command::Merge(c) => c.run(&context),
         Command::Apply(c) => c.run(&context),
+        Command::Export(c) => c.run(&context),
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),
     }

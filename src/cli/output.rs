@@ -119,14 +119,14 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
         _ => Path::new("."),
     };
     if file.is_dir() || file.file_name().is_none() {
-        return Err(Error::input(file, "-o", "is a folder", "name a file"));
+        return Err(Error::input(file, "output", "is a folder", "name a file"));
     }
     let place = folder.canonicalize().map_err(|e| Error::io(folder, "open", e))?;
     let place = place.join(file.file_name().unwrap_or_default());
     let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
     if inputs.into_iter().any(|input| place.starts_with(input)) {
         let what = "would be written over what the command reads";
-        return Err(Error::input(file, "-o", what, "name a file elsewhere"));
+        return Err(Error::input(file, "output", what, "name a file elsewhere"));
     }
     // What can be made there now can, most likely, be made there later.
     let made = tempfile::tempfile_in(folder).map(drop);

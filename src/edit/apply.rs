@@ -1,4 +1,4 @@
-//! Patches into weights: in a new folder, or in place with a way back.
+//! Patches into weights: in a new folder, in a file of their own, or in place with a way back.
 //!
 //! ```text
 //! W_p = round(W_0 + Δ_1 + … + Δ_p)
@@ -12,6 +12,7 @@
 //! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -22,6 +23,7 @@ use crate::store::checkpoint::float;
 use crate::store::disk::{Disk, Os};
 use crate::store::journal::{self, History, Journal};
 use crate::store::record::{Entry, Place};
+use crate::store::write::{self, Item};
 use crate::store::{Change, Checkpoint, Fingerprint, Kind, Patch, folder};
 use crate::tensor::Layout;
 
@@ -62,34 +64,89 @@ pub fn to_folder(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    planned(model, patches, progress, |plan, checkpoint, history| {
+        folder::build(out, |dir| {
+            folder::copy(model, dir, progress)?;
+            let mut meter = plan.meter(progress);
+            let mut report = Report::default();
+            for (name, target) in &plan.targets {
+                let path = dir.join(&target.place.file);
+                let file = folder::writable(&path)?;
+                let sums =
+                    target.make(name, patches.len(), history, &mut meter, &mut |at, new| {
+                        file.write_all_at(new, at).map_err(|e| Error::io(&path, "write", e))
+                    })?;
+                file.sync_all().map_err(|e| Error::io(&path, "sync", e))?;
+                report.tensors.push(Changed::of(name, sums));
+            }
+            checkpoint.unchanged()?;
+            Ok(report)
+        })
+    })
+}
+
+/// Writes the changed tensors alone into one safetensors file: in full, under their names, in the
+/// type and orientation of the checkpoint, with the bytes [`to_folder`] gives them.
+///
+/// # Errors
+///
+/// As [`to_folder`]; a file that is there already is replaced, by a whole one.
+pub fn to_file(
+    model: &Path,
+    patches: &[Patch],
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    planned(model, patches, progress, |plan, checkpoint, history| {
+        let targets: Vec<_> = plan.targets.iter().collect();
+        let item = |(name, target): &(&String, &Target)| Item {
+            name: (*name).clone(),
+            dtype: target.stored.dtype.name(),
+            shape: target.stored.sides().to_vec(),
+        };
+        let items: Vec<Item> = targets.iter().map(item).collect();
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        let mut meter = plan.meter(progress);
+        let (mut sums, mut failed) = (vec![Sums::default(); targets.len()], None);
+        let written = write::write(out, &metadata, &items, &mut |i, file| {
+            let (name, target) = targets[i];
+            let made = target.make(name, patches.len(), history, &mut meter, &mut |_, new| {
+                file.write_all(new).map_err(|e| Error::io(out, "write", e))
+            });
+            // The writer knows the system's errors only; ours goes around it.
+            let made = made.and_then(|made| checkpoint.unchanged().map(|()| made));
+            sums[i] = made.map_err(|e| io::Error::other(failed.insert(e).to_string()))?;
+            Ok(())
+        });
+        failed.map_or(written, Err)?;
+        let changed = targets.iter().zip(sums).map(|((name, _), sums)| Changed::of(name, sums));
+        Ok(Report { tensors: changed.collect() })
+    })
+}
+
+/// Refuses patches that do not fit the model or each other.
+///
+/// # Errors
+///
+/// The same as [`to_folder`]'s of the patches.
+pub fn check(model: &Path, patches: &[Patch], progress: &dyn Progress) -> Result<()> {
+    planned(model, patches, progress, |_, _, _| Ok(()))
+}
+
+/// Reads a model that nobody writes meanwhile, plans the patches and checks them.
+fn planned<T>(
+    model: &Path,
+    patches: &[Patch],
+    progress: &dyn Progress,
+    then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
+) -> Result<T> {
     let _reading = journal::settle(&Os, model)?;
     let checkpoint = Checkpoint::open(model)?;
     let history = History::read(model)?;
     let past = past(&history)?;
     let plan = Plan::new(&checkpoint, &past, patches)?;
     plan.check(&history, progress)?;
-    folder::build(out, |dir| {
-        folder::copy(model, dir, progress)?;
-        let mut meter = Meter::new("write", plan.targets.values().map(|t| t.place.len), progress);
-        let mut report = Report::default();
-        for (name, target) in &plan.targets {
-            let path = dir.join(&target.place.file);
-            let file = folder::writable(&path)?;
-            let mut sums = Sums::default();
-            for (rows, place) in target.pieces() {
-                let original = history.original(&place)?;
-                let (new, more) = target.state(name, patches.len(), rows, &original)?;
-                let written = file.write_all_at(&new, place.offset);
-                written.map_err(|e| Error::io(&path, "write", e))?;
-                sums = sums.and(more);
-                meter.did(place.len)?;
-            }
-            file.sync_all().map_err(|e| Error::io(&path, "sync", e))?;
-            report.tensors.push(Changed::of(name, sums));
-        }
-        checkpoint.unchanged()?;
-        Ok(report)
-    })
+    then(&plan, &checkpoint, &history)
 }
 
 /// Applies the patches to the model's own files, each as one entry of its journal.
@@ -212,6 +269,11 @@ impl<'a> Plan<'a> {
         Ok(Plan { targets })
     }
 
+    /// Of writing every target once.
+    fn meter<'b>(&self, progress: &'b dyn Progress) -> Meter<'b> {
+        Meter::new("write", self.targets.values().map(|t| t.place.len), progress)
+    }
+
     /// Refuses patches made for other bytes than those they are to be added to.
     fn check(&self, history: &History, progress: &dyn Progress) -> Result<()> {
         let steps = self.targets.values().map(|t| t.place.len * t.coming.len() as u64);
@@ -281,6 +343,27 @@ impl Target<'_> {
             let (file, len) = (self.place.file.clone(), (rows.len() * row) as u64);
             (rows, Place { file, offset, len })
         })
+    }
+
+    /// The tensor after the first `patches` of those that come, in pieces: `put` gets the place in
+    /// the tensor's file and the bytes.
+    fn make(
+        &self,
+        name: &str,
+        patches: usize,
+        history: &History,
+        meter: &mut Meter,
+        put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<Sums> {
+        let mut sums = Sums::default();
+        for (rows, place) in self.pieces() {
+            let original = history.original(&place)?;
+            let (new, more) = self.state(name, patches, rows, &original)?;
+            put(place.offset, &new)?;
+            sums = sums.and(more);
+            meter.did(place.len)?;
+        }
+        Ok(sums)
     }
 
     /// Some rows after the first `patches` of those that come, from their original bytes.

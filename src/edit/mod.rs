@@ -1,5 +1,6 @@
 //! Floor 6: facts become changes. A method is a function from (model, statistics, fact) to a
-//! change; it touches nothing. Writing a change is the business of [`apply`], for all alike.
+//! change; it touches nothing. Writing a change is the business of [`apply`], for all alike, and
+//! handing it to other programs that of [`export`].
 //!
 //! Start reading at [`rome`], then [`value`], which all methods share.
 
@@ -11,6 +12,7 @@ pub mod batch;
 pub mod change;
 pub mod contexts;
 pub mod emmet;
+pub mod export;
 pub mod facts;
 pub mod hparams;
 pub mod kept;

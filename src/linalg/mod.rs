@@ -2,6 +2,7 @@
 
 pub mod cholesky;
 pub mod keyspace;
+pub mod low_rank;
 pub mod vector;
 
 pub use cholesky::Cholesky;

@@ -1,4 +1,5 @@
 mod apply;
+mod export;
 mod hparams;
 mod identities;
 mod reference;

@@ -1,0 +1,247 @@
+//! A patch as a LoRA adapter, for programs that add a low-rank change to weights they keep.
+//!
+//! ```text
+//! PEFT     W x + (α/r) B A x        A (r, in)   B (out, r)   one r for all modules, α = r
+//!
+//! k ≤ r    Δ = left·rightᵀ of rank k:   B = [left·S  0],   Aᵀ = [right·S⁻¹  0]      exact
+//! k > r    B A = Δ_r, the nearest matrix of rank r (linalg/low_rank.rs)
+//! lost     ‖Δ − Δ_r‖ / ‖Δ‖, Frobenius: 0 in the first case
+//! ```
+//!
+//! S is diagonal and brings the norms of a column of B and of its row of A within a factor of 2:
+//! a server keeps adapters in f16 or bf16, a method's factors can be orders of magnitude apart,
+//! and f16 loses digits below 6e-5. S is made of powers of two, so B A has the products of
+//! left·rightᵀ to the bit (as long as none of its factors is below the least normal f32). The
+//! nearest matrix is balanced as it comes, and rounded to f32 once.
+//!
+//! Servers apply one α/r and one rank to all modules and ignore patterns, so no pattern is
+//! written, shorter factors are padded with zeros, and r is one of [`RANKS`]. `target_modules` are
+//! whole paths: PEFT then takes these modules and no other, and servers look at their last part.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use faer::{Mat, MatRef};
+use serde_json::json;
+
+use crate::base::{Error, Progress, Result};
+use crate::linalg::low_rank::{self, Nearest};
+use crate::store::write::{self, Item};
+use crate::store::{Change, Kind, Patch, folder};
+
+/// The ranks that every server takes.
+pub const RANKS: [usize; 6] = [8, 16, 32, 64, 128, 256];
+
+const IN_FULL: &str = "write the tensors in full with --delta";
+
+/// A LoRA adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    /// r, and α.
+    pub rank: usize,
+    /// Whether the checkpoint stores its matrices (in, out).
+    pub fan_in_fan_out: bool,
+    /// One a changed tensor, in the patch's order.
+    pub modules: Vec<Module>,
+}
+
+/// The adapter of one matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Module {
+    /// The tensor's name in the checkpoint.
+    pub tensor: String,
+    /// The framework's path of the module.
+    pub module: String,
+    /// Rows of W.
+    pub out: usize,
+    /// Columns of W.
+    pub inner: usize,
+    /// A (r, in), row-major.
+    pub a: Vec<f32>,
+    /// B (out, r), row-major.
+    pub b: Vec<f32>,
+    /// k, the rank the change can have.
+    pub rank: usize,
+    /// ‖Δ − Δ_r‖ / ‖Δ‖; its square is the part of the energy ‖Δ‖² that was lost.
+    pub lost: f64,
+}
+
+impl Adapter {
+    /// The adapter of a patch: of rank `rank`, or of the smallest that holds the patch.
+    ///
+    /// # Errors
+    ///
+    /// A rank that is none of [`RANKS`], a patch that does not agree on `fan_in_fan_out`, factors
+    /// that f32 cannot hold, a wish to stop.
+    pub fn of(patch: &Patch, rank: Option<usize>, progress: &dyn Progress) -> Result<Adapter> {
+        let path = Path::new("patch");
+        patch.check(path)?;
+        let rank = check_rank(rank.unwrap_or_else(|| fitting(patch)))?;
+        let first = &patch.changes[0];
+        for change in &patch.changes {
+            if change.module.is_empty() {
+                let remedy = "make the patch again with `incise edit`";
+                return Err(Error::input(path, &change.tensor, "names no module", remedy));
+            }
+            if change.fan_in_fan_out != first.fan_in_fan_out {
+                let what = format!(
+                    "fan_in_fan_out is {}, and {} for {}: an adapter has one for all",
+                    change.fan_in_fan_out, first.fan_in_fan_out, first.tensor
+                );
+                return Err(Error::input(path, &change.tensor, what, IN_FULL));
+            }
+        }
+        let mut modules = Vec::new();
+        for (i, change) in patch.changes.iter().enumerate() {
+            progress.at("matrix", i as u64, patch.changes.len() as u64);
+            if progress.stop() {
+                return Err(Error::Interrupted { kept: "nothing was written".into() });
+            }
+            modules.push(Module::of(change, rank)?);
+        }
+        Ok(Adapter { rank, fan_in_fan_out: first.fan_in_fan_out, modules })
+    }
+
+    /// Writes the folder: `adapter_config.json` and `adapter_model.safetensors`. `base` is what the
+    /// configuration names as the model it belongs to.
+    fn write(&self, dir: &Path, base: Option<&str>) -> Result<()> {
+        let tensor = |module: &Module, side: &str, shape| Item {
+            name: format!("base_model.model.{}.lora_{side}.weight", module.module),
+            dtype: "F32",
+            shape,
+        };
+        let r = self.rank;
+        let sides = |m: &Module| [tensor(m, "A", vec![r, m.inner]), tensor(m, "B", vec![m.out, r])];
+        let items: Vec<Item> = self.modules.iter().flat_map(sides).collect();
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        let weights = dir.join("adapter_model.safetensors");
+        write::write(&weights, &metadata, &items, &mut |i, out| {
+            let module = &self.modules[i / 2];
+            out.write_all(bytemuck::cast_slice(if i % 2 == 0 { &module.a } else { &module.b }))
+        })?;
+        let path = dir.join("adapter_config.json");
+        let failed = |e| Error::io(&path, "write", e);
+        let mut file = File::create(&path).map_err(failed)?;
+        let config = format!("{:#}\n", self.config(base));
+        file.write_all(config.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    }
+
+    fn config(&self, base: Option<&str>) -> serde_json::Value {
+        json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "inference_mode": true,
+            "r": self.rank,
+            "lora_alpha": self.rank,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": self.fan_in_fan_out,
+            "target_modules": self.modules.iter().map(|m| &m.module).collect::<Vec<_>>(),
+            "layers_to_transform": null,
+            "modules_to_save": null,
+            "rank_pattern": {},
+            "alpha_pattern": {},
+            "use_rslora": false,
+            "use_dora": false,
+        })
+    }
+}
+
+/// Writes the adapter of a patch as the new folder `out`, which appears whole or not at all; `base`
+/// is what its configuration names as the model it belongs to.
+///
+/// # Errors
+///
+/// A folder that is there and not empty; what [`Adapter::of`] refuses.
+pub fn lora(
+    patch: &Patch,
+    rank: Option<usize>,
+    base: Option<&str>,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Adapter> {
+    folder::build(out, |dir| {
+        let adapter = Adapter::of(patch, rank, progress)?;
+        adapter.write(dir, base)?;
+        Ok(adapter)
+    })
+}
+
+/// The rank, if it is one that every server takes.
+///
+/// # Errors
+///
+/// One that is not.
+pub fn check_rank(rank: usize) -> Result<usize> {
+    match RANKS.contains(&rank) {
+        true => Ok(rank),
+        false => {
+            let what = format!("an adapter of rank {rank} is not taken everywhere");
+            Err(Error::refused(what, format!("ask for one of {RANKS:?}")))
+        }
+    }
+}
+
+/// The smallest rank that holds every change, or the largest there is.
+fn fitting(patch: &Patch) -> usize {
+    let most = patch.changes.iter().map(rank_of).max().unwrap_or(0);
+    RANKS.into_iter().find(|&r| r >= most).unwrap_or(RANKS[RANKS.len() - 1])
+}
+
+/// The rank a change can have.
+fn rank_of(change: &Change) -> usize {
+    match change.kind {
+        Kind::LowRank { r, .. } => r,
+        Kind::Dense(_) => change.out.min(change.inner),
+    }
+}
+
+impl Module {
+    fn of(change: &Change, r: usize) -> Result<Module> {
+        let (out, inner) = (change.out, change.inner);
+        let nearest = match &change.kind {
+            Kind::LowRank { left, right, r: k } => {
+                let (left, right) = (widened(left, out, *k), widened(right, inner, *k));
+                match *k <= r {
+                    true => Some(balanced(left, right)),
+                    false => low_rank::of_product(left.as_ref(), right.as_ref(), r),
+                }
+            }
+            Kind::Dense(delta) => low_rank::of_matrix(widened(delta, out, inner).as_ref(), r),
+        };
+        let fails = |what: &str| Error::numeric(format!("{}: {what}", change.tensor), IN_FULL);
+        let found = nearest.ok_or_else(|| fails("the singular values cannot be found"))?;
+        let (mut a, mut b) = (vec![0.0; r * inner], vec![0.0; out * r]);
+        for j in 0..found.left.ncols() {
+            (0..inner).for_each(|i| a[j * inner + i] = found.right[(i, j)] as f32);
+            (0..out).for_each(|i| b[i * r + j] = found.left[(i, j)] as f32);
+        }
+        if !a.iter().chain(&b).all(|x| x.is_finite()) {
+            return Err(fails("the factors do not fit F32"));
+        }
+        let part = if found.lost > 0.0 { found.lost / found.energy } else { 0.0 };
+        let (tensor, module) = (change.tensor.clone(), change.module.clone());
+        Ok(Module { tensor, module, out, inner, a, b, rank: rank_of(change), lost: part.sqrt() })
+    }
+}
+
+/// A row-major matrix in f64.
+fn widened(values: &[f32], rows: usize, cols: usize) -> Mat<f64> {
+    let matrix = MatRef::from_row_major_slice(values, rows, cols);
+    Mat::from_fn(rows, cols, |i, j| matrix[(i, j)].into())
+}
+
+/// left·S and right·S⁻¹.
+fn balanced(mut left: Mat<f64>, mut right: Mat<f64>) -> Nearest {
+    for j in 0..left.ncols() {
+        let [l, r] = [&left, &right].map(|m| m.col(j).norm_l2());
+        if l > 0.0 && r > 0.0 {
+            let scale = 2f64.powi((libm::log2(r / l) / 2.0).round() as i32);
+            left.col_mut(j).iter_mut().for_each(|x| *x *= scale);
+            right.col_mut(j).iter_mut().for_each(|x| *x /= scale);
+        }
+    }
+    Nearest { left, right, lost: 0.0, energy: 0.0 }
+}
