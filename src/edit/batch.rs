@@ -269,7 +269,7 @@ impl Batches<'_> {
         Ok(h.col_iter().map(|c| c.iter().copied().collect()).collect())
     }
 
-    /// c, measured on a sample of the facts on the model as it is.
+    /// c of the norm anchor, measured on a seeded sample of the facts.
     fn reference(
         &self,
         facts: &[Fact],
@@ -284,7 +284,21 @@ impl Batches<'_> {
             order.swap(i, j.min(facts.len() - 1));
         }
         let sample: Vec<&Fact> = order[..many].iter().map(|&i| &facts[i]).collect();
-        let found = self.values(self.model, &self.name, &sample, kept, progress)?;
+        self.anchor(&sample, kept, progress)
+    }
+
+    /// c of the norm anchor, measured on these facts on the model as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Batches::run).
+    pub fn anchor(
+        &self,
+        sample: &[&Fact],
+        kept: Option<&mut Kept>,
+        progress: &dyn Progress,
+    ) -> Result<f64> {
+        let found = self.values(self.model, &self.name, sample, kept, progress)?;
         let rows: Vec<&Rows> = sample.iter().map(|f| &f.rows).collect();
         let first = self.by.layers[0];
         let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);

@@ -1,4 +1,5 @@
 mod apply;
+mod batch;
 mod export;
 mod hparams;
 mod identities;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use incise::base::Quiet;
 use incise::data::{Contexts, request};
+use incise::edit::facts::facts;
 use incise::edit::hparams::{Method, Values};
 use incise::edit::plan::plan;
 use incise::model::Model;
@@ -33,11 +34,11 @@ struct Case {
     hparams: Value,
 }
 
-fn golden() -> PathBuf {
+pub fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-fn tensor(file: &[u8], name: &str) -> Vec<f64> {
+pub fn tensor(file: &[u8], name: &str) -> Vec<f64> {
     let file = SafeTensors::deserialize(file).unwrap();
     let t = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
     match t.dtype() {
@@ -49,7 +50,7 @@ fn tensor(file: &[u8], name: &str) -> Vec<f64> {
 }
 
 /// The recorded statistics of a layer, in either form.
-fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
+pub fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
     let (path, name) = match stats.is_dir() {
         true => (Moment::path(stats, layer), "second_moment".to_owned()),
         false => (stats.to_path_buf(), layer.to_string()),
@@ -62,7 +63,7 @@ fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
 }
 
 /// ‖a − b‖ / ‖b‖.
-fn off(a: &[f64], b: &[f64]) -> f64 {
+pub fn off(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     let gap: f64 = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum();
     (gap / b.iter().map(|b| b * b).sum::<f64>()).sqrt()
@@ -83,11 +84,12 @@ fn run(case: &Case, dir: &Path, precision: Precision, bar: f64) {
     let f = model.arch.inner;
     let c = Covariance::of(&moment(&dir.join(&case.stats), hparams.layer, f)).unwrap();
     let by = (Method::parse(&case.method).unwrap(), &hparams);
-    let planned =
-        plan(&model, (&tokenizer, None), Some(&c), &requests, &contexts, by, &Quiet).unwrap();
+    let facts =
+        facts(&model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
+    let planned = plan(&model, Some(&c), &facts, by, &Quiet).unwrap();
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
-    let Kind::LowRank { left, right, r } = planned.change(&[]).kind else {
+    let Kind::LowRank { left, right, r } = planned.layers[0].kind.clone() else {
         panic!("{}: a few facts are of low rank", case.name)
     };
     assert_eq!(r, requests.len());
