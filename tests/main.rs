@@ -13,6 +13,7 @@ mod cli;
 mod data;
 mod edit;
 mod hostile;
+mod linalg;
 mod model;
 mod ops;
 mod readme;

@@ -21,6 +21,7 @@ use std::path::Path;
 
 use incise::base::{Quiet, Rng};
 use incise::data::{Contexts, Corpus, Request, request};
+use incise::edit::facts::facts;
 use incise::edit::hparams::{Hparams, Method, Values};
 use incise::edit::plan::plan;
 use incise::model::score::Completion;
@@ -133,15 +134,9 @@ impl Demo {
         let (mut before, mut after) = (vec![], vec![]);
         for request in self.requests.iter().skip(first).step_by(2) {
             let (one, how) = (std::slice::from_ref(request), (Method::RRome, by));
-            let planned = plan(
-                &self.model,
-                (&self.tokenizer, None),
-                Some(c),
-                one,
-                &self.contexts,
-                how,
-                &Quiet,
-            )?;
+            let (text, from) = ((&self.tokenizer, None), (Path::new("edits.json"), one));
+            let facts = facts(&self.model, text, from, &self.contexts)?;
+            let planned = plan(&self.model, Some(c), &facts, how, &Quiet)?;
             before.push(self.score(&self.model, request)?);
             after.push(self.score(&planned.model, request)?);
         }

@@ -91,14 +91,21 @@ impl Progress for Terminal {
                 return; // facts already say how far we are
             }
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = "{msg} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
+            let style = "{prefix} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}";
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-            bar.set_message(what.to_owned());
+            bar.set_prefix(what.to_owned());
             *slot = Some((what.to_owned(), bar));
         }
         if let Some((_, bar)) = slot.as_ref() {
             bar.set_length(total);
             bar.set_position(done);
+        }
+    }
+
+    fn detail(&self, words: &str) {
+        let slot = self.bar.lock().expect("no thread panics while it draws");
+        if let Some((_, bar)) = slot.as_ref() {
+            bar.set_message(words.to_owned());
         }
     }
 

@@ -121,8 +121,8 @@ impl Report<'_> {
             if l.norm > l.weight {
                 progress.warn(&format!(
                     "the change of layer {} is {:.1} times as large as the matrix itself (norm \
-                     {:.3e}); the layer's keys are nearly silent and the model will suffer: edit \
-                     another layer",
+                     {:.3e}), and the model will suffer: the layer's keys are nearly silent, or \
+                     the facts too many for it; edit another layer or more of them",
                     l.layer,
                     l.norm / l.weight,
                     l.norm,

@@ -133,6 +133,9 @@ fn shared(model: &Model, facts: &[Wanted], by: &Search, least: usize) -> Shared 
     Shared::run(model, &beginnings, by.push.layers(), least)
 }
 
+/// Tokens searched at a time, at most: more make no product faster, and facts would come in fits.
+const TOKENS: usize = 4096;
+
 /// A fact whose value is wanted.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
@@ -216,17 +219,24 @@ impl<'m> Searches<'m> {
         Ok(())
     }
 
+    fn tokens(&self, fact: usize) -> usize {
+        Problem::tokens(self.facts[fact].rows)
+    }
+
     /// Takes facts in while they fit, once a quarter of the room is free.
     fn refill(&mut self, room: u64) {
         let mut used: u64 = self.running.iter().map(|r| r.bytes).sum();
-        if used > room / 4 * 3 {
+        let running: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
+        if used > room / 4 * 3 || running > TOKENS / 4 * 3 {
             return;
         }
         let mut rows = Vec::new();
         let from = self.next;
+        let mut tokens = running;
         while self.next < self.facts.len() {
             let bytes = self.bytes[self.next];
-            if used + bytes > room && used > 0 {
+            tokens += self.tokens(self.next);
+            if (used + bytes > room || tokens > TOKENS) && used > 0 {
                 break;
             }
             used += bytes;
@@ -278,10 +288,11 @@ impl<'m> Searches<'m> {
         let now = |r: &Running| r.trace.last().map_or(0.0, Step::total);
         let mean = self.running.iter().map(now).sum::<f64>() / self.running.len() as f64;
         let used: u64 = self.running.iter().map(|r| r.bytes).sum();
-        let full = 100 * used / room.min(self.bytes.iter().sum()).max(1);
+        let tokens: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
+        let full = (100 * used / room).max(100 * tokens as u64 / TOKENS as u64);
         let slots = self.running.len();
         progress.at("fact", done, total);
-        progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, {full} % of the room"));
+        progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
     }
 }
 

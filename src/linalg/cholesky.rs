@@ -5,7 +5,9 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
-use faer::{Mat, Spec, get_global_parallelism};
+use faer::{Mat, Spec};
+
+use super::pieces;
 
 /// The factor of a symmetric positive definite matrix.
 pub struct Cholesky {
@@ -16,7 +18,7 @@ impl Cholesky {
     /// Factors A, whose lower triangle is read, in its place; `None` where A is not positive
     /// definite.
     pub fn of(mut a: Mat<f64>) -> Option<Cholesky> {
-        let (f, par, spec) = (a.nrows(), get_global_parallelism(), Spec::default());
+        let (f, par, spec) = (a.nrows(), pieces(), Spec::default());
         let need = llt::factor::cholesky_in_place_scratch::<f64>(f, par, spec);
         let mut memory = MemBuffer::new(need);
         let (stack, none) = (MemStack::new(&mut memory), Default::default());
@@ -33,7 +35,7 @@ impl Cholesky {
 
     /// A⁻¹ B, in the place of B.
     pub fn solve(&self, mut b: Mat<f64>) -> Mat<f64> {
-        let par = get_global_parallelism();
+        let par = pieces();
         let need = llt::solve::solve_in_place_scratch::<f64>(b.nrows(), b.ncols(), par);
         let mut memory = MemBuffer::new(need);
         let stack = MemStack::new(&mut memory);

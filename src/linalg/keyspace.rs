@@ -15,9 +15,9 @@
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, get_global_parallelism};
+use faer::{Accum, Mat};
 
-use super::Cholesky;
+use super::{Cholesky, pieces};
 
 /// M.
 pub enum Prior<'a> {
@@ -108,7 +108,7 @@ fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>) -> Option<Mat<f64>> {
         Prior::Matrix(m) => Cholesky::of(m())?.solve(k.clone()),
     };
     let mut s = Mat::zeros(n, n);
-    let par = get_global_parallelism();
+    let par = pieces();
     matmul(s.as_mut(), Accum::Replace, k.transpose(), y.as_ref(), 1.0, par);
     let size = (0..n).map(|i| s[(i, i)]).fold(0.0, f64::max);
     (0..n).for_each(|i| s[(i, i)] += epsilon);
@@ -123,14 +123,14 @@ fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>) -> Option<Mat<f64>> {
 /// The lower triangle of A (F, F) += KKᵀ.
 pub fn add_gram(a: &mut Mat<f64>, k: &Mat<f64>) {
     let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-    let (add, par) = (Accum::Add, get_global_parallelism());
+    let (add, par) = (Accum::Add, pieces());
     triangular::matmul(a.as_mut(), lower, add, k, full, k.transpose(), full, 1.0, par);
 }
 
 /// A Bᵀ.
 pub fn product(a: &Mat<f64>, b: &Mat<f64>) -> Mat<f64> {
     let mut ab = Mat::zeros(a.nrows(), b.nrows());
-    let (replace, par) = (Accum::Replace, get_global_parallelism());
+    let (replace, par) = (Accum::Replace, pieces());
     matmul(ab.as_mut(), replace, a.as_ref(), b.transpose(), 1.0, par);
     ab
 }

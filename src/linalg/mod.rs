@@ -6,3 +6,9 @@ pub mod low_rank;
 pub mod vector;
 
 pub use cholesky::Cholesky;
+
+/// Into how many pieces work is cut. `faer` orders its sums by that number, so it is the same on
+/// every machine, however many threads there are to do them.
+fn pieces() -> faer::Par {
+    faer::Par::rayon(16)
+}

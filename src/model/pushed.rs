@@ -45,6 +45,11 @@ impl<'a> Problem<'a> {
         std::iter::once(&rows.kl).chain(&rows.rewriting).collect()
     }
 
+    /// Tokens that a step runs.
+    pub fn tokens(rows: &Rows) -> usize {
+        Problem::suffixes(rows).map(|(_, ids)| ids.len()).sum()
+    }
+
     /// Each row's tokens from the lookup token on; of the row that should stay that one alone.
     fn suffixes(rows: &'a Rows) -> impl Iterator<Item = (&'a Row, &'a [u32])> {
         Problem::kinds(rows).into_iter().enumerate().map(|(kind, row)| {
@@ -113,7 +118,7 @@ impl Push {
         let layers = self.kept(model).len();
         let kept = 2 * a.width + q + 2 * kv + a.queries + gates * a.inner; // decoder::Acts
         let work = 8 * a.width + 3 * q + 4 * kv + (1 + gates) * a.inner; // Run, Back, streams
-        let tokens: usize = Problem::suffixes(rows).map(|(_, ids)| ids.len()).sum();
+        let tokens = Problem::tokens(rows);
         let before: usize = Problem::kinds(rows).iter().map(|r| r.lookup).sum();
         let past = before.saturating_sub(shared) * self.above().len() * 2 * kv;
         let elements = tokens * (layers * kept + work) + past + a.vocabulary;

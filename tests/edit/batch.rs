@@ -12,11 +12,14 @@ use incise::edit::change::dense;
 use incise::edit::facts::{Fact, facts};
 use incise::edit::hparams::{Method, Values};
 use incise::edit::kept::Kept;
+use incise::edit::memit::Moments;
 use incise::edit::plan::Planned;
-use incise::edit::settings::Settings;
+use incise::edit::settings::{Form, Settings};
 use incise::edit::state::State;
+use incise::linalg::vector::{dot, norm};
 use incise::model::Model;
 use incise::stats::Moment;
+use incise::stats::covariance::matrix;
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
 use incise::text::Tokenizer;
@@ -24,6 +27,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::reference::{golden, moment, off, tensor};
+use crate::support::budget::on_one_and_two;
 
 #[derive(Deserialize)]
 struct Case {
@@ -80,19 +84,23 @@ impl Case {
 }
 
 impl Ready {
-    fn run(&self, facts: &[Fact], room: u64, kept: Option<&mut Kept>) -> Planned {
-        let moments = |l| Ok(self.moments.iter().find(|m| m.layer == l).unwrap().clone());
-        let batches = Batches {
+    fn batches<'a>(&'a self, moments: &'a Moments<'a>, room: u64) -> Batches<'a> {
+        Batches {
             model: &self.model,
             name: "tiny".into(),
-            moments: &moments,
+            moments,
             contexts: &self.contexts,
             by: &self.by,
             sequential: self.sequential,
             carries: false,
             room,
             seed: 0,
-        };
+        }
+    }
+
+    fn run(&self, facts: &[Fact], room: u64, kept: Option<&mut Kept>) -> Planned {
+        let moments = |l| Ok(self.moments.iter().find(|m| m.layer == l).unwrap().clone());
+        let batches = self.batches(&moments, room);
         let mut state = State::default();
         if let Some(sample) = &self.anchor {
             let sample: Vec<&Fact> = sample.iter().map(|&i| &self.facts[i]).collect();
@@ -132,5 +140,118 @@ fn changes_and_losses_are_the_references() {
         // In f64 what is left is the rounding of each layer's change to f32, and what a search on
         // a model so changed makes of it.
         check(&case, Precision::F64, 1e-6);
+    }
+}
+
+/// Bytes of everything a plan says.
+fn bits(planned: &Planned) -> Vec<u64> {
+    let sizes = |l: usize| planned.model.layers[l].down.w.dims();
+    let layers = planned.layers.iter().flat_map(|l| dense(&l.kind, sizes(l.layer)));
+    let traces = planned.outcomes.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
+    layers.chain(traces).map(f64::to_bits).collect()
+}
+
+/// However little room there is, so however often slots are refilled, and on however many threads.
+#[test]
+fn a_plan_does_not_depend_on_the_room() {
+    for name in ["gpt2-memit-stop", "gptj-pmet-clamp-stop-arg-max", "llama-tied-memit-clamp-stop"] {
+        let ready = Case::named(name).ready(Precision::F32);
+        let all = bits(&ready.run(&ready.facts, u64::MAX, None));
+        for room in [1, 200_000, 400_000] {
+            assert_eq!(bits(&ready.run(&ready.facts, room, None)), all, "{name}, room {room}");
+        }
+        on_one_and_two(name, || bits(&ready.run(&ready.facts, 300_000, None)));
+    }
+}
+
+/// Values come out the same for a fact alone, in other company and in another order.
+#[test]
+fn a_value_does_not_depend_on_other_facts() {
+    let ready = Case::named("gpt2-memit-stop").ready(Precision::F32);
+    let traces = |facts: &[Fact]| -> Vec<Vec<f64>> {
+        let planned = ready.run(facts, 200_000, None);
+        planned.outcomes.iter().map(|o| o.trace.iter().map(|s| s.total()).collect()).collect()
+    };
+    let all = traces(&ready.facts);
+    for order in [vec![3, 0, 4], vec![2], vec![4, 3, 2, 1, 0]] {
+        let some: Vec<Fact> = order.iter().map(|&i| ready.facts[i].clone()).collect();
+        for (trace, i) in traces(&some).iter().zip(order) {
+            assert_eq!(*trace, all[i], "fact {i}");
+        }
+    }
+}
+
+/// Stops after so many looks at the clock.
+struct Stops(std::sync::atomic::AtomicI64);
+
+impl incise::base::Progress for Stops {
+    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn stop(&self) -> bool {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0
+    }
+}
+
+/// Cut off anywhere, with the values file torn anywhere, a run goes on to the same bytes, and does
+/// not search again what it had found.
+#[test]
+fn a_run_goes_on_where_it_was_cut_off() {
+    for name in ["gpt2-memit-stop", "gpt2-alphaedit-sequential"] {
+        let ready = Case::named(name).ready(Precision::F32);
+        let whole = bits(&ready.run(&ready.facts, 200_000, None));
+        for after in [0, 3, 9, 17, 25, 40] {
+            let folder = tempfile::tempdir().unwrap();
+            let dir = folder.path().join("kept");
+            let moments = |l| Ok(ready.moments.iter().find(|m| m.layer == l).unwrap().clone());
+            let batches = ready.batches(&moments, 200_000);
+            let stops = Stops(after.into());
+            let mut kept = Kept::open(&dir).unwrap();
+            let cut = batches.run(&ready.facts, &mut State::default(), Some(&mut kept), &stops);
+            drop(kept);
+            if cut.is_ok() {
+                continue; // it was done by then
+            }
+            let path = dir.join("values");
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() - bytes.len().min(after as usize)]).unwrap();
+            let mut kept = Kept::open(&dir).unwrap();
+            let planned = ready.run(&ready.facts, 200_000, Some(&mut kept));
+            assert_eq!(bits(&planned), whole, "{name}, cut off after {after}");
+            drop(kept);
+            // All is kept now: a run that may not search still plans.
+            let mut kept = Kept::open(&dir).unwrap();
+            let len = kept.values.len();
+            assert_eq!(bits(&ready.run(&ready.facts, 200_000, Some(&mut kept))), whole);
+            assert_eq!(kept.values.len(), len);
+        }
+    }
+}
+
+/// ΔU₁ = 0 for the directions in which C is at or above the threshold.
+#[test]
+fn alphaedit_leaves_what_text_uses() {
+    let ready = Case::named("gpt2-alphaedit-sequential").ready(Precision::F64);
+    let planned = ready.run(&ready.facts, u64::MAX, None);
+    let Form::AlphaEdit { nullspace_threshold, .. } = ready.by.form else { panic!() };
+    for layer in &planned.layers {
+        let moment = ready.moments.iter().find(|m| m.layer == layer.layer).unwrap();
+        let c = matrix(moment, 0.0);
+        let eigen = c.self_adjoint_eigen(faer::Side::Lower).unwrap();
+        let sizes @ [out, inner] = ready.model.layers[layer.layer].down.w.dims();
+        let delta = dense(&layer.kind, sizes);
+        let (mut kept, mut used) = (0.0f64, 0);
+        for (j, u) in eigen.U().col_iter().enumerate() {
+            if eigen.S().column_vector()[j] >= nullspace_threshold {
+                used += 1;
+                let u: Vec<f64> = u.iter().copied().collect();
+                for row in delta.chunks_exact(inner) {
+                    kept = kept.max(dot(row, &u).abs());
+                }
+            }
+        }
+        assert!(used > 0 && delta.len() == out * inner);
+        // Each factor was rounded to f32: inner terms of half a unit of 2⁻²³ each.
+        let bound = inner as f64 * f64::from(f32::EPSILON) * norm(&delta);
+        assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", layer.layer);
     }
 }

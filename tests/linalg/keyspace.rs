@@ -1,0 +1,157 @@
+//! Δ = R Xᵀ by both routes, against a dense solve written out.
+
+use faer::Mat;
+use incise::base::Rng;
+use incise::linalg::Cholesky;
+use incise::linalg::keyspace::{Change, Prior, Route, solve};
+
+use crate::support::budget::on_one_and_two;
+
+fn draw(rng: &mut Rng, rows: usize, cols: usize) -> Mat<f64> {
+    Mat::from_fn(rows, cols, |_, _| rng.normal())
+}
+
+/// E[k kᵀ] over 4F drawn keys: condition about 10.
+fn second_moment(rng: &mut Rng, f: usize) -> Mat<f64> {
+    let keys = draw(rng, f, 4 * f);
+    let scale = 1.0 / (4 * f) as f64;
+    Mat::from_fn(f, f, |i, j| (0..4 * f).map(|t| keys[(i, t)] * keys[(j, t)]).sum::<f64>() * scale)
+}
+
+/// A⁻¹B by Gauss-Jordan with pivots, which knows nothing of symmetry.
+fn gauss(mut a: Mat<f64>, mut b: Mat<f64>) -> Mat<f64> {
+    let n = a.nrows();
+    for c in 0..n {
+        let pivot = (c..n).max_by(|&i, &j| a[(i, c)].abs().total_cmp(&a[(j, c)].abs())).unwrap();
+        for m in [&mut a, &mut b] {
+            for j in 0..m.ncols() {
+                (m[(c, j)], m[(pivot, j)]) = (m[(pivot, j)], m[(c, j)]);
+            }
+        }
+        for i in (0..n).filter(|&i| i != c) {
+            let factor = a[(i, c)] / a[(c, c)];
+            (0..n).for_each(|j| a[(i, j)] -= factor * a[(c, j)]);
+            (0..b.ncols()).for_each(|j| b[(i, j)] -= factor * b[(c, j)]);
+        }
+    }
+    Mat::from_fn(n, b.ncols(), |i, j| b[(i, j)] / a[(i, i)])
+}
+
+/// Δ (D, F).
+fn delta(change: &Change, r: &Mat<f64>) -> Mat<f64> {
+    match change {
+        Change::Right(x) => r * x.transpose(),
+        Change::Whole(transposed) => transposed.transpose().to_owned(),
+    }
+}
+
+fn off(got: &Mat<f64>, want: &Mat<f64>) -> f64 {
+    (got - want).norm_l2() / want.norm_l2()
+}
+
+/// Both routes are the dense solve to 1e-8, in every order of F, n and D.
+#[test]
+fn both_routes_are_the_dense_solve() {
+    for (case, [f, n, d], epsilon) in [
+        ("few facts", [40, 7, 12], 1.0),
+        ("more facts than outputs", [40, 30, 12], 1.0),
+        ("more facts than keys", [24, 60, 12], 1.0),
+        ("one fact", [24, 1, 12], 1.0),
+        ("nearly equal", [40, 7, 12], 1e-3),
+    ] {
+        let mut rng = Rng::new(3, case);
+        let (c, k, r) = (second_moment(&mut rng, f), draw(&mut rng, f, n), draw(&mut rng, d, n));
+        let a = &c * faer::Scale(epsilon) + &k * k.transpose();
+        let want = &r * gauss(a, k.clone()).transpose();
+        let matrix = || c.clone();
+        for route in [Route::Keys, Route::Facts] {
+            let change = solve(&Prior::Matrix(&matrix), epsilon, &k, &r, route).unwrap();
+            let gap = off(&delta(&change, &r), &want);
+            assert!(gap < 1e-8, "{case}, {route:?}: off by {gap:e}");
+        }
+        let identity = Mat::<f64>::identity(f, f);
+        let a = &identity * faer::Scale(2.5 * epsilon) + &k * k.transpose();
+        let want = &r * gauss(a, k.clone()).transpose();
+        for route in [Route::Keys, Route::Facts] {
+            let change = solve(&Prior::Scaled(2.5), epsilon, &k, &r, route).unwrap();
+            let gap = off(&delta(&change, &r), &want);
+            assert!(gap < 1e-8, "{case}, scaled, {route:?}: off by {gap:e}");
+        }
+    }
+}
+
+/// ε = 0: every key gets its value, and what is orthogonal by M does not move.
+#[test]
+fn equality_is_met_exactly() {
+    let (f, n, d) = (40, 9, 12);
+    let mut rng = Rng::new(4, "equality");
+    let (c, k, r) = (second_moment(&mut rng, f), draw(&mut rng, f, n), draw(&mut rng, d, n));
+    let matrix = || c.clone();
+    let prior = Prior::Matrix(&matrix);
+    assert_eq!(Route::choose(&prior, 0.0, [f, n, d]), Route::Facts);
+    let delta = delta(&solve(&prior, 0.0, &k, &r, Route::Facts).unwrap(), &r);
+    assert!(off(&(&delta * &k), &r) < 1e-10);
+    // u with uᵀK = 0 in every column, then the key C u.
+    let u = draw(&mut rng, f, 1);
+    let across = gauss(k.transpose() * &k, k.transpose() * &u);
+    let key = &c * (&u - &k * across);
+    assert!((&delta * &key).norm_l2() < 1e-10 * delta.norm_l2() * key.norm_l2());
+}
+
+/// Two facts with one key cannot both be met; with ε > 0 they share.
+#[test]
+fn keys_that_depend_on_each_other() {
+    let (f, n, d) = (24, 5, 8);
+    let mut rng = Rng::new(5, "dependent");
+    let (c, mut k, r) = (second_moment(&mut rng, f), draw(&mut rng, f, n), draw(&mut rng, d, n));
+    (0..f).for_each(|i| k[(i, 4)] = 2.0 * k[(i, 1)] - k[(i, 3)]);
+    let matrix = || c.clone();
+    let prior = Prior::Matrix(&matrix);
+    assert!(solve(&prior, 0.0, &k, &r, Route::Facts).is_none());
+    assert!(solve(&prior, 0.1, &k, &r, Route::Facts).is_some());
+}
+
+#[test]
+fn a_prior_that_is_not_positive_definite() {
+    let (f, n, d) = (12, 3, 4);
+    let mut rng = Rng::new(6, "indefinite");
+    let (k, r) = (draw(&mut rng, f, n), draw(&mut rng, d, n));
+    for bad in [0.0, -1.0, f64::NAN] {
+        let matrix = || Mat::from_fn(f, f, |i, j| if i == j && i != 5 { 1.0 } else { 0.0 } * bad);
+        for route in [Route::Keys, Route::Facts] {
+            assert!(solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route).is_none(), "{bad}");
+        }
+    }
+}
+
+/// The cheaper route, as counted in operations.
+#[test]
+fn the_route_is_the_cheaper_one() {
+    let matrix = || Mat::zeros(0, 0);
+    let prior = Prior::Matrix(&matrix);
+    assert_eq!(Route::choose(&prior, 1.0, [16384, 10_000, 4096]), Route::Keys);
+    assert_eq!(Route::choose(&prior, 1.0, [16384, 100, 4096]), Route::Facts);
+    assert_eq!(Route::choose(&Prior::Scaled(1.0), 1.0, [16384, 1000, 4096]), Route::Facts);
+}
+
+/// At sizes where the library cuts work into pieces.
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let (f, n, d) = (700, 300, 64);
+    let mut rng = Rng::new(7, "threads");
+    let (k, r) = (draw(&mut rng, f, n), draw(&mut rng, d, n));
+    let keys = draw(&mut rng, f, 2 * f);
+    let c = &keys * keys.transpose();
+    let bits = |m: &Mat<f64>| -> Vec<u64> {
+        m.col_iter().flat_map(|c| c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+    };
+    on_one_and_two("cholesky", || bits(&Cholesky::of(c.clone()).unwrap().solve(k.clone())));
+    let matrix = || c.clone();
+    for route in [Route::Keys, Route::Facts] {
+        on_one_and_two("key space", || {
+            match solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route).unwrap() {
+                Change::Right(x) | Change::Whole(x) => bits(&x),
+            }
+        });
+    }
+}
