@@ -11,6 +11,7 @@ use incise::tensor::{Precision, Tensor, Weight};
 use incise::text::Rows;
 
 /// Mean and standard deviation.
+#[allow(dead_code)] // not every benchmark repeats itself
 pub fn spread(times: &[f64]) -> (f64, f64) {
     let n = times.len() as f64;
     let mean = times.iter().sum::<f64>() / n;
@@ -40,4 +41,15 @@ fn rate() -> f64 {
     let (start, runs) = (Instant::now(), 20);
     (0..runs).for_each(|_| linear::forward(&x, &w, None, &mut y));
     2.0 * (n * out * inner * runs) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The most memory the process had since this was asked last, in bytes; 0 where the system does
+/// not say.
+#[allow(dead_code)] // not every benchmark asks
+pub fn peak() -> u64 {
+    let said = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = said.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kb = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    let _ = std::fs::write("/proc/self/clear_refs", "5"); // starts it again
+    kb.unwrap_or(0) * 1024
 }

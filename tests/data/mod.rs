@@ -1,5 +1,6 @@
 //! Floor 1: cases.
 
+mod conflicts;
 mod contexts;
 mod corpus;
 mod forms;

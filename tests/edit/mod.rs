@@ -1,6 +1,9 @@
+mod anchor;
 mod apply;
 mod batch;
+mod command;
 mod export;
+mod factlm;
 mod hparams;
 mod identities;
 mod reference;

@@ -1,0 +1,52 @@
+//! Requests for one prompt: repeats, and different targets.
+
+use std::path::Path;
+
+use incise::data::conflicts::{OnConflict, resolve};
+use incise::data::{Request, request};
+
+fn requests() -> Vec<Request> {
+    let lines = [
+        ("a", "{} is in", "Rome", "Asia"),
+        ("b", "{} is in", "Oslo", "Peru"),
+        ("c", "{} is in", "Rome", " Asia"), // repeats a
+        ("d", "Rome is {}", "in", "Chile"), // the same prompt by another subject
+        ("e", "{} is in", "Oslo", "Peru "), // repeats b
+        ("f", "{} is near", "Rome", "Chile"),
+    ];
+    let json = |(id, prompt, subject, target): (&str, &str, &str, &str)| {
+        serde_json::json!({"id": id, "prompt": prompt, "subject": subject, "target_new": target})
+            .to_string()
+    };
+    request::parse("r", lines.map(json).join("\n").as_bytes()).unwrap()
+}
+
+fn ids(requests: &[Request]) -> String {
+    requests.iter().map(|r| r.id.as_str()).collect()
+}
+
+#[test]
+fn the_rule_says_which_counts() {
+    for (rule, kept, superseded) in [
+        (OnConflict::Last, "bdf", vec![("a", "d", false), ("c", "d", false), ("e", "b", true)]),
+        (OnConflict::First, "abf", vec![("c", "a", true), ("d", "a", false), ("e", "b", true)]),
+    ] {
+        let (left, out) = resolve(Path::new("r"), requests(), rule).unwrap();
+        assert_eq!(ids(&left), kept, "{rule:?}");
+        let out: Vec<_> =
+            out.iter().map(|s| (s.request.id.as_str(), s.by.as_str(), s.repeats)).collect();
+        assert_eq!(out, superseded, "{rule:?}");
+    }
+}
+
+#[test]
+fn without_a_rule_different_targets_are_an_error_that_names_them() {
+    let error = resolve(Path::new("r.jsonl"), requests(), OnConflict::Error).unwrap_err();
+    let error = error.to_string();
+    for word in ["r.jsonl", "1 prompts", "`a`, `c`, `d`", "--on-conflict"] {
+        assert!(error.contains(word), "{error:?} does not say {word:?}");
+    }
+    let repeats: Vec<Request> = requests().into_iter().filter(|r| r.id != "d").collect();
+    let (left, out) = resolve(Path::new("r"), repeats, OnConflict::Error).unwrap();
+    assert_eq!((ids(&left).as_str(), out.len()), ("abf", 2));
+}

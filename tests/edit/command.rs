@@ -1,0 +1,193 @@
+//! `incise edit` with methods for many facts: what it writes, keeps, carries on and takes back.
+
+use std::fs;
+use std::path::Path;
+
+use incise::store::Patch;
+use serde_json::Value;
+
+use crate::cli::{Session, done, fails, incise, json, strs, text};
+use crate::support::shared::shared;
+
+fn line(id: &str, subject: &str, target: &str) -> String {
+    format!(
+        "{{\"id\": \"{id}\", \"prompt\": \"{{}} is in\", \"subject\": \"{subject}\", \
+         \"target_new\": \"{target}\"}}\n"
+    )
+}
+
+/// An edit's arguments with another value of a flag.
+fn put(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
+    let at = args.iter().position(|a| a == flag).unwrap();
+    args[at + 1] = value.to_owned();
+    args
+}
+
+/// An edit of two layers by another method.
+fn with(s: &Session, method: &str, more: &[&str]) -> Vec<String> {
+    let two = ["--set", "layers=[0,1]", "--set", "mom2_update_weight=20"];
+    put(s.edit(&[&two, more].concat()), "--method", method)
+}
+
+/// Four records, two of which ask one prompt for different targets.
+fn four(s: &Session) -> String {
+    let four = [
+        line("a", "Big Ben", "Paris"),
+        line("b", "The sea", "Rome"),
+        line("c", "Big Ben", "Oslo"),
+        line("d", "Nothing", "Paris"),
+    ]
+    .concat();
+    fs::write(s.at("requests.jsonl"), &four).unwrap();
+    four
+}
+
+/// The patch of the same command again.
+fn again(s: &Session, more: &[&str]) -> Vec<u8> {
+    done(&strs(&with(s, "memit", &[&["--on-conflict", "last"], more].concat())));
+    fs::read(s.at("patch.safetensors")).unwrap()
+}
+
+#[test]
+fn many_facts_at_once() {
+    let s = Session::new("gpt2");
+    s.stats();
+    four(&s);
+    let error = fails(1, &strs(&with(&s, "memit", &[])));
+    assert!(error.contains("`a`, `c`") && error.contains("--on-conflict"), "{error}");
+    let report = json(&strs(&with(&s, "memit", &["--on-conflict", "last", "--json"])));
+    assert_eq!(report["facts"].as_array().unwrap().len(), 3);
+    assert_eq!(report["superseded"], 1);
+    assert_eq!(report["layers"].as_array().unwrap().len(), 2);
+
+    let lines = fs::read_to_string(s.at("patch.safetensors.report.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    for line in &lines[..3] {
+        for field in ["id", "prompt", "subject", "target_new", "steps", "loss", "value_change"] {
+            assert!(!line[field].is_null(), "{field}: {line}");
+        }
+        assert_eq!(line["probability"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!((&lines[3]["id"], &lines[3]["superseded_by"]), (&"a".into(), &"c".into()));
+
+    let (model, patch) = (s.at("model"), s.at("patch.safetensors"));
+    let before = s.weights("model");
+    let applied = json(&["apply", &model, &patch, "--in-place", "--json"]);
+    assert_eq!(applied["tensors"].as_array().unwrap().len(), 2);
+    assert_ne!(s.weights("model"), before);
+    done(&["undo", &model]);
+    assert_eq!(s.weights("model"), before);
+}
+
+#[test]
+fn what_was_kept_serves_again() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let four = four(&s);
+    let patch = again(&s, &[]);
+    assert!(again(&s, &[]) == patch);
+    fs::remove_dir_all(s.at("patch.safetensors.kept")).unwrap();
+    assert!(again(&s, &["--memory", "1K"]) == patch, "whatever the room");
+
+    // Without one fact: the edit of the others, and nothing is searched again.
+    let values = || fs::metadata(s.at("patch.safetensors.kept/values")).unwrap().len();
+    let found = values();
+    let without = again(&s, &["--without", "b"]);
+    assert_eq!(values(), found);
+    fs::remove_dir_all(s.at("patch.safetensors.kept")).unwrap();
+    let others: Vec<&str> = four.lines().filter(|l| !l.contains("\"b\"")).collect();
+    fs::write(s.at("requests.jsonl"), others.join("\n")).unwrap();
+    assert!(again(&s, &[]) == without);
+    let gone = ["--on-conflict", "last", "--without", "b"];
+    let error = fails(1, &strs(&with(&s, "memit", &gone)));
+    assert!(error.contains("--without b"), "{error}");
+}
+
+/// A layer whose keys are a thousand times smaller than its neighbours'.
+#[test]
+fn a_nearly_silent_layer_is_warned_of() {
+    let Some(dir) = shared("a_nearly_silent_layer_is_warned_of", "factlm-gpt2") else { return };
+    let s = Session::new("gpt2");
+    let of = |name: &str| dir.join(name).display().to_string();
+    let (model, corpus, stats) = (of(""), of("text.txt"), s.at("stats"));
+    let few = ["--max-tokens", "4000", "-o", &stats];
+    done(&[&["stats", &model, "--layers", "3", "--corpus", &corpus], &few[..]].concat());
+    let records = fs::read(of("counterfact.json")).unwrap();
+    let records: Vec<Value> = serde_json::from_slice(&records).unwrap();
+    let (requests, out) = (s.at("three.json"), s.at("patch.safetensors"));
+    fs::write(&requests, Value::from(records[..3].to_vec()).to_string()).unwrap();
+    let (hparams, contexts) = (of("memit.json"), of("contexts.json"));
+    let mut args = vec!["edit", &model, &requests, "--method", "memit", "--stats", &stats];
+    args.extend(["--hparams", &hparams, "--contexts", &contexts, "--set", "layers=[3]"]);
+    args.extend(["-o", &out]);
+    let edited = incise(&args);
+    let warned = text(&edited.stderr);
+    assert!(edited.status.success(), "{warned}");
+    for words in ["the change of layer 3 is", "(norm ", "nearly silent"] {
+        assert!(warned.contains(words), "{warned:?} does not say {words:?}");
+    }
+}
+
+/// The keys of one run are left alone by the next, which knows them from the state.
+#[test]
+fn a_state_goes_from_run_to_run() {
+    let s = Session::new("gpt2");
+    s.stats();
+    for (method, more) in [("memit", "kl_factor=0.0625"), ("alphaedit", "nullspace_threshold=1")] {
+        let file = s.at(&format!("{method}.state"));
+        let args = |subjects: &[&str], out: &str| {
+            let all: String = subjects.iter().map(|r| line(r, r, "Paris")).collect();
+            fs::write(s.at("requests.jsonl"), all).unwrap();
+            put(with(&s, method, &["--set", more, "--set", "L2=5"]), "-o", &s.at(out))
+        };
+        let with_state = |subjects: &[&str], out: &str| {
+            let mut all = args(subjects, out);
+            all.extend(["--state".to_owned(), file.clone()]);
+            all
+        };
+        done(&strs(&with_state(&["Big Ben", "The sea"], "one")));
+        let state = fs::read(&file).unwrap();
+        let error = fails(1, &strs(&with_state(&["Big Ben", "The sea"], "one")));
+        assert!(error.contains("holds the keys of these requests already"), "{error}");
+        assert_eq!(fs::read(&file).unwrap(), state);
+
+        // The second edit minds the keys of the first: another patch than without the state.
+        done(&strs(&with_state(&["Nothing"], "two")));
+        done(&strs(&args(&["Nothing"], "alone")));
+        let [two, alone] = ["two", "alone"].map(|p| Patch::read(Path::new(&s.at(p))).unwrap());
+        assert_ne!(two.changes, alone.changes, "{method}");
+
+        fs::write(&file, &state[..state.len() / 2]).unwrap();
+        let error = fails(1, &strs(&with_state(&["Nothing"], "two")));
+        assert!(error.contains(&format!("{method}.state")), "{error}");
+        fs::write(&file, &state).unwrap();
+        let mut other = put(with_state(&["Nothing"], "two"), "--method", "emmet");
+        other.extend(["--set".to_owned(), "emmet_lambda=0.1".to_owned()]);
+        let error = fails(1, &strs(&other));
+        assert!(error.contains(&format!("is {method}, not emmet")), "{error}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_take() {
+    let s = Session::new("gpt2");
+    for (method, layers) in [("memit", "layers=[0,1]"), ("r-rome", "layers=[1]")] {
+        let said = done(&strs(&with(&s, method, &["--set", layers, "--dry-run"])));
+        assert!(said.contains("dry run: 1 fact"), "{said}");
+        assert!(!Path::new(&s.at("patch.safetensors")).exists());
+        assert!(!Path::new(&s.at("patch.safetensors.kept")).exists());
+    }
+}
+
+#[test]
+fn options_of_many_facts_are_refused_for_rome() {
+    let s = Session::new("gpt2");
+    for more in [["--sequential", "2"], ["--memory", "1G"], ["--shard", "0/2"]] {
+        let error = fails(1, &strs(&s.edit(&more)));
+        assert!(error.contains(more[0]) && error.contains("memit"), "{error}");
+    }
+    for more in [["--sequential", "0"], ["--memory", "much"], ["--shard", "2/2"]] {
+        fails(2, &strs(&s.edit(&more)));
+    }
+}

@@ -1,0 +1,142 @@
+//! MEMIT on a trained model, beside what an independent implementation recorded for the same
+//! records, statistics, contexts and hyperparameters.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use incise::base::Quiet;
+use incise::data::{Contexts, Request, request};
+use incise::edit::batch::Batches;
+use incise::edit::change::dense;
+use incise::edit::facts::facts;
+use incise::edit::hparams::{Method, Values};
+use incise::edit::plan::Planned;
+use incise::edit::state::State;
+use incise::model::Model;
+use incise::model::score::Completion;
+use incise::stats::Moment;
+use incise::store::Checkpoint;
+use incise::tensor::Precision;
+use incise::text::Tokenizer;
+use serde_json::Value;
+
+use super::reference::{moment, off, tensor};
+use crate::support::shared::shared;
+
+struct FactLm {
+    dir: PathBuf,
+    model: Model,
+    tokenizer: Tokenizer,
+    records: Vec<Request>,
+}
+
+impl FactLm {
+    fn open(test: &str) -> Option<FactLm> {
+        let dir = shared(test, "factlm-gpt2")?;
+        let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F32).unwrap();
+        let tokenizer = Tokenizer::open(&dir).unwrap();
+        let records = request::read(dir.join("counterfact.json")).unwrap();
+        Some(FactLm { dir, model, tokenizer, records })
+    }
+
+    fn memit(&self, records: &[Request]) -> Planned {
+        let values = Values::read(&self.dir.join("memit.json")).unwrap();
+        let by = values.batch(Method::Memit, &self.model).unwrap();
+        let contexts = Contexts::read(self.dir.join("contexts.json")).unwrap();
+        let text = (&self.tokenizer, None);
+        let facts = facts(&self.model, text, (Path::new("records"), records), &contexts).unwrap();
+        let stats = self.dir.join("second_moment.safetensors");
+        let moments = |l| -> incise::Result<Arc<Moment>> {
+            Ok(Arc::new(moment(&stats, l, self.model.arch.inner)))
+        };
+        let batches = Batches {
+            model: &self.model,
+            name: String::new(),
+            moments: &moments,
+            contexts: &contexts,
+            by: &by,
+            sequential: 0,
+            carries: false,
+            room: 1 << 30,
+            seed: 0,
+        };
+        batches.run(&facts, &mut State::default(), None, &Quiet).unwrap()
+    }
+
+    /// Percent of prompts at which the target that should be likelier is: of the rewrites, the
+    /// paraphrases and the neighbours, averaged within a record first.
+    fn scores(&self, model: &Model, records: &[Request]) -> [f64; 3] {
+        let mut sums = [0.0; 3];
+        for r in records {
+            let old = r.target_true.as_deref().unwrap();
+            let [new, old] = [r.target_new.as_str(), old].map(|t| self.tokenizer.encode_target(t));
+            let (new, old) = (new.unwrap(), old.unwrap());
+            let says_new = |prompt: &str| {
+                let ids = self.tokenizer.encode(prompt).unwrap();
+                let text = |target: &Vec<u32>| Completion {
+                    ids: [&ids[..], target].concat(),
+                    candidate: target.len(),
+                };
+                let logp = model.log_probability(&[text(&new), text(&old)]);
+                f64::from(u8::from(logp[0] > logp[1]))
+            };
+            let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
+            sums[0] += says_new(&r.prompt.replacen("{}", &r.subject, 1));
+            sums[1] += mean(r.paraphrases.iter().map(|p| says_new(p)).collect());
+            sums[2] += mean(r.neighbourhood.iter().map(|p| 1.0 - says_new(&p.prompt)).collect());
+        }
+        sums.map(|s| 100.0 * s / records.len() as f64)
+    }
+}
+
+/// The public code's change for records 0 to 2, within 1e-4.
+#[test]
+fn three_records_are_the_public_codes() {
+    let Some(lm) = FactLm::open("three_records_are_the_public_codes") else { return };
+    let planned = lm.memit(&lm.records[..3]);
+    let file = fs::read(lm.dir.join("reference-memit-3.safetensors")).unwrap();
+    for layer in &planned.layers {
+        let [out, inner] = lm.model.layers[layer.layer].down.w.dims();
+        let name = format!("transformer.h.{}.mlp.c_proj.weight", layer.layer);
+        let stored = tensor(&file, &name); // (in, out)
+        let want: Vec<f64> = (0..out)
+            .flat_map(|i| (0..inner).map(move |j| (i, j)))
+            .map(|(i, j)| stored[j * out + i])
+            .collect();
+        let gap = off(&dense(&layer.kind, [out, inner]), &want);
+        println!("layer {}: ΔW {gap:.1e}", layer.layer);
+        assert!(gap <= 1e-4, "layer {}: off by {gap:e}", layer.layer);
+    }
+}
+
+/// Scores of 300 records at once lie within sampling error of the public code's: two standard
+/// errors of a difference of two proportions of 300.
+#[test]
+fn three_hundred_records_at_once() {
+    let Some(lm) = FactLm::open("three_hundred_records_at_once") else { return };
+    let records = &lm.records[..300];
+    let planned = lm.memit(records);
+    let recorded: Value =
+        serde_json::from_slice(&fs::read(lm.dir.join("reference.json")).unwrap()).unwrap();
+    for (when, model) in [("before", &lm.model), ("memit_300_at_once", &planned.model)] {
+        let got = lm.scores(model, records);
+        let want = ["rewrite", "paraphrase", "neighborhood"]
+            .map(|name| recorded[when][name].as_f64().unwrap());
+        println!("{when}: {got:.2?}, recorded {want:.2?}");
+        for (got, want) in got.into_iter().zip(want) {
+            let p: f64 = want / 100.0;
+            let bound = 2.0 * (2.0 * p * (1.0 - p) / 300.0).sqrt() * 100.0;
+            assert!(
+                (got - want).abs() <= bound,
+                "{when}: {got:.2}, recorded {want:.2} ± {bound:.2}"
+            );
+        }
+    }
+    for layer in &planned.layers {
+        let name = format!("transformer.h.{}.mlp.c_proj.weight", layer.layer);
+        let want = recorded["memit_300_at_once"]["norm"][&name].as_f64().unwrap();
+        println!("layer {}: ‖Δ‖ {:.3}, recorded {want}", layer.layer, layer.norm);
+        assert!((layer.norm / want - 1.0).abs() < 1e-2, "layer {}", layer.layer);
+    }
+}
