@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::output::percent;
 use super::{Context, embedded};
+use crate::base::file::read_file;
 use crate::base::{Error, Progress, Quiet, Result, Rng};
 use crate::data::{Contexts, Request, request};
 use crate::edit::apply;
@@ -123,7 +124,7 @@ impl Demo {
             return Ok(vec![Show { prompt, subject, target_new, paraphrase, neighbour, one_hop }]);
         }
         let path = dir.join("showcase.json");
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let bytes = read_file(&path, 1 << 20)?;
         Ok(serde_json::from_slice(&bytes).expect("the program's own file, held by a test"))
     }
 }

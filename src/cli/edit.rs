@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{check_place, count, counted, percent};
+use super::output::{check_place, check_replaced, count, counted, percent};
 use crate::base::{Error, Progress, Result};
 use crate::data::{Contexts, Request, request};
 use crate::edit::contexts;
@@ -68,6 +68,7 @@ impl Edit {
         let mut inputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
         inputs.push(&self.model);
         check_place(&self.output, &inputs)?;
+        check_replaced(&self.output, Patch::read(&self.output).is_ok(), "patch")?;
         let (checkpoint, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
         let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;

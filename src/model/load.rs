@@ -101,8 +101,9 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// A configuration that is not of a family we run; a tensor that is missing, of another shape or
-    /// of a type we do not compute with; one of a layer that the configuration does not tell of.
+    /// A configuration that is not of a family we run; a tensor that is missing, of another shape
+    /// or of a type we do not compute with; one of the layers that the configuration does not tell
+    /// of; a stored head that differs from the embedding it is tied to.
     pub fn load(checkpoint: &Checkpoint, precision: Precision) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
         Loader::new(checkpoint, family, &arch, precision).model()
@@ -257,8 +258,8 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Refuses a tensor of the layers that no line above asked for: a bias the configuration switches
-    /// off, another family's norms, an adapter. The model without it is another one.
+    /// Refuses a tensor of the layers that no line above asked for: a bias that the configuration
+    /// switches off, another family's norms, an adapter. The model without it is another one.
     fn nothing_unread(&self) -> Result<()> {
         let (asked, ours) =
             (self.asked.borrow(), format!("{}{}", self.prefix, self.family.names.layer));

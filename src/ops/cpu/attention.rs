@@ -2,8 +2,8 @@
 //! and dv by keys, so every sum is made by one task in one order.
 //!
 //! Sums over keys, and over the queries of a key, are made in blocks: of n terms one after another,
-//! an f32 sum loses up to n roundings, in blocks some 64 + n/64. A block begins with the sum's first
-//! term or where the last ended, so a row's bits do not depend on how its past is cut.
+//! an f32 sum loses up to n roundings, in blocks some 64 + n/64. Blocks are counted from the sum's
+//! first term, so a row's bits do not depend on how its past is cut.
 
 use rayon::prelude::*;
 
