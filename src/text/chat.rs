@@ -2,7 +2,7 @@
 //!
 //! The template is Jinja, from `chat_template.jinja`, `chat_template.json` or
 //! `tokenizer_config.json`, in this order; of several the one named `default`. Its surroundings are
-//! those of the transformers library ([`super::jinja`] says what it may cost): `messages`, `tools`
+//! those of the transformers library (`jinja.rs` says what it may cost): `messages`, `tools`
 //! and `documents` (none), `add_generation_prompt`, the special tokens by name (from
 //! `special_tokens_map.json` those that `tokenizer_config.json` does not name), and the tags
 //! `generation`, which mark what training needs and are passed over.

@@ -1,12 +1,14 @@
 //! What chat templates find around them, and what they may cost.
 //!
-//! A template comes with a checkpoint, so it is a stranger's program. It may take [`FUEL`] steps,
-//! show [`MOST`] bytes, and nest what it shows [`DEEPEST`] deep: a namespace that holds itself has no
-//! end. Text is indented and padded by [`WIDEST`] columns at most. It runs on a thread with a
-//! stack of [`STACK`], where values as deep as its steps allow can be dropped. What is not bounded
-//! here: memory for texts that it joins with `~`, `+`, `join` or `replace` and does not show, each
-//! up to twice as long as the last, and the depth of a namespace that holds itself and is turned into
-//! text or compared inside the template. These end the program, and nothing else.
+//! A template comes with a checkpoint, so it is a stranger's program. It may take `FUEL` steps,
+//! show `MOST` bytes, and nest what it shows `DEEPEST` deep: a namespace that holds itself has no
+//! end. Text is indented and padded by `WIDEST` columns at most. It runs on a thread with a stack
+//! of `STACK`, where values as deep as its steps allow can be dropped.
+//!
+//! What is not bounded here: memory for texts that it joins with `~`, `+`, `join` or `replace` and
+//! does not show, each up to twice as long as the last; and the depth of a namespace that holds
+//! itself and is turned into text or compared inside the template. These end the program, and
+//! nothing else.
 
 use std::io::{self, Write};
 use std::thread;
