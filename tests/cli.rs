@@ -277,6 +277,32 @@ fn nothing_is_written_over_what_is_read() {
 }
 
 #[test]
+fn what_stands_at_the_output_and_is_no_older_one_stays() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let (model, corpus, patch) = (s.at("model"), s.at("corpus.txt"), s.at("patch.safetensors"));
+    fs::write(&patch, "notes").unwrap();
+    assert!(fails(1, &strs(&s.edit(&[]))).contains("stands there already and is no patch"));
+    fs::remove_file(&patch).unwrap();
+    done(&strs(&s.edit(&[])));
+    done(&strs(&s.edit(&[])));
+    let to = s.at("logits");
+    let logits = |out: &str| ["logits", &model, "--prompts", &corpus, "-o", out].map(String::from);
+    let error = fails(1, &strs(&logits(&patch)));
+    assert!(error.contains("stands there already and is no file of logits"), "{error}");
+    done(&strs(&logits(&to)));
+    done(&strs(&logits(&to)));
+}
+
+#[test]
+fn a_value_that_a_given_file_lacks_is_told_with_its_name() {
+    let s = Session::new("gpt2");
+    fs::write(s.at("hparams.json"), "{\"layers\": [1]}").unwrap();
+    let error = fails(1, &strs(&s.edit(&[])));
+    assert!(error.contains("hparams.json: v_num_grad_steps: is given nowhere"), "{error}");
+}
+
+#[test]
 fn a_place_that_cannot_be_written_is_refused_before_the_work() {
     let s = Session::new("gpt2");
     let mut args = s.edit(&[]); // there are no statistics yet: the place comes first
@@ -400,6 +426,18 @@ fn statistics_are_imported_and_merged_beside_those_that_are_collected() {
     assert_eq!(told["layers"][0]["tokens"], tokens("ab").0);
     let error = fails(1, &["stats", "merge", &a, &ab, "-o", &s.at("c")]);
     assert!(error.contains("would count twice"), "{error}");
+    let error = fails(1, &["stats", "import", &model, &npz, "--layer", "1", "-o", &a]);
+    assert!(error.contains("layer-1.safetensors: corpus: of what stands there"), "{error}");
+    let again = ["stats", &model, "--layers", "1", "--corpus", &corpus, "-o", &out];
+    assert!(fails(1, &again).contains("layer-1.safetensors: corpus: of what stands there"));
+    fs::copy(Moment::path(Path::new(&out), 1), Moment::path(Path::new(&a), 0)).unwrap();
+    let error = fails(1, &["stats", "merge", &a, &b, "-o", &s.at("none")]);
+    assert!(error.contains("layer-0") && !Path::new(&s.at("none")).exists(), "{error}");
+    fs::remove_file(Moment::path(Path::new(&a), 0)).unwrap();
+    let error = fails(1, &["stats", "merge", &a, &out, "-o", &s.at("c")]);
+    assert!(error.contains("of imported statistics (0) it is not known"), "{error}");
+    let error = fails(1, &["stats", "merge", &a, &b, "-o", &out]);
+    assert!(error.contains("layer-1.safetensors: corpus: of what stands there"), "{error}");
     let error = fails(1, &["stats", "merge", &a, &b, "-o", &a]);
     assert!(error.contains("over what the command reads"), "{error}");
     fails(2, &["stats", "merge", &a, "-o", &ab]);

@@ -87,9 +87,12 @@ impl Error {
 
     /// What to do where the system refused: it says why, and not what helps.
     pub fn remedy(&self) -> Option<&'static str> {
-        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        use io::ErrorKind::{
+            NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+        };
         let Error::Io { source, .. } = self else { return None };
         match source.kind() {
+            NotFound => Some("check the name"),
             StorageFull | QuotaExceeded => Some("free some space and run the command again"),
             PermissionDenied | ReadOnlyFilesystem => {
                 Some("change its permissions, or name another place")

@@ -10,6 +10,7 @@ use super::edit::stored;
 use super::output::percent;
 use super::report::share;
 use super::{Context, embedded};
+use crate::base::file::read_file;
 use crate::base::{Error, Progress, Quiet, Result, Rng};
 use crate::data::{Contexts, Request, request};
 use crate::edit::apply;
@@ -127,7 +128,7 @@ impl Demo {
             return Ok(vec![Show { prompt, subject, target_new, paraphrase, neighbour, one_hop }]);
         }
         let path = dir.join("showcase.json");
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let bytes = read_file(&path, 1 << 20)?;
         Ok(serde_json::from_slice(&bytes).expect("the program's own file, held by a test"))
     }
 }

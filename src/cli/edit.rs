@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::mass::{self, Mass};
-use super::output::{check_place, count, counted};
+use super::output::{check_place, check_replaced, count, counted};
 use super::report::Report;
 use crate::base::{Error, Progress, Result};
 use crate::data::conflicts::{OnConflict, Superseded, resolve};
@@ -100,6 +100,7 @@ impl Edit {
         inputs.push(&self.model);
         inputs.extend(self.mass.files());
         check_place(&self.output, &inputs)?;
+        check_replaced(&self.output, self.mass.is_older(&self.output), self.mass.what())?;
         let start = Instant::now();
         match method.keys() {
             Some(_) => {

@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{check_place, counted};
+use super::output::{check_place, check_replaced, counted};
+use crate::base::file::read_text;
 use crate::base::{DType, Error, Progress, Result};
 use crate::model::load;
-use crate::store::write;
+use crate::store::{Shard, write};
 use crate::text::Tokenizer;
 
 /// Rows of logits held at a time: 64 × 128 k tokens are 34 MB.
@@ -37,10 +38,10 @@ impl Logits {
     /// Writes the file.
     pub fn run(&self, context: &Context) -> Result<()> {
         check_place(&self.output, &[&self.model, &self.prompts])?;
+        check_replaced(&self.output, is_logits(&self.output), "file of logits")?;
         let (_, model) = load::open(&self.model, &context.device)?;
         let tokenizer = Tokenizer::open(&self.model)?;
-        let text = std::fs::read_to_string(&self.prompts)
-            .map_err(|e| Error::io(&self.prompts, "read", e))?;
+        let text = read_text(&self.prompts, 1 << 30)?;
         let prompts: Vec<Vec<u32>> =
             text.lines().map(|line| tokenizer.encode(line)).collect::<Result<_>>()?;
         for (i, ids) in prompts.iter().enumerate() {
@@ -89,4 +90,12 @@ impl Logits {
         let output = self.output.display();
         context.terminal.line(format!("{output}: {n}, {tokens}"))
     }
+}
+
+/// Whether a file holds tensors named 0, 1, …, as this command writes them.
+fn is_logits(path: &Path) -> bool {
+    Shard::open(path).is_ok_and(|shard| {
+        let tensors = &shard.header().tensors;
+        (0..tensors.len()).all(|i| tensors.contains_key(&i.to_string()))
+    })
 }

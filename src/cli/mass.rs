@@ -18,7 +18,7 @@ use crate::edit::kept::{Kept, Values};
 use crate::edit::settings::Form;
 use crate::edit::state::State;
 use crate::linalg::keyspace::{Prior, Route};
-use crate::store::model_fingerprint;
+use crate::store::{Patch, model_fingerprint};
 
 /// Options of the methods for many facts.
 #[derive(Args)]
@@ -53,6 +53,19 @@ impl Mass {
     /// Files that are read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.values.iter().chain(&self.state).map(PathBuf::as_path)
+    }
+
+    /// What `-o` is to be.
+    pub fn what(&self) -> &'static str {
+        if self.shard.is_some() { "file of values" } else { "patch" }
+    }
+
+    /// Whether a file is an older one of the same kind.
+    pub fn is_older(&self, output: &Path) -> bool {
+        match self.shard {
+            Some(_) => Values::read(output).is_ok(),
+            None => Patch::read(output).is_ok(),
+        }
     }
 
     /// Refuses these options for methods that plan one fact after another.

@@ -70,7 +70,7 @@ enum Command {
     /// Key second moments of some layers, from text
     Stats(stats::Stats),
     /// Compute the patch that changes facts
-    Edit(edit::Edit),
+    Edit(Box<edit::Edit>),
     /// Join the values that several `edit --shard` runs found
     Merge(merge::Merge),
     /// Write patches into a new folder or in place

@@ -140,6 +140,15 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
     made.map_err(|e| Error::io(folder, "write a file in", e))
 }
 
+/// Refuses a place where something stands that is not `ours`, which would be lost.
+pub fn check_replaced(file: &Path, ours: bool, what: &str) -> Result<()> {
+    if ours || !file.exists() {
+        return Ok(());
+    }
+    let what = format!("stands there already and is no {what}");
+    Err(Error::input(file, "-o", what, "name another file, or remove this one"))
+}
+
 /// `12,345`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();

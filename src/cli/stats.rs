@@ -14,7 +14,7 @@ use crate::base::{Error, Progress, Result};
 use crate::data::Corpus;
 use crate::model::{fingerprint, load};
 use crate::stats::file::{Origin, write_all};
-use crate::stats::{Collect, collect, import, merge};
+use crate::stats::{Collect, Moment, collect, import, merge};
 use crate::text::Tokenizer;
 
 /// Statistics from text, or from other statistics.
@@ -106,6 +106,7 @@ impl Import {
         }
         let name = fingerprint(&checkpoint)?;
         let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
+        Moment::check_place(&self.output, l, &moment.origin)?;
         moment.write(&self.output)?;
         told(context, &self.output, &[(l, moment.tokens)])
     }
@@ -118,13 +119,18 @@ impl Merge {
             let what = "would be written over what the command reads";
             return Err(Error::input(&self.output, "-o", what, "name another folder"));
         }
-        let mut layers = Vec::new();
-        for (layer, dirs) in merge::layers(&self.folders)? {
-            let moment = merge::merge(&dirs, layer)?;
-            layers.push((layer, moment.tokens));
-            moment.write(&self.output)?;
+        let layers = merge::layers(&self.folders)?;
+        let mut tokens = Vec::new();
+        // Checked first and made again, for all of them at once may not fit in memory.
+        for (&layer, dirs) in &layers {
+            let moment = merge::merge(dirs, layer)?;
+            Moment::check_place(&self.output, layer, &moment.origin)?;
+            tokens.push((layer, moment.tokens));
         }
-        told(context, &self.output, &layers)
+        for (&layer, dirs) in &layers {
+            merge::merge(dirs, layer)?.write(&self.output)?;
+        }
+        told(context, &self.output, &tokens)
     }
 }
 
@@ -157,6 +163,8 @@ impl Gather {
         let origin =
             Origin { model: fingerprint(&checkpoint)?, corpus: corpus.hash()?, context_length };
         let what = Collect { layers: self.layers.0.clone(), max_tokens, origin };
+        let free = |&l: &usize| Moment::check_place(&self.output, l, &what.origin);
+        what.layers.iter().try_for_each(free)?;
         let start = Instant::now();
         let documents = corpus.documents();
         let moments = collect(&model, &tokenizer, documents, &what, &self.output, terminal)?;

@@ -3,11 +3,11 @@
 //! A file is a JSON list of groups, `[["{}"], ["The first time that I. {}", …]]`, and begins with
 //! the bare `{}`. ROME averages over all contexts flat, the MEMIT family over the groups' means.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
 /// Groups of contexts, each with one `{}` for the prompt; the first is the bare prompt.
@@ -56,7 +56,7 @@ impl Contexts {
     /// No JSON list of lists of strings, or as [`Contexts::new`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = read_file(path, 1 << 26)?;
         Self::parse(path, &bytes)
     }
 

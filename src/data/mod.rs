@@ -5,6 +5,7 @@ pub mod contexts;
 pub mod corpus;
 mod counterfact;
 mod easyedit;
+pub mod json;
 mod mquake;
 mod record;
 pub mod request;

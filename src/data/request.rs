@@ -13,14 +13,15 @@
 //! targets is dropped.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::json::Once;
 use super::record::Record;
 use super::{counterfact, easyedit, mquake, zsre};
+use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
 /// One fact to be changed, and what to measure it with.
@@ -74,7 +75,7 @@ impl Probe {
 /// The first record that is broken or of no known form, two records of one id, a file with none.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<Request>> {
     let path = path.as_ref();
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read_file(path, 1 << 31)?;
     parse(path, &bytes)
 }
 
@@ -119,8 +120,8 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
         Error::input(file, format!("line {line}"), format!("is not JSON: {e}"), remedy)
     };
     if bytes.trim_ascii_start().starts_with(b"[") {
-        let list: Vec<Value> = serde_json::from_slice(bytes).map_err(broken)?;
-        let name = |(i, value)| (format!("record {i}"), value);
+        let list: Vec<Once> = serde_json::from_slice(bytes).map_err(broken)?;
+        let name = |(i, Once(value))| (format!("record {i}"), value);
         return Ok(list.into_iter().enumerate().map(name).collect());
     }
     let mut list = vec![];
@@ -132,7 +133,10 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
         line += bytes[counted..start].iter().filter(|&&b| b == b'\n').count();
         counted = start;
         match stream.next() {
-            Some(value) => list.push((format!("line {line}"), value.map_err(broken)?)),
+            Some(value) => {
+                let Once(value) = value.map_err(broken)?;
+                list.push((format!("line {line}"), value));
+            }
             None => return Ok(list),
         }
     }

@@ -12,6 +12,7 @@
 //! on ([`Kept`]), so a run that was cut off goes on and ends with the same bytes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use faer::Mat;
@@ -94,7 +95,7 @@ impl Batches<'_> {
     pub fn bytes(&self, facts: &[Fact]) -> u64 {
         let push = &self.by.search.push;
         let rows = || facts.iter().map(|f| &f.rows);
-        let beginnings = common(rows().map(|rows| Problem::kinds(rows)));
+        let beginnings = common(rows().map(Problem::kinds));
         let shared: usize = beginnings.iter().map(Vec::len).sum();
         rows().map(|rows| push.bytes(self.model, rows, shared)).sum()
     }
@@ -199,9 +200,8 @@ impl Batches<'_> {
             Form::AlphaEdit { nullspace_threshold, l2 } => {
                 for (i, &layer) in self.by.layers.iter().enumerate() {
                     progress.at("null space", i as u64, self.by.layers.len() as u64);
-                    if !state.bases.contains_key(&layer) {
-                        let basis = null_space(&*moments(layer)?, nullspace_threshold)?;
-                        state.bases.insert(layer, basis);
+                    if let Entry::Vacant(place) = state.bases.entry(layer) {
+                        place.insert(null_space(&*moments(layer)?, nullspace_threshold)?);
                     }
                 }
                 Box::new(AlphaEdit { bases: state.bases.clone(), l2, past })

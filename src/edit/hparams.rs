@@ -5,16 +5,18 @@
 //! one that asks for what is not done here; a name that no method knows is a warning.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use serde_saphyr::UserMessageFormatter;
 
 use super::presets::{self, Preset};
 use super::rome::Keys;
 use super::settings;
 use super::value::{ENOUGH, Search};
+use crate::base::file::read_file;
 use crate::base::{Error, Result};
+use crate::data::json::Once;
 use crate::model::pushed::Push;
 use crate::model::{At, Model, Site};
 
@@ -135,7 +137,12 @@ const REMEDY: &str = "give names and values such as {\"layers\": [5], \"v_lr\": 
 #[derive(Clone, Debug, Default)]
 pub struct Values {
     map: BTreeMap<String, (Value, String)>,
+    /// The file among them, if there is one.
+    file: Option<String>,
 }
+
+/// Far above any weight of a term of the loss in use.
+const HEAVIEST: f64 = 1e6;
 
 impl Values {
     /// What a user chose with `--hparams`: a file, over the preset of the model's sizes if there
@@ -150,7 +157,9 @@ impl Values {
         let Some(path) = given else { return Ok(fitting) };
         if path.exists() && !path.is_dir() {
             let mut values = fitting;
-            values.map.extend(Values::read(path)?.map);
+            let read = Values::read(path)?;
+            values.map.extend(read.map);
+            values.file = read.file;
             return Ok(values);
         }
         let (named, others): (Vec<_>, Vec<_>) =
@@ -169,7 +178,7 @@ impl Values {
     ///
     /// A file that cannot be read, or as [`parse`](Values::parse).
     pub fn read(path: &Path) -> Result<Values> {
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = read_file(path, 1 << 20)?;
         Values::parse(path, &bytes)
     }
 
@@ -183,17 +192,23 @@ impl Values {
             |line: u64, what: String| Error::input(path, format!("line {line}"), what, REMEDY);
         // A JSON file may be indented by tabs, which YAML forbids.
         let value: Value = if bytes.trim_ascii_start().starts_with(b"{") {
-            serde_json::from_slice(bytes).map_err(|e| bad(e.line() as u64, e.to_string()))?
+            let Once(value) =
+                serde_json::from_slice(bytes).map_err(|e| bad(e.line() as u64, e.to_string()))?;
+            value
         } else {
             let read: std::result::Result<_, serde_saphyr::Error> = serde_saphyr::from_slice(bytes);
             read.map_err(|e| {
                 let line = e.location().map_or(1, |at| at.line());
-                let what = e.without_snippet().to_string();
+                // The other words are for programmers.
+                let what = e.without_snippet().render_with_formatter(&UserMessageFormatter);
                 bad(line, what.lines().next().unwrap_or_default().to_owned())
             })?
         };
         match value {
-            Value::Object(map) => Ok(Values::from(map, &path.display().to_string())),
+            Value::Object(map) => {
+                let file = path.display().to_string();
+                Ok(Values { file: Some(file.clone()), ..Values::from(map, &file) })
+            }
             _ => Err(Error::input(path, "hyperparameters", "are not names with values", REMEDY)),
         }
     }
@@ -204,7 +219,7 @@ impl Values {
 
     fn from(map: Map<String, Value>, source: &str) -> Values {
         let with = |(name, value)| (name, (value, source.to_owned()));
-        Values { map: map.into_iter().map(with).collect() }
+        Values { map: map.into_iter().map(with).collect(), file: None }
     }
 
     /// Puts `name=value` over what is there.
@@ -281,9 +296,9 @@ impl Values {
             push: Push { site, attention: false, loss_layer: last },
             steps: self.steps()?,
             lr: self.positive("v_lr")?,
-            decay: self.number("v_weight_decay")?,
+            decay: self.weight("v_weight_decay")?,
             clamp: self.positive("clamp_norm_factor")?,
-            kl_factor: self.number("kl_factor")?,
+            kl_factor: self.weight("kl_factor")?,
             nll_factor: 1.0,
             eases: false,
             enough: ENOUGH,
@@ -345,6 +360,16 @@ impl Values {
         }
     }
 
+    /// The weight of a term of the loss.
+    pub(super) fn weight(&self, name: &str) -> Result<f64> {
+        match self.number(name)? {
+            x if x > HEAVIEST => {
+                Err(self.bad(name, format!("{x} is above {HEAVIEST}: nothing else would count")))
+            }
+            x => Ok(x),
+        }
+    }
+
     pub(super) fn steps(&self) -> Result<usize> {
         let name = "v_num_grad_steps";
         match self.count(name, self.need(name)?)? {
@@ -360,7 +385,8 @@ impl Values {
 
     pub(super) fn bad(&self, name: &str, what: impl Into<String>) -> Error {
         let remedy = format!("put \"{name}\" into the file of --hparams, or say --set {name}=…");
-        let source = self.map.get(name).map_or("--hparams", |(_, source)| source);
+        let file = self.file.as_deref().unwrap_or("--hparams");
+        let source = self.map.get(name).map_or(file, |(_, source)| source);
         Error::input(source, name, what, remedy)
     }
 }

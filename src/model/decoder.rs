@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! x ← embed(ids)
-//! x ← x + o(attention(norm₁(x)))       layer l
+//! x ← x + o(attention(q, k, v))        layer l;   q, k, v projections of norm₁(x)
 //! x ← x + down(act(up(norm₂(x))))      layer l;   key = act(…), value = down(key) + b
 //! z = head(norm(x))
 //! ```
 //!
-//! Where a layer's two parts are parallel, both read the x that enters it.
+//! In gated families the key is act(gate(norm₂(x))) · up(norm₂(x)), element by element. Where there
+//! are norms of heads, each head of q and k is normalised by itself; where positions are rotary, q
+//! and k are then turned by them, and only turned keys are kept. Where a layer's two parts are
+//! parallel, both read the x that enters it.
 
 use std::ops::Range;
 
@@ -44,7 +47,7 @@ pub struct Acts {
     pub(super) lse: Tensor, // (N, H)
     pub(super) head_norms: Option<[Saved; 2]>,
     pub(super) norm2: Saved,
-    pub(super) up: Tensor,           // (N, F), before the activation
+    pub(super) up: Tensor, // (N, F), before the activation, or beside a gate
     pub(super) gate: Option<Tensor>, // (N, F), before the activation
 }
 

@@ -1,6 +1,6 @@
 //! The families as data, a row each. Read [`super::family`] for what a row says.
 
-use super::family::{Choice, Family, Keys, Names, Place, Qkv, Size, Turning, Windows};
+use super::family::{Choice, Eps, Family, Keys, Names, Place, Qkv, Size, Turning, Windows};
 use crate::ops::norm::Kind;
 use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
@@ -24,7 +24,7 @@ const GPT2: Family = Family {
         head: Size::Follows,
         context: "n_positions",
         windows: Windows::None,
-        eps: ("layer_norm_epsilon", 1e-5),
+        eps: Eps::Says("layer_norm_epsilon", 1e-5),
         act: ("activation_function", "gelu_new"),
         scale_by_head: Says("scale_attn_weights", true),
         scale_by_layer: Says("scale_attn_by_inverse_layer_idx", false),
@@ -35,6 +35,7 @@ const GPT2: Family = Family {
         tied: true,
     },
     fixed: &[("add_cross_attention", false)],
+    as_wide: &[],
     names: Names {
         prefix: "transformer.",
         embed: "wte",
@@ -57,7 +58,7 @@ const GPT2: Family = Family {
 const GPTJ: Family = Family {
     name: "gptj",
     norm: Kind::Layer,
-    place: Place::Rotary(Turning::Elements("rotary_dim"), Pairing::Adjacent),
+    place: Place::Rotary(Turning::Elements("rotary_dim", 64), Pairing::Adjacent),
     parallel: Is(true),
     keys: Keys {
         scale_by_head: Is(true),
@@ -69,6 +70,7 @@ const GPTJ: Family = Family {
         ..GPT2.keys
     },
     fixed: &[],
+    as_wide: &[],
     names: Names {
         positions: "",
         qkv: Qkv::Three(["attn.q_proj", "attn.k_proj", "attn.v_proj"]),
@@ -90,7 +92,7 @@ const GPT_NEOX: Family = Family {
     keys: Keys {
         groups: Size::Follows,
         head: Size::Follows,
-        eps: ("layer_norm_eps", 1e-5),
+        eps: Eps::Says("layer_norm_eps", 1e-5),
         act: ("hidden_act", "gelu"),
         bias_qkv: Says("attention_bias", true),
         bias_o: Says("attention_bias", true),
@@ -98,6 +100,7 @@ const GPT_NEOX: Family = Family {
         ..LLAMA.keys
     },
     fixed: &[],
+    as_wide: &[],
     names: Names {
         prefix: "gpt_neox.",
         embed: "embed_in",
@@ -121,7 +124,7 @@ const OPT: Family = Family {
         inner: Size::Needed("ffn_dim"),
         groups: Size::Follows,
         head: Size::Follows,
-        eps: ("", 1e-5),
+        eps: Eps::Is(1e-5),
         act: ("activation_function", "relu"),
         bias_qkv: Says("enable_bias", true),
         bias_o: Says("enable_bias", true),
@@ -134,6 +137,7 @@ const OPT: Family = Family {
         ("layer_norm_elementwise_affine", true),
         ("_remove_final_layer_norm", false),
     ],
+    as_wide: &["word_embed_proj_dim"], // OPT 350m embeds tokens in another
     names: Names {
         prefix: "model.decoder.",
         positions: "embed_positions",
@@ -162,7 +166,7 @@ const LLAMA: Family = Family {
         head: Size::Said("head_dim"),
         context: "max_position_embeddings",
         windows: Windows::None,
-        eps: ("rms_norm_eps", 1e-6),
+        eps: Eps::Says("rms_norm_eps", 1e-6),
         act: ("hidden_act", "silu"),
         scale_by_head: Is(true),
         scale_by_layer: Is(false),
@@ -173,6 +177,7 @@ const LLAMA: Family = Family {
         tied: false,
     },
     fixed: &[],
+    as_wide: &[],
     names: Names {
         prefix: "model.",
         embed: "embed_tokens",

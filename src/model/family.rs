@@ -21,6 +21,8 @@ pub struct Family {
     pub(super) keys: Keys,
     /// Options that change the forward pass and are not implemented, with the value that is.
     pub(super) fixed: &'static [(&'static str, bool)],
+    /// Widths that a configuration may say and that must be D.
+    pub(super) as_wide: &'static [&'static str],
     /// Names of tensors.
     pub names: Names,
 }
@@ -35,7 +37,7 @@ pub(super) struct Keys {
     pub head: Size,   // follows: D/H
     pub context: &'static str,
     pub windows: Windows,
-    pub eps: (&'static str, f64),
+    pub eps: Eps,
     pub act: (&'static str, &'static str),
     pub scale_by_head: Choice,
     pub scale_by_layer: Choice,
@@ -53,6 +55,15 @@ pub(super) enum Choice {
     Is(bool),
     /// The configuration's, in this field; its value where the field is absent.
     Says(&'static str, bool),
+}
+
+/// What norms add to the variance.
+#[derive(Clone, Copy)]
+pub(super) enum Eps {
+    /// The family's own.
+    Is(f64),
+    /// The configuration's, in this field; its value where the field is absent.
+    Says(&'static str, f64),
 }
 
 /// A size.
@@ -81,8 +92,8 @@ pub(super) enum Place {
 pub(super) enum Turning {
     /// All.
     Whole,
-    /// As many as this field says, at the frequencies of θ = 10,000, never scaled.
-    Elements(&'static str),
+    /// As many as this field says, or this many, at the frequencies of θ = 10,000, never scaled.
+    Elements(&'static str, usize),
     /// The share that this field says, or this one.
     Share(&'static str, f64),
 }
@@ -92,7 +103,8 @@ pub(super) enum Turning {
 pub(super) enum Windows {
     /// None.
     None,
-    /// All, as many tokens as this field says, or this many; all tokens where it is null.
+    /// All, or those that `layer_types` names: as many tokens as this field says, or this many; all
+    /// tokens where it is null.
     Every(&'static str, usize),
     /// With `use_sliding_window` those that `layer_types` names, or all from `max_window_layers`.
     Some,
@@ -174,11 +186,12 @@ impl Family {
                 return refused(field, format!("only {works} is implemented"));
             }
         }
-        // OPT 350m embeds tokens in another width.
         let width = config.size(self.keys.width)?;
-        if self.name == "opt" && config.size_or("word_embed_proj_dim", Some(width))? != width {
-            let what = format!("only the model's own width, {width}, is implemented");
-            return refused("word_embed_proj_dim", what);
+        for &field in self.as_wide {
+            if config.size_or(field, Some(width))? != width {
+                let what = format!("only the model's own width, {width}, is implemented");
+                return refused(field, what);
+            }
         }
         Ok(())
     }
@@ -186,12 +199,19 @@ impl Family {
     fn arch(&self, config: &Config) -> Result<Arch> {
         let keys = &self.keys;
         let (layers, width) = (config.size(keys.layers)?, config.size(keys.width)?);
-        let queries = config.size(keys.queries)?;
-        let head = keys.head.read(config, width / queries)?;
-        if head == 0 || (head == width / queries && !width.is_multiple_of(queries)) {
-            let what = format!("{queries} heads do not divide the width {width}");
-            return Err(config.error(keys.queries, what));
+        // Lists of layers are made before the weights are asked; the deepest have some hundreds.
+        if layers > 1 << 16 {
+            return Err(config.error(keys.layers, format!("{layers} layers are no real model's")));
         }
+        let queries = config.size(keys.queries)?;
+        let head = match keys.head.read(config, 0)? {
+            0 if width.is_multiple_of(queries) => width / queries,
+            0 => {
+                let what = format!("{queries} heads do not divide the width {width}");
+                return Err(config.error(keys.queries, what));
+            }
+            said => said,
+        };
         let groups = keys.groups.read(config, queries)?;
         if !queries.is_multiple_of(groups) {
             let what = format!("{groups} groups do not divide {queries} heads");
@@ -211,7 +231,7 @@ impl Family {
             windows: keys.windows.read(config, layers)?,
             norm: self.norm,
             head_norms: self.names.head_norms.is_some(),
-            eps: config.positive_or(keys.eps.0, keys.eps.1)?,
+            eps: keys.eps.read(config)?,
             act: activation(config, keys.act)?,
             parallel: self.parallel.read(config)?,
             positions: match self.place {
@@ -244,6 +264,15 @@ impl Choice {
     }
 }
 
+impl Eps {
+    fn read(self, config: &Config) -> Result<f64> {
+        match self {
+            Eps::Is(eps) => Ok(eps),
+            Eps::Says(field, default) => config.positive_or(field, default),
+        }
+    }
+}
+
 impl Size {
     fn read(self, config: &Config, follows: usize) -> Result<usize> {
         match self {
@@ -259,31 +288,32 @@ impl Size {
 impl Windows {
     /// The window of each layer.
     fn read(self, config: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
-        match self {
-            Windows::None => Ok(vec![None; layers]),
-            Windows::Every(field, default) => {
-                let window = match config.value.get(field) {
-                    None => Some(default),
-                    Some(_) => config.get(field).map(|_| config.size(field)).transpose()?,
-                };
-                Ok(vec![window; layers])
-            }
-            Windows::Some => {
-                let window = match config.switch_or("use_sliding_window", false)? {
-                    true => Some(config.size_or("sliding_window", Some(4096))?),
-                    false => None,
-                };
-                let from = config.number_or("max_window_layers", 28.0)?;
-                let narrow = match config.get("layer_types") {
-                    None => (0..layers).map(|l| window.is_some() && l as f64 >= from).collect(),
-                    Some(types) => layer_types(config, types, layers)?,
-                };
-                if window.is_none() && narrow.contains(&true) {
-                    let what = "asks for sliding_attention, but use_sliding_window is false";
-                    return Err(config.error("layer_types", what));
-                }
-                Ok(narrow.into_iter().map(|narrow| window.filter(|_| narrow)).collect())
-            }
+        let (window, from) = match self {
+            Windows::None => return Ok(vec![None; layers]),
+            Windows::Every(field, default) => (Windows::tokens(config, field, default)?, 0.0),
+            Windows::Some if config.switch_or("use_sliding_window", false)? => (
+                Windows::tokens(config, "sliding_window", 4096)?,
+                config.number_or("max_window_layers", 28.0)?,
+            ),
+            Windows::Some => (None, 0.0),
+        };
+        let narrow = match config.get("layer_types") {
+            None => (0..layers).map(|l| window.is_some() && l as f64 >= from).collect(),
+            Some(types) => layer_types(config, types, layers)?,
+        };
+        if window.is_none() && narrow.contains(&true) {
+            let what = "asks for sliding_attention, but sliding_window or use_sliding_window says \
+                        that there is none";
+            return Err(config.error("layer_types", what));
+        }
+        Ok(narrow.into_iter().map(|narrow| window.filter(|_| narrow)).collect())
+    }
+
+    /// How many tokens a window has; none where the field is null.
+    fn tokens(config: &Config, field: &str, default: usize) -> Result<Option<usize>> {
+        match config.value.get(field) {
+            None => Ok(Some(default)),
+            Some(_) => config.get(field).map(|_| config.size(field)).transpose(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From a checkpoint to a model: every tensor by name, every size checked, no weight read.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::base::{Error, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
 use crate::ops::norm::{Kind, Norm};
-use crate::store::{Checkpoint, StoredTensor, model_fingerprint};
+use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
 use crate::tensor::{Device, Layout, Precision, Tensor, Weight};
 
 /// A decoder with its weights. Cloning shares them.
@@ -87,12 +88,22 @@ pub struct Editable {
 
 impl Model {
     /// The model of a checkpoint, computing in f32.
+    ///
+    /// # Errors
+    ///
+    /// A device that is not ready; as [`load`](Model::load).
     pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Model> {
         device.ready()?;
         Model::load(checkpoint, Precision::F32)
     }
 
     /// The model of a checkpoint in a chosen precision.
+    ///
+    /// # Errors
+    ///
+    /// A configuration that is not of a family we run; a tensor that is missing, of another shape
+    /// or of a type we do not compute with; one of the layers that the configuration does not tell
+    /// of; a stored head that differs from the embedding it is tied to.
     pub fn load(checkpoint: &Checkpoint, precision: Precision) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
         Loader::new(checkpoint, family, &arch, precision).model()
@@ -156,8 +167,20 @@ struct Loader<'a> {
     family: &'static Family,
     arch: &'a Arch,
     precision: Precision,
-    prefix: &'static str, // as this checkpoint has it
+    prefix: &'static str,            // as this checkpoint has it
+    asked: RefCell<HashSet<String>>, // names of tensors
 }
+
+const TWO_MODELS: &str = "compare config.json with the checkpoint: they are of two models";
+
+/// What layers of old checkpoints hold and no code reads: masks, and frequencies made anew.
+const BUFFERS: [&str; 5] = [
+    "attn.bias",
+    "attn.masked_bias",
+    "attention.bias",
+    "attention.masked_bias",
+    "rotary_emb.inv_freq",
+];
 
 impl<'a> Loader<'a> {
     fn new(
@@ -171,7 +194,7 @@ impl<'a> Loader<'a> {
             |prefix: &str| checkpoint.entry(&format!("{prefix}{}.weight", names.embed)).is_some();
         let ends = names.prefix.match_indices('.').map(|(dot, _)| &names.prefix[dot + 1..]);
         let prefix = ends.into_iter().find(|prefix| has(prefix)).unwrap_or(names.prefix);
-        Loader { checkpoint, family, arch, precision, prefix }
+        Loader { checkpoint, family, arch, precision, prefix, asked: RefCell::default() }
     }
 
     fn model(&self) -> Result<Model> {
@@ -179,8 +202,7 @@ impl<'a> Loader<'a> {
         let beyond = self.layer_name(a.layers, names.norm1) + ".weight";
         if self.checkpoint.entry(&beyond).is_some() {
             let what = format!("config.json tells of {} layers, and here is one more", a.layers);
-            let remedy = "compare config.json with the checkpoint: they are of two models";
-            return Err(Error::input(self.checkpoint.dir(), beyond, what, remedy));
+            return Err(Error::input(self.checkpoint.dir(), beyond, what, TWO_MODELS));
         }
         let embed_name = format!("{}{}", self.prefix, names.embed);
         let embed = self.matrix(&embed_name, Layout::OutIn, [a.vocabulary, a.width])?;
@@ -196,12 +218,16 @@ impl<'a> Loader<'a> {
         let head_name = names.head.iter().find(has).unwrap_or(&names.head[0]);
         let head = Linear {
             w: match a.tied {
-                true => embed.clone(),
+                true => {
+                    self.tied_to(&format!("{embed_name}.weight"))?;
+                    embed.clone()
+                }
                 false => self.matrix(head_name, Layout::OutIn, [a.vocabulary, a.width])?,
             },
             b: self.bias(head_name, a.vocabulary, a.biases.head)?,
         };
         let layers = (0..a.layers).map(|l| self.layer(l).map(Arc::new)).collect::<Result<_>>()?;
+        self.nothing_unread()?;
         Ok(Model {
             arch: a.clone(),
             precision: self.precision,
@@ -212,6 +238,40 @@ impl<'a> Loader<'a> {
             head,
             editable: (0..a.layers).map(|l| self.editable(l)).collect(),
         })
+    }
+
+    /// Refuses a stored head that is not the embedding where the configuration says it is. As many
+    /// bytes of the two are compared as enter a fingerprint, so a head that differs in a few rows
+    /// only may pass.
+    fn tied_to(&self, embed: &str) -> Result<()> {
+        for head in self.family.names.head.iter().map(|head| format!("{head}.weight")) {
+            let stored = [embed, &head].map(|name| self.checkpoint.entry(name));
+            let [Some((of, e)), Some((by, h))] = stored else { continue };
+            let alike = e.dtype == h.dtype && e.shape == h.shape;
+            if !alike || !same_sample(&of.bytes(&e.range), &by.bytes(&h.range))? {
+                let what = format!("is stored and differs from {embed}, and config.json ties them");
+                let remedy = "say \"tie_word_embeddings\": false in config.json if the head is the \
+                              model's own, else take it out of the checkpoint";
+                return Err(Error::input(self.checkpoint.dir(), head, what, remedy));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a tensor of the layers that no line above asked for: a bias that the configuration
+    /// switches off, another family's norms, an adapter. The model without it is another one.
+    fn nothing_unread(&self) -> Result<()> {
+        let (asked, ours) =
+            (self.asked.borrow(), format!("{}{}", self.prefix, self.family.names.layer));
+        let unread = |name: &&str| {
+            let buffer = || BUFFERS.iter().any(|buffer| name.ends_with(buffer));
+            name.starts_with(&ours) && !asked.contains(*name) && !buffer()
+        };
+        let Some(name) = self.checkpoint.names().find(unread) else { return Ok(()) };
+        let what = "is stored, and by config.json the model has no such tensor: config and weights \
+                    disagree";
+        let remedy = "take both from one source, or merge an adapter into the weights first";
+        Err(Error::input(self.checkpoint.dir(), name, what, remedy))
     }
 
     fn layer(&self, l: usize) -> Result<Layer> {
@@ -267,15 +327,15 @@ impl<'a> Loader<'a> {
 
     /// A tensor of the given stored shape.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
-        let config = "compare config.json with the checkpoint: they are of two models";
         let dir = self.checkpoint.dir();
+        self.asked.borrow_mut().insert(name.to_owned());
         let tensor = self
             .checkpoint
             .tensor(name)?
-            .ok_or_else(|| Error::input(dir, name, "no such tensor", config))?;
+            .ok_or_else(|| Error::input(dir, name, "no such tensor", TWO_MODELS))?;
         if tensor.shape != shape {
             let what = format!("has the shape {:?}, not {shape:?}", tensor.shape);
-            return Err(Error::input(dir, name, what, config));
+            return Err(Error::input(dir, name, what, TWO_MODELS));
         }
         Ok(tensor)
     }
@@ -336,6 +396,10 @@ impl<'a> Loader<'a> {
 }
 
 /// The checkpoint of a folder and its model.
+///
+/// # Errors
+///
+/// As [`Checkpoint::open`] and [`Model::open`].
 pub fn open(dir: &Path, device: &Device) -> Result<(Checkpoint, Model)> {
     let checkpoint = Checkpoint::open(dir)?;
     let model = Model::open(&checkpoint, device)?;

@@ -235,7 +235,8 @@ impl<'m> Pushed<'m> {
 
     /// Lets facts go: those at which `keep` is false.
     pub fn retain(&mut self, keep: &[bool]) {
-        let mut rows = vec![0..self.shared.tokens()];
+        let shared = 0..self.shared.tokens();
+        let mut rows = Vec::from([shared]);
         let mut first = Tensor::zeros(self.model.precision, &[0, self.model.arch.vocabulary]);
         let (mut at, mut kept) = (self.shared.tokens(), Vec::new());
         for (i, (slot, keep)) in std::mem::take(&mut self.slots).into_iter().zip(keep).enumerate() {

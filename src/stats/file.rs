@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,33 @@ impl Moment {
         })
     }
 
+    /// Refuses a place where statistics of another origin stand, which would be lost.
+    ///
+    /// # Errors
+    ///
+    /// Such statistics; a file there that is none.
+    pub fn check_place(dir: &Path, layer: usize, origin: &Origin) -> Result<()> {
+        let path = Moment::path(dir, layer);
+        if !path.exists() {
+            return Ok(());
+        }
+        let there = Head::read(&path, layer)?.origin;
+        let pairs = [
+            ("model", &there.model, &origin.model),
+            ("corpus", &there.corpus, &origin.corpus),
+            (
+                "context_length",
+                &there.context_length.to_string(),
+                &origin.context_length.to_string(),
+            ),
+        ];
+        let Some((field, old, new)) = pairs.into_iter().find(|(_, old, new)| old != new) else {
+            return Ok(());
+        };
+        let what = format!("of what stands there is {old}, and of what would replace it {new}");
+        Err(Error::input(path, field, what, "name another folder with -o, or remove the file"))
+    }
+
     /// Reads layer l's file from `dir`, made for a model of fingerprint `model` with F = `f`.
     ///
     /// # Errors
@@ -115,9 +143,31 @@ impl Moment {
             let what = format!("no statistics of layer {layer}");
             return Err(Error::input(dir, format!("layer-{layer}.safetensors"), what, COLLECT));
         }
-        let shard = Shard::open(&path)?;
+        let Head { shard, f, tokens, origin } = Head::read(&path, layer)?;
+        let mut second_moment = vec![0.0f32; f * f];
+        let bytes = shard.header().tensors.get(TENSOR).map(|entry| shard.bytes(&entry.range));
+        DType::F32.widen(&bytes.expect("its shape was read"), &mut second_moment);
+        if let Some(i) = second_moment.iter().position(|x| !x.is_finite()) {
+            let what = format!("entry ({}, {}) is not finite", i / f, i % f);
+            return Err(Error::input(path, TENSOR, what, COLLECT));
+        }
+        Ok(Moment { layer, f, tokens, second_moment, origin })
+    }
+}
+
+/// What a file says before its matrix.
+struct Head {
+    shard: Arc<Shard>,
+    f: usize,
+    tokens: u64,
+    origin: Origin,
+}
+
+impl Head {
+    fn read(path: &Path, layer: usize) -> Result<Head> {
+        let shard = Shard::open(path)?;
         let header = shard.header();
-        let bad = |field: &str, what: String| Error::input(&path, field, what, COLLECT);
+        let bad = |field: &str, what: String| Error::input(path, field, what, COLLECT);
         let text = |key: &str| {
             let value = header.metadata.get(key);
             value.cloned().ok_or_else(|| bad(key, "is missing in the metadata".into()))
@@ -147,12 +197,7 @@ impl Moment {
         if tokens == 0 {
             return Err(bad("tokens", "is 0".into()));
         }
-        let mut second_moment = vec![0.0f32; f * f];
-        DType::F32.widen(&shard.bytes(&entry.range), &mut second_moment);
-        if let Some(i) = second_moment.iter().position(|x| !x.is_finite()) {
-            return Err(bad(TENSOR, format!("entry ({}, {}) is not finite", i / f, i % f)));
-        }
-        Ok(Moment { layer, f, tokens, second_moment, origin })
+        Ok(Head { f, tokens, origin, shard: shard.clone() })
     }
 }
 

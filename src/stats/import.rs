@@ -1,8 +1,8 @@
 //! Second moments from the original code's `.npz` files: a zip of NumPy arrays, one a layer.
 //!
 //! ```text
-//! mom2.mom2    (F, F) f32 or f64   Σ k kᵀ, a sum and not yet a mean
-//! mom2.count   () integer          how many keys were added
+//! mom2.mom2    (F, F) f4 or f8     Σ k kᵀ, a sum and not yet a mean
+//! mom2.count   () i4 or i8         how many keys were added
 //! ```
 //!
 //! and others that say nothing needed here. EasyEdit writes the same. Source: the public code's
@@ -16,6 +16,7 @@ use npyz::NpyFile;
 use zip::ZipArchive;
 
 use super::file::{Moment, Origin};
+use crate::base::file::open_file;
 use crate::base::{Error, Result};
 use crate::store::Fingerprint;
 
@@ -41,12 +42,12 @@ const SKEW: f32 = 2.0 * 15_000.0 / 16_777_216.0;
 pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     let mut npz = Npz::open(path)?;
     let mut tokens = 0.0;
-    npz.each(COUNT, &[], &mut |n| tokens = n)?;
+    npz.each(COUNT, &[], whole, &mut |n| tokens = n)?;
     if !(tokens >= 1.0 && tokens < 2f64.powi(53) && tokens.fract() == 0.0) {
         return Err(npz.bad(COUNT, format!("is {tokens}, which is no number of tokens")));
     }
     let mut c = Vec::new();
-    npz.each(MATRIX, &[f as u64, f as u64], &mut |sum| c.push((sum / tokens) as f32))?;
+    npz.each(MATRIX, &[f as u64, f as u64], floats, &mut |sum| c.push((sum / tokens) as f32))?;
     mend(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
     let corpus = format!("npz-{}", hash(path)?);
     let origin = Origin { model: model.to_owned(), corpus, context_length: 0 };
@@ -78,7 +79,7 @@ fn mend(c: &mut [f32], f: usize) -> std::result::Result<(), String> {
 /// The hash of a file's bytes.
 fn hash(path: &Path) -> Result<String> {
     let failed = |e| Error::io(path, "read", e);
-    let (mut file, mut hash) = (File::open(path).map_err(failed)?, Fingerprint::default());
+    let (mut file, mut hash) = (open_file(path)?, Fingerprint::default());
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).map_err(failed)? {
@@ -95,8 +96,7 @@ struct Npz<'p> {
 
 impl Npz<'_> {
     fn open(path: &Path) -> Result<Npz<'_>> {
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-        let archive = ZipArchive::new(file).map_err(|e| {
+        let archive = ZipArchive::new(open_file(path)?).map_err(|e| {
             Error::input(path, "npz", format!("is no whole archive: {e}"), "copy it again")
         })?;
         Ok(Npz { path, archive })
@@ -106,11 +106,20 @@ impl Npz<'_> {
         Error::input(self.path, array, what, REMEDY)
     }
 
-    /// Shows every number of an array of that shape, in order.
-    fn each(&mut self, array: &str, shape: &[u64], show: &mut dyn FnMut(f64)) -> Result<()> {
+    /// Shows every number of an array of that shape and kind, in order.
+    fn each(
+        &mut self,
+        array: &str,
+        shape: &[u64],
+        kind: Kind,
+        show: &mut dyn FnMut(f64),
+    ) -> Result<()> {
         let path = self.path;
         let bad = |what: String| Error::input(path, array, what, REMEDY);
-        let broken = |e: io::Error| bad(format!("cannot be read: {e}"));
+        let broken = |e: io::Error| {
+            let why = e.to_string();
+            bad(format!("cannot be read: {}", why.split_whitespace().collect::<Vec<_>>().join(" ")))
+        };
         let names = self.archive.file_names().flatten().take(9);
         let mut found: Vec<String> = names.map(|n| n.trim_end_matches(".npy").into()).collect();
         found.sort();
@@ -120,12 +129,15 @@ impl Npz<'_> {
         let mut entry = entry.take(most);
         let npy = NpyFile::new(&mut entry).map_err(broken)?;
         if npy.shape() != shape {
-            let what = format!("has the shape {:?}, not {shape:?} of this model", npy.shape());
-            return Err(bad(what));
+            let has = format!("has the shape {:?}", npy.shape());
+            return Err(bad(match shape {
+                [] => format!("{has} and is no single number"),
+                _ => format!("{has}, not {shape:?} of this model"),
+            }));
         }
         let dtype = npy.dtype().descr();
-        let numbers = numbers(npy);
-        let numbers = numbers.ok_or_else(|| bad(format!("is of type {dtype}, not f4 or f8")))?;
+        let (wanted, numbers) = kind(npy);
+        let numbers = numbers.ok_or_else(|| bad(format!("is of type {dtype}, not {wanted}")))?;
         for number in numbers {
             show(number.map_err(broken)?);
         }
@@ -137,22 +149,26 @@ impl Npz<'_> {
     }
 }
 
+type Entry<'r, 'f> = &'r mut io::Take<zip::read::ZipFile<'f, File>>;
 type Numbers<'r> = Box<dyn Iterator<Item = io::Result<f64>> + 'r>;
+/// What types a kind of numbers has, and the numbers of an array of one of them.
+type Kind = for<'r, 'f> fn(NpyFile<Entry<'r, 'f>>) -> (&'static str, Option<Numbers<'r>>);
 
-/// The numbers of an array of floats or whole numbers.
-fn numbers<'r>(npy: NpyFile<impl Read + 'r>) -> Option<Numbers<'r>> {
-    let npy = match npy.try_data::<f32>() {
-        Ok(all) => return Some(Box::new(all.map(|x| x.map(f64::from)))),
-        Err(npy) => npy,
+fn floats<'r>(npy: NpyFile<Entry<'r, '_>>) -> (&'static str, Option<Numbers<'r>>) {
+    let numbers: Option<Numbers> = match npy.try_data::<f32>() {
+        Ok(all) => Some(Box::new(all.map(|x| x.map(f64::from)))),
+        Err(npy) => npy.try_data::<f64>().ok().map(|all| Box::new(all) as Numbers),
     };
-    let npy = match npy.try_data::<f64>() {
-        Ok(all) => return Some(Box::new(all)),
-        Err(npy) => npy,
+    ("f4 or f8", numbers)
+}
+
+fn whole<'r>(npy: NpyFile<Entry<'r, '_>>) -> (&'static str, Option<Numbers<'r>>) {
+    let numbers: Option<Numbers> = match npy.try_data::<i32>() {
+        Ok(all) => Some(Box::new(all.map(|x| x.map(f64::from)))),
+        Err(npy) => {
+            let long = npy.try_data::<i64>().ok();
+            long.map(|all| Box::new(all.map(|x| x.map(|n| n as f64))) as Numbers)
+        }
     };
-    let npy = match npy.try_data::<i64>() {
-        Ok(all) => return Some(Box::new(all.map(|x| x.map(|n| n as f64)))),
-        Err(npy) => npy,
-    };
-    let all = npy.try_data::<i32>().ok()?;
-    Some(Box::new(all.map(|x| x.map(f64::from))))
+    ("i4 or i8", numbers)
 }

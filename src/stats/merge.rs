@@ -22,8 +22,10 @@ pub fn layers(dirs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<&Path>>> {
         for entry in fs::read_dir(dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let layer = name.to_str().and_then(|n| n.strip_prefix("layer-"));
-            let layer = layer.and_then(|n| n.strip_suffix(".safetensors")?.parse().ok());
-            if let Some(layer) = layer {
+            let layer = layer.and_then(|n| n.strip_suffix(".safetensors"));
+            // `layer-01` and `layer-+1` are no names of ours.
+            let number = |n: &&str| n.parse().is_ok_and(|l: usize| l.to_string() == **n);
+            if let Some(layer) = layer.filter(number).and_then(|n| n.parse().ok()) {
                 layers.entry(layer).or_default().push(dir);
                 found += 1;
             }
@@ -61,7 +63,12 @@ pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
         }
         if next.origin.context_length != first.origin.context_length {
             let lengths = [&next, first].map(|m| m.origin.context_length);
-            return bad("context_length", format!("is {}, and {} before", lengths[0], lengths[1]));
+            let mut what = format!("is {}, and {} before", lengths[0], lengths[1]);
+            if lengths.contains(&0) {
+                what += ": of imported statistics (0) it is not known, and keys of sequences of \
+                         another length have another mean";
+            }
+            return bad("context_length", what);
         }
         if next.f != first.f {
             return bad("second_moment", format!("has {} neurons, and {} before", next.f, first.f));

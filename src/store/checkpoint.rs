@@ -13,6 +13,7 @@ use super::folder;
 use super::header::Entry;
 use super::journal;
 use super::shard::{Bytes, Shard};
+use crate::base::file::read_file;
 use crate::base::{DType, Error, Result};
 
 /// The file of a checkpoint that is one file.
@@ -149,7 +150,7 @@ fn is_folder(dir: &Path) -> Result<()> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let text = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = read_file(path, 1 << 26)?;
     serde_json::from_slice(&text)
         .map_err(|e| Error::input(path, "JSON", e.to_string(), "fetch or write the file again"))
 }

@@ -42,7 +42,7 @@ use super::disk::{Disk, Handle, Os};
 use super::header;
 use super::lock::Lock;
 use super::patch::Patch;
-use super::record::{Entry, Head, Known, Place, Record, State, checksum};
+use super::record::{Entry, Head, Known, Place, REMEDY, Record, State, checksum};
 use crate::base::{Error, Result};
 
 /// The journal's folder in a checkpoint.
@@ -57,6 +57,10 @@ pub struct History {
 
 impl History {
     /// Reads what is there; nothing where nothing was changed.
+    ///
+    /// # Errors
+    ///
+    /// A folder of another's journal; a damaged record.
     pub fn read(dir: &Path) -> Result<History> {
         let mut records = Vec::new();
         for path in files(&folder(dir)?)? {
@@ -74,6 +78,10 @@ impl History {
     }
 
     /// The patch of change `number`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Patch::read`].
     pub fn patch(&self, number: u32) -> Result<Patch> {
         Patch::read(&patch_path(&self.dir.join(FOLDER), number))
     }
@@ -100,6 +108,10 @@ impl History {
     }
 
     /// The bytes of a place as they are.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
     pub fn current(&self, place: &Place) -> Result<Vec<u8>> {
         read(&Handle::open(&Os, &self.dir.join(&place.file), false)?, place)
     }
@@ -364,6 +376,12 @@ impl<'a> Journal<'a> {
                 return Err(Error::input(files[&was.file].path(), "header", what, remedy));
             }
         }
+        for place in &record.head().places {
+            if place.offset < data(&files[&place.file])? {
+                let what = format!("{place:?} begins inside the header");
+                return Err(Error::input(record.path(), "places", what, REMEDY));
+            }
+        }
         if record.state() == State::Committed {
             record.start_undo(self.disk)?;
         }
@@ -419,11 +437,15 @@ fn may_write(path: &Path) -> Result<()> {
     Err(Error::input(path, "file", what, "write a new folder with `-o DIR`"))
 }
 
-fn known(name: &str, file: &Handle) -> Result<Known> {
+/// The first byte behind a file's header.
+fn data(file: &Handle) -> Result<u64> {
     let mut word = [0; 8];
     file.read(&mut word, 0)?;
-    let n = u64::from_le_bytes(word).min(header::LONGEST).min(file.size()? - 8);
-    let mut bytes = vec![0; n as usize];
+    Ok(8 + u64::from_le_bytes(word).min(header::LONGEST).min(file.size()? - 8))
+}
+
+fn known(name: &str, file: &Handle) -> Result<Known> {
+    let mut bytes = vec![0; (data(file)? - 8) as usize];
     file.read(&mut bytes, 8)?;
     let header = blake3::hash(&bytes).to_hex().to_string();
     Ok(Known { file: name.to_owned(), len: file.size()?, header })

@@ -26,6 +26,6 @@ pub mod shard;
 pub mod write;
 
 pub use checkpoint::{Checkpoint, StoredTensor};
-pub use fingerprint::{Fingerprint, model_fingerprint, tensor_fingerprint};
+pub use fingerprint::{Fingerprint, model_fingerprint, same_sample, tensor_fingerprint};
 pub use patch::{Change, Kind, Metadata, Patch};
 pub use shard::{Bytes, Shard};

@@ -29,7 +29,8 @@ use super::folder;
 use crate::base::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"INCISEJ1";
-const REMEDY: &str = "restore the model's files from a copy, then remove its folder .incise";
+pub(super) const REMEDY: &str =
+    "restore the model's files from a copy, then remove its folder .incise";
 
 type Checksum = [u8; 32];
 const SUM: u64 = size_of::<Checksum>() as u64;
@@ -94,7 +95,8 @@ const LAST: u64 = 253_402_300_799;
 
 impl Head {
     /// What none of our records says. A folder may come from anywhere, and opening it puts old
-    /// bytes back: they must not reach beyond the tensors of the folder's own files.
+    /// bytes back: they must lie in the folder's own files, behind the length that these begin with
+    /// and no byte of them twice. That they lie behind the headers, the journal asks of the files.
     fn check(&self, path: &Path) -> std::result::Result<(), String> {
         let Entry { number, time, .. } = self.entry;
         if path.file_stem().is_none_or(|stem| *stem != *format!("{number:04}")) {
@@ -110,8 +112,14 @@ impl Head {
             let file = self.files.iter().find(|known| known.file == place.file);
             file.is_some_and(|known| place.offset >= 8 && place.range().end <= known.len)
         };
-        match self.places.iter().find(|place| !fits(place)) {
-            Some(place) => Err(format!("{place:?} lies in no file that it lists")),
+        if let Some(place) = self.places.iter().find(|place| !fits(place)) {
+            return Err(format!("{place:?} lies in no file that it lists"));
+        }
+        let mut places: Vec<&Place> = self.places.iter().collect();
+        places.sort_by_key(|place| (&place.file, place.offset));
+        let overlap = |p: &&[&Place]| p[0].file == p[1].file && p[0].range().end > p[1].offset;
+        match places.windows(2).find(overlap) {
+            Some(p) => Err(format!("{:?} and {:?} share bytes", p[0], p[1])),
             None => Ok(()),
         }
     }
@@ -140,6 +148,10 @@ pub struct Record {
 
 impl Record {
     /// Writes a record to `path` and syncs it; `old` reads the bytes of a place.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written; what `old` returns.
     pub fn write(
         disk: &dyn Disk,
         path: &Path,
@@ -238,7 +250,7 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// Old bytes that no longer match their checksum.
+    /// A record that cannot be read; old bytes that no longer match their checksum.
     pub fn old(&self, i: usize) -> Result<Vec<u8>> {
         let file = Handle::open(&Os, &self.path, false)?;
         let mut bytes = vec![0; self.head.places[i].len as usize];
@@ -255,6 +267,10 @@ impl Record {
     }
 
     /// Whether these are the bytes that a committed change wrote to place i.
+    ///
+    /// # Errors
+    ///
+    /// A record that cannot be read.
     pub fn wrote(&self, i: usize, bytes: &[u8]) -> Result<bool> {
         let file = Handle::open(&Os, &self.path, false)?;
         let mut want = [0; 32];
@@ -263,6 +279,10 @@ impl Record {
     }
 
     /// Marks the change as complete, and syncs; `new` holds a [`checksum`] for each place.
+    ///
+    /// # Errors
+    ///
+    /// A record that cannot be written.
     pub fn commit(&mut self, disk: &dyn Disk, new: &[Checksum]) -> Result<()> {
         let file = Handle::open(disk, &self.path, true)?;
         let marks = [new.as_flattened(), &self.commit_mark(new.as_flattened())].concat();
@@ -273,6 +293,10 @@ impl Record {
     }
 
     /// Marks that old bytes are about to return, and syncs.
+    ///
+    /// # Errors
+    ///
+    /// A record that cannot be written.
     pub fn start_undo(&mut self, disk: &dyn Disk) -> Result<()> {
         let file = Handle::open(disk, &self.path, true)?;
         file.write(&self.undoing(), file.size()? - SUM)?;

@@ -2,34 +2,31 @@
 //!
 //! The template is Jinja, from `chat_template.jinja`, `chat_template.json` or
 //! `tokenizer_config.json`, in this order; of several the one named `default`. Its surroundings are
-//! those of the transformers library: blocks trimmed, `messages`, `tools` and `documents` (none),
-//! `add_generation_prompt`, the special tokens by name, `raise_exception`, `strftime_now`,
-//! `tojson` without HTML escapes, Python's string methods, `break` and `continue`, and the tags
+//! those of the transformers library (`jinja.rs` says what it may cost): `messages`, `tools`
+//! and `documents` (none), `add_generation_prompt`, the special tokens by name (from
+//! `special_tokens_map.json` those that `tokenizer_config.json` does not name), and the tags
 //! `generation`, which mark what training needs and are passed over.
 //!
 //! A rendered chat holds its special tokens as text, so none are added when it is tokenised.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Zoned;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{Environment, ErrorKind, Value as Jinja, context};
-use minijinja_contrib::pycompat;
-use serde::Serialize;
+use minijinja::{Environment, Value as Jinja, context};
 use serde_json::Value;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use super::jinja;
+use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Result};
 
 const NAME: &str = "chat";
 const REMEDY: &str = "take the template from the model's source, or leave --chat out";
 /// Stands for a message where its place is looked for: a character for private use.
 const MARK: &str = "\u{E000}";
-/// Steps a template may take; the longest in use take some ten thousand.
-const FUEL: u64 = 10_000_000;
+/// Bytes a template may have; the longest in use have some twenty thousand.
+const LONGEST: usize = 256 << 10;
+/// Bytes of a JSON file beside it.
+const CONFIG: u64 = 64 << 20;
 
 /// What a template puts around the one message of a user, the answer's opening included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,10 +57,13 @@ impl Chat {
         let dir = dir.as_ref();
         let config = json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let (place, template) = find(dir, &config)?;
-        let mut env = environment();
-        let found = env.add_template_owned(NAME, without_generation(&template));
-        let tokens = tokens(&config);
+        let mut env = jinja::environment();
+        let source = without_generation(&template);
+        let found = jinja::deep(|| env.add_template_owned(NAME, source));
         found.map_err(|e| failed(&place, &e))?;
+        let others = json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+        let mut tokens = tokens(&others);
+        tokens.extend(self::tokens(&config));
         Ok(Chat { env, place, tokens, template })
     }
 
@@ -81,7 +81,7 @@ impl Chat {
         };
         let tokens = Jinja::from_pairs(self.tokens.clone());
         let template = self.env.get_template(NAME).map_err(|e| failed(&self.place, &e))?;
-        let shown = template.render(context! { ..said, ..tokens });
+        let shown = jinja::render(&template, context! { ..said, ..tokens });
         shown.map_err(|e| failed(&self.place, &e))
     }
 
@@ -106,7 +106,7 @@ impl Chat {
 fn find(dir: &Path, config: &Value) -> Result<((PathBuf, &'static str), String)> {
     let path = dir.join("chat_template.jinja");
     if path.exists() {
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let text = read_text(&path, LONGEST as u64)?;
         return Ok(((path, ""), text));
     }
     let path = dir.join("chat_template.json");
@@ -130,6 +130,9 @@ fn find(dir: &Path, config: &Value) -> Result<((PathBuf, &'static str), String)>
         },
         _ => return wrong("is neither a text nor a list of named texts"),
     };
+    if text.len() > LONGEST {
+        return wrong(&format!("has more than {LONGEST} bytes"));
+    }
     let text = text.to_owned();
     Ok(((path, "chat_template, "), text))
 }
@@ -139,7 +142,7 @@ fn json(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read_file(path, CONFIG)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|e| {
         let what = format!("is not JSON: {e}");
         Error::input(path, format!("line {}", e.line()), what, REMEDY)
@@ -157,72 +160,6 @@ fn failed((path, before): &(PathBuf, &'static str), e: &minijinja::Error) -> Err
     let line = e.line().map_or("the template".to_owned(), |n| format!("line {n}"));
     let what = e.detail().map_or(e.kind().to_string(), |detail| format!("{}: {detail}", e.kind()));
     Error::input(path, format!("{before}{line}"), what, REMEDY)
-}
-
-fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.expect("the standard delimiters"));
-    env.set_fuel(Some(FUEL));
-    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(pycompat::unknown_method_callback);
-    env.add_filter("tojson", tojson);
-    let refuse = |why: String| Err::<String, _>(refused(format!("the template says: {why}")));
-    env.add_function("raise_exception", refuse);
-    let now = Zoned::now(); // once, so that all chats of a run are of one time
-    env.add_function("strftime_now", move |format: String| {
-        jiff::fmt::strtime::format(&format, &now).map_err(|e| refused(e.to_string()))
-    });
-    env
-}
-
-fn refused(why: String) -> minijinja::Error {
-    minijinja::Error::new(ErrorKind::InvalidOperation, why)
-}
-
-/// Python's `json.dumps`: a space after commas and colons, or lines with an indent.
-fn tojson(value: Jinja, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    options.assert_all_used()?;
-    let mut out = Vec::new();
-    let indent = indent.map(|n| " ".repeat(n.min(64)));
-    let written = match &indent {
-        Some(indent) => {
-            let lines = PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut out, lines))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
-    };
-    written.map_err(|e| refused(e.to_string()))?;
-    String::from_utf8(out).map_err(|e| refused(e.to_string()))
-}
-
-/// JSON on one line, with spaces.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-    ) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
 }
 
 /// The template with `{% generation %}` … `{% endgeneration %}` as a condition that holds, lines

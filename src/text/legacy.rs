@@ -5,13 +5,15 @@
 //! open stands in `tokenizer_config.json` where there is one: special tokens, `add_bos_token`
 //! (OPT), `add_prefix_space`; without it the special token is GPT-2's `<|endoftext|>`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Result};
 
+/// Bytes of a tokenizer's file; the largest have some thirty million.
+pub(super) const MOST: u64 = 1 << 28;
 const NAMES: [(&str, &str); 2] = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")];
 
 /// The vocabulary's path and the whole tokenizer as JSON, if the folder holds the two files.
@@ -85,7 +87,7 @@ fn starts_with(token: &str, id: &Value) -> Value {
 }
 
 fn object(path: &Path) -> Result<Value> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read_file(path, MOST)?;
     let remedy = "copy the file again from the model's source";
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(path, format!("line {}", e.line()), format!("is not JSON: {e}"), remedy)
@@ -97,7 +99,7 @@ fn object(path: &Path) -> Result<Value> {
 }
 
 fn merges(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = read_text(path, MOST)?;
     let mut merges = vec![];
     for (i, line) in text.lines().enumerate() {
         if line.is_empty() || (i == 0 && line.starts_with("#version")) {

@@ -1,6 +1,7 @@
 //! Floor 1: text to tokens and back, and where in them the subject of a fact ends.
 
 pub mod chat;
+mod jinja;
 pub mod legacy;
 pub mod prompt;
 pub mod span;

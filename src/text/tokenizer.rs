@@ -12,12 +12,12 @@
 //!   prompt.
 
 use std::borrow::Cow;
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::legacy;
+use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
 /// Text that stands before a target while it is tokenised or decoded.
@@ -54,7 +54,7 @@ impl Tokenizer {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
         if path.is_file() {
-            let bytes = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+            let bytes = read_file(&path, legacy::MOST)?;
             return Self::from_json(&path, &bytes);
         }
         match legacy::describe(dir)? {

@@ -63,6 +63,14 @@ fn yaml_and_json_files_say_the_same() {
 }
 
 #[test]
+fn yaml_has_the_spellings_of_its_first_version() {
+    for (word, yes) in [("no", false), ("off", false), ("yes", true), ("on", true)] {
+        assert_eq!(with(&format!("mom2_adjustment: {word}")).unwrap().mom2_adjustment, yes);
+    }
+    assert_eq!(with("v_lr: 5e-4").unwrap().search.lr, 5e-4);
+}
+
+#[test]
 fn the_last_layer_is_the_only_loss_layer() {
     let last = model().arch.layers - 1;
     assert!(with(&format!("v_loss_layer: {last}")).is_ok());
@@ -88,6 +96,8 @@ fn broken_values_are_named_with_their_file_and_a_remedy() {
         "v_lr: [0.5]",
         "v_lr: null",
         "v_weight_decay: -1",
+        "v_weight_decay: 1000001",
+        "kl_factor: 1e300",
         "clamp_norm_factor: 0",
         "clamp_norm_factor: true",
         "kl_factor: -1e-9",
@@ -122,6 +132,15 @@ fn files_that_cannot_be_read_name_the_line() {
     ] {
         let error = yaml(text).unwrap_err().to_string();
         assert!(error.starts_with("rome.yaml: ") && error.contains(line), "{text:?}: {error}");
+    }
+    for (text, what) in [
+        ("layers: [5]\nlayers: [6]\n", "duplicate"),
+        ("layers: [5]\n---\nlayers: [6]\n", "single YAML document"),
+        ("{\"layers\": [5],\n \"layers\": [6]}", "line 2: the field \"layers\" stands twice"),
+    ] {
+        let error = yaml(text).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        assert!(!error.contains("Options") && !error.contains("from_str"), "{error}");
     }
     let error = Values::parse(Path::new("f"), b"v_lr: \xff\xfe").unwrap_err().to_string();
     assert!(error.starts_with("f: "), "{error}");

@@ -208,6 +208,29 @@ fn a_pipe_in_the_place_of_the_weights() {
     refused(&["inspect", &s.at("model")], &["model.safetensors: file: is a folder, a pipe"]);
 }
 
+/// The same of every file that is read whole; and a file that no one wrote by hand ends somewhere.
+#[test]
+fn a_pipe_or_an_endless_file_in_the_place_of_an_input() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let inputs = ["requests.jsonl", "contexts.json", "hparams.json", "model/tokenizer.json"];
+    for name in inputs.into_iter().chain(["model/config.json"]) {
+        let (path, kept) = (s.at(name), s.at("kept"));
+        fs::rename(&path, &kept).unwrap();
+        if name != "model/tokenizer.json" {
+            let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(made.success(), "mkfifo: {made}");
+            refused(&strs(&s.edit(&[])), &[name, "file: is a folder, a pipe"]);
+            fs::remove_file(&path).unwrap();
+        }
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap(); // no block of it is there
+        refused(&strs(&s.edit(&[])), &[name, "size: has more than"]);
+        fs::rename(&kept, &path).unwrap();
+    }
+    fs::remove_file(s.at("contexts.json")).unwrap();
+    refused(&strs(&s.edit(&[])), &["contexts.json: cannot read", "check the name"]);
+}
+
 /// Two models with one journal would each undo what was changed in the other.
 #[test]
 fn a_journal_that_is_a_link() {

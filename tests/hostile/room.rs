@@ -61,7 +61,6 @@ fn a_full_disk() {
         fs::copy(s.at(&format!("model/{file}")), model.join(file)).unwrap();
     }
     let old = small.0.join("old.safetensors"); // stands where results are to go
-    fs::write(&old, "old").unwrap();
     let (model, old) = (model.display().to_string(), old.display().to_string());
     let (corpus, patch) = (s.at("corpus.txt"), s.at("patch.safetensors"));
     let stats = small.0.join("stats").display().to_string();
@@ -77,7 +76,13 @@ fn a_full_disk() {
         &edit,
     ];
     let before = bytes(Path::new(&model));
+    let (line, few) = (s.at("line"), s.at("few"));
+    fs::write(&line, "The sea").unwrap();
+    done(&["logits", &s.at("model"), "--prompts", &line, "-o", &few]);
     for args in commands {
+        small.leave(1 << 18);
+        let older = fs::read(if args[0] == "logits" { &few } else { &patch }).unwrap();
+        fs::write(&old, &older).unwrap();
         let (mut full, mut succeeded) = (0, false);
         for pages in (0..16).chain((16..400).step_by(48)) {
             small.leave(pages * 4096);
@@ -90,7 +95,7 @@ fn a_full_disk() {
             let error = text(&out.stderr);
             assert!(error.contains("No space left") && error.contains("free some"), "{error}");
             assert_eq!(bytes(Path::new(&model)), before, "{args:?}");
-            assert_eq!(fs::read(&old).unwrap(), b"old", "{args:?}");
+            assert!(fs::read(&old).unwrap() == older, "{args:?}");
             assert!(!Path::new(&copy).exists(), "{args:?}");
             assert_eq!(json(&["log", &model, "--json"]).as_array().unwrap().len(), 0);
             let hidden = fs::read_dir(&small.0).unwrap().filter(|file| {
@@ -107,7 +112,6 @@ fn a_full_disk() {
         }
         let _ = fs::remove_dir_all(&copy);
         let _ = fs::remove_dir_all(&stats);
-        fs::write(&old, "old").unwrap();
     }
 }
 

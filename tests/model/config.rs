@@ -23,6 +23,15 @@ fn read(name: &'static str, changes: Value) -> Result<Arch, String> {
     family::read(&config).map(|(_, arch)| arch).map_err(|e| e.to_string())
 }
 
+const TYPES: [&str; 3] = ["sliding_attention", "full_attention", "sliding_attention"];
+
+fn llama3(low: f64, high: f64) -> Value {
+    json!({"rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16,
+        "low_freq_factor": low, "high_freq_factor": high,
+    }})
+}
+
 #[test]
 fn options_that_are_not_implemented_are_refused_by_name() {
     let cases = [
@@ -38,6 +47,7 @@ fn options_that_are_not_implemented_are_refused_by_name() {
         ("llama", json!({"rope_scaling": {"rope_type": "linear"}}), "factor"),
         ("llama", json!({"rope_scaling": {"rope_type": "yarn", "factor": -1.0}}), "factor"),
         ("llama", json!({"rope_scaling": 3}), "rope_scaling"),
+        ("llama", llama3(4.0, 1.0), "low_freq_factor"),
     ];
     for (name, changes, field) in cases {
         let error = read(name, changes.clone()).expect_err(&changes.to_string());
@@ -51,6 +61,7 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
         ("gpt2", json!({"n_head": 3}), "n_head"),
         ("gpt2", json!({"n_head": 1000}), "n_head"),
         ("gpt2", json!({"n_layer": 0}), "n_layer"),
+        ("gpt2", json!({"n_layer": (1 << 16) + 1}), "n_layer"),
         ("gpt2", json!({"n_embd": -4}), "n_embd"),
         ("gpt2", json!({"n_embd": 4.5}), "n_embd"),
         ("gpt2", json!({"vocab_size": "many"}), "vocab_size"),
@@ -59,6 +70,7 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
         ("gptj", json!({"rotary_dim": 3}), "rotary_dim"),
         ("gptj", json!({"rotary_dim": 10}), "rotary_dim"),
         ("gptj", json!({"rotary_dim": null}), "rotary_dim"),
+        ("gptj", json!({"rotary_dim": "(absent)"}), "64 of a head's"),
         ("neox", json!({"rotary_pct": 0.4}), "rotary_pct"),
         ("neox", json!({"rotary_pct": 1.5}), "rotary_pct"),
         ("neox", json!({"rotary_pct": 0.0}), "rotary_pct"),
@@ -70,6 +82,9 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
         ("qwen3", json!({"layer_types": ["full_attention"]}), "layer_types"),
         ("qwen3", json!({"layer_types": ["full_attention", "linear_attention", 3]}), "layer_types"),
         ("qwen3", json!({"use_sliding_window": false}), "layer_types"),
+        ("qwen3", json!({"sliding_window": null}), "layer_types"),
+        ("mistral", json!({"layer_types": ["full_attention"]}), "layer_types"),
+        ("mistral", json!({"layer_types": TYPES, "sliding_window": null}), "layer_types"),
     ];
     for (name, changes, field) in cases {
         let error = read(name, changes.clone()).expect_err(&changes.to_string());
@@ -92,6 +107,11 @@ fn absent_fields_are_the_frameworks() {
     assert_eq!(arch("mistral", null).groups, 16);
     assert_eq!(arch("qwen3", json!({"head_dim": "(absent)"})).head, 128);
     assert_eq!(arch("gpt2", json!({"n_inner": "(absent)"})).inner, 4 * 28);
+    let wide = arch("gptj", json!({"rotary_dim": "(absent)", "n_embd": 256, "n_head": 2}));
+    let Positions::Rotary(rotary) = wide.positions else { panic!("gptj turns") };
+    assert_eq!(rotary.frequency.len(), 32, "64 elements");
+    let seven = json!({"num_attention_heads": 7, "num_key_value_heads": 7, "head_dim": 4});
+    assert_eq!(arch("llama", seven).head, 4, "said, so 7 need not divide the width");
     assert!(arch("gpt2", json!({"tie_word_embeddings": "(absent)"})).tied);
     assert!(!arch("llama", json!({"tie_word_embeddings": "(absent)"})).tied);
     let neox = arch("neox", json!({"rotary_pct": "(absent)", "use_parallel_residual": null}));
@@ -105,7 +125,11 @@ fn windows_are_those_of_each_layer() {
     assert_eq!(windows("mistral", json!({})), [Some(5); 3]);
     assert_eq!(windows("mistral", json!({"sliding_window": "(absent)"})), [Some(4096); 3]);
     assert_eq!(windows("mistral", json!({"sliding_window": null})), [None; 3]);
+    let types = json!({"layer_types": TYPES});
+    assert_eq!(windows("mistral", types), [Some(5), None, Some(5)]);
     let types = json!("(absent)");
+    let null = json!({"layer_types": types, "sliding_window": null});
+    assert_eq!(windows("qwen2", null), [None; 3]);
     assert_eq!(windows("qwen2", json!({"layer_types": types})), [None, Some(6), Some(6)]);
     let off = json!({"layer_types": types, "use_sliding_window": false});
     assert_eq!(windows("qwen2", off), [None; 3]);
@@ -139,6 +163,16 @@ fn scalings_are_read_in_both_dialects() {
     let new = json!({"rope_scaling": null, "rope_theta": "(absent)", "rope_parameters": new});
     assert_eq!(frequency(old.clone()), frequency(new));
     assert_ne!(frequency(old), plain);
+    assert_eq!(frequency(json!({"rope_scaling": {}})), plain);
+    let mut outer = llama3(1.0, 4.0);
+    let inner = frequency(outer.clone());
+    outer["original_max_position_embeddings"] = json!(16);
+    assert_eq!(frequency(outer.clone()), inner);
+    outer["original_max_position_embeddings"] = json!(99);
+    assert_ne!(frequency(outer.clone()), inner, "the outer field wins");
+    let won = frequency(outer.clone());
+    outer["rope_scaling"]["original_max_position_embeddings"] = json!(99);
+    assert_eq!(frequency(outer), won);
     let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
     assert_eq!(frequency(yarn).1, (0.1 * 4f64.ln() + 1.0) as f32);
     let said = json!({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5});

@@ -1,5 +1,6 @@
 mod config;
 mod golden;
 mod gradient;
+mod load;
 mod passes;
 mod stories;

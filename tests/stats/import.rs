@@ -98,6 +98,9 @@ fn halves_that_differ_by_rounding_are_averaged() {
 fn broken_files_name_the_array_and_a_remedy() {
     let good = [1.0, 0.0, 0.0, 1.0];
     let half = ("mom2.mom2", npy("<f2", "(2, 2)", &[0; 8]));
+    let whole = ("mom2.mom2", npy("<i8", "(2, 2)", &[0; 32]));
+    let float = ("mom2.count", npy("<f8", "()", &1f64.to_le_bytes()));
+    let list = ("mom2.count", npy("<i8", "(1,)", &1i64.to_le_bytes()));
     let wide = ("mom2.mom2", npy("<f8", "(2, 2, 1)", &[0; 32]));
     let cut = ("mom2.mom2", npy("<f8", "(2, 2)", &[0; 31]));
     let long = ("mom2.mom2", npy("<f8", "(2, 2)", &[0; 33]));
@@ -115,7 +118,10 @@ fn broken_files_name_the_array_and_a_remedy() {
         (vec![matrix(&[1.0, 0.0, 0.0, f64::INFINITY]), count(1)], "mom2.mom2", "entry (1, 1)"),
         (vec![matrix(&[1.0, 0.5, 0.1, 1.0]), count(1)], "mom2.mom2", "(1, 0) and (0, 1)"),
         (vec![matrix(&[-1.0, 0.0, 0.0, 1.0]), count(1)], "mom2.mom2", "no second moment"),
-        (vec![half, count(1)], "mom2.mom2", "<f2"),
+        (vec![half, count(1)], "mom2.mom2", "<f2', not f4 or f8"),
+        (vec![whole, count(1)], "mom2.mom2", "<i8', not f4 or f8"),
+        (vec![matrix(&good), float], "mom2.count", "<f8', not i4 or i8"),
+        (vec![matrix(&good), list], "mom2.count", "the shape [1] and is no single number"),
         (vec![wide, count(1)], "mom2.mom2", "[2, 2, 1]"),
         (vec![cut, count(1)], "mom2.mom2", "cannot be read"),
         (vec![long, count(1)], "mom2.mom2", "after its last number"),
@@ -128,6 +134,7 @@ fn broken_files_name_the_array_and_a_remedy() {
         let error = f.import(&arrays).unwrap_err().to_string();
         let start = format!("c.npz: {array}: ");
         assert!(error.contains(&start) && error.contains(what), "{what}: {error}");
+        assert!(!error.contains('\n'), "{error}");
         assert!(error.contains("incise stats MODEL"), "{error}");
     }
 }
@@ -182,9 +189,54 @@ fn what_does_not_belong_together_is_not_merged() {
     assert!(error(|m| m.origin.corpus = "c+a".into()).contains("the text a would count twice"));
     assert!(error(|m| m.origin.context_length = 9).contains("context_length: is 9, and 8"));
     assert!(error(|m| m.tokens = u64::MAX).contains("too many"));
+    let imported = error(|m| m.origin.context_length = 0);
+    assert!(imported.contains("is 0, and 8 before: of imported statistics"), "{imported}");
     let wide = |m: &mut Moment| (m.f, m.second_moment) = (2, vec![1.0, 0.0, 0.0, 1.0]);
     assert!(error(wide).contains("has 2 neurons, and 1 before"));
     let empty = tempfile::tempdir().unwrap();
     let error = merge::layers(&[empty.path().to_owned()]).unwrap_err().to_string();
     assert!(error.contains("holds no statistics"), "{error}");
+}
+
+#[test]
+fn statistics_of_another_origin_are_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
+    let of = |origin: &Origin| Moment {
+        layer: 3,
+        f: 1,
+        tokens: 1,
+        second_moment: vec![4.0],
+        origin: origin.clone(),
+    };
+    let place =
+        |origin: &Origin| Moment::check_place(folder.path(), 3, origin).map_err(|e| e.to_string());
+    assert_eq!(place(&origin), Ok(()));
+    of(&origin).write(folder.path()).unwrap();
+    assert_eq!(place(&origin), Ok(()));
+    for (field, other) in [
+        ("model", Origin { model: "n".into(), ..origin.clone() }),
+        ("corpus", Origin { corpus: "npz-1".into(), ..origin.clone() }),
+        ("context_length", Origin { context_length: 9, ..origin.clone() }),
+    ] {
+        let error = place(&other).unwrap_err();
+        assert!(
+            error.contains(&format!("layer-3.safetensors: {field}: of what stands")),
+            "{error}"
+        );
+        assert!(error.contains("another folder"), "{error}");
+    }
+    fs::write(Moment::path(folder.path(), 3), "no statistics").unwrap();
+    assert!(place(&origin).is_err());
+}
+
+#[test]
+fn layers_are_named_in_one_way() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["layer-1", "layer-01", "layer-+2", "layer--3", "layer-", "layer-4x"] {
+        fs::write(folder.path().join(format!("{name}.safetensors")), "").unwrap();
+    }
+    let folders = [folder.path().to_owned()];
+    let layers = merge::layers(&folders).unwrap();
+    assert_eq!(layers.into_keys().collect::<Vec<_>>(), [1]);
 }

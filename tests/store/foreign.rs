@@ -92,6 +92,8 @@ fn a_place_outside_its_file() {
     refused(|_, head| head.places[0].offset = u64::MAX - 1, "lies in no file");
     refused(|_, head| head.places[0].offset = 4, "lies in no file");
     refused(|_, head| head.files.clear(), "lies in no file");
+    refused(|_, head| head.places[0].offset = 8, "begins inside the header");
+    refused(|_, head| head.places.push(head.places[0].clone()), "share bytes");
 }
 
 #[test]

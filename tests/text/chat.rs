@@ -156,3 +156,81 @@ fn rows_in_a_chat_end_in_the_answer_and_have_one_beginning() {
     let answered = named.render("Paris is").unwrap() + "New York";
     assert_eq!([&rows.keys[0].ids[..], &target].concat(), tok.encode_bare(&answered).unwrap().ids);
 }
+
+/// What a template of this text shows, or why it shows nothing.
+fn shown(text: &str) -> std::result::Result<String, String> {
+    let made = chat(&[("chat_template.jinja", text)]).and_then(|c| c.render("x"));
+    made.map_err(|e| e.to_string())
+}
+
+#[test]
+fn templates_cost_no_more_than_they_may() {
+    let long = format!("{{{{ 'a'{} }}}}", " ~ 'a'".repeat(40_000));
+    let nested = |inside: &str| {
+        format!(
+            "{{% set ns = namespace(a=1) %}}{{% for i in range(90000) %}}{{% set ns.a = [ns.a] %}}\
+             {{% endfor %}}{inside}"
+        )
+    };
+    let own = "{% set ns = namespace() %}{% set ns.a = ns %}";
+    for (text, what) in [
+        ("{% for i in range(99999) %}{{ 'abcdefghijkl' }}{% endfor %}".to_owned(), "1048576 bytes"),
+        ("{{ 'ab' * 1000000 }}".to_owned(), "1048576 bytes"),
+        ("{% set x %}{{ 'ab' * 1000000 }}{% endset %}".to_owned(), "1048576 bytes"),
+        ("{{ 'a' | indent(999999999, true) }}".to_owned(), "indent is wider"),
+        ("{{ 'a' | indent(width=999999999, first=true) }}".to_owned(), "indent is wider"),
+        ("{{ '%999999999d' | format(1) }}".to_owned(), "format is wider"),
+        ("{{ '%-0999999999d' | format(1) }}".to_owned(), "format is wider"),
+        ("{{ '%.999999999f' | format(1) }}".to_owned(), "format is wider"),
+        ("{{ '%*d' | format(999999999, 1) }}".to_owned(), "format is wider"),
+        ("{{ '{:>999999999}'.format(1) }}".to_owned(), "format is wider"),
+        (format!("{own}{{{{ ns }}}}"), "nested over 128 deep"),
+        (format!("{own}{{{{ [ns] | tojson }}}}"), "nested over 128 deep"),
+        (nested("{{ ns.a }}"), "nested over 128 deep"),
+        ("a".repeat((256 << 10) + 1), "more than 262144 bytes"),
+    ] {
+        let error = shown(&text).unwrap_err();
+        assert!(error.contains(what), "{}: {error}", &text[..text.len().min(80)]);
+    }
+    // Deep in the parser's tree, and deep where values are dropped, and shown all the same.
+    assert_eq!(shown(&long).unwrap(), "a".repeat(40_001));
+    assert_eq!(shown(&nested("done")).unwrap(), "done");
+    assert_eq!(shown("{{ '%5.1f %s' | format(2.25, 1024) }}").unwrap(), "  2.2 1024");
+    assert_eq!(shown("{{ 'a\nb' | indent(2) }}").unwrap(), "a\n  b");
+}
+
+#[test]
+fn json_is_written_as_python_writes_it() {
+    for (options, want) in [
+        ("", r#"{"b": [1, {}, []], "a": "é😀\"\n"}"#),
+        ("sort_keys=true", r#"{"a": "é😀\"\n", "b": [1, {}, []]}"#),
+        ("ensure_ascii=true", r#"{"b": [1, {}, []], "a": "\u00e9\ud83d\ude00\"\n"}"#),
+        ("separators=(',', ':')", r#"{"b":[1,{},[]],"a":"é😀\"\n"}"#),
+        ("indent=2", "{\n  \"b\": [\n    1,\n    {},\n    []\n  ],\n  \"a\": \"é😀\\\"\\n\"\n}"),
+    ] {
+        let text = "{{ {'b': [1, {}, []], 'a': 'é😀\"\\n'} | tojson(OPTIONS) }}";
+        assert_eq!(shown(&text.replace("OPTIONS", options)).unwrap(), want, "{options}");
+    }
+    assert!(shown("{{ 1 | tojson(separators=(',',)) }}").unwrap_err().contains("separators"));
+}
+
+#[test]
+fn texts_are_parted_as_python_parts_them() {
+    for (text, want) in [
+        ("{{ 'a=b=c'.partition('=') | join('|') }}", "a|=|b=c"),
+        ("{{ 'abc'.partition('=') | join('|') }}", "abc||"),
+        ("{% set head, _, tail = 'a: b'.partition(': ') %}{{ tail }}{{ head }}", "ba"),
+    ] {
+        assert_eq!(shown(text).unwrap(), want);
+    }
+    assert!(shown("{{ 'a'.partition('') }}").unwrap_err().contains("no separator"));
+}
+
+#[test]
+fn special_tokens_of_their_own_file_fill_in() {
+    let config = ("tokenizer_config.json", r#"{"bos_token": "<s>", "eos_token": null}"#);
+    let map = r#"{"bos_token": "<other>", "eos_token": {"content": "</s>"}}"#;
+    let template = ("chat_template.jinja", "{{ bos_token }}{{ eos_token }}");
+    let files = [config, ("special_tokens_map.json", map), template];
+    assert_eq!(chat(&files).unwrap().render("x").unwrap(), "<s></s>");
+}

@@ -1,11 +1,57 @@
 //! Definition of [`crate::ops::attention`]. A task is a token: forward and dq go by queries, dk
 //! and dv by keys, so every sum is made by one task in one order.
+//!
+//! Sums over keys, and over the queries of a key, are made in blocks: of n terms one after another,
+//! an f32 sum loses up to n roundings, in blocks some 64 + n/64. Blocks are counted from the sum's
+//! first term, so a row's bits do not depend on how its past is cut.
 
 use rayon::prelude::*;
 
 use super::lanes::{add_scaled, dot, vectorised};
 use crate::base::Float;
 use crate::ops::attention::{Heads, Seq};
+
+/// Terms that are added to each other before they join the sum.
+const BLOCK: usize = 64;
+
+/// Σ of numbers, in blocks.
+#[inline(always)]
+fn sum<X, T: Float>(terms: &[X], term: impl Fn(&X) -> T) -> T {
+    terms.chunks(BLOCK).map(|block| block.iter().map(&term).sum::<T>()).sum()
+}
+
+/// y = Σ a x, in blocks.
+struct Rows<'y, T> {
+    y: &'y mut [T],
+    block: &'y mut [T],
+    terms: usize,
+}
+
+impl<'y, T: Float> Rows<'y, T> {
+    #[inline(always)]
+    fn of(y: &'y mut [T], block: &'y mut [T]) -> Self {
+        y.fill(T::default());
+        block.fill(T::default());
+        Rows { y, block, terms: 0 }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, a: T, x: &[T]) {
+        add_scaled(self.block, a, x);
+        self.terms += 1;
+        if self.terms == BLOCK {
+            self.end();
+        }
+    }
+
+    /// Adds the last block, which may have fewer terms.
+    #[inline(always)]
+    fn end(&mut self) {
+        add_scaled(self.y, T::of(1.0), self.block);
+        self.block.fill(T::default());
+        self.terms = 0;
+    }
+}
 
 /// Keys and values a query may look at, and how they are packed.
 #[derive(Clone, Copy)]
@@ -55,7 +101,8 @@ pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
     let rows = keys.rows();
     assert_eq!(rows.len() * queries, lse.len(), "attention: sequences do not fill the batch");
     let each = o.par_chunks_mut(queries * width).zip(lse.par_chunks_mut(queries)).enumerate();
-    each.for_each_init(Vec::new, |p: &mut Vec<T>, (i, (o, lse))| {
+    let room = || (Vec::new(), vec![T::default(); width]);
+    each.for_each_init(room, |(p, block): &mut (Vec<T>, Vec<T>), (i, (o, lse))| {
         let q = &q[i * queries * width..][..queries * width];
         vectorised(|| {
             for h in 0..queries {
@@ -64,13 +111,13 @@ pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
                 keys.seen(rows[i], i, h, |k, _| p.push(keys.scale() * dot(q, k)));
                 let top = p.iter().fold(p[0], |a, &b| a.max(b));
                 p.iter_mut().for_each(|s| *s = (*s - top).exp());
-                let total: T = p.iter().copied().sum();
+                let total = sum(p, |&p| p);
                 lse[h] = top + total.ln();
-                o.fill(T::default());
-                let mut p = p.iter();
+                let (mut o, mut p) = (Rows::of(o, block), p.iter());
                 keys.seen(rows[i], i, h, |_, v| {
-                    add_scaled(o, *p.next().expect("as many as above") / total, v);
+                    o.add(*p.next().expect("as many as above") / total, v);
                 });
+                o.end();
             }
         })
     });
@@ -94,44 +141,47 @@ pub fn backward<T: Float>(
     let (mut total, mut mean) = (vec![T::default(); lse.len()], vec![T::default(); lse.len()]);
     let each = total.par_chunks_mut(queries).zip(mean.par_chunks_mut(queries));
     let each = dq.par_chunks_mut(queries * width).zip(each).enumerate();
-    each.for_each_init(Vec::new, |pt: &mut Vec<(T, T)>, (i, (dq, (total, mean)))| {
+    let room = || (Vec::new(), vec![T::default(); width]);
+    each.for_each_init(room, |(pt, block), (i, (dq, (total, mean)))| {
         vectorised(|| {
             for h in 0..queries {
                 let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
                 let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
                 pt.clear();
                 keys.seen(rows[i], i, h, |k, v| pt.push((p(k), dot(d_o, v))));
-                total[h] = pt.iter().map(|&(p, _)| p).sum();
-                mean[h] = pt.iter().map(|&(p, t)| p * t).sum::<T>() / total[h];
-                let dq = &mut dq[h * width..][..width];
-                dq.fill(T::default());
+                total[h] = sum(pt, |&(p, _)| p);
+                mean[h] = sum(pt, |&(p, t)| p * t) / total[h];
+                let mut dq = Rows::of(&mut dq[h * width..][..width], block);
                 let mut pt = pt.iter();
                 keys.seen(rows[i], i, h, |k, _| {
-                    let (p, t) = pt.next().expect("as many as above");
-                    let e = *p / total[h] * (*t - mean[h]);
-                    add_scaled(dq, keys.scale() * e, k);
+                    let &(p, t) = pt.next().expect("as many as above");
+                    dq.add(keys.scale() * (p / total[h] * (t - mean[h])), k);
                 });
+                dq.end();
             }
         })
     });
     let each = dk.par_chunks_mut(groups * width).zip(dv.par_chunks_mut(groups * width));
-    each.enumerate().for_each(|(j, (dk, dv))| {
+    let room = || [(); 2].map(|()| vec![T::default(); width]);
+    each.enumerate().for_each_init(room, |[block_k, block_v], (j, (dk, dv))| {
         vectorised(|| {
-            dk.fill(T::default());
-            dv.fill(T::default());
-            let queries_of = |i| (0..queries).map(move |h| (i, h));
-            for (i, h) in rows[j].seen_by(j, window).flat_map(queries_of) {
-                let at = h * groups / queries * width;
-                let (k, v) = (
-                    &keys.k[j * groups * width + at..][..width],
-                    &keys.v[j * groups * width + at..][..width],
-                );
-                let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
-                let at_query = i * queries + h;
-                let p = (keys.scale() * dot(q, k) - lse[at_query]).exp() / total[at_query];
-                let e = p * (dot(d_o, v) - mean[at_query]);
-                add_scaled(&mut dk[at..][..width], keys.scale() * e, q);
-                add_scaled(&mut dv[at..][..width], p, d_o);
+            for g in 0..groups {
+                let at = g * width;
+                let own = j * groups * width + at;
+                let (k, v) = (&keys.k[own..][..width], &keys.v[own..][..width]);
+                let mut dk = Rows::of(&mut dk[at..][..width], block_k);
+                let mut dv = Rows::of(&mut dv[at..][..width], block_v);
+                let share = queries / groups;
+                let queries_of = |i| (g * share..(g + 1) * share).map(move |h| (i, h));
+                for (i, h) in rows[j].seen_by(j, window).flat_map(queries_of) {
+                    let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                    let at_query = i * queries + h;
+                    let p = (keys.scale() * dot(q, k) - lse[at_query]).exp() / total[at_query];
+                    dk.add(keys.scale() * (p * (dot(d_o, v) - mean[at_query])), q);
+                    dv.add(p, d_o);
+                }
+                dk.end();
+                dv.end();
             }
         })
     });

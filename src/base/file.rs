@@ -1,0 +1,54 @@
+//! Whole input files, read in one way: a pipe, a device or a file of absurd size is refused.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use super::error::{Error, Result};
+
+/// Opens a file to read it.
+///
+/// # Errors
+///
+/// No such file, or one that is no regular file: a pipe may never end.
+pub fn open_file(path: &Path) -> Result<File> {
+    let failed = |e| Error::io(path, "read", e);
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        let what = "is a folder, a pipe or a device";
+        return Err(Error::input(path, "file", what, "write it to a file and name that"));
+    }
+    File::open(path).map_err(failed)
+}
+
+/// The bytes of a file of at most `most` bytes, which is far above any real one of its kind.
+///
+/// # Errors
+///
+/// As [`open_file`]; a larger file, one that cannot be read.
+pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let (mut file, failed) = (open_file(path)?, |e| Error::io(path, "read", e));
+    let mut bytes = Vec::new();
+    let mut size = file.metadata().map_err(failed)?.len();
+    if size <= most {
+        // It may grow meanwhile.
+        size =
+            Read::by_ref(&mut file).take(most + 1).read_to_end(&mut bytes).map_err(failed)? as u64;
+    }
+    if size > most {
+        let what = format!("has more than {most} bytes, too many for a file of its kind");
+        return Err(Error::input(path, "size", what, "check that it is the file you mean"));
+    }
+    Ok(bytes)
+}
+
+/// The text of a file of at most `most` bytes.
+///
+/// # Errors
+///
+/// As [`read_file`]; bytes that are not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    String::from_utf8(read_file(path, most)?).map_err(|e| {
+        let what = format!("is not UTF-8 after byte {}", e.utf8_error().valid_up_to());
+        Error::input(path, "text", what, "save it as UTF-8")
+    })
+}
