@@ -72,19 +72,28 @@ impl FactLm {
             let old = r.target_true.as_deref().unwrap();
             let [new, old] = [r.target_new.as_str(), old].map(|t| self.tokenizer.encode_target(t));
             let (new, old) = (new.unwrap(), old.unwrap());
-            let says_new = |prompt: &str| {
-                let ids = self.tokenizer.encode(prompt).unwrap();
-                let text = |target: &Vec<u32>| Completion {
-                    ids: [&ids[..], target].concat(),
-                    candidate: target.len(),
-                };
-                let logp = model.log_probability(&[text(&new), text(&old)]);
-                f64::from(u8::from(logp[0] > logp[1]))
-            };
-            let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
-            sums[0] += says_new(&r.prompt.replacen("{}", &r.subject, 1));
-            sums[1] += mean(r.paraphrases.iter().map(|p| says_new(p)).collect());
-            sums[2] += mean(r.neighbourhood.iter().map(|p| 1.0 - says_new(&p.prompt)).collect());
+            let rewrite = r.prompt.replacen("{}", &r.subject, 1);
+            let neighbours = r.neighbourhood.iter().map(|p| &p.prompt);
+            let prompts: Vec<&String> =
+                std::iter::once(&rewrite).chain(&r.paraphrases).chain(neighbours).collect();
+            let texts: Vec<Completion> = prompts
+                .iter()
+                .flat_map(|prompt| {
+                    let ids = self.tokenizer.encode(prompt).unwrap();
+                    [&new, &old].map(|target| Completion {
+                        ids: [&ids[..], target].concat(),
+                        candidate: target.len(),
+                    })
+                })
+                .collect();
+            let logp = model.log_probability(&texts);
+            let new_wins: Vec<f64> =
+                logp.chunks(2).map(|p| f64::from(u8::from(p[0] > p[1]))).collect();
+            let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+            let (paraphrases, neighbours) = new_wins[1..].split_at(r.paraphrases.len());
+            sums[0] += new_wins[0];
+            sums[1] += mean(paraphrases);
+            sums[2] += 1.0 - mean(neighbours);
         }
         sums.map(|s| 100.0 * s / records.len() as f64)
     }
