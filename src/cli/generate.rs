@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Context;
+use crate::base::file::read_file;
 use crate::base::{Error, Progress, Result, Rng};
 use crate::model::generate::Sampling;
 use crate::model::load;
@@ -89,7 +90,7 @@ impl Generate {
 /// The ids that end a text, by `generation_config.json` or else `config.json`.
 fn stop_tokens(model: &Path) -> Vec<u32> {
     let read = |file: &str| -> Option<Value> {
-        let bytes = std::fs::read(model.join(file)).ok()?;
+        let bytes = read_file(&model.join(file), 1 << 20).ok()?;
         serde_json::from_slice::<Value>(&bytes).ok()?.get("eos_token_id").cloned()
     };
     let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());

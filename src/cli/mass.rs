@@ -205,7 +205,7 @@ fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result
         json!({
             "layers": b.by.layers, "value searches at layer": push.site.layer,
             "bytes a fact": count(mean), "room": format!("{}B", metric(b.room as f64)),
-            "at a time": (b.room / mean.max(1)).clamp(1, ready.facts.len() as u64),
+            "at a time": b.at_a_time(&ready.facts),
             "solve": format!("{system}, {}B", metric(route.bytes(sizes) as f64)),
         }),
     )

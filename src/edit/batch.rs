@@ -31,7 +31,7 @@ use super::pmet::Pmet;
 use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
-use super::value::{Value, Wanted, find_all};
+use super::value::{TOKENS, Value, Wanted, find_all};
 use crate::base::{Error, Progress, Result, Rng};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
@@ -98,6 +98,14 @@ impl Batches<'_> {
         let beginnings = common(rows().map(Problem::kinds));
         let shared: usize = beginnings.iter().map(Vec::len).sum();
         rows().map(|rows| push.bytes(self.model, rows, shared)).sum()
+    }
+
+    /// How many facts of the mean size are searched at a time.
+    pub fn at_a_time(&self, facts: &[Fact]) -> u64 {
+        let n = facts.len().max(1) as u64;
+        let tokens: usize = facts.iter().map(|f| Problem::tokens(&f.rows)).sum();
+        let by_room = self.room / (self.bytes(facts) / n).max(1);
+        by_room.min(TOKENS as u64 * n / tokens.max(1) as u64).clamp(1, n)
     }
 
     /// Plans the change of all facts.

@@ -23,6 +23,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::value::{Step, Value};
+use crate::base::file::open_file;
 use crate::base::{DType, Error, Result};
 use crate::model::pushed::Parts;
 use crate::store::write::{self, Item};
@@ -64,8 +65,7 @@ impl Values {
     ///
     /// A file of another kind; one that was cut off.
     pub fn read(path: &Path) -> Result<Values> {
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-        let values = Values::scan(path, file)?;
+        let values = Values::scan(path, open_file(path)?)?;
         let len = values.file.metadata().map_err(|e| Error::io(path, "look at", e))?.len();
         if values.end != len || len == 0 {
             let what = format!("is damaged or cut off after {} bytes of {len}", values.end);

@@ -134,7 +134,7 @@ fn shared(model: &Model, facts: &[Wanted], by: &Search, least: usize) -> Shared 
 }
 
 /// Tokens searched at a time, at most: more make no product faster, and facts would come in fits.
-const TOKENS: usize = 4096;
+pub const TOKENS: usize = 4096;
 
 /// A fact whose value is wanted.
 #[derive(Clone, Copy)]

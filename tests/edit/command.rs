@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use incise::store::Patch;
 use serde_json::Value;
@@ -102,6 +103,39 @@ fn what_was_kept_serves_again() {
     let gone = ["--on-conflict", "last", "--without", "b"];
     let error = fails(1, &strs(&with(&s, "memit", &gone)));
     assert!(error.contains("--without b"), "{error}");
+}
+
+/// Killed at any moment, the same command goes on and writes the same bytes.
+#[test]
+fn killed_and_started_again() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let subjects = (0..24).map(|i| format!("Big Ben {i}"));
+    let all: String = subjects.map(|name| line(&name, &name, "Paris")).collect();
+    fs::write(s.at("requests.jsonl"), all).unwrap();
+    let args = with(&s, "memit", &["--sequential", "8", "--memory", "2M"]);
+    let whole = std::time::Instant::now();
+    done(&strs(&args));
+    let whole = whole.elapsed();
+    let patch = fs::read(s.at("patch.safetensors")).unwrap();
+    let (mut killed, mut on) = (0, 0);
+    for part in 1..8 {
+        fs::remove_file(s.at("patch.safetensors")).unwrap();
+        fs::remove_dir_all(s.at("patch.safetensors.kept")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_incise"))
+            .args(&args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole * part / 8);
+        killed += usize::from(child.kill().is_ok() && !child.wait().unwrap().success());
+        let found = fs::metadata(s.at("patch.safetensors.kept/values")).map_or(0, |m| m.len());
+        on += usize::from(found > 16); // more than the first line
+        done(&strs(&args));
+        assert!(fs::read(s.at("patch.safetensors")).unwrap() == patch, "killed at {part}/8");
+    }
+    assert!(killed > 0 && on > 0, "killed {killed} times, {on} of them with values found");
 }
 
 /// A layer whose keys are a thousand times smaller than its neighbours'.

@@ -80,6 +80,26 @@ fn both_routes_are_the_dense_solve() {
     }
 }
 
+/// At the width of a 0.5 B model, with twice as many facts as outputs: the normal equations hold
+/// for the answer.
+#[test]
+fn two_thousand_keys() {
+    let [f, n, d] = [2048, 512, 256];
+    let mut rng = Rng::new(8, "two thousand");
+    let (k, r) = (draw(&mut rng, f, n), draw(&mut rng, d, n));
+    let near = |i: usize, j: usize| 1.0 / (1.0 + i.abs_diff(j) as f64).powi(2);
+    let c = Mat::from_fn(f, f, |i, j| if i == j { 4.0 } else { near(i, j) });
+    let matrix = || c.clone();
+    let prior = Prior::Matrix(&matrix);
+    for route in [Route::Keys, Route::Facts] {
+        let change = solve(&prior, 1.0, &k, &r, route).unwrap();
+        let delta = delta(&change, &r);
+        let left = &delta * &c + (&delta * &k) * k.transpose();
+        let gap = off(&left, &(&r * k.transpose()));
+        assert!(gap < 1e-10, "{route:?}: off by {gap:e}");
+    }
+}
+
 /// ε = 0: every key gets its value, and what is orthogonal by M does not move.
 #[test]
 fn equality_is_met_exactly() {
