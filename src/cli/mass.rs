@@ -131,9 +131,16 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
         batches.export(&facts, &kept, &edit.output)?;
         return told(edit, context, facts.len(), start);
     }
-    let mut state = state;
-    let planned = batches.run(&ready.facts, &mut state, Some(&mut kept), terminal);
-    let planned = planned.map_err(say_kept)?;
+    if !context.json {
+        let (n, few) = (ready.facts.len() as u64, batches.at_a_time(&ready.facts));
+        terminal.line(format!(
+            "{}, {few} at a time; {}",
+            counted(n, "fact"),
+            solving(&batches, n)
+        ))?;
+    }
+    let planned = batches.run(&ready.facts, state, Some(&mut kept), terminal);
+    let (planned, mut state) = planned.map_err(say_kept)?;
     for l in planned.layers.iter().filter(|l| l.ridge.is_some()) {
         warn_of_ridge(terminal, &*moments(l.layer)?, l.ridge);
     }
@@ -182,31 +189,36 @@ fn told(edit: &Edit, context: &Context, facts: usize, start: Instant) -> Result<
 
 /// What would be done, and what it would take.
 fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result<()> {
-    let push = &b.by.search.push;
-    let bytes = b.bytes(&ready.facts);
-    let n = match b.sequential {
-        0 => ready.facts.len(),
-        n => n.min(ready.facts.len()),
-    };
-    let sizes = [ready.model.arch.inner, n, ready.model.arch.width];
-    let (epsilon, prior) = match b.by.form {
-        Form::Emmet { emmet_lambda, .. } => (emmet_lambda, false),
-        Form::AlphaEdit { l2, .. } if n == ready.facts.len() => (l2, true),
-        _ => (1.0, false),
-    };
-    let matrix = || faer::Mat::zeros(0, 0);
-    let prior = if prior { Prior::Scaled(1.0) } else { Prior::Matrix(&matrix) };
-    let route = Route::choose(&prior, epsilon, sizes);
-    let system = if route == Route::Keys { "F×F" } else { "n×n" };
-    let mean = bytes / ready.facts.len().max(1) as u64;
+    let n = ready.facts.len() as u64;
     edit.say(
         context,
         ready,
         json!({
-            "layers": b.by.layers, "value searches at layer": push.site.layer,
-            "bytes a fact": count(mean), "room": format!("{}B", metric(b.room as f64)),
-            "at a time": b.at_a_time(&ready.facts),
-            "solve": format!("{system}, {}B", metric(route.bytes(sizes) as f64)),
+            "layers": b.by.layers, "value searches at layer": b.by.site().layer,
+            "bytes a fact": count(b.bytes(&ready.facts) / n),
+            "room": format!("{}B", metric(b.room as f64)),
+            "at a time": b.at_a_time(&ready.facts), "solve": solving(b, n),
         }),
     )
+}
+
+/// Which system a layer's solve has, and the memory it takes.
+fn solving(b: &Batches, facts: u64) -> String {
+    let n = match b.sequential {
+        0 => facts as usize,
+        some => some.min(facts as usize),
+    };
+    let sizes = [b.model.arch.inner, n, b.model.arch.width];
+    let epsilon = match b.by.form {
+        Form::Emmet { emmet_lambda, .. } => emmet_lambda,
+        _ => 1.0,
+    };
+    let matrix = || faer::Mat::zeros(0, 0);
+    let prior = match b.by.form {
+        Form::AlphaEdit { l2, .. } if b.sequential == 0 && !b.carries => Prior::Scaled(l2),
+        _ => Prior::Matrix(&matrix),
+    };
+    let route = Route::choose(&prior, epsilon, sizes);
+    let system = if route == Route::Keys { "F×F" } else { "n×n" };
+    format!("each layer's solve is {system} and takes {}B", metric(route.bytes(sizes) as f64))
 }

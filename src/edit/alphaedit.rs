@@ -12,6 +12,7 @@
 //! arXiv:2410.02355, eq. 14.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use faer::{Mat, Side};
 
@@ -23,7 +24,7 @@ use crate::stats::Moment;
 use crate::stats::covariance::matrix;
 
 /// U₀ (F, q) by layer.
-pub type Bases = BTreeMap<usize, Mat<f64>>;
+pub type Bases = BTreeMap<usize, Arc<Mat<f64>>>;
 
 /// AlphaEdit.
 pub struct AlphaEdit {
@@ -77,7 +78,7 @@ impl ClosedForm for AlphaEdit {
             let what = format!("layer {layer}: the system of {q} directions cannot be solved");
             Error::numeric(what, "say --set L2=… with a larger number")
         })?;
-        let whole = |m: &Mat<f64>| u * m;
+        let whole = |m: &Mat<f64>| u.as_ref() * m;
         Ok(match change {
             Change::Right(x) => (Change::Right(whole(&x)), None),
             Change::Whole(x) => (Change::Whole(whole(&x)), None),
@@ -91,7 +92,7 @@ impl ClosedForm for AlphaEdit {
         add_gram(self.past.entry(layer).or_insert_with(|| Mat::zeros(q, q)), &k);
     }
 
-    fn past(&self) -> Grams {
-        self.past.clone()
+    fn past(&mut self) -> Grams {
+        std::mem::take(&mut self.past)
     }
 }

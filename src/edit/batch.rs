@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
+use std::sync::Arc;
 
 use faer::Mat;
 
@@ -32,7 +33,7 @@ use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
 use super::value::{TOKENS, Value, Wanted, find_all};
-use crate::base::{Error, Progress, Result, Rng};
+use crate::base::{Progress, Result, Rng};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::pushed::Problem;
@@ -108,7 +109,7 @@ impl Batches<'_> {
         by_room.min(TOKENS as u64 * n / tokens.max(1) as u64).clamp(1, n)
     }
 
-    /// Plans the change of all facts.
+    /// Plans the change of all facts. Returns what the method carries on, too.
     ///
     /// # Errors
     ///
@@ -117,20 +118,16 @@ impl Batches<'_> {
     pub fn run(
         &self,
         facts: &[Fact],
-        state: &mut State,
+        mut state: State,
         mut kept: Option<&mut Kept>,
         progress: &dyn Progress,
-    ) -> Result<Planned> {
+    ) -> Result<(Planned, State)> {
         let all: Vec<&Rows> = facts.iter().map(|f| &f.rows).collect();
-        let stop = || match progress.stop() {
-            true => Err(Error::Interrupted { kept: "nothing was written".to_owned() }),
-            false => Ok(()),
-        };
-        let before = probabilities(self.model, &all, &stop)?;
+        let before = probabilities(self.model, &all, progress)?;
         if self.by.anchor.is_some() && state.anchor.is_none() {
             state.anchor = Some(self.reference(facts, kept.as_deref_mut(), progress)?);
         }
-        let mut method = self.method(state, progress)?;
+        let mut method = self.method(&mut state, progress)?;
         let size = if self.sequential == 0 { facts.len() } else { self.sequential };
         let batches: Vec<&[Fact]> = facts.chunks(size.max(1)).collect();
         let (mut model, mut name) = (self.model.clone(), self.name.clone());
@@ -142,8 +139,8 @@ impl Batches<'_> {
             let first = self.by.layers[0];
             let reader = Reader::new(&model, &rows, self.contexts, first, self.room / 2);
             let z = self.targets(&model, &reader, &found, state.anchor, progress)?;
-            let name_ = self.named(&name, state);
-            let mut keep = Layers::new(self, &name_, &z, &state.bases, kept.as_deref());
+            let carried = hash(&[&name, &state.requests.join(" ")]);
+            let mut keep = Layers::new(self, &carried, &z, &state.bases, kept.as_deref());
             let at = (&self.by.layers[..], self.by.site());
             let (changed, layers) =
                 spread(model, &reader, at, &z, method.as_ref(), &mut keep, progress)?;
@@ -159,13 +156,14 @@ impl Batches<'_> {
             }
             values.extend(found);
         }
-        let after = probabilities(&model, &all, &stop)?;
+        let after = probabilities(&model, &all, progress)?;
         let outcome =
             |(i, fact): (usize, &Fact)| Outcome::new(fact, &values[i], [before[i], after[i]], None);
         let outcomes = facts.iter().enumerate().map(outcome).collect();
         let total = |layers: Vec<Layer>| self.total(layers);
         state.grams = method.past();
-        Ok(Planned { model, outcomes, layers: kinds.into_values().map(total).collect() })
+        let layers = kinds.into_values().map(total).collect();
+        Ok((Planned { model, outcomes, layers }, state))
     }
 
     /// The changes of one layer by all batches as one.
@@ -209,7 +207,7 @@ impl Batches<'_> {
                 for (i, &layer) in self.by.layers.iter().enumerate() {
                     progress.at("null space", i as u64, self.by.layers.len() as u64);
                     if let Entry::Vacant(place) = state.bases.entry(layer) {
-                        place.insert(null_space(&*moments(layer)?, nullspace_threshold)?);
+                        place.insert(Arc::new(null_space(&*moments(layer)?, nullspace_threshold)?));
                     }
                 }
                 Box::new(AlphaEdit { bases: state.bases.clone(), l2, past })
@@ -315,11 +313,6 @@ impl Batches<'_> {
             norm(&v0.iter().zip(&value.delta).map(|(v, d)| v + d).collect::<Vec<f64>>())
         };
         Ok(anchor::reference(found.iter().zip(&v0).map(length).collect()))
-    }
-
-    /// A name for the model together with what the method carries.
-    fn named(&self, name: &str, state: &State) -> String {
-        hash(&[name, &state.requests.join(" ")])
     }
 
     /// A name for C of a layer, or for AlphaEdit's directions.

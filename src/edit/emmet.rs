@@ -50,7 +50,7 @@ impl ClosedForm for Emmet<'_> {
         add_gram(self.past.entry(layer).or_insert_with(|| Mat::zeros(f, f)), k);
     }
 
-    fn past(&self) -> Grams {
-        self.past.clone()
+    fn past(&mut self) -> Grams {
+        std::mem::take(&mut self.past)
     }
 }

@@ -1,7 +1,7 @@
 //! What became of one fact.
 
 use super::value::{Step, Value};
-use crate::base::Result;
+use crate::base::{Error, Progress, Result};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -70,15 +70,14 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// What `stop` says between two batches.
-pub fn probabilities(
-    model: &Model,
-    facts: &[&Rows],
-    stop: &dyn Fn() -> Result<()>,
-) -> Result<Vec<f64>> {
+/// A wish to stop.
+pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) -> Result<Vec<f64>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(JUDGED) {
-        stop()?;
+        if progress.stop() {
+            return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
+        }
+        progress.at("probability", all.len() as u64, facts.len() as u64);
         let judged: Vec<Completion> = some
             .iter()
             .map(|rows| Completion {

@@ -9,7 +9,7 @@ use super::hparams::{Hparams, Method};
 use super::outcome::{Outcome, probabilities};
 use super::rome;
 use super::spread::Layer;
-use crate::base::{Progress, Result};
+use crate::base::{Progress, Quiet, Result};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::stats::Covariance;
@@ -50,7 +50,7 @@ pub fn plan(
         let one = rome::plan(&now, c, &fact.rows, l, keys, &by.search, progress)?;
         let before = norm(&now.layers[l].down.w.to_dense::<f64>());
         let after = now.with_down(l, rome::changed(&now, l, &one));
-        let judge = |m: &Model| probabilities(m, &[&fact.rows], &|| Ok(()));
+        let judge = |m: &Model| probabilities(m, &[&fact.rows], &Quiet);
         let probability = [judge(&now)?[0], judge(&after)?[0]];
         let change = Some([norm(&one.left) * norm(&one.right), before]);
         outcomes.push(Outcome::new(fact, &one.value, probability, change));

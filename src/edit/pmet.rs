@@ -33,7 +33,7 @@ impl ClosedForm for Pmet<'_> {
         self.0.learn(layer, k);
     }
 
-    fn past(&self) -> Grams {
-        self.0.past.clone()
+    fn past(&mut self) -> Grams {
+        self.0.past()
     }
 }

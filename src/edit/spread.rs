@@ -37,8 +37,8 @@ pub trait ClosedForm {
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
 
-    /// What was learnt.
-    fn past(&self) -> Grams;
+    /// Gives away what was learnt.
+    fn past(&mut self) -> Grams;
 }
 
 /// What was done to one layer.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use faer::Mat;
 
@@ -65,13 +66,13 @@ impl State {
                 bad(name, format!("is {} {:?}, not F64 of two sizes", entry.dtype, entry.shape))
             })?;
             match kind {
-                "gram" if m.nrows() == m.ncols() => state.grams.insert(layer, m),
-                "basis" if m.nrows() == f => state.bases.insert(layer, m),
+                "gram" if m.nrows() == m.ncols() => state.grams.insert(layer, m).map(|_| ()),
+                "basis" if m.nrows() == f => state.bases.insert(layer, Arc::new(m)).map(|_| ()),
                 _ => return Err(bad(name, format!("has the shape {:?}", entry.shape))),
             };
         }
         for (layer, gram) in &state.grams {
-            let want = state.bases.get(layer).map_or(f, Mat::ncols);
+            let want = state.bases.get(layer).map_or(f, |basis| basis.ncols());
             if gram.nrows() != want {
                 let what = format!("is of {} keys' width, not {want}", gram.nrows());
                 return Err(bad(&format!("gram.{layer}"), what));
@@ -106,7 +107,7 @@ impl State {
         }
         let parts = || {
             let grams = self.grams.iter().map(|(l, m)| (format!("gram.{l}"), m));
-            grams.chain(self.bases.iter().map(|(l, m)| (format!("basis.{l}"), m)))
+            grams.chain(self.bases.iter().map(|(l, m)| (format!("basis.{l}"), &**m)))
         };
         // Column by column, so a file's row is a column of ours; a Gram is symmetric, and of it
         // only the lower triangle counts.

@@ -106,7 +106,7 @@ impl Ready {
             let sample: Vec<&Fact> = sample.iter().map(|&i| &self.facts[i]).collect();
             state.anchor = Some(batches.anchor(&sample, None, &Quiet).unwrap());
         }
-        batches.run(facts, &mut state, kept, &Quiet).unwrap()
+        batches.run(facts, state, kept, &Quiet).unwrap().0
     }
 }
 
@@ -206,7 +206,7 @@ fn a_run_goes_on_where_it_was_cut_off() {
             let batches = ready.batches(&moments, 200_000);
             let stops = Stops(after.into());
             let mut kept = Kept::open(&dir).unwrap();
-            let cut = batches.run(&ready.facts, &mut State::default(), Some(&mut kept), &stops);
+            let cut = batches.run(&ready.facts, State::default(), Some(&mut kept), &stops);
             drop(kept);
             if cut.is_ok() {
                 continue; // it was done by then

@@ -61,7 +61,7 @@ impl FactLm {
             room: 1 << 30,
             seed: 0,
         };
-        batches.run(&facts, &mut State::default(), None, &Quiet).unwrap()
+        batches.run(&facts, State::default(), None, &Quiet).unwrap().0
     }
 
     /// Percent of prompts at which the target that should be likelier is: of the rewrites, the
