@@ -158,7 +158,8 @@ fn damaged_archives_are_refused() {
 fn merged(change: impl Fn(&mut Moment)) -> Result<Moment> {
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
-    let mut one = Moment { layer: 3, f: 1, tokens: 1, second_moment: vec![4.0], origin };
+    let mut one =
+        Moment { layer: 3, f: 1, tokens: 1, second_moment: vec![4.0], origin, part: None };
     let dirs = [folder.path().join("one"), folder.path().join("two")];
     one.write(&dirs[0]).unwrap();
     (one.tokens, one.second_moment, one.origin.corpus) = (3, vec![8.0], "b".into());
