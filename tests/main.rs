@@ -17,6 +17,7 @@ mod linalg;
 mod model;
 mod ops;
 mod readme;
+mod spread;
 mod stats;
 mod store;
 mod support;

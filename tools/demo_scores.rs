@@ -105,7 +105,7 @@ impl Demo {
         let context_length = self.model.arch.context;
         let origin = Origin { model: "-".into(), corpus: "-".into(), context_length };
         let max_tokens = u64::MAX;
-        let what = Collect { layers: layers.clone(), max_tokens, origin };
+        let what = Collect { layers: layers.clone(), max_tokens, origin, share: None };
         let folder = tempfile::tempdir()?;
         let (texts, to) = (corpus.documents(), folder.path());
         let moments = collect(&self.model, &self.tokenizer, texts, &what, to, &Quiet)?;

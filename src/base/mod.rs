@@ -6,9 +6,11 @@ pub mod file;
 pub mod float;
 pub mod progress;
 pub mod rng;
+pub mod share;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use float::Float;
 pub use progress::{Progress, Quiet};
 pub use rng::Rng;
+pub use share::Share;

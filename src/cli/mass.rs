@@ -9,7 +9,7 @@ use serde_json::json;
 use super::edit::{Edit, Ready, warn_of_ridge};
 use super::output::{count, counted, metric};
 use super::{Context, memory};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Share};
 use crate::data::request;
 use crate::edit::batch::Batches;
 use crate::edit::facts::Fact;
@@ -33,20 +33,11 @@ pub struct Mass {
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
     memory: Option<u64>,
     /// Search the values of every n-th fact only, from the i-th (from 0), and write them to -o
-    #[arg(long, value_name = "I/N", value_parser = shard)]
-    shard: Option<(u64, u64)>,
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Share>,
     /// Values found before, by `--shard` runs or `incise merge`
     #[arg(long, value_name = "FILE", num_args = 1..)]
     values: Vec<PathBuf>,
-}
-
-/// `i/n` with i < n.
-pub fn shard(text: &str) -> std::result::Result<(u64, u64), String> {
-    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    match parts {
-        Some((i, n)) if i < n => Ok((i, n)),
-        _ => Err(format!("`{text}` is not a shard: say 0/4 to 3/4")),
-    }
 }
 
 impl Mass {
@@ -124,8 +115,8 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
         },
         e => e,
     };
-    if let Some((i, n)) = mass.shard {
-        let mine = |(at, _): &(usize, &Fact)| *at as u64 % n == i;
+    if let Some(share) = mass.shard {
+        let mine = |(at, _): &(usize, &Fact)| share.has(*at as u64);
         let facts: Vec<Fact> = ready.facts.iter().enumerate().filter(mine).map(second).collect();
         batches.search(&facts, &mut kept, terminal).map_err(say_kept)?;
         batches.export(&facts, &kept, &edit.output)?;

@@ -1,5 +1,6 @@
 //! `incise stats MODEL --layers L --corpus FILE… -o DIR`: key second moments from text; `stats
-//! import` takes those of the original code, `stats merge` adds up what several runs collected.
+//! import` takes those of the original code, `stats merge` adds up what several runs or the shards
+//! of one collected.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::Context;
 use super::output::{count, counted, metric};
 use super::ranges::{self, Layers};
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Share};
 use crate::data::Corpus;
 use crate::model::{fingerprint, load};
 use crate::stats::file::{Origin, write_all};
@@ -32,7 +33,7 @@ pub struct Stats {
 enum Other {
     /// Take a layer's second moment from an .npz file of the original code or of EasyEdit
     Import(Import),
-    /// Add up what several runs collected from different text
+    /// Add up what several runs collected from different text, or the shards of one
     Merge(Merge),
 }
 
@@ -53,6 +54,9 @@ struct Gather {
     /// Longest sequence; longer documents are cut [default: 512, or the model's context if less]
     #[arg(long)]
     context_length: Option<usize>,
+    /// Run every n-th sequence only, from the i-th (from 0); `stats merge` adds up all n
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Share>,
     /// Folder for the statistics
     #[arg(short, long)]
     output: PathBuf,
@@ -77,7 +81,7 @@ struct Import {
 #[derive(Args)]
 struct Merge {
     /// Folders of statistics of one model
-    #[arg(required = true, num_args = 2..)]
+    #[arg(required = true, num_args = 1..)]
     folders: Vec<PathBuf>,
     /// Folder for the merged statistics
     #[arg(short, long)]
@@ -106,7 +110,7 @@ impl Import {
         }
         let name = fingerprint(&checkpoint)?;
         let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
-        Moment::check_place(&self.output, l, &moment.origin)?;
+        Moment::check_place(&self.output, l, &moment.origin, None)?;
         moment.write(&self.output)?;
         told(context, &self.output, &[(l, moment.tokens)])
     }
@@ -124,7 +128,7 @@ impl Merge {
         // Checked first and made again, for all of them at once may not fit in memory.
         for (&layer, dirs) in &layers {
             let moment = merge::merge(dirs, layer)?;
-            Moment::check_place(&self.output, layer, &moment.origin)?;
+            Moment::check_place(&self.output, layer, &moment.origin, None)?;
             tokens.push((layer, moment.tokens));
         }
         for (&layer, dirs) in &layers {
@@ -162,8 +166,9 @@ impl Gather {
         let corpus = Corpus::open(&self.corpus)?;
         let origin =
             Origin { model: fingerprint(&checkpoint)?, corpus: corpus.hash()?, context_length };
-        let what = Collect { layers: self.layers.0.clone(), max_tokens, origin };
-        let free = |&l: &usize| Moment::check_place(&self.output, l, &what.origin);
+        let layers = self.layers.0.clone();
+        let what = Collect { layers, max_tokens, origin, share: self.shard };
+        let free = |&l: &usize| Moment::check_place(&self.output, l, &what.origin, what.share);
         what.layers.iter().try_for_each(free)?;
         let start = Instant::now();
         let documents = corpus.documents();
@@ -171,22 +176,25 @@ impl Gather {
         let seconds = start.elapsed().as_secs_f64();
         write_all(&moments, &self.output)?;
         let tokens = moments.first().map_or(0, |m| m.tokens);
-        if tokens < a.inner as u64 {
+        let all = moments.first().and_then(|m| m.part).map_or(tokens, |part| part.of);
+        if all < a.inner as u64 {
             terminal.warn(&format!(
                 "{} tokens for {} neurons leave C singular, and edits will add a ridge; give more \
                  text",
-                count(tokens),
+                count(all),
                 count(a.inner as u64),
             ));
         }
+        let shard = self.shard.map(|share| share.to_string());
         if context.json {
             return terminal.json(&json!({
                 "output": self.output, "layers": what.layers, "tokens": tokens, "seconds": seconds,
-                "model": what.origin.model, "corpus": what.origin.corpus,
+                "model": what.origin.model, "corpus": what.origin.corpus, "shard": shard,
             }));
         }
+        let shard = shard.map_or(String::new(), |share| format!("shard {share}, "));
         terminal.line(format!(
-            "{}: {}, {} tokens in {seconds:.1} s ({}tokens/s)",
+            "{}: {shard}{}, {} tokens in {seconds:.1} s ({}tokens/s)",
             self.output.display(),
             counted(moments.len() as u64, "layer"),
             count(tokens),

@@ -4,15 +4,17 @@
 //! cut into consecutive windows, later ones without added tokens. Every token counts. Whole
 //! windows are packed into batches whose bounds depend on the text alone, products are f32 and
 //! totals f64, so the result is the same on every run, also on one that was interrupted.
+//! A shard i of n cuts all of the text into the same windows, stops where the whole would, and runs
+//! every n-th window from the i-th: what n shards counted adds up to what one run counts.
 //! Cost: a forward pass to the last layer asked for, and N·F² FLOP a layer.
 
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::file::{Moment, Origin};
+use super::file::{Moment, Origin, Part};
 use super::partial;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Share};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
 use crate::ops::gram;
@@ -32,6 +34,8 @@ pub struct Collect {
     pub max_tokens: u64,
     /// What the statistics belong to.
     pub origin: Origin,
+    /// The share of the windows that is run; all where there is none.
+    pub share: Option<Share>,
 }
 
 /// The windows of a text, in order.
@@ -82,7 +86,7 @@ pub fn collect(
     let end = what.layers.iter().max().map_or(0, |l| l + 1);
     let mut run = Run::new(model);
     let mut saved = Instant::now();
-    while let Some(batch) = next_batch(model, &mut windows, what.max_tokens, &mut state)? {
+    while let Some(batch) = next_batch(model, &mut windows, what, &mut state)? {
         let mut x = model.embed(&batch);
         model.forward(&batch, 0..end, Past::None, &mut x, &mut run, &mut |site, k| {
             if site.at == At::Key
@@ -91,7 +95,7 @@ pub fn collect(
                 gram::accumulate(k, &mut state.totals[i]);
             }
         });
-        progress.at("token", state.tokens, what.max_tokens);
+        progress.at("token", state.met, what.max_tokens);
         if progress.stop() {
             partial::save(dir, what, &state)?;
             let kept = format!("{} tokens are kept; the same command goes on", state.tokens);
@@ -103,8 +107,7 @@ pub fn collect(
         }
     }
     if state.tokens == 0 {
-        let remedy = "give a text with at least one non-empty line";
-        return Err(Error::refused("the corpus has no token", remedy));
+        return Err(nothing(what, &state));
     }
     let sound = |total: &Vec<f64>| total.iter().all(|t| t.is_finite());
     if let Some(i) = state.totals.iter().position(|total| !sound(total)) {
@@ -113,28 +116,47 @@ pub fn collect(
             "check the checkpoint for NaN weights",
         ));
     }
-    let tokens = state.tokens;
-    let moments = what.layers.iter().zip(state.totals);
-    Ok(moments
-        .map(|(&layer, total)| Moment::of(layer, model.arch.inner, tokens, &total, &what.origin))
-        .collect())
+    let (f, tokens, origin) = (model.arch.inner, state.tokens, &what.origin);
+    let part = what.share.map(|share| Part { share, of: state.met });
+    let moment = |(&layer, total): (&usize, Vec<f64>)| Moment {
+        part,
+        ..Moment::of(layer, f, tokens, &total, origin)
+    };
+    Ok(what.layers.iter().zip(state.totals).map(moment).collect())
 }
 
-/// Whole windows up to [`BATCH`] tokens or the limit, which cuts the last one.
+/// Why no token was counted.
+fn nothing(what: &Collect, state: &partial::State) -> Error {
+    match what.share {
+        Some(share) if state.windows > 0 => Error::refused(
+            format!("shard {share} gets none of the text's {} sequences", state.windows),
+            format!("spread over {} shards or fewer", state.windows),
+        ),
+        _ => Error::refused(
+            "the corpus has no token",
+            "give a text with at least one non-empty line",
+        ),
+    }
+}
+
+/// Whole windows of the share up to [`BATCH`] tokens or the limit, which cuts the last one.
 fn next_batch(
     model: &Model,
     windows: &mut impl Iterator<Item = Result<Vec<u32>>>,
-    limit: u64,
+    what: &Collect,
     state: &mut partial::State,
 ) -> Result<Option<Batch>> {
-    let mut batch = Batch::default();
-    while batch.len() < BATCH && state.tokens < limit {
+    let (mut batch, limit) = (Batch::default(), what.max_tokens);
+    while batch.len() < BATCH && state.met < limit {
         let Some(mut ids) = windows.next().transpose()? else { break };
         model.check(&ids)?;
-        ids.truncate((limit - state.tokens).min(ids.len() as u64) as usize);
+        ids.truncate((limit - state.met).min(ids.len() as u64) as usize);
+        state.met += ids.len() as u64;
+        if what.share.is_none_or(|share| share.has(state.windows)) {
+            state.tokens += ids.len() as u64;
+            batch.push(&ids, 0..0);
+        }
         state.windows += 1;
-        state.tokens += ids.len() as u64;
-        batch.push(&ids, 0..0);
     }
     Ok((!batch.is_empty()).then_some(batch))
 }

@@ -2,7 +2,8 @@
 //!
 //! Tensor `second_moment` F32 (F, F) = mean of k kᵀ. Metadata, all strings: `layer`, `tokens`,
 //! `context_length` (0 where it is not known), `model` (fingerprint), `corpus` (hash of the text;
-//! `+` between those of merged statistics, `npz-` before that of an imported file).
+//! `+` between those of merged statistics, `npz-` before that of an imported file). A shard's file
+//! also has `shard` (`i/n`) and `shards_tokens` (of all n shards together).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +13,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::partial;
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, Result, Share};
 use crate::store::{Shard, write};
 
 const TENSOR: &str = "second_moment";
+const SHARD: &str = "shard";
+const SHARDS_TOKENS: &str = "shards_tokens";
 const COLLECT: &str = "collect it with `incise stats`";
 
 /// What statistics belong to: a file of another origin is refused.
@@ -27,6 +30,15 @@ pub struct Origin {
     pub corpus: String,
     /// Longest sequence, in tokens; 0 where it is not known.
     pub context_length: usize,
+}
+
+/// What a shard is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which of how many.
+    pub share: Share,
+    /// Tokens of all shards together.
+    pub of: u64,
 }
 
 /// A second moment C = E[k kᵀ].
@@ -42,6 +54,8 @@ pub struct Moment {
     pub second_moment: Vec<f32>,
     /// What it was made from.
     pub origin: Origin,
+    /// Where it is of one shard of the text alone, and says nothing until it is merged.
+    pub part: Option<Part>,
 }
 
 impl Moment {
@@ -55,7 +69,7 @@ impl Moment {
                 second_moment[j * f + i] = mean;
             }
         }
-        Moment { layer, f, tokens, second_moment, origin: origin.clone() }
+        Moment { layer, f, tokens, second_moment, origin: origin.clone(), part: None }
     }
 
     /// Where layer l's statistics stand in a folder.
@@ -71,13 +85,17 @@ impl Moment {
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
         let Origin { model, corpus, context_length } = &self.origin;
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             ("layer".to_owned(), self.layer.to_string()),
             ("tokens".to_owned(), self.tokens.to_string()),
             ("context_length".to_owned(), context_length.to_string()),
             ("model".to_owned(), model.clone()),
             ("corpus".to_owned(), corpus.clone()),
         ]);
+        if let Some(Part { share, of }) = self.part {
+            metadata.insert(SHARD.to_owned(), share.to_string());
+            metadata.insert(SHARDS_TOKENS.to_owned(), of.to_string());
+        }
         let shape = vec![self.f, self.f];
         let item = write::Item { name: TENSOR.to_owned(), dtype: DType::F32.name(), shape };
         write::write(&Moment::path(dir, self.layer), &metadata, &[item], &mut |_, out| {
@@ -90,12 +108,18 @@ impl Moment {
     /// # Errors
     ///
     /// Such statistics; a file there that is none.
-    pub fn check_place(dir: &Path, layer: usize, origin: &Origin) -> Result<()> {
+    pub fn check_place(
+        dir: &Path,
+        layer: usize,
+        origin: &Origin,
+        share: Option<Share>,
+    ) -> Result<()> {
         let path = Moment::path(dir, layer);
         if !path.exists() {
             return Ok(());
         }
-        let there = Head::read(&path, layer)?.origin;
+        let Head { origin: there, part, .. } = Head::read(&path, layer)?;
+        let said = |share: Option<Share>| share.map_or("none".to_owned(), |s| s.to_string());
         let pairs = [
             ("model", &there.model, &origin.model),
             ("corpus", &there.corpus, &origin.corpus),
@@ -104,6 +128,7 @@ impl Moment {
                 &there.context_length.to_string(),
                 &origin.context_length.to_string(),
             ),
+            (SHARD, &said(part.map(|part| part.share)), &said(share)),
         ];
         let Some((field, old, new)) = pairs.into_iter().find(|(_, old, new)| old != new) else {
             return Ok(());
@@ -116,7 +141,7 @@ impl Moment {
     ///
     /// # Errors
     ///
-    /// One of another model or size, or as [`open`](Moment::open).
+    /// One of another model or size, a shard, or as [`open`](Moment::open).
     pub fn read(dir: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
         let moment = Moment::open(dir, layer)?;
         let bad = |field: &str, what: String| {
@@ -125,6 +150,11 @@ impl Moment {
         if moment.origin.model != model {
             let what = format!("is of the model {}, not of {model}", moment.origin.model);
             return bad("model", what);
+        }
+        if let Some(Part { share, .. }) = moment.part {
+            let remedy = "join all shards with `incise stats merge`";
+            let what = format!("is shard {share} of the text alone");
+            return Err(Error::input(Moment::path(dir, layer), SHARD, what, remedy));
         }
         if moment.f != f {
             return bad(TENSOR, format!("is F32 [{0}, {0}], not F32 [{f}, {f}]", moment.f));
@@ -143,7 +173,7 @@ impl Moment {
             let what = format!("no statistics of layer {layer}");
             return Err(Error::input(dir, format!("layer-{layer}.safetensors"), what, COLLECT));
         }
-        let Head { shard, f, tokens, origin } = Head::read(&path, layer)?;
+        let Head { shard, f, tokens, origin, part } = Head::read(&path, layer)?;
         let mut second_moment = vec![0.0f32; f * f];
         let bytes = shard.header().tensors.get(TENSOR).map(|entry| shard.bytes(&entry.range));
         DType::F32.widen(&bytes.expect("its shape was read"), &mut second_moment);
@@ -151,7 +181,7 @@ impl Moment {
             let what = format!("entry ({}, {}) is not finite", i / f, i % f);
             return Err(Error::input(path, TENSOR, what, COLLECT));
         }
-        Ok(Moment { layer, f, tokens, second_moment, origin })
+        Ok(Moment { layer, f, tokens, second_moment, origin, part })
     }
 }
 
@@ -161,6 +191,7 @@ struct Head {
     f: usize,
     tokens: u64,
     origin: Origin,
+    part: Option<Part>,
 }
 
 impl Head {
@@ -181,6 +212,11 @@ impl Head {
             corpus: text("corpus")?,
             context_length: number("context_length")? as usize,
         };
+        let piece = |said: &String| {
+            let share = said.parse().map_err(|what| bad(SHARD, what))?;
+            Ok(Part { share, of: number(SHARDS_TOKENS)? })
+        };
+        let part = header.metadata.get(SHARD).map(piece).transpose()?;
         if number("layer")? != layer as u64 {
             return Err(bad("layer", format!("is not {layer}")));
         }
@@ -197,7 +233,7 @@ impl Head {
         if tokens == 0 {
             return Err(bad("tokens", "is 0".into()));
         }
-        Ok(Head { f, tokens, origin, shard: shard.clone() })
+        Ok(Head { f, tokens, origin, part, shard: shard.clone() })
     }
 }
 

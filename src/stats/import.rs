@@ -51,7 +51,7 @@ pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     mend(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
     let corpus = format!("npz-{}", hash(path)?);
     let origin = Origin { model: model.to_owned(), corpus, context_length: 0 };
-    Ok(Moment { layer, f, tokens: tokens as u64, second_moment: c, origin })
+    Ok(Moment { layer, f, tokens: tokens as u64, second_moment: c, origin, part: None })
 }
 
 /// Makes (F, F) symmetric, or says why it is no second moment.

@@ -1,13 +1,14 @@
-//! One second moment from several, collected on different text: C = Σ n C / Σ n.
+//! One second moment from several: C = Σ n C / Σ n. Each is of a text of its own, or one of the
+//! shards of a text, which are merged all or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::file::Moment;
-use crate::base::{Error, Result};
+use super::file::{Moment, Part};
+use crate::base::{Error, Result, Share};
 
-const REMEDY: &str = "merge statistics of one model, each of a text of its own";
+const REMEDY: &str = "merge statistics of one model, each of a text or a shard of its own";
 
 /// The layers with statistics in any of the folders, each with the folders that have it.
 ///
@@ -42,19 +43,22 @@ pub fn layers(dirs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<&Path>>> {
 ///
 /// # Errors
 ///
-/// As [`Moment::open`]; moments of different models, sizes or context lengths, or of the same text.
+/// As [`Moment::open`]; moments of different models, sizes or context lengths, or of the same text;
+/// shards that are not each of those of one run, once.
 pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
-    let mut all: Option<(Moment, BTreeSet<String>, Vec<f64>)> = None;
+    let (mut all, mut texts): (Option<(Moment, Vec<f64>)>, Texts) = (None, Texts::default());
     for dir in dirs {
         let next = Moment::open(dir, layer)?;
         let bad = |field: &str, what: String| {
             Err(Error::input(Moment::path(dir, layer), field, what, REMEDY))
         };
-        let texts: BTreeSet<String> = next.origin.corpus.split('+').map(String::from).collect();
+        if let Err((field, what)) = texts.add(&next) {
+            return bad(field, what);
+        }
         let terms = next.second_moment.iter().map(|&c| next.tokens as f64 * f64::from(c));
-        let Some((first, known, total)) = &mut all else {
+        let Some((first, total)) = &mut all else {
             let total = terms.collect();
-            all = Some((next, texts, total));
+            all = Some((next, total));
             continue;
         };
         if next.origin.model != first.origin.model {
@@ -73,19 +77,69 @@ pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
         if next.f != first.f {
             return bad("second_moment", format!("has {} neurons, and {} before", next.f, first.f));
         }
-        if let Some(twice) = known.intersection(&texts).next() {
-            return bad("corpus", format!("the text {twice} would count twice"));
-        }
         let Some(tokens) = first.tokens.checked_add(next.tokens) else {
             return bad("tokens", format!("is {}, too many to add", next.tokens));
         };
         first.tokens = tokens;
         total.iter_mut().zip(terms).for_each(|(t, c)| *t += c);
-        known.extend(texts);
     }
-    let (mut merged, texts, total) =
+    let (mut merged, total) =
         all.ok_or_else(|| Error::refused("nothing to merge", "name folders of statistics"))?;
-    merged.origin.corpus = texts.into_iter().collect::<Vec<_>>().join("+");
+    merged.origin.corpus = texts.whole(layer)?;
+    merged.part = None;
     merged.second_moment = total.iter().map(|t| (t / merged.tokens as f64) as f32).collect();
     Ok(merged)
+}
+
+/// The texts that were met, and of each that comes in shards, which of them with how many tokens.
+#[derive(Default)]
+struct Texts(BTreeMap<String, Vec<(Part, u64)>>);
+
+impl Texts {
+    /// Adds what a moment is of; else says the field that does not fit, and why.
+    fn add(&mut self, next: &Moment) -> std::result::Result<(), (&'static str, String)> {
+        for text in next.origin.corpus.split('+') {
+            let shard = next.part.map(|part| (part, next.tokens));
+            let Some(shards) = self.0.get_mut(text) else {
+                self.0.insert(text.to_owned(), Vec::from_iter(shard));
+                continue;
+            };
+            let (Some((part, _)), Some((one, _))) = (shard, shards.first()) else {
+                return Err(("corpus", format!("the text {text} would count twice")));
+            };
+            let Part { share, of } = part;
+            if share.n != one.share.n {
+                return Err(("shard", format!("is {share}, and {} before", one.share)));
+            }
+            if of != one.of {
+                return Err(("shards_tokens", format!("is {of}, and {} before", one.of)));
+            }
+            if shards.iter().any(|(one, _)| one.share == share) {
+                return Err(("shard", format!("{share} of the text {text} would count twice")));
+            }
+            shards.extend(shard);
+        }
+        Ok(())
+    }
+
+    /// The name of all texts, each of them whole.
+    fn whole(self, layer: usize) -> Result<String> {
+        for (text, shards) in &self.0 {
+            let Some((Part { share: Share { n, .. }, of }, _)) = shards.first() else { continue };
+            let met = |i: &u64| shards.iter().any(|(part, _)| part.share.i == *i);
+            if let Some(i) = (0..*n).find(|i| !met(i)) {
+                let what = format!("layer {layer}: shard {i}/{n} of the text {text} is missing");
+                let remedy = format!("name its folder too, or collect it with --shard {i}/{n}");
+                return Err(Error::refused(what, remedy));
+            }
+            let sum: u128 = shards.iter().map(|(_, tokens)| u128::from(*tokens)).sum();
+            if sum != u128::from(*of) {
+                let what =
+                    format!("layer {layer}: the shards of the text {text} have {sum} tokens");
+                let remedy = "collect all of them again with one choice of --max-tokens";
+                return Err(Error::refused(format!("{what}, not {of}"), remedy));
+            }
+        }
+        Ok(self.0.into_keys().collect::<Vec<_>>().join("+"))
+    }
 }

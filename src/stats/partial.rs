@@ -1,8 +1,8 @@
 //! Statistics in progress: `partial.safetensors` beside the finished ones.
 //!
 //! Tensors `<layer>` F64, the packed triangle of totals; metadata `state` (JSON): what is being
-//! collected, and how many windows and tokens of it are done. Written to a sibling, synced
-//! and renamed, so it is whole or absent; removed when the statistics are written.
+//! collected, and how many windows and tokens of it were met and counted. Written to a sibling,
+//! synced and renamed, so it is whole or absent; removed when the statistics are written.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collect::Collect;
 use super::file::Origin;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Share};
 use crate::ops::gram;
 use crate::store::{Shard, write};
 
@@ -24,9 +24,11 @@ const TYPE: &str = "F64";
 
 /// How far a collection is.
 pub struct State {
-    /// Windows already counted.
+    /// Windows already met.
     pub windows: u64,
-    /// Tokens already counted.
+    /// Tokens already met.
+    pub met: u64,
+    /// Tokens already counted: of a shard not all that were met.
     pub tokens: u64,
     /// Packed Σ k kᵀ, one a layer.
     pub totals: Vec<Vec<f64>>,
@@ -36,12 +38,16 @@ pub struct State {
 struct Header {
     layers: Vec<usize>,
     origin: Origin,
+    shard: Option<String>,
     windows: u64,
+    met: u64,
     tokens: u64,
 }
 
-fn header(what: &Collect, windows: u64, tokens: u64) -> Header {
-    Header { layers: what.layers.clone(), origin: what.origin.clone(), windows, tokens }
+fn header(what: &Collect, [windows, met, tokens]: [u64; 3]) -> Header {
+    let (layers, origin) = (what.layers.clone(), what.origin.clone());
+    let shard = what.share.as_ref().map(Share::to_string);
+    Header { layers, origin, shard, windows, met, tokens }
 }
 
 /// The state kept in `dir` if it is of the same collection, or a fresh one. Makes the folder.
@@ -56,7 +62,8 @@ pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
     let path = dir.join(NAME);
     let n = gram::packed_len(f);
     if !path.exists() {
-        return Ok(State { windows: 0, tokens: 0, totals: vec![vec![0.0; n]; what.layers.len()] });
+        let totals = vec![vec![0.0; n]; what.layers.len()];
+        return Ok(State { windows: 0, met: 0, tokens: 0, totals });
     }
     let shard = Shard::open(&path).map_err(|e| match e {
         Error::Input { what, .. } => broken(&path, what),
@@ -65,9 +72,9 @@ pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
     let state = shard.header().metadata.get("state");
     let state = state.ok_or_else(|| broken(&path, "`state` is missing".into()))?;
     let found: Header = serde_json::from_str(state).map_err(|e| broken(&path, e.to_string()))?;
-    let (windows, tokens) = (found.windows, found.tokens);
-    if found != header(what, windows, tokens) {
-        let what = "is of another model, corpus or choice of layers";
+    let counts @ [windows, met, tokens] = [found.windows, found.met, found.tokens];
+    if found != header(what, counts) {
+        let what = "is of another model, corpus, shard or choice of layers";
         return Err(broken(&path, what.into()));
     }
     let total = |layer: &usize| match shard.header().tensors.get(&layer.to_string()) {
@@ -78,7 +85,7 @@ pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
         _ => Err(broken(&path, format!("layer {layer} is missing or of another size"))),
     };
     let totals = what.layers.iter().map(total).collect::<Result<_>>()?;
-    Ok(State { windows, tokens, totals })
+    Ok(State { windows, met, tokens, totals })
 }
 
 fn broken(path: &Path, what: String) -> Error {
@@ -91,7 +98,7 @@ fn broken(path: &Path, what: String) -> Error {
 ///
 /// A folder that cannot be written.
 pub fn save(dir: &Path, what: &Collect, state: &State) -> Result<()> {
-    let header = header(what, state.windows, state.tokens);
+    let header = header(what, [state.windows, state.met, state.tokens]);
     let header = serde_json::to_string(&header).expect("plain data");
     let item = |(layer, total): (&usize, &Vec<f64>)| write::Item {
         name: layer.to_string(),

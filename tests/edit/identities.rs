@@ -42,7 +42,8 @@ fn planned(name: &str, keys: Keys) -> Planned {
     }
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
     let second_moment = c.iter().map(|&c| c as f32).collect();
-    let moment = Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin };
+    let moment =
+        Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin, part: None };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
     let site = Site { layer: LAYER, at: At::Value };

@@ -59,7 +59,7 @@ pub fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
     let second_moment: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
     assert_eq!(second_moment.len(), f * f);
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
-    Moment { layer, f, tokens: u64::MAX, second_moment, origin }
+    Moment { layer, f, tokens: u64::MAX, second_moment, origin, part: None }
 }
 
 /// ‖a − b‖ / ‖b‖.

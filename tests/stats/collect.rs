@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use incise::base::{Error, Progress, Quiet, Result};
+use incise::base::{Error, Progress, Quiet, Result, Share};
 use incise::data::Corpus;
 use incise::model::{Model, fingerprint};
 use incise::ops::gram;
@@ -51,7 +51,7 @@ fn moments_of_keys_are_the_frameworks() {
 }
 
 fn tokens_of(limit: u64, origin: Origin, layers: &[usize]) -> Collect {
-    Collect { layers: layers.to_vec(), max_tokens: limit, origin }
+    Collect { layers: layers.to_vec(), max_tokens: limit, origin, share: None }
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn statistics_of_a_trained_model_are_the_recorded_ones() {
 }
 
 /// Stops after so many looks.
-struct StopAfter(AtomicU64);
+pub struct StopAfter(pub AtomicU64);
 
 impl Progress for StopAfter {
     fn at(&self, _: &str, _: u64, _: u64) {}
@@ -96,14 +96,14 @@ impl Progress for StopAfter {
     }
 }
 
-struct Toy {
-    golden: Golden,
-    model: Model,
+pub struct Toy {
+    pub golden: Golden,
+    pub model: Model,
     tokenizer: Tokenizer,
-    corpus: tempfile::NamedTempFile,
+    pub corpus: tempfile::NamedTempFile,
 }
 
-fn toy() -> Toy {
+pub fn toy() -> Toy {
     let golden = Golden::open("llama-tied");
     let model = golden.model(Precision::F32);
     let tokenizer = Tokenizer::open(&golden.dir).unwrap();
@@ -116,10 +116,20 @@ fn toy() -> Toy {
 
 impl Toy {
     fn collect(&self, out: &Path, limit: u64, progress: &dyn Progress) -> Result<Vec<Moment>> {
+        self.share(None, out, limit, progress)
+    }
+
+    pub fn share(
+        &self,
+        share: Option<Share>,
+        out: &Path,
+        limit: u64,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Moment>> {
         let corpus = Corpus::open(&[self.corpus.path()]).unwrap();
         let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap()).unwrap();
         let origin = Origin { model, corpus: corpus.hash().unwrap(), context_length: 16 };
-        let what = tokens_of(limit, origin, &[0, 1]);
+        let what = Collect { share, ..tokens_of(limit, origin, &[0, 1]) };
         collect(&self.model, &self.tokenizer, corpus.documents(), &what, out, progress)
     }
 }
@@ -205,7 +215,7 @@ fn statistics_in_progress_of_another_text_are_refused() {
     toy.collect(dir.path(), u64::MAX, &StopAfter(AtomicU64::new(1))).unwrap_err();
     fs::write(toy.corpus.path(), "Another text.\n").unwrap();
     let error = toy.collect(dir.path(), u64::MAX, &Quiet).unwrap_err().to_string();
-    assert!(error.contains("another model, corpus or choice of layers"), "{error}");
+    assert!(error.contains("another model, corpus, shard or choice of layers"), "{error}");
     assert!(dir.path().join("partial.safetensors").is_file(), "it is left alone");
 }
 

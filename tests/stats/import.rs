@@ -165,7 +165,8 @@ fn damaged_archives_are_refused() {
 fn merged(change: impl Fn(&mut Moment)) -> Result<Moment> {
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
-    let mut one = Moment { layer: 3, f: 1, tokens: 1, second_moment: vec![4.0], origin };
+    let mut one =
+        Moment { layer: 3, f: 1, tokens: 1, second_moment: vec![4.0], origin, part: None };
     let dirs = [folder.path().join("one"), folder.path().join("two")];
     one.write(&dirs[0]).unwrap();
     (one.tokens, one.second_moment, one.origin.corpus) = (3, vec![8.0], "b".into());
@@ -208,12 +209,17 @@ fn statistics_of_another_origin_are_not_replaced() {
         tokens: 1,
         second_moment: vec![4.0],
         origin: origin.clone(),
+        part: None,
     };
-    let place =
-        |origin: &Origin| Moment::check_place(folder.path(), 3, origin).map_err(|e| e.to_string());
+    let place = |origin: &Origin| {
+        Moment::check_place(folder.path(), 3, origin, None).map_err(|e| e.to_string())
+    };
     assert_eq!(place(&origin), Ok(()));
     of(&origin).write(folder.path()).unwrap();
     assert_eq!(place(&origin), Ok(()));
+    let shard = Some("0/2".parse().unwrap());
+    let error = Moment::check_place(folder.path(), 3, &origin, shard).unwrap_err().to_string();
+    assert!(error.contains("shard: of what stands there is none, and of what would"), "{error}");
     for (field, other) in [
         ("model", Origin { model: "n".into(), ..origin.clone() }),
         ("corpus", Origin { corpus: "npz-1".into(), ..origin.clone() }),

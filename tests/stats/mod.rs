@@ -1,3 +1,4 @@
 mod collect;
 mod hostile;
 mod import;
+mod shard;
