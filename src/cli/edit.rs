@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::mass::{self, Mass};
 use super::output::{check_place, check_replaced, count, counted};
-use super::report::Report;
+use super::report::{self, Report};
 use crate::base::{Error, Progress, Result};
 use crate::data::conflicts::{OnConflict, Superseded, resolve};
 use crate::data::{Contexts, Request, request};
@@ -95,12 +95,12 @@ impl Edit {
     /// Plans the change and writes it.
     pub fn run(&self, context: &Context) -> Result<()> {
         let method = Method::parse(&self.method)?;
-        let files = [&self.requests, &self.stats, &self.hparams, &self.contexts];
-        let mut inputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
-        inputs.push(&self.model);
-        inputs.extend(self.mass.files());
+        let inputs = self.inputs();
         check_place(&self.output, &inputs)?;
         check_replaced(&self.output, self.mass.is_older(&self.output), self.mass.what())?;
+        let report = report::path(&self.output);
+        check_place(&report, &inputs)?;
+        check_replaced(&report, report::is_one(&report), "report of an edit")?;
         let start = Instant::now();
         match method.keys() {
             Some(_) => {
@@ -121,6 +121,15 @@ impl Edit {
         }
     }
 
+    /// Files and folders that are read.
+    pub(super) fn inputs(&self) -> Vec<&Path> {
+        let files = [&self.requests, &self.stats, &self.hparams, &self.contexts];
+        let mut inputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+        inputs.push(&self.model);
+        inputs.extend(self.mass.values());
+        inputs
+    }
+
     /// Reads and checks everything but statistics.
     pub(super) fn ready(&self, method: Method, context: &Context) -> Result<Ready> {
         let terminal = &context.terminal;
@@ -129,11 +138,11 @@ impl Edit {
         let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;
         let mut values = Values::choose(self.hparams.as_deref(), method, &model)?;
         self.sets.iter().try_for_each(|set| values.set(set))?;
-        for name in values.unknown() {
+        for name in values.unknown(method) {
             terminal.warn(&format!("hyperparameter `{name}` says nothing to {}", method.name()));
         }
         if !context.json {
-            terminal.line(format!("hyperparameters: {}", values.said()))?;
+            terminal.line(format!("hyperparameters: {}", values.said(method)))?;
         }
         let rule = match self.on_conflict.as_str() {
             "last" => OnConflict::Last,
@@ -142,8 +151,7 @@ impl Edit {
         };
         let unnamed = PathBuf::from("the command line");
         let file = self.requests.as_ref().unwrap_or(&unnamed);
-        let (requests, superseded) = resolve(file, self.requests()?, rule)?;
-        let requests = self.left(requests)?;
+        let (requests, superseded) = resolve(file, self.left(self.requests()?)?, rule)?;
         if !superseded.is_empty() {
             let repeats = superseded.iter().filter(|s| s.repeats).count();
             terminal.warn(&format!(
@@ -193,7 +201,7 @@ impl Edit {
     fn left(&self, requests: Vec<Request>) -> Result<Vec<Request>> {
         let ids: HashSet<&str> = requests.iter().map(|r| r.id.as_str()).collect();
         if let Some(id) = self.without.iter().find(|id| !ids.contains(id.as_str())) {
-            let what = format!("--without {id}: no request that counts has this id");
+            let what = format!("--without {id}: no request has this id");
             return Err(Error::refused(what, "ids are in the report of the edit"));
         }
         let stays = |r: &Request| !self.without.contains(&r.id);
@@ -282,18 +290,18 @@ impl Edit {
         patch.write(&self.output)?;
         let (facts, superseded) = (&ready.facts[..], &ready.superseded[..]);
         let model = &ready.model;
-        let report = Report { model, planned, facts, superseded, output: &self.output };
-        report.write()?;
+        let told = Report { model, planned, facts, superseded, output: &self.output };
+        told.write()?;
         let seconds = start.elapsed().as_secs_f64();
-        report.warn(&context.terminal);
+        told.warn(&context.terminal);
         match context.json {
-            true => context.terminal.json(&report.json(json!({
+            true => context.terminal.json(&told.json(json!({
                 "method": self.method, "seconds": seconds,
                 "hyperparameters": ready.values.to_json(),
                 "hyperparameters_from": ready.values.sources(),
                 "contexts": ready.contexts.to_json(),
             }))),
-            false => report.tell(context, seconds),
+            false => told.tell(context, seconds),
         }
     }
 }

@@ -1,17 +1,19 @@
 //! `incise export`: a patch for servers, as a LoRA adapter or as whole tensors.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use super::Context;
 use super::apply::{say, tensors};
-use super::output::{Terminal, check_place, counted, percent};
+use super::output::{Terminal, check_place, check_replaced, counted, percent};
 use crate::base::{Error, Progress, Result};
 use crate::edit::apply;
 use crate::edit::export::{self, Module, RANKS};
-use crate::store::Patch;
+use crate::store::{Patch, Shard};
 
 /// Which patch, in which form, and where to.
 #[derive(Args)]
@@ -75,6 +77,10 @@ impl Export {
     fn delta(&self, context: &Context, patch: Patch, file: &Path, model: &Path) -> Result<()> {
         let terminal = &context.terminal;
         check_place(file, &[&self.patch, model])?;
+        let names = |s: Arc<Shard>| s.header().tensors.keys().cloned().collect::<BTreeSet<_>>();
+        let ours = patch.changes.iter().map(|c| c.tensor.clone()).collect();
+        let older = Shard::open(file).is_ok_and(|s| names(s) == ours);
+        check_replaced(file, older, "file of these tensors")?;
         let report = apply::to_file(model, &[patch], file, terminal)?;
         if context.json {
             return terminal.json(&json!({"written": file, "tensors": tensors(&report)}));

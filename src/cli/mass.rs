@@ -7,15 +7,16 @@ use clap::Args;
 use serde_json::json;
 
 use super::edit::{Edit, Ready, warn_of_ridge};
-use super::output::{count, counted, metric};
+use super::output::{check_distinct, check_place, counted, metric};
+use super::report;
 use super::{Context, memory};
 use crate::base::{Error, Result, Share};
-use crate::data::request;
+use crate::data::{Request, request};
 use crate::edit::batch::Batches;
 use crate::edit::facts::Fact;
 use crate::edit::hparams::Method;
 use crate::edit::kept::{Kept, Values};
-use crate::edit::settings::Form;
+use crate::edit::settings::{Form, Settings};
 use crate::edit::state::State;
 use crate::linalg::keyspace::{Prior, Route};
 use crate::store::{Patch, model_fingerprint};
@@ -41,9 +42,9 @@ pub struct Mass {
 }
 
 impl Mass {
-    /// Files that are read.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.values.iter().chain(&self.state).map(PathBuf::as_path)
+    /// Files of values that are read.
+    pub fn values(&self) -> impl Iterator<Item = &Path> {
+        self.values.iter().map(PathBuf::as_path)
     }
 
     /// What `-o` is to be.
@@ -82,9 +83,15 @@ impl Mass {
 /// Plans and writes, or searches a shard.
 pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Result<()> {
     let (mass, terminal) = (&edit.mass, &context.terminal);
+    let dir = kept(&edit.output);
+    places(edit, &dir)?;
+    if mass.shard.is_some() && mass.sequential.is_some() {
+        let what = "--shard with --sequential: later batches need the earlier ones' edits";
+        return Err(Error::refused(what, "leave out one of the two"));
+    }
     let ready = edit.ready(method, context)?;
     let by = ready.values.batch(method, &ready.model)?;
-    let state = state(mass, &ready)?;
+    let state = state(mass, &ready, &by)?;
     let moments = |l| edit.moment(&ready, l);
     let room = mass.memory.unwrap_or_else(memory::spare);
     let batches = Batches {
@@ -98,17 +105,17 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
         room,
         seed: context.seed,
     };
-    if edit.dry_run {
-        return dry_run(edit, context, &ready, &batches);
-    }
     let needs_c = |l: &usize| mass.shard.is_none() && !state.bases.contains_key(l);
     // Refused now, and not after hours of searching.
     by.layers.iter().filter(|l| needs_c(l)).try_for_each(|&l| moments(l).map(drop))?;
-    let dir = kept(&edit.output);
+    if edit.dry_run {
+        return dry_run(edit, context, &ready, &batches);
+    }
     let mut kept = Kept::open(&dir)?;
     for file in &mass.values {
         kept.values.take(&Values::read(file)?)?;
     }
+    said_known(context, &batches, &ready.facts, &kept)?;
     let say_kept = |e| match e {
         Error::Interrupted { .. } => Error::Interrupted {
             kept: format!("what was found is in {}: run the same again", dir.display()),
@@ -116,8 +123,7 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
         e => e,
     };
     if let Some(share) = mass.shard {
-        let mine = |(at, _): &(usize, &Fact)| share.has(*at as u64);
-        let facts: Vec<Fact> = ready.facts.iter().enumerate().filter(mine).map(second).collect();
+        let facts = shard(&ready.facts, share);
         batches.search(&facts, &mut kept, terminal).map_err(say_kept)?;
         batches.export(&facts, &kept, &edit.output)?;
         return told(edit, context, facts.len(), start);
@@ -137,14 +143,30 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
     }
     edit.finish(context, &ready, &planned, json!({"sequential": mass.sequential}), start)?;
     if let Some(path) = &mass.state {
-        state.requests.push(request::digest(&ready.requests));
+        state.requests.extend(ready.requests.iter().map(digest));
+        state.settings = settings(&by);
         state.write(path, method.name(), &ready.fingerprint)?;
     }
     Ok(())
 }
 
-fn second((_, fact): (usize, &Fact)) -> Fact {
-    fact.clone()
+/// The facts of a share.
+fn shard(facts: &[Fact], share: Share) -> Vec<Fact> {
+    let mine = |(at, _): &(usize, &Fact)| share.has(*at as u64);
+    facts.iter().enumerate().filter(mine).map(|(_, fact)| fact.clone()).collect()
+}
+
+/// Says how many values an earlier run found.
+fn said_known(context: &Context, b: &Batches, facts: &[Fact], kept: &Kept) -> Result<()> {
+    if context.json || kept.values.is_empty() {
+        return Ok(());
+    }
+    let first = match b.sequential {
+        0 => facts,
+        n => &facts[..n.min(facts.len())],
+    };
+    let (known, all) = (b.known(first, kept), first.len());
+    context.terminal.line(format!("{known} of {all} values of the first batch were found before"))
 }
 
 /// `PATCH.kept`.
@@ -154,16 +176,64 @@ fn kept(patch: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn state(mass: &Mass, ready: &Ready) -> Result<State> {
+/// Refuses, before any work, places that are taken: by what is read, or by another output.
+fn places(edit: &Edit, kept: &Path) -> Result<()> {
+    let report = report::path(&edit.output);
+    let mut outputs = vec![kept, &report, &edit.output];
+    if let Some(state) = &edit.mass.state {
+        check_place(state, &edit.inputs())?;
+        outputs.push(state);
+    }
+    check_distinct(&outputs)?;
+    let inside = |input: &&Path| match (input.canonicalize(), kept.canonicalize()) {
+        (Ok(input), Ok(kept)) => input.starts_with(kept) && !edit.mass.values().any(|v| v == input),
+        _ => false,
+    };
+    match edit.inputs().into_iter().any(|input| inside(&input)) {
+        true => {
+            let what = "is where what is found would be kept, and holds what the command reads";
+            Err(Error::input(kept, "kept", what, "name another patch"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// What has to stay the same while a state is carried on.
+fn settings(by: &Settings) -> String {
+    match by.form {
+        Form::AlphaEdit { nullspace_threshold, .. } => {
+            format!("layers {:?}, nullspace_threshold {nullspace_threshold:e}", by.layers)
+        }
+        _ => format!("layers {:?}", by.layers),
+    }
+}
+
+/// A name for a request.
+fn digest(request: &Request) -> String {
+    request::digest(std::slice::from_ref(request))
+}
+
+fn state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
     let Some(path) = mass.state.as_ref().filter(|path| path.exists()) else {
         return Ok(State::default());
     };
     let (method, f) = (ready.method.name(), ready.model.arch.inner);
     let state = State::read(path, method, &ready.fingerprint, f)?;
-    if state.requests.contains(&request::digest(&ready.requests)) {
-        let what = "holds the keys of these requests already";
-        let remedy = "apply their patch and go on with other requests, or name another state";
-        return Err(Error::input(path, "requests", what, remedy));
+    let bad =
+        |field: &str, what: String, remedy: &str| Err(Error::input(path, field, what, remedy));
+    if let Some(known) = ready.requests.iter().find(|r| state.requests.contains(&digest(r))) {
+        let what = format!("holds the keys of record `{}` already", known.id);
+        let remedy =
+            "apply their patch and go on with other requests, or name the state from before";
+        return bad("requests", what, remedy);
+    }
+    if state.settings != settings(by) {
+        let what = format!("is of {}, not of {}", state.settings, settings(by));
+        return bad("settings", what, "keep them, or begin another state");
+    }
+    if by.anchor.is_some() && state.anchor.is_none() {
+        let what = "there is none: c is of the model before its first edit".to_owned();
+        return bad("anchor", what, "begin another state on that model, or take norm_anchor out");
     }
     Ok(state)
 }
@@ -185,10 +255,9 @@ fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result
         context,
         ready,
         json!({
-            "layers": b.by.layers, "value searches at layer": b.by.site().layer,
-            "bytes a fact": count(b.bytes(&ready.facts) / n),
-            "room": format!("{}B", metric(b.room as f64)),
-            "at a time": b.at_a_time(&ready.facts), "solve": solving(b, n),
+            "layers": b.by.layers, "search_layer": b.by.site().layer,
+            "bytes_a_fact": b.bytes(&ready.facts) / n, "room": b.room,
+            "at_a_time": b.at_a_time(&ready.facts), "solve": solving(b, n),
         }),
     )
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{check_place, counted};
+use super::output::{check_place, check_replaced, counted};
 use crate::base::Result;
 use crate::edit::kept::Values;
 
@@ -26,6 +26,8 @@ impl Merge {
     pub fn run(&self, context: &Context) -> Result<()> {
         let inputs: Vec<&Path> = self.pieces.iter().map(PathBuf::as_path).collect();
         check_place(&self.output, &inputs)?;
+        let older = Values::read(&self.output).is_ok();
+        check_replaced(&self.output, older, "file of values")?;
         let pieces = self.pieces.iter().map(|p| Values::read(p)).collect::<Result<Vec<_>>>()?;
         let mut many = 0;
         Values::whole(&self.output, |all| {

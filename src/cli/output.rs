@@ -140,6 +140,24 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
     made.map_err(|e| Error::io(folder, "write a file in", e))
 }
 
+/// Refuses outputs of one name.
+pub fn check_distinct(outputs: &[&Path]) -> Result<()> {
+    let place = |file: &&Path| {
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().unwrap_or_default();
+        folder.join(file.file_name().unwrap_or_default())
+    };
+    let places: Vec<_> = outputs.iter().map(place).collect();
+    for (i, file) in outputs.iter().enumerate() {
+        let inside = |other: &std::path::PathBuf| places[i].starts_with(other);
+        if places[..i].iter().any(inside) || places[i + 1..].contains(&places[i]) {
+            let what = "is the place of another output";
+            return Err(Error::input(file, "output", what, "name a file elsewhere"));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a place where something stands that is not `ours`, which would be lost.
 pub fn check_replaced(file: &Path, ours: bool, what: &str) -> Result<()> {
     if ours || !file.exists() {

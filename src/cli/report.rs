@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::output::{counted, percent};
+use crate::base::file::read_file;
 use crate::base::{Error, Progress, Result};
 use crate::data::Request;
 use crate::data::conflicts::Superseded;
@@ -15,7 +16,7 @@ use crate::edit::outcome::Outcome;
 use crate::edit::plan::Planned;
 use crate::edit::spread::Layer;
 use crate::model::Model;
-use crate::store::Kind;
+use crate::store::{Kind, write};
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
 const SHOWN: usize = 20;
@@ -49,6 +50,14 @@ pub fn path(patch: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Whether a file is a report: its first line is a request's.
+pub fn is_one(path: &Path) -> bool {
+    let text = read_file(path, 1 << 32).unwrap_or_default();
+    let first = text.split(|&b| b == b'\n').next().unwrap_or_default();
+    let line: Value = serde_json::from_slice(first).unwrap_or_default();
+    line.get("probability").or(line.get("superseded_by")).is_some()
+}
+
 impl Report<'_> {
     /// Writes a line a fact, whole or not at all.
     ///
@@ -58,11 +67,7 @@ impl Report<'_> {
     pub fn write(&self) -> Result<()> {
         let path = path(self.output);
         let failed = |e| Error::io(&path, "write", e);
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        let mut file = write::temporary(&path)?;
         for line in self.lines() {
             writeln!(file, "{line}").map_err(failed)?;
         }
@@ -242,6 +247,7 @@ fn fact_json(o: &Outcome) -> Value {
         "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),
         "loss": o.trace.last().map(|s| s.total()), "trace": trace, "probability": o.probability,
         "value_change": o.value[0], "value": o.value[1], "merged": o.merged,
+        "left_out": o.left_out,
     });
     if let Some([norm, weight]) = o.change {
         json["norm"] = json!(norm);

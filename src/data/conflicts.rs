@@ -61,7 +61,7 @@ pub fn resolve(
         let some: Vec<_> = conflicts.iter().take(NAMED).map(name).collect();
         let more = if conflicts.len() > NAMED { "; …" } else { "" };
         let what = format!(
-            "{} prompts are asked for different targets: {}{more}",
+            "different targets for one prompt, {} times: {}{more}",
             conflicts.len(),
             some.join("; ")
         );

@@ -14,12 +14,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use faer::{Mat, Side};
+use faer::Mat;
 
 use super::memit::Grams;
 use super::spread::ClosedForm;
 use crate::base::{Error, Result};
-use crate::linalg::keyspace::{self, Change, Prior, Route, add_gram, product};
+use crate::linalg::eigen::symmetric;
+use crate::linalg::keyspace::{self, Change, Prior, Route, add_gram, times};
 use crate::stats::Moment;
 use crate::stats::covariance::matrix;
 
@@ -42,17 +43,18 @@ pub struct AlphaEdit {
 ///
 /// None or all of them; a C that has no eigenvalues.
 pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
-    let layer = moment.layer;
-    let broken = |what| Error::numeric(format!("layer {layer}: {what}"), "collect C again");
-    let eigen = matrix(moment, 0.0).self_adjoint_eigen(Side::Lower);
-    let eigen = eigen.map_err(|_| broken("the eigenvalues of C do not converge"))?;
-    let (sigma, u) = (eigen.S().column_vector(), eigen.U());
-    let q = (0..moment.f).take_while(|&i| sigma[i] < threshold).count(); // ascending
-    if q == 0 {
-        let least = sigma[0];
+    let (layer, f) = (moment.layer, moment.f);
+    let Some((sigma, u)) = symmetric(&matrix(moment, 0.0)) else {
+        let what = format!("layer {layer}: the eigenvalues of C do not converge");
+        return Err(Error::numeric(what, "collect C again"));
+    };
+    let q = sigma.iter().take_while(|&&s| s < threshold).count(); // ascending
+    let (least, most) = (sigma[0], sigma[f - 1]);
+    if q == 0 || q == f {
+        let which = if q == 0 { "no eigenvalue" } else { "every eigenvalue" };
         return Err(Error::numeric(
-            format!("layer {layer}: no eigenvalue of C is below {threshold} (least {least:.2e})"),
-            format!("say --set nullspace_threshold=… above {least:.2e}, or edit another layer"),
+            format!("layer {layer}: {which} of C is below nullspace_threshold {threshold:e}"),
+            format!("say --set nullspace_threshold=… between {least:.2e} and {most:.2e}"),
         ));
     }
     Ok(u.subcols(0, q).to_owned())
@@ -61,7 +63,7 @@ pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
 impl ClosedForm for AlphaEdit {
     fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
         let u = &self.bases[&layer];
-        let k = u.transpose() * k;
+        let k = times(u.transpose(), k.as_ref());
         let q = k.nrows();
         let with_past = |past: &Mat<f64>| {
             let mut m = past.clone();
@@ -78,7 +80,7 @@ impl ClosedForm for AlphaEdit {
             let what = format!("layer {layer}: the system of {q} directions cannot be solved");
             Error::numeric(what, "say --set L2=… with a larger number")
         })?;
-        let whole = |m: &Mat<f64>| u.as_ref() * m;
+        let whole = |m: &Mat<f64>| times(u.as_ref().as_ref(), m.as_ref());
         Ok(match change {
             Change::Right(x) => (Change::Right(whole(&x)), None),
             Change::Whole(x) => (Change::Whole(whole(&x)), None),
@@ -87,7 +89,7 @@ impl ClosedForm for AlphaEdit {
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
         let u = &self.bases[&layer];
-        let k = product(&u.transpose().to_owned(), &k.transpose().to_owned());
+        let k = times(u.transpose(), k.as_ref());
         let q = k.nrows();
         add_gram(self.past.entry(layer).or_insert_with(|| Mat::zeros(q, q)), &k);
     }

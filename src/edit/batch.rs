@@ -26,7 +26,7 @@ use super::facts::Fact;
 use super::kept::{Kept, Values};
 use super::keys::Reader;
 use super::memit::{Memit, Moments};
-use super::outcome::{Outcome, probabilities};
+use super::outcome::{How, Outcome, probabilities};
 use super::plan::Planned;
 use super::pmet::Pmet;
 use super::settings::{Form, Settings};
@@ -92,6 +92,11 @@ impl Batches<'_> {
         })
     }
 
+    /// How many of the facts have a value on the model as it is.
+    pub fn known(&self, facts: &[Fact], kept: &Kept) -> usize {
+        facts.iter().filter(|f| kept.values.has(&self.key(&self.name, &f.rows))).count()
+    }
+
     /// Bytes all facts would take if they were searched at once.
     pub fn bytes(&self, facts: &[Fact]) -> u64 {
         let push = &self.by.search.push;
@@ -127,6 +132,7 @@ impl Batches<'_> {
         if self.by.anchor.is_some() && state.anchor.is_none() {
             state.anchor = Some(self.reference(facts, kept.as_deref_mut(), progress)?);
         }
+        let carried = state.name();
         let mut method = self.method(&mut state, progress)?;
         let size = if self.sequential == 0 { facts.len() } else { self.sequential };
         let batches: Vec<&[Fact]> = facts.chunks(size.max(1)).collect();
@@ -138,9 +144,11 @@ impl Batches<'_> {
             let rows: Vec<&Rows> = batch.iter().map(|f| &f.rows).collect();
             let first = self.by.layers[0];
             let reader = Reader::new(&model, &rows, self.contexts, first, self.room / 2);
-            let z = self.targets(&model, &reader, &found, state.anchor, progress)?;
-            let carried = hash(&[&name, &state.requests.join(" ")]);
-            let mut keep = Layers::new(self, &carried, &z, &state.bases, kept.as_deref());
+            let moved = self.moved(&model, &reader, &found, state.anchor, progress)?;
+            let z =
+                Mat::from_fn(model.arch.width, found.len(), |i, j| found[j].t0[i] + moved[j][i]);
+            let made_of = hash(&[&name, &carried]);
+            let mut keep = Layers::new(self, &made_of, &z, &state.bases, kept.as_deref());
             let at = (&self.by.layers[..], self.by.site());
             let (changed, layers) =
                 spread(model, &reader, at, &z, method.as_ref(), &mut keep, progress)?;
@@ -154,11 +162,13 @@ impl Batches<'_> {
                     method.learn(layer, &k);
                 }
             }
-            values.extend(found);
+            values.extend(found.into_iter().zip(moved));
         }
         let after = probabilities(&model, &all, progress)?;
-        let outcome =
-            |(i, fact): (usize, &Fact)| Outcome::new(fact, &values[i], [before[i], after[i]], None);
+        let outcome = |(i, fact): (usize, &Fact)| {
+            let (value, moved) = &values[i];
+            Outcome::new(fact, value, [before[i], after[i]], How::Together { moved })
+        };
         let outcomes = facts.iter().enumerate().map(outcome).collect();
         let total = |layers: Vec<Layer>| self.total(layers);
         state.grams = method.past();
@@ -245,27 +255,21 @@ impl Batches<'_> {
         Ok(found.into_iter().map(|v| v.expect("kept or searched")).collect())
     }
 
-    /// Z (D, N).
-    fn targets(
+    /// z − t₀ of each fact: δ, or what the norm anchor makes of it.
+    fn moved(
         &self,
         model: &Model,
         reader: &Reader,
         found: &[Value],
         c: Option<f64>,
         progress: &dyn Progress,
-    ) -> Result<Mat<f64>> {
-        let d = model.arch.width;
+    ) -> Result<Vec<Vec<f64>>> {
         let Some(c) = c.filter(|_| self.by.anchor.is_some()) else {
-            let z: Vec<Vec<f64>> = found.iter().map(Value::v_star).collect();
-            return Ok(Mat::from_fn(d, z.len(), |i, j| z[j][i]));
+            return Ok(found.iter().map(|value| value.delta.clone()).collect());
         };
         let v0 = self.v0(model, reader, progress)?;
-        let moved = |(value, v0): (&Value, &Vec<f64>)| {
-            let delta = anchor::anchored(v0, &value.delta, c);
-            value.t0.iter().zip(delta).map(|(t, d)| t + d).collect::<Vec<f64>>()
-        };
-        let z: Vec<Vec<f64>> = found.iter().zip(&v0).map(moved).collect();
-        Ok(Mat::from_fn(d, z.len(), |i, j| z[j][i]))
+        let moved = |(value, v0): (&Value, &Vec<f64>)| anchor::anchored(v0, &value.delta, c);
+        Ok(found.iter().zip(&v0).map(moved).collect())
     }
 
     /// v₀ of each fact: the MLP's output in the last layer at its bare prompt.

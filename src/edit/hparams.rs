@@ -243,10 +243,10 @@ impl Values {
         self.map.insert(name.to_owned(), (value, "--set".to_owned()));
     }
 
-    /// Names that no method of this version knows.
-    pub fn unknown(&self) -> Vec<&str> {
+    /// Names that say nothing to a method.
+    pub fn unknown(&self, method: Method) -> Vec<&str> {
         let fixed = FIXED.map(|(name, _)| name);
-        let known = [&USED[..], &settings::USED, &fixed, &CHECKED, &IDLE].concat();
+        let known = [&USED[..], settings::used(method), &fixed, &CHECKED, &IDLE].concat();
         self.map.keys().map(String::as_str).filter(|name| !known.contains(name)).collect()
     }
 
@@ -261,9 +261,9 @@ impl Values {
     }
 
     /// What a method takes, by source, for people: `v_lr 0.5 (--set); layers [17] (preset …)`.
-    pub fn said(&self) -> String {
+    pub fn said(&self, method: Method) -> String {
         let mut by_source: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for name in USED.into_iter().chain(settings::USED) {
+        for &name in USED.iter().chain(settings::used(method)) {
             if let Some((value, source)) = self.map.get(name) {
                 by_source.entry(source).or_default().push(format!("{name} {value}"));
             }
@@ -327,7 +327,7 @@ impl Values {
     }
 
     /// Refuses any value but one; none is fine.
-    fn only(&self, name: &str, only: &Value) -> Result<()> {
+    pub(super) fn only(&self, name: &str, only: &Value) -> Result<()> {
         match self.map.get(name) {
             Some((value, source)) if value != only => {
                 let what = format!("is {value}, and only {only} is done here");
@@ -355,7 +355,7 @@ impl Values {
 
     pub(super) fn positive(&self, name: &str) -> Result<f64> {
         match self.number(name)? {
-            0.0 => Err(self.bad(name, "is 0, so no value is searched")),
+            0.0 => Err(self.bad(name, "is 0 and has to be above it")),
             x => Ok(x),
         }
     }

@@ -12,9 +12,9 @@
 //!     layer-<key>.safetensors     the change of a finished layer
 //! ```
 //!
-//! A record that was cut off by a kill is dropped with what follows it. Values do not depend on
-//! which other facts were searched, so a file of values serves any run that asks for the same
-//! facts: the same command again, one without some facts, or one that joins what several machines
+//! A record that was cut off by a kill is dropped, a damaged one is passed over. Values do not
+//! depend on which other facts were searched, so a file of values serves any run that asks for the
+//! same facts: the same command again, one without some facts, or one that joins what several machines
 //! found.
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,18 +27,27 @@ use crate::base::file::open_file;
 use crate::base::{DType, Error, Result};
 use crate::model::pushed::Parts;
 use crate::store::write::{self, Item};
-use crate::store::{Kind, Shard};
+use crate::store::{Fingerprint, Kind, Shard};
 
 const MAGIC: &[u8] = b"incise values 1\n";
 const KEY: usize = 32;
 const SUM: usize = 16;
 const RIDGE: &str = "ridge";
+const CHECK: &str = "blake3";
+
+/// A record of a file of values.
+struct Record {
+    key: Option<String>, // none where it is damaged
+    sizes: [usize; 3],
+    next: u64, // where the next one begins
+}
 
 /// A file of values.
 pub struct Values {
     path: PathBuf,
     file: File,
     end: u64,
+    damaged: bool, // some record is
     at: HashMap<String, (u64, [usize; 3])>,
 }
 
@@ -67,8 +76,8 @@ impl Values {
     pub fn read(path: &Path) -> Result<Values> {
         let values = Values::scan(path, open_file(path)?)?;
         let len = values.file.metadata().map_err(|e| Error::io(path, "look at", e))?.len();
-        if values.end != len || len == 0 {
-            let what = format!("is damaged or cut off after {} bytes of {len}", values.end);
+        if values.end != len || len == 0 || values.damaged {
+            let what = "is damaged, or was cut off";
             return Err(Error::input(path, "values", what, "make the piece again"));
         }
         Ok(values)
@@ -78,7 +87,8 @@ impl Values {
         let failed = |e| Error::io(path, "read", e);
         let metadata = file.metadata().map_err(failed)?;
         let len = metadata.len();
-        let mut values = Values { path: path.to_owned(), file, end: 0, at: HashMap::new() };
+        let mut values =
+            Values { path: path.to_owned(), file, end: 0, damaged: false, at: HashMap::new() };
         if len == 0 && metadata.is_file() {
             return Ok(values);
         }
@@ -90,16 +100,18 @@ impl Values {
             return Ok(values); // cut off in its first line
         }
         values.end = MAGIC.len() as u64;
-        while let Some((key, sizes, next)) = values.record(values.end, len)? {
-            values.at.insert(key, (values.end, sizes));
+        while let Some(Record { key, sizes, next }) = values.record(values.end, len)? {
+            match key {
+                Some(key) => drop(values.at.insert(key, (values.end, sizes))),
+                None => values.damaged = true,
+            }
             values.end = next;
         }
         Ok(values)
     }
 
-    /// Key and sizes of the record at `from`, and where the next one begins; `None` where there is
-    /// no whole one.
-    fn record(&self, from: u64, len: u64) -> Result<Option<(String, [usize; 3], u64)>> {
+    /// The record at `from`; `None` where there is no whole one.
+    fn record(&self, from: u64, len: u64) -> Result<Option<Record>> {
         let failed = |e| Error::io(&self.path, "read", e);
         let mut head = [0; KEY + 12];
         if from + head.len() as u64 > len {
@@ -117,7 +129,13 @@ impl Values {
         self.file.read_exact_at(&mut bytes, from).map_err(failed)?;
         let (body, sum) = bytes.split_at(body as usize);
         let key = String::from_utf8_lossy(&head[..KEY]).into_owned();
-        Ok((blake3::hash(body).as_bytes()[..SUM] == *sum).then_some((key, sizes, next)))
+        let whole = blake3::hash(body).as_bytes()[..SUM] == *sum;
+        Ok(Some(Record { key: whole.then_some(key), sizes, next }))
+    }
+
+    /// Whether there is a value of that key.
+    pub fn has(&self, key: &str) -> bool {
+        self.at.contains_key(key)
     }
 
     /// The value of that key.
@@ -180,12 +198,8 @@ impl Values {
     ///
     /// What `fill` says; a file that cannot be written. Nothing is left behind then.
     pub fn whole(path: &Path, fill: impl FnOnce(&mut Values) -> Result<()>) -> Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
         let failed = |e| Error::io(path, "write", e);
-        let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        let file = write::temporary(path)?;
         let mut values = Values::open(file.path())?;
         fill(&mut values)?;
         values.file.sync_all().map_err(failed)?;
@@ -235,9 +249,20 @@ impl Kept {
     ///
     /// Another run that uses it; one that cannot be written.
     pub fn open(dir: &Path) -> Result<Kept> {
+        let stranger =
+            |mut files: fs::ReadDir| files.next().is_some() && !dir.join("values").exists();
+        if dir.exists() && (!dir.is_dir() || fs::read_dir(dir).is_ok_and(stranger)) {
+            let what = "stands where what is found would be kept";
+            return Err(Error::input(dir, "kept", what, "name another patch, or move it"));
+        }
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
         let path = dir.join("lock");
-        let lock = File::create(&path).map_err(|e| Error::io(&path, "write to", e))?;
+        if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
+            let what = "is a link, a pipe or a folder";
+            return Err(Error::input(&path, "lock", what, "remove it"));
+        }
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(|e| Error::io(&path, "write to", e))?;
         if lock.try_lock().is_err() {
             let what = "another run uses this folder";
             return Err(Error::input(&path, "lock", what, "wait until it is done"));
@@ -268,7 +293,7 @@ impl Kept {
             _ => return None,
         };
         let ridge = header.metadata.get(RIDGE).map(|r| r.parse()).transpose().ok()?;
-        Some((kind, ridge))
+        (header.metadata.get(CHECK) == Some(&check(&kind))).then_some((kind, ridge))
     }
 
     /// Keeps the change of a layer of sizes (out, in).
@@ -295,9 +320,23 @@ impl Kept {
             shape: shape.to_vec(),
         };
         let items: Vec<Item> = parts.iter().map(item).collect();
-        let metadata = ridge.map(|r| (RIDGE.to_owned(), format!("{r:e}"))).into_iter().collect();
+        let mut metadata = BTreeMap::from([(CHECK.to_owned(), check(kind))]);
+        metadata.extend(ridge.map(|r| (RIDGE.to_owned(), format!("{r:e}"))));
         write::write(&self.layer(key), &metadata, &items, &mut |i, out| {
             out.write_all(bytemuck::cast_slice(parts[i].2))
         })
     }
+}
+
+/// A name for the values of a change.
+fn check(kind: &Kind) -> String {
+    let mut all = Fingerprint::default();
+    match kind {
+        Kind::LowRank { left, right, .. } => {
+            all.add(bytemuck::cast_slice(left));
+            all.add(bytemuck::cast_slice(right));
+        }
+        Kind::Dense(delta) => all.add(bytemuck::cast_slice(delta)),
+    }
+    all.hex()
 }

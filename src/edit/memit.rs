@@ -22,7 +22,7 @@ use super::spread::ClosedForm;
 use crate::base::{Error, Result};
 use crate::linalg::keyspace::{self, Change, Prior, Route, add_gram};
 use crate::stats::Moment;
-use crate::stats::covariance::{matrix, with_ridge};
+use crate::stats::covariance::{indefinite, matrix, with_ridge};
 
 /// C of a layer, read when it is needed: at F = 16,384 one is 1 GB.
 pub type Moments<'a> = dyn Fn(usize) -> Result<Arc<Moment>> + 'a;
@@ -79,12 +79,13 @@ pub fn solve(
         let prior = Prior::Matrix(&prior);
         let route = Route::choose(&prior, epsilon, [k.nrows(), k.ncols(), r.nrows()]);
         keyspace::solve(&prior, epsilon, k, r, route)
-    });
-    made.map_err(|e| match epsilon == 0.0 {
+    })?;
+    made.ok_or_else(|| match epsilon == 0.0 {
         true => Error::numeric(
             format!("layer {}: the facts' keys depend on each other", moment.layer),
-            "take out facts about one subject in one prompt, or say --set emmet_lambda=0.1",
+            "say --set emmet_lambda=0.1: prompts in which the same text precedes a subject share a \
+             key, whatever follows it",
         ),
-        false => e,
+        false => indefinite(moment.layer),
     })
 }

@@ -18,12 +18,30 @@ pub struct Outcome {
     pub token: (String, usize, usize),
     /// Per-token probability of the target after the bare prompt: before, and in the edited model.
     pub probability: [f64; 2],
-    /// ‖δ‖ and ‖t₀‖.
+    /// How far the value was moved, and ‖t₀‖.
     pub value: [f64; 2],
+    /// Whether the norm anchor left the fact out.
+    pub left_out: bool,
     /// ‖Δ‖ of this fact alone and ‖W‖ before it, for methods that change one fact after another.
     pub change: Option<[f64; 2]>,
     /// Rewriting rows whose tokens merge over the seam of prompt and target.
     pub merged: usize,
+}
+
+/// How a fact was planned.
+pub enum How<'a> {
+    /// By itself.
+    Alone {
+        /// ‖Δ‖.
+        norm: f64,
+        /// ‖W‖ before it.
+        weight: f64,
+    },
+    /// With others, its value moved by z − t₀ (D).
+    Together {
+        /// z − t₀.
+        moved: &'a [f64],
+    },
 }
 
 /// The probability below which a fact is said to have failed: something else may be likelier.
@@ -38,14 +56,19 @@ impl Outcome {
         fact: &super::facts::Fact,
         value: &Value,
         probability: [f64; 2],
-        change: Option<[f64; 2]>,
+        how: How,
     ) -> Outcome {
+        let (moved, change) = match how {
+            How::Alone { norm, weight } => (&value.delta[..], Some([norm, weight])),
+            How::Together { moved } => (moved, None),
+        };
         Outcome {
             id: fact.request.id.clone(),
             trace: value.trace.clone(),
             token: fact.token.clone(),
             probability,
-            value: [norm(&value.delta), norm(&value.t0)],
+            value: [norm(moved), norm(&value.t0)],
+            left_out: norm(moved) == 0.0 && norm(&value.delta) > 0.0,
             change,
             merged: fact.rows.merged,
         }
@@ -54,6 +77,10 @@ impl Outcome {
     /// Why the fact cannot be relied on, and what to try; `None` where the target is likely now.
     pub fn failed(&self) -> Option<String> {
         let p = self.probability[1];
+        if self.left_out {
+            let why = "left out: its value ran away, beyond twice the norm anchor";
+            return Some(format!("{why}; try fewer v_num_grad_steps or a smaller v_lr"));
+        }
         let (first, last) = (self.trace.first()?.total(), self.trace.last()?.total());
         (p < LIKELY).then(|| {
             format!(

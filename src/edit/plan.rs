@@ -6,7 +6,7 @@
 use super::change::{dense, sum, with_change};
 use super::facts::Fact;
 use super::hparams::{Hparams, Method};
-use super::outcome::{Outcome, probabilities};
+use super::outcome::{How, Outcome, probabilities};
 use super::rome;
 use super::spread::Layer;
 use crate::base::{Progress, Quiet, Result};
@@ -52,8 +52,8 @@ pub fn plan(
         let after = now.with_down(l, rome::changed(&now, l, &one));
         let judge = |m: &Model| probabilities(m, &[&fact.rows], &Quiet);
         let probability = [judge(&now)?[0], judge(&after)?[0]];
-        let change = Some([norm(&one.left) * norm(&one.right), before]);
-        outcomes.push(Outcome::new(fact, &one.value, probability, change));
+        let how = How::Alone { norm: norm(&one.left) * norm(&one.right), weight: before };
+        outcomes.push(Outcome::new(fact, &one.value, probability, how));
         let single = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
         kinds.push(Kind::LowRank { left: single(one.left), right: single(one.right), r: 1 });
         now = after;

@@ -36,17 +36,16 @@ pub enum Form {
     AlphaEdit { nullspace_threshold: f64, l2: f64 },
 }
 
-/// What these methods take beyond what [`Values::rome`] does.
-pub const USED: [&str; 8] = [
-    "mom2_update_weight",
-    "emmet_lambda",
-    "update_norm_lambda",
-    "nll_loss_factor",
-    "nullspace_threshold",
-    "L2",
-    "norm_anchor",
-    "norm_anchor_samples",
-];
+/// What a method takes beyond what all do.
+pub fn used(method: Method) -> &'static [&'static str] {
+    match method {
+        Method::Rome | Method::RRome => &[],
+        Method::Memit => &["mom2_update_weight", "norm_anchor", "norm_anchor_samples"],
+        Method::Emmet => &["mom2_update_weight", "emmet_lambda", "update_norm_lambda"],
+        Method::Pmet => &["mom2_update_weight", "nll_loss_factor"],
+        Method::AlphaEdit => &["nullspace_threshold", "L2", "norm_anchor", "norm_anchor_samples"],
+    }
+}
 
 /// Requests the norm anchor is measured on where nothing is said.
 const SAMPLES: usize = 100;
@@ -69,6 +68,7 @@ impl Values {
         let layers = self.layers(model)?;
         let (first, last) = (layers[0], layers[layers.len() - 1]);
         self.fixed(model, first)?;
+        self.only("mom2_adjustment", &json!(true))?;
         let pmet = method == Method::Pmet;
         let top = model.arch.layers - 1;
         let loss_layer = match self.get("v_loss_layer") {

@@ -3,7 +3,8 @@
 //! ```text
 //! gram.<l>    F64 (F, F) or (q, q)   Σ KKᵀ of all keys so far, for AlphaEdit in U₀'s coordinates
 //! basis.<l>   F64 (q, F)             U₀ᵀ of AlphaEdit, from the statistics of the first model
-//! metadata    format, method, model; anchor (c); requests (digests of what was learnt)
+//! metadata    format, method, model; settings that must stay the same; anchor (c); requests (a
+//!             digest of each that was learnt)
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,9 +16,9 @@ use faer::Mat;
 use super::alphaedit::Bases;
 use super::memit::Grams;
 use crate::base::{Error, Result};
-use crate::store::Shard;
 use crate::store::header::Entry;
 use crate::store::write::{self, Item};
+use crate::store::{Fingerprint, Shard};
 
 const FORMAT: &str = "incise state 1";
 
@@ -30,8 +31,10 @@ pub struct State {
     pub bases: Bases,
     /// c of the norm anchor.
     pub anchor: Option<f64>,
-    /// Digests of the requests that were learnt.
+    /// A digest of each request that was learnt.
     pub requests: Vec<String>,
+    /// What must stay the same from run to run: layers, and AlphaEdit's threshold.
+    pub settings: String,
 }
 
 impl State {
@@ -85,9 +88,21 @@ impl State {
             Some(_) => return Err(bad("anchor", "is not a length".into())),
         };
         let requests = text("requests").map_or("[]", String::as_str);
+        state.settings = text("settings").cloned().unwrap_or_default();
         state.requests = serde_json::from_str(requests)
             .map_err(|e| bad("requests", format!("is not a list of digests: {e}")))?;
         Ok(state)
+    }
+
+    /// A name for all of it.
+    pub fn name(&self) -> String {
+        let mut all = Fingerprint::default();
+        let matrices = self.grams.values().chain(self.bases.values().map(|basis| &**basis));
+        for column in matrices.flat_map(|m| m.col_iter()) {
+            column.iter().for_each(|x| all.add(&x.to_le_bytes()));
+        }
+        all.add(format!("{:?} {:?}", self.anchor, self.requests).as_bytes());
+        all.hex()
     }
 
     /// Writes the state, whole or not at all.
@@ -101,6 +116,7 @@ impl State {
             ("method".to_owned(), method.to_owned()),
             ("model".to_owned(), model.to_owned()),
             ("requests".to_owned(), serde_json::json!(self.requests).to_string()),
+            ("settings".to_owned(), self.settings.clone()),
         ]);
         if let Some(c) = self.anchor {
             metadata.insert("anchor".to_owned(), format!("{c:e}"));

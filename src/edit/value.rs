@@ -289,7 +289,7 @@ impl<'m> Searches<'m> {
         let mean = self.running.iter().map(now).sum::<f64>() / self.running.len() as f64;
         let used: u64 = self.running.iter().map(|r| r.bytes).sum();
         let tokens: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
-        let full = (100 * used / room).max(100 * tokens as u64 / TOKENS as u64);
+        let full = (100 * used / room).max(100 * tokens as u64 / TOKENS as u64).min(100);
         let slots = self.running.len();
         progress.at("fact", done, total);
         progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));

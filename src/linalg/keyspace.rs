@@ -11,11 +11,12 @@
 //! ```
 //!
 //! Both are exact (Woodbury); the cheaper one is taken. Where n > D the F×F route solves for
-//! Δᵀ = A⁻¹KRᵀ, which has fewer columns than X. Source: Meng et al. 2023, arXiv:2210.07229, eq. 14.
+//! Δᵀ = A⁻¹KRᵀ, which has fewer columns than X; KRᵀ costs 2FnD, as RXᵀ does otherwise. Source:
+//! Meng et al. 2023, arXiv:2210.07229, eq. 14.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat};
+use faer::{Accum, Mat, MatRef};
 
 use super::{Cholesky, pieces};
 
@@ -107,9 +108,7 @@ fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>) -> Option<Mat<f64>> {
         Prior::Scaled(mu) => Mat::from_fn(k.nrows(), n, |i, j| k[(i, j)] / mu),
         Prior::Matrix(m) => Cholesky::of(m())?.solve(k.clone()),
     };
-    let mut s = Mat::zeros(n, n);
-    let par = pieces();
-    matmul(s.as_mut(), Accum::Replace, k.transpose(), y.as_ref(), 1.0, par);
+    let mut s = times(k.transpose(), y.as_ref());
     let size = (0..n).map(|i| s[(i, i)]).fold(0.0, f64::max);
     (0..n).for_each(|i| s[(i, i)] += epsilon);
     let s = Cholesky::of(s)?;
@@ -127,10 +126,14 @@ pub fn add_gram(a: &mut Mat<f64>, k: &Mat<f64>) {
     triangular::matmul(a.as_mut(), lower, add, k, full, k.transpose(), full, 1.0, par);
 }
 
+/// A B.
+pub fn times(a: MatRef<f64>, b: MatRef<f64>) -> Mat<f64> {
+    let mut ab = Mat::zeros(a.nrows(), b.ncols());
+    matmul(ab.as_mut(), Accum::Replace, a, b, 1.0, pieces());
+    ab
+}
+
 /// A Bᵀ.
 pub fn product(a: &Mat<f64>, b: &Mat<f64>) -> Mat<f64> {
-    let mut ab = Mat::zeros(a.nrows(), b.nrows());
-    let (replace, par) = (Accum::Replace, pieces());
-    matmul(ab.as_mut(), replace, a.as_ref(), b.transpose(), 1.0, par);
-    ab
+    times(a.as_ref(), b.transpose())
 }

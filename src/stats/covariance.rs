@@ -27,7 +27,8 @@ impl Covariance {
     ///
     /// A second moment that is zero or not finite.
     pub fn of(moment: &Moment) -> Result<Covariance> {
-        let (factor, ridge) = with_ridge(moment, |ridge| Cholesky::of(matrix(moment, ridge)))?;
+        let made = with_ridge(moment, |ridge| Cholesky::of(matrix(moment, ridge)))?;
+        let (factor, ridge) = made.ok_or_else(|| indefinite(moment.layer))?;
         Ok(Covariance { factor, ridge, tokens: moment.tokens })
     }
 
@@ -46,15 +47,16 @@ pub fn matrix(moment: &Moment, ridge: f64) -> Mat<f64> {
 }
 
 /// Tries to solve with a ridge of 0, then with growing ones; with fewer tokens than F, C is
-/// singular by construction and gets a ridge at once. Returns the ridge that was needed.
+/// singular by construction and gets a ridge at once. Returns the ridge that was needed; `None`
+/// where none of them will do.
 ///
 /// # Errors
 ///
-/// A second moment that is zero or not finite; none of the ridges will do.
+/// A second moment that is zero or not finite.
 pub fn with_ridge<T>(
     moment: &Moment,
     mut attempt: impl FnMut(f64) -> Option<T>,
-) -> Result<(T, Option<f64>)> {
+) -> Result<Option<(T, Option<f64>)>> {
     let f = moment.f;
     let mean = (0..f).map(|i| f64::from(moment.second_moment[i * f + i])).sum::<f64>() / f as f64;
     if !mean.is_normal() || mean < 0.0 {
@@ -66,16 +68,21 @@ pub fn with_ridge<T>(
     if moment.tokens >= f as u64
         && let Some(done) = attempt(0.0)
     {
-        return Ok((done, None));
+        return Ok(Some((done, None)));
     }
     let ridges = std::iter::successors(Some(RIDGE), |r| (*r < 1.0).then_some(r * 10.0));
     for ridge in ridges.map(|r| r * mean) {
         if let Some(done) = attempt(ridge) {
-            return Ok((done, Some(ridge)));
+            return Ok(Some((done, Some(ridge))));
         }
     }
-    Err(Error::numeric(
-        format!("layer {}: C is not positive definite even with a ridge", moment.layer),
+    Ok(None)
+}
+
+/// C is none.
+pub fn indefinite(layer: usize) -> Error {
+    Error::numeric(
+        format!("layer {layer}: C is not positive definite even with a ridge"),
         "collect the statistics again: the file does not hold a second moment",
-    ))
+    )
 }

@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use super::header;
 use crate::base::{Error, Result};
@@ -54,21 +55,34 @@ pub fn write(
     items: &[Item],
     fill: &mut Fill,
 ) -> Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
     unique(path, items)?;
     let failed = |e| Error::io(path, "write", e);
-    // Readable by whom the system's mask says, as any new file; a temporary one is private.
-    let mut file = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(dir)
-        .map_err(|e| Error::io(dir, "make a file in", e))?;
+    let mut file = temporary(path)?;
     stream(file.as_file_mut(), metadata, items, fill).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
-    sync_dir(dir)
+    sync_dir(folder(path))
+}
+
+/// A temporary sibling of a file, readable by whom the system's mask says, as any new file.
+///
+/// # Errors
+///
+/// What the system refuses.
+pub fn temporary(path: &Path) -> Result<NamedTempFile> {
+    let dir = folder(path);
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)
+        .map_err(|e| Error::io(dir, "make a file in", e))
+}
+
+/// The folder a file is in.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
 }
 
 /// Makes the names in a folder last through a power failure.

@@ -43,7 +43,7 @@ fn the_rule_says_which_counts() {
 fn without_a_rule_different_targets_are_an_error_that_names_them() {
     let error = resolve(Path::new("r.jsonl"), requests(), OnConflict::Error).unwrap_err();
     let error = error.to_string();
-    for word in ["r.jsonl", "1 prompts", "`a`, `c`, `d`", "--on-conflict"] {
+    for word in ["r.jsonl", "1 times", "`a`, `c`, `d`", "--on-conflict"] {
         assert!(error.contains(word), "{error:?} does not say {word:?}");
     }
     let repeats: Vec<Request> = requests().into_iter().filter(|r| r.id != "d").collect();

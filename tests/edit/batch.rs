@@ -192,6 +192,17 @@ impl incise::base::Progress for Stops {
     }
 }
 
+/// A lock outlives its file by a moment where another test begets a process just then.
+fn open(dir: &Path) -> Kept {
+    for _ in 0..200 {
+        if let Ok(kept) = Kept::open(dir) {
+            return kept;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Kept::open(dir).unwrap()
+}
+
 /// Cut off anywhere, with the values file torn anywhere, a run goes on to the same bytes, and does
 /// not search again what it had found.
 #[test]
@@ -199,13 +210,14 @@ fn a_run_goes_on_where_it_was_cut_off() {
     for name in ["gpt2-memit-stop", "gpt2-alphaedit-sequential"] {
         let ready = Case::named(name).ready(Precision::F32);
         let whole = bits(&ready.run(&ready.facts, 200_000, None));
+        let mut cuts = 0;
         for after in [0, 3, 9, 17, 25, 40] {
             let folder = tempfile::tempdir().unwrap();
             let dir = folder.path().join("kept");
             let moments = |l| Ok(ready.moments.iter().find(|m| m.layer == l).unwrap().clone());
             let batches = ready.batches(&moments, 200_000);
             let stops = Stops(after.into());
-            let mut kept = Kept::open(&dir).unwrap();
+            let mut kept = open(&dir);
             let cut = batches.run(&ready.facts, State::default(), Some(&mut kept), &stops);
             drop(kept);
             if cut.is_ok() {
@@ -214,16 +226,18 @@ fn a_run_goes_on_where_it_was_cut_off() {
             let path = dir.join("values");
             let bytes = fs::read(&path).unwrap();
             fs::write(&path, &bytes[..bytes.len() - bytes.len().min(after as usize)]).unwrap();
-            let mut kept = Kept::open(&dir).unwrap();
+            let mut kept = open(&dir);
             let planned = ready.run(&ready.facts, 200_000, Some(&mut kept));
             assert_eq!(bits(&planned), whole, "{name}, cut off after {after}");
             drop(kept);
-            // All is kept now: a run that may not search still plans.
-            let mut kept = Kept::open(&dir).unwrap();
-            let len = kept.values.len();
+            // All is kept now.
+            let mut kept = open(&dir);
+            let len = fs::metadata(&path).unwrap().len();
             assert_eq!(bits(&ready.run(&ready.facts, 200_000, Some(&mut kept))), whole);
-            assert_eq!(kept.values.len(), len);
+            assert_eq!(fs::metadata(&path).unwrap().len(), len, "something was searched again");
+            cuts += 1;
         }
+        assert!(cuts > 2, "{name}: cut off {cuts} times");
     }
 }
 
@@ -254,4 +268,53 @@ fn alphaedit_leaves_what_text_uses() {
         let bound = inner as f64 * f64::from(f32::EPSILON) * norm(&delta);
         assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", layer.layer);
     }
+}
+
+/// A damaged layer is made again, and a damaged value is searched again; the others serve.
+#[test]
+fn what_was_kept_is_checked() {
+    let ready = Case::named("gpt2-memit").ready(Precision::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("kept");
+    let whole = bits(&ready.run(&ready.facts, u64::MAX, Some(&mut open(&dir))));
+    let layer = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        path.file_name().unwrap().to_str().unwrap().starts_with("layer-").then_some(path)
+    };
+    let layers: Vec<_> = fs::read_dir(&dir).unwrap().filter_map(layer).collect();
+    assert_eq!(layers.len(), ready.by.layers.len());
+    for path in layers.iter().chain([&dir.join("values")]) {
+        let good = fs::read(path).unwrap();
+        let mut bad = good.clone();
+        let at = if path.ends_with("values") { 100 } else { good.len() - 2 };
+        bad[at] ^= 0x40;
+        fs::write(path, &bad).unwrap();
+        let mut kept = open(&dir);
+        if path.ends_with("values") {
+            assert_eq!(kept.values.len(), ready.facts.len() - 1);
+        }
+        assert_eq!(bits(&ready.run(&ready.facts, u64::MAX, Some(&mut kept))), whole, "{path:?}");
+    }
+}
+
+/// The change minds the keys of a state, whatever was kept under another.
+#[test]
+fn layers_are_kept_by_state() {
+    let ready = Case::named("gpt2-memit").ready(Precision::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let moments = |l| Ok(ready.moments.iter().find(|m| m.layer == l).unwrap().clone());
+    let batches = ready.batches(&moments, u64::MAX);
+    let run = |scale: f64, kept: &mut Kept| {
+        let gram = |l: &usize| {
+            let f = ready.model.arch.inner;
+            (*l, faer::Mat::from_fn(f, f, |i, j| if i == j { scale } else { 0.0 }))
+        };
+        let grams = ready.by.layers.iter().map(gram).collect();
+        let state = State { grams, requests: vec!["the same".into()], ..State::default() };
+        bits(&batches.run(&ready.facts, state, Some(kept), &Quiet).unwrap().0)
+    };
+    let mut kept = open(&folder.path().join("kept"));
+    let one = run(1.0, &mut kept);
+    assert_ne!(run(50.0, &mut kept), one);
+    assert_eq!(run(1.0, &mut kept), one);
 }

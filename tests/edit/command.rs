@@ -183,7 +183,7 @@ fn a_state_goes_from_run_to_run() {
         done(&strs(&with_state(&["Big Ben", "The sea"], "one")));
         let state = fs::read(&file).unwrap();
         let error = fails(1, &strs(&with_state(&["Big Ben", "The sea"], "one")));
-        assert!(error.contains("holds the keys of these requests already"), "{error}");
+        assert!(error.contains("holds the keys of record `Big Ben` already"), "{error}");
         assert_eq!(fs::read(&file).unwrap(), state);
 
         // The second edit minds the keys of the first: another patch than without the state.
@@ -206,6 +206,7 @@ fn a_state_goes_from_run_to_run() {
 #[test]
 fn a_dry_run_says_what_it_would_take() {
     let s = Session::new("gpt2");
+    s.stats();
     for (method, layers) in [("memit", "layers=[0,1]"), ("r-rome", "layers=[1]")] {
         let said = done(&strs(&with(&s, method, &["--set", layers, "--dry-run"])));
         assert!(said.contains("dry run: 1 fact"), "{said}");
@@ -223,5 +224,55 @@ fn options_of_many_facts_are_refused_for_rome() {
     }
     for more in [["--sequential", "0"], ["--memory", "much"], ["--shard", "2/2"]] {
         fails(2, &strs(&s.edit(&more)));
+    }
+}
+
+/// Whatever an edit writes beside its patch stands in nobody's place.
+#[test]
+fn outputs_do_not_replace_inputs_or_each_other() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let refused = |args: &[String], words: &str| {
+        let error = fails(1, &strs(args));
+        assert!(error.contains(words), "{error:?} does not say {words:?}");
+        assert!(!Path::new(&s.at("patch.safetensors.kept")).exists());
+    };
+    let memit = |more: &[&str]| with(&s, "memit", more);
+    let (patch, report) = (s.at("patch.safetensors"), s.at("patch.safetensors.report.jsonl"));
+    let values = s.at("patch.safetensors.kept/values");
+    refused(&memit(&["--state", &patch]), "is the place of another output");
+    refused(&memit(&["--state", &report]), "is the place of another output");
+    refused(&memit(&["--state", &values]), "patch.safetensors.kept");
+    refused(&memit(&["--state", &s.at("model/state")]), "written over what the command reads");
+    refused(&memit(&["--state", &s.at("none/state")]), "none: cannot open");
+    refused(&memit(&["--shard", "0/2", "--sequential", "2"]), "--shard with --sequential");
+    fs::write(&report, "mine\n").unwrap();
+    refused(&memit(&[]), "is no report of an edit");
+    fs::remove_file(&report).unwrap();
+    fs::rename(s.at("contexts.json"), &report).unwrap();
+    refused(&put(memit(&[]), "--contexts", &report), "written over what the command reads");
+    fs::rename(&report, s.at("contexts.json")).unwrap();
+    fs::create_dir(s.at("patch.safetensors.kept")).unwrap();
+    fs::write(s.at("patch.safetensors.kept/mine"), "").unwrap();
+    let error = fails(1, &strs(&memit(&[])));
+    assert!(error.contains("stands where what is found would be kept"), "{error}");
+}
+
+/// A setting of another method says nothing to this one, and that is said.
+#[test]
+fn settings_of_other_methods_are_warned_of() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let out = incise(&strs(&with(&s, "memit", &["--set", "L2=-5", "--dry-run"])));
+    let warned = text(&out.stderr);
+    assert!(warned.contains("`L2` says nothing to memit"), "{warned}");
+    let error = fails(1, &strs(&with(&s, "memit", &["--set", "mom2_adjustment=false"])));
+    assert!(error.contains("only true is done here"), "{error}");
+    let error = fails(1, &strs(&with(&s, "memit", &["--set", "mom2_update_weight=0"])));
+    assert!(error.contains("is 0 and has to be above it"), "{error}");
+    for (threshold, which) in [("1e9", "every eigenvalue"), ("1e-30", "no eigenvalue")] {
+        let set = format!("nullspace_threshold={threshold}");
+        let error = fails(1, &strs(&with(&s, "alphaedit", &["--set", "L2=1", "--set", &set])));
+        assert!(error.contains(which), "{error}");
     }
 }

@@ -51,7 +51,7 @@ fn with(line: &str) -> incise::Result<Hparams> {
 #[test]
 fn yaml_and_json_files_say_the_same() {
     let from_yaml = yaml(YAML).unwrap();
-    assert_eq!(from_yaml.unknown(), Vec::<&str>::new());
+    assert_eq!(from_yaml.unknown(Method::Rome), Vec::<&str>::new());
     let h = from_yaml.rome(&model()).unwrap();
     assert_eq!((h.layer, h.search.steps, h.mom2_adjustment), (1, 25, false));
     assert_eq!((h.search.lr, h.search.decay, h.search.clamp), (0.5, 1e-3, 4.0));
@@ -155,7 +155,7 @@ fn a_missing_value_is_named() {
 #[test]
 fn unknown_names_are_told() {
     let values = yaml("layers: [1]\nlearning_rate: 3\n").unwrap();
-    assert_eq!(values.unknown(), ["learning_rate"]);
+    assert_eq!(values.unknown(Method::Rome), ["learning_rate"]);
 }
 
 /// A decoder of the sizes by which a published model is known.
@@ -222,7 +222,7 @@ fn a_file_wins_over_a_preset_and_set_over_both() {
     assert_eq!(all["layers"], serde_json::json!([17]));
     assert_eq!(from["v_lr"], file.display().to_string());
     assert_eq!((&from["kl_factor"], &from["layers"]), (&"--set".into(), &"preset gpt2-xl".into()));
-    let said = values.said();
+    let said = values.said(Method::Rome);
     assert!(said.contains("kl_factor 1 (--set)") && said.contains("(preset gpt2-xl)"), "{said}");
     let named = Values::choose(Some(Path::new("gpt-j-6b")), Method::Rome, &model).unwrap();
     assert_eq!(named.to_json()["layers"], serde_json::json!([5]));

@@ -3,6 +3,7 @@
 use faer::Mat;
 use incise::base::Rng;
 use incise::linalg::Cholesky;
+use incise::linalg::eigen::symmetric;
 use incise::linalg::keyspace::{Change, Prior, Route, solve};
 
 use crate::support::budget::on_one_and_two;
@@ -166,6 +167,10 @@ fn bits_do_not_depend_on_threads() {
         m.col_iter().flat_map(|c| c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
     };
     on_one_and_two("cholesky", || bits(&Cholesky::of(c.clone()).unwrap().solve(k.clone())));
+    on_one_and_two("eigen", || {
+        let (sigma, u) = symmetric(&c).unwrap();
+        sigma.into_iter().map(f64::to_bits).chain(bits(&u)).collect::<Vec<u64>>()
+    });
     let matrix = || c.clone();
     for route in [Route::Keys, Route::Facts] {
         on_one_and_two("key space", || {
@@ -174,4 +179,18 @@ fn bits_do_not_depend_on_threads() {
             }
         });
     }
+}
+
+/// U diag(σ) Uᵀ is A, UᵀU is I, and σ ascends.
+#[test]
+fn eigenvalues_and_directions() {
+    let f = 60;
+    let mut rng = Rng::new(9, "eigen");
+    let keys = draw(&mut rng, f, 2 * f);
+    let a = &keys * keys.transpose();
+    let (sigma, u) = symmetric(&a).unwrap();
+    let scaled = Mat::from_fn(f, f, |i, j| u[(i, j)] * sigma[j]);
+    assert!(off(&(&scaled * u.transpose()), &a) < 1e-13);
+    assert!(off(&(u.transpose() * &u), &Mat::identity(f, f)) < 1e-13);
+    assert!(sigma.is_sorted());
 }
