@@ -14,8 +14,8 @@
 //!
 //! A record that was cut off by a kill is dropped, a damaged one is passed over. Values do not
 //! depend on which other facts were searched, so a file of values serves any run that asks for the
-//! same facts: the same command again, one without some facts, or one that joins what several machines
-//! found.
+//! same facts: the same command again, one without some facts, or one that joins what several
+//! machines found.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -77,7 +77,7 @@ impl Values {
         let values = Values::scan(path, open_file(path)?)?;
         let len = values.file.metadata().map_err(|e| Error::io(path, "look at", e))?.len();
         if values.end != len || len == 0 || values.damaged {
-            let what = "is damaged, or was cut off";
+            let what = format!("is damaged or cut off after {} bytes of {len}", values.end);
             return Err(Error::input(path, "values", what, "make the piece again"));
         }
         Ok(values)

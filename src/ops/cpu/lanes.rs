@@ -30,6 +30,17 @@ pub fn sum<T: Float>(n: usize, term: impl Fn(usize) -> T) -> T {
     lane.into_iter().sum()
 }
 
+/// The largest element of at least one.
+#[inline(always)]
+pub fn max<T: Float>(x: &[T]) -> T {
+    let mut lane = [x[0]; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        lane.iter_mut().zip(x).for_each(|(a, &b)| *a = a.max(b));
+    }
+    lane.iter().chain(rest).fold(x[0], |a, &b| a.max(b))
+}
+
 /// ⟨a, b⟩.
 #[inline(always)]
 pub fn dot<T: Float>(a: &[T], b: &[T]) -> T {

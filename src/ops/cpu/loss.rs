@@ -9,7 +9,7 @@ use crate::ops::loss::{Aim, Said};
 /// ln Σ exp z, by the largest, and that.
 #[inline(always)]
 fn log_sum<T: Float>(z: &[T]) -> [T; 2] {
-    let top = z.iter().fold(z[0], |a, &b| a.max(b));
+    let top = lanes::max(z);
     [top + lanes::sum(z.len(), |i| (z[i] - top).exp()).ln(), top]
 }
 
