@@ -2,7 +2,8 @@
 //! change; it touches nothing. Writing a change is the business of [`apply`], for all alike, and
 //! handing it to other programs that of [`export`].
 //!
-//! Start reading at [`rome`], then [`value`], which all methods share.
+//! Start reading at [`rome`], then [`value`], which all methods share; for many facts at
+//! [`batch`], [`spread`] and [`memit`].
 
 pub mod adam;
 pub mod alphaedit;

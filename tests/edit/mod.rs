@@ -4,6 +4,7 @@ mod batch;
 mod command;
 mod export;
 mod factlm;
+mod family;
 mod hparams;
 mod identities;
 mod reference;
