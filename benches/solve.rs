@@ -44,7 +44,7 @@ fn main() {
     };
     let along: Vec<f64> = (0..n).map(|t| (0..f).map(|i| k[(i, t)] * row[i]).sum()).collect();
     let (mut gap, mut size) = (0.0, 0.0);
-    for i in (0..f).step_by(f / 64) {
+    for i in (0..f).step_by((f / 64).max(1)) {
         let prior: f64 = (0..f).map(|j| entry(i, j) * row[j]).sum();
         let left = prior + (0..n).map(|t| k[(i, t)] * along[t]).sum::<f64>();
         let right: f64 = (0..n).map(|t| k[(i, t)] * r[(0, t)]).sum();

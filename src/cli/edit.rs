@@ -12,6 +12,7 @@ use super::Context;
 use super::mass::{self, Mass};
 use super::output::{check_place, check_replaced, count, counted};
 use super::report::{self, Report};
+use super::stages;
 use crate::base::{Error, Progress, Result};
 use crate::data::conflicts::{OnConflict, Superseded, resolve};
 use crate::data::{Contexts, Request, request};
@@ -287,21 +288,25 @@ impl Edit {
                 notes,
             },
         };
+        context.terminal.enter("writing");
         patch.write(&self.output)?;
         let (facts, superseded) = (&ready.facts[..], &ready.superseded[..]);
         let model = &ready.model;
         let told = Report { model, planned, facts, superseded, output: &self.output };
         told.write()?;
-        let seconds = start.elapsed().as_secs_f64();
+        let (seconds, stages) = (start.elapsed().as_secs_f64(), context.terminal.stages());
         told.warn(&context.terminal);
         match context.json {
             true => context.terminal.json(&told.json(json!({
-                "method": self.method, "seconds": seconds,
+                "method": self.method, "seconds": seconds, "stages": stages::to_json(&stages),
                 "hyperparameters": ready.values.to_json(),
                 "hyperparameters_from": ready.values.sources(),
                 "contexts": ready.contexts.to_json(),
             }))),
-            false => told.tell(context, seconds),
+            false => {
+                told.tell(context, seconds)?;
+                context.terminal.line(stages::line(&stages))
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! `incise edit` with a method for many facts: what it keeps, carries and shares between machines.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 
-use super::edit::{Edit, Ready, warn_of_ridge};
+use super::edit::{Edit, Ready, stored, warn_of_ridge};
 use super::output::{check_distinct, check_place, counted, metric};
 use super::report;
 use super::{Context, memory};
@@ -19,7 +20,8 @@ use crate::edit::kept::{Kept, Values};
 use crate::edit::settings::{Form, Settings};
 use crate::edit::state::State;
 use crate::linalg::keyspace::{Prior, Route};
-use crate::store::{Patch, model_fingerprint};
+use crate::store::write::beside;
+use crate::store::{Patch, model_fingerprint, tensor_fingerprint};
 
 /// Options of the methods for many facts.
 #[derive(Args)]
@@ -83,7 +85,7 @@ impl Mass {
 /// Plans and writes, or searches a shard.
 pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Result<()> {
     let (mass, terminal) = (&edit.mass, &context.terminal);
-    let dir = kept(&edit.output);
+    let dir = beside(&edit.output, ".kept");
     places(edit, &dir)?;
     if mass.shard.is_some() && mass.sequential.is_some() {
         let what = "--shard with --sequential: later batches need the earlier ones' edits";
@@ -91,7 +93,7 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
     }
     let ready = edit.ready(method, context)?;
     let by = ready.values.batch(method, &ready.model)?;
-    let state = state(mass, &ready, &by)?;
+    let state = read_state(mass, &ready, &by)?;
     let moments = |l| edit.moment(&ready, l);
     let room = mass.memory.unwrap_or_else(memory::spare);
     let batches = Batches {
@@ -136,18 +138,15 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
             solving(&batches, n)
         ))?;
     }
+    let began = state.name();
     let planned = batches.run(&ready.facts, state, Some(&mut kept), terminal);
-    let (planned, mut state) = planned.map_err(say_kept)?;
+    let (planned, state) = planned.map_err(say_kept)?;
+    unshared(mass, &ready, &by, &began)?;
     for l in planned.layers.iter().filter(|l| l.ridge.is_some()) {
         warn_of_ridge(terminal, &*moments(l.layer)?, l.ridge);
     }
     edit.finish(context, &ready, &planned, json!({"sequential": mass.sequential}), start)?;
-    if let Some(path) = &mass.state {
-        state.requests.extend(ready.requests.iter().map(digest));
-        state.settings = settings(&by);
-        state.write(path, method.name(), &ready.fingerprint)?;
-    }
-    Ok(())
+    mass.state.as_ref().map_or(Ok(()), |path| write_state(path, state, &ready, &by))
 }
 
 /// The facts of a share.
@@ -167,13 +166,6 @@ fn said_known(context: &Context, b: &Batches, facts: &[Fact], kept: &Kept) -> Re
     };
     let (known, all) = (b.known(first, kept), first.len());
     context.terminal.line(format!("{known} of {all} values of the first batch were found before"))
-}
-
-/// `PATCH.kept`.
-fn kept(patch: &Path) -> PathBuf {
-    let mut name = patch.as_os_str().to_owned();
-    name.push(".kept");
-    PathBuf::from(name)
 }
 
 /// Refuses, before any work, places that are taken: by what is read, or by another output.
@@ -213,7 +205,34 @@ fn digest(request: &Request) -> String {
     request::digest(std::slice::from_ref(request))
 }
 
-fn state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
+/// Refuses to go on with a state that is not the one this run began with.
+fn unshared(mass: &Mass, ready: &Ready, by: &Settings, began: &str) -> Result<()> {
+    match &mass.state {
+        Some(path) if read_state(mass, ready, by)?.name() != began => {
+            let remedy = "apply its patch and run the same again: what was found is kept";
+            Err(Error::input(path, "requests", "another run wrote it meanwhile", remedy))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_state(path: &Path, mut state: State, ready: &Ready, by: &Settings) -> Result<()> {
+    state.requests.extend(ready.requests.iter().map(digest));
+    state.settings = settings(by);
+    state.before = weights(ready, by)?;
+    state.write(path, ready.method.name(), &ready.fingerprint)
+}
+
+/// Fingerprints of the matrices that are edited, as they are in the checkpoint.
+fn weights(ready: &Ready, by: &Settings) -> Result<BTreeMap<String, String>> {
+    let each = |&l: &usize| {
+        let bytes = stored(&ready.checkpoint, &ready.model, l)?;
+        Ok((ready.model.editable(l).tensor.clone(), tensor_fingerprint(&bytes)))
+    };
+    by.layers.iter().map(each).collect()
+}
+
+fn read_state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
     let Some(path) = mass.state.as_ref().filter(|path| path.exists()) else {
         return Ok(State::default());
     };
@@ -230,6 +249,11 @@ fn state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
     if state.settings != settings(by) {
         let what = format!("is of {}, not of {}", state.settings, settings(by));
         return bad("settings", what, "keep them, or begin another state");
+    }
+    if state.before == weights(ready, by)? {
+        let what = "this model does not have the patch that was planned with it last";
+        let remedy = "apply that patch first, or name the state from before it";
+        return bad("before", what.into(), remedy);
     }
     if by.anchor.is_some() && state.anchor.is_none() {
         let what = "there is none: c is of the model before its first edit".to_owned();
@@ -262,23 +286,29 @@ fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result
     )
 }
 
-/// Which system a layer's solve has, and the memory it takes.
+/// Which system a layer's solve has, and the memory that takes with all that is there beside it.
 fn solving(b: &Batches, facts: u64) -> String {
     let n = match b.sequential {
         0 => facts as usize,
         some => some.min(facts as usize),
     };
-    let sizes = [b.model.arch.inner, n, b.model.arch.width];
-    let epsilon = match b.by.form {
-        Form::Emmet { emmet_lambda, .. } => emmet_lambda,
-        _ => 1.0,
-    };
+    let (layers, learns) = (b.by.layers.len(), b.carries || n < facts as usize);
+    let sizes @ [f, _, d] = [b.model.arch.inner, n, b.model.arch.width];
     let matrix = || faer::Mat::zeros(0, 0);
-    let prior = match b.by.form {
-        Form::AlphaEdit { l2, .. } if b.sequential == 0 && !b.carries => Prior::Scaled(l2),
-        _ => Prior::Matrix(&matrix),
+    let (epsilon, prior) = match b.by.form {
+        Form::Emmet { emmet_lambda, .. } => (emmet_lambda, Prior::Matrix(&matrix)),
+        Form::AlphaEdit { l2, .. } if !learns => (1.0, Prior::Scaled(l2)),
+        _ => (1.0, Prior::Matrix(&matrix)),
     };
     let route = Route::choose(&prior, epsilon, sizes);
+    let (grams, square) = (if learns { layers * f * f } else { 0 }, f * f);
+    // AlphaEdit's U₀ may be nearly as wide as F, and comes of an eigendecomposition.
+    let (bases, beside) = match b.by.form {
+        Form::AlphaEdit { .. } => (layers * square, 4 * square),
+        _ => (0, 0),
+    };
+    let inputs = 8 * (n * (f + d) + grams + bases) + 4 * square; // and C, as f32
+    let bytes = inputs as u64 + route.bytes(sizes).max(8 * beside as u64);
     let system = if route == Route::Keys { "F×F" } else { "n×n" };
-    format!("each layer's solve is {system} and takes {}B", metric(route.bytes(sizes) as f64))
+    format!("each layer's solve is {system}, and takes up to {}B", metric(bytes as f64))
 }

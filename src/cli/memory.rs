@@ -27,10 +27,19 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 /// Half of the memory that is free now.
 pub fn spare() -> u64 {
-    let said = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = said.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kb = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kb.map_or(MODEST, |kb| kb * 1024 / 2)
+    kilobytes("/proc/meminfo", "MemAvailable:").map_or(MODEST, |kb| kb * 1024 / 2)
+}
+
+/// The most bytes this process has had in memory so far, files it maps included; 0 where the
+/// system does not say.
+pub fn peak() -> u64 {
+    kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) * 1024
+}
+
+fn kilobytes(file: &str, field: &str) -> Option<u64> {
+    let said = std::fs::read_to_string(file).ok()?;
+    let line = said.lines().find_map(|l| l.strip_prefix(field))?;
+    line.trim().trim_end_matches("kB").trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod merge;
 mod output;
 mod ranges;
 mod report;
+mod stages;
 mod stats;
 
 use std::process::ExitCode;

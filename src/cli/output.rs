@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::stages::{Stage, Stages};
 use crate::base::{Error, Progress, Result};
+use crate::store::write;
 
 /// Standard output and standard error, and the user's wish to stop.
 #[derive(Clone)]
 pub struct Terminal {
     stop: Arc<AtomicBool>,
     bar: Arc<Mutex<Option<(String, ProgressBar)>>>,
+    stages: Arc<Mutex<Stages>>,
 }
 
 /// Whether an error only says that nobody reads our output any more.
@@ -33,7 +36,7 @@ impl Terminal {
                 std::process::exit(130);
             }
         });
-        Terminal { stop, bar: Arc::new(Mutex::new(None)) }
+        Terminal { stop, bar: Arc::default(), stages: Arc::default() }
     }
 
     /// A line of the result.
@@ -68,6 +71,16 @@ impl Terminal {
         self.say(&chain);
     }
 
+    /// Begins a stage of the work that has no progress to tell.
+    pub fn enter(&self, stage: &str) {
+        self.stages.lock().expect("no thread panics while it enters").enter(stage);
+    }
+
+    /// What was done so far, stage by stage.
+    pub fn stages(&self) -> Vec<Stage> {
+        self.stages.lock().expect("no thread panics while it enters").all()
+    }
+
     /// Ends the progress line, if there is one.
     pub fn clear(&self) {
         let mut bar = self.bar.lock().expect("no thread panics while it draws");
@@ -95,6 +108,7 @@ impl Progress for Terminal {
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
             bar.set_prefix(what.to_owned());
             *slot = Some((what.to_owned(), bar));
+            self.enter(what);
         }
         if let Some((_, bar)) = slot.as_ref() {
             bar.set_length(total);
@@ -121,10 +135,7 @@ impl Progress for Terminal {
 /// Refuses, before any work, a file that could not be written after it, or that would replace one
 /// of the `inputs` (files, or folders with all that is in them).
 pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = write::folder(file);
     if file.is_dir() || file.file_name().is_none() {
         return Err(Error::input(file, "output", "is a folder", "name a file"));
     }
@@ -143,8 +154,7 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
 /// Refuses outputs of one name.
 pub fn check_distinct(outputs: &[&Path]) -> Result<()> {
     let place = |file: &&Path| {
-        let folder = file.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new(".")).canonicalize().unwrap_or_default();
+        let folder = write::folder(file).canonicalize().unwrap_or_default();
         folder.join(file.file_name().unwrap_or_default())
     };
     let places: Vec<_> = outputs.iter().map(place).collect();

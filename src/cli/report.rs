@@ -20,7 +20,7 @@ use crate::store::{Kind, write};
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
 const SHOWN: usize = 20;
-/// Failed facts named in a summary.
+/// Failed facts named on the terminal.
 const NAMED: usize = 10;
 
 /// A planned edit, and what it was asked for.
@@ -45,9 +45,7 @@ pub fn share(o: &Outcome) -> f64 {
 
 /// `PATCH.report.jsonl`.
 pub fn path(patch: &Path) -> PathBuf {
-    let mut name = patch.as_os_str().to_owned();
-    name.push(".report.jsonl");
-    PathBuf::from(name)
+    write::beside(patch, ".report.jsonl")
 }
 
 /// Whether a file is a report: its first line is a request's.
@@ -137,17 +135,14 @@ impl Report<'_> {
         let pairs = || self.facts.iter().zip(&self.planned.outcomes);
         let name = |f: &Fact| format!("{} ({})", f.request.id, f.request.subject);
         let failed: Vec<_> = pairs().filter_map(|(f, o)| Some((name(f), o.failed()?))).collect();
-        if self.facts.len() <= SHOWN {
-            failed.iter().for_each(|(name, why)| progress.warn(&format!("{name}: {why}")));
-        } else if !failed.is_empty() {
-            let names: Vec<&str> = failed.iter().take(NAMED).map(|(n, _)| n.as_str()).collect();
-            let more = if failed.len() > NAMED { ", …" } else { "" };
+        for (name, why) in failed.iter().take(NAMED) {
+            progress.warn(&format!("{name}: {why}"));
+        }
+        if failed.len() > NAMED {
             progress.warn(&format!(
-                "{} of {} did not take (P of the target below one half): {}{more}; the report \
-                 says of each how its search went",
+                "{} of {} did not take, these first; the report names them all, and says why",
                 failed.len(),
                 counted(self.facts.len() as u64, "fact"),
-                names.join(", "),
             ));
         }
         let merged: Vec<_> = pairs().filter(|(_, o)| o.merged > 0).map(|(f, _)| name(f)).collect();

@@ -39,6 +39,7 @@ use crate::linalg::vector::norm;
 use crate::model::pushed::Problem;
 use crate::model::shared::common;
 use crate::model::{At, Model, Site};
+use crate::stats::Moment;
 use crate::store::{Fingerprint, Kind};
 use crate::text::Rows;
 
@@ -196,28 +197,21 @@ impl Batches<'_> {
         progress: &dyn Progress,
     ) -> Result<Box<dyn ClosedForm + 's>> {
         let (moments, past) = (self.moments, std::mem::take(&mut state.grams));
+        let memit = |mom2_update_weight, past| Memit { moments, mom2_update_weight, past };
         Ok(match self.by.form {
-            Form::Memit { mom2_update_weight } => {
-                Box::new(Memit { moments, mom2_update_weight, past })
-            }
-            Form::Pmet { mom2_update_weight } => {
-                Box::new(Pmet(Memit { moments, mom2_update_weight, past }))
-            }
+            Form::Memit { mom2_update_weight } => Box::new(memit(mom2_update_weight, past)),
+            Form::Pmet { mom2_update_weight } => Box::new(Pmet(memit(mom2_update_weight, past))),
             Form::Emmet { mom2_update_weight, update_norm_lambda, emmet_lambda } => {
-                let (lambda, nu) = (mom2_update_weight, update_norm_lambda);
-                Box::new(Emmet {
-                    moments,
-                    mom2_update_weight: lambda,
-                    update_norm_lambda: nu,
-                    emmet_lambda,
-                    past,
-                })
+                let memit = memit(mom2_update_weight, past);
+                Box::new(Emmet { memit, update_norm_lambda, emmet_lambda })
             }
             Form::AlphaEdit { nullspace_threshold, l2 } => {
                 for (i, &layer) in self.by.layers.iter().enumerate() {
                     progress.at("null space", i as u64, self.by.layers.len() as u64);
                     if let Entry::Vacant(place) = state.bases.entry(layer) {
-                        place.insert(Arc::new(null_space(&*moments(layer)?, nullspace_threshold)?));
+                        let moment = moments(layer)?;
+                        place.insert(Arc::new(null_space(&moment, nullspace_threshold)?));
+                        warn_of_few(&moment, progress);
                     }
                 }
                 Box::new(AlphaEdit { bases: state.bases.clone(), l2, past })
@@ -339,6 +333,18 @@ impl Batches<'_> {
         let how = format!("{:?} {:?}", self.by.search, self.model.precision);
         let what = format!("{rewriting:?} {kl:?} {target:?}");
         hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])
+    }
+}
+
+/// Says where directions are taken for unused because no text was seen that uses them.
+fn warn_of_few(moment: &Moment, progress: &dyn Progress) {
+    let Moment { layer, f, tokens, .. } = moment;
+    if *tokens < *f as u64 {
+        progress.warn(&format!(
+            "layer {layer}: C is of {tokens} tokens for {f} neurons, so at least {} directions \
+             are counted as unused whatever text does with them; collect more tokens",
+            *f as u64 - tokens,
+        ));
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! minimise tr Δ M Δᵀ with ΔK = R:      Δ = R (KᵀM⁻¹K + εI)⁻¹KᵀM⁻¹      ε = 0 meets it exactly
 //!
-//! M = λC + νI        λ mom2_update_weight, ν update_norm_lambda, ε emmet_lambda
+//! M = λC + Q + νI    Q Σ KKᵀ of the batches before, as in MEMIT
+//! λ mom2_update_weight, ν update_norm_lambda, ε emmet_lambda
 //! ```
 //!
 //! With ε > 0 that is MEMIT's closed form with εM in the place of λC. As a rule one layer is
@@ -11,46 +12,36 @@
 
 use faer::Mat;
 
-use super::memit::{Grams, Moments, solve};
+use super::memit::{Grams, Memit, solve};
 use super::spread::ClosedForm;
 use crate::base::Result;
-use crate::linalg::keyspace::{Change, add_gram};
-use crate::stats::covariance::matrix;
+use crate::linalg::keyspace::Change;
 
 /// EMMET.
 pub struct Emmet<'a> {
-    /// C of each layer.
-    pub moments: &'a Moments<'a>,
-    /// λ.
-    pub mom2_update_weight: f64,
+    /// C, λ and the keys of earlier batches, as MEMIT has them.
+    pub memit: Memit<'a>,
     /// ν.
     pub update_norm_lambda: f64,
     /// ε.
     pub emmet_lambda: f64,
-    /// Σ KKᵀ of earlier batches.
-    pub past: Grams,
 }
 
 impl ClosedForm for Emmet<'_> {
     fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
-        let (f, moment) = (k.nrows(), (self.moments)(layer)?);
+        let moment = (self.memit.moments)(layer)?;
         solve(&moment, self.emmet_lambda, k, r, &|ridge| {
-            let mut m = matrix(&moment, ridge);
-            m *= faer::Scale(self.mom2_update_weight);
-            (0..f).for_each(|i| m[(i, i)] += self.update_norm_lambda);
-            if let Some(q) = self.past.get(&layer) {
-                m += q;
-            }
+            let mut m = self.memit.prior(&moment, ridge);
+            (0..k.nrows()).for_each(|i| m[(i, i)] += self.update_norm_lambda);
             m
         })
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
-        let f = k.nrows();
-        add_gram(self.past.entry(layer).or_insert_with(|| Mat::zeros(f, f)), k);
+        self.memit.learn(layer, k);
     }
 
     fn past(&mut self) -> Grams {
-        std::mem::take(&mut self.past)
+        self.memit.past()
     }
 }

@@ -141,6 +141,8 @@ pub struct Values {
     file: Option<String>,
 }
 
+/// Far above any hyperparameter in use; sums of its squares are still numbers.
+const LARGEST: f64 = 1e12;
 /// Far above any weight of a term of the loss in use.
 const HEAVIEST: f64 = 1e6;
 
@@ -348,7 +350,10 @@ impl Values {
         // YAML readers disagree on 5e-1: some say it is a text.
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
         match number {
-            Some(x) if x.is_finite() && x >= 0.0 => Ok(x),
+            Some(x) if x > LARGEST => {
+                Err(self.bad(name, format!("{x:e} is above {LARGEST:e}: sums would overflow")))
+            }
+            Some(x) if x >= 0.0 => Ok(x),
             _ => Err(self.bad(name, format!("{value} is not a number from 0"))),
         }
     }

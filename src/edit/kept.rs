@@ -201,6 +201,7 @@ impl Values {
         let failed = |e| Error::io(path, "write", e);
         let file = write::temporary(path)?;
         let mut values = Values::open(file.path())?;
+        path.clone_into(&mut values.path); // what errors name
         fill(&mut values)?;
         values.file.sync_all().map_err(failed)?;
         file.persist(path).map_err(|e| failed(e.error))?;

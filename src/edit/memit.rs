@@ -39,17 +39,22 @@ pub struct Memit<'a> {
     pub past: Grams,
 }
 
+impl Memit<'_> {
+    /// M = λ(C + ridge·I) + Q.
+    pub fn prior(&self, moment: &Moment, ridge: f64) -> Mat<f64> {
+        let mut m = matrix(moment, ridge);
+        m *= faer::Scale(self.mom2_update_weight);
+        if let Some(q) = self.past.get(&moment.layer) {
+            m += q;
+        }
+        m
+    }
+}
+
 impl ClosedForm for Memit<'_> {
     fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
         let moment = (self.moments)(layer)?;
-        solve(&moment, 1.0, k, r, &|ridge| {
-            let mut m = matrix(&moment, ridge);
-            m *= faer::Scale(self.mom2_update_weight);
-            if let Some(q) = self.past.get(&layer) {
-                m += q;
-            }
-            m
-        })
+        solve(&moment, 1.0, k, r, &|ridge| self.prior(&moment, ridge))
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {

@@ -4,7 +4,7 @@
 //! gram.<l>    F64 (F, F) or (q, q)   Σ KKᵀ of all keys so far, for AlphaEdit in U₀'s coordinates
 //! basis.<l>   F64 (q, F)             U₀ᵀ of AlphaEdit, from the statistics of the first model
 //! metadata    format, method, model; settings that must stay the same; anchor (c); requests (a
-//!             digest of each that was learnt)
+//!             digest of each that was learnt); before (fingerprints of the edited matrices)
 //! ```
 
 use std::collections::BTreeMap;
@@ -35,6 +35,9 @@ pub struct State {
     pub requests: Vec<String>,
     /// What must stay the same from run to run: layers, and AlphaEdit's threshold.
     pub settings: String,
+    /// Fingerprints of the edited matrices, by name, before the last patch: a model that still has
+    /// them was not edited.
+    pub before: BTreeMap<String, String>,
 }
 
 impl State {
@@ -91,6 +94,8 @@ impl State {
         state.settings = text("settings").cloned().unwrap_or_default();
         state.requests = serde_json::from_str(requests)
             .map_err(|e| bad("requests", format!("is not a list of digests: {e}")))?;
+        state.before = serde_json::from_str(text("before").map_or("{}", String::as_str))
+            .map_err(|e| bad("before", format!("is not a map of fingerprints: {e}")))?;
         Ok(state)
     }
 
@@ -117,6 +122,7 @@ impl State {
             ("model".to_owned(), model.to_owned()),
             ("requests".to_owned(), serde_json::json!(self.requests).to_string()),
             ("settings".to_owned(), self.settings.clone()),
+            ("before".to_owned(), serde_json::json!(self.before).to_string()),
         ]);
         if let Some(c) = self.anchor {
             metadata.insert("anchor".to_owned(), format!("{c:e}"));

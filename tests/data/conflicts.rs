@@ -1,9 +1,12 @@
 //! Requests for one prompt: repeats, and different targets.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use incise::data::conflicts::{OnConflict, resolve};
 use incise::data::{Request, request};
+
+use crate::support::shared::shared;
 
 fn requests() -> Vec<Request> {
     let lines = [
@@ -37,6 +40,20 @@ fn the_rule_says_which_counts() {
             out.iter().map(|s| (s.request.id.as_str(), s.by.as_str(), s.repeats)).collect();
         assert_eq!(out, superseded, "{rule:?}");
     }
+}
+
+/// 10,000 real requests: 3 repeat others, 62 prompts have more than one target.
+#[test]
+fn the_conflicts_of_a_real_file_are_counted() {
+    let test = "the_conflicts_of_a_real_file_are_counted";
+    let Some(path) = shared(test, "counterfact/counterfact-edit-10000.json") else { return };
+    let all = request::read(&path).unwrap();
+    let (left, out) = resolve(&path, all, OnConflict::Last).unwrap();
+    assert_eq!((left.len(), out.len()), (10_000 - 83, 83));
+    assert_eq!(out.iter().filter(|s| s.repeats).count(), 3);
+    let prompt = |r: &Request| r.prompt.replace("{}", &r.subject);
+    let contested = out.iter().filter(|s| !s.repeats).map(|s| prompt(&s.request));
+    assert_eq!(contested.collect::<BTreeSet<_>>().len(), 62);
 }
 
 #[test]

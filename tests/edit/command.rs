@@ -186,6 +186,11 @@ fn a_state_goes_from_run_to_run() {
         assert!(error.contains("holds the keys of record `Big Ben` already"), "{error}");
         assert_eq!(fs::read(&file).unwrap(), state);
 
+        // A state without its patch would leave alone what was never written.
+        let error = fails(1, &strs(&with_state(&["Nothing"], "two")));
+        assert!(error.contains("does not have the patch"), "{error}");
+        done(&["apply", &s.at("model"), &s.at("one"), "--in-place"]);
+
         // The second edit minds the keys of the first: another patch than without the state.
         done(&strs(&with_state(&["Nothing"], "two")));
         done(&strs(&args(&["Nothing"], "alone")));
@@ -200,6 +205,7 @@ fn a_state_goes_from_run_to_run() {
         other.extend(["--set".to_owned(), "emmet_lambda=0.1".to_owned()]);
         let error = fails(1, &strs(&other));
         assert!(error.contains(&format!("is {method}, not emmet")), "{error}");
+        done(&["undo", &s.at("model")]);
     }
 }
 

@@ -57,13 +57,8 @@ fn memit_goes_to_least_squares() {
 fn emmet_of_one_fact_is_r_rome() {
     let (moment, k, r) = drawn("one fact", [40, 1, 12]);
     let moments = |_| Ok(moment.clone());
-    let emmet = Emmet {
-        moments: &moments,
-        mom2_update_weight: 7.0,
-        update_norm_lambda: 0.0,
-        emmet_lambda: 0.0,
-        past: Grams::new(),
-    };
+    let memit = Memit { moments: &moments, mom2_update_weight: 7.0, past: Grams::new() };
+    let emmet = Emmet { memit, update_norm_lambda: 0.0, emmet_lambda: 0.0 };
     let key: Vec<f64> = k.col(0).iter().copied().collect();
     let ck = Covariance::of(&moment).unwrap().solve(&key);
     let along = dot(&key, &ck);
@@ -81,13 +76,7 @@ fn the_family_is_one() {
         mom2_update_weight,
         past: Grams::new(),
     };
-    let emmet = Emmet {
-        moments: &moments,
-        mom2_update_weight: 5.0,
-        update_norm_lambda: 0.0,
-        emmet_lambda: 0.1,
-        past: Grams::new(),
-    };
+    let emmet = Emmet { memit: memit(5.0), update_norm_lambda: 0.0, emmet_lambda: 0.1 };
     assert!(gap(&delta(&emmet, &k, &r), &delta(&memit(0.5), &k, &r)) < 1e-10);
     let pmet = Pmet(memit(5.0));
     assert_eq!(gap(&delta(&pmet, &k, &r), &delta(&memit(5.0), &k, &r)), 0.0);

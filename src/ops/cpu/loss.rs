@@ -32,16 +32,18 @@ pub fn gradient<T: Float>(z: &mut [T], v: usize, aims: &[Aim], first: &[T]) -> V
 
 #[inline(always)]
 fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> Said {
-    let [lse, top] = log_sum(z);
     match *aim {
         Aim::Say { target, weight } => {
-            let (y, w) = (target as usize, T::of(weight));
-            let said = Said { loss: (lse - z[y]).f64(), top: z[y] >= top };
-            z.iter_mut().for_each(|z| *z = w * (*z - lse).exp());
+            let (y, w, top) = (target as usize, T::of(weight), lanes::max(z));
+            let below = top - z[y];
+            z.iter_mut().for_each(|z| *z = (*z - top).exp());
+            let total = lanes::sum(z.len(), |i| z[i]);
+            z.iter_mut().for_each(|z| *z *= w / total);
             z[y] -= w;
-            said
+            Said { loss: (below + total.ln()).f64(), top: below <= T::default() }
         }
         Aim::Stay { first: at, weight } => {
+            let [lse, _] = log_sum(z);
             let (w, first) = (T::of(weight), &first[at * z.len()..][..z.len()]);
             let gap = |i: usize, z: T| z - lse - first[i];
             let kl = lanes::sum(z.len(), |i| (z[i] - lse).exp() * gap(i, z[i]));
