@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -102,7 +101,6 @@ impl Edit {
         let report = report::path(&self.output);
         check_place(&report, &inputs)?;
         check_replaced(&report, report::is_one(&report), "report of an edit")?;
-        let start = Instant::now();
         match method.keys() {
             Some(_) => {
                 self.mass.refuse(method)?;
@@ -116,9 +114,9 @@ impl Edit {
                 let (model, facts) = (&ready.model, &ready.facts);
                 let planned = plan(model, c.as_ref(), facts, by, &context.terminal)?;
                 let tokens = c.as_ref().map(|c| c.tokens);
-                self.finish(context, &ready, &planned, json!({"tokens": tokens}), start)
+                self.finish(context, &ready, &planned, json!({"tokens": tokens}), || Ok(()))
             }
-            None => mass::run(self, method, context, start),
+            None => mass::run(self, method, context),
         }
     }
 
@@ -143,7 +141,7 @@ impl Edit {
             terminal.warn(&format!("hyperparameter `{name}` says nothing to {}", method.name()));
         }
         if !context.json {
-            terminal.line(format!("hyperparameters: {}", values.said(method)))?;
+            terminal.remark(format!("hyperparameters: {}", values.said(method)))?;
         }
         let rule = match self.on_conflict.as_str() {
             "last" => OnConflict::Last,
@@ -257,17 +255,20 @@ impl Edit {
         let line = format!("dry run: {facts}, {} tokens in all rows", count(tokens as u64));
         context.terminal.line(line)?;
         let Value::Object(more) = more else { return Ok(()) };
-        more.iter().try_for_each(|(name, what)| context.terminal.line(format!("{name}: {what}")))
+        more.iter().try_for_each(|(name, what)| match what {
+            Value::String(what) => context.terminal.line(format!("{name}: {what}")),
+            what => context.terminal.line(format!("{name}: {what}")),
+        })
     }
 
-    /// Writes patch and report, and tells.
+    /// Writes patch and report, `also` what goes with them, and tells.
     pub(super) fn finish(
         &self,
         context: &Context,
         ready: &Ready,
         planned: &Planned,
         more: Value,
-        start: Instant,
+        also: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let mut notes = ready.notes.clone();
         let ridges: Vec<_> = planned.layers.iter().map(|l| l.ridge).collect();
@@ -294,7 +295,9 @@ impl Edit {
         let model = &ready.model;
         let told = Report { model, planned, facts, superseded, output: &self.output };
         told.write()?;
-        let (seconds, stages) = (start.elapsed().as_secs_f64(), context.terminal.stages());
+        also()?;
+        let stages = context.terminal.stages();
+        let seconds = stages::seconds(&stages);
         told.warn(&context.terminal);
         match context.json {
             true => context.terminal.json(&told.json(json!({

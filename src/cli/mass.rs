@@ -1,18 +1,17 @@
 //! `incise edit` with a method for many facts: what it keeps, carries and shares between machines.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 
 use super::edit::{Edit, Ready, stored, warn_of_ridge};
 use super::output::{check_distinct, check_place, counted, metric};
-use super::report;
-use super::{Context, memory};
+use super::{Context, memory, report, stages};
 use crate::base::{Error, Result, Share};
-use crate::data::{Request, request};
+use crate::data::Request;
 use crate::edit::batch::Batches;
 use crate::edit::facts::Fact;
 use crate::edit::hparams::Method;
@@ -21,7 +20,7 @@ use crate::edit::settings::{Form, Settings};
 use crate::edit::state::State;
 use crate::linalg::keyspace::{Prior, Route};
 use crate::store::write::beside;
-use crate::store::{Patch, model_fingerprint, tensor_fingerprint};
+use crate::store::{Fingerprint, Patch, model_fingerprint, tensor_fingerprint};
 
 /// Options of the methods for many facts.
 #[derive(Args)]
@@ -83,7 +82,7 @@ impl Mass {
 }
 
 /// Plans and writes, or searches a shard.
-pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Result<()> {
+pub fn run(edit: &Edit, method: Method, context: &Context) -> Result<()> {
     let (mass, terminal) = (&edit.mass, &context.terminal);
     let dir = beside(&edit.output, ".kept");
     places(edit, &dir)?;
@@ -118,35 +117,45 @@ pub fn run(edit: &Edit, method: Method, context: &Context, start: Instant) -> Re
         kept.values.take(&Values::read(file)?)?;
     }
     said_known(context, &batches, &ready.facts, &kept)?;
-    let say_kept = |e| match e {
-        Error::Interrupted { .. } => Error::Interrupted {
-            kept: format!("what was found is in {}: run the same again", dir.display()),
-        },
-        e => e,
-    };
+    let say_kept = |e| say_kept(e, &dir);
     if let Some(share) = mass.shard {
         let facts = shard(&ready.facts, share);
         batches.search(&facts, &mut kept, terminal).map_err(say_kept)?;
         batches.export(&facts, &kept, &edit.output)?;
-        return told(edit, context, facts.len(), start);
+        return told(edit, context, facts.len());
     }
     if !context.json {
         let (n, few) = (ready.facts.len() as u64, batches.at_a_time(&ready.facts));
-        terminal.line(format!(
-            "{}, {few} at a time; {}",
-            counted(n, "fact"),
-            solving(&batches, n)
+        let (facts, (route, bytes)) = (counted(n, "fact"), solving(&batches, n as usize));
+        let (system, bytes) = (system(route), metric(bytes as f64));
+        terminal.remark(format!(
+            "{facts}, {few} at a time; each layer's solve is {system}, and takes up to {bytes}B"
         ))?;
     }
-    let began = state.name();
+    let began = mass.state.as_deref().and_then(version);
     let planned = batches.run(&ready.facts, state, Some(&mut kept), terminal);
     let (planned, state) = planned.map_err(say_kept)?;
-    unshared(mass, &ready, &by, &began)?;
+    if let Some(path) = mass.state.as_deref().filter(|path| version(path) != began) {
+        let remedy = "apply its patch, and run the same again";
+        return Err(Error::input(path, "state", "another run wrote it meanwhile", remedy));
+    }
     for l in planned.layers.iter().filter(|l| l.ridge.is_some()) {
         warn_of_ridge(terminal, &*moments(l.layer)?, l.ridge);
     }
-    edit.finish(context, &ready, &planned, json!({"sequential": mass.sequential}), start)?;
-    mass.state.as_ref().map_or(Ok(()), |path| write_state(path, state, &ready, &by))
+    let changed = planned.layers.iter().any(|l| l.norm > 0.0);
+    edit.finish(context, &ready, &planned, json!({"sequential": mass.sequential}), || {
+        mass.state.as_ref().map_or(Ok(()), |path| write_state(path, state, changed, &ready, &by))
+    })
+}
+
+/// An interruption, with what is kept of the work.
+fn say_kept(e: Error, dir: &Path) -> Error {
+    match e {
+        Error::Interrupted { .. } => Error::Interrupted {
+            kept: format!("what was found is in {}: run the same again", dir.display()),
+        },
+        e => e,
+    }
 }
 
 /// The facts of a share.
@@ -165,7 +174,7 @@ fn said_known(context: &Context, b: &Batches, facts: &[Fact], kept: &Kept) -> Re
         n => &facts[..n.min(facts.len())],
     };
     let (known, all) = (b.known(first, kept), first.len());
-    context.terminal.line(format!("{known} of {all} values of the first batch were found before"))
+    context.terminal.remark(format!("{known} of {all} values of the first batch were found before"))
 }
 
 /// Refuses, before any work, places that are taken: by what is read, or by another output.
@@ -192,44 +201,55 @@ fn places(edit: &Edit, kept: &Path) -> Result<()> {
 
 /// What has to stay the same while a state is carried on.
 fn settings(by: &Settings) -> String {
+    let anchored = if by.anchor.is_some() { ", norm_anchor" } else { "" };
     match by.form {
         Form::AlphaEdit { nullspace_threshold, .. } => {
-            format!("layers {:?}, nullspace_threshold {nullspace_threshold:e}", by.layers)
+            format!("layers {:?}, nullspace_threshold {nullspace_threshold:e}{anchored}", by.layers)
         }
-        _ => format!("layers {:?}", by.layers),
+        _ => format!("layers {:?}{anchored}", by.layers),
     }
 }
 
-/// A name for a request.
+/// A name for what a request asks, whatever its id.
 fn digest(request: &Request) -> String {
-    request::digest(std::slice::from_ref(request))
+    let Request { prompt, subject, target_new, .. } = request;
+    let asked = [prompt, subject.as_str(), target_new.trim()].join("\0");
+    tensor_fingerprint(asked.as_bytes())
 }
 
-/// Refuses to go on with a state that is not the one this run began with.
-fn unshared(mass: &Mass, ready: &Ready, by: &Settings, began: &str) -> Result<()> {
-    match &mass.state {
-        Some(path) if read_state(mass, ready, by)?.name() != began => {
-            let remedy = "apply its patch and run the same again: what was found is kept";
-            Err(Error::input(path, "requests", "another run wrote it meanwhile", remedy))
-        }
-        _ => Ok(()),
-    }
+/// Tells one writing of a file from another: its number in the file system, length and time.
+fn version(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    let said = std::fs::metadata(path).ok()?;
+    Some((said.ino(), said.len(), said.mtime(), said.mtime_nsec()))
 }
 
-fn write_state(path: &Path, mut state: State, ready: &Ready, by: &Settings) -> Result<()> {
+/// Writes the state; the one before it stays beside it as `FILE.before`.
+fn write_state(
+    path: &Path,
+    mut state: State,
+    changed: bool,
+    ready: &Ready,
+    by: &Settings,
+) -> Result<()> {
     state.requests.extend(ready.requests.iter().map(digest));
     state.settings = settings(by);
-    state.before = weights(ready, by)?;
+    if changed {
+        state.before.push(weights(ready, by)?);
+    }
+    if path.exists() {
+        let before = beside(path, ".before");
+        std::fs::copy(path, &before).map_err(|e| Error::io(&before, "write", e))?;
+    }
     state.write(path, ready.method.name(), &ready.fingerprint)
 }
 
-/// Fingerprints of the matrices that are edited, as they are in the checkpoint.
-fn weights(ready: &Ready, by: &Settings) -> Result<BTreeMap<String, String>> {
-    let each = |&l: &usize| {
-        let bytes = stored(&ready.checkpoint, &ready.model, l)?;
-        Ok((ready.model.editable(l).tensor.clone(), tensor_fingerprint(&bytes)))
-    };
-    by.layers.iter().map(each).collect()
+/// A fingerprint of the matrices that are edited, as they are in the checkpoint.
+fn weights(ready: &Ready, by: &Settings) -> Result<String> {
+    let mut all = Fingerprint::default();
+    for &l in &by.layers {
+        all.add(tensor_fingerprint(&stored(&ready.checkpoint, &ready.model, l)?).as_bytes());
+    }
+    Ok(all.hex())
 }
 
 fn read_state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
@@ -240,20 +260,24 @@ fn read_state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
     let state = State::read(path, method, &ready.fingerprint, f)?;
     let bad =
         |field: &str, what: String, remedy: &str| Err(Error::input(path, field, what, remedy));
-    if let Some(known) = ready.requests.iter().find(|r| state.requests.contains(&digest(r))) {
+    let known: HashSet<&str> = state.requests.iter().map(String::as_str).collect();
+    if let Some(known) = ready.requests.iter().find(|r| known.contains(digest(r).as_str())) {
         let what = format!("holds the keys of record `{}` already", known.id);
-        let remedy =
-            "apply their patch and go on with other requests, or name the state from before";
+        let remedy = "apply their patch and go on with other requests, or take the state from \
+                      before, which is FILE.before";
         return bad("requests", what, remedy);
     }
     if state.settings != settings(by) {
         let what = format!("is of {}, not of {}", state.settings, settings(by));
         return bad("settings", what, "keep them, or begin another state");
     }
-    if state.before == weights(ready, by)? {
-        let what = "this model does not have the patch that was planned with it last";
-        let remedy = "apply that patch first, or name the state from before it";
+    if state.before.contains(&weights(ready, by)?) {
+        let what = "this model is as it was before a patch that was planned with it";
+        let remedy = "apply that patch first, or take the state from before it";
         return bad("before", what.into(), remedy);
+    }
+    if let Some(l) = by.layers.iter().find(|l| !state.grams.contains_key(l)) {
+        return bad(&format!("gram.{l}"), "is missing".into(), "begin another state");
     }
     if by.anchor.is_some() && state.anchor.is_none() {
         let what = "there is none: c is of the model before its first edit".to_owned();
@@ -262,37 +286,39 @@ fn read_state(mass: &Mass, ready: &Ready, by: &Settings) -> Result<State> {
     Ok(state)
 }
 
-fn told(edit: &Edit, context: &Context, facts: usize, start: Instant) -> Result<()> {
-    let (seconds, output) = (start.elapsed().as_secs_f64(), &edit.output);
+fn told(edit: &Edit, context: &Context, facts: usize) -> Result<()> {
+    let (stages, output) = (context.terminal.stages(), &edit.output);
+    let seconds = stages::seconds(&stages);
     if context.json {
-        let all = json!({"output": output, "values": facts, "seconds": seconds});
+        let stages = stages::to_json(&stages);
+        let all = json!({"output": output, "values": facts, "seconds": seconds, "stages": stages});
         return context.terminal.json(&all);
     }
     let values = counted(facts as u64, "value");
-    context.terminal.line(format!("{}: {values} in {seconds:.1} s", output.display()))
+    context.terminal.line(format!("{}: {values} in {seconds:.1} s", output.display()))?;
+    context.terminal.line(stages::line(&stages))
 }
 
 /// What would be done, and what it would take.
 fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result<()> {
     let n = ready.facts.len() as u64;
+    let (route, solve_bytes) = solving(b, n as usize);
     edit.say(
         context,
         ready,
         json!({
             "layers": b.by.layers, "search_layer": b.by.site().layer,
-            "bytes_a_fact": b.bytes(&ready.facts) / n, "room": b.room,
-            "at_a_time": b.at_a_time(&ready.facts), "solve": solving(b, n),
+            "bytes_a_fact": b.bytes(&ready.facts) / n, "room_bytes": b.room,
+            "at_a_time": b.at_a_time(&ready.facts), "system": system(route),
+            "solve_bytes": solve_bytes,
         }),
     )
 }
 
-/// Which system a layer's solve has, and the memory that takes with all that is there beside it.
-fn solving(b: &Batches, facts: u64) -> String {
-    let n = match b.sequential {
-        0 => facts as usize,
-        some => some.min(facts as usize),
-    };
-    let (layers, learns) = (b.by.layers.len(), b.carries || n < facts as usize);
+/// Which system a layer's solve has, and the bytes it takes with all that is there beside it.
+fn solving(b: &Batches, facts: usize) -> (Route, u64) {
+    let n = if b.sequential == 0 { facts } else { b.sequential.min(facts) };
+    let (layers, learns) = (b.by.layers.len(), b.carries || n < facts);
     let sizes @ [f, _, d] = [b.model.arch.inner, n, b.model.arch.width];
     let matrix = || faer::Mat::zeros(0, 0);
     let (epsilon, prior) = match b.by.form {
@@ -301,14 +327,21 @@ fn solving(b: &Batches, facts: u64) -> String {
         _ => (1.0, Prior::Matrix(&matrix)),
     };
     let route = Route::choose(&prior, epsilon, sizes);
-    let (grams, square) = (if learns { layers * f * f } else { 0 }, f * f);
-    // AlphaEdit's U₀ may be nearly as wide as F, and comes of an eigendecomposition.
+    let square = f * f;
+    // AlphaEdit's U₀ may be nearly as wide as F, comes of an eigendecomposition, and meets K and X.
     let (bases, beside) = match b.by.form {
         Form::AlphaEdit { .. } => (layers * square, 4 * square),
         _ => (0, 0),
     };
-    let inputs = 8 * (n * (f + d) + grams + bases) + 4 * square; // and C, as f32
-    let bytes = inputs as u64 + route.bytes(sizes).max(8 * beside as u64);
-    let system = if route == Route::Keys { "F×F" } else { "n×n" };
-    format!("each layer's solve is {system}, and takes up to {}B", metric(bytes as f64))
+    let kept = bases + if learns { layers * square } else { 0 };
+    let values = 3 * facts * d; // t₀, δ, z − t₀
+    let here = n * (2 * f + 3 * d); // K, perhaps K̃; Z, H, R
+    let factors = layers * facts * (f + d); // f32, until the batches are summed
+    let doubles = 8 * (kept + values + here) as u64 + route.bytes(sizes).max(8 * beside as u64);
+    (route, doubles + 4 * (square + factors) as u64) // and C
+}
+
+/// As it is said.
+fn system(route: Route) -> &'static str {
+    if route == Route::Keys { "F×F" } else { "n×n" }
 }

@@ -30,10 +30,12 @@ pub fn spare() -> u64 {
     kilobytes("/proc/meminfo", "MemAvailable:").map_or(MODEST, |kb| kb * 1024 / 2)
 }
 
-/// The most bytes this process has had in memory so far, files it maps included; 0 where the
-/// system does not say.
+/// The most bytes this process had in memory since this was asked last, files it maps included; 0
+/// where the system does not say.
 pub fn peak() -> u64 {
-    kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) * 1024
+    let peak = kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) * 1024;
+    let _ = std::fs::write("/proc/self/clear_refs", "5"); // begins anew
+    peak
 }
 
 fn kilobytes(file: &str, field: &str) -> Option<u64> {

@@ -44,6 +44,11 @@ impl Terminal {
         self.text(&format!("{}\n", text.as_ref()))
     }
 
+    /// A line before the work is done, which goes on if nobody reads any more.
+    pub fn remark(&self, text: impl AsRef<str>) -> Result<()> {
+        self.line(text).or_else(|e| if reader_left(&e) { Ok(()) } else { Err(e) })
+    }
+
     /// Some of the result, shown at once.
     pub fn text(&self, text: &str) -> Result<()> {
         self.clear();
@@ -71,7 +76,7 @@ impl Terminal {
         self.say(&chain);
     }
 
-    /// Begins a stage of the work that has no progress to tell.
+    /// Begins a stage of the work.
     pub fn enter(&self, stage: &str) {
         self.stages.lock().expect("no thread panics while it enters").enter(stage);
     }

@@ -80,7 +80,6 @@ impl Report<'_> {
             line["prompt"] = json!(prompt);
             line["subject"] = json!(subject);
             line["target_new"] = json!(target_new);
-            line["failed"] = json!(o.failed());
             line
         });
         done.chain(self.superseded.iter().map(|s| {
@@ -135,15 +134,15 @@ impl Report<'_> {
         let pairs = || self.facts.iter().zip(&self.planned.outcomes);
         let name = |f: &Fact| format!("{} ({})", f.request.id, f.request.subject);
         let failed: Vec<_> = pairs().filter_map(|(f, o)| Some((name(f), o.failed()?))).collect();
-        for (name, why) in failed.iter().take(NAMED) {
-            progress.warn(&format!("{name}: {why}"));
-        }
         if failed.len() > NAMED {
             progress.warn(&format!(
-                "{} of {} did not take, these first; the report names them all, and says why",
+                "{} of {} did not take; the report says of each why, and here are {NAMED}",
                 failed.len(),
                 counted(self.facts.len() as u64, "fact"),
             ));
+        }
+        for (name, why) in failed.iter().take(NAMED) {
+            progress.warn(&format!("{name}: {why}"));
         }
         let merged: Vec<_> = pairs().filter(|(_, o)| o.merged > 0).map(|(f, _)| name(f)).collect();
         if let Some(first) = merged.first() {
@@ -242,7 +241,7 @@ fn fact_json(o: &Outcome) -> Value {
         "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),
         "loss": o.trace.last().map(|s| s.total()), "trace": trace, "probability": o.probability,
         "value_change": o.value[0], "value": o.value[1], "merged": o.merged,
-        "left_out": o.left_out,
+        "left_out": o.left_out, "failed": o.failed(),
     });
     if let Some([norm, weight]) = o.change {
         json["norm"] = json!(norm);

@@ -44,6 +44,50 @@ use crate::store::{Fingerprint, Kind};
 use crate::text::Rows;
 
 /// What an edit of many facts works with.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use incise::base::Quiet;
+/// use incise::data::{Contexts, request};
+/// use incise::edit::{batch::Batches, facts::facts, hparams::{Method, Values}, state::State};
+/// use incise::model::{fingerprint, load};
+/// use incise::stats::Moment;
+/// use incise::{tensor::Device, text::Tokenizer};
+///
+/// # fn main() -> incise::Result<()> {
+/// # let dir = std::path::Path::new("demo");
+/// let (checkpoint, model) = load::open(dir, &Device::Cpu)?;
+/// let tokenizer = Tokenizer::open(dir)?;
+/// let mut values = Values::read(&dir.join("hparams.json"))?;
+/// ["layers=[0]", "mom2_update_weight=1"].iter().try_for_each(|set| values.set(set))?;
+/// let by = values.batch(Method::Memit, &model)?;
+/// let contexts = Contexts::read(&dir.join("contexts.json"))?;
+/// let text = r#"[{"prompt": "Tourists visit {} in the city of", "target_new": "Rome",
+///                 "subject": "the Brandenburg Gate"},
+///                {"prompt": "{} played the", "target_new": "violin",
+///                 "subject": "Louis Armstrong"}]"#;
+/// let requests = request::parse("a text", text.as_bytes())?;
+/// let facts = facts(&model, (&tokenizer, None), ("a text".as_ref(), &requests), &contexts)?;
+/// let (f, of) = (model.arch.inner, fingerprint(&checkpoint)?);
+/// let batches = Batches {
+///     model: &model,
+///     name: String::new(),
+///     moments: &|layer| Moment::read(&dir.join("stats"), layer, f, &of).map(Arc::new),
+///     contexts: &contexts,
+///     by: &by,
+///     sequential: 0,
+///     carries: false,
+///     room: 1 << 30,
+///     seed: 0,
+/// };
+/// let (planned, _) = batches.run(&facts, State::default(), None, &Quiet)?;
+/// let edited = planned.on(&model); // in memory; `model` stays as it is
+/// assert!(planned.outcomes.iter().all(|fact| fact.failed().is_none()));
+/// # assert!(edited.layers.len() == model.layers.len());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Batches<'a> {
     /// The model as it is.
     pub model: &'a Model,
@@ -144,6 +188,7 @@ impl Batches<'_> {
             let found = self.values(&model, &name, &batch, kept.as_deref_mut(), progress)?;
             let rows: Vec<&Rows> = batch.iter().map(|f| &f.rows).collect();
             let first = self.by.layers[0];
+            progress.at("layer", 0, self.by.layers.len() as u64);
             let reader = Reader::new(&model, &rows, self.contexts, first, self.room / 2);
             let moved = self.moved(&model, &reader, &found, state.anchor, progress)?;
             let z =

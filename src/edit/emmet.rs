@@ -7,8 +7,9 @@
 //! λ mom2_update_weight, ν update_norm_lambda, ε emmet_lambda
 //! ```
 //!
-//! With ε > 0 that is MEMIT's closed form with εM in the place of λC. As a rule one layer is
-//! edited. Source: Gupta, Sajnani, Anumanchipalli 2024, arXiv:2403.14236.
+//! With ε > 0 that is MEMIT's closed form with εM in the place of λC + Q, so keys of earlier
+//! batches weigh ε of what they weigh there. As a rule one layer is edited. Source: Gupta,
+//! Sajnani, Anumanchipalli 2024, arXiv:2403.14236.
 
 use faer::Mat;
 

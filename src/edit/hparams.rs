@@ -143,6 +143,8 @@ pub struct Values {
 
 /// Far above any hyperparameter in use; sums of its squares are still numbers.
 const LARGEST: f64 = 1e12;
+/// As a factor of what is added to KKᵀ: f64 resolves 2·10⁻¹⁶ of a sum.
+const LEAST: f64 = 1e-10;
 /// Far above any weight of a term of the loss in use.
 const HEAVIEST: f64 = 1e6;
 
@@ -361,6 +363,16 @@ impl Values {
     pub(super) fn positive(&self, name: &str) -> Result<f64> {
         match self.number(name)? {
             0.0 => Err(self.bad(name, "is 0 and has to be above it")),
+            x => Ok(x),
+        }
+    }
+
+    /// What is added to KKᵀ, and has to show beside it in f64.
+    pub(super) fn above_rounding(&self, name: &str) -> Result<f64> {
+        match self.positive(name)? {
+            x if x < LEAST => {
+                Err(self.bad(name, format!("{x:e} is below {LEAST:e} and would be lost")))
+            }
             x => Ok(x),
         }
     }

@@ -82,11 +82,21 @@ impl Outcome {
             return Some(format!("{why}; try fewer v_num_grad_steps or a smaller v_lr"));
         }
         let (first, last) = (self.trace.first()?.total(), self.trace.last()?.total());
+        // The search reached a likely target where its loss is below that of the limit.
+        let remedy = match last < -LIKELY.ln() {
+            true => {
+                "its value was found, and the weights do not reach it: edit fewer facts at \
+                     once, more layers, or with a smaller mom2_update_weight or L2"
+            }
+            false => {
+                "its value was not found: try another layer, more v_num_grad_steps or a \
+                      larger clamp_norm_factor"
+            }
+        };
         (p < LIKELY).then(|| {
             format!(
                 "the edit did not take: P of the target is {p:.2e}, and the loss went from \
-                 {first:.2} to {last:.2} in {} steps; try another layer, more v_num_grad_steps or \
-                 a larger clamp_norm_factor",
+                 {first:.2} to {last:.2} in {} steps; {remedy}",
                 self.trace.len()
             )
         })

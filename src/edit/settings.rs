@@ -93,7 +93,7 @@ impl Values {
             eases: pmet,
             enough: ENOUGH,
         };
-        let mass = || self.positive("mom2_update_weight");
+        let mass = || self.above_rounding("mom2_update_weight");
         let form = match method {
             Method::Emmet => Form::Emmet {
                 mom2_update_weight: mass()?,
@@ -101,12 +101,15 @@ impl Values {
                     Some(_) => self.number("update_norm_lambda")?,
                     None => 0.0,
                 },
-                emmet_lambda: self.number("emmet_lambda")?,
+                emmet_lambda: match self.number("emmet_lambda")? {
+                    0.0 => 0.0,
+                    _ => self.above_rounding("emmet_lambda")?,
+                },
             },
             Method::Pmet => Form::Pmet { mom2_update_weight: mass()? },
             Method::AlphaEdit => Form::AlphaEdit {
                 nullspace_threshold: self.positive("nullspace_threshold")?,
-                l2: self.positive("L2")?,
+                l2: self.above_rounding("L2")?,
             },
             _ => Form::Memit { mom2_update_weight: mass()? },
         };

@@ -4,7 +4,8 @@
 //! gram.<l>    F64 (F, F) or (q, q)   Σ KKᵀ of all keys so far, for AlphaEdit in U₀'s coordinates
 //! basis.<l>   F64 (q, F)             U₀ᵀ of AlphaEdit, from the statistics of the first model
 //! metadata    format, method, model; settings that must stay the same; anchor (c); requests (a
-//!             digest of each that was learnt); before (fingerprints of the edited matrices)
+//!             digest of each that was learnt); before (a
+//!             fingerprint of the edited matrices for each patch)
 //! ```
 
 use std::collections::BTreeMap;
@@ -35,9 +36,9 @@ pub struct State {
     pub requests: Vec<String>,
     /// What must stay the same from run to run: layers, and AlphaEdit's threshold.
     pub settings: String,
-    /// Fingerprints of the edited matrices, by name, before the last patch: a model that still has
-    /// them was not edited.
-    pub before: BTreeMap<String, String>,
+    /// Fingerprints of the edited matrices before each patch: a model that has them again, or
+    /// still, lacks a patch.
+    pub before: Vec<String>,
 }
 
 impl State {
@@ -71,6 +72,9 @@ impl State {
             let m = matrix(&shard, entry).ok_or_else(|| {
                 bad(name, format!("is {} {:?}, not F64 of two sizes", entry.dtype, entry.shape))
             })?;
+            if m.col_iter().any(|c| c.iter().any(|x| !x.is_finite())) {
+                return Err(bad(name, "holds a number that is not finite".into()));
+            }
             match kind {
                 "gram" if m.nrows() == m.ncols() => state.grams.insert(layer, m).map(|_| ()),
                 "basis" if m.nrows() == f => state.bases.insert(layer, Arc::new(m)).map(|_| ()),
@@ -94,8 +98,8 @@ impl State {
         state.settings = text("settings").cloned().unwrap_or_default();
         state.requests = serde_json::from_str(requests)
             .map_err(|e| bad("requests", format!("is not a list of digests: {e}")))?;
-        state.before = serde_json::from_str(text("before").map_or("{}", String::as_str))
-            .map_err(|e| bad("before", format!("is not a map of fingerprints: {e}")))?;
+        state.before = serde_json::from_str(text("before").map_or("[]", String::as_str))
+            .map_err(|e| bad("before", format!("is not a list of fingerprints: {e}")))?;
         Ok(state)
     }
 

@@ -31,7 +31,7 @@ use crate::base::{Error, Result};
 /// The longest header a reader accepts, in bytes.
 pub const LONGEST: u64 = 100_000_000;
 
-const DAMAGED: &str = "the file is damaged: fetch or write it again";
+const DAMAGED: &str = "the file is damaged or no safetensors file: fetch or write it again";
 
 /// What a safetensors file says before its data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

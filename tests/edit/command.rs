@@ -188,7 +188,7 @@ fn a_state_goes_from_run_to_run() {
 
         // A state without its patch would leave alone what was never written.
         let error = fails(1, &strs(&with_state(&["Nothing"], "two")));
-        assert!(error.contains("does not have the patch"), "{error}");
+        assert!(error.contains("is as it was before a patch"), "{error}");
         done(&["apply", &s.at("model"), &s.at("one"), "--in-place"]);
 
         // The second edit minds the keys of the first: another patch than without the state.
@@ -206,6 +206,37 @@ fn a_state_goes_from_run_to_run() {
         let error = fails(1, &strs(&other));
         assert!(error.contains(&format!("is {method}, not emmet")), "{error}");
         done(&["undo", &s.at("model")]);
+        let error = fails(1, &strs(&with_state(&["Nothing"], "two")));
+        assert!(error.contains("is as it was before a patch"), "{error}");
+        // The state from before the second edit, which the first patch is still planned with.
+        done(&["apply", &s.at("model"), &s.at("one"), "--in-place"]);
+        done(&strs(&with_state(&["Nothing"], "three")));
+        assert_eq!(fs::read(s.at(&format!("{method}.state.before"))).unwrap(), state);
+        let [two, three] = ["two", "three"].map(|p| fs::read(s.at(p)).unwrap());
+        assert_eq!(two, three);
+        done(&["undo", &s.at("model")]);
+    }
+}
+
+/// What C does not know because it saw too little text is said, and so is where the time went.
+#[test]
+fn few_tokens_and_stages_are_said() {
+    let s = Session::new("gpt2");
+    let (model, corpus, few) = (s.at("model"), s.at("corpus.txt"), s.at("few"));
+    let stats = ["stats", &model, "--layers", "0-1", "--corpus", &corpus, "--max-tokens", "40"];
+    done(&[&stats[..], &["-o", &few]].concat());
+    let more = ["--set", "nullspace_threshold=1", "--set", "L2=5", "--json"];
+    let out = incise(&strs(&put(with(&s, "alphaedit", &more), "--stats", &few)));
+    let (said, warned): (Value, _) =
+        (serde_json::from_slice(&out.stdout).unwrap(), text(&out.stderr));
+    assert!(warned.contains("neurons, so at least"), "{warned}");
+    let stages = said["stages"].as_array().unwrap();
+    let of = |field: &str| stages.iter().map(|s| s[field].clone()).collect::<Vec<_>>();
+    assert!(["reading", "layer", "writing"].iter().all(|n| of("stage").contains(&(*n).into())));
+    assert!(of("seconds").iter().all(|s| s.as_f64().unwrap() >= 0.0));
+    for bad in ["v_lr=1e308", "clamp_norm_factor=1e308", "L2=1e-30", "L2=nan"] {
+        let error = fails(1, &strs(&with(&s, "alphaedit", &[&more[..], &["--set", bad]].concat())));
+        assert!(error.contains(bad.split('=').next().unwrap()), "{error}");
     }
 }
 
@@ -216,6 +247,7 @@ fn a_dry_run_says_what_it_would_take() {
     for (method, layers) in [("memit", "layers=[0,1]"), ("r-rome", "layers=[1]")] {
         let said = done(&strs(&with(&s, method, &["--set", layers, "--dry-run"])));
         assert!(said.contains("dry run: 1 fact"), "{said}");
+        assert_eq!(said.contains("system: ") && said.contains("solve_bytes: "), method == "memit");
         assert!(!Path::new(&s.at("patch.safetensors")).exists());
         assert!(!Path::new(&s.at("patch.safetensors.kept")).exists());
     }

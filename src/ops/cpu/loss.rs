@@ -6,11 +6,11 @@ use super::lanes::{self, vectorised};
 use crate::base::Float;
 use crate::ops::loss::{Aim, Said};
 
-/// ln Σ exp z, by the largest, and that.
+/// ln Σ exp z, by the largest.
 #[inline(always)]
-fn log_sum<T: Float>(z: &[T]) -> [T; 2] {
+fn log_sum<T: Float>(z: &[T]) -> T {
     let top = lanes::max(z);
-    [top + lanes::sum(z.len(), |i| (z[i] - top).exp()).ln(), top]
+    top + lanes::sum(z.len(), |i| (z[i] - top).exp()).ln()
 }
 
 /// ln softmax of chosen rows.
@@ -18,7 +18,7 @@ pub fn log_softmax<T: Float>(z: &[T], v: usize, rows: &[usize], logp: &mut [T]) 
     logp.par_chunks_mut(v).zip(rows).for_each(|(out, &row)| {
         let z = &z[row * v..][..v];
         vectorised(|| {
-            let [lse, _] = log_sum(z);
+            let lse = log_sum(z);
             out.iter_mut().zip(z).for_each(|(o, &z)| *o = z - lse);
         })
     });
@@ -43,7 +43,7 @@ fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> Said {
             Said { loss: (below + total.ln()).f64(), top: below <= T::default() }
         }
         Aim::Stay { first: at, weight } => {
-            let [lse, _] = log_sum(z);
+            let lse = log_sum(z);
             let (w, first) = (T::of(weight), &first[at * z.len()..][..z.len()]);
             let gap = |i: usize, z: T| z - lse - first[i];
             let kl = lanes::sum(z.len(), |i| (z[i] - lse).exp() * gap(i, z[i]));
