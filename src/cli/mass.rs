@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::edit::{Edit, Ready, stored, warn_of_ridge};
-use super::output::{check_distinct, check_place, counted, metric};
+use super::output::{check_distinct, check_place, check_replaced, counted, metric};
 use super::{Context, memory, report, stages};
 use crate::base::{Error, Result, Share};
 use crate::data::Request;
@@ -21,6 +21,9 @@ use crate::edit::state::State;
 use crate::linalg::keyspace::{Prior, Route};
 use crate::store::write::beside;
 use crate::store::{Fingerprint, Patch, model_fingerprint, tensor_fingerprint};
+
+/// What is added to a state's name for the one before it.
+const BEFORE: &str = ".before";
 
 /// Options of the methods for many facts.
 #[derive(Args)]
@@ -180,10 +183,12 @@ fn said_known(context: &Context, b: &Batches, facts: &[Fact], kept: &Kept) -> Re
 /// Refuses, before any work, places that are taken: by what is read, or by another output.
 fn places(edit: &Edit, kept: &Path) -> Result<()> {
     let report = report::path(&edit.output);
+    let before = edit.mass.state.as_ref().map_or_else(PathBuf::new, |s| beside(s, BEFORE));
     let mut outputs = vec![kept, &report, &edit.output];
     if let Some(state) = &edit.mass.state {
         check_place(state, &edit.inputs())?;
-        outputs.push(state);
+        check_replaced(&before, State::is_one(&before), "state")?;
+        outputs.extend([state.as_path(), &before]);
     }
     check_distinct(&outputs)?;
     let inside = |input: &&Path| match (input.canonicalize(), kept.canonicalize()) {
@@ -237,7 +242,7 @@ fn write_state(
         state.before.push(weights(ready, by)?);
     }
     if path.exists() {
-        let before = beside(path, ".before");
+        let before = beside(path, BEFORE);
         std::fs::copy(path, &before).map_err(|e| Error::io(&before, "write", e))?;
     }
     state.write(path, ready.method.name(), &ready.fingerprint)

@@ -4,8 +4,8 @@
 //! gram.<l>    F64 (F, F) or (q, q)   Σ KKᵀ of all keys so far, for AlphaEdit in U₀'s coordinates
 //! basis.<l>   F64 (q, F)             U₀ᵀ of AlphaEdit, from the statistics of the first model
 //! metadata    format, method, model; settings that must stay the same; anchor (c); requests (a
-//!             digest of each that was learnt); before (a
-//!             fingerprint of the edited matrices for each patch)
+//!             digest of each that was learnt); before (a fingerprint of the edited matrices for
+//!             each patch, from before it)
 //! ```
 
 use std::collections::BTreeMap;
@@ -101,6 +101,12 @@ impl State {
         state.before = serde_json::from_str(text("before").map_or("[]", String::as_str))
             .map_err(|e| bad("before", format!("is not a list of fingerprints: {e}")))?;
         Ok(state)
+    }
+
+    /// Whether a file is a state, of whatever method and model.
+    pub fn is_one(path: &Path) -> bool {
+        let format = |s: Arc<Shard>| s.header().metadata.get("format").is_some_and(|f| f == FORMAT);
+        Shard::open(path).is_ok_and(format)
     }
 
     /// A name for all of it.

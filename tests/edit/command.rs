@@ -283,6 +283,8 @@ fn outputs_do_not_replace_inputs_or_each_other() {
     refused(&memit(&["--state", &values]), "patch.safetensors.kept");
     refused(&memit(&["--state", &s.at("model/state")]), "written over what the command reads");
     refused(&memit(&["--state", &s.at("none/state")]), "none: cannot open");
+    fs::write(s.at("state.before"), "mine").unwrap();
+    refused(&memit(&["--state", &s.at("state")]), "stands there already and is no state");
     refused(&memit(&["--shard", "0/2", "--sequential", "2"]), "--shard with --sequential");
     fs::write(&report, "mine\n").unwrap();
     refused(&memit(&[]), "is no report of an edit");
