@@ -1,8 +1,48 @@
-//! Tells the program which commit it was built from; `unknown` outside a checkout.
+//! Compiles the kernels, writes their launchers, and tells the program which commit it is of.
+//!
+//! ```text
+//! kernels/*.cu ──► signatures ──► OUT_DIR/kernels.rs     a struct a kernel: its launch
+//!           └──► NVRTC ──► OUT_DIR/<hash>                 PTX and cubins, embedded by kernels.rs
+//! ```
+//!
+//! Without NVRTC only the sources are embedded, and one line says so. `INCISE_NVRTC` names a folder
+//! to look in first.
 
+#[path = "build/kernel.rs"]
+mod kernel;
+#[path = "build/launch.rs"]
+mod launch;
+#[path = "src/gpu/nvrtc.rs"]
+mod nvrtc;
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::{env, fs, thread};
+
+use kernel::Source;
+use nvrtc::{Header, Nvrtc};
+
+/// What is compiled: PTX for cards to come, machine code for A100, Hopper and Blackwell.
+const ARCHES: [&str; 4] = ["compute_80", "sm_80", "sm_90a", "sm_100"];
 
 fn main() {
+    commit();
+    // A path that is missing would rerun this every time.
+    for path in ["build", "kernels", "src/gpu/nvrtc.rs", ".build/nvrtc"] {
+        if Path::new(path).exists() {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    println!("cargo::rerun-if-env-changed=INCISE_NVRTC");
+    if let Err(e) = kernels() {
+        e.lines().for_each(|line| println!("cargo::error={line}"));
+    }
+}
+
+fn commit() {
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=.git/refs/heads");
     let said = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
@@ -10,4 +50,95 @@ fn main() {
     let commit = String::from_utf8(commit).unwrap_or_default();
     let commit = if commit.trim().is_empty() { "unknown" } else { commit.trim() };
     println!("cargo::rustc-env=INCISE_COMMIT={commit}");
+}
+
+/// One compilation.
+pub struct Job {
+    /// Of the source, in the list of sources.
+    pub source: usize,
+    /// The types `elem` and `weight` stand for.
+    pub types: (String, String),
+    /// For what.
+    pub arch: &'static str,
+    /// Where the result lies.
+    pub path: PathBuf,
+}
+
+fn kernels() -> Result<(), String> {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let (texts, headers) =
+        (read(&root.join("kernels"), "cu")?, read(&root.join("kernels"), "cuh")?);
+    let parse = |(name, text): &Header| Source::parse(&format!("kernels/{name}"), text);
+    let sources: Vec<Source> = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    let jobs = match Nvrtc::find(&root) {
+        Ok(nvrtc) => {
+            let jobs = jobs(&sources, &texts, &headers, &out);
+            compile(&nvrtc, &jobs, &texts, &headers)?;
+            jobs
+        }
+        Err(why) => {
+            println!("cargo::warning=kernels are not compiled: {why}");
+            Vec::new()
+        }
+    };
+    let written = launch::rust(&sources, &jobs, &texts, &headers);
+    fs::write(out.join("kernels.rs"), written).map_err(|e| format!("kernels.rs: {e}"))
+}
+
+/// Files of an ending, by name.
+fn read(dir: &Path, ending: &str) -> Result<Vec<Header>, String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|e| e == ending) {
+            let name = path.file_name().expect("a file of a folder").to_string_lossy();
+            files.push((name.into_owned(), fs::read_to_string(&path).map_err(failed)?));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn jobs(sources: &[Source], texts: &[Header], headers: &[Header], out: &Path) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for (i, source) in sources.iter().enumerate() {
+        for (elem, weight) in source.variants() {
+            for arch in ARCHES {
+                // Named by all that makes it, so what is there need not be made again.
+                let mut hash = DefaultHasher::new();
+                (&texts[i], headers, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
+                let path = out.join(format!("{}-{:016x}", source.name, hash.finish()));
+                jobs.push(Job { source: i, types: (elem.into(), weight.into()), arch, path });
+            }
+        }
+    }
+    jobs
+}
+
+/// Compiles what is not there yet, on all cores.
+fn compile(
+    nvrtc: &Nvrtc,
+    jobs: &[Job],
+    texts: &[Header],
+    headers: &[Header],
+) -> Result<(), String> {
+    let todo = Mutex::new(jobs.iter().filter(|job| !job.path.exists()));
+    let worker = || {
+        loop {
+            let Some(job) = todo.lock().expect("no worker panics").next() else { return Ok(()) };
+            let (name, text) = &texts[job.source];
+            let options = nvrtc::options(&job.types.0, &job.types.1);
+            let image =
+                nvrtc.compile(&format!("kernels/{name}"), text, headers, job.arch, &options);
+            let image = image.map_err(|log| format!("{log}\nkernels/{name} for {}", job.arch))?;
+            fs::write(&job.path, image).map_err(|e| format!("{}: {e}", job.path.display()))?;
+        }
+    };
+    thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|w| w.join().expect("no worker panics"))
+    })
 }

@@ -12,6 +12,7 @@ mod base;
 mod cli;
 mod data;
 mod edit;
+mod gpu;
 mod hostile;
 mod linalg;
 mod model;

@@ -1,6 +1,12 @@
-//! Floor 1: the GPU as the driver shows it. The driver is opened at run time; a machine without
-//! one runs the same program.
+//! Floor 1: the GPU. The driver is opened at run time; a machine without one runs the same program.
 
+pub mod cuda;
 pub mod driver;
+pub mod engine;
+pub mod kernels;
+pub mod launch;
+pub mod nvrtc;
+pub mod twin;
 
 pub use driver::{Gpu, gpus};
+pub use engine::{Array, Engine};

@@ -1,10 +1,11 @@
 //! Floor 3: what can be computed. One front door an operation, which checks shapes and dispatches;
-//! the definition has the same name under `cpu/`. Operations never allocate results: the caller
-//! owns the outputs.
+//! the definition has the same name under `cpu/`, the launch under `cuda/`. Operations never
+//! allocate results: the caller owns the outputs.
 
 pub mod act;
 pub mod attention;
 pub mod cpu;
+pub mod cuda;
 pub mod embed;
 pub mod gram;
 pub mod linear;

@@ -1,11 +1,15 @@
 //! Activations, plain and gated, forward and backward.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
 use incise::ops::act::{self, Act};
+use incise::ops::cuda::act as cuda;
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
 use crate::support::toy::{Draw, Fill, cast, exp, tanh};
+use crate::support::twin;
 
 /// (case, [N, F], inputs).
 const CASES: &[(&str, [usize; 2], Fill)] = &[
@@ -105,6 +109,47 @@ impl Op for Case {
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
         let [dup, dgate] = self.gradients(precision);
         vec![self.key(precision, &self.up, self.gate.as_deref()), dup, dgate]
+    }
+}
+
+impl Case {
+    /// With inputs in elements of a type.
+    fn rounded(mut self, elem: Elem) -> Case {
+        let round = |x: &Vec<f64>| twin::rounded(elem, x);
+        (self.up, self.gate, self.dkey) =
+            (round(&self.up), self.gate.as_ref().map(round), round(&self.dkey));
+        self
+    }
+
+    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let len = self.up.len();
+        let up = twin::up(engine, elem, &self.up);
+        let gate = self.gate.as_ref().map(|g| twin::up(engine, elem, g));
+        let [mut key, mut dgate] =
+            [len, if gate.is_some() { len } else { 0 }].map(|len| engine.array(elem, len).unwrap());
+        let mut dkey = twin::up(engine, elem, &self.dkey);
+        cuda::forward(engine, self.act, &up, gate.as_ref(), &mut key);
+        let gates = gate.as_ref().map(|g| (g, &mut dgate));
+        cuda::backward(engine, self.act, &up, gates, &mut dkey);
+        [key, dkey, dgate].iter().map(twin::down).collect()
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::act::kernels") else { return };
+    for &(case, shape, fill) in CASES {
+        for act in ACTS {
+            for gated in [false, true] {
+                for elem in [Elem::F32, Elem::BF16] {
+                    let name = format!("act {act:?} {elem:?}, gated {gated}, {case}");
+                    let draw =
+                        |draw: &mut Draw| Case::draw(draw, act, gated, shape, fill).rounded(elem);
+                    let run = |case: &Case, engine: &Engine| case.kernels(engine, elem);
+                    budget::kernel(&name, &engines, &[elem; 3], draw, run);
+                }
+            }
+        }
     }
 }
 

@@ -3,11 +3,15 @@
 use std::ops::Range;
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
 use incise::ops::attention::{self, Grads, Heads, Keys, Seq};
+use incise::ops::cuda::attention::{self as cuda, Packing};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
+use crate::support::twin;
 
 /// A row of the table: [H, G, E], (rows of the past, own tokens) of each sequence, spread of q,
 /// window.
@@ -229,6 +233,52 @@ impl Op for Case {
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
         self.run(precision, [&self.q, &self.k, &self.v]).iter().map(Tensor::to_f64).collect()
+    }
+}
+
+impl Case {
+    /// With q, k, v and do in elements of a type.
+    fn rounded(mut self, elem: Elem) -> Case {
+        let all = [&mut self.q, &mut self.k, &mut self.v, &mut self.past_k, &mut self.past_v];
+        all.into_iter().chain([&mut self.d_o]).for_each(|x| *x = twin::rounded(elem, x));
+        self
+    }
+
+    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let Heads { queries, width, .. } = self.heads;
+        let n = self.q.len() / (queries * width);
+        let up = |x: &[f64]| twin::up(engine, elem, x);
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| up(x));
+        let [past_k, past_v, d_o] = [&self.past_k, &self.past_v, &self.d_o].map(|x| up(x));
+        let like = |x: &[f64]| engine.array(elem, x.len()).unwrap();
+        let (mut o, mut dq, mut dk, mut dv) =
+            (like(&self.q), like(&self.q), like(&self.k), like(&self.v));
+        let [mut lse, mut total, mut mean] =
+            [(); 3].map(|()| engine.array(Elem::F32, n * queries).unwrap());
+        let packing = Packing::of(engine, &self.seqs).unwrap();
+        let (past, packing, heads) = ((&past_k, &past_v), &packing, self.heads);
+        let keys = cuda::Keys { k: &k, v: &v, past, packing, heads };
+        cuda::forward(engine, &q, keys, &mut o, &mut lse);
+        let (total, mean) = (&mut total, &mut mean);
+        let grads = cuda::Grads { dq: &mut dq, dk: &mut dk, dv: &mut dv, total, mean };
+        cuda::backward(engine, &d_o, &q, keys, &lse, grads);
+        [o, lse, dq, dk, dv].iter().map(twin::down).collect()
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::attention::kernels") else { return };
+    // A warp exchanges five numbers a product: long cases take minutes here.
+    let pairs = |r: &Row| r.seqs.iter().map(|(past, own)| own * (past.len() + own)).sum::<usize>();
+    for row in CASES.iter().filter(|r| pairs(r) * r.heads[0] <= 6_000) {
+        for elem in [Elem::F32, Elem::BF16] {
+            let name = format!("attention {elem:?}, {}", row.case);
+            let inputs = |draw: &mut Draw| Case::draw(draw, row).rounded(elem);
+            let run = |case: &Case, engine: &Engine| case.kernels(engine, elem);
+            let outputs = [elem, Elem::F32, elem, elem, elem];
+            budget::kernel(&name, &engines, &outputs, inputs, run);
+        }
     }
 }
 

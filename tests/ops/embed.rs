@@ -1,11 +1,15 @@
 //! Embedding: rows of a weight, however it is held, and of the positions.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::embed as cuda;
 use incise::ops::embed;
 use incise::tensor::{Precision, Tensor, Weight};
 
 use crate::support::budget::{self, Op};
 use crate::support::toy::{Draw, Held, PLAIN, all_held, cast, weight};
+use crate::support::twin;
 
 struct Embed {
     ids: Vec<u32>,
@@ -50,6 +54,43 @@ impl Op for Embed {
         let positions = self.positions.as_ref().map(|(w, _)| (w, &self.at[..]));
         embed::forward(&self.ids, &self.tokens.0, positions, &mut x);
         vec![x.to_f64()]
+    }
+}
+
+impl Embed {
+    /// With weights in elements of a type, row after row.
+    fn kernel(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let n = self.ids.len();
+        let index = |x: Vec<f64>| twin::up(engine, Elem::I32, &x);
+        let ids = index(self.ids.iter().map(|&i| f64::from(i)).collect());
+        let at = index(self.at.iter().map(|&i| i as f64).collect());
+        let tokens = twin::up(engine, elem, &self.tokens.1);
+        let positions = self.positions.as_ref().map(|p| twin::up(engine, elem, &p.1));
+        let mut x = engine.array(Elem::F32, n * self.d).unwrap();
+        cuda::forward(engine, &ids, &tokens, positions.as_ref().map(|p| (p, &at)), &mut x);
+        vec![twin::down(&x)]
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::embed::kernels") else { return };
+    for learned in [false, true] {
+        for elem in [Elem::F32, Elem::BF16, Elem::F16] {
+            for shape in [[0, 5, 3], [1, 1, 1], [71, 13, 129], [16, 997, 768]] {
+                let name = format!("embed {elem:?}, learned {learned}, {shape:?}");
+                let inputs = |draw: &mut Draw| {
+                    let mut embed = Embed::draw(draw, shape, PLAIN, learned);
+                    let matrices = [Some(&mut embed.tokens), embed.positions.as_mut()];
+                    for (_, values) in matrices.into_iter().flatten() {
+                        *values = twin::rounded(elem, values);
+                    }
+                    embed
+                };
+                let run = |embed: &Embed, engine: &Engine| embed.kernel(engine, elem);
+                budget::kernel(&name, &engines, &[Elem::F32], inputs, run);
+            }
+        }
     }
 }
 

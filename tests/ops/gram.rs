@@ -1,11 +1,15 @@
 //! Key second moments, added to packed totals.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::gram as cuda;
 use incise::ops::gram::{self, TOKENS, packed_len};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op};
 use crate::support::toy::{Draw, Fill, cast};
+use crate::support::twin;
 
 /// (case, [N, F], keys).
 const CASES: &[(&str, [usize; 2], Fill)] = &[
@@ -51,6 +55,41 @@ impl Op for Gram {
         let mut total = self.total.clone();
         gram::accumulate(&k, &mut total);
         vec![total]
+    }
+}
+
+impl Gram {
+    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let f = self.f;
+        let mut part = twin::up(engine, Elem::F32, &vec![0.0; f * f]);
+        let mut whole = vec![f64::NAN; f * f]; // what is above the diagonal is nobody's
+        let below = (0..f).flat_map(|i| (0..=i).map(move |j| i * f + j));
+        below.clone().zip(&self.total).for_each(|(at, &t)| whole[at] = t);
+        let mut total = twin::up(engine, Elem::F64, &whole);
+        for k in self.k.chunks(cuda::TOKENS * f) {
+            cuda::add(engine, &twin::up(engine, elem, k), f, &mut part);
+        }
+        cuda::flush(engine, f, &mut part, &mut total);
+        let left = twin::down(&part);
+        assert!(below.clone().all(|at| left[at] == 0.0), "what was counted is not counted again");
+        let total = twin::down(&total);
+        vec![below.map(|at| total[at]).collect()]
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::gram::kernels") else { return };
+    let shapes = [[0, 7], [1, 1], [7, 129], [5, 200], [2 * TOKENS + 77, 33]];
+    for (elem, shape) in [Elem::F32, Elem::BF16].into_iter().flat_map(|e| shapes.map(|s| (e, s))) {
+        let inputs = |draw: &mut Draw| {
+            let gram = Gram::draw(draw, shape, Fill::Normal);
+            let f32 = |x: &Vec<f64>| twin::rounded(Elem::F32, x);
+            Gram { k: twin::rounded(elem, &gram.k), total: f32(&gram.total), ..gram }
+        };
+        let run = |gram: &Gram, engine: &Engine| gram.kernels(engine, elem);
+        // The sums are f32 until they join the totals.
+        budget::kernel(&format!("gram {elem:?}, {shape:?}"), &engines, &[Elem::F32], inputs, run);
     }
 }
 

@@ -1,11 +1,15 @@
 //! y = x Wᵀ + b and dx = dy W, for every way a weight is held.
 
 use incise::base::{DType, Float};
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::linear as cuda;
 use incise::ops::linear;
 use incise::tensor::{Layout, Precision, Tensor, Weight};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
+use crate::support::twin;
 
 /// (case, [N, out, in]), with a weight in a file in f32.
 const SHAPES: &[(&str, [usize; 3])] = &[
@@ -74,6 +78,68 @@ impl Op for Linear {
         let mut dx = tensor(inner, self.dx.as_ref().unwrap_or(&stale));
         linear::backward(&tensor(out, &self.dy), &self.w, &mut dx, self.dx.is_some());
         vec![y.to_f64(), dx.to_f64()]
+    }
+}
+
+/// The weight's elements as they lie, its type, and the distances between rows and columns.
+struct Lying {
+    elem: Elem,
+    layout: Layout,
+}
+
+impl Linear {
+    /// With x, dy, dx in elements of one type and W in those of another.
+    fn rounded(mut self, elem: Elem, lying: &Lying) -> Linear {
+        let round = |x: &Vec<f64>| twin::rounded(elem, x);
+        (self.x, self.dy, self.dx) = (round(&self.x), round(&self.dy), self.dx.as_ref().map(round));
+        self.values = twin::rounded(lying.elem, &self.values);
+        self
+    }
+
+    fn kernels(&self, engine: &Engine, elem: Elem, lying: &Lying) -> Vec<Vec<f64>> {
+        let (n, [out, inner]) = (self.n, self.w.dims());
+        let (rows, columns) = match lying.layout {
+            Layout::OutIn => (inner, 1),
+            Layout::InOut => (1, out),
+        };
+        let mut stored = vec![0.0; out * inner];
+        for (i, &value) in self.values.iter().enumerate() {
+            stored[i / inner * rows + i % inner * columns] = value;
+        }
+        let w = twin::up(engine, lying.elem, &stored);
+        let b = twin::up(engine, Elem::F32, self.b.as_ref().unwrap_or(&vec![]));
+        let (x, dy) = (twin::up(engine, elem, &self.x), twin::up(engine, elem, &self.dy));
+        let mut y = engine.array(elem, n * out).unwrap();
+        let stale = vec![f64::NAN; n * inner];
+        let mut dx = twin::up(engine, elem, self.dx.as_ref().unwrap_or(&stale));
+        let (row_stride, col_stride) = (rows, columns);
+        let w = cuda::Matrix { w: &w, out, inner, row_stride, col_stride };
+        cuda::forward(engine, &x, w, self.b.is_some().then_some(&b), &mut y);
+        cuda::backward(engine, &dy, w, &mut dx, self.dx.is_some());
+        [y, dx].iter().map(twin::down).collect()
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::linear::kernels") else { return };
+    let shapes = [[0, 5, 7], [1, 1, 1], [1, 131, 67], [7, 129, 131], [65, 64, 96], [130, 5, 7]];
+    for (elem, of) in [
+        (Elem::F32, Elem::F32),
+        (Elem::F32, Elem::F16),
+        (Elem::F32, Elem::BF16),
+        (Elem::BF16, Elem::BF16),
+    ] {
+        for layout in [Layout::OutIn, Layout::InOut] {
+            for shape in shapes {
+                let lying = Lying { elem: of, layout };
+                let name = format!("linear {elem:?} × {of:?} {layout:?}, {shape:?}");
+                let inputs =
+                    |draw: &mut Draw| Linear::draw(draw, shape, PLAIN).rounded(elem, &lying);
+                let run = |case: &Linear, engine: &Engine| case.kernels(engine, elem, &lying);
+                budget::kernel(&name, &engines, &[elem; 2], inputs, run);
+            }
+        }
     }
 }
 

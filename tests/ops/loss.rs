@@ -1,11 +1,15 @@
 //! The losses of the value search at rows of logits, and their gradient.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::loss as cuda;
 use incise::ops::loss::{self, Aim};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
+use crate::support::twin;
 
 /// (case, [R, V], logits).
 const CASES: &[(&str, [usize; 2], Fill)] = &[
@@ -106,6 +110,52 @@ impl Op for Case {
         loss::log_softmax(&z, &backwards, &mut logp);
         all[4].extend(backwards.iter().flat_map(|&row| logp.row_f64(row)));
         all
+    }
+}
+
+impl Case {
+    fn kernels(&self, engine: &Engine) -> Vec<Vec<f64>> {
+        let (r, v) = (self.aims.len(), self.v);
+        let single = |x: &[f64]| twin::up(engine, Elem::F32, x);
+        let index = |x: Vec<f64>| twin::up(engine, Elem::I32, &x);
+        let room = |n: usize| engine.array(Elem::F32, n).unwrap();
+        let (mut first, mut logp) = (room(2 * v), room(r * v));
+        let rows = |n: usize| index((0..n).map(|row| row as f64).collect());
+        cuda::log_softmax(engine, &single(&self.first), &rows(2), v, &mut first);
+        let mut z = single(&self.z);
+        cuda::log_softmax(engine, &z, &rows(r), v, &mut logp);
+        let aims: Vec<_> = self.aims.iter().map(cuda::aim).collect();
+        let target = index(aims.iter().map(|a| f64::from(a.0)).collect());
+        let weight = single(&aims.iter().map(|a| f64::from(a.1)).collect::<Vec<_>>());
+        let (mut losses, mut top) = (room(r), engine.array(Elem::I32, r).unwrap());
+        let aims = (&target, &weight);
+        cuda::gradient(engine, &mut z, v, aims, &first, &mut losses, &mut top);
+        let (losses, dz) = (twin::down(&losses), twin::down(&z));
+        let mut all = vec![Vec::new(); 5];
+        for ((loss, dz), aim) in losses.iter().zip(dz.chunks(v)).zip(&self.aims) {
+            let stay = usize::from(matches!(aim, Aim::Stay { .. }));
+            all[stay].push(*loss);
+            all[2 + stay].extend(dz);
+        }
+        all[4] = twin::down(&logp);
+        all
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::loss::kernels") else { return };
+    for &(case, shape, fill) in CASES {
+        let inputs = |draw: &mut Draw| {
+            let mut case = Case::draw(draw, shape, fill);
+            for aim in &mut case.aims {
+                let (Aim::Say { weight, .. } | Aim::Stay { weight, .. }) = aim;
+                *weight = f64::from(*weight as f32);
+            }
+            case
+        };
+        let name = format!("loss, {case}");
+        budget::kernel(&name, &engines, &[Elem::F32; 5], inputs, Case::kernels);
     }
 }
 

@@ -1,11 +1,15 @@
 //! Layer and RMS normalisation, forward and backward.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::norm as cuda;
 use incise::ops::norm::{self, Kind, Norm, Saved};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
 use crate::support::toy::{Draw, Fill, cast};
+use crate::support::twin;
 
 /// (case, [N, D], x).
 const CASES: &[(&str, [usize; 2], Fill)] = &[
@@ -97,6 +101,50 @@ impl Op for Case {
         let dx = self.backward(precision, &saved, &self.dx);
         assert_eq!(saved.x.to_f64(), self.x, "norm keeps its input");
         vec![y.to_f64(), saved.mean.to_f64(), saved.rstd.to_f64(), dx.to_f64()]
+    }
+}
+
+impl Case {
+    /// With dy in elements of a type.
+    fn kernel_inputs(mut self, elem: Elem) -> Case {
+        self.dy = twin::rounded(elem, &self.dy);
+        self
+    }
+
+    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let (n, d, f32) = (self.n, self.g.len(), Elem::F32);
+        let (x, g) = (twin::up(engine, f32, &self.x), twin::up(engine, f32, &self.g));
+        let b = twin::up(engine, f32, self.b.as_ref().unwrap_or(&self.g));
+        let dy = twin::up(engine, elem, &self.dy);
+        let mut y = engine.array(elem, n * d).unwrap();
+        let [mut m, mut s] = [(); 2].map(|()| engine.array(f32, n).unwrap());
+        let mut dx = twin::up(engine, f32, &self.dx);
+        let p = cuda::Norm {
+            kind: self.kind,
+            eps: self.eps as f32,
+            gain: &g,
+            bias: self.b.is_some().then_some(&b),
+        };
+        cuda::forward(engine, &x, p, &mut y, [&mut m, &mut s]);
+        cuda::backward(engine, &dy, p, &x, [&m, &s], &mut dx);
+        [y, m, s, dx].iter().map(twin::down).collect()
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::norm::kernels") else { return };
+    for &(case, shape, fill) in CASES {
+        for kind in [Kind::Layer, Kind::Rms] {
+            for elem in [Elem::F32, Elem::BF16] {
+                let name = format!("norm {kind:?} {elem:?}, {case}");
+                let inputs =
+                    |draw: &mut Draw| Case::draw(draw, kind, shape, fill).kernel_inputs(elem);
+                let outputs = [elem, Elem::F32, Elem::F32, Elem::F32];
+                let run = |case: &Case, engine: &Engine| case.kernels(engine, elem);
+                budget::kernel(&name, &engines, &outputs, inputs, run);
+            }
+        }
     }
 }
 

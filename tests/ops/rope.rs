@@ -1,11 +1,15 @@
 //! Rotary positions: both pairings, whole heads and parts of them, forth and back.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::rope as cuda;
 use incise::ops::rope::{self, Angles, Pairing};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, cast};
+use crate::support::twin;
 
 /// (case, N, heads, E, R/2).
 const CASES: &[(&str, [usize; 4])] = &[
@@ -71,6 +75,36 @@ impl Op for Turn {
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
         vec![self.turned(precision, &self.x, self.back)]
+    }
+}
+
+impl Turn {
+    fn kernel(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let &Turn { heads, width, half, .. } = self;
+        let [cos, sin] = [&self.cos, &self.sin].map(|t| twin::up(engine, Elem::F32, t));
+        let mut x = twin::up(engine, elem, &self.x);
+        let (cos, sin, pairing) = (&cos, &sin, self.pairing);
+        let angles = cuda::Angles { cos, sin, half, pairing };
+        cuda::rotate(engine, &mut x, [heads, width], angles, self.back);
+        vec![twin::down(&x)]
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::rope::kernels") else { return };
+    for &(case, sizes) in CASES {
+        for pairing in [Pairing::Halves, Pairing::Adjacent] {
+            for (back, elem) in [(false, Elem::F32), (true, Elem::F32), (false, Elem::BF16)] {
+                let name = format!("rope {pairing:?} {elem:?}, back {back}, {case}");
+                let inputs = |draw: &mut Draw| {
+                    let turn = Turn::draw(draw, sizes, pairing, back);
+                    Turn { x: twin::rounded(elem, &turn.x), ..turn }
+                };
+                let run = |turn: &Turn, engine: &Engine| turn.kernel(engine, elem);
+                budget::kernel(&name, &engines, &[elem], inputs, run);
+            }
+        }
     }
 }
 

@@ -1,11 +1,15 @@
 //! Reading and adding rows.
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::rows as cuda;
 use incise::ops::rows;
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, cast};
+use crate::support::twin;
 
 /// (case, [N, D], rows chosen).
 const CASES: &[(&str, [usize; 2], usize)] = &[
@@ -57,6 +61,39 @@ impl Op for Rows {
         rows::scatter_add(&mut scattered, &self.chosen, &tensor(&self.y));
         rows::add(&mut added, &tensor(&self.more));
         [gathered, scattered, added].iter().map(Tensor::to_f64).collect()
+    }
+}
+
+impl Rows {
+    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let rows: Vec<f64> = self.chosen.iter().map(|&row| row as f64).collect();
+        let rows = twin::up(engine, Elem::I32, &rows);
+        let single = |x: &[f64]| twin::up(engine, Elem::F32, x);
+        let (x, mut scattered, mut added) = (single(&self.x), single(&self.x), single(&self.x));
+        let (y, more) = (twin::up(engine, elem, &self.y), twin::up(engine, elem, &self.more));
+        let mut gathered = engine.array(elem, self.y.len()).unwrap();
+        let whole = [self.d, 0, self.d];
+        cuda::gather(engine, &x, whole, &rows, &mut gathered);
+        cuda::scatter_add(engine, &mut scattered, whole, &rows, &y);
+        cuda::add(engine, &mut added, &more);
+        [gathered, scattered, added].iter().map(twin::down).collect()
+    }
+}
+
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::rows::kernels") else { return };
+    for &(case, shape, chosen) in CASES {
+        for elem in [Elem::F32, Elem::BF16] {
+            let inputs = |draw: &mut Draw| {
+                let rows = Rows::draw(draw, shape, chosen);
+                let (y, more) = (twin::rounded(elem, &rows.y), twin::rounded(elem, &rows.more));
+                Rows { y, more, ..rows }
+            };
+            let run = |rows: &Rows, engine: &Engine| rows.kernels(engine, elem);
+            let outputs = [elem, Elem::F32, Elem::F32];
+            budget::kernel(&format!("rows {elem:?}, {case}"), &engines, &outputs, inputs, run);
+        }
     }
 }
 

@@ -2,9 +2,13 @@
 
 use half::{bf16, f16};
 use incise::base::{DType, Rng};
+use incise::gpu::launch::Elem;
+use incise::ops::cuda::update as cuda;
 use incise::ops::update::{Stored, Sums, update};
 use incise::store::Kind;
 use incise::tensor::Layout;
+
+use crate::support::twin;
 
 const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -113,6 +117,46 @@ fn every_type_and_layout_bit_for_bit() {
                 }
                 assert_eq!(found.overflowed, 0);
                 assert_eq!(terms.is_empty(), got == original);
+            }
+        }
+    }
+}
+
+/// The kernel gives the same bytes, and sums that differ by their order.
+#[test]
+fn kernels() {
+    let Some(engines) = twin::engines("ops::update::kernels") else { return };
+    for (out, inner, r) in [(1, 1, 1), (3, 7, 3), (65, 33, 5)] {
+        for (dtype, layout) in DTYPES.into_iter().flat_map(|t| LAYOUTS.map(|l| (t, l))) {
+            let elem = match dtype {
+                DType::F32 => Elem::F32,
+                DType::F16 => Elem::F16,
+                DType::BF16 => Elem::BF16,
+            };
+            let w = Stored { dtype, layout, out, inner };
+            let (original, term) = (weights(w), low_rank(out, inner, r, 1e-3, 1));
+            let (want, sums) = oracle(&original, w, &[&term]);
+            let Kind::LowRank { left, right, .. } = &term else { unreachable!() };
+            let (first, second) =
+                if layout == Layout::OutIn { (left, right) } else { (right, left) };
+            for (name, engine) in &engines {
+                let single = |x: &[f32]| engine.upload(Elem::F32, bytemuck::cast_slice(x)).unwrap();
+                let [rows, cols] = w.sides();
+                let blocks = cuda::blocks(rows, cols);
+                let mut now = engine.array(elem, rows * cols).unwrap();
+                let mut parts = engine.array(Elem::F64, 4 * blocks).unwrap();
+                let (left, right) = (single(first), single(second));
+                let old = engine.upload(elem, &original).unwrap();
+                let factors = [&left, &right];
+                cuda::low_rank(engine, &old, [rows, cols], factors, &mut now, &mut parts);
+                assert!(now.download() == want, "{out} × {inner} {dtype:?} {layout:?} on {name}");
+                let parts = twin::down(&parts);
+                let total = |i: usize| parts.iter().skip(i).step_by(4).sum::<f64>();
+                for (i, want) in [sums.weight, sums.wanted, sums.lost].into_iter().enumerate() {
+                    let budget = (out * inner) as f64 * f64::EPSILON * want;
+                    assert!((total(i) - want).abs() <= budget, "{} {want}", total(i));
+                }
+                assert_eq!(total(3), 0.0);
             }
         }
     }

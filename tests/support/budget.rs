@@ -16,6 +16,8 @@
 use std::sync::LazyLock;
 
 use incise::base::Float;
+use incise::gpu::Engine;
+use incise::gpu::launch::Elem;
 use incise::tensor::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -25,6 +27,9 @@ use super::toy::Draw;
 const ENOUGH: usize = 128;
 /// … and how often a case is drawn at least: numbers of one draw share sums, and so errors.
 const DRAWS: usize = 8;
+
+/// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
+const FEW: usize = 1500;
 
 /// The unit roundoffs: half of what f32 and f64 resolve at 1.
 pub const U32: f64 = f32::EPSILON as f64 / 2.0;
@@ -69,6 +74,58 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
         for (precision, off, budget) in [("f32", s.single, single), ("f64", s.double, double)] {
             assert!(off <= budget, "{case}: {name} in {precision} is off by {off:e} > {budget:e}");
         }
+    }
+}
+
+/// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
+/// on every engine, with the same bits on all.
+///
+/// ```text
+/// max|got − want| ≤ 2·max|base − want| + u·max|want|      u of the output's type
+/// ```
+pub fn kernel<O: Op>(
+    case: &str,
+    engines: &[(String, Engine)],
+    outputs: &[Elem],
+    inputs: impl Fn(&mut Draw) -> O,
+    run: impl Fn(&O, &Engine) -> Vec<Vec<f64>>,
+) {
+    let names = O::OUTPUTS;
+    let mut seen = vec![Seen::default(); names.len()];
+    let mut draw = Draw::new(case, true);
+    for drawn in 1.. {
+        let op = inputs(&mut draw);
+        let (want, base) = (op.plain::<f64>(), widen(op.plain::<f32>()));
+        let got = run(&op, &engines[0].1);
+        if drawn == 1 {
+            // A thread of ThreadSanitizer's costs as much as thousands of ours.
+            let large = want.iter().map(Vec::len).sum::<usize>() > FEW;
+            let others =
+                engines[1..].iter().filter(|(name, _)| !(large && name.contains("thread")));
+            for (engine, other) in others {
+                let same = run(&op, other).into_iter().map(Bits).eq(got.iter().cloned().map(Bits));
+                assert!(same, "{case}: on `{engine}` other bits than on `{}`", engines[0].0);
+            }
+        }
+        for (i, seen) in seen.iter_mut().enumerate() {
+            seen.count += want[i].len();
+            seen.top = want[i].iter().fold(seen.top, |a, w| a.max(w.abs()));
+            seen.base = seen.base.max(off(&base[i], &want[i]));
+            seen.single = seen.single.max(off(&got[i], &want[i]));
+        }
+        if drawn >= DRAWS && seen.iter().all(|s| s.count == 0 || s.count >= ENOUGH) {
+            break;
+        }
+    }
+    for ((name, elem), s) in names.iter().zip(outputs).zip(seen) {
+        let u = match elem {
+            Elem::BF16 => f64::powi(2.0, -8),
+            Elem::F16 => f64::powi(2.0, -11),
+            _ => U32,
+        };
+        let budget = 2.0 * s.base + u * s.top;
+        let off = s.single;
+        assert!(off <= budget, "{case}: the kernel's {name} is off by {off:e} > {budget:e}");
     }
 }
 

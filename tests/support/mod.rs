@@ -4,3 +4,4 @@ pub mod budget;
 pub mod golden;
 pub mod shared;
 pub mod toy;
+pub mod twin;

@@ -1,0 +1,16 @@
+// launch.h: kernels by name, run block by block.
+#pragma once
+#include "simt.h"
+
+namespace simt {
+
+// In which order blocks, and threads between two waits, take their turns.
+enum class Order { forwards, backwards, shuffled };
+
+const Kernel* find(const char* name);
+
+// Runs all blocks. A kernel that breaks a rule ends the process with 3 and a line on stderr.
+void launch(const Kernel& kernel, uint3 grid, uint3 threads, const unsigned long long* args,
+            Order order);
+
+}  // namespace simt

@@ -1,0 +1,79 @@
+// simt.h: a CUDA block on one host thread, so that every kernel runs in every test.
+//
+// A CUDA thread is a fibre. It runs until it waits: at a barrier for its block, or at a warp
+// operation for the lanes of a mask. The scheduler lets a group go when all of it waits at one call
+// site; a group that cannot be completed is an error that names the lines. Shared memory is a fresh
+// heap block of the exact size, full of NaN. What this cannot show: coalescing, bank conflicts,
+// spills, fences between blocks, the rounding of tensor cores.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#define __global__
+#define __launch_bounds__(...)
+#define HD inline __attribute__((always_inline))
+#define SITE (simt::Site{__FILE__, __LINE__})
+#define __syncthreads() simt::barrier(SITE)
+#define __syncwarp() simt::exchange(0xffffffffu, 0, simt::lane(), true, SITE)
+#define __shfl_xor_sync(mask, x, d) simt::shuffle(mask, x, simt::lane() ^ (d), SITE)
+#define __shfl_sync(mask, x, from) simt::shuffle(mask, x, (from), SITE)
+#define shared() (*static_cast<Shared*>(simt::block_memory()))
+
+struct uint3 { unsigned x, y, z; };
+
+namespace simt {
+
+struct Site {
+    const char* file;
+    int line;
+};
+
+uint3 thread_index();
+uint3 block_index();
+uint3 block_size();
+uint3 grid_size();
+unsigned lane();
+void* block_memory();
+void barrier(Site at);
+// What the lane `from` gave, once all lanes of the mask gave theirs at the same call site. A shuffle
+// orders no memory, __syncwarp does.
+unsigned long long exchange(unsigned mask, unsigned long long mine, unsigned from, bool orders,
+                            Site at);
+
+template <class To, class From> To as(From x) {
+    static_assert(sizeof(To) == sizeof(From), "sizes differ");
+    To y;
+    memcpy(&y, &x, sizeof y);
+    return y;
+}
+inline float as_float(unsigned bits) { return as<float>(bits); }
+inline unsigned as_bits(float x) { return as<unsigned>(x); }
+
+template <class T> HD T shuffle(unsigned mask, T x, unsigned from, Site at) {
+    static_assert(sizeof(T) == 4, "a shuffle moves four bytes");
+    return as<T>(static_cast<unsigned>(exchange(mask, as<unsigned>(x), from, false, at)));
+}
+
+// An argument of a launch, from its slot of eight bytes.
+template <class T> T argument(unsigned long long slot) {
+    T x;
+    memcpy(&x, &slot, sizeof x);
+    return x;
+}
+
+// A kernel for given types, under the name the launcher asks for.
+struct Kernel {
+    typedef void (*Call)(const unsigned long long* slots);
+    Kernel(const char* name, Call call, unsigned shared_bytes);
+    const char* name;
+    Call call;
+    unsigned shared_bytes;
+    Kernel* next;
+};
+
+}  // namespace simt
+
+#define threadIdx (simt::thread_index())
+#define blockIdx (simt::block_index())
+#define blockDim (simt::block_size())
+#define gridDim (simt::grid_size())

@@ -1,0 +1,211 @@
+//! What a launch is made of: the kernels' files, arrays on the device, arguments, grids.
+//!
+//! Kernels are started through the structs of [`super::kernels`], which `build.rs` writes from
+//! their signatures; a wrong name or kind of argument does not compile. What an array holds is
+//! checked here.
+
+use std::marker::PhantomData;
+
+pub use super::engine::Engine;
+
+/// A file of kernels, and what was compiled of it.
+pub struct File {
+    /// `norm`.
+    pub name: &'static str,
+    /// The source.
+    pub text: &'static str,
+    /// The pairs of types it is compiled for, `elem` and `weight`; the second may be empty.
+    pub variants: &'static [(&'static str, &'static str)],
+    /// By types and by card.
+    pub images: &'static [Image],
+}
+
+/// A file compiled for some types and some card.
+pub struct Image {
+    /// What `elem` stands for.
+    pub elem: &'static str,
+    /// What `weight` stands for; empty where it does not occur.
+    pub weight: &'static str,
+    /// `compute_80` for PTX, else a cubin's `sm_80`.
+    pub arch: &'static str,
+    /// The image.
+    pub bytes: &'static [u8],
+}
+
+/// The type of an array's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Elem {
+    F32,
+    BF16,
+    F16,
+    F64,
+    I32,
+    U8,
+}
+
+impl Elem {
+    /// Bytes of one.
+    pub fn size(self) -> usize {
+        match self {
+            Elem::F64 => 8,
+            Elem::F32 | Elem::I32 => 4,
+            Elem::BF16 | Elem::F16 => 2,
+            Elem::U8 => 1,
+        }
+    }
+
+    /// As kernels' headers write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Elem::F32 => "f32",
+            Elem::BF16 => "bf16",
+            Elem::F16 => "f16",
+            Elem::F64 => "f64",
+            Elem::I32 => "i32",
+            Elem::U8 => "u8",
+        }
+    }
+}
+
+/// Where some elements lie on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The device's address.
+    pub at: u64,
+    /// How many elements.
+    pub len: usize,
+    /// Of which type.
+    pub elem: Elem,
+}
+
+impl Place {
+    /// `n` elements from the `from`-th on.
+    pub fn part(self, from: usize, n: usize) -> Place {
+        assert!(from + n <= self.len, "a part of {n} from {from} of {} elements", self.len);
+        Place { at: self.at + (from * self.elem.size()) as u64, len: n, ..self }
+    }
+}
+
+macro_rules! pointers {
+    ($($(#[$doc:meta])* $name:ident)+) => {$(
+        $(#[$doc])*
+        pub struct $name<'a>(Place, PhantomData<&'a ()>);
+
+        impl $name<'_> {
+            /// The argument of a parameter that points at `to`.
+            pub fn argument(self, name: &'static str, to: &'static str) -> Argument {
+                Argument::Pointer { name, to, place: self.0 }
+            }
+        }
+
+        impl From<Place> for $name<'_> {
+            fn from(place: Place) -> Self {
+                $name(place, PhantomData)
+            }
+        }
+    )+};
+}
+pointers! {
+    /// An array that a kernel reads.
+    In
+    /// An array that a kernel writes, all of it.
+    Out
+    /// An array that a kernel reads and writes.
+    InOut
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, non_camel_case_types, reason = "the names are types'")]
+pub enum Argument {
+    Pointer { name: &'static str, to: &'static str, place: Place },
+    i32(i32),
+    i64(i64),
+    f32(f32),
+}
+
+impl Argument {
+    /// In eight bytes.
+    pub fn slot(self) -> u64 {
+        match self {
+            Argument::Pointer { place, .. } => place.at,
+            Argument::i32(x) => u64::from(x as u32),
+            Argument::i64(x) => x as u64,
+            Argument::f32(x) => u64::from(x.to_bits()),
+        }
+    }
+}
+
+/// How many blocks, and threads in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks.
+    pub blocks: [u32; 3],
+    /// Threads of a block.
+    pub threads: [u32; 3],
+}
+
+impl Grid {
+    /// Blocks and threads along one axis.
+    pub fn line(blocks: usize, threads: u32) -> Grid {
+        let blocks = u32::try_from(blocks).expect("fewer blocks than 2³²");
+        Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1] }
+    }
+
+    /// A thread an element, of `n`.
+    pub fn each(n: usize, threads: usize) -> Grid {
+        Grid::line(n.div_ceil(threads), threads as u32)
+    }
+
+    /// A warp a row, `rows` of them a block, for n rows.
+    pub fn warps(n: usize, rows: usize) -> Grid {
+        let line = Grid::line(n.div_ceil(rows), 32);
+        Grid { threads: [32, rows as u32, 1], ..line }
+    }
+
+    /// Panics where a card would refuse it.
+    pub fn check(self, kernel: &str) {
+        let Grid { blocks: [_, y, z], threads: [i, j, k] } = self;
+        let threads = u64::from(i) * u64::from(j) * u64::from(k);
+        let fits = (1..=1024).contains(&threads) && k <= 64 && y <= 65_535 && z <= 65_535;
+        assert!(fits, "{kernel}: no card takes the launch {self:?}");
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(self) -> bool {
+        self.blocks.contains(&0)
+    }
+}
+
+/// The types that `elem` and `weight` stand for in a launch; where a kernel has no parameter of
+/// them, the file's first.
+///
+/// # Panics
+///
+/// Where an argument's elements are of another type than its parameter's, two parameters of type
+/// `elem` got two types, or the file is not compiled for a type.
+pub fn types(file: &File, kernel: &str, arguments: &[Argument]) -> (&'static str, &'static str) {
+    let (mut elem, mut weight) = ("", "");
+    for argument in arguments {
+        let Argument::Pointer { name, to, place } = argument else { continue };
+        let is = place.elem.name();
+        let wanted = match *to {
+            "elem" => &mut elem,
+            "weight" => &mut weight,
+            "float" => &mut "f32",
+            "double" => &mut "f64",
+            "int" => &mut "i32",
+            _ => &mut "u8",
+        };
+        if wanted.is_empty() {
+            *wanted = is;
+        }
+        assert_eq!(*wanted, is, "{kernel}: `{name}` is of another type");
+    }
+    let fits = |(e, w): &&(&str, &str)| {
+        (elem.is_empty() || elem == *e) && (weight.is_empty() || weight == *w)
+    };
+    let found = file.variants.iter().find(fits);
+    *found.unwrap_or_else(|| panic!("{kernel} is not compiled for {elem} {weight}"))
+}

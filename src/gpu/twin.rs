@@ -1,0 +1,144 @@
+//! The driver's twin: a process that runs kernels on the host (`kernels/host/`).
+//!
+//! It is spoken to over a pipe, in the words of `kernels/host/main.cpp`. Memory is its own, so what
+//! a kernel breaks ends that process, and its last words are the panic's.
+
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+use super::launch::{Argument, File, Grid, types};
+
+/// In which order blocks, and threads between two waits, take their turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Order {
+    Forwards,
+    Backwards,
+    Shuffled,
+}
+
+/// The process.
+pub struct Twin {
+    pipes: Mutex<Pipes>,
+    order: Order,
+}
+
+struct Pipes {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Twin {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn start(program: &Path, order: Order) -> std::io::Result<Twin> {
+        let mut command = Command::new(program);
+        // The first finding ends the process.
+        command.env("TSAN_OPTIONS", "halt_on_error=1").env("UBSAN_OPTIONS", "print_stacktrace=1");
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn()?;
+        let to = child.stdin.take().expect("asked for");
+        let from = BufReader::new(child.stdout.take().expect("asked for"));
+        Ok(Twin { pipes: Mutex::new(Pipes { child, to, from }), order })
+    }
+
+    pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
+        let at = self.pipes().say(b'A', &[bytes as u64], &[]).number();
+        (at != 0).then_some(at)
+    }
+
+    pub(super) fn free(&self, at: u64) {
+        // Also while a panic unwinds because the process has ended.
+        let _ = self.pipes().to.write_all(&command(b'F', &[at], &[]));
+    }
+
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) {
+        self.pipes().say(b'W', &[at, bytes.len() as u64], bytes);
+    }
+
+    pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
+        self.pipes().say(b'R', &[at, bytes.len() as u64], &[]).take(bytes);
+    }
+
+    pub(super) fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {
+        let (elem, weight) = types(file, kernel, arguments);
+        let name = symbol(file.name, elem, weight, kernel);
+        let mut pipes = self.pipes();
+        pipes.say(b'L', &[name.len() as u64], name.as_bytes());
+        let mut numbers = vec![self.order as u64];
+        numbers.extend(grid.blocks.iter().chain(&grid.threads).map(|&n| u64::from(n)));
+        numbers.push(arguments.len() as u64);
+        numbers.extend(arguments.iter().map(|a| a.slot()));
+        pipes.numbers(&numbers);
+        assert_eq!(pipes.number(), 0, "{name}");
+    }
+
+    fn pipes(&self) -> std::sync::MutexGuard<'_, Pipes> {
+        self.pipes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The twin's name of a kernel for some types: `norm.bf16.norm_fwd`.
+pub fn symbol(file: &str, elem: &str, weight: &str, kernel: &str) -> String {
+    let types = [elem, weight].into_iter().filter(|t| !t.is_empty());
+    [file].into_iter().chain(types).chain([kernel]).collect::<Vec<_>>().join(".")
+}
+
+fn command(letter: u8, numbers: &[u64], bytes: &[u8]) -> Vec<u8> {
+    let mut all = vec![letter];
+    numbers.iter().for_each(|n| all.extend(n.to_le_bytes()));
+    all.extend(bytes);
+    all
+}
+
+impl Pipes {
+    fn say(&mut self, command: u8, numbers: &[u64], bytes: &[u8]) -> &mut Pipes {
+        self.send(&self::command(command, numbers, bytes))
+    }
+
+    fn numbers(&mut self, numbers: &[u64]) {
+        self.send(&numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>());
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> &mut Pipes {
+        if self.to.write_all(bytes).and_then(|()| self.to.flush()).is_err() {
+            self.died();
+        }
+        self
+    }
+
+    fn number(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.take(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn take(&mut self, bytes: &mut [u8]) {
+        if self.from.read_exact(bytes).is_err() {
+            self.died();
+        }
+    }
+
+    /// Panics with what the process said.
+    fn died(&mut self) -> ! {
+        let mut said = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            let _ = errors.read_to_string(&mut said);
+        }
+        let status = self.child.wait();
+        panic!("the kernel ended its process ({status:?}):\n{said}");
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

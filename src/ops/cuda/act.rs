@@ -1,0 +1,45 @@
+//! Launches of `kernels/act.cu`.
+
+use crate::gpu::kernels::act::{ActBwd, ActFwd, GatedBwd, GatedFwd, THREADS};
+use crate::gpu::launch::Grid;
+use crate::gpu::{Array, Engine};
+use crate::ops::act::Act;
+
+/// The kernel's number of a function.
+fn number(act: Act) -> i32 {
+    match act {
+        Act::Relu => 0,
+        Act::Gelu => 1,
+        Act::GeluTanh => 2,
+        Act::Silu => 3,
+    }
+}
+
+/// key from up, and gate where there is one.
+pub fn forward(engine: &Engine, act: Act, up: &Array, gate: Option<&Array>, key: &mut Array) {
+    let (grid, n, act) = (Grid::each(up.len(), THREADS), up.len() as i64, number(act));
+    let (up, key) = (up.read(), key.write());
+    match gate {
+        None => ActFwd { up, act, n, key }.launch(engine, grid),
+        Some(gate) => GatedFwd { up, gate: gate.read(), act, n, key }.launch(engine, grid),
+    }
+}
+
+/// dup in place of dkey, and dgate.
+pub fn backward(
+    engine: &Engine,
+    act: Act,
+    up: &Array,
+    gate: Option<(&Array, &mut Array)>,
+    dkey: &mut Array,
+) {
+    let (grid, n, act) = (Grid::each(up.len(), THREADS), up.len() as i64, number(act));
+    let (up, dkey) = (up.read(), dkey.update());
+    match gate {
+        None => ActBwd { up, act, n, dkey }.launch(engine, grid),
+        Some((gate, dgate)) => {
+            let (gate, dgate) = (gate.read(), dgate.write());
+            GatedBwd { up, gate, act, n, dkey, dgate }.launch(engine, grid);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Launches of `kernels/rope.cu`.
+
+use crate::gpu::kernels::rope::{RopeTurn, THREADS};
+use crate::gpu::launch::Grid;
+use crate::gpu::{Array, Engine};
+use crate::ops::rope::Pairing;
+
+/// The angles of a batch: cos and sin (N, half).
+#[derive(Clone, Copy)]
+pub struct Angles<'a> {
+    /// cos(position · frequency).
+    pub cos: &'a Array,
+    /// sin(position · frequency).
+    pub sin: &'a Array,
+    /// Pairs of a head that turn.
+    pub half: usize,
+    /// Which elements turn together.
+    pub pairing: Pairing,
+}
+
+/// Rotates every head of x (N, heads·width); `back` rotates the other way, which is the gradient.
+pub fn rotate(
+    engine: &Engine,
+    x: &mut Array,
+    [heads, width]: [usize; 2],
+    angles: Angles,
+    back: bool,
+) {
+    let n = x.len() / (heads * width);
+    RopeTurn {
+        cos: angles.cos.read(),
+        sin: angles.sin.read(),
+        adjacent: i32::from(angles.pairing == Pairing::Adjacent),
+        back: i32::from(back),
+        N: n as i32,
+        H: heads as i32,
+        E: width as i32,
+        half: angles.half as i32,
+        x: x.update(),
+    }
+    .launch(engine, Grid::each(n * heads * angles.half, THREADS));
+}

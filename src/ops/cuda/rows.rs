@@ -1,0 +1,44 @@
+//! Launches of `kernels/rows.cu`.
+
+use crate::gpu::kernels::rows::{AddRows, GatherRows, ScatterRows, THREADS};
+use crate::gpu::launch::Grid;
+use crate::gpu::{Array, Engine};
+
+/// Where a part of a row is: the row's width, the part's first column and its width.
+type Part = [usize; 3];
+
+/// Row i of y (n, D) = part of row `rows[i]` of x (N, wide).
+pub fn gather(engine: &Engine, x: &Array, [wide, from, d]: Part, rows: &Array, y: &mut Array) {
+    let n = rows.len();
+    GatherRows {
+        x: x.read(),
+        rows: rows.read(),
+        wide: wide as i32,
+        from: from as i32,
+        n: n as i32,
+        D: d as i32,
+        y: y.write(),
+    }
+    .launch(engine, Grid::each(n * d, THREADS));
+}
+
+/// Part of row `rows[i]` of x (N, wide) += row i of y (n, D). Rows may repeat; the order is theirs.
+pub fn scatter_add(engine: &Engine, x: &mut Array, [wide, from, d]: Part, rows: &Array, y: &Array) {
+    ScatterRows {
+        y: y.read(),
+        rows: rows.read(),
+        wide: wide as i32,
+        from: from as i32,
+        n: rows.len() as i32,
+        D: d as i32,
+        x: x.update(),
+    }
+    .launch(engine, Grid::each(d, THREADS));
+}
+
+/// x += y, of the same length.
+pub fn add(engine: &Engine, x: &mut Array, y: &Array) {
+    assert_eq!(x.len(), y.len(), "add: arrays of two lengths");
+    let n = x.len();
+    AddRows { y: y.read(), n: n as i64, x: x.update() }.launch(engine, Grid::each(n, THREADS));
+}

@@ -1,0 +1,105 @@
+//! The host shows what a kernel breaks: planted faults, each found, most with the line named.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use incise::gpu::Engine;
+use incise::gpu::launch::{Argument, Elem, File, Grid};
+use incise::gpu::twin::{Order, Twin};
+
+use crate::support::twin;
+
+const TEXT: &str = include_str!("planted.cu");
+static FILE: File = File { name: "planted", text: TEXT, variants: &[("f32", "")], images: &[] };
+
+/// The executables, one a build; none without a compiler.
+fn programs() -> Option<&'static [PathBuf]> {
+    static MADE: LazyLock<Option<Vec<PathBuf>>> =
+        LazyLock::new(|| twin::make("planted", &[("planted".to_owned(), TEXT.to_owned())]));
+    MADE.as_deref()
+}
+
+/// What a kernel leaves in 64 numbers, or what its end says.
+fn run(program: &Path, order: Order, kernel: &str, blocks: usize) -> Result<Vec<f64>, String> {
+    let engine = Engine::twin(Twin::start(program, order).unwrap());
+    let y = engine.array(Elem::F32, 64).unwrap();
+    let launch = || {
+        let to = Argument::Pointer { name: "y", to: "float", place: y.place() };
+        engine.launch(&FILE, kernel, Grid::line(blocks, 64), &[to]);
+        twin::down(&y)
+    };
+    catch_unwind(AssertUnwindSafe(launch)).map_err(|said| {
+        let said = said.downcast_ref::<String>();
+        said.cloned().unwrap_or_default()
+    })
+}
+
+/// `planted.cu:` and the number of the line that is at fault.
+fn fault(kernel: &str) -> String {
+    let mark = format!("// fault: {kernel}");
+    let line = TEXT.lines().position(|line| line.ends_with(&mark)).unwrap() + 1;
+    format!("planted.cu:{line}")
+}
+
+const ORDERS: [Order; 3] = [Order::Forwards, Order::Backwards, Order::Shuffled];
+
+#[test]
+fn faults_are_found_and_their_lines_named() {
+    let Some([plain, address, thread]) = programs() else { return };
+    for (kernel, program, blocks) in [
+        ("divergent_barrier", plain, 1),
+        ("two_barriers", plain, 1),
+        ("barrier_meets_shuffle", plain, 1),
+        ("lane_that_left", plain, 1),
+        ("out_of_range", address, 1),
+        ("out_of_shared", address, 1),
+        ("misaligned", address, 1),
+        ("missing_barrier", thread, 1),
+        ("race", thread, 1),
+        ("race_of_blocks", thread, 2),
+    ] {
+        for order in ORDERS {
+            let said = run(program, order, kernel, blocks).expect_err(kernel);
+            assert!(said.contains(&fault(kernel)), "{kernel}, {order:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_right_passes_everywhere() {
+    let Some(programs) = programs() else { return };
+    let want: Vec<f64> = (0..64).rev().map(f64::from).collect();
+    for (program, order) in programs.iter().flat_map(|p| ORDERS.map(|o| (p, o))) {
+        assert_eq!(run(program, order, "right", 1).unwrap(), want);
+    }
+}
+
+#[test]
+fn what_was_not_written_is_not_a_number() {
+    let Some([plain, ..]) = programs() else { return };
+    assert!(run(plain, Order::Forwards, "unwritten", 1).unwrap()[63].is_nan());
+    assert!(run(plain, Order::Forwards, "reads_poison", 1).unwrap().iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn launches_no_card_would_take_are_refused() {
+    for threads in [[1025, 1, 1], [32, 33, 1], [1, 1, 65], [0, 1, 1]] {
+        let grid = Grid { blocks: [1, 1, 1], threads };
+        assert!(catch_unwind(|| grid.check("planted")).is_err(), "{grid:?}");
+    }
+    assert!(catch_unwind(|| Grid { blocks: [1, 65_536, 1], threads: [1; 3] }.check("p")).is_err());
+    Grid { blocks: [1 << 30, 65_535, 1], threads: [32, 32, 1] }.check("planted");
+}
+
+/// An array of another type than the parameter's is our bug, told by name.
+#[test]
+fn arguments_of_other_types_are_refused() {
+    let Some([plain, ..]) = programs() else { return };
+    let engine = Engine::twin(Twin::start(plain, Order::Forwards).unwrap());
+    let y = engine.array(Elem::BF16, 64).unwrap();
+    let to = Argument::Pointer { name: "y", to: "float", place: y.place() };
+    let launch = || engine.launch(&FILE, "right", Grid::line(1, 64), &[to]);
+    let said = catch_unwind(AssertUnwindSafe(launch)).unwrap_err();
+    assert!(said.downcast_ref::<String>().unwrap().contains("`y` is of another type"));
+}

@@ -1,0 +1,166 @@
+//! Kernels on the host: three executables of all kernels, made once a run of the tests.
+//!
+//! One as it is, to compare results; one under AddressSanitizer and UndefinedBehaviorSanitizer; one
+//! under ThreadSanitizer, which takes every CUDA thread for a thread. Made by the system's C++
+//! compiler; where there is none, the tests that need them say so.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use half::{bf16, f16};
+use incise::gpu::launch::Elem;
+use incise::gpu::twin::{Order, Twin, symbol};
+use incise::gpu::{Array, Engine, kernels};
+
+#[path = "../../build/kernel.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+pub mod kernel;
+
+use kernel::{Kind, Source};
+
+/// How an executable is made: its name, and the compiler's flags.
+pub const BUILDS: [(&str, &[&str]); 3] = [
+    ("plain", &["-O2"]),
+    ("address", &["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+    ("thread", &["-O1", "-fsanitize=thread"]),
+];
+
+/// Engines of every build: the plain one in every order, the others shuffled. `None`, and a line,
+/// where there is no compiler.
+pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
+    static MADE: LazyLock<Option<Vec<PathBuf>>> = LazyLock::new(|| {
+        let sources: Vec<(String, String)> =
+            kernels::FILES.iter().map(|f| (f.name.to_owned(), f.text.to_owned())).collect();
+        make("kernels", &sources)
+    });
+    let Some(made) = &*MADE else {
+        let line = format!("skipped: {test}: no C++ compiler (c++) to build kernels with\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return None;
+    };
+    let orders = [Order::Forwards, Order::Backwards, Order::Shuffled];
+    let mut engines = Vec::new();
+    for (i, (program, (build, _))) in made.iter().zip(BUILDS).enumerate() {
+        for &order in if i == 0 { &orders[..] } else { &orders[2..] } {
+            let twin = Twin::start(program, order).unwrap();
+            engines.push((format!("{build}, {order:?}"), Engine::twin(twin)));
+        }
+    }
+    Some(engines)
+}
+
+/// Executables of some sources (name and text), one a build; `None` without a compiler.
+pub fn make(name: &str, sources: &[(String, String)]) -> Option<Vec<PathBuf>> {
+    if Command::new("c++").arg("--version").output().is_err() {
+        return None;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("twin").join(name);
+    fs::create_dir_all(&dir).unwrap();
+    let mut units: Vec<PathBuf> =
+        ["simt.cpp", "main.cpp"].iter().map(|f| root.join("kernels/host").join(f)).collect();
+    for (name, text) in sources {
+        let source = Source::parse(&format!("{name}.cu"), text).unwrap();
+        let file = dir.join(format!("{name}.cu"));
+        fs::write(&file, text).unwrap();
+        for (elem, weight) in source.variants() {
+            let unit = dir.join(format!("{name}.{elem}{weight}.cpp"));
+            fs::write(&unit, translation_unit(&source, &file, elem, weight)).unwrap();
+            units.push(unit);
+        }
+    }
+    let make = |(build, flags): (&str, &[&str])| {
+        let program = dir.join(build);
+        let mut command = Command::new("c++");
+        command.args(["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror"]).args(flags);
+        command.arg("-Wno-unused-parameter").arg("-I").arg(root.join("kernels"));
+        let out = command.args(&units).arg("-o").arg(&program).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        program
+    };
+    Some(BUILDS.map(make).to_vec())
+}
+
+/// Values in the elements of a type, to the nearest.
+pub fn rounded(elem: Elem, values: &[f64]) -> Vec<f64> {
+    let round = |&x: &f64| match elem {
+        Elem::BF16 => bf16::from_f64(x).to_f64(),
+        Elem::F16 => f16::from_f64(x).to_f64(),
+        Elem::F64 => x,
+        _ => f64::from(x as f32),
+    };
+    values.iter().map(round).collect()
+}
+
+/// An array of values that its type holds exactly.
+pub fn up(engine: &Engine, elem: Elem, values: &[f64]) -> Array {
+    let mut bytes = Vec::new();
+    for &x in values {
+        match elem {
+            Elem::F32 => bytes.extend((x as f32).to_le_bytes()),
+            Elem::BF16 => bytes.extend(bf16::from_f64(x).to_le_bytes()),
+            Elem::F16 => bytes.extend(f16::from_f64(x).to_le_bytes()),
+            Elem::F64 => bytes.extend(x.to_le_bytes()),
+            Elem::I32 => bytes.extend((x as i32).to_le_bytes()),
+            Elem::U8 => bytes.push(x as u8),
+        }
+    }
+    engine.upload(elem, &bytes).unwrap()
+}
+
+/// What an array holds.
+pub fn down(array: &Array) -> Vec<f64> {
+    let bytes = array.download();
+    let chunk = |b: &[u8]| match array.elem() {
+        Elem::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
+        Elem::BF16 => bf16::from_le_bytes(b.try_into().unwrap()).to_f64(),
+        Elem::F16 => f16::from_le_bytes(b.try_into().unwrap()).to_f64(),
+        Elem::F64 => f64::from_le_bytes(b.try_into().unwrap()),
+        Elem::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
+        Elem::U8 => f64::from(b[0]),
+    };
+    bytes.chunks(array.elem().size()).map(chunk).collect()
+}
+
+/// C++ that includes a file for some types and tells of its kernels by name.
+fn translation_unit(source: &Source, file: &Path, elem: &str, weight: &str) -> String {
+    let word = |t: &str| if t == "f32" { "float".to_owned() } else { t.to_owned() };
+    let mut unit = format!("#define ELEM {}\n", word(elem));
+    if !weight.is_empty() {
+        writeln!(unit, "#define WEIGHT {}", word(weight)).unwrap();
+    }
+    for kernel in &source.kernels {
+        // The same name for other types is another function.
+        let name = &kernel.name;
+        writeln!(unit, "#define {name} {}_{elem}{weight}_{name}", source.name).unwrap();
+    }
+    writeln!(unit, "#include {:?}", file.display()).unwrap();
+    let shared = if source.shared { "sizeof(Shared)" } else { "0" };
+    for kernel in &source.kernels {
+        let name = &kernel.name;
+        let slot = |(i, p): (usize, &kernel::Parameter)| {
+            let kind = match &p.kind {
+                Kind::In(t) => format!("const {t}*"),
+                Kind::Out(t) | Kind::InOut(t) => format!("{t}*"),
+                Kind::Scalar("i64") => "long long".to_owned(),
+                Kind::Scalar("i32") => "int".to_owned(),
+                Kind::Scalar(_) => "float".to_owned(),
+            };
+            format!("simt::argument<{kind}>(slots[{i}])")
+        };
+        let slots: Vec<String> = kernel.parameters.iter().enumerate().map(slot).collect();
+        let called = symbol(&source.name, elem, weight, name);
+        writeln!(
+            unit,
+            "static void call_{name}(const unsigned long long* slots) {{\n    {name}({});\n}}\n\
+             static simt::Kernel kernel_{name}({called:?}, call_{name}, {shared});",
+            slots.join(", "),
+        )
+        .unwrap();
+    }
+    unit
+}
