@@ -4,6 +4,8 @@
 //   F pointer
 //   W pointer bytes, then the bytes
 //   R pointer bytes                         -> the bytes
+//   C to from bytes                         copies
+//   Z pointer bytes                         fills with zeros
 //   S bytes of `struct Shared` of: length, name   -> bytes; 2^32 - 1 for a kernel that is not there
 //   L length, name, order, 3 grid, 3 threads, n, n slots -> 0 when done
 //
@@ -67,6 +69,17 @@ int main() {
         case 'R': {
             const void* from = reinterpret_cast<const void*>(number());
             give(from, number());
+            break;
+        }
+        case 'C': {
+            void* to = reinterpret_cast<void*>(number());
+            const void* from = reinterpret_cast<const void*>(number());
+            memmove(to, from, number());
+            break;
+        }
+        case 'Z': {
+            void* to = reinterpret_cast<void*>(number());
+            memset(to, 0, number());
             break;
         }
         case 'S': {

@@ -55,6 +55,20 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A device has no room left.
+    #[error(
+        "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken; \
+         take fewer facts at once with --memory, or use --device cpu"
+    )]
+    Room {
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// Bytes that are taken.
+        used: u64,
+        /// Bytes there may be.
+        limit: u64,
+    },
+
     /// The user asked to stop; what was finished is kept.
     #[error("interrupted; {kept}")]
     Interrupted {

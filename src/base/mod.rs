@@ -7,6 +7,7 @@ pub mod float;
 pub mod progress;
 pub mod rng;
 pub mod share;
+pub mod unwind;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
@@ -14,3 +15,4 @@ pub use float::Float;
 pub use progress::{Progress, Quiet};
 pub use rng::Rng;
 pub use share::Share;
+pub use unwind::{fits, rescue};

@@ -65,6 +65,7 @@ impl Logits {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
             }
             model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
+                let z = z.to_host();
                 finite = z.get::<f32>().iter().all(|z| z.is_finite());
                 match finite {
                     true => out.write_all(bytemuck::cast_slice(z.get::<f32>())),

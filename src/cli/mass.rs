@@ -97,7 +97,7 @@ pub fn run(edit: &Edit, method: Method, context: &Context) -> Result<()> {
     let by = ready.values.batch(method, &ready.model)?;
     let state = read_state(mass, &ready, &by)?;
     let moments = |l| edit.moment(&ready, l);
-    let room = mass.memory.unwrap_or_else(memory::spare);
+    let room = mass.memory.or_else(|| ready.model.spare()).unwrap_or_else(memory::spare);
     let batches = Batches {
         model: &ready.model,
         name: model_fingerprint(&ready.checkpoint, &|_| false)?,

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::base::rescue;
 use crate::base::{Error, Result};
 use crate::tensor::Device;
 use output::Terminal;
@@ -103,7 +104,7 @@ pub fn main() -> ExitCode {
         }
     };
     let terminal = Terminal::new();
-    match run(cli, &terminal) {
+    match rescue(|| run(cli, &terminal)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if output::reader_left(&e) => ExitCode::SUCCESS,
         Err(e) => {

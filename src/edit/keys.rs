@@ -15,9 +15,10 @@ use crate::base::{Error, Progress, Result};
 use crate::data::Contexts;
 use crate::model::decoder::Past;
 use crate::model::shared::{Shared, common};
+use crate::model::site::tap;
 use crate::model::{At, Batch, Model, Run, Site};
 use crate::ops::linear::STEADY;
-use crate::tensor::{Precision, Tensor};
+use crate::tensor::Tensor;
 use crate::text::{Row, Rows};
 
 /// Tokens run at a time.
@@ -89,7 +90,7 @@ impl Reader {
     fn keep(&mut self, model: &Model, room: u64) {
         let parts = || self.chunks.iter().flat_map(|c| [&c.bare, &c.others]);
         let rows: usize = parts().map(|p| p.batch.len().max(STEADY)).sum();
-        let size = if model.precision == Precision::F32 { 4 } else { 8 };
+        let size = model.compute.precision().size();
         let bytes = (rows * model.arch.width * size) as u64;
         let kept = self.first > 0 && bytes <= room;
         let shared = Shared::run(model, &self.beginnings, self.first, STEADY);
@@ -127,9 +128,8 @@ impl Reader {
             let first = chunk.facts.start;
             let mut hook = |part: &Part, at: Site, t: &mut Tensor| {
                 if at == (Site { layer, at: At::Key }) {
-                    for &(row, fact, weight) in &part.read {
+                    for (&(_, fact, weight), key) in part.read.iter().zip(part.tap(t)) {
                         let column = k.col_mut(first + fact);
-                        let key = t.row_f64(row);
                         column.iter_mut().zip(key).for_each(|(k, x)| *k += weight * x);
                     }
                 }
@@ -140,8 +140,7 @@ impl Reader {
             self.run(model, &chunk.bare, site.layer.max(layer), &shared, &mut |at, t| {
                 hook(&chunk.bare, at, t);
                 if at == site {
-                    for &(row, fact, _) in &chunk.bare.read {
-                        let held = t.row_f64(row);
+                    for (&(_, fact, _), held) in chunk.bare.read.iter().zip(chunk.bare.tap(t)) {
                         let column = h.col_mut(first + fact);
                         column.iter_mut().zip(held).for_each(|(h, x)| *h = x);
                     }
@@ -180,6 +179,11 @@ impl Reader {
 }
 
 impl Part {
+    /// What a site shows at each row that is read.
+    fn tap(&self, shown: &Tensor) -> Vec<Vec<f64>> {
+        tap(shown, &self.read.iter().map(|&(row, ..)| row).collect::<Vec<_>>())
+    }
+
     /// Adds a row; returns how many tokens that are.
     fn add(
         &mut self,

@@ -15,6 +15,7 @@
 use rayon::prelude::*;
 
 use super::adam::Adam;
+use crate::base::rescue;
 use crate::base::{Error, Progress, Result};
 use crate::linalg::vector::{dot, norm};
 use crate::model::Model;
@@ -105,7 +106,7 @@ pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) ->
         found = Some(value);
         Ok(())
     };
-    Searches::new(model, &facts, by, &shared, true).run(u64::MAX, progress, &mut each)?;
+    Searches::new(model, &facts, by, &shared, true).run(u64::MAX, progress, &mut 0, &mut each)?;
     Ok(found.expect("the one search is done"))
 }
 
@@ -124,8 +125,29 @@ pub fn find_all(
     progress: &dyn Progress,
     each: &mut dyn FnMut(usize, Value) -> Result<()>,
 ) -> Result<()> {
-    let shared = shared(model, facts, by, STEADY);
-    Searches::new(model, facts, by, &shared, false).run(room, progress, each)
+    let (mut room, mut left): (u64, Vec<usize>) = (room, (0..facts.len()).collect());
+    loop {
+        let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
+        let mut found = vec![false; left.len()];
+        let mut used = 0; // at most at a time
+        let searched = rescue(|| {
+            let shared = shared(model, &wanted, by, STEADY);
+            let mut searches = Searches::new(model, &wanted, by, &shared, false);
+            searches.run(room, progress, &mut used, &mut |i, value| {
+                found[i] = true;
+                each(left[i], value)
+            })
+        });
+        match searched {
+            // What was estimated was too little: the rest is begun anew, fewer at a time.
+            Err(Error::Room { .. }) if used > 1 => {
+                left = left.into_iter().zip(found).filter(|(_, f)| !f).map(|(i, _)| i).collect();
+                room = used / 2;
+                progress.warn("the device ran out of memory: half as many facts at a time");
+            }
+            other => return other,
+        }
+    }
 }
 
 fn shared(model: &Model, facts: &[Wanted], by: &Search, least: usize) -> Shared {
@@ -188,9 +210,10 @@ impl<'m> Searches<'m> {
     }
 
     fn run(
-        mut self,
+        &mut self,
         room: u64,
         progress: &dyn Progress,
+        most: &mut u64,
         each: &mut dyn FnMut(usize, Value) -> Result<()>,
     ) -> Result<()> {
         let total = self.facts.len() as u64;
@@ -199,7 +222,7 @@ impl<'m> Searches<'m> {
             if progress.stop() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
-            self.refill(room);
+            self.refill(room, most);
             let ended = self.step()?;
             self.tell(total, done, room, progress);
             if ended.iter().any(|&e| e) {
@@ -224,7 +247,7 @@ impl<'m> Searches<'m> {
     }
 
     /// Takes facts in while they fit, once a quarter of the room is free.
-    fn refill(&mut self, room: u64) {
+    fn refill(&mut self, room: u64, most: &mut u64) {
         let mut used: u64 = self.running.iter().map(|r| r.bytes).sum();
         let running: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
         if used > room / 4 * 3 || running > TOKENS / 4 * 3 {
@@ -246,6 +269,7 @@ impl<'m> Searches<'m> {
         if rows.is_empty() {
             return;
         }
+        *most = used.max(*most);
         let kl_factor = self.by.kl_factor;
         let problems: Vec<_> = rows.iter().map(|rows| Problem { rows, kl_factor }).collect();
         let t0 = self.pushed.admit(&problems);
@@ -268,7 +292,7 @@ impl<'m> Searches<'m> {
     fn step(&mut self) -> Result<Vec<bool>> {
         let width = self.by.push.vectors() * self.model.arch.width;
         let all: Vec<f64> = self.running.iter().flat_map(|r| r.delta.iter().copied()).collect();
-        let delta = Tensor::of(self.model.precision, &[self.running.len(), width], &all);
+        let delta = Tensor::of(&self.model.compute, &[self.running.len(), width], &all);
         let say: Vec<f64> = self.running.iter().map(|r| r.nll_factor).collect();
         let (parts, gradient) = self.pushed.step(&delta, &say);
         let d = self.model.arch.width;

@@ -2,20 +2,44 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{result, sys};
 
 use super::driver::Gpu;
-use super::launch::{Argument, File, Grid, Image, types};
-use crate::base::{Error, Result};
+use super::image;
+use super::launch::{Argument, File, Grid, types};
+use super::pool::Pool;
+use crate::base::{Error, Result, fits};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
     context: sys::CUcontext,
     stream: sys::CUstream,
-    capability: (i32, i32),
+    arch: &'static str,
     functions: Mutex<HashMap<Symbol, sys::CUfunction>>,
+    pool: Mutex<Pool>,
+    pinned: Mutex<Pinned>,
+}
+
+/// Memory is asked for in pieces of so many bytes, or more.
+const PIECE: u64 = 1 << 30;
+/// Bytes of a pinned buffer.
+const PINNED: usize = 32 << 20;
+
+/// Bytes that the driver copies at once, without waiting for the card.
+const SMALL: usize = 64 << 10;
+
+/// Host memory that the card copies from by itself, two buffers in turn.
+struct Pinned {
+    buffers: [Buffer; 2],
+    next: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Buffer {
+    at: *mut c_void,
+    sent: sys::CUevent,
 }
 
 /// File, types, kernel.
@@ -44,43 +68,116 @@ impl Cuda {
         unsafe { result::ctx::set_current(context) }.map_err(failed)?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
-        let functions = Mutex::new(HashMap::new());
-        Ok(Cuda { context, stream, capability: gpu.capability, functions })
+        let buffer = || -> std::result::Result<Buffer, result::DriverError> {
+            // SAFETY: the context is current.
+            let at = unsafe { result::malloc_host(PINNED, 0) }?;
+            let sent = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+            Ok(Buffer { at, sent })
+        };
+        let buffers = [buffer().map_err(failed)?, buffer().map_err(failed)?];
+        let forced = std::env::var_os("CUDA_FORCE_PTX_JIT").is_some_and(|v| v == "1");
+        Ok(Cuda {
+            context,
+            stream,
+            arch: if forced { "compute_80" } else { image::arch(gpu.capability) },
+            functions: Mutex::default(),
+            pool: Mutex::default(),
+            pinned: Mutex::new(Pinned { buffers, next: 0 }),
+        })
+    }
+
+    /// Bytes that nobody has taken yet.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.enter();
+        // Some is left to the driver: modules, the stack of kernels, other libraries.
+        result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19)
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
+        let mut pool = lock(&self.pool);
+        let bytes = bytes as u64;
+        if let Some(at) = pool.take(bytes) {
+            return Some(at);
+        }
         self.enter();
-        // SAFETY: the context is current; an empty allocation is not asked for.
-        unsafe { result::malloc_sync(bytes.max(1)) }.ok()
+        let least = Pool::piece(bytes);
+        for piece in [PIECE.max(least), least] {
+            // SAFETY: the context is current, and the piece is not empty.
+            if let Ok(at) = unsafe { result::malloc_sync(piece as usize) } {
+                pool.add(at, piece);
+                return pool.take(bytes);
+            }
+        }
+        None
     }
 
     pub(super) fn free(&self, at: u64) {
-        self.enter();
-        // SAFETY: `at` came from `allocate` and its owner is gone. The stream may still use it.
-        let _ = unsafe {
-            result::stream::synchronize(self.stream).and_then(|()| result::free_sync(at))
-        };
+        lock(&self.pool).give(at);
     }
 
     pub(super) fn write(&self, at: u64, bytes: &[u8]) {
+        if bytes.len() > SMALL {
+            return self.fill(at, bytes.len(), &mut |from, piece| {
+                piece.copy_from_slice(&bytes[from..from + piece.len()]);
+            });
+        }
         self.enter();
-        // SAFETY: the array that begins at `at` has as many bytes; the copy ends before the call.
-        let done = unsafe {
-            result::stream::synchronize(self.stream)
-                .and_then(|()| result::memcpy_htod_sync(at, bytes))
-        };
+        // SAFETY: the array that begins at `at` has as many bytes; the driver takes so few over
+        // before the call returns.
+        let done = unsafe { result::memcpy_htod_async(at, bytes, self.stream) };
         done.unwrap_or_else(|e| panic!("copy of {} bytes to the card: {e:?}", bytes.len()));
+    }
+
+    /// Through two pinned buffers: one is filled while the other is on its way.
+    pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
+        self.enter();
+        let mut pinned = lock(&self.pinned);
+        for from in (0..bytes).step_by(PINNED) {
+            let len = PINNED.min(bytes - from);
+            let buffer = pinned.buffers[pinned.next];
+            pinned.next = (pinned.next + 1) % 2;
+            let sent = (|| {
+                // SAFETY: the event is recorded behind the buffer's last copy, so it is free now.
+                unsafe { result::event::synchronize(buffer.sent) }?;
+                // SAFETY: PINNED bytes of the driver's, and nobody else has them.
+                let piece = unsafe { std::slice::from_raw_parts_mut(buffer.at.cast::<u8>(), len) };
+                fill(from, piece);
+                // SAFETY: the array that begins at `at` has as many bytes; the buffer is not
+                // written again before its event.
+                unsafe {
+                    result::memcpy_htod_async(at + from as u64, piece, self.stream)?;
+                    result::event::record(buffer.sent, self.stream)
+                }
+            })();
+            sent.unwrap_or_else(|e: result::DriverError| {
+                panic!("copy of {len} bytes to the card: {e:?}");
+            });
+        }
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
         self.enter();
         let len = bytes.len();
-        // SAFETY: the array that begins at `at` has as many bytes; all launches before are done.
+        // SAFETY: the array that begins at `at` has as many bytes, and the copy is waited for.
         let done = unsafe {
-            result::stream::synchronize(self.stream)
-                .and_then(|()| result::memcpy_dtoh_sync(bytes, at))
+            result::memcpy_dtoh_async(bytes, at, self.stream)
+                .and_then(|()| result::stream::synchronize(self.stream))
         };
         done.unwrap_or_else(|e| panic!("copy of {len} bytes from the card: {e:?}"));
+    }
+
+    pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
+        self.enter();
+        // SAFETY: both are parts of arrays, of as many bytes.
+        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) };
+        done.unwrap_or_else(|e| panic!("copy of {bytes} bytes on the card: {e:?}"));
+    }
+
+    pub(super) fn zero(&self, at: u64, bytes: usize) {
+        self.enter();
+        // SAFETY: a part of an array.
+        let done = unsafe { result::memset_d8_async(at, 0, bytes, self.stream) };
+        done.unwrap_or_else(|e| panic!("zeros to {bytes} bytes on the card: {e:?}"));
     }
 
     pub(super) fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {
@@ -105,16 +202,13 @@ impl Cuda {
         kernel: &str,
         (elem, weight): (&'static str, &'static str),
     ) -> sys::CUfunction {
-        let mut functions =
-            self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut functions = lock(&self.functions);
         let symbol = (file.name, elem, weight, kernel.to_owned());
         *functions.entry(symbol).or_insert_with(|| {
-            let image = self.image(file, elem, weight).unwrap_or_else(|| {
-                panic!("{kernel}: the program was built without an image for {elem} {weight}")
-            });
+            let image = fits(image::image(file, (elem, weight), self.arch));
             // SAFETY: an image that NVRTC made; PTX ends in a NUL.
-            let module = unsafe { result::module::load_data(image.bytes.as_ptr().cast()) };
-            let module = module.unwrap_or_else(|e| panic!("{} {}: {e:?}", file.name, image.arch));
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+            let module = module.unwrap_or_else(|e| panic!("{} {}: {e:?}", file.name, self.arch));
             let name = CString::new(kernel).expect("names hold no NUL");
             // SAFETY: the module was loaded just now.
             let function = unsafe { result::module::get_function(module, name) };
@@ -122,23 +216,13 @@ impl Cuda {
         })
     }
 
-    /// Machine code for this card where there is some, else PTX.
-    fn image(&self, file: &File, elem: &str, weight: &str) -> Option<&'static Image> {
-        let ours = match self.capability {
-            (8, _) => "sm_80",
-            (9, 0) => "sm_90a",
-            (10, 0) => "sm_100",
-            _ => "compute_80",
-        };
-        let forced = std::env::var_os("CUDA_FORCE_PTX_JIT").is_some_and(|v| v == "1");
-        let arch = if forced { "compute_80" } else { ours };
-        let images = file.images.iter().filter(|i| (i.elem, i.weight) == (elem, weight));
-        images.into_iter().find(|image| image.arch == arch)
-    }
-
     fn enter(&self) {
         // SAFETY: the context is retained as long as `self` lives.
         let set = unsafe { result::ctx::set_current(self.context) };
         set.expect("a context that was current before");
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,13 @@
 //! Which GPUs the NVIDIA driver shows, asked of the driver itself, opened at run time.
 
+use std::path::Path;
+
 use cudarc::driver::{result, sys};
+
+use super::cuda::Cuda;
+use super::engine::Engine;
+use super::twin::{Order, Twin};
+use crate::base::{Error, Result as Outcome};
 
 /// One GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +47,32 @@ pub fn probe() -> Driver {
     ask().unwrap_or_else(|e| Driver::Failed(format!("{e:?}")))
 }
 
+/// Names an executable of the kernels for the host, which then stands for `cuda:0`. Tests set it.
+pub const TWIN: &str = "INCISE_TWIN";
+
 /// The GPUs of a working driver; none otherwise.
 pub fn gpus() -> Vec<Gpu> {
+    if std::env::var_os(TWIN).is_some() {
+        let name = "the host, in place of a GPU".to_owned();
+        return vec![Gpu { ordinal: 0, name, memory: 1 << 30, capability: (0, 0) }];
+    }
     match probe() {
         Driver::Ready { gpus, .. } => gpus,
         Driver::Absent | Driver::Failed(_) => Vec::new(),
+    }
+}
+
+impl Gpu {
+    /// What runs kernels on it.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn open(&self) -> Outcome<Engine> {
+        let Some(twin) = std::env::var_os(TWIN) else { return Ok(Engine::cuda(Cuda::open(self)?)) };
+        let failed = |e| Error::io(Path::new(&twin), "start", e);
+        let twin = Twin::start(Path::new(&twin), Order::Shuffled).map_err(failed)?;
+        Ok(Engine::twin(twin))
     }
 }
 

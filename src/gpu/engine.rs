@@ -1,25 +1,45 @@
 //! What runs kernels and holds their arrays.
 
-use std::sync::Arc;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cuda::Cuda;
 use super::launch::{Argument, Elem, File, Grid, In, InOut, Out, Place};
+use super::resident::{Residents, Slot};
 use super::twin::Twin;
 use crate::base::{Error, Result};
 
 /// A device that takes launches. Clones are the same device.
 #[derive(Clone)]
-pub struct Engine(Arc<Driver>);
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    driver: Driver,
+    memory: Mutex<Memory>,
+    residents: Residents,
+}
 
 enum Driver {
     Cuda(Cuda),
     Twin(Twin),
 }
 
+/// Bytes on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// That arrays may take.
+    pub limit: u64,
+    /// That arrays take.
+    pub used: u64,
+    /// That arrays took at most.
+    pub peak: u64,
+}
+
 /// Calls a method of whichever driver it is.
 macro_rules! driver {
     ($engine:expr, $driver:ident => $call:expr) => {
-        match &*$engine.0 {
+        match &$engine.0.driver {
             Driver::Cuda($driver) => $call,
             Driver::Twin($driver) => $call,
         }
@@ -30,33 +50,71 @@ macro_rules! driver {
 pub struct Array {
     engine: Engine,
     place: Place,
+    capacity: usize, // elements there is room for
 }
 
 impl Engine {
     /// Kernels on a card.
     pub fn cuda(cuda: Cuda) -> Engine {
-        Engine(Arc::new(Driver::Cuda(cuda)))
+        let limit = cuda.free_bytes();
+        Engine::of(Driver::Cuda(cuda), limit)
     }
 
     /// Kernels on the host.
     pub fn twin(twin: Twin) -> Engine {
-        Engine(Arc::new(Driver::Twin(twin)))
+        Engine::of(Driver::Twin(twin), u64::MAX)
     }
 
-    /// Room for `len` elements.
+    fn of(driver: Driver, limit: u64) -> Engine {
+        let memory = Mutex::new(Memory { limit, used: 0, peak: 0 });
+        Engine(Arc::new(Inner { driver, memory, residents: Residents::default() }))
+    }
+
+    /// What arrays take.
+    pub fn memory(&self) -> Memory {
+        *self.ledger()
+    }
+
+    /// Lets arrays take no more than `bytes` from now on.
+    pub fn cap(&self, bytes: u64) {
+        self.ledger().limit = bytes;
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Memory> {
+        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for `len` elements. Where there is none, weights that were used longest ago make room.
     ///
     /// # Errors
     ///
     /// The device has no more memory.
     pub fn array(&self, elem: Elem, len: usize) -> Result<Array> {
-        let bytes = len * elem.size();
-        let at = driver!(self, d => d.allocate(bytes)).ok_or_else(|| {
-            Error::refused(
-                format!("the device has no {bytes} bytes left"),
-                "take fewer facts at once",
-            )
-        })?;
-        Ok(Array { engine: self.clone(), place: Place { at, len, elem } })
+        let bytes = (len * elem.size()) as u64;
+        loop {
+            if let Some(at) = self.take(bytes) {
+                let place = Place { at, len, elem };
+                return Ok(Array { engine: self.clone(), place, capacity: len });
+            }
+            if !self.0.residents.evict() {
+                let Memory { limit, used, .. } = self.memory();
+                return Err(Error::Room { wanted: bytes, used, limit });
+            }
+        }
+    }
+
+    fn take(&self, bytes: u64) -> Option<u64> {
+        let mut memory = self.ledger();
+        if memory.used + bytes > memory.limit {
+            return None;
+        }
+        let at = match bytes {
+            0 => 0,
+            _ => driver!(self, d => d.allocate(bytes as usize))?,
+        };
+        memory.used += bytes;
+        memory.peak = memory.peak.max(memory.used);
+        Some(at)
     }
 
     /// An array of the bytes of some elements.
@@ -67,6 +125,29 @@ impl Engine {
     pub fn upload(&self, elem: Elem, bytes: &[u8]) -> Result<Array> {
         let array = self.array(elem, bytes.len() / elem.size())?;
         driver!(self, d => d.write(array.place.at, bytes));
+        Ok(array)
+    }
+
+    /// The elements in a slot, which `fill` writes there piece by piece if they are not: it gets
+    /// the offset of a piece in bytes, and the piece.
+    ///
+    /// # Errors
+    ///
+    /// As [`array`](Engine::array).
+    pub fn resident(
+        &self,
+        slot: &Arc<Slot>,
+        elem: Elem,
+        len: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<Arc<Array>> {
+        self.0.residents.used(slot);
+        if let Some(array) = slot.get() {
+            return Ok(array);
+        }
+        let array = Arc::new(self.array(elem, len)?);
+        driver!(self, d => d.fill(array.place.at, len * elem.size(), fill));
+        slot.put(&array);
         Ok(array)
     }
 
@@ -99,6 +180,11 @@ impl Array {
         self.place.elem
     }
 
+    /// The device it is on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Where it lies.
     pub fn place(&self) -> Place {
         self.place
@@ -119,16 +205,67 @@ impl Array {
         self.place.into()
     }
 
+    /// Makes it `len` long; what it held stays, new elements are zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::array`].
+    pub fn resize(&mut self, len: usize) -> Result<()> {
+        let old = self.place.len;
+        if len > self.capacity {
+            // What grows token by token is copied a few times in all.
+            let room = if old == 0 { len } else { len.max(2 * old) };
+            let mut larger = self.engine.array(self.place.elem, room)?;
+            larger.copy(0, self, 0..old);
+            larger.place.len = old;
+            *self = larger;
+        }
+        self.place.len = len;
+        if len > old {
+            let fresh = self.place.part(old, len - old);
+            driver!(self.engine, d => d.zero(fresh.at, fresh.len * fresh.elem.size()));
+        }
+        Ok(())
+    }
+
+    /// Elements from `to` on become a copy of some of another array of the same device and type.
+    pub fn copy(&mut self, to: usize, from: &Array, elements: Range<usize>) {
+        assert_eq!(self.place.elem, from.place.elem, "copy: arrays of two types");
+        if !elements.is_empty() {
+            let to = self.place.part(to, elements.len());
+            let from = from.place.part(elements.start, elements.len());
+            driver!(self.engine, d => d.copy(to.at, from.at, to.len * to.elem.size()));
+        }
+    }
+
     /// The bytes, once all launches before are done.
     pub fn download(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.place.len * self.place.elem.size()];
-        driver!(self.engine, d => d.read(self.place.at, &mut bytes));
+        self.download_part(0..self.place.len)
+    }
+
+    /// The bytes of some elements, once all launches before are done.
+    pub fn download_part(&self, elements: Range<usize>) -> Vec<u8> {
+        let part = self.place.part(elements.start, elements.len());
+        let mut bytes = vec![0; part.len * part.elem.size()];
+        if !bytes.is_empty() {
+            driver!(self.engine, d => d.read(part.at, &mut bytes));
+        }
         bytes
+    }
+}
+
+impl fmt::Debug for Array {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.place.fmt(f)
     }
 }
 
 impl Drop for Array {
     fn drop(&mut self) {
-        driver!(self.engine, d => d.free(self.place.at));
+        let bytes = (self.capacity * self.place.elem.size()) as u64;
+        if bytes > 0 {
+            driver!(self.engine, d => d.free(self.place.at));
+            self.engine.ledger().used -= bytes;
+        }
     }
 }

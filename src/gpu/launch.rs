@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 
 pub use super::engine::Engine;
+use crate::base::DType;
 
 /// A file of kernels, and what was compiled of it.
 pub struct File {
@@ -64,6 +65,16 @@ impl Elem {
             Elem::F64 => "f64",
             Elem::I32 => "i32",
             Elem::U8 => "u8",
+        }
+    }
+}
+
+impl From<&DType> for Elem {
+    fn from(dtype: &DType) -> Elem {
+        match dtype {
+            DType::F32 => Elem::F32,
+            DType::F16 => Elem::F16,
+            DType::BF16 => Elem::BF16,
         }
     }
 }

@@ -3,9 +3,12 @@
 pub mod cuda;
 pub mod driver;
 pub mod engine;
+pub mod image;
 pub mod kernels;
 pub mod launch;
 pub mod nvrtc;
+pub mod pool;
+pub mod resident;
 pub mod twin;
 
 pub use driver::{Gpu, gpus};

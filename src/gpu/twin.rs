@@ -66,6 +66,20 @@ impl Twin {
         self.pipes().say(b'R', &[at, bytes.len() as u64], &[]).take(bytes);
     }
 
+    pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
+        let mut all = vec![0; bytes];
+        fill(0, &mut all);
+        self.write(at, &all);
+    }
+
+    pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
+        self.pipes().send(&command(b'C', &[to, from, bytes as u64], &[]));
+    }
+
+    pub(super) fn zero(&self, at: u64, bytes: usize) {
+        self.pipes().send(&command(b'Z', &[at, bytes as u64], &[]));
+    }
+
     pub(super) fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {
         let (elem, weight) = types(file, kernel, arguments);
         let name = symbol(file.name, elem, weight, kernel);

@@ -27,21 +27,27 @@ impl Back {
     /// Room for no token yet.
     pub fn new(model: &Model) -> Back {
         let a = &model.arch;
-        let rows = |width| Tensor::zeros(model.precision, &[0, width]);
+        let rows = |width| Tensor::zeros(&model.compute, &[0, width]);
         let (qw, kw) = (a.queries * a.head, a.groups * a.head);
         Back {
             dkey: rows(a.inner),
             dgate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
             dnorm: rows(a.width),
             dattn: rows(qw),
-            grads: Grads { dq: rows(qw), dk: rows(kw), dv: rows(kw) },
+            grads: Grads {
+                dq: rows(qw),
+                dk: rows(kw),
+                dv: rows(kw),
+                total: rows(a.queries),
+                mean: rows(a.queries),
+            },
         }
     }
 
     /// Room for N tokens.
     pub fn fit(&mut self, n: usize) {
-        let Grads { dq, dk, dv } = &mut self.grads;
-        for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv] {
+        let Grads { dq, dk, dv, total, mean } = &mut self.grads;
+        for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv, total, mean] {
             t.set_rows(n);
         }
         self.dgate.iter_mut().for_each(|t| t.set_rows(n));
@@ -52,7 +58,7 @@ impl Back {
 fn normalise_heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
     let ([_, width], [head]) = (d.dims(), p.gain.dims());
     d.set_width(head);
-    let mut dx = Tensor::zeros(d.precision(), d.shape());
+    let mut dx = Tensor::zeros(d.compute(), d.shape());
     norm::backward(d, p, saved, &mut dx);
     dx.set_width(width);
     *d = dx;
@@ -62,8 +68,8 @@ impl Model {
     /// dx (rows, D) = the gradient for what [`Model::head`] read, from dz (rows, V).
     pub fn head_backward(&self, dz: &Tensor, saved: &Saved) -> Tensor {
         let shape = [saved.x.shape()[0], self.arch.width];
-        let mut dnorm = Tensor::zeros(self.precision, &shape);
-        let mut dx = Tensor::zeros(self.precision, &shape);
+        let mut dnorm = Tensor::zeros(&self.compute, &shape);
+        let mut dx = Tensor::zeros(&self.compute, &shape);
         linear::backward(dz, &self.head.w, &mut dnorm, false); // z = head(norm(x))
         norm::backward(&dnorm, &self.norm, saved, &mut dx);
         dx
@@ -119,7 +125,8 @@ impl Model {
     ) {
         let a = &run.acts[l - run.first];
         let (k, v, grads) = (&a.k, &a.v, &mut b.grads);
-        let keys = Keys { k, v, past: past.layer(l), seqs: &batch.seqs, heads: w.heads };
+        let (past, seqs, packing) = (past.layer(l), &batch.seqs[..], run.packing.as_ref());
+        let keys = Keys { k, v, past, seqs, packing, heads: w.heads };
         attention::backward(&b.dattn, &a.q, keys, &a.lse, grads);
         if let Some(angles) = &run.angles {
             rope::rotate(&mut grads.dq, w.heads.queries, angles, true);

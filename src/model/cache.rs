@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::Arch;
-use crate::tensor::{Precision, Tensor};
+use crate::ops::rows::gather;
+use crate::tensor::{Compute, Tensor};
 
 /// Keys (turned already) and values of every layer, one row a token.
 #[derive(Clone, Debug)]
@@ -13,8 +14,8 @@ pub struct Cache {
 
 impl Cache {
     /// No rows yet.
-    pub fn new(arch: &Arch, precision: Precision) -> Cache {
-        let empty = || Tensor::zeros(precision, &[0, arch.groups * arch.head]);
+    pub fn new(arch: &Arch, compute: &Compute) -> Cache {
+        let empty = || Tensor::zeros(compute, &[0, arch.groups * arch.head]);
         Cache { layers: (0..arch.layers).map(|_| (empty(), empty())).collect() }
     }
 
@@ -25,10 +26,11 @@ impl Cache {
 
     /// Keeps only these rows of some layers, one range after the other.
     pub fn keep(&mut self, layers: Range<usize>, rows: &[Range<usize>]) {
+        let rows: Vec<usize> = rows.iter().cloned().flatten().collect();
         for (k, v) in &mut self.layers[layers] {
             for t in [k, v] {
-                let mut kept = Tensor::zeros(t.precision(), &[0, t.shape()[1]]);
-                rows.iter().for_each(|rows| kept.push_rows_of(t, rows.clone()));
+                let mut kept = Tensor::zeros(t.compute(), &[rows.len(), t.shape()[1]]);
+                gather(t, &rows, &mut kept);
                 *t = kept;
             }
         }

@@ -19,7 +19,8 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::load::{Layer, Linear, Model};
 use super::site::{At, Site};
-use crate::ops::attention::Keys;
+use crate::base::fits;
+use crate::ops::attention::{Keys, Packing};
 use crate::ops::norm::{Norm, Saved};
 use crate::ops::rope::Angles;
 use crate::ops::{act, attention, embed, linear, norm, rope, rows};
@@ -62,6 +63,7 @@ pub struct Run {
     key: Tensor,             // (N, F)
     empty: Tensor,           // (0, G·E)
     pub(super) angles: Option<Angles>,
+    pub(super) packing: Option<Packing>, // of a batch on a device
 }
 
 impl Run {
@@ -73,18 +75,16 @@ impl Run {
     /// Room for passes over `layers` that backward will visit.
     pub fn keeping(model: &Model, layers: Range<usize>) -> Run {
         let a = &model.arch;
-        let rows = |width| Tensor::zeros(model.precision, &[0, width]);
+        let rows = |width| Tensor::zeros(&model.compute, &[0, width]);
         let (qw, kw) = (a.queries * a.head, a.groups * a.head);
         let acts = |_| Acts {
-            norm1: Saved::new(model.precision, 0, a.width),
+            norm1: Saved::new(&model.compute, 0, a.width),
             q: rows(qw),
             k: rows(kw),
             v: rows(kw),
             lse: rows(a.queries),
-            head_norms: a
-                .head_norms
-                .then(|| [0; 2].map(|n| Saved::new(model.precision, n, a.head))),
-            norm2: Saved::new(model.precision, 0, a.width),
+            head_norms: a.head_norms.then(|| [0; 2].map(|n| Saved::new(&model.compute, n, a.head))),
+            norm2: Saved::new(&model.compute, 0, a.width),
             up: rows(a.inner),
             gate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
         };
@@ -97,6 +97,7 @@ impl Run {
             key: rows(a.inner),
             empty: rows(kw),
             angles: None,
+            packing: None,
         }
     }
 
@@ -116,8 +117,9 @@ impl Run {
         }
         self.angles = match &model.arch.positions {
             Positions::Learned => None,
-            Positions::Rotary(r) => Some(r.angles(model.precision, &batch.positions)),
+            Positions::Rotary(r) => Some(r.angles(&model.compute, &batch.positions)),
         };
+        self.packing = model.compute.engine().map(|e| fits(Packing::of(e, &batch.seqs)));
     }
 
     /// Where layer l keeps its activations; passes without backward use one place for all.
@@ -152,7 +154,7 @@ impl Layer {
 impl Model {
     /// x (N, D) ← the embedding of a batch.
     pub fn embed(&self, batch: &Batch) -> Tensor {
-        let mut x = Tensor::zeros(self.precision, &[batch.len(), self.arch.width]);
+        let mut x = Tensor::zeros(&self.compute, &[batch.len(), self.arch.width]);
         let positions = self.positions.as_ref().map(|w| (w, &batch.positions[..]));
         embed::forward(&batch.ids, &self.embed, positions, &mut x);
         x
@@ -246,7 +248,8 @@ impl Model {
             Past::Grow(cache) => cache.layer(l),
         };
         let (k, v) = (&a.k, &a.v);
-        let keys = Keys { k, v, past: seen, seqs: &batch.seqs, heads: w.heads };
+        let packing = run.packing.as_ref();
+        let keys = Keys { k, v, past: seen, seqs: &batch.seqs, packing, heads: w.heads };
         attention::forward(&a.q, keys, &mut run.attended, &mut a.lse);
         if let Past::Grow(cache) = past {
             cache.push(l, &a.k, &a.v);
@@ -272,7 +275,7 @@ impl Model {
     /// backward.
     pub fn head(&self, x: &Tensor, saved: &mut Saved, z: &mut Tensor) {
         let [n, d] = x.dims();
-        let mut normed = Tensor::zeros(self.precision, &[n, d]);
+        let mut normed = Tensor::zeros(&self.compute, &[n, d]);
         saved.set_rows(n);
         z.set_rows(n);
         norm::forward(x, &self.norm, &mut normed, saved);
@@ -311,10 +314,10 @@ impl Model {
     /// Logits of chosen rows of the residual stream after the last layer.
     fn logits_of(&self, x: &Tensor, chosen: &[usize]) -> Tensor {
         let d = self.arch.width;
-        let mut picked = Tensor::zeros(self.precision, &[chosen.len(), d]);
+        let mut picked = Tensor::zeros(&self.compute, &[chosen.len(), d]);
         rows::gather(x, chosen, &mut picked);
-        let mut saved = Saved::new(self.precision, 0, d);
-        let mut z = Tensor::zeros(self.precision, &[0, self.arch.vocabulary]);
+        let mut saved = Saved::new(&self.compute, 0, d);
+        let mut z = Tensor::zeros(&self.compute, &[0, self.arch.vocabulary]);
         self.head(&picked, &mut saved, &mut z);
         z
     }

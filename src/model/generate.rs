@@ -78,7 +78,7 @@ impl Model {
         if prompt.is_empty() {
             return Err(Error::refused("the prompt has no token", "give a text to go on from"));
         }
-        let mut cache = Cache::new(&self.arch, self.precision);
+        let mut cache = Cache::new(&self.arch, &self.compute);
         let (mut next, mut past) = (prompt.to_vec(), 0);
         let mut text = Vec::new();
         while text.len() < most && past + next.len() <= self.arch.context {

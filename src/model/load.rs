@@ -8,20 +8,21 @@ use std::sync::Arc;
 use super::arch::Arch;
 use super::config::Config;
 use super::family::{self, Family, Names, Place, Qkv};
+use crate::base::rescue;
 use crate::base::{Error, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
 use crate::ops::norm::{Kind, Norm};
 use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
-use crate::tensor::{Device, Layout, Precision, Tensor, Weight};
+use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
 /// A decoder with its weights. Cloning shares them.
 #[derive(Clone)]
 pub struct Model {
     /// Sizes and choices.
     pub arch: Arch,
-    /// The type it computes in.
-    pub precision: Precision,
+    /// Where and in which type it computes.
+    pub compute: Compute,
     /// Token embedding (V, D).
     pub embed: Weight,
     /// Position embedding (context, D), where positions are learned.
@@ -87,31 +88,44 @@ pub struct Editable {
 }
 
 impl Model {
-    /// The model of a checkpoint, computing in f32.
+    /// The model of a checkpoint, computing in f32 on a device.
     ///
     /// # Errors
     ///
-    /// A device that is not ready; as [`load`](Model::load).
+    /// A device that does not start; as [`load`](Model::load).
     pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Model> {
-        device.ready()?;
-        Model::load(checkpoint, Precision::F32)
+        Model::load(checkpoint, device.start()?)
     }
 
-    /// The model of a checkpoint in a chosen precision.
+    /// The model of a checkpoint, computing where and in which type is said.
     ///
     /// # Errors
     ///
     /// A configuration that is not of a family we run; a tensor that is missing, of another shape
     /// or of a type we do not compute with; one of the layers that the configuration does not tell
     /// of; a stored head that differs from the embedding it is tied to.
-    pub fn load(checkpoint: &Checkpoint, precision: Precision) -> Result<Model> {
+    pub fn load(checkpoint: &Checkpoint, compute: impl Into<Compute>) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
-        Loader::new(checkpoint, family, &arch, precision).model()
+        rescue(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
 
     /// The matrix that edits of layer l change.
     pub fn editable(&self, l: usize) -> &Editable {
         &self.editable[l]
+    }
+
+    /// Bytes of a device that are left for other things, once the weights are there; nothing on
+    /// the host. Weights that fill the device are put out and in again, half of it at a time.
+    pub fn spare(&self) -> Option<u64> {
+        let limit = self.compute.engine()?.memory().limit;
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate));
+        let mut weights: u64 = layers.map(|linear| linear.w.bytes()).sum();
+        weights += self.embed.bytes() + self.positions.as_ref().map_or(0, Weight::bytes);
+        weights += if self.arch.tied { 0 } else { self.head.w.bytes() };
+        Some((limit - weights.min(limit / 2)) / 4 * 3)
     }
 
     /// W k + b of layer l's down projection, in f64: k (F), result (D).
@@ -131,7 +145,7 @@ impl Model {
     /// that computes in it.
     pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
         let [out, inner] = self.layers[l].down.w.dims();
-        let w = match self.precision {
+        let w = match self.compute.precision() {
             Precision::F32 => {
                 Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
             }
@@ -151,7 +165,7 @@ impl Model {
 /// A configuration that is not of a family we run.
 pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let (family, arch) = read_arch(checkpoint)?;
-    let loader = Loader::new(checkpoint, family, &arch, Precision::F32);
+    let loader = Loader::new(checkpoint, family, &arch, Precision::F32.into());
     let down = |l| loader.layer_name(l, family.names.down) + ".weight";
     let editable: HashSet<String> = (0..arch.layers).map(down).collect();
     model_fingerprint(checkpoint, &|name| editable.contains(name))
@@ -166,7 +180,7 @@ struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     family: &'static Family,
     arch: &'a Arch,
-    precision: Precision,
+    compute: Compute,
     prefix: &'static str,            // as this checkpoint has it
     asked: RefCell<HashSet<String>>, // names of tensors
 }
@@ -187,14 +201,14 @@ impl<'a> Loader<'a> {
         checkpoint: &'a Checkpoint,
         family: &'static Family,
         arch: &'a Arch,
-        precision: Precision,
+        compute: Compute,
     ) -> Self {
         let names = &family.names;
         let has =
             |prefix: &str| checkpoint.entry(&format!("{prefix}{}.weight", names.embed)).is_some();
         let ends = names.prefix.match_indices('.').map(|(dot, _)| &names.prefix[dot + 1..]);
         let prefix = ends.into_iter().find(|prefix| has(prefix)).unwrap_or(names.prefix);
-        Loader { checkpoint, family, arch, precision, prefix, asked: RefCell::default() }
+        Loader { checkpoint, family, arch, compute, prefix, asked: RefCell::default() }
     }
 
     fn model(&self) -> Result<Model> {
@@ -230,7 +244,7 @@ impl<'a> Loader<'a> {
         self.nothing_unread()?;
         Ok(Model {
             arch: a.clone(),
-            precision: self.precision,
+            compute: self.compute.clone(),
             embed,
             positions,
             layers,
@@ -350,7 +364,7 @@ impl<'a> Loader<'a> {
         let t = self.tensor(name, &[len])?;
         let mut wide = vec![0.0f64; len];
         t.dtype.widen(&t.bytes.read(0..t.bytes.len())?, &mut wide);
-        Ok(Tensor::of(self.precision, &[len], &wide))
+        Ok(Tensor::of(&self.compute, &[len], &wide))
     }
 
     fn linear(&self, name: &str, layout: Layout, size: [usize; 2], biased: bool) -> Result<Linear> {
@@ -379,7 +393,7 @@ impl<'a> Loader<'a> {
             let b = bias.as_ref().map(|b| {
                 let own: Vec<f64> =
                     b.chunks(period).flat_map(|b| b[rows.clone()].iter().copied()).collect();
-                Tensor::of(self.precision, &[own.len()], &own)
+                Tensor::of(&self.compute, &[own.len()], &own)
             });
             Linear { w: whole.w.every(rows, period), b }
         }))

@@ -21,12 +21,12 @@ use super::cache::Cache;
 use super::decoder::{Past, Run};
 use super::load::Model;
 use super::shared::Shared;
-use super::site::{At, Site};
+use super::site::{At, Site, tap};
 use crate::ops::linear::STEADY;
 use crate::ops::loss::{self, Aim};
 use crate::ops::norm::Saved;
 use crate::ops::rows;
-use crate::tensor::{Precision, Tensor};
+use crate::tensor::{Compute, Tensor};
 use crate::text::{Row, Rows};
 
 /// The rows of one fact's search.
@@ -122,8 +122,7 @@ impl Push {
         let before: usize = Problem::kinds(rows).iter().map(|r| r.lookup).sum();
         let past = before.saturating_sub(shared) * self.above().len() * 2 * kv;
         let elements = tokens * (layers * kept + work) + past + a.vocabulary;
-        elements as u64 * size_of::<f64>() as u64
-            / if model.precision == Precision::F32 { 2 } else { 1 }
+        (elements * model.compute.precision().size()) as u64
     }
 }
 
@@ -132,7 +131,13 @@ struct Slot {
     suffixes: Vec<(Vec<u32>, usize, usize)>, // (ids, kind, own tokens before them)
     target: Vec<u32>,
     kl_factor: f64,
-    entry: Tensor, // (tokens, D): the stream where a step begins, without δ
+}
+
+impl Slot {
+    /// Tokens that a step runs.
+    fn tokens(&self) -> usize {
+        self.suffixes.iter().map(|(ids, ..)| ids.len()).sum()
+    }
 }
 
 /// Some facts, their unpushed streams, and the memory to push into them again and again.
@@ -142,7 +147,8 @@ pub struct Pushed<'m> {
     shared: &'m Shared,
     least: usize, // rows a product has at least
     slots: Vec<Slot>,
-    past: Cache, // of the layers above: shared tokens, then each slot's own
+    entry: Tensor, // (tokens, D): the stream where a step begins, without δ, slot by slot
+    past: Cache,   // of the layers above: shared tokens, then each slot's own
     plan: Plan,
     first: Tensor, // (slots, V): ln P at δ = 0
     run: Run,
@@ -160,18 +166,19 @@ impl<'m> Pushed<'m> {
     /// rounds otherwise; others are steady.
     pub fn new(model: &'m Model, push: Push, shared: &'m Shared, alone: bool) -> Self {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
-        let empty = |width| Tensor::zeros(model.precision, &[0, width]);
-        let mut past = Cache::new(&model.arch, model.precision);
+        let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let mut past = Cache::new(&model.arch, &model.compute);
         past.take(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
             least: if alone { 0 } else { STEADY },
             slots: Vec::new(),
+            entry: empty(model.arch.width),
             past,
             plan: Plan::default(),
             first: empty(model.arch.vocabulary),
             run: Run::keeping(model, push.kept(model)),
             back: Back::new(model),
-            saved: Saved::new(model.precision, 0, model.arch.width),
+            saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: empty(model.arch.vocabulary),
             model,
             push,
@@ -196,7 +203,7 @@ impl<'m> Pushed<'m> {
         let mut hook = |at: Site, t: &mut Tensor| {
             for (site, chosen, out) in &mut taps {
                 if at == *site {
-                    *out = chosen.iter().map(|&row| t.row_f64(row)).collect();
+                    *out = tap(t, chosen);
                 }
             }
         };
@@ -212,43 +219,44 @@ impl<'m> Pushed<'m> {
         }
         let values: Vec<Vec<f64>> =
             (0..slots.len()).map(|i| taps.iter().flat_map(|t| t.2[i].clone()).collect()).collect();
-        let mut row = 0;
-        for mut slot in slots {
-            let tokens: usize = slot.suffixes.iter().map(|(ids, ..)| ids.len()).sum();
-            slot.entry.push_rows_of(&x, row..row + tokens);
-            row += tokens;
-            self.slots.push(slot);
-        }
+        self.entry.push_rows_of(&x, 0..slots.iter().map(Slot::tokens).sum());
+        self.slots.extend(slots);
         let shared = self.shared.tokens();
         let tokens = own.layer(push.site.layer).0.shape()[0];
         self.past.take(push.above(), &own, shared..tokens);
         self.plan = Plan::of(&self.slots, self.shared, self.least);
         self.back.fit(self.plan.batch.len());
         let width = push.vectors() * model.arch.width;
-        Tensor::of(model.precision, &[values.len(), width], &values.concat())
+        Tensor::of(&model.compute, &[values.len(), width], &values.concat())
     }
 
-    /// What the model runs in.
-    pub fn precision(&self) -> Precision {
-        self.model.precision
+    /// Where the model runs.
+    pub fn compute(&self) -> &Compute {
+        &self.model.compute
     }
 
     /// Lets facts go: those at which `keep` is false.
     pub fn retain(&mut self, keep: &[bool]) {
         let shared = 0..self.shared.tokens();
-        let mut rows = Vec::from([shared]);
-        let mut first = Tensor::zeros(self.model.precision, &[0, self.model.arch.vocabulary]);
-        let (mut at, mut kept) = (self.shared.tokens(), Vec::new());
+        let mut past = Vec::from([shared]);
+        let mut first = Tensor::zeros(&self.model.compute, &[0, self.model.arch.vocabulary]);
+        let (mut at, mut token) = (self.shared.tokens(), 0);
+        let (mut kept, mut tokens) = (Vec::new(), Vec::new());
         for (i, (slot, keep)) in std::mem::take(&mut self.slots).into_iter().zip(keep).enumerate() {
             let own: usize = slot.suffixes.iter().map(|(.., own)| own).sum();
+            let after = token + slot.tokens();
             if *keep {
-                rows.push(at..at + own);
+                past.push(at..at + own);
+                tokens.extend(token..after);
                 first.push_rows_of(&self.first, i..i + 1);
                 kept.push(slot);
             }
-            at += own;
+            (at, token) = (at + own, after);
         }
-        self.past.keep(self.push.above(), &rows);
+        let mut entry = Tensor::zeros(&self.model.compute, &[tokens.len(), self.model.arch.width]);
+        rows::gather(&self.entry, &tokens, &mut entry);
+        self.entry = entry;
+        self.past.keep(self.push.above(), &past);
         (self.first, self.slots) = (first, kept);
         self.plan = Plan::of(&self.slots, self.shared, self.least);
         self.back.fit(self.plan.batch.len());
@@ -260,9 +268,8 @@ impl<'m> Pushed<'m> {
         let (model, d, l) = (self.model, self.model.arch.width, self.push.site.layer);
         let plan = std::mem::take(&mut self.plan);
         let through = self.push.through_mlp(model);
-        let zeros = |rows| Tensor::zeros(model.precision, &[rows, d]);
-        let mut x = zeros(0);
-        self.slots.iter().for_each(|slot| x.push_rows(&slot.entry));
+        let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
+        let mut x = self.entry.clone();
         x.set_rows(plan.batch.len());
         let mut push = zeros(plan.pushed.len());
         for part in (0..self.push.vectors()).rev() {
@@ -277,7 +284,7 @@ impl<'m> Pushed<'m> {
         let mut dx = zeros(plan.batch.len());
         let parts = self.read(&plan, say, &x, &mut dx);
         model.backward(&plan.batch, above, &self.past, &mut dx, &self.run, &mut self.back);
-        let mut gradient = Tensor::zeros(model.precision, delta.shape());
+        let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             if part == 1 && through {
                 model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
@@ -305,7 +312,7 @@ impl<'m> Pushed<'m> {
                 read.push(read[0]);
                 aims.push(Aim::Say { target: 0, weight: 0.0 });
             }
-            let mut picked = Tensor::zeros(model.precision, &[read.len(), d]);
+            let mut picked = Tensor::zeros(&model.compute, &[read.len(), d]);
             rows::gather(x, &read, &mut picked);
             model.head(&picked, &mut self.saved, &mut self.logits);
             let fresh = |(row, aim): (usize, &Aim)| match aim {
@@ -313,7 +320,7 @@ impl<'m> Pushed<'m> {
                 Aim::Say { .. } => None,
             };
             let fresh: Vec<usize> = aims.iter().enumerate().filter_map(fresh).collect();
-            let mut logp = Tensor::zeros(model.precision, &[fresh.len(), model.arch.vocabulary]);
+            let mut logp = Tensor::zeros(&model.compute, &[fresh.len(), model.arch.vocabulary]);
             loss::log_softmax(&self.logits, &fresh, &mut logp);
             self.first.push_rows(&logp);
             let values = loss::gradient(&mut self.logits, &aims, &self.first);
@@ -346,9 +353,8 @@ impl<'m> Pushed<'m> {
                 before.push_after(own, [shared, 0..0]);
                 suffixes.push((after.to_vec(), kind, own.len()));
             }
-            let entry = Tensor::zeros(model.precision, &[0, model.arch.width]);
             let target = p.rows.target.clone();
-            slots.push(Slot { suffixes, target, kl_factor: p.kl_factor, entry });
+            slots.push(Slot { suffixes, target, kl_factor: p.kl_factor });
         }
         let tokens = before.len();
         let mut cache = self.shared.cache.clone();

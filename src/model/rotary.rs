@@ -25,7 +25,7 @@ use super::config::Config;
 use super::family::Turning;
 use crate::base::{Error, Result};
 use crate::ops::rope::{Angles, Pairing};
-use crate::tensor::{Precision, Tensor};
+use crate::tensor::{Compute, Tensor};
 
 /// How a family turns its queries and keys.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,14 +89,14 @@ impl Rotary {
     }
 
     /// cos and sin for each position of a batch.
-    pub fn angles(&self, precision: Precision, positions: &[usize]) -> Angles {
+    pub fn angles(&self, compute: &Compute, positions: &[usize]) -> Angles {
         let angles: Vec<f32> = positions
             .iter()
             .flat_map(|&p| self.frequency.iter().map(move |f| p as f32 * f))
             .collect();
         let table = |turn: fn(f32) -> f32| {
             let values: Vec<f64> = angles.iter().map(|&a| (turn(a) * self.factor).into()).collect();
-            Tensor::of(precision, &[positions.len(), self.frequency.len()], &values)
+            Tensor::of(compute, &[positions.len(), self.frequency.len()], &values)
         };
         Angles { cos: table(f32::cos), sin: table(f32::sin), pairing: self.pairing }
     }

@@ -28,8 +28,9 @@ impl Model {
         let chosen: Vec<usize> = texts.iter().zip(&batch.seqs).flat_map(read).collect();
         let logits = self.logits(&batch, Past::None, &chosen);
         let all: Vec<usize> = (0..chosen.len()).collect();
-        let mut logp = Tensor::zeros(self.precision, &[all.len(), self.arch.vocabulary]);
+        let mut logp = Tensor::zeros(&self.compute, &[all.len(), self.arch.vocabulary]);
         loss::log_softmax(&logits, &all, &mut logp);
+        let logp = logp.to_host();
         let mut row = 0;
         let mean = |t: &Completion| {
             let candidate = &t.ids[t.ids.len() - t.candidate..];
@@ -49,13 +50,13 @@ impl Model {
     pub fn read(&self, rows_: &[Row], site: Site) -> Tensor {
         let batch = Batch::whole(rows_.iter().map(|r| &r.ids[..r.lookup + 1]));
         let chosen: Vec<usize> = batch.seqs.iter().map(|s| s.rows.end - 1).collect();
-        let mut out = Tensor::zeros(self.precision, &[0, 0]);
+        let mut out = Tensor::zeros(&self.compute, &[0, 0]);
         let mut x = self.embed(&batch);
         let mut run = Run::new(self);
         self.forward(&batch, 0..site.layer + 1, Past::None, &mut x, &mut run, &mut |at, t| {
             if at == site {
                 let [_, width] = t.dims();
-                out = Tensor::zeros(self.precision, &[chosen.len(), width]);
+                out = Tensor::zeros(&self.compute, &[chosen.len(), width]);
                 rows::gather(t, &chosen, &mut out);
             }
         });

@@ -44,7 +44,7 @@ impl Shared {
         let mut batch = Batch::default();
         let rows = beginnings.iter().map(|ids| batch.push(ids, 0..0)).collect();
         let tokens = batch.len();
-        let mut cache = Cache::new(&model.arch, model.precision);
+        let mut cache = Cache::new(&model.arch, &model.compute);
         if !batch.is_empty() {
             batch.fill(least);
             let (mut x, mut run) = (model.embed(&batch), Run::new(model));

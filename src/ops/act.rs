@@ -10,8 +10,8 @@
 //!
 //! All (N, F). Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; Shazeer 2020, arXiv:2002.05202.
 
-use super::cpu;
-use crate::tensor::{Tensor, on_float};
+use super::{cpu, cuda};
+use crate::tensor::{Tensor, on};
 
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +29,12 @@ pub enum Act {
 /// key = a(up), or a(gate) ∘ up where there is a gate.
 pub fn forward(act: Act, up: &Tensor, gate: Option<&Tensor>, key: &mut Tensor) {
     assert_eq!(up.shape(), key.shape(), "act: key has another shape than up");
-    on_float!(up, T => {
-        cpu::act::forward::<T>(act, up.get(), gate.map(|g| g.get()), key.get_mut());
-    });
+    on!(up,
+        host T => cpu::act::forward::<T>(act, up.get(), gate.map(|g| g.get()), key.get_mut()),
+        device e => {
+            cuda::act::forward(e, act, up.array(), gate.map(Tensor::array), key.array_mut());
+        },
+    );
 }
 
 /// Turns dkey into dup in place; fills dgate where there is a gate.
@@ -42,8 +45,14 @@ pub fn backward(
     dkey_to_dup: &mut Tensor,
 ) {
     assert_eq!(up.shape(), dkey_to_dup.shape(), "act backward: dkey has another shape than up");
-    on_float!(up, T => {
-        let gate = gate.map(|(g, dg)| (g.get::<T>(), dg.get_mut::<T>()));
-        cpu::act::backward::<T>(act, up.get(), gate, dkey_to_dup.get_mut());
-    });
+    on!(up,
+        host T => {
+            let gate = gate.map(|(g, dg)| (g.get::<T>(), dg.get_mut::<T>()));
+            cpu::act::backward::<T>(act, up.get(), gate, dkey_to_dup.get_mut());
+        },
+        device e => {
+            let gate = gate.map(|(g, dg)| (g.array(), dg.array_mut()));
+            cuda::act::backward(e, act, up.array(), gate, dkey_to_dup.array_mut());
+        },
+    );
 }

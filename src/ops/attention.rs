@@ -15,9 +15,9 @@
 
 use std::ops::Range;
 
-use super::cpu;
+use super::{cpu, cuda};
 use crate::base::Float;
-use crate::tensor::{Tensor, on_float, shapes};
+use crate::tensor::{Tensor, on, shapes};
 
 /// One sequence of a packed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +55,13 @@ pub struct Keys<'a> {
     pub past: (&'a Tensor, &'a Tensor),
     /// How the batch is packed.
     pub seqs: &'a [Seq],
+    /// The same on the device, where the tensors are on one.
+    pub packing: Option<&'a Packing>,
     /// H, G, E and the scale.
     pub heads: Heads,
 }
+
+pub use cuda::attention::Packing;
 
 impl Seq {
     /// The rows of the past, shared and own, and of the batch that the query of row i sees.
@@ -92,6 +96,17 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The launch's form.
+    fn on_device(&self) -> cuda::attention::Keys<'a> {
+        cuda::attention::Keys {
+            k: self.k.array(),
+            v: self.v.array(),
+            past: (self.past.0.array(), self.past.1.array()),
+            packing: self.packing.expect("a batch on a device is packed there"),
+            heads: self.heads,
+        }
+    }
+
     /// Asserts the shapes of q, k and v; returns them.
     fn check(&self, q: &Tensor) -> [[usize; 2]; 2] {
         let [n, _] = q.dims();
@@ -106,9 +121,13 @@ impl<'a> Keys<'a> {
 pub fn forward(q: &Tensor, keys: Keys, o: &mut Tensor, lse: &mut Tensor) {
     let [[n, qw], _] = keys.check(q);
     shapes!("attention": o => [n, qw], lse => [n, keys.heads.queries]);
-    on_float!(q, T => {
-        cpu::attention::forward::<T>(keys.get(), q.get(), o.get_mut(), lse.get_mut());
-    });
+    on!(q,
+        host T => cpu::attention::forward::<T>(keys.get(), q.get(), o.get_mut(), lse.get_mut()),
+        device e => {
+            let (o, lse) = (o.array_mut(), lse.array_mut());
+            cuda::attention::forward(e, q.array(), keys.on_device(), o, lse);
+        },
+    );
 }
 
 /// The gradients of the loss for q, k and v.
@@ -120,6 +139,10 @@ pub struct Grads {
     pub dk: Tensor,
     /// (N, G·E).
     pub dv: Tensor,
+    /// Σ_j p_ij (N, H), 1 but for rounding, for a device's own use.
+    pub total: Tensor,
+    /// Σ_j p_ij t_ij (N, H), for a device's own use.
+    pub mean: Tensor,
 }
 
 /// dq, dk and dv from do (N, H·E); the rest as in forward.
@@ -127,13 +150,26 @@ pub fn backward(d_o: &Tensor, q: &Tensor, keys: Keys, lse: &Tensor, grads: &mut 
     let [[n, qw], [_, kw]] = keys.check(q);
     shapes!("attention backward": d_o => [n, qw], grads.dq => [n, qw], grads.dk => [n, kw],
         grads.dv => [n, kw], lse => [n, keys.heads.queries]);
-    on_float!(q, T => cpu::attention::backward::<T>(
-        keys.get(),
-        q.get(),
-        lse.get(),
-        d_o.get(),
-        grads.dq.get_mut(),
-        grads.dk.get_mut(),
-        grads.dv.get_mut(),
-    ));
+    on!(q,
+        host T => cpu::attention::backward::<T>(
+            keys.get(),
+            q.get(),
+            lse.get(),
+            d_o.get(),
+            grads.dq.get_mut(),
+            grads.dk.get_mut(),
+            grads.dv.get_mut(),
+        ),
+        device e => {
+            let grads = cuda::attention::Grads {
+                dq: grads.dq.array_mut(),
+                dk: grads.dk.array_mut(),
+                dv: grads.dv.array_mut(),
+                total: grads.total.array_mut(),
+                mean: grads.mean.array_mut(),
+            };
+            let (d_o, q, lse) = (d_o.array(), q.array(), lse.array());
+            cuda::attention::backward(e, d_o, q, keys.on_device(), lse, grads);
+        },
+    );
 }

@@ -3,8 +3,8 @@
 //! W is (out, in) and read where the checkpoint stores it; b (out). No dW, no db: weights are
 //! frozen. Cost: 2·N·out·in FLOP each.
 
-use super::cpu;
-use crate::tensor::{Tensor, Weight, on_float, shapes};
+use super::{cpu, cuda};
+use crate::tensor::{Tensor, Weight, on, shapes};
 
 /// From so many rows on, a row's product does not depend on how many others there are, nor on
 /// what they are.
@@ -15,9 +15,13 @@ pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
     let ([n, inner], [out, w_in]) = (x.dims(), w.dims());
     assert_eq!(inner, w_in, "linear: x has another width than W takes");
     shapes!("linear": y => [n, out]);
-    on_float!(x, T => {
-        cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut());
-    });
+    on!(x,
+        host T => cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut()),
+        device e => {
+            let (w, b) = (w.on(e), b.map(Tensor::array));
+            cuda::linear::forward(e, x.array(), (&w).into(), b, y.array_mut());
+        },
+    );
 }
 
 /// dx (N, in) = dy (N, out) W; added to dx where `add`.
@@ -25,5 +29,10 @@ pub fn backward(dy: &Tensor, w: &Weight, dx: &mut Tensor, add: bool) {
     let ([n, out], [w_out, inner]) = (dy.dims(), w.dims());
     assert_eq!(out, w_out, "linear backward: dy has another width than W gives");
     shapes!("linear backward": dx => [n, inner]);
-    on_float!(dy, T => cpu::linear::backward::<T>(dy.get(), w, dx.get_mut(), add));
+    on!(dy,
+        host T => cpu::linear::backward::<T>(dy.get(), w, dx.get_mut(), add),
+        device e => {
+            cuda::linear::backward(e, dy.array(), (&w.on(e)).into(), dx.array_mut(), add);
+        },
+    );
 }

@@ -9,8 +9,8 @@
 //! The direction is KL(now ‖ at first); ln p⁰ comes from the same code at δ = 0, so that the KL
 //! is then exactly 0. Source: methods of Meng et al. 2022, arXiv:2202.05262, eq. 4.
 
-use super::cpu;
-use crate::tensor::{Tensor, on_float, shapes};
+use super::{cpu, cuda};
+use crate::tensor::{Tensor, on, shapes};
 
 /// What a row of logits is asked for, and the factor of its gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,7 +35,13 @@ pub enum Aim {
 pub fn log_softmax(z: &Tensor, rows: &[usize], logp: &mut Tensor) {
     let [_, v] = z.dims();
     shapes!("log_softmax": logp => [rows.len(), v]);
-    on_float!(z, T => cpu::loss::log_softmax::<T>(z.get(), v, rows, logp.get_mut()));
+    on!(z,
+        host T => cpu::loss::log_softmax::<T>(z.get(), v, rows, logp.get_mut()),
+        device e => {
+            let rows = cuda::rows::indices(e, rows.iter().copied());
+            cuda::loss::log_softmax(e, z.array(), &rows, v, logp.array_mut());
+        },
+    );
 }
 
 /// What a row says.
@@ -51,5 +57,8 @@ pub struct Said {
 pub fn gradient(z: &mut Tensor, aims: &[Aim], first: &Tensor) -> Vec<Said> {
     let [r, v] = z.dims();
     assert_eq!(r, aims.len(), "loss: a row without an aim");
-    on_float!(z, T => cpu::loss::gradient::<T>(z.get_mut(), v, aims, first.get()))
+    on!(z.compute(),
+        host T => cpu::loss::gradient::<T>(z.get_mut(), v, aims, first.get()),
+        device e => cuda::loss::said(e, z.array_mut(), v, aims, first.array()),
+    )
 }

@@ -9,8 +9,8 @@
 //! x, y (N, D); g, b (D); m, s (N). g and b are frozen. Source: Ba, Kiros, Hinton 2016,
 //! arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
 
-use super::cpu;
-use crate::tensor::{Precision, Tensor, on_float, shapes};
+use super::{cpu, cuda};
+use crate::tensor::{Compute, Tensor, on, shapes};
 
 /// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,13 @@ pub struct Norm {
     pub bias: Option<Tensor>,
 }
 
+impl Norm {
+    fn on_device(&self) -> cuda::norm::Norm<'_> {
+        let (kind, eps, bias) = (self.kind, self.eps as f32, self.bias.as_ref());
+        cuda::norm::Norm { kind, eps, gain: self.gain.array(), bias: bias.map(Tensor::array) }
+    }
+}
+
 /// What the backward pass keeps: the input and two numbers a row.
 #[derive(Clone, Debug)]
 pub struct Saved {
@@ -47,8 +54,9 @@ pub struct Saved {
 
 impl Saved {
     /// Room for N rows of D.
-    pub fn new(precision: Precision, n: usize, d: usize) -> Saved {
-        let zeros = |shape: &[usize]| Tensor::zeros(precision, shape);
+    pub fn new(compute: impl Into<Compute>, n: usize, d: usize) -> Saved {
+        let compute = compute.into();
+        let zeros = |shape: &[usize]| Tensor::zeros(&compute, shape);
         Saved { x: zeros(&[n, d]), mean: zeros(&[n]), rstd: zeros(&[n]) }
     }
 
@@ -65,29 +73,42 @@ pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
     let [n, d] = x.dims();
     shapes!("norm": p.gain => [d], y => [n, d], saved.mean => [n], saved.rstd => [n]);
     saved.x.copy_from(x);
-    on_float!(x, T => cpu::norm::forward::<T>(
-        p.kind,
-        x.get(),
-        p.gain.get(),
-        p.bias.as_ref().map(|b| b.get()),
-        p.eps as T,
-        y.get_mut(),
-        saved.mean.get_mut(),
-        saved.rstd.get_mut(),
-    ));
+    on!(x,
+        host T => cpu::norm::forward::<T>(
+            p.kind,
+            x.get(),
+            p.gain.get(),
+            p.bias.as_ref().map(|b| b.get()),
+            p.eps as T,
+            y.get_mut(),
+            saved.mean.get_mut(),
+            saved.rstd.get_mut(),
+        ),
+        device e => {
+            let kept = [saved.mean.array_mut(), saved.rstd.array_mut()];
+            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), kept);
+        },
+    );
 }
 
 /// dx += the gradient that reaches x through the normalisation from dy.
 pub fn backward(dy: &Tensor, p: &Norm, saved: &Saved, dx: &mut Tensor) {
     let [n, d] = dy.dims();
     shapes!("norm backward": p.gain => [d], saved.x => [n, d], saved.mean => [n], dx => [n, d]);
-    on_float!(dy, T => cpu::norm::backward::<T>(
-        p.kind,
-        dy.get(),
-        p.gain.get(),
-        saved.x.get(),
-        saved.mean.get(),
-        saved.rstd.get(),
-        dx.get_mut(),
-    ));
+    on!(dy,
+        host T => cpu::norm::backward::<T>(
+            p.kind,
+            dy.get(),
+            p.gain.get(),
+            saved.x.get(),
+            saved.mean.get(),
+            saved.rstd.get(),
+            dx.get_mut(),
+        ),
+        device e => {
+            let kept = [saved.mean.array(), saved.rstd.array()];
+            let (dy, x) = (dy.array(), saved.x.array());
+            cuda::norm::backward(e, dy, p.on_device(), x, kept, dx.array_mut());
+        },
+    );
 }

@@ -7,8 +7,8 @@
 //! x (N, heads·E), rotated in place; cos, sin (N, R/2), always from f32 tables, where R ≤ E is how
 //! many elements of a head turn. Source: Su et al. 2021, arXiv:2104.09864.
 
-use super::cpu;
-use crate::tensor::{Tensor, on_float, shapes};
+use super::{cpu, cuda};
+use crate::tensor::{Tensor, on, shapes};
 
 /// Which elements of a head form a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +35,20 @@ pub fn rotate(x: &mut Tensor, heads: usize, angles: &Angles, back: bool) {
     let ([n, width], [_, half]) = (x.dims(), angles.cos.dims());
     shapes!("rope": angles.cos => [n, half], angles.sin => [n, half]);
     assert!(2 * half * heads <= width, "rope: more elements turn than a head has");
-    on_float!(x, T => cpu::rope::rotate::<T>(
-        x.get_mut(),
-        heads,
-        angles.cos.get(),
-        angles.sin.get(),
-        half,
-        angles.pairing,
-        back,
-    ));
+    on!(x.compute(),
+        host T => cpu::rope::rotate::<T>(
+            x.get_mut(),
+            heads,
+            angles.cos.get(),
+            angles.sin.get(),
+            half,
+            angles.pairing,
+            back,
+        ),
+        device e => {
+            let (cos, sin, pairing) = (angles.cos.array(), angles.sin.array(), angles.pairing);
+            let angles = cuda::rope::Angles { cos, sin, half, pairing };
+            cuda::rope::rotate(e, x.array_mut(), [heads, width / heads], angles, back);
+        },
+    );
 }

@@ -1,7 +1,7 @@
 //! Rows of matrices: read some out (taps), add to some (pushes, the residual).
 
-use super::cpu;
-use crate::tensor::{Tensor, on_float};
+use super::{cpu, cuda};
+use crate::tensor::{Tensor, on};
 
 /// y (rows.len(), D): row i is row `rows[i]` of x (N, D).
 pub fn gather(x: &Tensor, rows: &[usize], y: &mut Tensor) {
@@ -13,7 +13,13 @@ pub fn gather(x: &Tensor, rows: &[usize], y: &mut Tensor) {
 pub fn gather_part(x: &Tensor, rows: &[usize], from: usize, y: &mut Tensor) {
     let ([_, wide], [n, d]) = (x.dims(), y.dims());
     assert!(n == rows.len() && from + d <= wide, "gather: {n} rows of {d} from {wide}");
-    on_float!(x, T => cpu::rows::gather::<T>(x.get(), [wide, from, d], rows, y.get_mut()));
+    on!(x,
+        host T => cpu::rows::gather::<T>(x.get(), [wide, from, d], rows, y.get_mut()),
+        device e => {
+            let rows = cuda::rows::indices(e, rows.iter().copied());
+            cuda::rows::gather(e, x.array(), [wide, from, d], &rows, y.array_mut());
+        },
+    );
 }
 
 /// Row `rows[i]` of x (N, D) += row i of y. Rows may repeat; the order is that of `rows`.
@@ -26,13 +32,20 @@ pub fn scatter_add(x: &mut Tensor, rows: &[usize], y: &Tensor) {
 pub fn scatter_add_part(x: &mut Tensor, rows: &[usize], from: usize, y: &Tensor) {
     let ([_, wide], [n, d]) = (x.dims(), y.dims());
     assert!(n == rows.len() && from + d <= wide, "scatter_add: {n} rows of {d} into {wide}");
-    on_float!(y, T => {
-        cpu::rows::scatter_add::<T>(x.get_mut(), [wide, from, d], rows, y.get());
-    });
+    on!(y,
+        host T => cpu::rows::scatter_add::<T>(x.get_mut(), [wide, from, d], rows, y.get()),
+        device e => {
+            let rows = cuda::rows::indices(e, rows.iter().copied());
+            cuda::rows::scatter_add(e, x.array_mut(), [wide, from, d], &rows, y.array());
+        },
+    );
 }
 
 /// x += y, of the same shape.
 pub fn add(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "add: tensors of two shapes");
-    on_float!(y, T => cpu::rows::add::<T>(x.get_mut(), y.get()));
+    on!(y,
+        host T => cpu::rows::add::<T>(x.get_mut(), y.get()),
+        device e => cuda::rows::add(e, x.array_mut(), y.array()),
+    );
 }

@@ -17,7 +17,7 @@ use super::partial;
 use crate::base::{Error, Progress, Result, Share};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
-use crate::ops::gram;
+use crate::ops::gram::Totals;
 use crate::text::Tokenizer;
 
 /// Tokens a batch has at least, unless the text ends.
@@ -77,7 +77,7 @@ pub fn collect(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
-    let mut state = partial::open(dir, what, model.arch.inner)?;
+    let mut state = partial::open(dir, what, model.arch.inner, &model.compute)?;
     let length = what.origin.context_length;
     let mut windows = Windows { documents, tokenizer, length, ready: VecDeque::new() };
     for _ in 0..state.windows {
@@ -92,37 +92,40 @@ pub fn collect(
             if site.at == At::Key
                 && let Some(i) = what.layers.iter().position(|&l| l == site.layer)
             {
-                gram::accumulate(k, &mut state.totals[i]);
+                state.totals[i].add(k);
             }
         });
         progress.at("token", state.met, what.max_tokens);
+        // What goes on later from here must add up as if it had never stopped.
+        if !state.totals.iter().all(Totals::settled) {
+            continue;
+        }
         if progress.stop() {
-            partial::save(dir, what, &state)?;
+            partial::save(dir, what, &mut state)?;
             let kept = format!("{} tokens are kept; the same command goes on", state.tokens);
             return Err(Error::Interrupted { kept });
         }
         if saved.elapsed() > SAVE_EVERY {
-            partial::save(dir, what, &state)?;
+            partial::save(dir, what, &mut state)?;
             saved = Instant::now();
         }
     }
     if state.tokens == 0 {
         return Err(nothing(what, &state));
     }
-    let sound = |total: &Vec<f64>| total.iter().all(|t| t.is_finite());
-    if let Some(i) = state.totals.iter().position(|total| !sound(total)) {
-        return Err(Error::numeric(
-            format!("layer {}: some keys are not finite", what.layers[i]),
-            "check the checkpoint for NaN weights",
-        ));
-    }
     let (f, tokens, origin) = (model.arch.inner, state.tokens, &what.origin);
     let part = what.share.map(|share| Part { share, of: state.met });
-    let moment = |(&layer, total): (&usize, Vec<f64>)| Moment {
-        part,
-        ..Moment::of(layer, f, tokens, &total, origin)
+    let moment = |(&layer, mut totals): (&usize, Totals)| {
+        let total = totals.packed();
+        if !total.iter().all(|t| t.is_finite()) {
+            return Err(Error::numeric(
+                format!("layer {layer}: some keys are not finite"),
+                "check the checkpoint for NaN weights",
+            ));
+        }
+        Ok(Moment { part, ..Moment::of(layer, f, tokens, &total, origin) })
     };
-    Ok(what.layers.iter().zip(state.totals).map(moment).collect())
+    what.layers.iter().zip(state.totals).map(moment).collect()
 }
 
 /// Why no token was counted.

@@ -4,6 +4,7 @@
 //! collected, and how many windows and tokens of it were met and counted. Written to a sibling,
 //! synced and renamed, so it is whole or absent; removed when the statistics are written.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::collect::Collect;
 use super::file::Origin;
 use crate::base::{Error, Result, Share};
-use crate::ops::gram;
+use crate::ops::gram::{self, Totals};
 use crate::store::{Shard, write};
+use crate::tensor::Compute;
 
 /// The file's name.
 pub const NAME: &str = "partial.safetensors";
@@ -30,8 +32,8 @@ pub struct State {
     pub met: u64,
     /// Tokens already counted: of a shard not all that were met.
     pub tokens: u64,
-    /// Packed Σ k kᵀ, one a layer.
-    pub totals: Vec<Vec<f64>>,
+    /// Σ k kᵀ, one a layer.
+    pub totals: Vec<Totals>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -56,13 +58,14 @@ fn header(what: &Collect, [windows, met, tokens]: [u64; 3]) -> Header {
 ///
 /// A file of another collection, which is left alone, or one that cannot be read; a folder that
 /// could not be written after the work.
-pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
+pub fn open(dir: &Path, what: &Collect, f: usize, compute: &Compute) -> Result<State> {
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
     tempfile::tempfile_in(dir).map_err(|e| Error::io(dir, "write a file in", e))?;
     let path = dir.join(NAME);
     let n = gram::packed_len(f);
     if !path.exists() {
-        let totals = vec![vec![0.0; n]; what.layers.len()];
+        let zeros = |_| Totals::new(compute, f, vec![0.0; n]);
+        let totals = what.layers.iter().map(zeros).collect();
         return Ok(State { windows: 0, met: 0, tokens: 0, totals });
     }
     let shard = Shard::open(&path).map_err(|e| match e {
@@ -80,7 +83,8 @@ pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
     let total = |layer: &usize| match shard.header().tensors.get(&layer.to_string()) {
         Some(t) if t.dtype == TYPE && t.shape == [n] => {
             let bytes = shard.bytes(&t.range);
-            Ok(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
+            let numbers = bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
+            Ok(Totals::new(compute, f, numbers.collect()))
         }
         _ => Err(broken(&path, format!("layer {layer} is missing or of another size"))),
     };
@@ -97,17 +101,18 @@ fn broken(path: &Path, what: String) -> Error {
 /// # Errors
 ///
 /// A folder that cannot be written.
-pub fn save(dir: &Path, what: &Collect, state: &State) -> Result<()> {
+pub fn save(dir: &Path, what: &Collect, state: &mut State) -> Result<()> {
     let header = header(what, [state.windows, state.met, state.tokens]);
     let header = serde_json::to_string(&header).expect("plain data");
-    let item = |(layer, total): (&usize, &Vec<f64>)| write::Item {
+    let packed: Vec<_> = state.totals.iter_mut().map(Totals::packed).collect();
+    let item = |(layer, total): (&usize, &Cow<[f64]>)| write::Item {
         name: layer.to_string(),
         dtype: TYPE,
         shape: vec![total.len()],
     };
-    let items: Vec<_> = what.layers.iter().zip(&state.totals).map(item).collect();
+    let items: Vec<_> = what.layers.iter().zip(&packed).map(item).collect();
     write::write(&dir.join(NAME), &[("state".to_owned(), header)].into(), &items, &mut |i, out| {
-        out.write_all(bytemuck::cast_slice(&state.totals[i]))
+        out.write_all(bytemuck::cast_slice(&packed[i]))
     })
 }
 

@@ -1,13 +1,15 @@
 //! Floor 2: where numbers live. Activations are [`Tensor`]s, frozen matrices are [`Weight`]s.
 
+pub mod compute;
 pub mod device;
 #[allow(clippy::module_inception)]
 pub mod tensor;
 pub mod weight;
 
+pub use compute::{Compute, Precision};
 pub use device::Device;
-pub use tensor::{Precision, Tensor};
-pub use weight::{Layout, Panel, Weight};
+pub use tensor::Tensor;
+pub use weight::{Layout, OnDevice, Panel, Weight};
 
 /// Asserts that tensors have the shapes the operation needs, naming operation and operand.
 macro_rules! shapes {
@@ -20,19 +22,23 @@ macro_rules! shapes {
 }
 pub(crate) use shapes;
 
-/// Runs an expression with `T` bound to the tensor's own element type.
-macro_rules! on_float {
-    ($tensor:expr, $t:ident => $body:expr) => {
-        match $tensor.precision() {
-            $crate::tensor::Precision::F32 => {
-                type $t = f32;
-                $body
-            }
-            $crate::tensor::Precision::F64 => {
-                type $t = f64;
-                $body
-            }
+/// Runs the definition, with `T` bound to the tensor's own element type, or on the tensor's device
+/// the launch.
+macro_rules! on {
+    ($tensor:expr, host $t:ident => $host:expr, device $engine:ident => $device:expr $(,)?) => {
+        match $tensor.engine() {
+            Some($engine) => $device,
+            None => match $tensor.precision() {
+                $crate::tensor::Precision::F32 => {
+                    type $t = f32;
+                    $host
+                }
+                $crate::tensor::Precision::F64 => {
+                    type $t = f64;
+                    $host
+                }
+            },
         }
     };
 }
-pub(crate) use on_float;
+pub(crate) use on;

@@ -1,28 +1,25 @@
-//! Dense row-major tensors in the type the computation runs in.
+//! Dense row-major tensors in the type the computation runs in, on the host or on a device.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
+use super::compute::{Compute, Precision};
 use crate::base::Float;
+use crate::base::fits;
+use crate::gpu::launch::Elem;
+use crate::gpu::{Array, Engine};
 
-/// The type a computation runs in: `F32` for work, `F64` for oracles and gradient checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// Single precision.
-    F32,
-    /// Double precision.
-    F64,
-}
-
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Data {
     F32(Vec<f32>),
     F64(Vec<f64>),
+    Device(Array), // f32
 }
 
-/// A dense row-major array on the host.
-#[derive(Clone, Debug)]
+/// A dense row-major array.
+#[derive(Debug)]
 pub struct Tensor {
     shape: Vec<usize>,
     data: Data,
@@ -30,30 +27,82 @@ pub struct Tensor {
 
 impl Tensor {
     /// All zeros.
-    pub fn zeros(precision: Precision, shape: &[usize]) -> Tensor {
+    pub fn zeros(compute: impl Into<Compute>, shape: &[usize]) -> Tensor {
         let len = shape.iter().product();
-        let data = match precision {
-            Precision::F32 => Data::F32(vec![0.0; len]),
-            Precision::F64 => Data::F64(vec![0.0; len]),
+        let data = match compute.into() {
+            Compute::Host(Precision::F32) => Data::F32(vec![0.0; len]),
+            Compute::Host(Precision::F64) => Data::F64(vec![0.0; len]),
+            Compute::Device(engine) => {
+                let mut array = fits(engine.array(Elem::F32, 0));
+                fits(array.resize(len));
+                Data::Device(array)
+            }
         };
         Tensor { shape: shape.to_vec(), data }
     }
 
-    /// `values` rounded to the precision, in the given shape.
-    pub fn of(precision: Precision, shape: &[usize], values: &[f64]) -> Tensor {
-        let mut t = Tensor::zeros(precision, shape);
-        assert_eq!(t.len(), values.len(), "Tensor::of: values do not fill the shape");
-        match &mut t.data {
-            Data::F32(d) => d.iter_mut().zip(values).for_each(|(d, &v)| *d = v as f32),
-            Data::F64(d) => d.copy_from_slice(values),
+    /// `values` rounded to the type of the computation, in the given shape.
+    pub fn of(compute: impl Into<Compute>, shape: &[usize], values: &[f64]) -> Tensor {
+        let len: usize = shape.iter().product();
+        assert_eq!(len, values.len(), "Tensor::of: values do not fill the shape");
+        let narrow = || values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+        let data = match compute.into() {
+            Compute::Host(Precision::F32) => Data::F32(narrow()),
+            Compute::Host(Precision::F64) => Data::F64(values.to_vec()),
+            Compute::Device(engine) => {
+                Data::Device(fits(engine.upload(Elem::F32, cast_slice(&narrow()))))
+            }
+        };
+        Tensor { shape: shape.to_vec(), data }
+    }
+
+    /// Where and in which type it computes.
+    pub fn compute(&self) -> Compute {
+        match &self.data {
+            Data::Device(array) => Compute::Device(array.engine().clone()),
+            _ => Compute::Host(self.precision()),
         }
-        t
+    }
+
+    /// The device it is on.
+    pub fn engine(&self) -> Option<&Engine> {
+        match &self.data {
+            Data::Device(array) => Some(array.engine()),
+            _ => None,
+        }
+    }
+
+    /// The elements on their device.
+    pub fn array(&self) -> &Array {
+        match &self.data {
+            Data::Device(array) => array,
+            _ => panic!("a tensor of the host was read by a device"),
+        }
+    }
+
+    /// The elements on their device, to be written.
+    pub fn array_mut(&mut self) -> &mut Array {
+        match &mut self.data {
+            Data::Device(array) => array,
+            _ => panic!("a tensor of the host was written by a device"),
+        }
+    }
+
+    /// The same tensor on the host.
+    pub fn to_host(&self) -> Cow<'_, Tensor> {
+        match &self.data {
+            Data::Device(array) => {
+                let data = Data::F32(floats(&array.download()));
+                Cow::Owned(Tensor { shape: self.shape.clone(), data })
+            }
+            _ => Cow::Borrowed(self),
+        }
     }
 
     /// The element type.
     pub fn precision(&self) -> Precision {
         match self.data {
-            Data::F32(_) => Precision::F32,
+            Data::F32(_) | Data::Device(_) => Precision::F32,
             Data::F64(_) => Precision::F64,
         }
     }
@@ -85,6 +134,7 @@ impl Tensor {
         match &mut self.data {
             Data::F32(d) => d.resize(len, 0.0),
             Data::F64(d) => d.resize(len, 0.0),
+            Data::Device(array) => fits(array.resize(len)),
         }
     }
 
@@ -108,6 +158,11 @@ impl Tensor {
         match (&mut self.data, &other.data) {
             (Data::F32(d), Data::F32(o)) => d.extend_from_slice(&o[part]),
             (Data::F64(d), Data::F64(o)) => d.extend_from_slice(&o[part]),
+            (Data::Device(d), Data::Device(o)) => {
+                let old = d.len();
+                fits(d.resize(old + part.len()));
+                d.copy(old, o, part);
+            }
             _ => panic!("push_rows: tensors of two precisions"),
         }
     }
@@ -133,17 +188,20 @@ impl Tensor {
     /// Row `i` of a matrix, widened.
     pub fn row_f64(&self, i: usize) -> Vec<f64> {
         let [_, d] = self.dims();
+        let row = i * d..(i + 1) * d;
         match &self.data {
-            Data::F32(v) => v[i * d..][..d].iter().map(|&x| x.into()).collect(),
-            Data::F64(v) => v[i * d..][..d].to_vec(),
+            Data::F32(v) => wide(&v[row]),
+            Data::F64(v) => v[row].to_vec(),
+            Data::Device(array) => wide(&floats(&array.download_part(row))),
         }
     }
 
     /// All elements, widened.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {
-            Data::F32(v) => v.iter().map(|&x| x.into()).collect(),
+            Data::F32(v) => wide(v),
             Data::F64(v) => v.clone(),
+            Data::Device(array) => wide(&floats(&array.download())),
         }
     }
 
@@ -153,7 +211,28 @@ impl Tensor {
         match (&mut self.data, &other.data) {
             (Data::F32(d), Data::F32(o)) => d.clone_from(o),
             (Data::F64(d), Data::F64(o)) => d.clone_from(o),
+            (Data::Device(d), Data::Device(o)) => {
+                fits(d.resize(o.len()));
+                d.copy(0, o, 0..o.len());
+            }
             _ => panic!("copy_from: tensors of two precisions"),
         }
     }
+}
+
+impl Clone for Tensor {
+    fn clone(&self) -> Tensor {
+        let mut copy = Tensor::zeros(self.compute(), &[0]);
+        copy.copy_from(self);
+        copy
+    }
+}
+
+/// f32 as a device holds them.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| x.into()).collect()
 }

@@ -4,12 +4,17 @@
 //! after the other or head by head), a `Weight` is described once by type, first element, two
 //! strides and a gap between blocks of rows, never copied as a whole: products ask for panels, and
 //! a panel in another type is widened as it is used. So a model in bf16 runs in the memory its
-//! file takes.
+//! file takes. On a device it is the same elements in the same type, those of other matrices left
+//! out, from its first use on.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::base::fits;
 use crate::base::{DType, Float};
+use crate::gpu::launch::Elem;
+use crate::gpu::resident::Slot;
+use crate::gpu::{Array, Engine};
 
 /// How a checkpoint stores a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,21 @@ pub struct Weight {
     col_stride: usize,
     block: usize, // rows that lie row_stride apart …
     gap: usize,   // … and elements left out after so many
+    slot: Arc<Slot>,
+}
+
+/// W (out, in) on a device; element (i, j) is `w[i * row_stride + j * col_stride]`.
+pub struct OnDevice {
+    /// The elements.
+    pub w: Arc<Array>,
+    /// out.
+    pub out: usize,
+    /// in.
+    pub inner: usize,
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub col_stride: usize,
 }
 
 /// A block of a weight in the type of the computation.
@@ -63,7 +83,16 @@ impl Weight {
             Layout::InOut => (1, rows),
         };
         let source = Source::Stored(dtype, bytes);
-        Weight { source, rows, cols, first: 0, row_stride, col_stride, block: rows.max(1), gap: 0 }
+        Weight::of(source, [rows, cols], [row_stride, col_stride])
+    }
+
+    fn of(
+        source: Source,
+        [rows, cols]: [usize; 2],
+        [row_stride, col_stride]: [usize; 2],
+    ) -> Weight {
+        let (block, slot) = (rows.max(1), Arc::default());
+        Weight { source, rows, cols, first: 0, row_stride, col_stride, block, gap: 0, slot }
     }
 
     /// Some of its rows.
@@ -71,7 +100,8 @@ impl Weight {
         assert!(rows.end <= self.rows, "Weight: rows outside the matrix");
         assert_eq!(self.gap, 0, "Weight: rows of blocks of rows");
         let first = self.first + rows.start * self.row_stride;
-        Weight { rows: rows.len(), first, block: rows.len().max(1), ..self.clone() }
+        let (rows, slot) = (rows.len(), Arc::default());
+        Weight { rows, first, block: rows.max(1), slot, ..self.clone() }
     }
 
     /// The rows `rows` of every `period`: where heads lie side by side, the same part of each.
@@ -81,44 +111,35 @@ impl Weight {
         let first = self.first + rows.start * self.row_stride;
         let gap = (period - rows.len()) * self.row_stride;
         let all = self.rows / period * rows.len();
-        Weight { rows: all, first, block: rows.len(), gap, ..self.clone() }
+        let (block, slot) = (rows.len(), Arc::default());
+        Weight { rows: all, first, block, gap, slot, ..self.clone() }
     }
 
     /// A matrix of our own, (out, in) row-major.
     pub fn dense_f32(values: Vec<f32>, rows: usize, cols: usize) -> Weight {
         assert_eq!(values.len(), rows * cols, "Weight: values do not fit the shape");
-        let source = Source::F32(Arc::new(values));
-        Weight {
-            source,
-            rows,
-            cols,
-            first: 0,
-            row_stride: cols,
-            col_stride: 1,
-            block: rows.max(1),
-            gap: 0,
-        }
+        Weight::of(Source::F32(Arc::new(values)), [rows, cols], [cols, 1])
     }
 
     /// A matrix of our own in double precision, (out, in) row-major.
     pub fn dense_f64(values: Vec<f64>, rows: usize, cols: usize) -> Weight {
         assert_eq!(values.len(), rows * cols, "Weight: values do not fit the shape");
-        let source = Source::F64(Arc::new(values));
-        Weight {
-            source,
-            rows,
-            cols,
-            first: 0,
-            row_stride: cols,
-            col_stride: 1,
-            block: rows.max(1),
-            gap: 0,
-        }
+        Weight::of(Source::F64(Arc::new(values)), [rows, cols], [cols, 1])
     }
 
     /// (out, in).
     pub fn dims(&self) -> [usize; 2] {
         [self.rows, self.cols]
+    }
+
+    /// How many bytes its elements are.
+    pub fn bytes(&self) -> u64 {
+        let size = match &self.source {
+            Source::Stored(dtype, _) => dtype.size(),
+            Source::F32(_) => 4,
+            Source::F64(_) => 8,
+        };
+        (self.rows * self.cols * size) as u64
     }
 
     /// W[rows, cols] in type `T`: in place where it is stored so, else widened into `scratch`.
@@ -128,10 +149,7 @@ impl Weight {
         cols: Range<usize>,
         scratch: &'a mut Vec<T>,
     ) -> Panel<'a, T> {
-        let at = |row: usize, col: usize| {
-            let skipped = row / self.block * self.gap;
-            self.first + row * self.row_stride + skipped + col * self.col_stride
-        };
+        let at = |row, col| self.at(row, col);
         let (row_stride, col_stride) = (self.row_stride, self.col_stride);
         let one_block =
             self.gap == 0 || rows.start / self.block == rows.end.saturating_sub(1) / self.block;
@@ -179,6 +197,39 @@ impl Weight {
             self.row(i, row);
         }
         all
+    }
+
+    /// The matrix on a device, uploaded where it is not there. A device without room unwinds.
+    pub fn on(&self, engine: &Engine) -> OnDevice {
+        let (elem, bytes): (Elem, &[u8]) = match &self.source {
+            Source::Stored(dtype, bytes) => (dtype.into(), (**bytes).as_ref()),
+            Source::F32(values) => (Elem::F32, bytemuck::cast_slice(values)),
+            Source::F64(_) => panic!("a weight in f64 was asked for by a device"),
+        };
+        // Runs of neighbours, one after the other: rows, or columns where they are stored so.
+        let by_row = self.col_stride == 1;
+        let [runs, run] = if by_row { [self.rows, self.cols] } else { [self.cols, self.rows] };
+        assert!(by_row || self.rows <= self.block, "Weight: blocks of rows of an (in, out) matrix");
+        let size = elem.size();
+        let mut fill = |from: usize, mut piece: &mut [u8]| {
+            let (mut i, mut within) = (from / (run * size), from % (run * size));
+            while !piece.is_empty() {
+                let at = if by_row { self.at(i, 0) } else { self.at(0, i) } * size + within;
+                let here = piece.len().min(run * size - within);
+                let (now, rest) = piece.split_at_mut(here);
+                now.copy_from_slice(&bytes[at..at + here]);
+                (piece, i, within) = (rest, i + 1, 0);
+            }
+        };
+        let w = fits(engine.resident(&self.slot, elem, runs * run, &mut fill));
+        let [row_stride, col_stride] = if by_row { [self.cols, 1] } else { [1, self.rows] };
+        OnDevice { w, out: self.rows, inner: self.cols, row_stride, col_stride }
+    }
+
+    /// The stored place of an element.
+    fn at(&self, row: usize, col: usize) -> usize {
+        let skipped = row / self.block * self.gap;
+        self.first + row * self.row_stride + skipped + col * self.col_stride
     }
 
     /// `out.len()` stored neighbours from element `at` on.

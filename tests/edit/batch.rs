@@ -21,13 +21,14 @@ use incise::model::Model;
 use incise::stats::Moment;
 use incise::stats::covariance::matrix;
 use incise::store::Checkpoint;
-use incise::tensor::Precision;
+use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::reference::{golden, moment, off, tensor};
 use crate::support::budget::on_one_and_two;
+use crate::support::twin;
 
 #[derive(Deserialize)]
 struct Case {
@@ -62,9 +63,9 @@ impl Case {
         Case::all().into_iter().find(|case| case.name == name).unwrap()
     }
 
-    fn ready(&self, precision: Precision) -> Ready {
+    fn ready(&self, compute: impl Into<Compute>) -> Ready {
         let dir = golden().join(&self.model);
-        let model = Model::load(&Checkpoint::open(&dir).unwrap(), precision).unwrap();
+        let model = Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap();
         let mut values =
             Values::parse(Path::new("case"), self.hparams.to_string().as_bytes()).unwrap();
         if self.anchor.is_some() {
@@ -110,14 +111,15 @@ impl Ready {
     }
 }
 
-fn check(case: &Case, precision: Precision, bar: f64) {
-    let ready = case.ready(precision);
+fn check(case: &Case, compute: impl Into<Compute>, bar: f64) -> (Ready, Planned) {
+    let compute = compute.into();
+    let ready = case.ready(&compute);
     let planned = ready.run(&ready.facts, u64::MAX, None);
     let file = fs::read(golden().join(format!("batch/{}.safetensors", case.name))).unwrap();
     let mut worst = 0.0f64;
     for (i, outcome) in planned.outcomes.iter().enumerate() {
         let loss = tensor(&file, &format!("{i}.loss"));
-        assert_eq!(outcome.trace.len(), loss.len(), "{} {precision:?}: steps of {i}", case.name);
+        assert_eq!(outcome.trace.len(), loss.len(), "{} {compute:?}: steps of {i}", case.name);
         for (step, want) in outcome.trace.iter().zip(&loss) {
             worst = worst.max((step.total() - want).abs() / want);
         }
@@ -128,9 +130,10 @@ fn check(case: &Case, precision: Precision, bar: f64) {
         let want = tensor(&file, &format!("{}.change", layer.layer));
         change = change.max(off(&dense(&layer.kind, sizes), &want));
     }
-    println!("{} {precision:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
-    assert!(change <= bar, "{} {precision:?}: ΔW is off by {change:e}", case.name);
-    assert!(worst <= bar, "{} {precision:?}: the loss is off by {worst:e}", case.name);
+    println!("{} {compute:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
+    assert!(change <= bar, "{} {compute:?}: ΔW is off by {change:e}", case.name);
+    assert!(worst <= bar, "{} {compute:?}: the loss is off by {worst:e}", case.name);
+    (ready, planned)
 }
 
 #[test]
@@ -141,6 +144,22 @@ fn changes_and_losses_are_the_references() {
         // a model so changed makes of it.
         check(&case, Precision::F64, 1e-6);
     }
+}
+
+/// … and with memory for fewer facts than the search was told there is room for: the same bits.
+#[test]
+fn a_change_by_kernels_is_the_references() {
+    let test = "edit::batch::a_change_by_kernels_is_the_references";
+    let Some(engine) = twin::engine(test) else { return };
+    let compute = Compute::Device(engine.clone());
+    let (ready, planned) = check(&Case::named("gpt2-memit-sequential"), &compute, 1e-4);
+    let bits_before = bits(&planned);
+    drop(planned);
+    let all = engine.memory();
+    engine.cap(all.used + (all.peak - all.used) / 3 * 2);
+    let fewer = ready.run(&ready.facts, u64::MAX, None);
+    assert_eq!(bits(&fewer), bits_before);
+    assert!(engine.memory().peak == all.peak, "it was run with less memory");
 }
 
 /// Bytes of everything a plan says.

@@ -7,4 +7,4 @@ mod factlm;
 mod family;
 mod hparams;
 mod identities;
-mod reference;
+pub mod reference;

@@ -1,4 +1,7 @@
 //! What compiles and runs kernels: the grammar of their files, and the host that must bite.
 
+mod commands;
 mod grammar;
+mod image;
+mod memory;
 mod planted;

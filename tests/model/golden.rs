@@ -4,36 +4,37 @@ use incise::model::decoder::Past;
 use incise::model::pushed::{Problem, Push, Pushed};
 use incise::model::shared::{Shared, common};
 use incise::model::{At, Batch, Model, Run, Site};
-use incise::tensor::{Precision, Tensor};
+use incise::tensor::{Compute, Precision, Tensor};
 use incise::text::{Row, Rows};
 
 use crate::support::golden::{Golden, NAMES};
+use crate::support::twin;
 
-const BOTH: [Precision; 2] = [Precision::F64, Precision::F32];
-
-fn each(test: impl Fn(&Golden, &Model, Precision)) {
-    for name in NAMES {
-        let golden = Golden::open(name);
-        for precision in BOTH {
-            test(&golden, &golden.model(precision), precision);
+/// Every model in both precisions of the host, and on the kernels.
+fn each(name: &str, test: impl Fn(&Golden, &Model, &Compute)) {
+    let mut computes = vec![Precision::F64.into(), Precision::F32.into()];
+    computes.extend(twin::engine(&format!("model::golden::{name}, kernels")).map(Compute::Device));
+    for golden in NAMES.map(Golden::open) {
+        for compute in &computes {
+            test(&golden, &golden.model(compute), compute);
         }
     }
 }
 
 #[test]
 fn logits_are_the_frameworks() {
-    each(|golden, model, precision| {
+    each("logits_are_the_frameworks", |golden, model, compute| {
         for (i, prompt) in golden.json.prompts.iter().enumerate() {
             let all: Vec<usize> = (0..prompt.len()).collect();
             let z = model.logits(&Batch::whole([prompt]), Past::None, &all);
-            golden.check(&format!("logits.{i}"), precision, &z.to_f64());
+            golden.check(&format!("logits.{i}"), compute, &z.to_f64());
         }
     });
 }
 
 #[test]
 fn sites_hold_what_the_framework_holds() {
-    each(|golden, model, precision| {
+    each("sites_hold_what_the_framework_holds", |golden, model, compute| {
         let batch = Batch::whole([&golden.json.prompts[golden.json.captured]]);
         let mut x = model.embed(&batch);
         let layers = 0..model.arch.layers;
@@ -45,14 +46,14 @@ fn sites_hold_what_the_framework_holds() {
                 At::Stream => "stream",
                 At::Attention => return, // not recorded; the stream holds it
             };
-            golden.check(&format!("{at}.{}", site.layer), precision, &t.to_f64());
+            golden.check(&format!("{at}.{}", site.layer), compute, &t.to_f64());
         });
     });
 }
 
 #[test]
 fn the_search_loss_and_its_gradient_are_the_frameworks() {
-    each(|golden, model, precision| {
+    each("the_search_loss_and_its_gradient_are_the_frameworks", |golden, model, compute| {
         let s = &golden.json.search;
         let mut rows: Vec<Row> = s
             .sequences
@@ -70,16 +71,16 @@ fn the_search_loss_and_its_gradient_are_the_frameworks() {
         let beginnings = common([Problem::kinds(&rows)]);
         let shared = Shared::run(model, &beginnings, push.layers(), 0);
         let mut pushed = Pushed::new(model, push, &shared, true);
-        golden.check("search.t0", precision, &pushed.admit(&[problem]).to_f64());
+        golden.check("search.t0", compute, &pushed.admit(&[problem]).to_f64());
 
         let d = model.arch.width;
-        let (at_rest, _) = pushed.step(&Tensor::zeros(precision, &[1, d]), &[1.0]);
+        let (at_rest, _) = pushed.step(&Tensor::zeros(compute, &[1, d]), &[1.0]);
         assert_eq!(at_rest[0].kl, 0.0, "{}: KL at δ = 0 is exactly 0", golden.name);
 
         let delta = golden.tensor("search.delta");
-        let (parts, gradient) = pushed.step(&Tensor::of(precision, &[1, d], &delta), &[1.0]);
-        golden.check_loss("search.nll", precision, 1.0, parts[0].nll, s.nll);
-        golden.check_loss("search.kl", precision, s.kl_factor, parts[0].kl, s.kl);
+        let (parts, gradient) = pushed.step(&Tensor::of(compute, &[1, d], &delta), &[1.0]);
+        golden.check_loss("search.nll", compute, 1.0, parts[0].nll, s.nll);
+        golden.check_loss("search.kl", compute, s.kl_factor, parts[0].kl, s.kl);
 
         // The recorded gradient is of the whole loss; ours is without the decay.
         let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -87,6 +88,6 @@ fn the_search_loss_and_its_gradient_are_the_frameworks() {
         let shrink = s.v_weight_decay / (t0 * t0 * norm(&delta));
         let whole: Vec<f64> =
             gradient.to_f64().iter().zip(&delta).map(|(g, d)| g + shrink * d).collect();
-        golden.check("search.grad", precision, &whole);
+        golden.check("search.grad", compute, &whole);
     });
 }

@@ -55,13 +55,13 @@ impl<'m> Search<'m> {
         let mut pushed = Pushed::new(model, push, shared, false);
         let t0 = pushed.admit(&problems);
         let (parts, _) =
-            pushed.step(&Tensor::zeros(model.precision, t0.shape()), &vec![1.0; facts.len()]);
+            pushed.step(&Tensor::zeros(&model.compute, t0.shape()), &vec![1.0; facts.len()]);
         assert!(parts.iter().all(|p| p.kl == 0.0 && p.nll > 0.0), "KL is exactly 0 at δ = 0");
         Search(pushed, facts.len())
     }
 
     fn at(&mut self, delta: &[f64]) -> (Vec<f64>, Vec<f64>) {
-        let delta = Tensor::of(self.0.precision(), &[self.1, delta.len() / self.1], delta);
+        let delta = Tensor::of(self.0.compute(), &[self.1, delta.len() / self.1], delta);
         let (parts, gradient) = self.0.step(&delta, &vec![1.0; self.1]);
         (parts.iter().map(|p| p.nll + p.kl).collect(), gradient.to_f64())
     }

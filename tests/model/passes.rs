@@ -46,7 +46,7 @@ fn a_cache_changes_nothing() {
         hold(logits, |model, prompts| {
             let mut all = Vec::new();
             for prompt in prompts {
-                let (mut cache, mut past) = (Cache::new(&model.arch, model.precision), 0);
+                let (mut cache, mut past) = (Cache::new(&model.arch, &model.compute), 0);
                 for ids in prompt.chunks(step) {
                     let mut batch = Batch::default();
                     batch.push(ids, 0..past);

@@ -155,9 +155,10 @@ impl Case {
         let past = (&tensor(kw, &self.past_k), &tensor(kw, &self.past_v));
         let mut o = stale(&q);
         let mut lse = tensor(queries, &vec![f64::NAN; q.len() / width]);
-        let keys = Keys { k: &k, v: &v, past, seqs: &self.seqs, heads: self.heads };
+        let keys = Keys { k: &k, v: &v, past, seqs: &self.seqs, packing: None, heads: self.heads };
         attention::forward(&q, keys, &mut o, &mut lse);
-        let mut grads = Grads { dq: stale(&q), dk: stale(&k), dv: stale(&v) };
+        let [total, mean] = [stale(&lse), stale(&lse)];
+        let mut grads = Grads { dq: stale(&q), dk: stale(&k), dv: stale(&v), total, mean };
         let d_o = tensor(qw, &self.d_o);
         attention::backward(&d_o, &q, keys, &lse, &mut grads);
         [o, lse, grads.dq, grads.dk, grads.dv]

@@ -67,7 +67,8 @@ impl Gram {
         below.clone().zip(&self.total).for_each(|(at, &t)| whole[at] = t);
         let mut total = twin::up(engine, Elem::F64, &whole);
         for k in self.k.chunks(cuda::TOKENS * f) {
-            cuda::add(engine, &twin::up(engine, elem, k), f, &mut part);
+            let k = twin::up(engine, elem, k);
+            cuda::add(engine, k.read(), [k.len() / f, f], &mut part);
         }
         cuda::flush(engine, f, &mut part, &mut total);
         let left = twin::down(&part);

@@ -44,7 +44,7 @@ fn moments_of_keys_are_the_frameworks() {
                     total[i * (i + 1) / 2 + j] / tokens
                 };
                 let all: Vec<f64> = (0..f).flat_map(|i| (0..f).map(move |j| entry(i, j))).collect();
-                golden.check_moment(l, precision, &all);
+                golden.check_moment(l, &precision.into(), &all);
             }
         }
     }

@@ -78,12 +78,22 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 }
 
 /// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
-/// on every engine, with the same bits on all.
+/// on every engine, with the same bits on all of a group.
 ///
 /// ```text
 /// max|got − want| ≤ 2·max|base − want| + u·max|want|      u of the output's type
 /// ```
 pub fn kernel<O: Op>(
+    case: &str,
+    groups: &[Vec<(String, Engine)>],
+    outputs: &[Elem],
+    inputs: impl Fn(&mut Draw) -> O,
+    run: impl Fn(&O, &Engine) -> Vec<Vec<f64>>,
+) {
+    groups.iter().for_each(|engines| kernel_on(case, engines, outputs, &inputs, &run));
+}
+
+fn kernel_on<O: Op>(
     case: &str,
     engines: &[(String, Engine)],
     outputs: &[Elem],

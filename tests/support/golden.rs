@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use incise::model::Model;
 use incise::store::Checkpoint;
-use incise::tensor::Precision;
+use incise::tensor::{Compute, Precision};
 use safetensors::SafeTensors;
 use serde::Deserialize;
+
+use super::budget::U32;
 
 /// A recorded model and what the framework says of it.
 pub struct Golden {
@@ -61,6 +63,16 @@ pub const NAMES: [&str; 18] = [
     "qwen3-one-group",
 ];
 
+/// How much coarser the factors of a product are than f32: on a device they are two bf16, which
+/// hold them to 2⁻¹⁷ instead of 2⁻²⁴, and what the framework's run loses by rounding, a run there
+/// loses that many times.
+fn digits(compute: &Compute) -> f64 {
+    match compute {
+        Compute::Host(_) => 1.0,
+        Compute::Device(_) => 128.0,
+    }
+}
+
 impl Golden {
     pub fn open(name: &'static str) -> Golden {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
@@ -69,8 +81,8 @@ impl Golden {
         Golden { name, dir, json, bytes }
     }
 
-    pub fn model(&self, precision: Precision) -> Model {
-        Model::load(&Checkpoint::open(&self.dir).unwrap(), precision).unwrap()
+    pub fn model(&self, compute: impl Into<Compute>) -> Model {
+        Model::load(&Checkpoint::open(&self.dir).unwrap(), compute).unwrap()
     }
 
     /// A recorded tensor, in f64.
@@ -90,45 +102,45 @@ impl Golden {
     /// the framework's own f32 run, plus one rounding at the largest value. In f64 by 512 units of
     /// the largest value: sums here have up to 128 terms, and a value passes four layers. Rotary
     /// tables are f32 in every run, the framework's too, so there f64 has the budget of f32.
-    pub fn check(&self, name: &str, precision: Precision, got: &[f64]) {
+    pub fn check(&self, name: &str, compute: &Compute, got: &[f64]) {
         let want = self.tensor(name);
         let top = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
-        let budget = match precision {
+        let budget = match compute.precision() {
             Precision::F64 if self.learned_positions() => 512.0 * f64::EPSILON * top,
-            _ => 2.0 * self.json.f32_error[name] + f64::from(f32::EPSILON) / 2.0 * top,
+            _ => digits(compute) * (2.0 * self.json.f32_error[name] + U32 * top),
         };
-        self.hold(name, precision, got, &want, budget);
+        self.hold(name, compute, got, &want, budget);
     }
 
     /// Holds a second moment to the recorded one. An entry is a mean of products of two keys, so an
     /// error ε of keys no larger than k moves it by up to 2kε, and ours may be twice the
     /// framework's, plus one rounding of k.
-    pub fn check_moment(&self, layer: usize, precision: Precision, got: &[f64]) {
+    pub fn check_moment(&self, layer: usize, compute: &Compute, got: &[f64]) {
         let (name, key) = (format!("moment.{layer}"), format!("key.{layer}"));
         let want = self.tensor(&name);
         let k = self.tensor(&key).iter().fold(0.0f64, |a, k| a.max(k.abs()));
-        let key_error = match precision {
+        let key_error = match compute.precision() {
             Precision::F64 if self.learned_positions() => 512.0 * f64::EPSILON * k,
-            _ => 2.0 * self.json.f32_error[&key] + f64::from(f32::EPSILON) / 2.0 * k,
+            _ => digits(compute) * (2.0 * self.json.f32_error[&key] + U32 * k),
         };
-        self.hold(&name, precision, got, &want, 2.0 * k * key_error);
+        self.hold(&name, compute, got, &want, 2.0 * k * key_error);
     }
 
     /// Holds a loss to the recorded one. A loss is a mean of log-probabilities; an error ε of the
     /// logits moves one by up to 2ε, and ours may be twice the framework's: 4 ε times its weight.
-    pub fn check_loss(&self, name: &str, precision: Precision, weight: f64, got: f64, want: f64) {
+    pub fn check_loss(&self, name: &str, compute: &Compute, weight: f64, got: f64, want: f64) {
         let last = format!("logits.{}", self.json.prompts.len() - 1);
-        let logits = match precision {
+        let logits = match compute.precision() {
             Precision::F64 if self.learned_positions() => 512.0 * f64::EPSILON,
-            _ => self.json.f32_error[&last],
+            _ => digits(compute) * self.json.f32_error[&last],
         };
-        self.hold(name, precision, &[got], &[want], 4.0 * weight * logits);
+        self.hold(name, compute, &[got], &[want], 4.0 * weight * logits);
     }
 
-    fn hold(&self, name: &str, precision: Precision, got: &[f64], want: &[f64], budget: f64) {
+    fn hold(&self, name: &str, compute: &Compute, got: &[f64], want: &[f64], budget: f64) {
         assert_eq!(got.len(), want.len(), "{}: {name}: sizes differ", self.name);
         let off = got.iter().zip(want).fold(0.0f64, |a, (g, w)| a.max((g - w).abs()));
-        println!("{} {name} {precision:?}: off {off:.2e}, budget {budget:.2e}", self.name);
-        assert!(off <= budget, "{} {name} {precision:?}: off by {off:e} > {budget:e}", self.name);
+        println!("{} {name} {compute:?}: off {off:.2e}, budget {budget:.2e}", self.name);
+        assert!(off <= budget, "{} {name} {compute:?}: off by {off:e} > {budget:e}", self.name);
     }
 }

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use half::{bf16, f16};
 use incise::gpu::launch::Elem;
 use incise::gpu::twin::{Order, Twin, symbol};
-use incise::gpu::{Array, Engine, kernels};
+use incise::gpu::{Array, Engine, gpus, kernels};
 
 #[path = "../../build/kernel.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
@@ -29,28 +29,64 @@ pub const BUILDS: [(&str, &[&str]); 3] = [
     ("thread", &["-O1", "-fsanitize=thread"]),
 ];
 
-/// Engines of every build: the plain one in every order, the others shuffled. `None`, and a line,
-/// where there is no compiler.
-pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
+/// Executables of all kernels, one a build. `None`, and a line, where there is no compiler.
+fn programs(test: &str) -> Option<&'static [PathBuf]> {
     static MADE: LazyLock<Option<Vec<PathBuf>>> = LazyLock::new(|| {
         let sources: Vec<(String, String)> =
             kernels::FILES.iter().map(|f| (f.name.to_owned(), f.text.to_owned())).collect();
         make("kernels", &sources)
     });
-    let Some(made) = &*MADE else {
+    if MADE.is_none() {
         let line = format!("skipped: {test}: no C++ compiler (c++) to build kernels with\n");
         std::io::stderr().write_all(line.as_bytes()).unwrap();
-        return None;
-    };
-    let orders = [Order::Forwards, Order::Backwards, Order::Shuffled];
-    let mut engines = Vec::new();
-    for (i, (program, (build, _))) in made.iter().zip(BUILDS).enumerate() {
-        for &order in if i == 0 { &orders[..] } else { &orders[2..] } {
-            let twin = Twin::start(program, order).unwrap();
-            engines.push((format!("{build}, {order:?}"), Engine::twin(twin)));
+    }
+    MADE.as_deref()
+}
+
+/// The plain executable.
+pub fn program(test: &str) -> Option<&'static Path> {
+    programs(test).map(|all| &*all[0])
+}
+
+/// A card, where there is one. `EXPECT_GPU=1` makes it a failure that there is none.
+pub fn card() -> Option<Engine> {
+    let expected = std::env::var_os("EXPECT_GPU").is_some_and(|v| v == "1");
+    match gpus().first() {
+        Some(gpu) => Some(gpu.open().unwrap()),
+        None => {
+            assert!(!expected, "EXPECT_GPU=1, and the driver shows no GPU");
+            None
         }
     }
-    Some(engines)
+}
+
+/// What runs kernels for a test of whole computations: the card, else the plain executable, in the
+/// order that suits kernels least.
+pub fn engine(test: &str) -> Option<Engine> {
+    let twin = |program| Engine::twin(Twin::start(program, Order::Shuffled).unwrap());
+    card().or_else(|| program(test).map(twin))
+}
+
+/// Engines by name, grouped by what must give the same bits: those of every build on the host (the
+/// plain one in every order, the others shuffled), and the card. A card and the host differ in
+/// the last digits of exp, and of sums in tensor cores.
+pub fn engines(test: &str) -> Option<Vec<Vec<(String, Engine)>>> {
+    let mut groups = Vec::new();
+    if let Some(card) = card() {
+        groups.push(vec![("card".to_owned(), card)]);
+    }
+    let orders = [Order::Forwards, Order::Backwards, Order::Shuffled];
+    let mut twins = Vec::new();
+    for (i, (program, (build, _))) in programs(test).into_iter().flatten().zip(BUILDS).enumerate() {
+        for &order in if i == 0 { &orders[..] } else { &orders[2..] } {
+            let twin = Twin::start(program, order).unwrap();
+            twins.push((format!("{build}, {order:?}"), Engine::twin(twin)));
+        }
+    }
+    if !twins.is_empty() {
+        groups.push(twins);
+    }
+    (!groups.is_empty()).then_some(groups)
 }
 
 /// Executables of some sources (name and text), one a build; `None` without a compiler.

@@ -3,6 +3,7 @@
 use crate::gpu::kernels::linear::{Linear, THREADS, TILE};
 use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
+use crate::tensor::OnDevice;
 
 /// W (out, in) on the device, as it is stored.
 #[derive(Clone, Copy)]
@@ -17,6 +18,14 @@ pub struct Matrix<'a> {
     pub row_stride: usize,
     /// Elements from a column to the next.
     pub col_stride: usize,
+}
+
+impl<'a> From<&'a OnDevice> for Matrix<'a> {
+    fn from(w: &'a OnDevice) -> Matrix<'a> {
+        let OnDevice { w, out, inner, row_stride, col_stride } = w;
+        let (out, inner, row_stride, col_stride) = (*out, *inner, *row_stride, *col_stride);
+        Matrix { w, out, inner, row_stride, col_stride }
+    }
 }
 
 /// y (N, out) = x (N, in) Wᵀ + b.

@@ -1,9 +1,10 @@
 //! Launches of `kernels/loss.cu`.
 
+use crate::base::fits;
 use crate::gpu::kernels::loss::{LogSoftmax, LossGradient, THREADS};
-use crate::gpu::launch::Grid;
+use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::loss::Aim;
+use crate::ops::loss::{Aim, Said};
 
 /// Row i of `logp` (rows, V) = ln softmax of row `rows[i]` of z (R, V).
 pub fn log_softmax(engine: &Engine, z: &Array, rows: &Array, v: usize, logp: &mut Array) {
@@ -17,6 +18,20 @@ pub fn aim(aim: &Aim) -> (i32, f32) {
         Aim::Say { target, weight } => (target as i32, weight as f32),
         Aim::Stay { first, weight } => (-1 - first as i32, weight as f32),
     }
+}
+
+/// Turns z (R, V) into weight·dz in place and returns what each row says.
+pub fn said(engine: &Engine, z: &mut Array, v: usize, aims: &[Aim], first: &Array) -> Vec<Said> {
+    let (targets, weights): (Vec<i32>, Vec<f32>) = aims.iter().map(aim).unzip();
+    let target = fits(engine.upload(Elem::I32, bytemuck::cast_slice(&targets)));
+    let weight = fits(engine.upload(Elem::F32, bytemuck::cast_slice(&weights)));
+    let mut loss = fits(engine.array(Elem::F32, aims.len()));
+    let mut top = fits(engine.array(Elem::I32, aims.len()));
+    gradient(engine, z, v, (&target, &weight), first, &mut loss, &mut top);
+    let (loss, top) = (loss.download(), top.download());
+    let losses = loss.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into());
+    let tops = top.as_chunks::<4>().0.iter().map(|b| *b != [0; 4]);
+    losses.zip(tops).map(|(loss, top)| Said { loss, top }).collect()
 }
 
 /// Turns z (R, V) into weight·dz in place; gives loss and `top` (R) of each row.

@@ -1,11 +1,18 @@
 //! Launches of `kernels/rows.cu`.
 
+use crate::base::fits;
 use crate::gpu::kernels::rows::{AddRows, GatherRows, ScatterRows, THREADS};
-use crate::gpu::launch::Grid;
+use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
 
 /// Where a part of a row is: the row's width, the part's first column and its width.
 type Part = [usize; 3];
+
+/// Numbers of rows, on the device.
+pub fn indices(engine: &Engine, rows: impl Iterator<Item = usize>) -> Array {
+    let rows: Vec<i32> = rows.map(|row| row as i32).collect();
+    fits(engine.upload(Elem::I32, bytemuck::cast_slice(&rows)))
+}
 
 /// Row i of y (n, D) = part of row `rows[i]` of x (N, wide).
 pub fn gather(engine: &Engine, x: &Array, [wide, from, d]: Part, rows: &Array, y: &mut Array) {

@@ -1,0 +1,86 @@
+//! The program with `--device cuda:0`, where the host stands for the card.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use incise::gpu::driver::TWIN;
+
+use crate::cli::{Session, done, strs, text};
+use crate::edit::reference::{off, tensor};
+use crate::support::twin;
+
+fn on_card(twin: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+    command.env(TWIN, twin).args(args).args(["--device", "cuda:0"]).output().unwrap()
+}
+
+/// Standard output of a command that succeeds.
+fn did(twin: &Path, args: &[&str]) -> String {
+    let out = on_card(twin, args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout).to_owned()
+}
+
+#[test]
+fn commands_run_on_a_card() {
+    let Some(twin) = twin::program("gpu::commands::commands_run_on_a_card") else { return };
+    let s = Session::new("gpt2");
+    let [model, corpus, patch] = ["model", "corpus.txt", "patch.safetensors"].map(|f| s.at(f));
+    let file = |name: &str, tensor_name: &str| {
+        tensor(&fs::read(s.folder.path().join(name)).unwrap(), tensor_name)
+    };
+
+    fs::write(s.folder.path().join("prompts.txt"), "Big Ben is in\nthe sea\n").unwrap();
+    let prompts = s.at("prompts.txt");
+    let logits = |to: &str| {
+        [
+            "logits".to_owned(),
+            model.clone(),
+            "--prompts".into(),
+            prompts.clone(),
+            "-o".into(),
+            s.at(to),
+        ]
+    };
+    done(&strs(&logits("here")));
+    did(&twin, &strs(&logits("there")));
+    for line in ["0", "1"] {
+        let far = off(&file("there", line), &file("here", line));
+        assert!(far < 1e-4, "logits of line {line} are off by {far:e}");
+    }
+
+    let generate = ["generate", &model, "--prompt", "Big Ben is in", "--max-tokens", "3"];
+    assert_eq!(did(&twin, &generate), done(&generate));
+
+    let stats = |to: &str| {
+        ["stats", &model, "--layers", "0-1", "--corpus", &corpus, "--max-tokens", "700", "-o", to]
+            .map(str::to_owned)
+    };
+    done(&strs(&stats(&s.at("by-host"))));
+    did(&twin, &strs(&stats(&s.at("stats"))));
+    for layer in ["layer-0.safetensors", "layer-1.safetensors"] {
+        let [here, there] =
+            ["by-host", "stats"].map(|dir| file(&format!("{dir}/{layer}"), "second_moment"));
+        let far = off(&there, &here);
+        assert!(far < 1e-4, "{layer} is off by {far:e}");
+    }
+
+    let report = did(&twin, &strs(&s.edit(&["--json"])));
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let p = &report["facts"][0]["probability"];
+    assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
+    did(&twin, &["apply", &model, &patch, "--in-place"]);
+    did(&twin, &["undo", &model]);
+}
+
+#[test]
+fn a_card_that_is_not_there_is_named() {
+    let Some(twin) = twin::program("gpu::commands::a_card_that_is_not_there") else { return };
+    let s = Session::new("gpt2");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+    command.env(TWIN, twin).args(["logits", &s.at("model"), "--prompts", "p", "-o", "o"]);
+    let out = command.args(["--device", "cuda:3"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("cuda:3: the driver shows 1 GPUs"), "{out:?}");
+}
