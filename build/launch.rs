@@ -31,6 +31,7 @@ fn module(source: &Source, text: &str, images: &str) -> String {
     let constant = |(name, value): &(String, i64)| {
         format!("    #[allow(missing_docs)]\n    pub const {name}: usize = {value};\n")
     };
+    let kernels: Vec<&str> = source.kernels.iter().map(|k| &*k.name).collect();
     let constants: String = source.constants.iter().map(constant).collect();
     let launchers: String = source.kernels.iter().map(|kernel| launcher(name, kernel)).collect();
     format!(
@@ -45,6 +46,7 @@ pub mod {name} {{
         name: {name:?},
         text: {text:?},
         variants: &{variants:?},
+        kernels: &{kernels:?},
         images: &[{images}],
     }};
 {launchers}}}

@@ -21,6 +21,7 @@
 //!
 //! ```text
 //! 8  cli                      doors for people
+//! 7  bench                    how close to the machine's limits
 //! 6  edit                     facts → changes
 //! 5  stats                    key second moments
 //! 4  model                    families, forward, backward, sites
@@ -31,6 +32,7 @@
 //! ```
 
 pub mod base;
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod edit;

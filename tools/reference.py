@@ -153,12 +153,20 @@ def save(tensors, path, made):
     save_file(tensors, path, metadata={"made": made})
 
 
-def random_gpt2_small():
-    """Random weights of GPT-2 small's shape, the hyperparameters of a search of 20 steps, and a
-    function that draws the rows of a fact: five contexts add 11 tokens each, the KL row, a target
-    of one token."""
+SHAPES = {
+    "gpt2-small": lambda: transformers.GPT2Config(),
+    "gpt-j-6b": lambda: transformers.GPTJConfig(),
+    "tiny": lambda: transformers.GPT2Config(n_layer=10, n_embd=32, n_head=2, vocab_size=61),
+}
+
+
+def random_model(shape):
+    """Random weights of a shape, the hyperparameters of a search of 20 steps, and a function that
+    draws the rows of a fact: five contexts add 11 tokens each, the KL row, a target of one
+    token."""
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval().requires_grad_(False)
+    model = transformers.AutoModelForCausalLM.from_config(SHAPES[shape]())
+    model = model.to(torch.get_default_dtype()).eval().requires_grad_(False)
 
     def draw(n):
         return torch.randint(model.config.vocab_size, (n,)).tolist()
@@ -173,9 +181,9 @@ def random_gpt2_small():
     return model, hparams, fact
 
 
-def time_search(threads):
+def time_search(shape, threads):
     """Seconds of one ROME search without early stop, three times."""
-    model, hparams, fact = random_gpt2_small()
+    model, hparams, fact = random_model(shape)
     rows, sites = fact(), [value(layers(model)[8])]
     search(model, sites, rows, hparams | {"v_num_grad_steps": 2})  # warm up
     for _ in range(3):
@@ -185,10 +193,11 @@ def time_search(threads):
         print(f"{len(trace)} steps, {threads} threads: {seconds:.2f} s, loss {trace[-1, 0]:.3f}")
 
 
-def time_memit(n, threads):
+def time_memit(n, shape, steps, threads):
     """Seconds a fact of n MEMIT searches without early stop, one after another; and those of the
     processor, which a machine shared with others leaves nearly as they are."""
-    model, hparams, fact = random_gpt2_small()
+    model, hparams, fact = random_model(shape)
+    hparams |= {"v_num_grad_steps": steps}
     sites, last = [layers(model)[8]], model.config.n_layer - 1
     search(model, sites, fact(), hparams | {"v_num_grad_steps": 2}, last)  # warm up
     facts = [fact() for _ in range(n)]
@@ -221,16 +230,22 @@ def main():
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--random-gpt2-small", action="store_true", help="time a search instead")
     parser.add_argument("--memit-serial", type=int, metavar="N", help="time MEMIT's for N facts")
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-small", help="of what is timed")
+    parser.add_argument("--steps", type=int, default=20, help="of MEMIT's search")
+    parser.add_argument("--device", default="cpu", help="of what is timed: cpu or cuda")
+    parser.add_argument("--bf16", action="store_true", help="of what is timed, instead of f32")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
+    torch.set_default_device(options.device)
+    torch.set_default_dtype(torch.bfloat16 if options.bf16 else torch.float32)
     if options.random_gpt2_small:
-        return time_search(options.threads)
+        return time_search(options.shape, options.threads)
     if options.memit_serial:
-        return time_memit(options.memit_serial, options.threads)
+        return time_memit(options.memit_serial, options.shape, options.steps, options.threads)
     if options.cases:
         return run_cases(options.cases, options.shared)
     needed = ("model", "requests", "contexts", "stats", "hparams", "method", "out")

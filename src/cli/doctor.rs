@@ -6,6 +6,7 @@ use super::Context;
 use super::output::metric;
 use crate::base::Result;
 use crate::gpu::driver::{Driver, probe};
+use crate::gpu::kernels::FILES;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COMMIT: &str = env!("INCISE_COMMIT");
@@ -24,7 +25,17 @@ pub fn run(context: &Context) -> Result<()> {
             (gpus.clone(), format!("serves CUDA {}.{}", version / 1000, version % 1000 / 10))
         }
     };
-    let engine = "none in this version; --device auto is the processor";
+    let embedded = FILES.iter().map(|file| file.images.len()).sum::<usize>();
+    let engine = match embedded {
+        0 => "not compiled: the program was built without NVRTC; at first use it is looked for"
+            .into(),
+        n => format!(
+            "{} files as {n} images, for {}; --device auto is the processor, since none has met a \
+             card yet",
+            FILES.len(),
+            archs().join(" "),
+        ),
+    };
     if context.json {
         let gpus: Vec<_> = gpus
             .iter()
@@ -35,7 +46,8 @@ pub fn run(context: &Context) -> Result<()> {
             .collect();
         return context.terminal.json(&json!({
             "version": VERSION, "commit": COMMIT, "cores": cores, "features": features,
-            "driver": said, "gpus": gpus, "kernels": [],
+            "driver": said, "gpus": gpus,
+            "kernels": FILES.iter().map(|file| file.name).collect::<Vec<_>>(), "images": archs(),
         }));
     }
     let line = |name: &str, text: &str| context.terminal.line(format!("{name:<10} {text}"));
@@ -47,12 +59,20 @@ pub fn run(context: &Context) -> Result<()> {
         let memory = metric(g.memory as f64);
         line(&format!("cuda:{}", g.ordinal), &format!("{} {memory}B, sm_{major}{minor}", g.name))?;
     }
-    line("kernels", engine)?;
+    line("kernels", &engine)?;
     line("libraries", "cuBLASLt and cuSOLVER are not looked for: nothing would use them yet")?;
     if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
         line("advice", "without AVX2 products run several times slower; use a newer processor")?;
     }
     Ok(())
+}
+
+/// What the kernels are compiled for.
+fn archs() -> Vec<&'static str> {
+    let mut archs: Vec<_> = FILES.iter().flat_map(|f| f.images).map(|image| image.arch).collect();
+    archs.sort_unstable();
+    archs.dedup();
+    archs
 }
 
 /// Vector instructions that products use where they are there.

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed (with the chain of causes on one line), 2 wrong usage.
 
 mod apply;
+mod bench;
 mod demo;
 mod doctor;
 mod edit;
@@ -43,7 +44,7 @@ struct Cli {
 /// What every command takes.
 #[derive(Args)]
 struct Common {
-    /// Where to compute: auto, cpu or cuda:N
+    /// Where to compute: auto, cpu, cuda:N, or GPUs that share the work, cuda:0,1
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// Threads to use [default: one a core]
@@ -83,6 +84,8 @@ enum Command {
     Undo(apply::Undo),
     /// List the patches that were applied in place
     Log(apply::Log),
+    /// Measure kernels and stages against the machine's limits
+    Bench(bench::Bench),
 }
 
 /// What a command runs with.
@@ -138,5 +141,6 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Export(c) => c.run(&context),
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),
+        Command::Bench(c) => c.run(&context),
     }
 }

@@ -12,6 +12,10 @@
 //! loss and gradient run in the model's precision, δ and Adam in f64. Source: Meng et al. 2022,
 //! arXiv:2202.05262, eq. 4, and the public code's stopping rule.
 
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
 use super::adam::Adam;
@@ -123,7 +127,59 @@ pub fn find_all(
     by: &Search,
     room: u64,
     progress: &dyn Progress,
-    each: &mut dyn FnMut(usize, Value) -> Result<()>,
+    each: Each,
+) -> Result<()> {
+    let models = model.everywhere()?;
+    let n = models.len();
+    if n == 1 {
+        return find_on(model, facts, by, room, progress, each);
+    }
+    // Every n-th fact on each device. What a fact gets does not depend on the others.
+    let (each, done) = (Mutex::new(each), AtomicU64::new(0));
+    let one = |i: usize, model: &Model| {
+        let own: Vec<usize> = (i..facts.len()).step_by(n).collect();
+        let wanted: Vec<Wanted> = own.iter().map(|&fact| facts[fact]).collect();
+        find_on(model, &wanted, by, room, &Aside(progress), &mut |j, value| {
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            progress.at("fact", done, facts.len() as u64);
+            each.lock().unwrap_or_else(PoisonError::into_inner)(own[j], value)
+        })
+    };
+    std::thread::scope(|scope| {
+        let one = &one;
+        let started = |(i, model)| scope.spawn(move || one(i, model));
+        let threads: Vec<_> = models.iter().enumerate().map(started).collect();
+        let joined = threads.into_iter().map(|t| t.join().unwrap_or_else(|p| resume_unwind(p)));
+        joined.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+/// Gets the number of a fact and its value, as soon as it is found.
+pub type Each<'a> = &'a mut (dyn FnMut(usize, Value) -> Result<()> + Send);
+
+/// One of several searches side by side: how far all are, others say.
+struct Aside<'a>(&'a dyn Progress);
+
+impl Progress for Aside<'_> {
+    fn at(&self, _: &str, _: u64, _: u64) {}
+
+    fn warn(&self, sentence: &str) {
+        self.0.warn(sentence);
+    }
+
+    fn stop(&self) -> bool {
+        self.0.stop()
+    }
+}
+
+/// On the model's own device.
+fn find_on(
+    model: &Model,
+    facts: &[Wanted],
+    by: &Search,
+    room: u64,
+    progress: &dyn Progress,
+    each: Each,
 ) -> Result<()> {
     let (mut room, mut left): (u64, Vec<usize>) = (room, (0..facts.len()).collect());
     loop {
@@ -214,7 +270,7 @@ impl<'m> Searches<'m> {
         room: u64,
         progress: &dyn Progress,
         most: &mut u64,
-        each: &mut dyn FnMut(usize, Value) -> Result<()>,
+        each: Each,
     ) -> Result<()> {
         let total = self.facts.len() as u64;
         let mut done = 0;

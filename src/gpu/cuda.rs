@@ -166,6 +166,29 @@ impl Cuda {
         done.unwrap_or_else(|e| panic!("copy of {len} bytes from the card: {e:?}"));
     }
 
+    pub(super) fn seconds(&self, run: impl FnOnce()) -> f64 {
+        self.enter();
+        let mark = || {
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+            // SAFETY: event and stream are of this context.
+            unsafe { result::event::record(event, self.stream) }.map(|()| event)
+        };
+        let took = mark().and_then(|before| {
+            run();
+            self.enter();
+            let after = mark()?;
+            // SAFETY: both events were recorded; they are not used again.
+            unsafe {
+                result::event::synchronize(after)?;
+                let took = result::event::elapsed(before, after)?;
+                result::event::destroy(before)?;
+                result::event::destroy(after)?;
+                Ok(f64::from(took) / 1e3)
+            }
+        });
+        took.unwrap_or_else(|e: result::DriverError| panic!("timing on the card: {e:?}"))
+    }
+
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
         self.enter();
         // SAFETY: both are parts of arrays, of as many bytes.
@@ -193,6 +216,11 @@ impl Cuda {
             result::launch_kernel(function, blocks, threads, 0, self.stream, &mut places)
         };
         done.unwrap_or_else(|e| panic!("{kernel}, {grid:?}: {e:?}"));
+    }
+
+    pub(super) fn load(&self, file: &File, kernel: &str, types: (&'static str, &'static str)) {
+        self.enter();
+        self.function(file, kernel, types);
     }
 
     /// The kernel for some types, loaded when it is first asked for.

@@ -47,14 +47,16 @@ pub fn probe() -> Driver {
     ask().unwrap_or_else(|e| Driver::Failed(format!("{e:?}")))
 }
 
-/// Names an executable of the kernels for the host, which then stands for `cuda:0`. Tests set it.
+/// Names an executable of the kernels for the host, which then stands for two GPUs. Tests set it.
 pub const TWIN: &str = "INCISE_TWIN";
 
 /// The GPUs of a working driver; none otherwise.
 pub fn gpus() -> Vec<Gpu> {
     if std::env::var_os(TWIN).is_some() {
         let name = "the host, in place of a GPU".to_owned();
-        return vec![Gpu { ordinal: 0, name, memory: 1 << 30, capability: (0, 0) }];
+        let gpu =
+            |ordinal| Gpu { ordinal, name: name.clone(), memory: 1 << 30, capability: (0, 0) };
+        return [0, 1].map(gpu).into();
     }
     match probe() {
         Driver::Ready { gpus, .. } => gpus,

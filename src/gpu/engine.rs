@@ -151,6 +151,16 @@ impl Engine {
         Ok(array)
     }
 
+    /// How long the device takes for what `run` enqueues, in seconds.
+    pub fn seconds(&self, run: impl FnOnce()) -> f64 {
+        driver!(self, d => d.seconds(run))
+    }
+
+    /// Loads a kernel for some types, as its first launch would.
+    pub fn load(&self, file: &File, kernel: &str, types: (&'static str, &'static str)) {
+        driver!(self, d => d.load(file, kernel, types));
+    }
+
     /// Enqueues a kernel of a file.
     ///
     /// # Panics

@@ -17,6 +17,8 @@ pub struct File {
     pub text: &'static str,
     /// The pairs of types it is compiled for, `elem` and `weight`; the second may be empty.
     pub variants: &'static [(&'static str, &'static str)],
+    /// Names of its kernels.
+    pub kernels: &'static [&'static str],
     /// By types and by card.
     pub images: &'static [Image],
 }

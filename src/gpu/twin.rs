@@ -7,6 +7,7 @@ use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
+use std::time::Instant;
 
 use super::launch::{Argument, File, Grid, types};
 
@@ -72,12 +73,25 @@ impl Twin {
         self.write(at, &all);
     }
 
+    pub(super) fn seconds(&self, run: impl FnOnce()) -> f64 {
+        let began = Instant::now();
+        run();
+        began.elapsed().as_secs_f64()
+    }
+
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
         self.pipes().send(&command(b'C', &[to, from, bytes as u64], &[]));
     }
 
     pub(super) fn zero(&self, at: u64, bytes: usize) {
         self.pipes().send(&command(b'Z', &[at, bytes as u64], &[]));
+    }
+
+    /// Asserts that the process has it.
+    pub(super) fn load(&self, file: &File, kernel: &str, (elem, weight): (&str, &str)) {
+        let name = symbol(file.name, elem, weight, kernel);
+        let shared = self.pipes().say(b'S', &[name.len() as u64], name.as_bytes()).number();
+        assert_ne!(shared, u64::from(u32::MAX), "no kernel {name}");
     }
 
     pub(super) fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {

@@ -23,6 +23,8 @@ pub struct Model {
     pub arch: Arch,
     /// Where and in which type it computes.
     pub compute: Compute,
+    /// Further devices that share facts and text with it.
+    pub peers: Vec<Compute>,
     /// Token embedding (V, D).
     pub embed: Weight,
     /// Position embedding (context, D), where positions are learned.
@@ -33,7 +35,7 @@ pub struct Model {
     pub norm: Norm,
     /// (V, D).
     pub head: Linear,
-    editable: Vec<Editable>,
+    pub(super) editable: Vec<Editable>,
 }
 
 /// y = x Wᵀ + b.
@@ -94,7 +96,10 @@ impl Model {
     ///
     /// A device that does not start; as [`load`](Model::load).
     pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Model> {
-        Model::load(checkpoint, device.start()?)
+        let mut devices = device.start()?.into_iter();
+        let mut model = Model::load(checkpoint, devices.next().expect("at least one"))?;
+        model.peers = devices.collect();
+        Ok(model)
     }
 
     /// The model of a checkpoint, computing where and in which type is said.
@@ -245,6 +250,7 @@ impl<'a> Loader<'a> {
         Ok(Model {
             arch: a.clone(),
             compute: self.compute.clone(),
+            peers: Vec::new(),
             embed,
             positions,
             layers,

@@ -6,18 +6,22 @@
 //! totals f64, so the result is the same on every run, also on one that was interrupted.
 //! A shard i of n cuts all of the text into the same windows, stops where the whole would, and runs
 //! every n-th window from the i-th: what n shards counted adds up to what one run counts.
+//! Several devices take batches in turn, and their totals are added at the end.
 //! Cost: a forward pass to the last layer asked for, and N·F² FLOP a layer.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use super::file::{Moment, Origin, Part};
 use super::partial;
-use crate::base::{Error, Progress, Result, Share};
+use crate::base::{Error, Progress, Result, Share, rescue};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
-use crate::ops::gram::Totals;
+use crate::ops::gram::{self, Totals};
 use crate::text::Tokenizer;
 
 /// Tokens a batch has at least, unless the text ends.
@@ -77,36 +81,39 @@ pub fn collect(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
-    let mut state = partial::open(dir, what, model.arch.inner, &model.compute)?;
+    let mut state = partial::open(dir, what, model.arch.inner)?;
     let length = what.origin.context_length;
     let mut windows = Windows { documents, tokenizer, length, ready: VecDeque::new() };
     for _ in 0..state.windows {
         windows.next().transpose()?;
     }
-    let end = what.layers.iter().max().map_or(0, |l| l + 1);
-    let mut run = Run::new(model);
+    let mut lanes = lanes(model, what, std::mem::take(&mut state.totals))?;
     let mut saved = Instant::now();
-    while let Some(batch) = next_batch(model, &mut windows, what, &mut state)? {
-        let mut x = model.embed(&batch);
-        model.forward(&batch, 0..end, Past::None, &mut x, &mut run, &mut |site, k| {
-            if site.at == At::Key
-                && let Some(i) = what.layers.iter().position(|&l| l == site.layer)
-            {
-                state.totals[i].add(k);
-            }
-        });
+    loop {
+        let mut batches = Vec::new();
+        while batches.len() < lanes.len()
+            && let Some(batch) = next_batch(model, &mut windows, what, &mut state)?
+        {
+            batches.push(batch);
+        }
+        if batches.is_empty() {
+            break;
+        }
+        let run = |(lane, batch): (&mut Lane, &Batch)| rescue(|| lane.run(&what.layers, batch));
+        let each = lanes.par_iter_mut().zip(&batches);
+        each.map(run).collect::<Result<()>>()?;
         progress.at("token", state.met, what.max_tokens);
         // What goes on later from here must add up as if it had never stopped.
-        if !state.totals.iter().all(Totals::settled) {
+        if !lanes.iter().flat_map(|lane| &lane.totals).all(Totals::settled) {
             continue;
         }
         if progress.stop() {
-            partial::save(dir, what, &mut state)?;
+            partial::save(dir, what, &state, &gathered(&mut lanes))?;
             let kept = format!("{} tokens are kept; the same command goes on", state.tokens);
             return Err(Error::Interrupted { kept });
         }
         if saved.elapsed() > SAVE_EVERY {
-            partial::save(dir, what, &mut state)?;
+            partial::save(dir, what, &state, &gathered(&mut lanes))?;
             saved = Instant::now();
         }
     }
@@ -115,8 +122,7 @@ pub fn collect(
     }
     let (f, tokens, origin) = (model.arch.inner, state.tokens, &what.origin);
     let part = what.share.map(|share| Part { share, of: state.met });
-    let moment = |(&layer, mut totals): (&usize, Totals)| {
-        let total = totals.packed();
+    let moment = |(&layer, total): (&usize, Cow<[f64]>)| {
         if !total.iter().all(|t| t.is_finite()) {
             return Err(Error::numeric(
                 format!("layer {layer}: some keys are not finite"),
@@ -125,7 +131,56 @@ pub fn collect(
         }
         Ok(Moment { part, ..Moment::of(layer, f, tokens, &total, origin) })
     };
-    what.layers.iter().zip(state.totals).map(moment).collect()
+    what.layers.iter().zip(gathered(&mut lanes)).map(moment).collect()
+}
+
+/// One device: its model, and what it has added up.
+struct Lane {
+    model: Model,
+    run: Run,
+    totals: Vec<Totals>, // one a layer
+}
+
+/// A lane a device; the first goes on from what is there.
+fn lanes(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec<Lane>> {
+    let f = model.arch.inner;
+    let lane = |model: Model| {
+        let zeros = || what.layers.iter().map(|_| vec![0.0; gram::packed_len(f)]).collect();
+        let from = if from.is_empty() { zeros() } else { std::mem::take(&mut from) };
+        rescue(|| {
+            let totals = from.into_iter().map(|total| Totals::new(&model.compute, f, total));
+            Ok(Lane { run: Run::new(&model), totals: totals.collect(), model })
+        })
+    };
+    model.everywhere()?.into_iter().map(lane).collect()
+}
+
+impl Lane {
+    /// Adds a batch's keys.
+    fn run(&mut self, layers: &[usize], batch: &Batch) -> Result<()> {
+        let Lane { model, run, totals } = self;
+        let (mut x, end) = (model.embed(batch), layers.iter().max().map_or(0, |l| l + 1));
+        model.forward(batch, 0..end, Past::None, &mut x, run, &mut |site, k| {
+            if site.at == At::Key
+                && let Some(i) = layers.iter().position(|&l| l == site.layer)
+            {
+                totals[i].add(k);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The totals of all lanes together, packed, one a layer.
+fn gathered(lanes: &mut [Lane]) -> Vec<Cow<'_, [f64]>> {
+    let mut lanes = lanes.iter_mut().map(|lane| lane.totals.iter_mut().map(Totals::packed));
+    let mut all: Vec<_> = lanes.next().expect("a device").collect();
+    for lane in lanes {
+        for (all, total) in all.iter_mut().zip(lane) {
+            all.to_mut().iter_mut().zip(total.iter()).for_each(|(a, t)| *a += t);
+        }
+    }
+    all
 }
 
 /// Why no token was counted.

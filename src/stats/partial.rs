@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::collect::Collect;
 use super::file::Origin;
 use crate::base::{Error, Result, Share};
-use crate::ops::gram::{self, Totals};
+use crate::ops::gram;
 use crate::store::{Shard, write};
-use crate::tensor::Compute;
 
 /// The file's name.
 pub const NAME: &str = "partial.safetensors";
@@ -32,8 +31,8 @@ pub struct State {
     pub met: u64,
     /// Tokens already counted: of a shard not all that were met.
     pub tokens: u64,
-    /// Σ k kᵀ, one a layer.
-    pub totals: Vec<Totals>,
+    /// Packed Σ k kᵀ, one a layer.
+    pub totals: Vec<Vec<f64>>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -58,14 +57,13 @@ fn header(what: &Collect, [windows, met, tokens]: [u64; 3]) -> Header {
 ///
 /// A file of another collection, which is left alone, or one that cannot be read; a folder that
 /// could not be written after the work.
-pub fn open(dir: &Path, what: &Collect, f: usize, compute: &Compute) -> Result<State> {
+pub fn open(dir: &Path, what: &Collect, f: usize) -> Result<State> {
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
     tempfile::tempfile_in(dir).map_err(|e| Error::io(dir, "write a file in", e))?;
     let path = dir.join(NAME);
     let n = gram::packed_len(f);
     if !path.exists() {
-        let zeros = |_| Totals::new(compute, f, vec![0.0; n]);
-        let totals = what.layers.iter().map(zeros).collect();
+        let totals = vec![vec![0.0; n]; what.layers.len()];
         return Ok(State { windows: 0, met: 0, tokens: 0, totals });
     }
     let shard = Shard::open(&path).map_err(|e| match e {
@@ -83,8 +81,7 @@ pub fn open(dir: &Path, what: &Collect, f: usize, compute: &Compute) -> Result<S
     let total = |layer: &usize| match shard.header().tensors.get(&layer.to_string()) {
         Some(t) if t.dtype == TYPE && t.shape == [n] => {
             let bytes = shard.bytes(&t.range);
-            let numbers = bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
-            Ok(Totals::new(compute, f, numbers.collect()))
+            Ok(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
         }
         _ => Err(broken(&path, format!("layer {layer} is missing or of another size"))),
     };
@@ -96,23 +93,22 @@ fn broken(path: &Path, what: String) -> Error {
     Error::input(path, "header", what, "remove it, or give another output folder")
 }
 
-/// Keeps the state in `dir`.
+/// Keeps the state in `dir`, with these totals.
 ///
 /// # Errors
 ///
 /// A folder that cannot be written.
-pub fn save(dir: &Path, what: &Collect, state: &mut State) -> Result<()> {
+pub fn save(dir: &Path, what: &Collect, state: &State, totals: &[Cow<[f64]>]) -> Result<()> {
     let header = header(what, [state.windows, state.met, state.tokens]);
     let header = serde_json::to_string(&header).expect("plain data");
-    let packed: Vec<_> = state.totals.iter_mut().map(Totals::packed).collect();
     let item = |(layer, total): (&usize, &Cow<[f64]>)| write::Item {
         name: layer.to_string(),
         dtype: TYPE,
         shape: vec![total.len()],
     };
-    let items: Vec<_> = what.layers.iter().zip(&packed).map(item).collect();
+    let items: Vec<_> = what.layers.iter().zip(totals).map(item).collect();
     write::write(&dir.join(NAME), &[("state".to_owned(), header)].into(), &items, &mut |i, out| {
-        out.write_all(bytemuck::cast_slice(&packed[i]))
+        out.write_all(bytemuck::cast_slice(&totals[i]))
     })
 }
 

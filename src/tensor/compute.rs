@@ -1,6 +1,7 @@
 //! Where a computation runs, and in which type.
 
 use std::fmt;
+use std::time::Instant;
 
 use crate::gpu::Engine;
 
@@ -39,6 +40,18 @@ impl Compute {
         match self {
             Compute::Host(precision) => *precision,
             Compute::Device(_) => Precision::F32,
+        }
+    }
+
+    /// How long a computation takes, in seconds.
+    pub fn seconds(&self, run: impl FnOnce()) -> f64 {
+        match self {
+            Compute::Host(_) => {
+                let began = Instant::now();
+                run();
+                began.elapsed().as_secs_f64()
+            }
+            Compute::Device(engine) => engine.seconds(run),
         }
     }
 

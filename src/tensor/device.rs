@@ -7,13 +7,13 @@ use super::compute::{Compute, Precision};
 use crate::base::{Error, Result};
 use crate::gpu::{self, Engine, Gpu};
 
-/// The processor, or one GPU.
+/// The processor, or GPUs.
 #[derive(Clone, Debug)]
 pub enum Device {
     /// The host's processor.
     Cpu,
-    /// A GPU that the driver shows. Clones share what runs on it.
-    Cuda(Arc<Card>),
+    /// GPUs that the driver shows; they share the work. Clones share what runs on them.
+    Cuda(Arc<[Card]>),
 }
 
 /// A GPU, and what runs kernels on it once it is needed.
@@ -24,38 +24,56 @@ pub struct Card {
 }
 
 impl Device {
-    /// `auto`, `cpu` or `cuda:N`. `auto` is the fastest device that this version is proven on.
+    /// `auto`, `cpu`, `cuda:N`, or several, `cuda:0,1`. `auto` is the fastest device that this
+    /// version is proven on.
     pub fn parse(name: &str) -> Result<Device> {
         if name == "auto" || name == "cpu" {
             return Ok(Device::Cpu);
         }
-        let Some(ordinal) = name.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) else {
+        let number = |n: &str| n.parse::<usize>().ok();
+        let numbers = name.strip_prefix("cuda:").map(|rest| rest.split(',').map(number));
+        let numbers: Option<Vec<usize>> = numbers.and_then(Iterator::collect);
+        let Some(numbers) = numbers else {
             return Err(Error::refused(
                 format!("--device {name}: no such device"),
-                "say auto, cpu or cuda:N with N from 0",
+                "say auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
             ));
         };
         let gpus = gpu::gpus();
-        let shown = gpus.len();
-        let card = |gpu| Device::Cuda(Arc::new(Card { gpu, engine: Mutex::default() }));
-        gpus.into_iter().find(|g| g.ordinal == ordinal).map(card).ok_or_else(|| {
+        let card = |(i, n): (usize, &usize)| {
+            let gpu = gpus.iter().find(|g| g.ordinal == *n && !numbers[..i].contains(n))?.clone();
+            Some(Card { gpu, engine: Mutex::default() })
+        };
+        let cards: Option<Vec<Card>> = numbers.iter().enumerate().map(card).collect();
+        cards.map(|cards| Device::Cuda(cards.into())).ok_or_else(|| {
             Error::refused(
-                format!("--device {name}: the driver shows {shown} GPUs"),
+                format!(
+                    "--device {name}: the driver shows {} GPUs, each to be named once",
+                    gpus.len()
+                ),
                 "see `incise doctor`, or use --device cpu",
             )
         })
     }
 
-    /// What computes on it, in f32; a GPU is started where it is not yet.
+    /// What computes on it, in f32; GPUs are started where they are not yet.
     ///
     /// # Errors
     ///
-    /// What the driver says; a program without kernels for the card.
-    pub fn start(&self) -> Result<Compute> {
-        let Device::Cuda(card) = self else { return Ok(Precision::F32.into()) };
-        let mut engine = card.engine.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What the driver says; a program without kernels for a card.
+    pub fn start(&self) -> Result<Vec<Compute>> {
+        match self {
+            Device::Cpu => Ok(vec![Precision::F32.into()]),
+            Device::Cuda(cards) => cards.iter().map(Card::start).collect(),
+        }
+    }
+}
+
+impl Card {
+    fn start(&self) -> Result<Compute> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         if engine.is_none() {
-            *engine = Some(card.gpu.open()?);
+            *engine = Some(self.gpu.open()?);
         }
         Ok(Compute::Device(engine.clone().expect("just started")))
     }

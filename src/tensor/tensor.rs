@@ -56,6 +56,11 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), data }
     }
 
+    /// A copy where another computation runs.
+    pub fn on(&self, compute: &Compute) -> Tensor {
+        Tensor::of(compute, &self.shape, &self.to_f64())
+    }
+
     /// Where and in which type it computes.
     pub fn compute(&self) -> Compute {
         match &self.data {

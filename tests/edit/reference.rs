@@ -20,6 +20,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::support::root;
 use crate::support::shared::shared;
 use crate::support::twin;
 
@@ -36,7 +37,7 @@ struct Case {
 }
 
 pub fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    root().join("tests/golden")
 }
 
 pub fn tensor(file: &[u8], name: &str) -> Vec<f64> {

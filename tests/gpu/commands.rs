@@ -74,6 +74,47 @@ fn commands_run_on_a_card() {
     did(&twin, &["undo", &model]);
 }
 
+/// Two cards share facts and text: the same values, whichever card finds them.
+#[test]
+fn two_cards_share_the_work() {
+    let Some(twin) = twin::program("gpu::commands::two_cards_share_the_work") else { return };
+    let s = Session::new("gpt2");
+    let fact = |subject: &str| {
+        format!(
+            "{{\"prompt\": \"{{}} is in\", \"subject\": \"{subject}\", \"target_new\": \"Rome\"}}\n"
+        )
+    };
+    fs::write(s.at("requests.jsonl"), ["Big Ben", "The sea", "Nothing"].map(fact).concat())
+        .unwrap();
+    let on = |cards: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+        let out = command.env(TWIN, twin).args(args).args(["--device", cards]).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    };
+    let (model, corpus) = (s.at("model"), s.at("corpus.txt"));
+    for (cards, to) in [("cuda:0", "one"), ("cuda:0,1", "stats")] {
+        let to = s.at(to);
+        let args = ["stats", &model, "--layers", "1", "--corpus", &corpus, "--max-tokens", "2500"];
+        on(cards, &[&args[..], &["-o", &to]].concat());
+    }
+    let moment = |dir: &str| {
+        tensor(&fs::read(s.at(&format!("{dir}/layer-1.safetensors"))).unwrap(), "second_moment")
+    };
+    // Sums in another order, in f32.
+    let far = off(&moment("stats"), &moment("one"));
+    assert!(far > 0.0 && far < 1e-5, "{far:e}");
+    let [one, both] = ["one.safetensors", "both.safetensors"].map(|f| s.at(f));
+    for (cards, patch) in [("cuda:0", &one), ("cuda:1,0", &both)] {
+        let swap = |arg: String| match &*arg {
+            "r-rome" => "memit".to_owned(),
+            arg if arg.ends_with("patch.safetensors") => patch.clone(),
+            _ => arg,
+        };
+        on(cards, &strs(&s.edit(&[]).into_iter().map(swap).collect::<Vec<_>>()));
+    }
+    assert_eq!(fs::read(one).unwrap(), fs::read(both).unwrap());
+}
+
 #[test]
 fn a_card_that_is_not_there_is_named() {
     let Some(twin) = twin::program("gpu::commands::a_card_that_is_not_there") else { return };
@@ -82,5 +123,5 @@ fn a_card_that_is_not_there_is_named() {
     command.env(TWIN, twin).args(["logits", &s.at("model"), "--prompts", "p", "-o", "o"]);
     let out = command.args(["--device", "cuda:3"]).output().unwrap();
     assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("cuda:3: the driver shows 1 GPUs"), "{out:?}");
+    assert!(text(&out.stderr).contains("cuda:3: the driver shows 2 GPUs"), "{out:?}");
 }

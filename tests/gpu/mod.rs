@@ -1,5 +1,6 @@
 //! What compiles and runs kernels: the grammar of their files, and the host that must bite.
 
+mod card;
 mod commands;
 mod grammar;
 mod image;

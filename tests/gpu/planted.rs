@@ -11,7 +11,8 @@ use incise::gpu::twin::{Order, Twin};
 use crate::support::twin;
 
 const TEXT: &str = include_str!("planted.cu");
-static FILE: File = File { name: "planted", text: TEXT, variants: &[("f32", "")], images: &[] };
+static FILE: File =
+    File { name: "planted", text: TEXT, variants: &[("f32", "")], kernels: &[], images: &[] };
 
 /// The executables, one a build; none without a compiler.
 fn programs() -> Option<&'static [PathBuf]> {

@@ -139,7 +139,7 @@ fn kernels() {
             let Kind::LowRank { left, right, .. } = &term else { unreachable!() };
             let (first, second) =
                 if layout == Layout::OutIn { (left, right) } else { (right, left) };
-            for (name, engine) in engines.iter().flatten() {
+            for (name, engine) in &engines {
                 let single = |x: &[f32]| engine.upload(Elem::F32, bytemuck::cast_slice(x)).unwrap();
                 let [rows, cols] = w.sides();
                 let blocks = cuda::blocks(rows, cols);

@@ -31,6 +31,9 @@ const DRAWS: usize = 8;
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
 
+/// … and up to which a case is small.
+const SMALL: usize = 300;
+
 /// The unit roundoffs: half of what f32 and f64 resolve at 1.
 pub const U32: f64 = f32::EPSILON as f64 / 2.0;
 pub const U64: f64 = f64::EPSILON / 2.0;
@@ -78,22 +81,13 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 }
 
 /// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
-/// on every engine, with the same bits on all of a group.
+/// on every engine, with the same bits on all. `INCISE_SMALLEST=1` leaves out all but small cases,
+/// drawn once: what a checker of memory has the time for.
 ///
 /// ```text
 /// max|got − want| ≤ 2·max|base − want| + u·max|want|      u of the output's type
 /// ```
 pub fn kernel<O: Op>(
-    case: &str,
-    groups: &[Vec<(String, Engine)>],
-    outputs: &[Elem],
-    inputs: impl Fn(&mut Draw) -> O,
-    run: impl Fn(&O, &Engine) -> Vec<Vec<f64>>,
-) {
-    groups.iter().for_each(|engines| kernel_on(case, engines, outputs, &inputs, &run));
-}
-
-fn kernel_on<O: Op>(
     case: &str,
     engines: &[(String, Engine)],
     outputs: &[Elem],
@@ -103,9 +97,13 @@ fn kernel_on<O: Op>(
     let names = O::OUTPUTS;
     let mut seen = vec![Seen::default(); names.len()];
     let mut draw = Draw::new(case, true);
+    let smallest = std::env::var_os("INCISE_SMALLEST").is_some_and(|v| v == "1");
     for drawn in 1.. {
         let op = inputs(&mut draw);
         let (want, base) = (op.plain::<f64>(), widen(op.plain::<f32>()));
+        if smallest && want.iter().map(Vec::len).sum::<usize>() > SMALL {
+            return;
+        }
         let got = run(&op, &engines[0].1);
         if drawn == 1 {
             // A thread of ThreadSanitizer's costs as much as thousands of ours.
@@ -122,6 +120,9 @@ fn kernel_on<O: Op>(
             seen.top = want[i].iter().fold(seen.top, |a, w| a.max(w.abs()));
             seen.base = seen.base.max(off(&base[i], &want[i]));
             seen.single = seen.single.max(off(&got[i], &want[i]));
+        }
+        if smallest {
+            return;
         }
         if drawn >= DRAWS && seen.iter().all(|s| s.count == 0 || s.count >= ENOUGH) {
             break;

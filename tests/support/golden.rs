@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use incise::model::Model;
 use incise::store::Checkpoint;
@@ -11,6 +11,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::budget::U32;
+use super::root;
 
 /// A recorded model and what the framework says of it.
 pub struct Golden {
@@ -75,7 +76,7 @@ fn digits(compute: &Compute) -> f64 {
 
 impl Golden {
     pub fn open(name: &'static str) -> Golden {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let dir = root().join("tests/golden").join(name);
         let json = serde_json::from_slice(&fs::read(dir.join("golden.json")).unwrap()).unwrap();
         let bytes = fs::read(dir.join("golden.safetensors")).unwrap();
         Golden { name, dir, json, bytes }

@@ -5,3 +5,10 @@ pub mod golden;
 pub mod shared;
 pub mod toy;
 pub mod twin;
+
+use std::path::PathBuf;
+
+/// The checkout: where the tests were built, or what `INCISE_ROOT` names.
+pub fn root() -> PathBuf {
+    std::env::var_os("INCISE_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}

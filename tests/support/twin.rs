@@ -67,13 +67,12 @@ pub fn engine(test: &str) -> Option<Engine> {
     card().or_else(|| program(test).map(twin))
 }
 
-/// Engines by name, grouped by what must give the same bits: those of every build on the host (the
-/// plain one in every order, the others shuffled), and the card. A card and the host differ in
-/// the last digits of exp, and of sums in tensor cores.
-pub fn engines(test: &str) -> Option<Vec<Vec<(String, Engine)>>> {
-    let mut groups = Vec::new();
+/// Engines by name, which must give the same bits: the card where there is one, else those of every
+/// build on the host (the plain one in every order, the others shuffled). A card and the host
+/// differ in the last digits of exp, and of sums in tensor cores.
+pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
     if let Some(card) = card() {
-        groups.push(vec![("card".to_owned(), card)]);
+        return Some(vec![("card".to_owned(), card)]);
     }
     let orders = [Order::Forwards, Order::Backwards, Order::Shuffled];
     let mut twins = Vec::new();
@@ -83,10 +82,7 @@ pub fn engines(test: &str) -> Option<Vec<Vec<(String, Engine)>>> {
             twins.push((format!("{build}, {order:?}"), Engine::twin(twin)));
         }
     }
-    if !twins.is_empty() {
-        groups.push(twins);
-    }
-    (!groups.is_empty()).then_some(groups)
+    (!twins.is_empty()).then_some(twins)
 }
 
 /// Executables of some sources (name and text), one a build; `None` without a compiler.

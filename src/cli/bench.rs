@@ -1,0 +1,152 @@
+//! `incise bench`: kernels and stages against the machine's limits.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::Context;
+use super::output::{check_place, check_replaced, metric};
+use crate::base::{DType, Error, Result};
+use crate::bench::{Row, Sizes, Unit, limits, ops, stages};
+use crate::gpu::driver::{Driver, probe};
+use crate::model::{Model, random};
+use crate::tensor::{Compute, Device};
+
+/// What to measure, and on which shape.
+#[derive(Args)]
+pub struct Bench {
+    /// The shape: tiny, gpt2-small or gpt-j-6b [default: gpt-j-6b on a GPU, else gpt2-small]
+    #[arg(long)]
+    shape: Option<String>,
+    /// How large: small only shows that everything runs [default: large on a GPU, else middle]
+    #[arg(long)]
+    size: Option<Size>,
+    /// Facts whose values are searched
+    #[arg(long, default_value_t = 16)]
+    facts: usize,
+    /// Leave out what would begin after so many seconds
+    #[arg(long)]
+    budget: Option<u64>,
+    /// A file for all numbers, written after every part
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Size {
+    Small,
+    Middle,
+    Large,
+}
+
+impl Bench {
+    /// Measures, part by part.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        if let Some(file) = &self.output {
+            check_place(file, &[])?;
+            let ours = std::fs::read(file).is_ok_and(|text| {
+                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
+            });
+            check_replaced(file, ours, "file of measurements")?;
+        }
+        let compute = context.device.start()?.swap_remove(0);
+        let on_card = compute.engine().is_some();
+        let shape =
+            self.shape.as_deref().unwrap_or(if on_card { "gpt-j-6b" } else { "gpt2-small" });
+        let config = random::config(shape).ok_or_else(|| {
+            let what = format!("--shape {shape}: no such shape");
+            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
+        })?;
+        let size = self.size.unwrap_or(if on_card { Size::Large } else { Size::Middle });
+        let sizes = match size {
+            Size::Small => Sizes::SMALL,
+            Size::Middle => Sizes::MIDDLE,
+            Size::Large => Sizes::LARGE,
+        };
+        let began = Instant::now();
+        let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
+        let mut rows = Vec::new();
+        context.terminal.remark(heading())?;
+        let limits = limits::measure(&compute, sizes, &mut rows)?;
+        let mut shown = self.show(context, &rows, 0, &compute)?;
+        if left() {
+            let model = Model::random(&config, DType::BF16, context.seed, &compute)?;
+            let arch = &model.arch;
+            ops::measure(&compute, sizes, [arch.width, arch.inner], limits, &mut rows)?;
+            shown = self.show(context, &rows, shown, &compute)?;
+            if left() {
+                stages::measure(&model, sizes, limits, self.facts, &mut rows)?;
+                shown = self.show(context, &rows, shown, &compute)?;
+            }
+        }
+        if !left() {
+            context.terminal.remark("the budget is spent; the rest was left out")?;
+        }
+        match context.json {
+            true => context.terminal.json(&results(&rows[..shown], &context.device, &compute)),
+            false => Ok(()),
+        }
+    }
+
+    /// Prints what is new and writes all of it. Returns how many rows there are.
+    fn show(
+        &self,
+        context: &Context,
+        rows: &[Row],
+        from: usize,
+        compute: &Compute,
+    ) -> Result<usize> {
+        if !context.json {
+            rows[from..].iter().try_for_each(|row| context.terminal.remark(line(row)))?;
+        }
+        if let Some(file) = &self.output {
+            let text = format!("{:#}\n", results(rows, &context.device, compute));
+            std::fs::write(file, text).map_err(|e| Error::io(file, "write", e))?;
+        }
+        Ok(rows.len())
+    }
+}
+
+fn heading() -> String {
+    format!("{:<28} {:<28} {:>18} {:>14} {:>9}", "what", "on", "time", "reached", "of limit")
+}
+
+fn line(row: &Row) -> String {
+    let time = format!("{} ± {}", seconds(row.seconds), seconds(row.spread));
+    let unit = match row.unit {
+        Unit::Bytes => "B/s",
+        Unit::Flop => "FLOP/s",
+        Unit::Facts => "facts/s",
+        Unit::Tokens => "tokens/s",
+    };
+    let reached = format!("{}{unit}", metric(row.rate()));
+    let of = row.of_limit().map_or(String::new(), |part| format!("{:.0} %", 100.0 * part));
+    format!("{:<28} {:<28} {time:>18} {reached:>14} {of:>9}", row.name, row.shape)
+}
+
+fn seconds(s: f64) -> String {
+    match s {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", 1e3 * s),
+        s => format!("{:.1} µs", 1e6 * s),
+    }
+}
+
+/// Everything, with what a reader must know of the machine and the program.
+fn results(rows: &[Row], device: &Device, compute: &Compute) -> Value {
+    let name = match device {
+        Device::Cpu => "processor".to_owned(),
+        Device::Cuda(cards) => cards[0].gpu.name.clone(),
+    };
+    let driver = match probe() {
+        Driver::Ready { version, .. } => Some(version),
+        Driver::Absent | Driver::Failed(_) => None,
+    };
+    json!({
+        "incise": {"version": env!("CARGO_PKG_VERSION"), "commit": env!("INCISE_COMMIT")},
+        "device": name, "driver": driver, "threads": rayon::current_num_threads(),
+        "peak_bytes": compute.engine().map(|e| e.memory().peak), "rows": rows,
+    })
+}

@@ -1,0 +1,77 @@
+//! The same model on another device: devices of one machine share facts and text, each with the
+//! whole model.
+
+use std::sync::Arc;
+
+use super::load::{Layer, Linear, Model};
+use crate::base::{Result, rescue};
+use crate::ops::norm::Norm;
+use crate::tensor::{Compute, Tensor};
+
+impl Model {
+    /// The model and its copies on the devices beside its own.
+    ///
+    /// # Errors
+    ///
+    /// A device without room.
+    pub fn everywhere(&self) -> Result<Vec<Model>> {
+        let mut all = vec![Model { peers: Vec::new(), ..self.clone() }];
+        for peer in &self.peers {
+            all.push(rescue(|| Ok(self.on(peer)))?);
+        }
+        Ok(all)
+    }
+
+    fn on(&self, compute: &Compute) -> Model {
+        let embed = self.embed.apart();
+        let mut head = self.head.on(compute);
+        if self.arch.tied {
+            head.w = embed.clone();
+        }
+        Model {
+            arch: self.arch.clone(),
+            compute: compute.clone(),
+            peers: Vec::new(),
+            positions: self.positions.as_ref().map(|w| w.apart()),
+            layers: self.layers.iter().map(|layer| Arc::new(layer.on(compute))).collect(),
+            norm: self.norm.on(compute),
+            editable: self.editable.clone(),
+            embed,
+            head,
+        }
+    }
+}
+
+impl Layer {
+    fn on(&self, compute: &Compute) -> Layer {
+        Layer {
+            norm1: self.norm1.on(compute),
+            q: self.q.on(compute),
+            k: self.k.on(compute),
+            v: self.v.on(compute),
+            o: self.o.on(compute),
+            norm2: self.norm2.on(compute),
+            gate: self.gate.as_ref().map(|gate| gate.on(compute)),
+            up: self.up.on(compute),
+            down: self.down.on(compute),
+            heads: self.heads,
+            head_norms: self
+                .head_norms
+                .as_ref()
+                .map(|norms| norms.each_ref().map(|n| n.on(compute))),
+        }
+    }
+}
+
+impl Linear {
+    fn on(&self, compute: &Compute) -> Linear {
+        Linear { w: self.w.apart(), b: self.b.as_ref().map(|b| b.on(compute)) }
+    }
+}
+
+impl Norm {
+    fn on(&self, compute: &Compute) -> Norm {
+        let on = |t: &Tensor| t.on(compute);
+        Norm { gain: on(&self.gain), bias: self.bias.as_ref().map(on), ..*self }
+    }
+}
