@@ -99,6 +99,7 @@ NO_TSAN void wait() {
 
 NO_TSAN void body() {
     sanitizer::entered(self->sanitizer, scheduler_sanitizer);
+    sanitizer::acquire(&block);
     running->call(slots);
     self->state = State::done;
     sanitizer::release(&fibres);
@@ -189,6 +190,15 @@ NO_TSAN void run_block(const std::vector<unsigned>& order) {
             if (fibres[i].state == State::ready) enter(fibres[i]);
         if (release_warps()) continue;
         if (!release_block()) return;
+    }
+}
+
+// A stack, and what the sanitizers know of it, outlives a thread: by lot it goes to another.
+NO_TSAN void change_stacks(std::mt19937& random) {
+    for (unsigned i = block.threads; i > 1; i--) {
+        Fibre &a = fibres[i - 1], &b = fibres[random() % i];
+        std::swap(a.stack, b.stack);
+        std::swap(a.sanitizer, b.sanitizer);
     }
 }
 
@@ -316,8 +326,9 @@ NO_TSAN void launch(const Kernel& kernel, uint3 grid, uint3 threads, const unsig
         // As large as it is said to be and no larger, so that a sanitizer sees a step outside.
         block.memory = kernel.shared_bytes ? malloc(kernel.shared_bytes) : nullptr;
         if (block.memory) memset(block.memory, 0xff, kernel.shared_bytes);
+        sanitizer::release(&block);
+        change_stacks(random);
         run_block(ordered(block.threads, order, random));
-        for (unsigned i = 0; i < block.threads; i++) sanitizer::end(fibres[i].sanitizer);
         used.push_back(block.memory);
     }
     sanitizer::acquire(&fibres);

@@ -21,6 +21,14 @@ extern "C" __global__ void right_copy(float* y) {
     y[threadIdx.x] = shared().x[63 - threadIdx.x];
 }
 
+// What a product may change lies on the stack, where that of a block before did.
+extern "C" __global__ void right_locals(float* y) {
+    const int at = blockIdx.x * 32 + threadIdx.x;
+    double four[2] = {};
+    mma(four, 1, 1);
+    if (threadIdx.x < 32) y[at] = static_cast<float>(67 - at - four[0]);
+}
+
 extern "C" __global__ void missing_barrier(float* y) {
     shared().x[threadIdx.x] = threadIdx.x;
     y[threadIdx.x] = shared().x[63 - threadIdx.x];  // fault: missing_barrier

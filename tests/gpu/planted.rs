@@ -76,8 +76,8 @@ fn what_is_right_passes_everywhere() {
     let Some(programs) = programs() else { return };
     let want: Vec<f64> = (0..64).rev().map(f64::from).collect();
     for (program, order) in programs.iter().flat_map(|p| ORDERS.map(|o| (p, o))) {
-        for kernel in ["right", "right_copy"] {
-            assert_eq!(run(program, order, kernel, 1).unwrap(), want, "{kernel}");
+        for (kernel, blocks) in [("right", 1), ("right_copy", 1), ("right_locals", 2)] {
+            assert_eq!(run(program, order, kernel, blocks).unwrap(), want, "{kernel}");
         }
     }
 }
