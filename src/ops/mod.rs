@@ -3,6 +3,7 @@
 //! allocate results: the caller owns the outputs.
 
 pub mod act;
+pub mod adam;
 pub mod attention;
 pub mod cpu;
 pub mod cuda;

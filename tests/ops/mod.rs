@@ -1,6 +1,7 @@
 //! Case tables of the operations, one file each, held by `support/budget.rs` to plain loops.
 
 mod act;
+mod adam;
 mod attention;
 mod embed;
 mod gram;

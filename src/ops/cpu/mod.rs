@@ -1,6 +1,7 @@
 //! The definitions: what each operation computes, generic over `f32` and `f64`.
 
 pub mod act;
+pub mod adam;
 pub mod attention;
 pub mod dots;
 pub mod embed;

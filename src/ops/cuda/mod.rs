@@ -2,6 +2,7 @@
 //! shapes and cost are in the kernels' headers; sizes follow from the arrays.
 
 pub mod act;
+pub mod adam;
 pub mod attention;
 pub mod embed;
 pub mod gram;
