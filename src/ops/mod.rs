@@ -5,6 +5,7 @@
 pub mod act;
 pub mod adam;
 pub mod attention;
+pub mod cholesky;
 pub mod cpu;
 pub mod cuda;
 pub mod embed;

@@ -3,6 +3,7 @@
 mod act;
 mod adam;
 mod attention;
+mod cholesky;
 mod embed;
 mod gram;
 mod linear;

@@ -3,6 +3,7 @@
 pub mod act;
 pub mod adam;
 pub mod attention;
+pub mod cholesky;
 pub mod dots;
 pub mod embed;
 pub mod gemm;
