@@ -1,66 +1,234 @@
-// norm.cu: layer and RMS normalisation, forward and backward.
+// norm.cu: layer and RMS normalisation, forward and backward, of the stream and of heads.
 //
 //   maths    m = mean(x)   s = 1/sqrt(mean((x - m)^2) + eps)   h = (x - m) s   y = g h + b
 //            RMS: m = 0; b may be absent
-//            dx += s (p - mean(p) - h mean(p h)),   p = g dy       RMS: without mean(p)
-//   shapes   x dx (N, D) f32   y dy (N, D)   g b (D) f32   m s (N) f32      row-major, dense
+//            dx = s (p - mean(p) - h mean(p h)),   p = g dy        RMS: without mean(p)
+//            the stream: x + added, kept in `sum`, may come before; dx is added to
+//            heads: each row of E of (N, heads E) is a row by itself; dx takes the place of dy
+//   shapes   x sum dx (N, D) f32, of heads elem   added y dy (N, D)   g b (D) f32   m s (N) f32
 //   types    f32 bf16                                              every sum in f32
-//   launch   one warp a row, ROWS rows a block; any N, any D
-//   cost     forward moves 4 N D bytes and N D elements, backward twice that; bandwidth-bound
+//   launch   T = blockDim.x threads a row, a power of two of at least FEWEST and at most MOST, as
+//            many as hold the row in registers; BLOCK / T rows a block, or one
+//   cost     forward moves 4 N D bytes and N D elements, with `added` 8 N D and 2 N D, backward
+//            12 N D and N D; heads 2 and 3 N D elements; bandwidth-bound
 //   source   Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467
 #include "common.cuh"
 
-constexpr int ROWS = 4;
+constexpr int PACKET = 8;  // elements read at once, where rows and pointers allow
+constexpr int EACH = 4;    // packets, or else single elements, that a thread holds
+constexpr int FEWEST = 8;
+constexpr int MOST = 512;
+constexpr int BLOCK = 64;
 
-// Two passes for the variance: mean(x^2) - m^2 loses digits when |m| is large beside the spread,
-// and the second pass finds the row in the cache.
-extern "C" __global__ void norm_fwd(const float* x, const float* g, const float* b, float eps,
-                                    int centred, int biased, int N, int D, elem* y, float* m,
-                                    float* s) {
-    const int row = blockIdx.x * ROWS + threadIdx.y, lane = threadIdx.x;
-    if (row >= N) return;  // the whole warp leaves together
-    x += static_cast<long long>(row) * D;
-    y += static_cast<long long>(row) * D;
+struct Shared { float part[MOST / WARP]; };
+static_assert(BLOCK == 2 * WARP, "a row of more than a warp has a block to itself");
+static_assert(WARP % FEWEST == 0, "whole rows a warp");
 
-    float sum = 0;
-    if (centred)
-        for (int d = lane; d < D; d += WARP) sum += x[d];
-    const float mean = warp_sum(sum) / D;
+HD float row_sum(float x) {
+    const int threads = blockDim.x;
+    if (threads > WARP) return block_sum(x, shared().part);
+    for (int d = threads / 2; d > 0; d /= 2) x += __shfl_xor_sync(ALL, x, d);
+    return x;
+}
+
+// Sixteen bytes at once, of any type, from where they may lie.
+struct __attribute__((may_alias, aligned(16))) Words { unsigned at[4]; };
+
+HD Words read_words(const void* from) { return *static_cast<const Words*>(from); }
+HD void write_words(void* to, Words w) { *static_cast<Words*>(to) = w; }
+
+HD bool packs(const void* p) { return reinterpret_cast<unsigned long long>(p) % 16 == 0; }
+
+// P elements in a row, P = 1 or PACKET.
+template <int P> HD void get(const float* from, float* x) {
+    if (P == 1) x[0] = *from;
+    for (int half = 0; half < P / 4; half++) {
+        const Words w = read_words(from + 4 * half);
+        for (int i = 0; i < 4; i++) x[4 * half + i] = of_bits(w.at[i]);
+    }
+}
+
+template <int P> HD void get(const bf16* from, float* x) {
+    if (P == 1) {
+        x[0] = f32(*from);
+    } else {
+        const Words w = read_words(from);
+        for (int i = 0; i < P; i++)
+            x[i] = f32(bf16{static_cast<unsigned short>(w.at[i / 2] >> 16 * (i % 2))});
+    }
+}
+
+template <int P> HD void set(float* to, const float* x) {
+    if (P == 1) *to = x[0];
+    for (int half = 0; half < P / 4; half++) {
+        Words w;
+        for (int i = 0; i < 4; i++) w.at[i] = bits_of(x[4 * half + i]);
+        write_words(to + 4 * half, w);
+    }
+}
+
+template <int P> HD void set(bf16* to, const float* x) {
+    if (P == 1) {
+        put(to, x[0]);
+    } else {
+        Words w = {};
+        for (int i = 0; i < P; i++)
+            w.at[i / 2] |= static_cast<unsigned>(round_bf16(x[i]).bits) << 16 * (i % 2);
+        write_words(to, w);
+    }
+}
+
+// The part of a row from `from` on that its threads hold: f(i, d) for the i-th P elements of this
+// thread, which begin at d. The loop unrolls, so what is held stays in registers.
+template <int P, class F> HD void each(int from, int D, F f) {
+    for (int i = 0; i < EACH; i++) {
+        const int d = from + (i * blockDim.x + threadIdx.x) * P;
+        if (d < D) f(i, d);
+    }
+}
+
+// Threads beyond the last row hold nothing, and take part in sums.
+HD int own_row() { return blockIdx.x * blockDim.y + threadIdx.y; }
+
+struct Frozen { const float* g; const float* b; float eps; int centred, biased, N, D; };
+
+// Two passes for the variance: mean(x^2) - m^2 loses digits when |m| is large beside the spread.
+// A row wider than its threads hold is read again in each pass.
+template <int P, class X>
+HD void forward(const X* x, const elem* added, float* sum, Frozen f, elem* y, float* m, float* s) {
+    const int row = own_row(), D = row < f.N ? f.D : 0, step = blockDim.x * EACH * P;
+    const long long at = static_cast<long long>(row) * f.D;
+    const bool again = f.D > step;
+    float held[EACH][P];
+
+    float total = 0;
+    for (int from = 0; from < f.D; from += step)
+        each<P>(from, D, [&](int i, int d) {
+            get<P>(x + at + d, held[i]);
+            if (added) {
+                float more[P];
+                get<P>(added + at + d, more);
+                for (int j = 0; j < P; j++) held[i][j] += more[j];
+                set<P>(sum + at + d, held[i]);
+            }
+            for (int j = 0; j < P; j++) total += held[i][j];
+        });
+    const float mean = f.centred ? row_sum(total) / f.D : 0.0f;
+    const auto read = [&](int from) {
+        each<P>(from, D, [&](int i, int d) {
+            if (added) get<P>(sum + at + d, held[i]);
+            else get<P>(x + at + d, held[i]);
+        });
+    };
 
     float square = 0;
-    for (int d = lane; d < D; d += WARP) {
-        const float c = x[d] - mean;
-        square += c * c;
+    for (int from = 0; from < f.D; from += step) {
+        if (again) read(from);
+        each<P>(from, D, [&](int i, int) {
+            for (int j = 0; j < P; j++) {
+                const float c = held[i][j] - mean;
+                square += c * c;
+            }
+        });
     }
-    const float rstd = 1 / sqrtf(warp_sum(square) / D + eps);
+    const float rstd = 1 / sqrtf(row_sum(square) / f.D + f.eps);
 
-    for (int d = lane; d < D; d += WARP)
-        put(&y[d], g[d] * ((x[d] - mean) * rstd) + (biased ? b[d] : 0.0f));
-    if (lane == 0) {
+    for (int from = 0; from < f.D; from += step) {
+        if (again) read(from);
+        each<P>(from, D, [&](int i, int d) {
+            float g[P], b[P] = {}, to[P];
+            get<P>(f.g + d, g);
+            if (f.biased) get<P>(f.b + d, b);
+            for (int j = 0; j < P; j++) to[j] = g[j] * ((held[i][j] - mean) * rstd) + b[j];
+            set<P>(y + at + d, to);
+        });
+    }
+    if (row < f.N && threadIdx.x == 0) {
         m[row] = mean;
         s[row] = rstd;
     }
 }
 
-extern "C" __global__ void norm_bwd(const elem* dy, const float* g, const float* x, const float* m,
-                                    const float* s, int centred, int N, int D, inout float* dx) {
-    const int row = blockIdx.x * ROWS + threadIdx.y, lane = threadIdx.x;
-    if (row >= N) return;
-    dy += static_cast<long long>(row) * D;
-    x += static_cast<long long>(row) * D;
-    dx += static_cast<long long>(row) * D;
-    const float mean = m[row], rstd = s[row];
+// dx may lie where dy does: a thread writes what it alone has read.
+template <int P, bool ADD, class X>
+HD void backward(const elem* dy, const X* x, const float* m, const float* s, Frozen f, X* dx) {
+    const int row = own_row(), D = row < f.N ? f.D : 0, step = blockDim.x * EACH * P;
+    const long long at = static_cast<long long>(row) * f.D;
+    const bool again = f.D > step;
+    const float mean = D ? m[row] : 0.0f, rstd = D ? s[row] : 0.0f;
+    float p[EACH][P], h[EACH][P];
+    const auto read = [&](int from) {
+        each<P>(from, D, [&](int i, int d) {
+            float g[P];
+            get<P>(f.g + d, g);
+            get<P>(dy + at + d, p[i]);
+            get<P>(x + at + d, h[i]);
+            for (int j = 0; j < P; j++) {
+                p[i][j] *= g[j];
+                h[i][j] = (h[i][j] - mean) * rstd;
+            }
+        });
+    };
 
     float p_sum = 0, ph_sum = 0;
-    for (int d = lane; d < D; d += WARP) {
-        const float p = g[d] * f32(dy[d]);
-        p_sum += p;
-        ph_sum += p * ((x[d] - mean) * rstd);
+    for (int from = 0; from < f.D; from += step) {
+        read(from);
+        each<P>(from, D, [&](int i, int) {
+            for (int j = 0; j < P; j++) {
+                p_sum += p[i][j];
+                ph_sum += p[i][j] * h[i][j];
+            }
+        });
     }
-    const float mean_p = centred ? warp_sum(p_sum) / D : 0.0f, mean_ph = warp_sum(ph_sum) / D;
+    const float mean_p = f.centred ? row_sum(p_sum) / f.D : 0.0f, mean_ph = row_sum(ph_sum) / f.D;
 
-    for (int d = lane; d < D; d += WARP) {
-        const float p = g[d] * f32(dy[d]), h = (x[d] - mean) * rstd;
-        dx[d] += rstd * (p - mean_p - h * mean_ph);
+    for (int from = 0; from < f.D; from += step) {
+        if (again) read(from);
+        each<P>(from, D, [&](int i, int d) {
+            float to[P] = {};
+            if (ADD) get<P>(dx + at + d, to);
+            for (int j = 0; j < P; j++)
+                to[j] += rstd * (p[i][j] - mean_p - h[i][j] * mean_ph);
+            set<P>(dx + at + d, to);
+        });
     }
+}
+
+extern "C" __global__ void __launch_bounds__(MOST)
+norm_fwd(const float* x, const elem* added, const float* g, const float* b, float eps, int centred,
+         int biased, int adds, int N, int D, inout float* sum, elem* y, float* m, float* s) {
+    const Frozen f = {g, b, eps, centred, biased, N, D};
+    if (!adds) added = nullptr;
+    const bool packed = D % PACKET == 0 && packs(x) && packs(g) && (!biased || packs(b)) &&
+                        packs(y) && (!adds || (packs(added) && packs(sum)));
+    if (packed) forward<PACKET>(x, added, sum, f, y, m, s);
+    else forward<1>(x, added, sum, f, y, m, s);
+}
+
+extern "C" __global__ void __launch_bounds__(MOST)
+norm_bwd(const elem* dy, const float* g, const float* x, const float* m, const float* s,
+         int centred, int N, int D, inout float* dx) {
+    const Frozen f = {g, nullptr, 0, centred, 0, N, D};
+    const bool packed = D % PACKET == 0 && packs(dy) && packs(g) && packs(x) && packs(dx);
+    if (packed) backward<PACKET, true>(dy, x, m, s, f, dx);
+    else backward<1, true>(dy, x, m, s, f, dx);
+}
+
+extern "C" __global__ void __launch_bounds__(MOST)
+norm_heads_fwd(const elem* x, const float* g, const float* b, float eps, int centred, int biased,
+               int N, int D, elem* y, float* m, float* s) {
+    const Frozen f = {g, b, eps, centred, biased, N, D};
+    const bool packed = D % PACKET == 0 && packs(x) && packs(g) && (!biased || packs(b)) &&
+                        packs(y);
+    if (packed) forward<PACKET>(x, nullptr, nullptr, f, y, m, s);
+    else forward<1>(x, nullptr, nullptr, f, y, m, s);
+}
+
+extern "C" __global__ void __launch_bounds__(MOST)
+norm_heads_bwd(const float* g, const elem* x, const float* m, const float* s, int centred, int N,
+               int D, inout elem* d) {
+    const Frozen f = {g, nullptr, 0, centred, 0, N, D};
+    if (D % PACKET == 0 && packs(g) && packs(x) && packs(d))
+        backward<PACKET, false>(d, x, m, s, f, d);
+    else backward<1, false>(d, x, m, s, f, d);
 }

@@ -3,7 +3,9 @@
 //! allocate results: the caller owns the outputs.
 
 pub mod act;
+pub mod adam;
 pub mod attention;
+pub mod cholesky;
 pub mod cpu;
 pub mod cuda;
 pub mod embed;

@@ -1,7 +1,9 @@
 //! Case tables of the operations, one file each, held by `support/budget.rs` to plain loops.
 
 mod act;
+mod adam;
 mod attention;
+mod cholesky;
 mod embed;
 mod gram;
 mod linear;

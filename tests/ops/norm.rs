@@ -1,8 +1,9 @@
 //! Layer and RMS normalisation, forward and backward.
 
 use incise::base::Float;
-use incise::gpu::Engine;
-use incise::gpu::launch::Elem;
+use incise::gpu::kernels::norm::{NormBwd, NormFwd};
+use incise::gpu::launch::{Elem, Grid};
+use incise::gpu::{Array, Engine};
 use incise::ops::cuda::norm as cuda;
 use incise::ops::norm::{self, Kind, Norm, Saved};
 use incise::tensor::{Precision, Tensor};
@@ -11,6 +12,8 @@ use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
 use crate::support::toy::{Draw, Fill, cast};
 use crate::support::twin;
 
+const F32: Elem = Elem::F32;
+
 /// (case, [N, D], x).
 const CASES: &[(&str, [usize; 2], Fill)] = &[
     ("no row", [0, 7], Fill::Normal),
@@ -18,6 +21,8 @@ const CASES: &[(&str, [usize; 2], Fill)] = &[
     ("not a multiple of anything", [7, 129], Fill::Normal),
     ("GPT-2 small", [64, 768], Fill::Normal),
     ("wider than a block", [3, 16_384], Fill::Normal),
+    ("wider than a block holds", [1, 16_392], Fill::Normal),
+    ("short rows of packets", [37, 72], Fill::Normal),
     ("large mean, small spread", [8, 512], Fill::Offset(1e4)),
     ("small beside eps", [8, 67], Fill::Wide(1e-4)),
     ("a constant row", [16, 64], Fill::Constant),
@@ -111,23 +116,48 @@ impl Case {
         self
     }
 
-    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+    /// … and x too, as rows of heads are, whose gradient is not added to another.
+    fn head_inputs(mut self, elem: Elem) -> Case {
+        self.x = twin::rounded(elem, &self.x);
+        self.dx.fill(0.0);
+        self.kernel_inputs(elem)
+    }
+
+    /// What `run` makes of the parameters and of room for y, m and s, and this room.
+    fn on(
+        &self,
+        engine: &Engine,
+        elem: Elem,
+        run: impl FnOnce(cuda::Norm, &mut [Array; 3]) -> Array,
+    ) -> Vec<Vec<f64>> {
         let (n, d, f32) = (self.n, self.g.len(), Elem::F32);
-        let (x, g) = (twin::up(engine, f32, &self.x), twin::up(engine, f32, &self.g));
-        let b = twin::up(engine, f32, self.b.as_ref().unwrap_or(&self.g));
-        let dy = twin::up(engine, elem, &self.dy);
-        let mut y = engine.array(elem, n * d).unwrap();
-        let [mut m, mut s] = [(); 2].map(|()| engine.array(f32, n).unwrap());
-        let mut dx = twin::up(engine, f32, &self.dx);
-        let p = cuda::Norm {
-            kind: self.kind,
-            eps: self.eps as f32,
-            gain: &g,
-            bias: self.b.is_some().then_some(&b),
-        };
-        cuda::forward(engine, &x, p, &mut y, [&mut m, &mut s]);
-        cuda::backward(engine, &dy, p, &x, [&m, &s], &mut dx);
-        [y, m, s, dx].iter().map(twin::down).collect()
+        let g = twin::up(engine, f32, &self.g);
+        let b = self.b.as_ref().map(|b| twin::up(engine, f32, b));
+        let (kind, eps) = (self.kind, self.eps as f32);
+        let p = cuda::Norm { kind, eps, gain: &g, bias: b.as_ref() };
+        let array = |elem, len| engine.array(elem, len).unwrap();
+        let mut out = [array(elem, n * d), array(f32, n), array(f32, n)];
+        let dx = run(p, &mut out);
+        out.iter().chain([&dx]).map(twin::down).collect()
+    }
+
+    fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let (x, dy) = (twin::up(engine, Elem::F32, &self.x), twin::up(engine, elem, &self.dy));
+        let mut dx = twin::up(engine, Elem::F32, &self.dx);
+        self.on(engine, elem, |p, [y, m, s]| {
+            cuda::forward(engine, &x, p, y, [m, s]);
+            cuda::backward(engine, &dy, p, &x, [m, s], &mut dx);
+            dx
+        })
+    }
+
+    fn heads(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+        let (x, mut d) = (twin::up(engine, elem, &self.x), twin::up(engine, elem, &self.dy));
+        self.on(engine, elem, |p, [y, m, s]| {
+            cuda::heads_forward(engine, &x, p, y, [m, s]);
+            cuda::heads_backward(engine, p, &x, [m, s], &mut d);
+            d
+        })
     }
 }
 
@@ -137,15 +167,111 @@ fn kernels() {
     for &(case, shape, fill) in CASES {
         for kind in [Kind::Layer, Kind::Rms] {
             for elem in [Elem::F32, Elem::BF16] {
+                let draw = |draw: &mut Draw| Case::draw(draw, kind, shape, fill);
                 let name = format!("norm {kind:?} {elem:?}, {case}");
-                let inputs =
-                    |draw: &mut Draw| Case::draw(draw, kind, shape, fill).kernel_inputs(elem);
-                let outputs = [elem, Elem::F32, Elem::F32, Elem::F32];
+                let inputs = |d: &mut Draw| draw(d).kernel_inputs(elem);
                 let run = |case: &Case, engine: &Engine| case.kernels(engine, elem);
-                budget::kernel(&name, &engines, &outputs, inputs, run);
+                budget::kernel(&name, &engines, &[elem, F32, F32, F32], inputs, run);
+                let name = format!("norm of heads {kind:?} {elem:?}, {case}");
+                let inputs = |d: &mut Draw| draw(d).head_inputs(elem);
+                let run = |case: &Case, engine: &Engine| case.heads(engine, elem);
+                budget::kernel(&name, &engines, &[elem, F32, F32, elem], inputs, run);
             }
         }
     }
+}
+
+/// The sum that is normalised is the sum in f32, bit for bit, in place or not; and a row shared by
+/// several warps is the same in every order.
+#[test]
+fn kernels_of_a_sum() {
+    let Some(engines) = twin::engines("ops::norm::kernels_of_a_sum") else { return };
+    for shape in [[1, 1], [5, 67], [5, 64], [1, 1032], [2, 1031]] {
+        for elem in [Elem::F32, Elem::BF16] {
+            let mut draw = Draw::new("norm of a sum", true);
+            let mut case =
+                Case::draw(&mut draw, Kind::Layer, shape, Fill::Normal).kernel_inputs(elem);
+            let (x, added) = (case.x.clone(), twin::rounded(elem, &draw.normal(case.x.len())));
+            let sum = x.iter().zip(&added).map(|(x, a)| x + a).collect::<Vec<_>>();
+            case.x = twin::rounded(Elem::F32, &sum);
+            let want = case.kernels(&engines[0].1, elem);
+            for (name, engine) in &engines {
+                let mut x = twin::up(engine, Elem::F32, &x);
+                let added = twin::up(engine, elem, &added);
+                let dy = twin::up(engine, elem, &case.dy);
+                let mut sum = engine.array(Elem::F32, case.x.len()).unwrap();
+                for in_place in [false, true] {
+                    let mut dx = twin::up(engine, Elem::F32, &case.dx);
+                    let got = case.on(engine, elem, |p, [y, m, s]| {
+                        match in_place {
+                            false => {
+                                cuda::forward_sum(engine, [&x, &added], &mut sum, p, y, [m, s]);
+                            }
+                            true => cuda::forward_adding(engine, &mut x, &added, p, y, [m, s]),
+                        }
+                        cuda::backward(engine, &dy, p, &sum, [m, s], &mut dx);
+                        dx
+                    });
+                    assert_eq!(got, want, "{shape:?} {elem:?} on {name}");
+                    let sum = if in_place { &x } else { &sum };
+                    assert_eq!(twin::down(sum), case.x, "{shape:?} {elem:?} on {name}");
+                }
+            }
+        }
+    }
+}
+
+/// Rows of packets that begin where no packet may.
+#[test]
+fn kernels_off_alignment() {
+    let Some(engines) = twin::engines("ops::norm::kernels_off_alignment") else { return };
+    let inputs = |draw: &mut Draw| {
+        Case::draw(draw, Kind::Rms, [3, 64], Fill::Normal).kernel_inputs(Elem::BF16)
+    };
+    let run = |case: &Case, engine: &Engine| {
+        let (n, d) = (case.n, case.g.len());
+        let shifted = |elem, values: &[f64]| twin::up(engine, elem, &[&[0.0], values].concat());
+        let rest = |array: &Array| array.place().part(1, n * d);
+        let (x, dy) = (shifted(F32, &case.x), shifted(Elem::BF16, &case.dy));
+        let (y, dx) = (shifted(Elem::BF16, &vec![f64::NAN; n * d]), shifted(F32, &case.dx));
+        let grid = Grid { blocks: [1, 1, 1], threads: [16, 4, 1] };
+        let got = case.on(engine, Elem::BF16, |p, [_, m, s]| {
+            let (centred, biased, adds) = (0, 0, 0);
+            NormFwd {
+                x: rest(&x).into(),
+                added: dy.read(),
+                g: p.gain.read(),
+                b: p.gain.read(),
+                eps: p.eps,
+                centred,
+                biased,
+                adds,
+                N: n as i32,
+                D: d as i32,
+                sum: dx.place().into(),
+                y: rest(&y).into(),
+                m: m.write(),
+                s: s.write(),
+            }
+            .launch(engine, grid);
+            NormBwd {
+                dy: rest(&dy).into(),
+                g: p.gain.read(),
+                x: rest(&x).into(),
+                m: m.read(),
+                s: s.read(),
+                centred,
+                N: n as i32,
+                D: d as i32,
+                dx: rest(&dx).into(),
+            }
+            .launch(engine, grid);
+            dx
+        });
+        let [_, m, s, dx] = &got[..] else { unreachable!() };
+        vec![twin::down(&y)[1..].to_vec(), m.clone(), s.clone(), dx[1..].to_vec()]
+    };
+    budget::kernel("norm off alignment", &engines, &[Elem::BF16, F32, F32, F32], inputs, run);
 }
 
 #[test]

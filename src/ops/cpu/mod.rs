@@ -1,7 +1,9 @@
 //! The definitions: what each operation computes, generic over `f32` and `f64`.
 
 pub mod act;
+pub mod adam;
 pub mod attention;
+pub mod cholesky;
 pub mod dots;
 pub mod embed;
 pub mod gemm;

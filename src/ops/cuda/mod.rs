@@ -2,7 +2,9 @@
 //! shapes and cost are in the kernels' headers; sizes follow from the arrays.
 
 pub mod act;
+pub mod adam;
 pub mod attention;
+pub mod cholesky;
 pub mod embed;
 pub mod gram;
 pub mod linear;

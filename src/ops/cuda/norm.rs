@@ -1,7 +1,9 @@
 //! Launches of `kernels/norm.cu`.
 
-use crate::gpu::kernels::norm::{NormBwd, NormFwd, ROWS};
-use crate::gpu::launch::Grid;
+use crate::gpu::kernels::norm::{
+    BLOCK, EACH, FEWEST, MOST, NormBwd, NormFwd, NormHeadsBwd, NormHeadsFwd, PACKET,
+};
+use crate::gpu::launch::{Grid, Place};
 use crate::gpu::{Array, Engine};
 use crate::ops::norm::Kind;
 
@@ -24,23 +26,72 @@ impl Norm<'_> {
     }
 }
 
+/// As many threads a row as hold it, and as many rows a block as it has threads for.
+fn grid(n: usize, d: usize) -> Grid {
+    let threads = d.div_ceil(PACKET * EACH).next_power_of_two().clamp(FEWEST, MOST);
+    let rows = (BLOCK / threads).max(1);
+    Grid { threads: [threads as u32, rows as u32, 1], ..Grid::line(n.div_ceil(rows), 1) }
+}
+
 /// y (N, D), m (N) and s (N) from x (N, D).
-pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, [m, s]: [&mut Array; 2]) {
+pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, saved: [&mut Array; 2]) {
+    of_sum(engine, x.place(), None, p, y, saved);
+}
+
+/// x += added (N, D), and of that y, m and s.
+pub fn forward_adding(
+    engine: &Engine,
+    x: &mut Array,
+    added: &Array,
+    p: Norm,
+    y: &mut Array,
+    saved: [&mut Array; 2],
+) {
+    of_sum(engine, x.place(), Some((added, x.place())), p, y, saved);
+}
+
+/// sum (N, D) = x + added, and of that y, m and s; x stays.
+pub fn forward_sum(
+    engine: &Engine,
+    [x, added]: [&Array; 2],
+    sum: &mut Array,
+    p: Norm,
+    y: &mut Array,
+    saved: [&mut Array; 2],
+) {
+    of_sum(engine, x.place(), Some((added, sum.place())), p, y, saved);
+}
+
+fn of_sum(
+    engine: &Engine,
+    x: Place,
+    more: Option<(&Array, Place)>,
+    p: Norm,
+    y: &mut Array,
+    [m, s]: [&mut Array; 2],
+) {
     let (n, d) = (m.len(), p.gain.len());
+    let (added, sum) = match more {
+        Some((added, sum)) => (added.place(), sum),
+        None => (y.place().part(0, 0), x.part(0, 0)),
+    };
     NormFwd {
-        x: x.read(),
+        x: x.into(),
+        added: added.into(),
         g: p.gain.read(),
         b: p.bias.unwrap_or(p.gain).read(),
         eps: p.eps,
         centred: p.centred(),
         biased: i32::from(p.bias.is_some()),
+        adds: i32::from(more.is_some()),
         N: n as i32,
         D: d as i32,
+        sum: sum.into(),
         y: y.write(),
         m: m.write(),
         s: s.write(),
     }
-    .launch(engine, Grid::warps(n, ROWS));
+    .launch(engine, grid(n, d));
 }
 
 /// dx += the gradient that reaches x (N, D) through the normalisation from dy.
@@ -64,5 +115,40 @@ pub fn backward(
         D: d as i32,
         dx: dx.update(),
     }
-    .launch(engine, Grid::warps(n, ROWS));
+    .launch(engine, grid(n, d));
+}
+
+/// Every head of x (N, heads·E) normalised by itself: y, and m and s (N·heads).
+pub fn heads_forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, [m, s]: [&mut Array; 2]) {
+    let (n, d) = (m.len(), p.gain.len());
+    NormHeadsFwd {
+        x: x.read(),
+        g: p.gain.read(),
+        b: p.bias.unwrap_or(p.gain).read(),
+        eps: p.eps,
+        centred: p.centred(),
+        biased: i32::from(p.bias.is_some()),
+        N: n as i32,
+        D: d as i32,
+        y: y.write(),
+        m: m.write(),
+        s: s.write(),
+    }
+    .launch(engine, grid(n, d));
+}
+
+/// Turns the gradient for normalised heads (N, heads·E) into that for them as they were, x.
+pub fn heads_backward(engine: &Engine, p: Norm, x: &Array, [m, s]: [&Array; 2], d: &mut Array) {
+    let (n, width) = (m.len(), p.gain.len());
+    NormHeadsBwd {
+        g: p.gain.read(),
+        x: x.read(),
+        m: m.read(),
+        s: s.read(),
+        centred: p.centred(),
+        N: n as i32,
+        D: width as i32,
+        d: d.update(),
+    }
+    .launch(engine, grid(n, width));
 }

@@ -1,0 +1,41 @@
+//! Definition of [`crate::ops::cholesky`].
+
+use crate::base::Float;
+use crate::ops::cholesky::{Side, Systems, Triangle};
+
+/// Row by row: an element is what is left of A's, over the pivot.
+pub fn factor<T: Float>(a: &mut [T], of: Triangle) -> Option<usize> {
+    for i in 0..of.n {
+        for j in 0..=i {
+            let (row, other) = (i * of.ld, j * of.ld);
+            let known: T = (0..j).map(|k| a[row + k] * a[other + k]).sum();
+            let left = a[row + j] - known;
+            if j < i {
+                a[row + j] = left / a[other + j];
+            } else if left.f64() > 0.0 && left.f64().is_finite() {
+                a[row + j] = left.sqrt();
+            } else {
+                return Some(i);
+            }
+        }
+    }
+    None
+}
+
+/// System by system, from the first unknown or from the last.
+pub fn solve<T: Float>(l: &[T], of: Triangle, side: Side, x: &mut [T], systems: Systems) {
+    let n = of.n;
+    let place = |i: usize| if side == Side::Lower { i } else { n - 1 - i };
+    // Of the triangle with rows and columns in the order of the solve.
+    let l = |i: usize, j: usize| {
+        let (i, j) = (place(i), place(j));
+        l[i.max(j) * of.ld + i.min(j)]
+    };
+    for system in 0..systems.count {
+        let at = |i: usize| place(i) * systems.down + system * systems.across;
+        for i in 0..n {
+            let known: T = (0..i).map(|j| l(i, j) * x[at(j)]).sum();
+            x[at(i)] = (x[at(i)] - known) / l(i, i);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Launches of `kernels/cholesky.cu`: blocks of a triangle one after another.
+
+use crate::gpu::kernels::cholesky::{
+    CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATERS,
+};
+use crate::gpu::launch::{Grid, Place};
+use crate::gpu::{Array, Engine};
+use crate::ops::cholesky::{Side, Systems, Triangle};
+
+/// What stands from an element on.
+fn from(place: Place, at: usize) -> Place {
+    place.part(at, place.len - at)
+}
+
+/// Turns A f64 into L. `bad` (1) i32 becomes −1, or the index of the first pivot that is not a
+/// positive number; then nothing was written from its block on.
+pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
+    let Triangle { n, ld } = of;
+    for k in (0..n.max(1)).step_by(PANEL) {
+        let own = PANEL.min(n - k);
+        let diagonal = from(a.place(), k * ld + k);
+        CholeskyFactor {
+            from: k as i32,
+            n: own as i32,
+            ld: ld as i64,
+            a: diagonal.into(),
+            bad: bad.update(),
+        }
+        .launch(engine, Grid::line(1, THREADS as u32));
+        let left = n - k - own;
+        if left > 0 {
+            // Rows below are systems L x = b.
+            let below = from(diagonal, own * ld);
+            let rows = Systems { count: left, down: 1, across: ld };
+            block(engine, diagonal, [own, ld], bad, Side::Lower, below, rows);
+            let product = Product {
+                a: Factor { place: below, along: ld, k: 1 },
+                b: Factor { place: below, along: ld, k: 1 },
+                c: from(below, own),
+                steps: [ld, 1],
+                sizes: [left, own, left],
+                lower: true,
+            };
+            product.take_off(engine, bad);
+        }
+    }
+}
+
+/// Turns B f64 into X, with L as [`factor`] left it; does nothing where `bad` names a pivot.
+#[allow(clippy::too_many_arguments, reason = "two matrices and how they lie")]
+pub fn solve(
+    engine: &Engine,
+    l: &Array,
+    of: Triangle,
+    bad: &Array,
+    side: Side,
+    x: &mut Array,
+    systems: Systems,
+) {
+    let (Triangle { n, ld }, Systems { count, down, across }) = (of, systems);
+    let mut blocks: Vec<usize> = (0..n).step_by(PANEL).collect();
+    if side == Side::Upper {
+        blocks.reverse();
+    }
+    for k in blocks {
+        let own = PANEL.min(n - k);
+        let known = from(x.place(), k * down);
+        block(engine, from(l.place(), k * ld + k), [own, ld], bad, side, known, systems);
+        // The other unknowns, and the part of L (left, own) that stands before these.
+        let (first, left) = match side {
+            Side::Lower => (k + own, n - k - own),
+            Side::Upper => (0, k),
+        };
+        if left == 0 {
+            continue;
+        }
+        let part = match side {
+            Side::Lower => Factor { place: from(l.place(), first * ld + k), along: ld, k: 1 },
+            Side::Upper => Factor { place: from(l.place(), k * ld), along: 1, k: ld },
+        };
+        let known = Factor { place: known, along: across, k: down };
+        let c = from(x.place(), first * down);
+        // Neighbours in memory are neighbours in a row of c.
+        let (a, b, steps, sizes) = match across {
+            1 => (part, known, [down, across], [left, own, count]),
+            _ => (known, part, [across, down], [count, own, left]),
+        };
+        Product { a, b, c, steps, sizes, lower: false }.take_off(engine, bad);
+    }
+}
+
+/// Solves systems with a diagonal block.
+fn block(
+    engine: &Engine,
+    l: Place,
+    [n, ld]: [usize; 2],
+    bad: &Array,
+    side: Side,
+    x: Place,
+    systems: Systems,
+) {
+    CholeskySolve {
+        l: l.into(),
+        bad: bad.read(),
+        n: n as i32,
+        ld: ld as i64,
+        transposed: i32::from(side == Side::Upper),
+        systems: systems.count as i32,
+        down: systems.down as i64,
+        across: systems.across as i64,
+        x: x.into(),
+    }
+    .launch(engine, Grid::line(systems.count.div_ceil(SYSTEMS), THREADS as u32));
+}
+
+/// A factor of a product: elements from a row (or column) of the product to the next, and from a
+/// summand to the next.
+#[derive(Clone, Copy)]
+struct Factor {
+    place: Place,
+    along: usize,
+    k: usize,
+}
+
+/// c −= a b.
+struct Product {
+    a: Factor,
+    b: Factor,
+    c: Place,
+    steps: [usize; 2], // from a row and from a column of c to the next
+    sizes: [usize; 3], // rows, summands, columns
+    lower: bool,       // the lower triangle only
+}
+
+impl Product {
+    fn take_off(self, engine: &Engine, bad: &Array) {
+        let [rows, k, columns] = self.sizes;
+        let [down, across] = [rows, columns].map(|size| size.div_ceil(TILE) as u32);
+        CholeskyUpdate {
+            a: self.a.place.into(),
+            b: self.b.place.into(),
+            bad: bad.read(),
+            a_row: self.a.along as i64,
+            a_k: self.a.k as i64,
+            b_k: self.b.k as i64,
+            b_col: self.b.along as i64,
+            R: rows as i32,
+            K: k as i32,
+            C: columns as i32,
+            lower: i32::from(self.lower),
+            c_row: self.steps[0] as i64,
+            c_col: self.steps[1] as i64,
+            c: self.c.into(),
+        }
+        .launch(engine, Grid { blocks: [across, down, 1], threads: [UPDATERS as u32, 1, 1] });
+    }
+}
