@@ -6,7 +6,7 @@ use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
 use crate::base::{Quiet, Result, Rng};
 use crate::edit::value::{Search, Wanted, find_all};
-use crate::model::decoder::Past;
+use crate::model::decoder::{Hook, Past};
 use crate::model::pushed::{Problem, Push};
 use crate::model::{At, Batch, Model, Run, Site};
 use crate::ops::gram::{Totals, packed_len};
@@ -15,7 +15,7 @@ use crate::text::{Row as Tokens, Rows};
 /// Steps of a search that never ends early.
 const STEPS: usize = 25;
 
-/// All stages; searches run `at_once` suffix tokens at a time, one after the other.
+/// All stages, `facts` facts in the last.
 ///
 /// # Errors
 ///
@@ -27,39 +27,44 @@ pub fn measure(
     facts: usize,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let shape = format!("{} layers of {}", model.arch.layers, model.arch.width);
     let mut ids = Ids(Rng::new(0, "tokens of a benchmark"), model.arch.vocabulary);
+    passes(model, sizes, limits, &mut ids, rows);
+    search(model, limits, facts, &mut ids, rows)
+}
+
+/// Weights of a layer.
+fn weights(model: &Model) -> f64 {
+    let (a, gated) = (&model.arch, usize::from(model.layers[0].gate.is_some()));
+    (a.width * (2 * a.queries + 2 * a.groups) * a.head + (2 + gated) * a.width * a.inner) as f64
+}
+
+/// A row whose limit is the rate of products over what an item of work multiplies.
+fn row(
+    model: &Model,
+    limits: Limits,
+    name: String,
+    [seconds, spread]: [f64; 2],
+    (work, unit, flop): (usize, Unit, f64),
+) -> Row {
+    let shape = format!("{} layers of {}", model.arch.layers, model.arch.width);
+    let (work, limit) = (work as f64, Some(limits.product / flop));
+    Row { part: "stages", name, shape, seconds, spread, work, unit, limit }
+}
+
+/// A pass over whole sequences, and one that adds up a layer's second moment.
+fn passes(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut Vec<Row>) {
+    let a = &model.arch;
     let (sequences, length) = if sizes.side < 1024 { (2, 5) } else { (64, 128) };
     let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
-    let tokens = sequences * length;
-    let a = &model.arch;
-    let weights = a.width * (2 * a.queries + 2 * a.groups) * a.head
-        + (2 + usize::from(model.layers[0].gate.is_some())) * a.width * a.inner;
     let mut run = Run::new(model);
-    let mut pass = |hook: crate::model::decoder::Hook| {
+    let mut pass = |hook: Hook| {
         let mut x = model.embed(&batch);
         model.forward(&batch, 0..a.layers, Past::None, &mut x, &mut run, hook);
     };
-    let [seconds, spread] = time(&model.compute, sizes.seconds, || pass(&mut |_, _| {}));
-    let flop_limit = |per_item: f64| Some(limits.product / per_item);
-    let row = |name: &str, [seconds, spread]: [f64; 2], work: usize, unit, limit| Row {
-        part: "stages",
-        name: name.to_owned(),
-        shape: shape.clone(),
-        seconds,
-        spread,
-        work: work as f64,
-        unit,
-        limit,
-    };
-    let a_token = 2.0 * (weights * a.layers) as f64;
-    rows.push(row(
-        &format!("prefill of {sequences} × {length}"),
-        [seconds, spread],
-        tokens,
-        Unit::Tokens,
-        flop_limit(a_token),
-    ));
+    let took = time(&model.compute, sizes.seconds, || pass(&mut |_, _| {}));
+    let (tokens, flop) = (sequences * length, 2.0 * weights(model) * a.layers as f64);
+    let name = format!("prefill of {sequences} × {length}");
+    rows.push(row(model, limits, name, took, (tokens, Unit::Tokens, flop)));
 
     let layer = a.layers / 2;
     let mut totals = Totals::new(&model.compute, a.inner, vec![0.0; packed_len(a.inner)]);
@@ -70,16 +75,25 @@ pub fn measure(
             }
         });
     });
-    let gram = (a.inner * a.inner) as f64;
     let name = format!("statistics of layer {layer}");
-    rows.push(row(&name, took, tokens, Unit::Tokens, flop_limit(a_token + gram)));
+    let flop = flop + (a.inner * a.inner) as f64;
+    rows.push(row(model, limits, name, took, (tokens, Unit::Tokens, flop)));
+}
 
+/// The value search of many facts, none of which ends early.
+fn search(
+    model: &Model,
+    limits: Limits,
+    facts: usize,
+    ids: &mut Ids,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let a = &model.arch;
     let facts: Vec<Rows> = (0..facts).map(|_| ids.fact()).collect();
     let layer = (a.layers * 2 / 7).min(a.layers - 2);
-    let push =
-        Push { site: Site { layer, at: At::Stream }, attention: false, loss_layer: a.layers - 1 };
+    let site = Site { layer, at: At::Stream };
     let by = Search {
-        push,
+        push: Push { site, attention: false, loss_layer: a.layers - 1 },
         steps: STEPS,
         lr: 0.1,
         decay: 0.5,
@@ -93,12 +107,11 @@ pub fn measure(
     let room = model.spare().unwrap_or(1 << 30);
     let began = Instant::now();
     find_all(model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(()))?;
-    let seconds = began.elapsed().as_secs_f64();
-    let suffix = Problem::tokens(&facts[0]);
-    let above = (a.layers - 1 - layer) as f64 * weights as f64;
-    let a_fact = 4.0 * above * (suffix * (STEPS - 1)) as f64;
+    let took = [began.elapsed().as_secs_f64(), 0.0];
+    let suffix = facts.first().map_or(0, Problem::tokens);
+    let flop = 4.0 * (a.layers - 1 - layer) as f64 * weights(model) * (suffix * STEPS) as f64;
     let name = format!("value search, layer {layer}, {suffix} suffix tokens, {STEPS} steps");
-    rows.push(row(&name, [seconds, 0.0], facts.len(), Unit::Facts, flop_limit(a_fact)));
+    rows.push(row(model, limits, name, took, (facts.len(), Unit::Facts, flop)));
     Ok(())
 }
 

@@ -10,8 +10,13 @@ use incise::gpu::{Array, Engine};
 use crate::support::twin;
 
 const TEXT: &str = include_str!("warp.cu");
-static FILE: File =
-    File { name: "warp", text: TEXT, variants: &[("bf16", ""), ("f16", "")], images: &[] };
+static FILE: File = File {
+    name: "warp",
+    text: TEXT,
+    variants: &[("bf16", ""), ("f16", "")],
+    kernels: &[],
+    images: &[],
+};
 
 fn programs() -> Option<Vec<PathBuf>> {
     twin::make("warp", &[("warp".to_owned(), TEXT.to_owned())])
