@@ -43,7 +43,7 @@ struct Buffer {
 }
 
 /// File, types, kernel.
-type Symbol = (&'static str, &'static str, &'static str, String);
+type Symbol = [&'static str; 4];
 
 // SAFETY: the driver's handles may be used from any thread; each use sets the context first.
 unsafe impl Send for Cuda {}
@@ -203,7 +203,13 @@ impl Cuda {
         done.unwrap_or_else(|e| panic!("zeros to {bytes} bytes on the card: {e:?}"));
     }
 
-    pub(super) fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {
+    pub(super) fn launch(
+        &self,
+        file: &File,
+        kernel: &'static str,
+        grid: Grid,
+        arguments: &[Argument],
+    ) {
         self.enter();
         let function = self.function(file, kernel, types(file, kernel, arguments));
         let slots: Vec<u64> = arguments.iter().map(|a| a.slot()).collect();
@@ -218,7 +224,12 @@ impl Cuda {
         done.unwrap_or_else(|e| panic!("{kernel}, {grid:?}: {e:?}"));
     }
 
-    pub(super) fn load(&self, file: &File, kernel: &str, types: (&'static str, &'static str)) {
+    pub(super) fn load(
+        &self,
+        file: &File,
+        kernel: &'static str,
+        types: (&'static str, &'static str),
+    ) {
         self.enter();
         self.function(file, kernel, types);
     }
@@ -227,11 +238,11 @@ impl Cuda {
     fn function(
         &self,
         file: &File,
-        kernel: &str,
+        kernel: &'static str,
         (elem, weight): (&'static str, &'static str),
     ) -> sys::CUfunction {
         let mut functions = lock(&self.functions);
-        let symbol = (file.name, elem, weight, kernel.to_owned());
+        let symbol = [file.name, elem, weight, kernel];
         *functions.entry(symbol).or_insert_with(|| {
             let image = fits(image::image(file, (elem, weight), self.arch));
             // SAFETY: an image that NVRTC made; PTX ends in a NUL.

@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// Loads a kernel for some types, as its first launch would.
-    pub fn load(&self, file: &File, kernel: &str, types: (&'static str, &'static str)) {
+    pub fn load(&self, file: &File, kernel: &'static str, types: (&'static str, &'static str)) {
         driver!(self, d => d.load(file, kernel, types));
     }
 
@@ -166,7 +166,7 @@ impl Engine {
     /// # Panics
     ///
     /// Where an argument's elements are of another type than the kernel takes.
-    pub fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {
+    pub fn launch(&self, file: &File, kernel: &'static str, grid: Grid, arguments: &[Argument]) {
         if !grid.is_empty() {
             grid.check(kernel);
             driver!(self, d => d.launch(file, kernel, grid, arguments));

@@ -94,7 +94,13 @@ impl Twin {
         assert_ne!(shared, u64::from(u32::MAX), "no kernel {name}");
     }
 
-    pub(super) fn launch(&self, file: &File, kernel: &str, grid: Grid, arguments: &[Argument]) {
+    pub(super) fn launch(
+        &self,
+        file: &File,
+        kernel: &'static str,
+        grid: Grid,
+        arguments: &[Argument],
+    ) {
         let (elem, weight) = types(file, kernel, arguments);
         let name = symbol(file.name, elem, weight, kernel);
         let mut pipes = self.pipes();

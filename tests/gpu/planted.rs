@@ -22,7 +22,12 @@ fn programs() -> Option<&'static [PathBuf]> {
 }
 
 /// What a kernel leaves in 64 numbers, or what its end says.
-fn run(program: &Path, order: Order, kernel: &str, blocks: usize) -> Result<Vec<f64>, String> {
+fn run(
+    program: &Path,
+    order: Order,
+    kernel: &'static str,
+    blocks: usize,
+) -> Result<Vec<f64>, String> {
     let engine = Engine::twin(Twin::start(program, order).unwrap());
     let y = engine.array(Elem::F32, 64).unwrap();
     let launch = || {
