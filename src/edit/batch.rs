@@ -375,7 +375,7 @@ impl Batches<'_> {
     /// Of everything a value depends on. The version stands for the way of computing.
     fn key(&self, name: &str, rows: &Rows) -> String {
         let Rows { rewriting, kl, target, .. } = rows;
-        let how = format!("{:?} {:?}", self.by.search, self.model.compute);
+        let how = format!("{:?} {:?}", self.by.search, self.model.stepping().compute);
         let what = format!("{rewriting:?} {kl:?} {target:?}");
         hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])
     }

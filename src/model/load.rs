@@ -23,6 +23,8 @@ pub struct Model {
     pub arch: Arch,
     /// Where and in which type it computes.
     pub compute: Compute,
+    /// Whether a search's steps may take fast products, where there are such.
+    pub fast: bool,
     /// Further devices that share facts and text with it.
     pub peers: Vec<Compute>,
     /// Token embedding (V, D).
@@ -117,6 +119,12 @@ impl Model {
     /// The matrix that edits of layer l change.
     pub fn editable(&self, l: usize) -> &Editable {
         &self.editable[l]
+    }
+
+    /// The same model, as a search's steps compute.
+    pub fn stepping(&self) -> Model {
+        let compute = if self.fast { self.compute.fast() } else { self.compute.clone() };
+        Model { compute, ..self.clone() }
     }
 
     /// Bytes of a device that are left for other things, once the weights are there; nothing on
@@ -250,6 +258,7 @@ impl<'a> Loader<'a> {
         Ok(Model {
             arch: a.clone(),
             compute: self.compute.clone(),
+            fast: false,
             peers: Vec::new(),
             embed,
             positions,

@@ -31,6 +31,7 @@ impl Model {
         Model {
             arch: self.arch.clone(),
             compute: compute.clone(),
+            fast: self.fast,
             peers: Vec::new(),
             positions: self.positions.as_ref().map(|w| w.apart()),
             layers: self.layers.iter().map(|layer| Arc::new(layer.on(compute))).collect(),

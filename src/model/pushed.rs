@@ -14,6 +14,7 @@
 //! numbers do not depend on who else is there.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::backward::Back;
 use super::batch::Batch;
@@ -143,6 +144,7 @@ impl Slot {
 /// Some facts, their unpushed streams, and the memory to push into them again and again.
 pub struct Pushed<'m> {
     model: &'m Model,
+    stepping: Arc<Model>, // the same, as its steps compute
     push: Push,
     shared: &'m Shared,
     least: usize, // rows a product has at least
@@ -167,6 +169,7 @@ impl<'m> Pushed<'m> {
     pub fn new(model: &'m Model, push: Push, shared: &'m Shared, alone: bool) -> Self {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let stepping = Arc::new(model.stepping());
         let mut past = Cache::new(&model.arch, &model.compute);
         past.take(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
@@ -176,11 +179,12 @@ impl<'m> Pushed<'m> {
             past,
             plan: Plan::default(),
             first: empty(model.arch.vocabulary),
-            run: Run::keeping(model, push.kept(model)),
-            back: Back::new(model),
+            run: Run::keeping(&stepping, push.kept(model)),
+            back: Back::new(&stepping),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: empty(model.arch.vocabulary),
             model,
+            stepping,
             push,
             shared,
         }
@@ -265,7 +269,8 @@ impl<'m> Pushed<'m> {
     /// The losses of all facts at δ (facts, P·D), and their gradients (facts, P·D), in which NLL
     /// weighs `say` by fact. A fact's first call is at δ = 0 and fixes what should stay.
     pub fn step(&mut self, delta: &Tensor, say: &[f64]) -> (Vec<Parts>, Tensor) {
-        let (model, d, l) = (self.model, self.model.arch.width, self.push.site.layer);
+        let (model, l) = (self.stepping.clone(), self.push.site.layer);
+        let (model, d) = (&*model, self.model.arch.width);
         let plan = std::mem::take(&mut self.plan);
         let through = self.push.through_mlp(model);
         let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
@@ -298,7 +303,8 @@ impl<'m> Pushed<'m> {
 
     /// Losses by fact, from the stream x (N, D) after the last layer; dx += their gradient.
     fn read(&mut self, plan: &Plan, say: &[f64], x: &Tensor, dx: &mut Tensor) -> Vec<Parts> {
-        let (model, d, n) = (self.model, self.model.arch.width, plan.read.len());
+        let (model, n) = (self.stepping.clone(), plan.read.len());
+        let (model, d) = (&*model, self.model.arch.width);
         let mut parts = vec![Parts::default(); self.slots.len()];
         let pieces = n.div_ceil(READ);
         for piece in 0..pieces {

@@ -99,6 +99,7 @@ impl Model {
                 norm: draw.norm(a.norm, a.eps, a.width),
                 editable: (0..a.layers).map(editable).collect(),
                 compute: compute.clone(),
+                fast: false,
                 peers: Vec::new(),
                 arch: a.clone(),
                 layers,

@@ -41,7 +41,9 @@ impl Totals {
         assert_eq!(packed.len(), packed_len(f), "gram: the totals are not a triangle of F");
         match compute {
             Compute::Host(_) => Totals::Host(packed),
-            Compute::Device(engine) => Totals::Device(cuda::gram::Totals::new(engine, f, &packed)),
+            Compute::Device(engine, _) => {
+                Totals::Device(cuda::gram::Totals::new(engine, f, &packed))
+            }
         }
     }
 

@@ -25,13 +25,22 @@ impl Precision {
     }
 }
 
+/// How closely products on a device take the factors they multiply. Sums are f32 either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// Each as two bf16: to 2⁻¹⁷.
+    Exact,
+    /// Activations as the nearest bf16, to 2⁻⁹: half the work or less.
+    Fast,
+}
+
 /// The host, or a device, which computes in f32.
 #[derive(Clone)]
 pub enum Compute {
     /// The host's processor.
     Host(Precision),
     /// What runs our kernels.
-    Device(Engine),
+    Device(Engine, Products),
 }
 
 impl Compute {
@@ -39,7 +48,7 @@ impl Compute {
     pub fn precision(&self) -> Precision {
         match self {
             Compute::Host(precision) => *precision,
-            Compute::Device(_) => Precision::F32,
+            Compute::Device(..) => Precision::F32,
         }
     }
 
@@ -51,7 +60,7 @@ impl Compute {
                 run();
                 began.elapsed().as_secs_f64()
             }
-            Compute::Device(engine) => engine.seconds(run),
+            Compute::Device(engine, _) => engine.seconds(run),
         }
     }
 
@@ -59,8 +68,23 @@ impl Compute {
     pub fn engine(&self) -> Option<&Engine> {
         match self {
             Compute::Host(_) => None,
-            Compute::Device(engine) => Some(engine),
+            Compute::Device(engine, _) => Some(engine),
         }
+    }
+
+    /// The same, with fast products on a device.
+    pub fn fast(&self) -> Compute {
+        match self {
+            Compute::Device(engine, _) => Compute::Device(engine.clone(), Products::Fast),
+            host => host.clone(),
+        }
+    }
+}
+
+/// With exact products.
+impl From<Engine> for Compute {
+    fn from(engine: Engine) -> Compute {
+        Compute::Device(engine, Products::Exact)
     }
 }
 
@@ -76,12 +100,12 @@ impl From<&Compute> for Compute {
     }
 }
 
-/// `F32`, `F64`, or `Device`: what results depend on.
+/// `F32`, `F64`, or `Device` and its products: what results depend on.
 impl fmt::Debug for Compute {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Compute::Host(precision) => precision.fmt(f),
-            Compute::Device(_) => f.write_str("Device"),
+            Compute::Device(_, products) => write!(f, "Device {products:?}"),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Card {
         if engine.is_none() {
             *engine = Some(self.gpu.open()?);
         }
-        Ok(Compute::Device(engine.clone().expect("just started")))
+        Ok(engine.clone().expect("just started").into())
     }
 }
 

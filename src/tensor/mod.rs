@@ -6,7 +6,7 @@ pub mod device;
 pub mod tensor;
 pub mod weight;
 
-pub use compute::{Compute, Precision};
+pub use compute::{Compute, Precision, Products};
 pub use device::Device;
 pub use tensor::Tensor;
 pub use weight::{Layout, OnDevice, Panel, Weight};

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
-use super::compute::{Compute, Precision};
+use super::compute::{Compute, Precision, Products};
 use crate::base::Float;
 use crate::base::fits;
 use crate::gpu::launch::Elem;
@@ -15,7 +15,7 @@ use crate::gpu::{Array, Engine};
 enum Data {
     F32(Vec<f32>),
     F64(Vec<f64>),
-    Device(Array), // f32
+    Device(Array, Products), // f32
 }
 
 /// A dense row-major array.
@@ -32,10 +32,10 @@ impl Tensor {
         let data = match compute.into() {
             Compute::Host(Precision::F32) => Data::F32(vec![0.0; len]),
             Compute::Host(Precision::F64) => Data::F64(vec![0.0; len]),
-            Compute::Device(engine) => {
+            Compute::Device(engine, products) => {
                 let mut array = fits(engine.array(Elem::F32, 0));
                 fits(array.resize(len));
-                Data::Device(array)
+                Data::Device(array, products)
             }
         };
         Tensor { shape: shape.to_vec(), data }
@@ -49,8 +49,8 @@ impl Tensor {
         let data = match compute.into() {
             Compute::Host(Precision::F32) => Data::F32(narrow()),
             Compute::Host(Precision::F64) => Data::F64(values.to_vec()),
-            Compute::Device(engine) => {
-                Data::Device(fits(engine.upload(Elem::F32, cast_slice(&narrow()))))
+            Compute::Device(engine, products) => {
+                Data::Device(fits(engine.upload(Elem::F32, cast_slice(&narrow()))), products)
             }
         };
         Tensor { shape: shape.to_vec(), data }
@@ -64,7 +64,7 @@ impl Tensor {
     /// Where and in which type it computes.
     pub fn compute(&self) -> Compute {
         match &self.data {
-            Data::Device(array) => Compute::Device(array.engine().clone()),
+            Data::Device(array, products) => Compute::Device(array.engine().clone(), *products),
             _ => Compute::Host(self.precision()),
         }
     }
@@ -72,7 +72,7 @@ impl Tensor {
     /// The device it is on.
     pub fn engine(&self) -> Option<&Engine> {
         match &self.data {
-            Data::Device(array) => Some(array.engine()),
+            Data::Device(array, _) => Some(array.engine()),
             _ => None,
         }
     }
@@ -80,7 +80,7 @@ impl Tensor {
     /// The elements on their device.
     pub fn array(&self) -> &Array {
         match &self.data {
-            Data::Device(array) => array,
+            Data::Device(array, _) => array,
             _ => panic!("a tensor of the host was read by a device"),
         }
     }
@@ -88,7 +88,7 @@ impl Tensor {
     /// The elements on their device, to be written.
     pub fn array_mut(&mut self) -> &mut Array {
         match &mut self.data {
-            Data::Device(array) => array,
+            Data::Device(array, _) => array,
             _ => panic!("a tensor of the host was written by a device"),
         }
     }
@@ -96,7 +96,7 @@ impl Tensor {
     /// The same tensor on the host.
     pub fn to_host(&self) -> Cow<'_, Tensor> {
         match &self.data {
-            Data::Device(array) => {
+            Data::Device(array, _) => {
                 let data = Data::F32(floats(&array.download()));
                 Cow::Owned(Tensor { shape: self.shape.clone(), data })
             }
@@ -107,7 +107,7 @@ impl Tensor {
     /// The element type.
     pub fn precision(&self) -> Precision {
         match self.data {
-            Data::F32(_) | Data::Device(_) => Precision::F32,
+            Data::F32(_) | Data::Device(..) => Precision::F32,
             Data::F64(_) => Precision::F64,
         }
     }
@@ -139,7 +139,7 @@ impl Tensor {
         match &mut self.data {
             Data::F32(d) => d.resize(len, 0.0),
             Data::F64(d) => d.resize(len, 0.0),
-            Data::Device(array) => fits(array.resize(len)),
+            Data::Device(array, _) => fits(array.resize(len)),
         }
     }
 
@@ -163,7 +163,7 @@ impl Tensor {
         match (&mut self.data, &other.data) {
             (Data::F32(d), Data::F32(o)) => d.extend_from_slice(&o[part]),
             (Data::F64(d), Data::F64(o)) => d.extend_from_slice(&o[part]),
-            (Data::Device(d), Data::Device(o)) => {
+            (Data::Device(d, _), Data::Device(o, _)) => {
                 let old = d.len();
                 fits(d.resize(old + part.len()));
                 d.copy(old, o, part);
@@ -197,7 +197,7 @@ impl Tensor {
         match &self.data {
             Data::F32(v) => wide(&v[row]),
             Data::F64(v) => v[row].to_vec(),
-            Data::Device(array) => wide(&floats(&array.download_part(row))),
+            Data::Device(array, _) => wide(&floats(&array.download_part(row))),
         }
     }
 
@@ -206,7 +206,7 @@ impl Tensor {
         match &self.data {
             Data::F32(v) => wide(v),
             Data::F64(v) => v.clone(),
-            Data::Device(array) => wide(&floats(&array.download())),
+            Data::Device(array, _) => wide(&floats(&array.download())),
         }
     }
 
@@ -216,7 +216,7 @@ impl Tensor {
         match (&mut self.data, &other.data) {
             (Data::F32(d), Data::F32(o)) => d.clone_from(o),
             (Data::F64(d), Data::F64(o)) => d.clone_from(o),
-            (Data::Device(d), Data::Device(o)) => {
+            (Data::Device(d, _), Data::Device(o, _)) => {
                 fits(d.resize(o.len()));
                 d.copy(0, o, 0..o.len());
             }

@@ -151,7 +151,7 @@ fn changes_and_losses_are_the_references() {
 fn a_change_by_kernels_is_the_references() {
     let test = "edit::batch::a_change_by_kernels_is_the_references";
     let Some(engine) = twin::engine(test) else { return };
-    let compute = Compute::Device(engine.clone());
+    let compute = Compute::from(engine.clone());
     let (ready, planned) = check(&Case::named("gpt2-memit-sequential"), &compute, 1e-4);
     let bits_before = bits(&planned);
     drop(planned);

@@ -136,7 +136,7 @@ fn a_change_by_kernels_is_the_references() {
     let test = "edit::reference::a_change_by_kernels_is_the_references";
     let Some(engine) = twin::engine(test) else { return };
     for case in cases().iter().filter(|c| c.name == "llama-tied-r-rome-stop") {
-        run(case, &golden().join(&case.model), Compute::Device(engine.clone()), 1e-4);
+        run(case, &golden().join(&case.model), engine.clone(), 1e-4);
     }
 }
 

@@ -5,7 +5,6 @@ use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::Batch;
 use incise::model::decoder::Past;
-use incise::tensor::Compute;
 
 use crate::support::golden::Golden;
 use crate::support::twin;
@@ -63,7 +62,7 @@ fn weights_that_come_and_go() {
     let golden = Golden::open("llama-tied");
     let logits = |part: Option<u64>| {
         let engine = twin::engine(test)?;
-        let model = golden.model(Compute::Device(engine.clone()));
+        let model = golden.model(engine.clone());
         part.into_iter().for_each(|bytes| engine.cap(bytes));
         let ids = &golden.json.prompts[0];
         let z = model.logits(&Batch::whole([ids]), Past::None, &[ids.len() - 1]);

@@ -13,7 +13,7 @@ use crate::support::twin;
 /// Every model in both precisions of the host, and on the kernels.
 fn each(name: &str, test: impl Fn(&Golden, &Model, &Compute)) {
     let mut computes = vec![Precision::F64.into(), Precision::F32.into()];
-    computes.extend(twin::engine(&format!("model::golden::{name}, kernels")).map(Compute::Device));
+    computes.extend(twin::engine(&format!("model::golden::{name}, kernels")).map(Compute::from));
     for golden in NAMES.map(Golden::open) {
         for compute in &computes {
             test(&golden, &golden.model(compute), compute);

@@ -70,7 +70,7 @@ pub const NAMES: [&str; 18] = [
 fn digits(compute: &Compute) -> f64 {
     match compute {
         Compute::Host(_) => 1.0,
-        Compute::Device(_) => 128.0,
+        Compute::Device(..) => 128.0,
     }
 }
 
