@@ -20,7 +20,7 @@ use super::memit::Grams;
 use super::spread::ClosedForm;
 use crate::base::{Error, Result};
 use crate::linalg::eigen::symmetric;
-use crate::linalg::keyspace::{self, Change, Prior, Route, add_gram, times};
+use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram, times};
 use crate::stats::Moment;
 use crate::stats::covariance::matrix;
 
@@ -61,7 +61,13 @@ pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
 }
 
 impl ClosedForm for AlphaEdit {
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
+    fn change(
+        &self,
+        layer: usize,
+        k: &Mat<f64>,
+        r: &Mat<f64>,
+        by: Means,
+    ) -> Result<(Change, Option<f64>)> {
         let u = &self.bases[&layer];
         let k = times(u.transpose(), k.as_ref());
         let q = k.nrows();
@@ -76,7 +82,7 @@ impl ClosedForm for AlphaEdit {
             None => Prior::Scaled(self.l2),
         };
         let route = Route::choose(&prior, 1.0, [q, k.ncols(), r.nrows()]);
-        let change = keyspace::solve(&prior, 1.0, &k, r, route).ok_or_else(|| {
+        let change = keyspace::solve(&prior, 1.0, &k, r, route, by).ok_or_else(|| {
             let what = format!("layer {layer}: the system of {q} directions cannot be solved");
             Error::numeric(what, "say --set L2=… with a larger number")
         })?;

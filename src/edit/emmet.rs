@@ -16,7 +16,7 @@ use faer::Mat;
 use super::memit::{Grams, Memit, solve};
 use super::spread::ClosedForm;
 use crate::base::Result;
-use crate::linalg::keyspace::Change;
+use crate::linalg::keyspace::{Change, Means};
 
 /// EMMET.
 pub struct Emmet<'a> {
@@ -29,13 +29,20 @@ pub struct Emmet<'a> {
 }
 
 impl ClosedForm for Emmet<'_> {
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
+    fn change(
+        &self,
+        layer: usize,
+        k: &Mat<f64>,
+        r: &Mat<f64>,
+        by: Means,
+    ) -> Result<(Change, Option<f64>)> {
         let moment = (self.memit.moments)(layer)?;
-        solve(&moment, self.emmet_lambda, k, r, &|ridge| {
+        let prior = |ridge| {
             let mut m = self.memit.prior(&moment, ridge);
             (0..k.nrows()).for_each(|i| m[(i, i)] += self.update_norm_lambda);
             m
-        })
+        };
+        solve(&moment, self.emmet_lambda, [k, r], &prior, by)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {

@@ -20,7 +20,7 @@ use faer::Mat;
 
 use super::spread::ClosedForm;
 use crate::base::{Error, Result};
-use crate::linalg::keyspace::{self, Change, Prior, Route, add_gram};
+use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram};
 use crate::stats::Moment;
 use crate::stats::covariance::{indefinite, matrix, with_ridge};
 
@@ -52,9 +52,15 @@ impl Memit<'_> {
 }
 
 impl ClosedForm for Memit<'_> {
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
+    fn change(
+        &self,
+        layer: usize,
+        k: &Mat<f64>,
+        r: &Mat<f64>,
+        by: Means,
+    ) -> Result<(Change, Option<f64>)> {
         let moment = (self.moments)(layer)?;
-        solve(&moment, 1.0, k, r, &|ridge| self.prior(&moment, ridge))
+        solve(&moment, 1.0, [k, r], &|ridge| self.prior(&moment, ridge), by)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
@@ -75,15 +81,15 @@ impl ClosedForm for Memit<'_> {
 pub fn solve(
     moment: &Moment,
     epsilon: f64,
-    k: &Mat<f64>,
-    r: &Mat<f64>,
+    [k, r]: [&Mat<f64>; 2],
     prior: &dyn Fn(f64) -> Mat<f64>,
+    by: Means,
 ) -> Result<(Change, Option<f64>)> {
     let made = with_ridge(moment, |ridge| {
         let prior = || prior(ridge);
         let prior = Prior::Matrix(&prior);
         let route = Route::choose(&prior, epsilon, [k.nrows(), k.ncols(), r.nrows()]);
-        keyspace::solve(&prior, epsilon, k, r, route)
+        keyspace::solve(&prior, epsilon, k, r, route, by)
     })?;
     made.ok_or_else(|| match epsilon == 0.0 {
         true => Error::numeric(

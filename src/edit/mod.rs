@@ -18,6 +18,7 @@ pub mod facts;
 pub mod hparams;
 pub mod kept;
 pub mod keys;
+pub mod means;
 pub mod memit;
 pub mod outcome;
 pub mod plan;

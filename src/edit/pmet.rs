@@ -15,7 +15,7 @@ use faer::Mat;
 use super::memit::{Grams, Memit};
 use super::spread::ClosedForm;
 use crate::base::Result;
-use crate::linalg::keyspace::Change;
+use crate::linalg::keyspace::{Change, Means};
 
 /// PMET.
 pub struct Pmet<'a>(pub Memit<'a>);
@@ -25,8 +25,14 @@ impl ClosedForm for Pmet<'_> {
         1.0 / (left as f64).sqrt()
     }
 
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)> {
-        self.0.change(layer, k, r)
+    fn change(
+        &self,
+        layer: usize,
+        k: &Mat<f64>,
+        r: &Mat<f64>,
+        by: Means,
+    ) -> Result<(Change, Option<f64>)> {
+        self.0.change(layer, k, r, by)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {

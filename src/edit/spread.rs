@@ -14,9 +14,10 @@ use faer::Mat;
 
 use super::change::{pack, with_change};
 use super::keys::Reader;
+use super::means::with_means;
 use super::memit::Grams;
 use crate::base::{Progress, Result};
-use crate::linalg::keyspace::Change;
+use crate::linalg::keyspace::{Change, Means};
 use crate::model::{Model, Site};
 use crate::store::Kind;
 
@@ -27,12 +28,18 @@ pub trait ClosedForm {
         1.0 / left as f64
     }
 
-    /// Δ for keys K (F, N) and residuals R (D, N); and the ridge that C needed.
+    /// Δ for keys K (F, N) and residuals R (D, N), by the means at hand; and the ridge that C needed.
     ///
     /// # Errors
     ///
     /// A system that cannot be solved.
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>) -> Result<(Change, Option<f64>)>;
+    fn change(
+        &self,
+        layer: usize,
+        k: &Mat<f64>,
+        r: &Mat<f64>,
+        by: Means,
+    ) -> Result<(Change, Option<f64>)>;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
@@ -87,7 +94,8 @@ pub fn spread(
             None => {
                 let (k, h) = reader.look(&model, layer, site, progress)?;
                 let r = (z - h) * faer::Scale(method.share(layers.len() - i));
-                let (change, ridge) = method.change(layer, &k, &r)?;
+                let solve = |by: Means| method.change(layer, &k, &r, by);
+                let (change, ridge) = with_means(&model.compute, solve)?;
                 let kind = pack(&change, &r);
                 keep.keep(i, &kind, ridge)?;
                 (kind, ridge)

@@ -36,6 +36,21 @@ pub enum Change {
     Whole(Mat<f64>),
 }
 
+/// What the large steps are done with: the host's, or a device's.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// The lower triangle of A (F, F) += KKᵀ.
+    pub add_gram: &'a dyn Fn(&mut Mat<f64>, &Mat<f64>),
+    /// A⁻¹B, of A the lower triangle is read; `None` where A is not positive definite.
+    pub solve: &'a dyn Fn(Mat<f64>, Mat<f64>) -> Option<Mat<f64>>,
+}
+
+impl Means<'static> {
+    /// On the host.
+    pub const HOST: Means<'static> =
+        Means { add_gram: &add_gram, solve: &|a, b| Some(Cholesky::of(a)?.solve(b)) };
+}
+
 /// The two ways to the same X.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -77,14 +92,15 @@ pub fn solve(
     k: &Mat<f64>,
     r: &Mat<f64>,
     route: Route,
+    by: Means,
 ) -> Option<Change> {
     match route {
-        Route::Keys => by_keys(prior, epsilon, k, r),
-        Route::Facts => by_facts(prior, epsilon, k).map(Change::Right),
+        Route::Keys => by_keys(prior, epsilon, k, r, by),
+        Route::Facts => by_facts(prior, epsilon, k, by).map(Change::Right),
     }
 }
 
-fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>) -> Option<Change> {
+fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Option<Change> {
     let (f, n, d) = (k.nrows(), k.ncols(), r.nrows());
     let mut a = match prior {
         Prior::Scaled(mu) => Mat::from_fn(f, f, |i, j| if i == j { epsilon * mu } else { 0.0 }),
@@ -94,19 +110,18 @@ fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>) -> Option<Ch
             a
         }
     };
-    add_gram(&mut a, k);
-    let a = Cholesky::of(a)?;
-    Some(match n > d {
-        true => Change::Whole(a.solve(product(k, r))),
-        false => Change::Right(a.solve(k.clone())),
-    })
+    (by.add_gram)(&mut a, k);
+    match n > d {
+        true => (by.solve)(a, product(k, r)).map(Change::Whole),
+        false => (by.solve)(a, k.clone()).map(Change::Right),
+    }
 }
 
-fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>) -> Option<Mat<f64>> {
+fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>, by: Means) -> Option<Mat<f64>> {
     let n = k.ncols();
     let y = match prior {
         Prior::Scaled(mu) => Mat::from_fn(k.nrows(), n, |i, j| k[(i, j)] / mu),
-        Prior::Matrix(m) => Cholesky::of(m())?.solve(k.clone()),
+        Prior::Matrix(m) => (by.solve)(m(), k.clone())?,
     };
     let mut s = times(k.transpose(), y.as_ref());
     let size = (0..n).map(|i| s[(i, i)]).fold(0.0, f64::max);

@@ -7,4 +7,5 @@ mod factlm;
 mod family;
 mod hparams;
 mod identities;
+mod means;
 pub mod reference;

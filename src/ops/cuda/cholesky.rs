@@ -1,9 +1,10 @@
 //! Launches of `kernels/cholesky.cu`: blocks of a triangle one after another.
 
+use crate::base::fits;
 use crate::gpu::kernels::cholesky::{
     CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATERS,
 };
-use crate::gpu::launch::{Grid, Place};
+use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
 use crate::ops::cholesky::{Side, Systems, Triangle};
 
@@ -44,6 +45,15 @@ pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
             product.take_off(engine, bad);
         }
     }
+}
+
+/// The lower triangle of A (N, N) f64, rows N apart, += KKᵀ; −K and K (N, k) f64, columns N apart.
+pub fn add_gram(engine: &Engine, a: &mut Array, n: usize, [less, k]: [&Array; 2]) {
+    let good = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
+    let factor = |of: &Array| Factor { place: of.place(), along: 1, k: n };
+    let (a, b, c) = (factor(less), factor(k), a.place());
+    let sizes = [n, k.len() / n.max(1), n];
+    Product { a, b, c, steps: [n, 1], sizes, lower: true }.take_off(engine, &good);
 }
 
 /// Turns B f64 into X, with L as [`factor`] left it; does nothing where `bad` names a pivot.

@@ -1,0 +1,48 @@
+//! Systems solved on a device, against the host.
+
+use faer::Mat;
+use incise::base::Rng;
+use incise::edit::means::with_means;
+use incise::linalg::keyspace::{Change, Means, Prior, Route, solve};
+use incise::tensor::Compute;
+
+use crate::support::twin;
+
+fn draw(rng: &mut Rng, rows: usize, cols: usize) -> Mat<f64> {
+    Mat::from_fn(rows, cols, |_, _| rng.normal())
+}
+
+/// Both solve one well-conditioned system in f64, each to some F·κ units of 2⁻⁵²; κ is about 10.
+#[test]
+fn a_device_solves_what_the_host_solves() {
+    let Some(engine) = twin::engine("edit::means::a_device_solves") else { return };
+    let mut rng = Rng::new(0, "means");
+    let f = 70;
+    let keys = draw(&mut rng, f, 4 * f);
+    let c = &keys * keys.transpose() * faer::Scale(1.0 / (4 * f) as f64);
+    let matrix = || c.clone();
+    let prior = Prior::Matrix(&matrix);
+    for (n, d, route) in [(7, 12, Route::Facts), (7, 12, Route::Keys), (90, 12, Route::Keys)] {
+        let (k, r) = (draw(&mut rng, f, n), draw(&mut rng, d, n));
+        let by = |means: Means| match solve(&prior, 0.7, &k, &r, route, means).unwrap() {
+            Change::Right(x) | Change::Whole(x) => x,
+        };
+        let here = by(Means::HOST);
+        let there = with_means(&Compute::from(engine.clone()), by);
+        let far = (&there - &here).norm_l2() / here.norm_l2();
+        assert!(far <= 2.0 * 10.0 * f as f64 * f64::EPSILON, "{n} {d} {route:?}: {far:e}");
+    }
+    assert!(engine.memory().peak > 0, "it was solved there");
+
+    // What is not positive definite is not solved; without room the host solves.
+    let k = draw(&mut rng, f, 3);
+    let singular = || c.clone() * -1.0;
+    let prior = Prior::Matrix(&singular);
+    let compute = Compute::from(engine.clone());
+    let solve = |prior: &Prior| {
+        with_means(&compute, |by| solve(prior, 1.0, &k, &k, Route::Facts, by).is_some())
+    };
+    assert!(!solve(&prior));
+    engine.cap(1000);
+    assert!(solve(&Prior::Matrix(&matrix)));
+}
