@@ -3,12 +3,13 @@
 // AddressSanitizer follows stacks. ThreadSanitizer takes every CUDA thread for a thread of its own:
 // a switch orders nothing, a barrier is a release and an acquire, the end of a launch acquires
 // all; so two threads that touch one place without a barrier between them are reported, in
-// whatever order they ran.
+// whatever order they ran. While bytes are on their way to a place, AddressSanitizer takes it for
+// one that nobody may touch.
 #pragma once
 #include <cstddef>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
@@ -45,6 +46,8 @@ inline void entered(Fibre& f, Fibre& scheduler) {
 }
 inline void release(void*) {}
 inline void acquire(void*) {}
+inline void close(void* place, size_t size) { ASAN_POISON_MEMORY_REGION(place, size); }
+inline void open(void* place, size_t size) { ASAN_UNPOISON_MEMORY_REGION(place, size); }
 
 #elif defined(__SANITIZE_THREAD__)
 
@@ -61,6 +64,8 @@ NO_TSAN inline void leave(Fibre&, Fibre& scheduler, bool) {
 NO_TSAN inline void entered(Fibre&, Fibre&) {}
 NO_TSAN inline void release(void* at) { __tsan_release(at); }
 NO_TSAN inline void acquire(void* at) { __tsan_acquire(at); }
+inline void close(void*, size_t) {}
+inline void open(void*, size_t) {}
 
 #else
 
@@ -73,6 +78,8 @@ inline void leave(Fibre&, Fibre&, bool) {}
 inline void entered(Fibre&, Fibre&) {}
 inline void release(void*) {}
 inline void acquire(void*) {}
+inline void close(void*, size_t) {}
+inline void open(void*, size_t) {}
 
 #endif
 
