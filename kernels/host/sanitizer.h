@@ -13,10 +13,15 @@
 #endif
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
+#include <sys/mman.h>
 #define NO_TSAN __attribute__((no_sanitize("thread")))
 #else
 #define NO_TSAN
 #endif
+
+// What touches nothing but registers of lanes.
+#define UNWATCHED __attribute__((no_sanitize("thread"), no_sanitize("address"), \
+                                 no_sanitize("undefined")))
 
 namespace sanitizer {
 
@@ -30,6 +35,7 @@ struct Fibre {
 #if defined(__SANITIZE_ADDRESS__)
 
 inline void make_scheduler(Fibre&) {}
+inline void renew(void*, size_t) {}
 inline void make(Fibre& f) { f.fake = nullptr; }
 inline void end(Fibre&) {}
 inline void enter(Fibre&, void* stack, size_t size, Fibre& scheduler) {
@@ -52,6 +58,11 @@ inline void open(void* place, size_t size) { ASAN_UNPOISON_MEMORY_REGION(place, 
 #elif defined(__SANITIZE_THREAD__)
 
 NO_TSAN inline void make_scheduler(Fibre& f) { f.thread = __tsan_get_current_fiber(); }
+// A stack that another fibre had: what that one did there is forgotten.
+NO_TSAN inline void renew(void* stack, size_t size) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    mmap(stack, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+}
 NO_TSAN inline void make(Fibre& f) { f.thread = __tsan_create_fiber(0); }
 NO_TSAN inline void end(Fibre& f) { __tsan_destroy_fiber(f.thread); }
 NO_TSAN inline void enter(Fibre& f, void*, size_t, Fibre&) {
@@ -70,6 +81,7 @@ inline void open(void*, size_t) {}
 #else
 
 inline void make_scheduler(Fibre&) {}
+inline void renew(void*, size_t) {}
 inline void make(Fibre&) {}
 inline void end(Fibre&) {}
 inline void enter(Fibre&, void*, size_t, Fibre&) {}
