@@ -25,7 +25,9 @@
 struct bf16 { unsigned short bits; };
 struct f16 { unsigned short bits; };
 
+// Of shared or global memory, sixteen bytes at once; they lie on sixteen bytes.
 #ifdef __CUDACC_RTC__
+struct alignas(16) Packet { unsigned x[4]; };
 
 HD float widen(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 
@@ -44,6 +46,13 @@ HD bf16 round_bf16(float x) {
 HD f16 round_f16(float x) {
     f16 y;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+// Two at once, the first in the lower half.
+HD unsigned round_bf16(float first, float second) {
+    unsigned y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
     return y;
 }
 
@@ -111,6 +120,7 @@ template <int N> HD void cp_async_wait() {
 }
 
 #else
+typedef simt::Packet Packet;
 
 inline unsigned bits_of(float x) { return simt::as_bits(x); }
 inline float of_bits(unsigned x) { return simt::as_float(x); }
@@ -123,6 +133,10 @@ inline bf16 round_bf16(float x) {
     return {static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
+inline unsigned round_bf16(float first, float second) {
+    return round_bf16(first).bits | static_cast<unsigned>(round_bf16(second).bits) << 16;
+}
+
 inline float widen(f16 x) { return static_cast<float>(simt::as<_Float16>(x.bits)); }
 
 inline f16 round_f16(float x) {
@@ -130,27 +144,27 @@ inline f16 round_f16(float x) {
     return {simt::as<unsigned short>(static_cast<_Float16>(x))};
 }
 
-inline float number(unsigned pair, int i, bf16) { return widen(bf16{simt::half(pair, i)}); }
-inline float number(unsigned pair, int i, f16) { return widen(f16{simt::half(pair, i)}); }
+HD float number(unsigned pair, int i, bf16) { return widen(bf16{simt::half(pair, i)}); }
+HD float number(unsigned pair, int i, f16) { return widen(f16{simt::half(pair, i)}); }
 
 // Products of two such numbers are exact in f32. They are added to c one by one, to the nearest; a
 // card adds several at once and cuts off what sticks out.
-template <class T> NO_TSAN void mma_warp(void* const* lanes) {
-    float a[16][16], b[16][8];
+template <class T> UNWATCHED void mma_warp(void* const* lanes) {
+    float a[16][16], b[16][8], c[16][8];
+    const auto of = [lanes](int l) { return static_cast<simt::Fragments*>(lanes[l]); };
     for (int l = 0; l < 32; l++) {
-        const auto& x = *static_cast<simt::Fragments*>(lanes[l]);
         const int g = l / 4, t = l % 4;
         for (int i = 0; i < 8; i++)
-            a[g + i / 2 % 2 * 8][2 * t + i % 2 + i / 4 * 8] = number(x.a[i / 2], i % 2, T());
+            a[g + i / 2 % 2 * 8][2 * t + i % 2 + i / 4 * 8] = number(of(l)->a[i / 2], i % 2, T());
         for (int i = 0; i < 4; i++)
-            b[2 * t + i % 2 + i / 2 * 8][g] = number(x.b[i / 2], i % 2, T());
+            b[2 * t + i % 2 + i / 2 * 8][g] = number(of(l)->b[i / 2], i % 2, T());
+        for (int i = 0; i < 4; i++) c[g + i / 2 * 8][2 * t + i % 2] = of(l)->c[i];
     }
-    for (int l = 0; l < 32; l++) {
-        float* c = static_cast<simt::Fragments*>(lanes[l])->c;
-        const int g = l / 4, t = l % 4;
-        for (int i = 0; i < 4; i++)
-            for (int k = 0; k < 16; k++) c[i] += a[g + i / 2 * 8][k] * b[k][2 * t + i % 2];
-    }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++)
+            for (int col = 0; col < 8; col++) c[row][col] += a[row][k] * b[k][col];
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < 4; i++) of(l)->c[i] = c[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
 }
 
 template <class T> HD void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
@@ -161,7 +175,7 @@ template <class T> HD void mma(float (&c)[4], const unsigned (&a)[4], const unsi
 
 struct Doubles { double *c, a, b; };
 
-NO_TSAN inline void mma_warp_f64(void* const* lanes) {
+UNWATCHED inline void mma_warp_f64(void* const* lanes) {
     const auto of = [lanes](int l) { return static_cast<Doubles*>(lanes[l]); };
     for (int l = 0; l < 32; l++)
         for (int i = 0; i < 2; i++)
@@ -177,15 +191,16 @@ HD void mma(double (&c)[2], double a, double b, simt::Site at = HERE) {
 }
 
 // What a lane reads for the warp, and what it gets.
-struct Rows { simt::Packet row; unsigned x[4]; };
+struct Rows { Packet row; unsigned x[4]; };
 
-template <bool TRANS> NO_TSAN void ldmatrix_warp(void* const* lanes) {
+template <bool TRANS> UNWATCHED void ldmatrix_warp(void* const* lanes) {
     const auto of = [lanes](int l) { return static_cast<Rows*>(lanes[l]); };
     for (int l = 0; l < 32; l++)
         for (int i = 0; i < 8; i++) {
-            const int g = l / 4, t = 2 * (l % 4) + i % 2, matrix = i / 2;
-            const auto& row = of(8 * matrix + (TRANS ? t : g))->row;
-            const unsigned x = row.parts[TRANS ? g : t];
+            const int first = l / 4, second = 2 * (l % 4) + i % 2, matrix = i / 2;
+            const int row = TRANS ? second : first, column = TRANS ? first : second;
+            const Packet& packet = of(8 * matrix + row)->row;
+            const unsigned x = simt::half(packet.x[column / 2], column % 2);
             unsigned& pair = of(l)->x[matrix];
             pair = i % 2 ? pair | x << 16 : x;
         }
@@ -194,7 +209,7 @@ template <bool TRANS> NO_TSAN void ldmatrix_warp(void* const* lanes) {
 template <bool TRANS, int N> HD void ldmatrix(unsigned (&x)[N], const void* row, simt::Site at) {
     Rows mine = {};
     if (simt::lane() < 8 * N)
-        mine.row = *static_cast<const simt::Packet*>(simt::on_16_bytes(row, at));
+        mine.row = *static_cast<const Packet*>(simt::on_16_bytes(row, at));
     simt::together(&mine, ldmatrix_warp<TRANS>, at);
     for (int i = 0; i < N; i++) x[i] = mine.x[i];
 }
@@ -211,17 +226,17 @@ HD void ldmatrix(unsigned (&x)[2], const void* row, simt::Site at = HERE) {
 
 // The bytes are read now and written at the wait; until then nobody may read or write there.
 HD void cp_async(void* to, const void* from, int bytes, simt::Site at = HERE) {
-    simt::Packet packet = {};
+    Packet packet = {};
     memcpy(&packet, simt::on_16_bytes(from, at), bytes);
-    *static_cast<simt::Packet*>(simt::on_16_bytes(to, at)) = simt::POISON;
+    *static_cast<Packet*>(simt::on_16_bytes(to, at)) = simt::POISON;
     simt::copy(to, packet, at);
 }
 
 HD void cp_async_commit() { simt::commit(); }
 
 template <int N> HD void cp_async_wait() {
-    simt::Packet packet;
-    while (void* to = simt::landed(N, &packet)) *static_cast<simt::Packet*>(to) = packet;
+    Packet packet;
+    while (void* to = simt::landed(N, &packet)) *static_cast<Packet*>(to) = packet;
 }
 
 #endif

@@ -14,10 +14,15 @@
 #endif
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
+#include <sys/mman.h>
 #define NO_TSAN __attribute__((no_sanitize("thread")))
 #else
 #define NO_TSAN
 #endif
+
+// What touches nothing but registers of lanes.
+#define UNWATCHED __attribute__((no_sanitize("thread"), no_sanitize("address"), \
+                                 no_sanitize("undefined")))
 
 namespace sanitizer {
 

@@ -43,7 +43,7 @@ struct Fibre {
     unsigned turn;         // how many waits that order memory, modulo 2
     unsigned turns;        // those of the lanes it was released with, a bit each
     char order[2];         // what its waits release, turn by turn
-    Copy copies[COPIES];   // a ring
+    Copy* copies;          // a ring of COPIES
     int first_copy, end_copy, group;
 };
 
@@ -316,6 +316,7 @@ NO_TSAN void launch(const Kernel& kernel, uint3 grid, uint3 threads, const unsig
         const int protection = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
         Fibre f = {};
         f.stack = mmap(nullptr, STACK, protection, flags, -1, 0);
+        f.copies = new Copy[COPIES];
         fibres.push_back(f);
     }
     std::mt19937 random(1);

@@ -54,8 +54,8 @@ inline void* on_16_bytes(void* p, Site at) {
 }
 
 // Bytes on their way, in groups.
-struct __attribute__((may_alias)) Packet { unsigned short parts[8]; };
-constexpr Packet POISON = {{0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff}};
+struct __attribute__((may_alias, aligned(16))) Packet { unsigned x[4]; };
+constexpr Packet POISON = {{0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu}};
 void copy(void* to, Packet packet, Site at);
 void commit();
 // Where the oldest packet goes, if it is of none of the last `groups`; else null.

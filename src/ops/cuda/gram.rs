@@ -1,16 +1,17 @@
-//! Launches of `kernels/gram.cu`.
+//! Launches of `kernels/gram_mma.cu`.
 
 use crate::base::fits;
-pub use crate::gpu::kernels::gram::{FLUSH, TOKENS};
-use crate::gpu::kernels::gram::{GramAdd, GramFlush, THREADS, TILE};
+pub use crate::gpu::kernels::gram_mma::FLUSH;
+use crate::gpu::kernels::gram_mma::{GramAdd, GramFlush, SIDE, THREADS};
 use crate::gpu::launch::{Elem, Grid, In};
 use crate::gpu::{Array, Engine};
 use crate::ops::gram::packed_len;
 
-/// part (F, F) f32 += KᵀK of k (N, F), N at most [`TOKENS`]; the lower triangle.
+/// part (F, F) f32 += KᵀK of k (N, F), N at most [`FLUSH`]; the lower triangle. It reads and writes
+/// all of part: some thousand tokens at once are fast.
 pub fn add(engine: &Engine, k: In, [n, f]: [usize; 2], part: &mut Array) {
-    assert!(n <= TOKENS, "gram: {n} tokens at once lose digits");
-    let tiles = f.div_ceil(TILE) as u32;
+    assert!(n <= FLUSH, "gram: {n} tokens at once lose digits");
+    let tiles = f.div_ceil(SIDE) as u32;
     let grid = Grid { blocks: [tiles, tiles, 1], threads: [THREADS as u32, 1, 1] };
     GramAdd { k, N: n as i32, F: f as i32, part: part.update() }.launch(engine, grid);
 }
@@ -48,7 +49,7 @@ impl Totals {
         let f = self.f;
         let mut from = 0;
         while from < k.len() / f {
-            let n = (k.len() / f - from).min(TOKENS).min(FLUSH - self.waiting);
+            let n = (k.len() / f - from).min(FLUSH - self.waiting);
             let rows = k.place().part(from * f, n * f);
             add(&self.engine, rows.into(), [n, f], &mut self.part);
             (from, self.waiting) = (from + n, self.waiting + n);
