@@ -3,7 +3,7 @@
 //   maths    forward  y = x W^T + b      backward  dx = dy W, or dx += dy W
 //   shapes   a (N, K): x or dy    c (N, M): y or dx    W read at w[k stride_k + m stride_m]:
 //            forward k counts columns and m rows of W, backward the other way round
-//   types    f32 bf16
+//   types    f32 bf16 near
 //   weights  f32 bf16 f16
 //   launch   ROWS x COLS of c a block of THREADS; grid (N / ROWS, M / COLS): blocks of one piece of
 //            W run together, so that W comes from memory once
@@ -22,6 +22,7 @@
 //            w bf16          w f16                  w f32
 //   a bf16   0               0                      1  r of w                       products: 1 2 2
 //   a f32    1  r of a       3  r of a, 2 lo lo     4  r of a, 2 lo lo, r of w                2 3 3
+//   a near   as bf16, to which it is rounded: 2^-9 |a| |w| and what bf16 has               1 2 2
 //
 // (the last times 1 + 2^-19). Tensor cores cut off what is below the last of at least 24 bits of
 // the largest of the 17 numbers they add at once, so a run of RUN numbers, 8 instructions a product

@@ -19,7 +19,7 @@ pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
         host T => cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut()),
         device e => {
             let (w, b) = (w.on(e), b.map(Tensor::array));
-            cuda::linear::forward(e, x.array(), (&w).into(), b, y.array_mut());
+            cuda::linear::forward(e, x.products(), x.array(), (&w).into(), b, y.array_mut());
         },
     );
 }
@@ -32,7 +32,8 @@ pub fn backward(dy: &Tensor, w: &Weight, dx: &mut Tensor, add: bool) {
     on!(dy,
         host T => cpu::linear::backward::<T>(dy.get(), w, dx.get_mut(), add),
         device e => {
-            cuda::linear::backward(e, dy.array(), (&w.on(e)).into(), dx.array_mut(), add);
+            let (w, products) = (w.on(e), dy.products());
+            cuda::linear::backward(e, products, dy.array(), (&w).into(), dx.array_mut(), add);
         },
     );
 }

@@ -69,6 +69,14 @@ impl Tensor {
         }
     }
 
+    /// How closely products on its device take it.
+    pub fn products(&self) -> Products {
+        match &self.data {
+            Data::Device(_, products) => *products,
+            _ => Products::Exact,
+        }
+    }
+
     /// The device it is on.
     pub fn engine(&self) -> Option<&Engine> {
         match &self.data {

@@ -5,7 +5,7 @@ use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::ops::cuda::linear as cuda;
 use incise::ops::linear;
-use incise::tensor::{Layout, Precision, Tensor, Weight};
+use incise::tensor::{Layout, Precision, Products, Tensor, Weight};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
@@ -90,6 +90,7 @@ struct Lying {
     layout: Layout,
     step: usize,
     gap: usize,
+    products: Products,
 }
 
 const PAIRS: [(Elem, Elem); 6] = [
@@ -143,8 +144,8 @@ impl Linear {
         let stale = vec![f64::NAN; n * inner];
         let mut dx = twin::up(engine, lying.elem, self.dx.as_ref().unwrap_or(&stale));
         let w = cuda::Matrix { w: &w, out, inner, row_stride, col_stride };
-        cuda::forward(engine, &x, w, self.b.is_some().then_some(&b), &mut y);
-        cuda::backward(engine, &dy, w, &mut dx, self.dx.is_some());
+        cuda::forward(engine, lying.products, &x, w, self.b.is_some().then_some(&b), &mut y);
+        cuda::backward(engine, lying.products, &dy, w, &mut dx, self.dx.is_some());
         [y, dx].iter().map(twin::down).collect()
     }
 
@@ -220,10 +221,32 @@ fn kernels() {
     .cycle();
     for ((elem, of), layout) in PAIRS.into_iter().flat_map(|pair| LAYOUTS.map(|l| (pair, l))) {
         for (shape, step, gap) in shapes.by_ref().take(3) {
-            let lying = Lying { elem, of, layout, step, gap };
+            let products = Products::Exact;
+            let lying = Lying { elem, of, layout, step, gap, products };
             Linear::hold(&format!("{shape:?}"), &engines, lying, |draw| {
                 Linear::draw(draw, shape, PLAIN).rounded(&lying)
             });
+        }
+    }
+}
+
+/// Fast products are the exact ones of what they take: activations to the nearest bf16.
+#[test]
+fn kernels_of_the_nearest() {
+    let Some(engines) = twin::engines("ops::linear::kernels_of_the_nearest") else { return };
+    for (of, layout) in [(Elem::BF16, Layout::OutIn), (Elem::F16, Layout::InOut)] {
+        let exact =
+            Lying { elem: Elem::F32, of, layout, step: 1, gap: 0, products: Products::Exact };
+        let fast = Lying { products: Products::Fast, ..exact };
+        let mut draw = Draw::new("linear, nearest", true);
+        let case = Linear::draw(&mut draw, [37, 33, 67], PLAIN).rounded(&exact);
+        let taken = |x: &Vec<f64>| twin::rounded(Elem::BF16, x);
+        let rounded = Linear { x: taken(&case.x), dy: taken(&case.dy), ..case.top(37) };
+        for (name, engine) in &engines {
+            let [fast, want] =
+                [(&case, &fast), (&rounded, &exact)].map(|(c, l)| c.kernels(engine, l));
+            assert_eq!(fast, want, "{name}");
+            assert_ne!(want, case.kernels(engine, &exact), "what is taken is not all there is");
         }
     }
 }
@@ -233,7 +256,8 @@ fn kernels() {
 fn kernels_sum_the_lower_halves() {
     let Some(engines) = twin::engines("ops::linear::kernels_sum_the_lower_halves") else { return };
     for ((elem, of), forward) in PAIRS.into_iter().flat_map(|p| [(p, true), (p, false)]) {
-        let lying = Lying { elem, of, layout: Layout::OutIn, step: 1, gap: 0 };
+        let lying =
+            Lying { elem, of, layout: Layout::OutIn, step: 1, gap: 0, products: Products::Exact };
         Linear::hold("lower halves", &engines[..1], lying, |draw| {
             Linear::lower_halves(draw, forward, &lying)
         });
@@ -245,7 +269,7 @@ fn kernels_rows_do_not_depend_on_their_neighbours() {
     let name = "ops::linear::kernels_rows_do_not_depend_on_their_neighbours";
     let Some(engines) = twin::engines(name) else { return };
     for ((elem, of), layout) in PAIRS.into_iter().zip(LAYOUTS.into_iter().cycle()) {
-        let lying = Lying { elem, of, layout, step: 1, gap: 0 };
+        let lying = Lying { elem, of, layout, step: 1, gap: 0, products: Products::Exact };
         let mut draw = Draw::new("linear, kernels, neighbours", true);
         let all = Linear::draw(&mut draw, [150, 37, 131], PLAIN).rounded(&lying);
         let run = |case: &Linear| case.kernels(&engines[0].1, &lying);

@@ -4,7 +4,7 @@ use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
 use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
-use crate::tensor::OnDevice;
+use crate::tensor::{OnDevice, Products};
 
 /// Rows up to which a forward product goes another way.
 pub const FEW: usize = row::ROWS;
@@ -34,44 +34,64 @@ impl<'a> From<&'a OnDevice> for Matrix<'a> {
 
 /// y (N, out) = x (N, in) Wᵀ + b. A row's bits do not depend on the others, nor, among up to
 /// [`FEW`] of them and among more, on how many there are.
-pub fn forward(engine: &Engine, x: &Array, w: Matrix, b: Option<&Array>, y: &mut Array) {
+pub fn forward(
+    engine: &Engine,
+    products: Products,
+    x: &Array,
+    w: Matrix,
+    b: Option<&Array>,
+    y: &mut Array,
+) {
     let sizes = [x.len() / w.inner, w.inner, w.out];
-    product(
-        engine,
-        x,
-        w.w,
-        [w.col_stride, w.row_stride],
-        b,
-        false,
-        sizes,
-        (1..=FEW).contains(&sizes[0]),
-        y,
-    );
+    let way = if (1..=FEW).contains(&sizes[0]) { Way::Few } else { Way::Many(products) };
+    product(engine, way, x, w.w, [w.col_stride, w.row_stride], b, false, sizes, y);
 }
 
 /// dx (N, in) = dy (N, out) W; added to dx where `add`. A row's bits do not depend on the others.
-pub fn backward(engine: &Engine, dy: &Array, w: Matrix, dx: &mut Array, add: bool) {
+pub fn backward(
+    engine: &Engine,
+    products: Products,
+    dy: &Array,
+    w: Matrix,
+    dx: &mut Array,
+    add: bool,
+) {
     let sizes = [dy.len() / w.out, w.out, w.inner];
-    product(engine, dy, w.w, [w.row_stride, w.col_stride], None, add, sizes, false, dx);
+    let way = Way::Many(products);
+    product(engine, way, dy, w.w, [w.row_stride, w.col_stride], None, add, sizes, dx);
+}
+
+/// Which kernel.
+#[derive(Clone, Copy)]
+enum Way {
+    /// `linear_row`, which is bound by W whatever it takes of the rows.
+    Few,
+    /// `linear_mma`.
+    Many(Products),
 }
 
 #[allow(clippy::too_many_arguments, reason = "two products with the parameters of one kernel")]
 fn product(
     engine: &Engine,
+    way: Way,
     a: &Array,
     w: &Array,
     [stride_k, stride_m]: [usize; 2],
     b: Option<&Array>,
     add: bool,
     [n, k, m]: [usize; 3],
-    few: bool,
     c: &mut Array,
 ) {
+    // f32 either way; the type says what a product may take of it.
+    let as_taken = |place: Place| match (way, place.elem) {
+        (Way::Many(Products::Fast), Elem::F32) => Place { elem: Elem::Near, ..place },
+        _ => place,
+    };
     let none = Place { at: 0, len: 0, elem: Elem::F32 };
     macro_rules! launch {
         ($kernel:ident, $blocks:expr, $threads:expr) => {
             $kernel {
-                a: a.read(),
+                a: as_taken(a.place()).into(),
                 w: w.read(),
                 b: b.map_or_else(|| none.into(), Array::read),
                 stride_k: stride_k as i64,
@@ -81,15 +101,16 @@ fn product(
                 N: n as i32,
                 K: k as i32,
                 M: m as i32,
-                c: c.update(),
+                c: as_taken(c.place()).into(),
             }
             .launch(engine, Grid { blocks: $blocks, threads: [$threads as u32, 1, 1] })
         };
     }
-    if few {
-        launch!(LinearRow, [m.div_ceil(row::COLS) as u32, 1, 1], row::THREADS);
-    } else {
-        let blocks = [n.div_ceil(mma::ROWS) as u32, m.div_ceil(mma::COLS) as u32, 1];
-        launch!(LinearMma, blocks, mma::THREADS);
+    match way {
+        Way::Few => launch!(LinearRow, [m.div_ceil(row::COLS) as u32, 1, 1], row::THREADS),
+        Way::Many(_) => {
+            let blocks = [n.div_ceil(mma::ROWS) as u32, m.div_ceil(mma::COLS) as u32, 1];
+            launch!(LinearMma, blocks, mma::THREADS);
+        }
     }
 }
