@@ -21,6 +21,7 @@
 #define __syncwarp() simt::exchange(0xffffffffu, 0, simt::lane(), true, SITE)
 #define __shfl_xor_sync(mask, x, d) simt::shuffle(mask, x, simt::lane() ^ (d), SITE)
 #define __shfl_sync(mask, x, from) simt::shuffle(mask, x, (from), SITE)
+#define atomicAdd(at, more) simt::atomic_add(at, more)
 #define shared() (*static_cast<Shared*>(simt::block_memory()))
 
 struct uint3 { unsigned x, y, z; };
@@ -80,6 +81,11 @@ inline unsigned as_bits(float x) { return as<unsigned>(x); }
 template <class T> HD T shuffle(unsigned mask, T x, unsigned from, Site at) {
     static_assert(sizeof(T) == 4, "a shuffle moves four bytes");
     return as<T>(static_cast<unsigned>(exchange(mask, as<unsigned>(x), from, false, at)));
+}
+
+// Any order is a right one, so it orders nothing.
+template <class T> HD T atomic_add(T* at, T more) {
+    return __atomic_fetch_add(at, more, __ATOMIC_RELAXED);
 }
 
 // An argument of a launch, from its slot of eight bytes.

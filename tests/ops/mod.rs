@@ -11,4 +11,5 @@ mod loss;
 mod norm;
 mod rope;
 mod rows;
+mod sample;
 pub mod update;

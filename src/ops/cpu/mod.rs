@@ -14,4 +14,5 @@ pub mod loss;
 pub mod norm;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod update;

@@ -12,4 +12,5 @@ pub mod loss;
 pub mod norm;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod update;

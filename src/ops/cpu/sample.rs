@@ -1,0 +1,65 @@
+//! Definition of [`crate::ops::sample`].
+
+use std::cmp::Ordering;
+
+use crate::base::Float;
+use crate::ops::sample::Rule;
+
+/// Which of two tokens comes first.
+fn likelier<T: Float>(z: &[T], a: u32, b: u32) -> Ordering {
+    let [za, zb] = [a, b].map(|id| z[id as usize].f64());
+    zb.total_cmp(&za).then(a.cmp(&b))
+}
+
+/// The likeliest token of each row.
+pub fn greedy<T: Float>(z: &[T], v: usize, ids: &mut [u32]) {
+    for (z, id) in z.chunks(v).zip(ids) {
+        *id = (0..v as u32).min_by(|&a, &b| likelier(z, a, b)).expect("a vocabulary");
+    }
+}
+
+/// The first k in order.
+fn first<T: Float>(z: &[T], k: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..z.len() as u32).collect();
+    let by = |a: &u32, b: &u32| likelier(z, *a, *b);
+    if k < order.len() {
+        order.select_nth_unstable_by(k - 1, by);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(by);
+    order
+}
+
+/// The k likeliest tokens of each row.
+pub fn top<T: Float>(z: &[T], v: usize, k: usize, values: &mut [T], ids: &mut [u32]) {
+    let rows = z.chunks(v).zip(values.chunks_mut(k)).zip(ids.chunks_mut(k));
+    rows.for_each(|((z, values), ids)| {
+        ids.copy_from_slice(&first(z, k));
+        values.iter_mut().zip(ids).for_each(|(value, id)| *value = z[*id as usize]);
+    });
+}
+
+/// A token of each row by chance.
+pub fn choose<T: Float>(z: &[T], v: usize, rule: Rule, uniform: &[T], ids: &mut [u32]) {
+    for ((z, &uniform), id) in z.chunks(v).zip(uniform).zip(ids) {
+        let mut order = first(z, if rule.top_k > 0 { rule.top_k.min(v) } else { v });
+        let most = z[order[0] as usize];
+        let weight = |&id: &u32| ((z[id as usize] - most) / T::of(rule.temperature)).exp();
+        let weights: Vec<T> = order.iter().map(weight).collect();
+        let enough = T::of(rule.top_p) * weights.iter().copied().sum();
+        let mut reached = T::default();
+        let kept = weights.iter().take_while(|&&w| {
+            let taken = reached < enough;
+            reached += w;
+            taken
+        });
+        order.truncate(kept.count().max(1));
+        let all: T = weights[..order.len()].iter().copied().sum();
+        let mut left = uniform * all;
+        let passed = weights.iter().position(|&w| {
+            left -= w;
+            left < T::default()
+        });
+        *id = order[passed.unwrap_or(order.len()).min(order.len() - 1)];
+    }
+}

@@ -1,0 +1,46 @@
+//! The next token from rows of logits z (R, V): the likeliest, the k likeliest, one by chance.
+//!
+//! ```text
+//! order   larger z first, −0 below 0, among equals the lower id
+//! w = exp((z − max z)/temperature)      S(i) = Σ of w in order down to token i
+//! kept    the first top_k in order; of these, those down to the first with S ≥ top_p S of all
+//! id      the first with S > uniform · S of all that are kept
+//! ```
+//!
+//! Source of top_p: Holtzman et al. 2020, arXiv:1904.09751.
+
+use super::cpu;
+use crate::base::Float;
+
+/// How one of the tokens is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// Above 0; 1 samples from the model's own distribution.
+    pub temperature: f64,
+    /// Only the k likeliest tokens take part; 0 for all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together reach this probability take part; 1 for all.
+    pub top_p: f64,
+}
+
+/// The likeliest token of each row, into `ids` (R).
+pub fn greedy<T: Float>(z: &[T], v: usize, ids: &mut [u32]) {
+    assert_eq!(z.len(), ids.len() * v, "greedy: z is not (R, V)");
+    cpu::sample::greedy(z, v, ids);
+}
+
+/// The k likeliest tokens of each row in order, into `ids` (R, k), and their logits.
+pub fn top<T: Float>(z: &[T], v: usize, k: usize, values: &mut [T], ids: &mut [u32]) {
+    assert!(1 <= k && k <= v, "top: {k} of {v} tokens");
+    assert_eq!(z.len() * k, ids.len() * v, "top: ids are not (R, k)");
+    assert_eq!(values.len(), ids.len(), "top: values are not (R, k)");
+    cpu::sample::top(z, v, k, values, ids);
+}
+
+/// A token of each row by a number in [0, 1) of its own, into `ids` (R).
+pub fn choose<T: Float>(z: &[T], v: usize, rule: Rule, uniform: &[T], ids: &mut [u32]) {
+    assert!(rule.temperature > 0.0, "choose: at temperature 0 it is greedy");
+    assert_eq!(z.len(), ids.len() * v, "choose: z is not (R, V)");
+    assert_eq!(uniform.len(), ids.len(), "choose: a number a row");
+    cpu::sample::choose(z, v, rule, uniform, ids);
+}
