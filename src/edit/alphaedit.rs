@@ -17,7 +17,7 @@ use std::sync::Arc;
 use faer::Mat;
 
 use super::memit::Grams;
-use super::spread::ClosedForm;
+use super::spread::{ClosedForm, Solved};
 use crate::base::{Error, Result};
 use crate::linalg::eigen::symmetric;
 use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram, times};
@@ -61,13 +61,7 @@ pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
 }
 
 impl ClosedForm for AlphaEdit {
-    fn change(
-        &self,
-        layer: usize,
-        k: &Mat<f64>,
-        r: &Mat<f64>,
-        by: Means,
-    ) -> Result<(Change, Option<f64>)> {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
         let u = &self.bases[&layer];
         let k = times(u.transpose(), k.as_ref());
         let q = k.nrows();

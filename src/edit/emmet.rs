@@ -14,7 +14,7 @@
 use faer::Mat;
 
 use super::memit::{Grams, Memit, solve};
-use super::spread::ClosedForm;
+use super::spread::{ClosedForm, Solved};
 use crate::base::Result;
 use crate::linalg::keyspace::{Change, Means};
 
@@ -29,13 +29,7 @@ pub struct Emmet<'a> {
 }
 
 impl ClosedForm for Emmet<'_> {
-    fn change(
-        &self,
-        layer: usize,
-        k: &Mat<f64>,
-        r: &Mat<f64>,
-        by: Means,
-    ) -> Result<(Change, Option<f64>)> {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
         let moment = (self.memit.moments)(layer)?;
         let prior = |ridge| {
             let mut m = self.memit.prior(&moment, ridge);

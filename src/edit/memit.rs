@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use faer::Mat;
 
-use super::spread::ClosedForm;
+use super::spread::{ClosedForm, Solved};
 use crate::base::{Error, Result};
 use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram};
 use crate::stats::Moment;
@@ -52,13 +52,7 @@ impl Memit<'_> {
 }
 
 impl ClosedForm for Memit<'_> {
-    fn change(
-        &self,
-        layer: usize,
-        k: &Mat<f64>,
-        r: &Mat<f64>,
-        by: Means,
-    ) -> Result<(Change, Option<f64>)> {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
         let moment = (self.moments)(layer)?;
         solve(&moment, 1.0, [k, r], &|ridge| self.prior(&moment, ridge), by)
     }

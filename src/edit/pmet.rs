@@ -13,7 +13,7 @@
 use faer::Mat;
 
 use super::memit::{Grams, Memit};
-use super::spread::ClosedForm;
+use super::spread::{ClosedForm, Solved};
 use crate::base::Result;
 use crate::linalg::keyspace::{Change, Means};
 
@@ -25,13 +25,7 @@ impl ClosedForm for Pmet<'_> {
         1.0 / (left as f64).sqrt()
     }
 
-    fn change(
-        &self,
-        layer: usize,
-        k: &Mat<f64>,
-        r: &Mat<f64>,
-        by: Means,
-    ) -> Result<(Change, Option<f64>)> {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
         self.0.change(layer, k, r, by)
     }
 

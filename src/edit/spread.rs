@@ -21,6 +21,9 @@ use crate::linalg::keyspace::{Change, Means};
 use crate::model::{Model, Site};
 use crate::store::Kind;
 
+/// Δ, and the ridge that C needed.
+pub type Solved = Result<(Change, Option<f64>)>;
+
 /// How a method solves for the change of one layer.
 pub trait ClosedForm {
     /// The part of what is missing that a layer gives, with `left` layers to go, itself included.
@@ -28,18 +31,12 @@ pub trait ClosedForm {
         1.0 / left as f64
     }
 
-    /// Δ for keys K (F, N) and residuals R (D, N), by the means at hand; and the ridge that C needed.
+    /// Δ for keys K (F, N) and residuals R (D, N), by the means at hand.
     ///
     /// # Errors
     ///
     /// A system that cannot be solved.
-    fn change(
-        &self,
-        layer: usize,
-        k: &Mat<f64>,
-        r: &Mat<f64>,
-        by: Means,
-    ) -> Result<(Change, Option<f64>)>;
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);

@@ -110,7 +110,15 @@ fn two_cards_share_the_work() {
             arg if arg.ends_with("patch.safetensors") => patch.clone(),
             _ => arg,
         };
-        on(cards, &strs(&s.edit(&[]).into_iter().map(swap).collect::<Vec<_>>()));
+        on(
+            cards,
+            &strs(
+                &s.edit(&["--set", "mom2_update_weight=10"])
+                    .into_iter()
+                    .map(swap)
+                    .collect::<Vec<_>>(),
+            ),
+        );
     }
     assert_eq!(fs::read(one).unwrap(), fs::read(both).unwrap());
 }

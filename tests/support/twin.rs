@@ -114,7 +114,11 @@ pub fn make(name: &str, sources: &[(String, String)]) -> Option<Vec<PathBuf>> {
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         program
     };
-    Some(BUILDS.map(make).to_vec())
+    let make = &make;
+    Some(std::thread::scope(|scope| {
+        let made = BUILDS.map(|build| scope.spawn(move || make(build)));
+        made.map(|m| m.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).to_vec()
+    }))
 }
 
 /// Values in the elements of a type, to the nearest.
