@@ -29,7 +29,13 @@ pub fn measure(
 ) -> Result<()> {
     let mut ids = Ids(Rng::new(0, "tokens of a benchmark"), model.arch.vocabulary);
     passes(model, sizes, limits, &mut ids, rows);
-    search(model, limits, facts, &mut ids, rows)
+    search(model, limits, facts, &mut ids, rows)?;
+    let mut fast = model.clone();
+    fast.fast = true;
+    match model.compute.engine() {
+        Some(_) => search(&fast, limits, facts, &mut ids, rows),
+        None => Ok(()),
+    }
 }
 
 /// Weights of a layer.
@@ -110,7 +116,8 @@ fn search(
     let took = [began.elapsed().as_secs_f64(), 0.0];
     let suffix = facts.first().map_or(0, Problem::tokens);
     let flop = 4.0 * (a.layers - 1 - layer) as f64 * weights(model) * (suffix * STEPS) as f64;
-    let name = format!("value search, layer {layer}, {suffix} suffix tokens, {STEPS} steps");
+    let how = if model.fast { ", fast" } else { "" };
+    let name = format!("value search{how}, layer {layer}, {suffix} suffix tokens, {STEPS} steps");
     rows.push(row(model, limits, name, took, (facts.len(), Unit::Facts, flop)));
     Ok(())
 }

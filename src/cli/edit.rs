@@ -66,6 +66,9 @@ pub struct Edit {
     /// Leave out the facts of these ids; values found by an earlier run serve again
     #[arg(long, value_name = "ID", num_args = 1..)]
     without: Vec<String>,
+    /// Of the value search on a GPU: exact, or fast, which rounds activations to bf16
+    #[arg(long, value_parser = ["exact", "fast"], default_value = "exact")]
+    precision: String,
     /// Say what would be done, and stop before the work
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -132,7 +135,12 @@ impl Edit {
     /// Reads and checks everything but statistics.
     pub(super) fn ready(&self, method: Method, context: &Context) -> Result<Ready> {
         let terminal = &context.terminal;
-        let (checkpoint, model) = load::open(&self.model, &context.device)?;
+        let (checkpoint, mut model) = load::open(&self.model, &context.device)?;
+        model.fast = self.precision == "fast";
+        if model.fast && model.compute.engine().is_none() {
+            let what = "--precision fast: the processor has no fast products";
+            return Err(Error::refused(what, "leave it out, or say --device cuda:0"));
+        }
         let tokenizer = Tokenizer::open(&self.model)?;
         let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;
         let mut values = Values::choose(self.hparams.as_deref(), method, &model)?;

@@ -15,8 +15,7 @@ use faer::Mat;
 
 use super::memit::{Grams, Memit, solve};
 use super::spread::{ClosedForm, Solved};
-use crate::base::Result;
-use crate::linalg::keyspace::{Change, Means};
+use crate::linalg::keyspace::Means;
 
 /// EMMET.
 pub struct Emmet<'a> {

@@ -14,8 +14,7 @@ use faer::Mat;
 
 use super::memit::{Grams, Memit};
 use super::spread::{ClosedForm, Solved};
-use crate::base::Result;
-use crate::linalg::keyspace::{Change, Means};
+use crate::linalg::keyspace::Means;
 
 /// PMET.
 pub struct Pmet<'a>(pub Memit<'a>);

@@ -9,7 +9,8 @@ use incise::base::Quiet;
 use incise::data::{Contexts, request};
 use incise::edit::facts::facts;
 use incise::edit::hparams::{Method, Values};
-use incise::edit::plan::plan;
+use incise::edit::plan::{Planned, plan};
+use incise::edit::value::ENOUGH;
 use incise::model::Model;
 use incise::stats::file::Origin;
 use incise::stats::{Covariance, Moment};
@@ -75,27 +76,31 @@ fn outer(left: &[f64], right: &[f64]) -> Vec<f64> {
     left.iter().flat_map(|l| right.iter().map(move |r| l * r)).collect()
 }
 
-fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, bar: f64) {
-    let compute = compute.into();
-    let checkpoint = Checkpoint::open(dir).unwrap();
-    let model = Model::load(&checkpoint, &compute).unwrap();
+/// What the case's method plans for its requests.
+fn planned(case: &Case, dir: &Path, model: &Model) -> Planned {
     let tokenizer = Tokenizer::open(dir).unwrap();
     let values = Values::parse(Path::new("case"), case.hparams.to_string().as_bytes()).unwrap();
-    let hparams = values.rome(&model).unwrap();
+    let hparams = values.rome(model).unwrap();
     let requests = request::parse("case", case.requests.to_string().as_bytes()).unwrap();
     let contexts = Contexts::new("case", case.contexts.clone()).unwrap();
     let f = model.arch.inner;
     let c = Covariance::of(&moment(&dir.join(&case.stats), hparams.layer, f)).unwrap();
     let by = (Method::parse(&case.method).unwrap(), &hparams);
     let facts =
-        facts(&model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
-    let planned = plan(&model, Some(&c), &facts, by, &Quiet).unwrap();
+        facts(model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
+    plan(model, Some(&c), &facts, by, &Quiet).unwrap()
+}
+
+fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, bar: f64) {
+    let compute = compute.into();
+    let model = Model::load(&Checkpoint::open(dir).unwrap(), &compute).unwrap();
+    let planned = planned(case, dir, &model);
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
     let Kind::LowRank { left, right, r } = planned.layers[0].kind.clone() else {
         panic!("{}: a few facts are of low rank", case.name)
     };
-    assert_eq!(r, requests.len());
+    assert_eq!(r, case.requests.as_array().unwrap().len());
     let column = |rows: &[f32], i: usize| -> Vec<f64> {
         rows.iter().skip(i).step_by(r).map(|&x| x.into()).collect()
     };
@@ -137,6 +142,25 @@ fn a_change_by_kernels_is_the_references() {
     let Some(engine) = twin::engine(test) else { return };
     for case in cases().iter().filter(|c| c.name == "llama-tied-r-rome-stop") {
         run(case, &golden().join(&case.model), engine.clone(), 1e-4);
+    }
+}
+
+/// Fast products take other steps, and end where exact ones do: below the loss that is enough.
+#[test]
+fn fast_products_find_a_value_too() {
+    let test = "edit::reference::fast_products_find_a_value_too";
+    let Some(engine) = twin::engine(test) else { return };
+    for case in cases().iter().filter(|c| c.name == "llama-tied-r-rome-stop") {
+        let dir = golden().join(&case.model);
+        let mut model = Model::load(&Checkpoint::open(&dir).unwrap(), engine.clone()).unwrap();
+        let exact = planned(case, &dir, &model);
+        model.fast = true;
+        let fast = planned(case, &dir, &model);
+        for (fast, exact) in fast.outcomes.iter().zip(&exact.outcomes) {
+            let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());
+            assert!(want < ENOUGH && last < ENOUGH, "{last} and {want}");
+            assert_ne!(last, want, "the steps were fast");
+        }
     }
 }
 
