@@ -187,8 +187,8 @@ fn name_complaints(files: &BTreeSet<&str>) -> Vec<String> {
                 wanted.push((file, format!("src/ops/{op}.rs")));
             }
         }
-        // attention_row.cu is attention for one row.
-        if let Some(op) = stem(file, "kernels/", ".cu") {
+        // attention_row.cu is attention for one row; probe.cu is no operation.
+        if let Some(op) = stem(file, "kernels/", ".cu").filter(|op| op != "probe") {
             let op = op.split('_').next().unwrap_or_default();
             wanted.push((file, format!("src/ops/{op}.rs")));
             wanted.push((file, format!("src/ops/cuda/{op}.rs")));

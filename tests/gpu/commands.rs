@@ -44,21 +44,21 @@ fn commands_run_on_a_card() {
         ]
     };
     done(&strs(&logits("here")));
-    did(&twin, &strs(&logits("there")));
+    did(twin, &strs(&logits("there")));
     for line in ["0", "1"] {
         let far = off(&file("there", line), &file("here", line));
         assert!(far < 1e-4, "logits of line {line} are off by {far:e}");
     }
 
     let generate = ["generate", &model, "--prompt", "Big Ben is in", "--max-tokens", "3"];
-    assert_eq!(did(&twin, &generate), done(&generate));
+    assert_eq!(did(twin, &generate), done(&generate));
 
     let stats = |to: &str| {
         ["stats", &model, "--layers", "0-1", "--corpus", &corpus, "--max-tokens", "700", "-o", to]
             .map(str::to_owned)
     };
     done(&strs(&stats(&s.at("by-host"))));
-    did(&twin, &strs(&stats(&s.at("stats"))));
+    did(twin, &strs(&stats(&s.at("stats"))));
     for layer in ["layer-0.safetensors", "layer-1.safetensors"] {
         let [here, there] =
             ["by-host", "stats"].map(|dir| file(&format!("{dir}/{layer}"), "second_moment"));
@@ -66,12 +66,12 @@ fn commands_run_on_a_card() {
         assert!(far < 1e-4, "{layer} is off by {far:e}");
     }
 
-    let report = did(&twin, &strs(&s.edit(&["--json"])));
+    let report = did(twin, &strs(&s.edit(&["--json"])));
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let p = &report["facts"][0]["probability"];
     assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
-    did(&twin, &["apply", &model, &patch, "--in-place"]);
-    did(&twin, &["undo", &model]);
+    did(twin, &["apply", &model, &patch, "--in-place"]);
+    did(twin, &["undo", &model]);
 }
 
 /// Two cards share facts and text: the same values, whichever card finds them.

@@ -6,4 +6,4 @@ mod grammar;
 mod image;
 mod memory;
 mod planted;
-mod warp;
+mod probe;

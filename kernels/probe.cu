@@ -1,7 +1,15 @@
-// warp.cu: every warp-wide instruction of ptx.cuh once, by one warp.
+// probe.cu: every instruction of ptx.cuh by itself, for what only hardware can tell: how fragments
+// lie, how tensor cores add, how numbers are rounded. No computation uses it.
 //
+//   maths    c += a b; y = x rounded
+//   shapes   with each kernel
 //   types    bf16 f16
+//   launch   one warp; rounded: THREADS a block, a number a thread
+//   cost     -
+//   source   -
 #include "common.cuh"
+
+constexpr int THREADS = 256;
 
 struct Shared {
     alignas(16) elem a[16][24];
@@ -82,4 +90,12 @@ extern "C" __global__ void doubles(const double* a, const double* b, inout doubl
     mma(sum, a[g * 4 + t], b[t * 8 + g]);
     c[g * 8 + 2 * t] = sum[0];
     c[g * 8 + 2 * t + 1] = sum[1];
+}
+
+// y = x in the nearest elem, back = y in f32.
+extern "C" __global__ void rounded(const float* x, int n, elem* y, float* back) {
+    const int i = blockIdx.x * THREADS + threadIdx.x;
+    if (i >= n) return;
+    put(&y[i], x[i]);
+    back[i] = f32(y[i]);
 }
