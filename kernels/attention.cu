@@ -5,208 +5,296 @@
 //            dq_i = scale sum_j e_ij k_j    dk_j = scale sum_i e_ij q_i    dv_j = sum_i p_ij do_i
 //   shapes   q o do dq (N, H E)   k v dk dv (N, G E)   past_k past_v (rows, G E)
 //            lse total mean (N, H) f32;   total_i = sum_j p_ij, 1 but for rounding of a large lse
-//            seqs (S, 6): rows of the batch, of the shared past, of its own past, from and to
-//            seq_of (N): a row's sequence;   window: tokens a query sees, 0 for all
+//            tiles (T, 7): a sequence's rows of the batch, of the shared past and of its own,
+//            from and to; the first of TILE of its rows   window: tokens a query sees, 0 for all
 //   types    f32 bf16                                              every sum in f32
-//   launch   a warp a row of the batch and head (for dk and dv: group); grid (N, H) or (N, G)
-//   cost     4 N H E FLOP a key seen, backward 10 N H E; K and V come from the cache
-//   source   Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245
-#include "common.cuh"
+//   launch   a block a tile, head (for dk and dv: group) and SLICE (backward SLICE_BWD) columns of
+//            the result; grid (T, H or G, slices). A tile of queries meets its keys TILE by TILE,
+//            and a tile of keys its queries; what is between them is 4 x 4 numbers a thread
+//   cost     4 H E FLOP a query and key seen, backward 18; all of it but 2 (6) for the result once
+//            more for each further slice; at the rate of f32, bounded by reads of shared memory
+//   source   Dao et al. 2022, arXiv:2205.14135; Ainslie et al. 2023, arXiv:2305.13245
+#include "attention.cuh"
 
-constexpr int WIDE = 4;  // numbers of a head a lane sums at a time
+constexpr int TILE = 64;
+constexpr int THREADS = 256;
+constexpr int SLICE = 128;
+constexpr int SLICE_BWD = 64;
+constexpr int DEPTH = 32;
+constexpr int SIDE = 16;  // threads along a side
+constexpr int EACH = 4;   // rows and columns a thread has
 
-// Keys a query sees, oldest first: of the shared past, its own past, and the batch.
-struct Seen { int from[3], count[3]; };
+static_assert(SIDE * SIDE == THREADS && SIDE * EACH == TILE, "4 x 4 numbers a thread");
+static_assert(SLICE % TILE == 0 && SLICE_BWD % TILE == 0, "slices of whole tiles");
 
-HD Seen seen(const int* seq, int i, int window) {
-    Seen s = {{seq[2], seq[4], seq[0]}, {seq[3] - seq[2], seq[5] - seq[4], i + 1 - seq[0]}};
-    int hidden = s.count[0] + s.count[1] + s.count[2] - window;
-    if (window == 0) hidden = 0;
-    for (int part = 0; part < 3 && hidden > 0; part++) {
-        const int here = hidden < s.count[part] ? hidden : s.count[part];
-        s.from[part] += here;
-        s.count[part] -= here;
-        hidden -= here;
-    }
-    return s;
-}
+struct Shared {
+    // Panels of two sides, (DEPTH, TILE + 1) each and padded against bank conflicts; or (DEPTH,
+    // columns of a slice).
+    alignas(16) float stage[2 * DEPTH * (TILE + 1)];
+    float p[TILE][TILE + 1];
+    float p_sum[TILE], pt_sum[TILE];
+    const elem *k[TILE], *v[TILE];  // where they lie
+};
 
-// The row of the j-th of them, in the past or, from `own` on, in the batch.
-HD int row_of(const Seen& s, int j) {
-    if (j < s.count[0]) return s.from[0] + j;
-    j -= s.count[0];
-    return j < s.count[1] ? s.from[1] + j : s.from[2] + j - s.count[1];
-}
+static_assert(DEPTH * SLICE <= 2 * DEPTH * (TILE + 1), "a slice fits the stage");
 
-struct Sizes { int H, G, E, h; };
+// A thread's part of a tile: rows row() + SIDE i, columns column() + SIDE j.
+typedef float Square[EACH][EACH];
+HD int row() { return threadIdx.x / SIDE; }
+HD int column() { return threadIdx.x % SIDE; }
 
-HD const elem* at(const elem* past, const elem* own, const Seen& s, int j, Sizes z) {
-    const elem* rows = j < s.count[0] + s.count[1] ? past : own;
-    return rows + (static_cast<long long>(row_of(s, j)) * z.G + z.h / (z.H / z.G)) * z.E;
-}
+HD int least(int a, int b) { return a < b ? a : b; }
 
-HD float dot(const elem* a, const elem* b, int E) {
-    float sum = 0;
-    for (int e = threadIdx.x; e < E; e += WARP) sum += f32(a[e]) * f32(b[e]);
-    return warp_sum(sum);
-}
-
-// Lane l gets the score of key from + l; lanes beyond the last, minus infinity.
-HD float scores(const elem* q, const elem* past_k, const elem* k, const Seen& s, int from, int n,
-                Sizes z, float scale) {
-    const int lane = threadIdx.x;
-    float mine = -INFINITY;
-    for (int j = from; j < from + WARP && j < n; j++) {
-        const float score = scale * dot(q, at(past_k, k, s, j, z), z.E);
-        if (lane == j - from) mine = score;
-    }
-    return mine;
-}
-
-// y = sum_j w_j x_j over a tile of E, in blocks of a warp's keys; lane l has w of key from + l.
-struct Sum { float block[WIDE], all[WIDE]; };
-
-HD void clear(Sum& y) {
-    for (int i = 0; i < WIDE; i++) y.block[i] = y.all[i] = 0;
-}
-
-HD void add(Sum& y, float w, const elem* x, int from_e, int E) {
-    for (int i = 0; i < WIDE; i++) {
-        const int e = from_e + i * WARP + threadIdx.x;
-        if (e < E) y.block[i] += w * f32(x[e]);
+// A panel of n <= TILE rows x(i), from e on.
+template <class X> HD void lay(float* panel, X x, int n, int e, int E) {
+    for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
+        const int of = i / DEPTH, k = i % DEPTH;
+        panel[k * (TILE + 1) + of] = of < n && e + k < E ? f32(x(of)[e + k]) : 0.0f;
     }
 }
 
-HD void end_block(Sum& y) {
-    for (int i = 0; i < WIDE; i++) {
-        y.all[i] += y.block[i];
-        y.block[i] = 0;
+// all = <x_i, y_j>.
+template <class X, class Y>
+HD void products(Shared& s, X x, int x_n, Y y, int y_n, int E, Square& all) {
+    float *a = s.stage, *b = s.stage + DEPTH * (TILE + 1);
+    for (int i = 0; i < EACH; i++)
+        for (int j = 0; j < EACH; j++) all[i][j] = 0;
+    for (int e = 0; e < E; e += DEPTH) {
+        lay(a, x, x_n, e, E);
+        lay(b, y, y_n, e, E);
+        __syncthreads();
+        // A panel is summed by itself: the error grows with DEPTH + E / DEPTH, not with E.
+        Square sum = {};
+        for (int k = 0; k < least(E - e, DEPTH); k++)
+            for (int i = 0; i < EACH && SIDE * i < x_n; i++)
+                for (int j = 0; j < EACH && SIDE * j < y_n; j++)
+                    sum[i][j] += a[k * (TILE + 1) + row() + SIDE * i] *
+                                 b[k * (TILE + 1) + column() + SIDE * j];
+        for (int i = 0; i < EACH; i++)
+            for (int j = 0; j < EACH; j++) all[i][j] += sum[i][j];
+        __syncthreads();
     }
 }
 
-HD void write(const Sum& y, elem* to, int from_e, int E, float factor) {
-    for (int i = 0; i < WIDE; i++) {
-        const int e = from_e + i * WARP + threadIdx.x;
-        if (e < E) put(&to[e], factor * y.all[i]);
-    }
-}
+// A thread's part of rows row() + SIDE i of a result, column_of(c) of a slice's columns.
+template <int COLUMNS> struct Sums { float x[EACH][COLUMNS / SIDE]; };
 
-extern "C" __global__ void attention_fwd(const elem* q, const elem* k, const elem* v,
-                                         const elem* past_k, const elem* past_v, const int* seqs,
-                                         const int* seq_of, float scale, int window, int H, int G,
-                                         int E, elem* o, float* lse) {
-    const int i = blockIdx.x, h = blockIdx.y, lane = threadIdx.x;
-    const Sizes z = {H, G, E, h};
-    const Seen s = seen(seqs + 6 * seq_of[i], i, window);
-    const int n = s.count[0] + s.count[1] + s.count[2];
-    const long long head = static_cast<long long>(i) * H + h;
-    q += head * E;
-    o += head * E;
+HD int column_of(int c) { return c / EACH * TILE + EACH * column() + c % EACH; }
 
-    float top = -INFINITY, total = 0;
-    for (int j = 0; j < n; j += WARP) {
-        const float score = scores(q, past_k, k, s, j, n, z, scale);
-        const float higher = fmaxf(top, warp_max(score));
-        total = total * expf(top - higher) + warp_sum(expf(score - higher));
-        top = higher;
-    }
-    for (int e = 0; e < E; e += WIDE * WARP) {
-        Sum y;
-        clear(y);
-        for (int j = 0; j < n; j += WARP) {
-            const float p = expf(scores(q, past_k, k, s, j, n, z, scale) - top) / total;
-            for (int l = 0; l < WARP && j + l < n; l++)
-                add(y, __shfl_sync(ALL, p, l), at(past_v, v, s, j + l, z), e, E);
-            end_block(y);
+// all = keep_i all + sum_j p_ij x_j for `rows` rows of p and n of x, a slice of it from e on.
+template <int COLUMNS, class X>
+HD void add(Shared& s, int rows, X x, int n, int e, int E, const float (&keep)[EACH],
+            Sums<COLUMNS>& all) {
+    Sums<COLUMNS> sum = {};
+    for (int from = 0; from < n; from += DEPTH) {
+        for (int i = threadIdx.x; i < DEPTH * COLUMNS; i += THREADS) {
+            const int j = from + i / COLUMNS, c = e + i % COLUMNS;
+            s.stage[i] = j < n && c < E ? f32(x(j)[c]) : 0.0f;
         }
-        write(y, o, e, E, 1);
+        __syncthreads();
+        for (int k = 0; k < least(n - from, DEPTH); k++)
+            for (int c = 0; c < COLUMNS / SIDE; c++)
+                for (int i = 0; i < EACH && SIDE * i < rows && e + c / EACH * TILE < E; i++)
+                    sum.x[i][c] += s.p[row() + SIDE * i][from + k] *
+                                   s.stage[k * COLUMNS + column_of(c)];
+        __syncthreads();
     }
-    if (lane == 0) lse[head] = top + logf(total);
+    for (int i = 0; i < EACH; i++)
+        for (int c = 0; c < COLUMNS / SIDE; c++)
+            all.x[i][c] = keep[i] * all.x[i][c] + sum.x[i][c];
+}
+
+template <int COLUMNS>
+HD void write(const Sums<COLUMNS>& y, const float (&factor)[EACH], elem* to, long long stride,
+              int n, int e, int E) {
+    for (int i = 0; i < EACH; i++)
+        for (int c = 0; c < COLUMNS / SIDE; c++)
+            if (row() + SIDE * i < n && e + column_of(c) < E)
+                put(&to[(row() + SIDE * i) * stride + e + column_of(c)], factor[i] * y.x[i][c]);
+}
+
+// Over the threads of a row.
+HD float side_sum(float x) {
+    for (int d = SIDE / 2; d > 0; d /= 2) x += __shfl_xor_sync(ALL, x, d);
+    return x;
+}
+
+HD float side_max(float x) {
+    for (int d = SIDE / 2; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, d));
+    return x;
+}
+
+// A tile of queries: the first of its sequence's, how many, and the keys they see, from and to.
+struct Tile {
+    Seq seq;
+    int from, n, first_key, keys;
+    long long head, stride;  // the first's place in (N, H); from a row to the next
+};
+
+HD Tile tile_at(const int* places, int h, int window, int H, int E) {
+    Tile t;
+    t.seq = seq_at(places);
+    t.from = places[6];
+    t.n = least(queries_of(t.seq) - t.from, TILE);
+    t.first_key = first_seen(t.seq, t.from, window);
+    t.keys = past_of(t.seq) + t.from + t.n;
+    t.head = static_cast<long long>(t.seq.rows + t.from) * H + h;
+    t.stride = static_cast<long long>(H) * E;
+    return t;
+}
+
+// Whether the a-th query sees key j.
+HD bool sees(const Seq& seq, int a, int j, int window) {
+    return a < queries_of(seq) && j <= past_of(seq) + a && j >= first_seen(seq, a, window);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
+    const elem* q, const elem* k, const elem* v, const elem* past_k, const elem* past_v,
+    const int* tiles, float scale, int window, int H, int G, int E, elem* o, float* lse) {
+    Shared& s = shared();
+    const int h = blockIdx.y, g = h / (H / G), e = blockIdx.z * SLICE;
+    const Tile t = tile_at(tiles + 7 * blockIdx.x, h, window, H, E);
+    const auto query = [&](int i) { return q + t.head * E + i * t.stride; };
+    const auto key = [&](int j) { return s.k[j]; };
+    const auto value = [&](int j) { return s.v[j]; };
+    Sums<SLICE> sum = {};
+    float top[EACH], total[EACH];
+    for (int i = 0; i < EACH; i++) top[i] = -INFINITY, total[i] = 0;
+    for (int j0 = t.first_key; j0 < t.keys; j0 += TILE) {
+        const int n = least(t.keys - j0, TILE);
+        find(s.k, t.seq, j0, n, past_k, k, G, g, E);
+        find(s.v, t.seq, j0, n, past_v, v, G, g, E);
+        __syncthreads();
+        Square score;
+        products(s, query, t.n, key, n, E, score);
+        float keep[EACH];
+        for (int i = 0; i < EACH; i++) {
+            float higher = top[i];
+            for (int j = 0; j < EACH; j++) {
+                const int a = t.from + row() + SIDE * i, at = j0 + column() + SIDE * j;
+                score[i][j] = sees(t.seq, a, at, window) ? scale * score[i][j] : -INFINITY;
+                higher = fmaxf(higher, score[i][j]);
+            }
+            higher = side_max(higher);
+            // A row that has seen no key yet has no top.
+            const float base = higher > -INFINITY ? higher : 0.0f;
+            float here = 0;
+            for (int j = 0; j < EACH; j++) {
+                const float p = expf(score[i][j] - base);
+                s.p[row() + SIDE * i][column() + SIDE * j] = p;
+                here += p;
+            }
+            keep[i] = expf(top[i] - base);
+            total[i] = keep[i] * total[i] + side_sum(here);
+            top[i] = higher;
+        }
+        add(s, t.n, value, n, e, E, keep, sum);
+    }
+    float factor[EACH];
+    for (int i = 0; i < EACH; i++) {
+        factor[i] = 1 / total[i];
+        if (column() == 0 && e == 0 && row() + SIDE * i < t.n)
+            lse[t.head + (row() + SIDE * i) * H] = top[i] + logf(total[i]);
+    }
+    write(sum, factor, o + t.head * E, t.stride, t.n, e, E);
 }
 
 // dq, and total and mean, which the keys need.
-extern "C" __global__ void attention_bwd_q(const elem* d_o, const elem* q, const elem* k,
-                                           const elem* v, const elem* past_k, const elem* past_v,
-                                           const float* lse, const int* seqs, const int* seq_of,
-                                           float scale, int window, int H, int G, int E, elem* dq,
-                                           float* total, float* mean) {
-    const int i = blockIdx.x, h = blockIdx.y, lane = threadIdx.x;
-    const Sizes z = {H, G, E, h};
-    const Seen s = seen(seqs + 6 * seq_of[i], i, window);
-    const int n = s.count[0] + s.count[1] + s.count[2];
-    const long long head = static_cast<long long>(i) * H + h;
-    q += head * E;
-    d_o += head * E;
-    dq += head * E;
-
-    float p_sum = 0, pt_sum = 0;
-    for (int j = 0; j < n; j += WARP) {
-        const float p = expf(scores(q, past_k, k, s, j, n, z, scale) - lse[head]);
-        float t = 0;
-        for (int l = 0; l < WARP && j + l < n; l++) {
-            const float of = dot(d_o, at(past_v, v, s, j + l, z), E);
-            if (lane == l) t = of;
-        }
-        p_sum += warp_sum(p);
-        pt_sum += warp_sum(p * t);
-    }
-    const float about = pt_sum / p_sum;
-    for (int e = 0; e < E; e += WIDE * WARP) {
-        Sum y;
-        clear(y);
-        for (int j = 0; j < n; j += WARP) {
-            const float p = expf(scores(q, past_k, k, s, j, n, z, scale) - lse[head]) / p_sum;
-            for (int l = 0; l < WARP && j + l < n; l++) {
-                const float t = dot(d_o, at(past_v, v, s, j + l, z), E);
-                add(y, __shfl_sync(ALL, p, l) * (t - about), at(past_k, k, s, j + l, z), e, E);
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
+    const elem* d_o, const elem* q, const elem* k, const elem* v, const elem* past_k,
+    const elem* past_v, const float* lse, const int* tiles, float scale, int window, int H, int G,
+    int E, elem* dq, float* total, float* mean) {
+    Shared& s = shared();
+    const int h = blockIdx.y, g = h / (H / G), e = blockIdx.z * SLICE_BWD;
+    const Tile t = tile_at(tiles + 7 * blockIdx.x, h, window, H, E);
+    const auto query = [&](int i) { return q + t.head * E + i * t.stride; };
+    const auto d_out = [&](int i) { return d_o + t.head * E + i * t.stride; };
+    const auto key = [&](int j) { return s.k[j]; };
+    const auto value = [&](int j) { return s.v[j]; };
+    const float ones[EACH] = {1, 1, 1, 1}, scales[EACH] = {scale, scale, scale, scale};
+    Sums<SLICE_BWD> sum = {};
+    if (threadIdx.x < TILE) s.p_sum[threadIdx.x] = s.pt_sum[threadIdx.x] = 0;
+    // First the mean, then what is off it: a difference of sums would lose the digits they share.
+    for (int pass = 0; pass < 2; pass++) {
+        for (int j0 = t.first_key; j0 < t.keys; j0 += TILE) {
+            const int n = least(t.keys - j0, TILE);
+            find(s.k, t.seq, j0, n, past_k, k, G, g, E);
+            find(s.v, t.seq, j0, n, past_v, v, G, g, E);
+            __syncthreads();
+            Square p, of_v;
+            products(s, query, t.n, key, n, E, p);
+            products(s, d_out, t.n, value, n, E, of_v);
+            for (int i = 0; i < EACH; i++) {
+                const int r = row() + SIDE * i;
+                const float log_sum = r < t.n ? lse[t.head + r * H] : 0.0f;
+                const float about = pass == 1 ? s.pt_sum[r] / s.p_sum[r] : 0.0f;
+                float p_sum = 0, pt_sum = 0;
+                for (int j = 0; j < EACH; j++) {
+                    const int c = column() + SIDE * j;
+                    const bool seen = sees(t.seq, t.from + r, j0 + c, window);
+                    const float here = seen ? expf(scale * p[i][j] - log_sum) : 0.0f;
+                    p_sum += here;
+                    pt_sum += here * of_v[i][j];
+                    const float off = of_v[i][j] - about;
+                    if (pass == 1) s.p[r][c] = seen ? here / s.p_sum[r] * off : 0.0f;
+                }
+                if (pass == 1) continue;
+                p_sum = side_sum(p_sum);
+                pt_sum = side_sum(pt_sum);
+                if (column() == 0) s.p_sum[r] += p_sum, s.pt_sum[r] += pt_sum;
             }
-            end_block(y);
+            if (pass == 1) add(s, t.n, key, n, e, E, ones, sum);
         }
-        write(y, dq, e, E, scale);
+        for (int r = row(); r < t.n && pass + e + column() == 0; r += SIDE) {
+            total[t.head + r * H] = s.p_sum[r];
+            mean[t.head + r * H] = s.pt_sum[r] / s.p_sum[r];
+        }
     }
-    if (lane == 0) {
-        total[head] = p_sum;
-        mean[head] = about;
-    }
+    write(sum, scales, dq + t.head * E, t.stride, t.n, e, E);
 }
 
 // dk and dv of the batch's own keys; the past is frozen.
-extern "C" __global__ void attention_bwd_kv(const elem* d_o, const elem* q, const elem* k,
-                                            const elem* v, const float* lse, const float* total,
-                                            const float* mean, const int* seqs, const int* seq_of,
-                                            float scale, int window, int H, int G, int E, elem* dk,
-                                            elem* dv) {
-    const int j = blockIdx.x, g = blockIdx.y, share = H / G;
-    const int end = seqs[6 * seq_of[j] + 1];
-    const int last = window > 0 && window < end - j ? j + window : end;
-    const long long group = static_cast<long long>(j) * G + g;
-    k += group * E;
-    v += group * E;
-    dk += group * E;
-    dv += group * E;
-
-    for (int e = 0; e < E; e += WIDE * WARP) {
-        Sum to_k, to_v;
-        clear(to_k);
-        clear(to_v);
-        int terms = 0;
-        for (int i = j; i < last; i++) {
-            for (int h = g * share; h < (g + 1) * share; h++) {
-                const long long head = static_cast<long long>(i) * H + h;
-                const elem* qi = q + head * E;
-                const elem* doi = d_o + head * E;
-                const float p = expf(scale * dot(qi, k, E) - lse[head]) / total[head];
-                add(to_k, p * (dot(doi, v, E) - mean[head]), qi, e, E);
-                add(to_v, p, doi, e, E);
-                if (++terms % WARP == 0) {
-                    end_block(to_k);
-                    end_block(to_v);
-                }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
+    const elem* d_o, const elem* q, const elem* k, const elem* v, const float* lse,
+    const float* total, const float* mean, const int* tiles, float scale, int window, int H, int G,
+    int E, elem* dk, elem* dv) {
+    Shared& s = shared();
+    const int g = blockIdx.y, share = H / G, e = blockIdx.z * SLICE_BWD;
+    const Seq seq = seq_at(tiles + 7 * blockIdx.x);
+    const int from = tiles[7 * blockIdx.x + 6], n = least(queries_of(seq) - from, TILE);
+    const int last = from + n - 1, past = past_of(seq);
+    const int end = window > 0 && window < queries_of(seq) - last ? last + window : queries_of(seq);
+    const long long own = (static_cast<long long>(seq.rows + from) * G + g) * E;
+    const long long step = static_cast<long long>(G) * E, stride = static_cast<long long>(H) * E;
+    const auto key = [&](int j) { return k + own + j * step; };
+    const auto value = [&](int j) { return v + own + j * step; };
+    const float ones[EACH] = {1, 1, 1, 1}, scales[EACH] = {scale, scale, scale, scale};
+    Sums<SLICE_BWD> to_k = {}, to_v = {};
+    for (int at = 0; at < (end - from + TILE - 1) / TILE * share; at++) {
+        const int i0 = from + at / share * TILE, queries = least(end - i0, TILE);
+        const long long head = static_cast<long long>(seq.rows + i0) * H + g * share + at % share;
+        const auto query = [&](int i) { return q + head * E + i * stride; };
+        const auto d_out = [&](int i) { return d_o + head * E + i * stride; };
+        Square p, of_v;
+        products(s, key, n, query, queries, E, p);
+        products(s, value, n, d_out, queries, E, of_v);
+        for (int j = 0; j < EACH; j++) {
+            const int c = column() + SIDE * j;
+            const long long i = head + (c < queries ? c : 0) * H;
+            for (int r = 0; r < EACH; r++) {
+                const int key_at = from + row() + SIDE * r;
+                const bool seen = c < queries && sees(seq, i0 + c, past + key_at, window);
+                p[r][j] = seen ? expf(scale * p[r][j] - lse[i]) / total[i] : 0.0f;
+                of_v[r][j] = p[r][j] * (of_v[r][j] - mean[i]);
+                s.p[row() + SIDE * r][c] = p[r][j];
             }
         }
-        end_block(to_k);
-        end_block(to_v);
-        write(to_k, dk, e, E, scale);
-        write(to_v, dv, e, E, 1);
+        add(s, n, d_out, queries, e, E, ones, to_v);
+        for (int r = 0; r < EACH; r++)
+            for (int j = 0; j < EACH; j++)
+                s.p[row() + SIDE * r][column() + SIDE * j] = of_v[r][j];
+        add(s, n, query, queries, e, E, ones, to_k);
     }
+    write(to_k, scales, dk + own, step, n, e, E);
+    write(to_v, ones, dv + own, step, n, e, E);
 }

@@ -57,6 +57,9 @@ HD unsigned round_bf16(float first, float second) {
     return y;
 }
 
+// Tells the compiler that an address lies in global memory, where it cannot see it.
+HD void in_global(const void* p) { __builtin_assume(__isGlobal(p)); }
+
 HD unsigned bits_of(float x) { return __float_as_uint(x); }
 HD float of_bits(unsigned x) { return __uint_as_float(x); }
 
@@ -123,6 +126,7 @@ template <int N> HD void cp_async_wait() {
 #else
 typedef simt::Packet Packet;
 
+inline void in_global(const void*) {}
 inline unsigned bits_of(float x) { return simt::as_bits(x); }
 inline float of_bits(unsigned x) { return simt::as_float(x); }
 inline float widen(bf16 x) { return simt::as_float(static_cast<unsigned>(x.bits) << 16); }

@@ -114,7 +114,6 @@ impl Bench<'_> {
         let per_head = || Tensor::zeros(compute, &[n, heads]);
         let (mut lse, total, mean) = (per_head(), per_head(), per_head());
         let mut grads = Grads { dq: of(n), dk: of(n), dv: of(n), total, mean };
-        let packing = self.compute.engine().map(|e| fits(Packing::of(e, &batch.seqs)));
         let heads = Heads {
             queries: heads,
             groups: heads,
@@ -122,6 +121,7 @@ impl Bench<'_> {
             scale: (width as f64).powf(-0.5),
             window: None,
         };
+        let packing = compute.engine().map(|e| fits(Packing::of(e, &batch.seqs, heads)));
         let keys = Keys {
             k: &k,
             v: &v,

@@ -119,7 +119,10 @@ impl Run {
             Positions::Learned => None,
             Positions::Rotary(r) => Some(r.angles(&model.compute, &batch.positions)),
         };
-        self.packing = model.compute.engine().map(|e| fits(Packing::of(e, &batch.seqs)));
+        self.packing = model
+            .compute
+            .engine()
+            .map(|e| fits(Packing::of(e, &batch.seqs, model.layers[0].heads)));
     }
 
     /// Where layer l keeps its activations; passes without backward use one place for all.

@@ -16,7 +16,8 @@
 use std::ops::Range;
 
 use super::{cpu, cuda};
-use crate::base::Float;
+use crate::base::{Float, fits};
+use crate::gpu::launch::Elem;
 use crate::tensor::{Tensor, on, shapes};
 
 /// One sequence of a packed batch.
@@ -124,8 +125,11 @@ pub fn forward(q: &Tensor, keys: Keys, o: &mut Tensor, lse: &mut Tensor) {
     on!(q,
         host T => cpu::attention::forward::<T>(keys.get(), q.get(), o.get_mut(), lse.get_mut()),
         device e => {
-            let (o, lse) = (o.array_mut(), lse.array_mut());
-            cuda::attention::forward(e, q.array(), keys.on_device(), o, lse);
+            let keys = keys.on_device();
+            let mut parts = fits(e.array(Elem::F32, keys.packing.parts(keys.heads)));
+            let (o, lse, parts) = (o.array_mut(), lse.array_mut(), &mut parts);
+            let to = cuda::attention::Outputs { o, lse, parts };
+            cuda::attention::forward(e, q.array(), keys, to);
         },
     );
 }

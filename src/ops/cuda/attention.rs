@@ -1,15 +1,25 @@
-//! Launches of `kernels/attention.cu`.
+//! Launches of `kernels/attention.cu`, `attention_short.cu` and `attention_row.cu`.
+//!
+//! A sequence's form, and so its bits, depend on itself and the heads alone.
 
 use crate::base::Result;
-use crate::gpu::kernels::attention::{AttentionBwdKv, AttentionBwdQ, AttentionFwd};
+use crate::gpu::kernels::attention::{self as long, AttentionBwdKv, AttentionBwdQ, AttentionFwd};
+use crate::gpu::kernels::attention_row::{self as row, AttentionRowFwd, AttentionRowMerge};
+use crate::gpu::kernels::attention_short::{self as short, AttentionShortBwd, AttentionShortFwd};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
 use crate::ops::attention::{Heads, Seq};
 
+/// Queries of a sequence up to which the short form is the fastest.
+const FEW: usize = 16;
+
 /// How a batch is packed, on the device.
 pub struct Packing {
-    seqs: Array,   // (S, 6)
-    seq_of: Array, // (N)
+    short: Array,  // (S, 6)
+    spans: Array,  // (B, 7)
+    merges: Array, // (S, 3)
+    tiles: Array,  // (T, 7), the long form's first; backward the rest too
+    long: usize,   // tiles of the long form
 }
 
 /// The keys and values that a batch's queries look at.
@@ -27,6 +37,16 @@ pub struct Keys<'a> {
     pub heads: Heads,
 }
 
+/// What forward gives.
+pub struct Outputs<'a> {
+    /// (N, H·E).
+    pub o: &'a mut Array,
+    /// (N, H).
+    pub lse: &'a mut Array,
+    /// Room for [`Packing::parts`] numbers of f32.
+    pub parts: &'a mut Array,
+}
+
 /// The gradients for q, k and v, and what is computed on the way to them.
 pub struct Grads<'a> {
     /// (N, H·E).
@@ -35,65 +55,219 @@ pub struct Grads<'a> {
     pub dk: &'a mut Array,
     /// (N, G·E).
     pub dv: &'a mut Array,
-    /// Σ_j p_ij (N, H).
+    /// Σ_j p_ij (N, H), of long sequences.
     pub total: &'a mut Array,
-    /// Σ_j p_ij t_ij (N, H).
+    /// Σ_j p_ij t_ij (N, H), of long sequences.
     pub mean: &'a mut Array,
 }
 
+/// Which kernels a sequence goes to.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// A few queries that see a few keys.
+    Short,
+    /// One query that sees more.
+    Row,
+    /// Any.
+    Long,
+}
+
+impl Form {
+    fn of(seq: &Seq, heads: Heads) -> Form {
+        let queries = seq.rows.len();
+        let keys = queries + seq.past.iter().map(|r| r.len()).sum::<usize>();
+        let own = heads.queries / heads.groups * queries * queries.next_multiple_of(short::ROWS);
+        match () {
+            () if !heads.width.is_multiple_of(short::PACK) => Form::Long,
+            () if queries <= FEW && keys <= short::KEYS && own <= short::OWN => Form::Short,
+            () if queries == 1 => Form::Row,
+            () => Form::Long,
+        }
+    }
+}
+
+/// A sequence's rows of the batch, of the shared past and of its own, from and to.
+fn places(seq: &Seq) -> Vec<usize> {
+    let [shared, own] = &seq.past;
+    [&seq.rows, shared, own].map(|r| [r.start, r.end]).concat()
+}
+
 impl Packing {
-    /// Uploads the places of sequences, whose rows follow each other.
+    /// Sorts sequences, whose rows follow each other, into forms, and uploads their places. Of
+    /// `heads` the window does not matter.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn of(engine: &Engine, seqs: &[Seq]) -> Result<Packing> {
-        let places = seqs.iter().flat_map(|s| {
-            let [shared, own] = &s.past;
-            [&s.rows, shared, own].map(|r| [r.start, r.end]).concat()
-        });
-        let rows = seqs.iter().enumerate();
-        let of = rows.flat_map(|(i, s)| s.rows.clone().map(move |_| i));
+    pub fn of(engine: &Engine, seqs: &[Seq], heads: Heads) -> Result<Packing> {
+        let all = |form| seqs.iter().filter(move |s| Form::of(s, heads) == form);
+        let tiles = |form| {
+            let from = |s: &Seq| (0..s.rows.len()).step_by(long::TILE);
+            all(form).flat_map(move |s| from(s).flat_map(|from| [places(s), vec![from]].concat()))
+        };
+        let (mut spans, mut merges) = (Vec::new(), Vec::new());
+        for seq in all(Form::Row) {
+            let keys = 1 + seq.past.iter().map(|r| r.len()).sum::<usize>();
+            merges.extend([seq.rows.start, spans.len() / 7, keys.div_ceil(row::SPAN)]);
+            for from in (0..keys).step_by(row::SPAN) {
+                spans.extend([places(seq), vec![from]].concat());
+            }
+        }
         let upload = |numbers: Vec<usize>| {
             let numbers: Vec<i32> = numbers.into_iter().map(|n| n as i32).collect();
             engine.upload(Elem::I32, bytemuck::cast_slice(&numbers))
         };
-        Ok(Packing { seqs: upload(places.collect())?, seq_of: upload(of.collect())? })
+        Ok(Packing {
+            short: upload(all(Form::Short).flat_map(places).collect())?,
+            spans: upload(spans)?,
+            merges: upload(merges)?,
+            tiles: upload(tiles(Form::Long).chain(tiles(Form::Row)).collect())?,
+            long: tiles(Form::Long).count() / 7,
+        })
     }
 
-    /// A warp a row and head.
-    fn grid(&self, heads: usize) -> Grid {
-        Grid { blocks: [self.seq_of.len() as u32, heads as u32, 1], threads: [32, 1, 1] }
+    /// How many numbers forward keeps of keys that are summed apart.
+    pub fn parts(&self, heads: Heads) -> usize {
+        self.spans.len() / 7 * heads.queries * (heads.width + 2)
     }
 }
 
+/// Numbers of a launch.
+struct Sizes {
+    scale: f32,
+    window: i32,
+    h: i32,
+    g: i32,
+    e: i32,
+}
+
+impl Sizes {
+    fn of(heads: Heads) -> Sizes {
+        let [h, g, e] = [heads.queries, heads.groups, heads.width].map(|size| size as i32);
+        Sizes { scale: heads.scale as f32, window: heads.window.unwrap_or(0) as i32, h, g, e }
+    }
+}
+
+/// Blocks along each axis.
+fn grid(blocks: [usize; 3], threads: usize) -> Grid {
+    Grid { blocks: blocks.map(|n| n as u32), threads: [threads as u32, 1, 1] }
+}
+
 /// o (N, H·E) and lse (N, H) from q, k, v.
-pub fn forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut Array) {
-    let Heads { queries, groups, width, scale, window } = keys.heads;
+pub fn forward(engine: &Engine, q: &Array, keys: Keys, to: Outputs) {
+    let Outputs { o, lse, parts } = to;
+    short_forward(engine, q, keys, o, lse);
+    row_forward(engine, q, keys, o, lse, parts);
+    long_forward(engine, q, keys, o, lse);
+}
+
+fn short_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut Array) {
+    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let seqs = &keys.packing.short;
+    AttentionShortFwd {
+        q: q.read(),
+        k: keys.k.read(),
+        v: keys.v.read(),
+        past_k: keys.past.0.read(),
+        past_v: keys.past.1.read(),
+        seqs: seqs.read(),
+        scale,
+        window,
+        H: h,
+        G: g,
+        E: e,
+        o: o.write(),
+        lse: lse.write(),
+    }
+    .launch(engine, grid([seqs.len() / 6, keys.heads.queries, 1], short::THREADS));
+}
+
+fn row_forward(
+    engine: &Engine,
+    q: &Array,
+    keys: Keys,
+    o: &mut Array,
+    lse: &mut Array,
+    parts: &mut Array,
+) {
+    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Packing { spans, merges, .. } = keys.packing;
+    AttentionRowFwd {
+        q: q.read(),
+        k: keys.k.read(),
+        v: keys.v.read(),
+        past_k: keys.past.0.read(),
+        past_v: keys.past.1.read(),
+        spans: spans.read(),
+        scale,
+        window,
+        H: h,
+        G: g,
+        E: e,
+        parts: parts.write(),
+    }
+    .launch(engine, grid([spans.len() / 7, keys.heads.groups, 1], row::THREADS));
+    AttentionRowMerge {
+        parts: parts.read(),
+        merges: merges.read(),
+        H: h,
+        E: e,
+        o: o.write(),
+        lse: lse.write(),
+    }
+    .launch(engine, grid([merges.len() / 3, keys.heads.queries, 1], row::THREADS));
+}
+
+fn long_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut Array) {
+    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Heads { queries, width, .. } = keys.heads;
     AttentionFwd {
         q: q.read(),
         k: keys.k.read(),
         v: keys.v.read(),
         past_k: keys.past.0.read(),
         past_v: keys.past.1.read(),
-        seqs: keys.packing.seqs.read(),
-        seq_of: keys.packing.seq_of.read(),
-        scale: scale as f32,
-        window: window.unwrap_or(0) as i32,
-        H: queries as i32,
-        G: groups as i32,
-        E: width as i32,
+        tiles: keys.packing.tiles.read(),
+        scale,
+        window,
+        H: h,
+        G: g,
+        E: e,
         o: o.write(),
         lse: lse.write(),
     }
-    .launch(engine, keys.packing.grid(queries));
+    .launch(engine, grid([keys.packing.long, queries, width.div_ceil(long::SLICE)], long::THREADS));
 }
 
 /// dq, dk and dv from do (N, H·E); the rest as in forward.
 pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array, grads: Grads) {
-    let Heads { queries, groups, width, scale, window } = keys.heads;
-    let (scale, window) = (scale as f32, window.unwrap_or(0) as i32);
-    let [h, g, e] = [queries, groups, width].map(|size| size as i32);
+    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let seqs = &keys.packing.short;
+    AttentionShortBwd {
+        d_o: d_o.read(),
+        q: q.read(),
+        k: keys.k.read(),
+        v: keys.v.read(),
+        past_k: keys.past.0.read(),
+        past_v: keys.past.1.read(),
+        seqs: seqs.read(),
+        scale,
+        window,
+        H: h,
+        G: g,
+        E: e,
+        dq: grads.dq.write(),
+        dk: grads.dk.write(),
+        dv: grads.dv.write(),
+    }
+    .launch(engine, grid([seqs.len() / 6, keys.heads.groups, 1], short::THREADS));
+    long_backward(engine, d_o, q, keys, lse, grads);
+}
+
+fn long_backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array, grads: Grads) {
+    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Heads { queries, groups, width, .. } = keys.heads;
+    let tiles = &keys.packing.tiles;
     AttentionBwdQ {
         d_o: d_o.read(),
         q: q.read(),
@@ -102,8 +276,7 @@ pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array
         past_k: keys.past.0.read(),
         past_v: keys.past.1.read(),
         lse: lse.read(),
-        seqs: keys.packing.seqs.read(),
-        seq_of: keys.packing.seq_of.read(),
+        tiles: tiles.read(),
         scale,
         window,
         H: h,
@@ -113,7 +286,10 @@ pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array
         total: grads.total.write(),
         mean: grads.mean.write(),
     }
-    .launch(engine, keys.packing.grid(queries));
+    .launch(
+        engine,
+        grid([tiles.len() / 7, queries, width.div_ceil(long::SLICE_BWD)], long::THREADS),
+    );
     AttentionBwdKv {
         d_o: d_o.read(),
         q: q.read(),
@@ -122,8 +298,7 @@ pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array
         lse: lse.read(),
         total: grads.total.read(),
         mean: grads.mean.read(),
-        seqs: keys.packing.seqs.read(),
-        seq_of: keys.packing.seq_of.read(),
+        tiles: tiles.read(),
         scale,
         window,
         H: h,
@@ -132,5 +307,8 @@ pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array
         dk: grads.dk.write(),
         dv: grads.dv.write(),
     }
-    .launch(engine, keys.packing.grid(groups));
+    .launch(
+        engine,
+        grid([tiles.len() / 7, groups, width.div_ceil(long::SLICE_BWD)], long::THREADS),
+    );
 }

@@ -1,0 +1,119 @@
+// attention_few.cuh: a few rows against some keys.
+//
+// A block has ROWS rows at a time and reads every key once for them, straight into registers: no
+// other thread wants the same elements. E is a multiple of PACK, neighbours a lane reads at once.
+#pragma once
+#include "attention.cuh"
+
+constexpr int WARPS = THREADS / WARP;
+constexpr int LANES = 8;  // that share a product
+constexpr int SLOTS = THREADS / LANES;
+constexpr int DEALT = 4;         // keys a slot has at a time
+constexpr int PIECE = 2 * WARP;  // elements of a row that a warp sums at a time
+
+static_assert(ROWS == WARPS, "a warp a row, for what is done row by row");
+static_assert(ROWS * DEALT == 2 * LANES, "scattered_sum leaves two numbers a lane");
+
+// n rows, `stride` elements apart.
+template <class T> struct Rows {
+    T* at;
+    long long stride;
+    int n;
+};
+
+// COUNT elements of a row in one access, or in accesses of 16 bytes; all rows begin on so many.
+template <int COUNT> struct Together {
+    static constexpr int BYTES = COUNT * sizeof(elem);
+    alignas(BYTES < 16 ? BYTES : 16) elem x[COUNT];
+};
+
+template <int COUNT> HD void read(const elem* at, float (&x)[COUNT]) {
+    in_global(at);
+    const Together<COUNT> all = *reinterpret_cast<const Together<COUNT>*>(at);
+    for (int c = 0; c < COUNT; c++) x[c] = f32(all.x[c]);
+}
+
+// Of the sums of 2 LANES numbers over LANES lanes, lane l gets those of 2l and 2l + 1.
+HD void scattered_sum(float (&x)[2 * LANES]) {
+    for (int d = LANES / 2; d > 0; d /= 2) {
+        const bool high = threadIdx.x & d;
+        for (int i = 0; i < 2 * d; i++) {
+            const float give = high ? x[i] : x[i + 2 * d], keep = high ? x[i + 2 * d] : x[i];
+            x[i] = keep + __shfl_xor_sync(ALL, give, d);
+        }
+    }
+}
+
+// s[j][i] = <x_i, y_j> for j < n. What has no row i is anything.
+HD void products(Rows<const elem> x, const elem* const* y, int n, int E, float (*s)[ROWS]) {
+    const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
+    for (int from = 0; from < n; from += DEALT * SLOTS) {
+        const elem* mine[DEALT];
+        for (int k = 0; k < DEALT; k++) {
+            const int j = from + SLOTS * k + slot;
+            mine[k] = y[j < n ? j : n - 1];
+        }
+        float sum[DEALT * ROWS] = {};
+        for (int e = PACK * lane; e < E; e += PACK * LANES) {
+            float of_x[ROWS][PACK];
+            for (int i = 0; i < ROWS; i++)
+                read(x.at + (i < x.n ? i : 0) * x.stride + e, of_x[i]);
+            for (int k = 0; k < DEALT; k++) {
+                if (from + SLOTS * k >= n) continue;
+                float of_y[PACK];
+                read(mine[k] + e, of_y);
+                for (int i = 0; i < ROWS; i++)
+                    for (int c = 0; c < PACK; c++) sum[ROWS * k + i] += of_x[i][c] * of_y[c];
+            }
+        }
+        scattered_sum(sum);
+        for (int c = 0; c < 2; c++) {
+            const int which = 2 * lane + c, j = from + SLOTS * (which / ROWS) + slot;
+            if (j < n) s[j][which % ROWS] = sum[c];
+        }
+    }
+}
+
+// Column i of s, scores of n keys, becomes exp(s - top) where first <= j <= last, else 0.
+struct Top { float top, total; };
+
+HD Top exponents(float (*s)[ROWS], int i, int n, int first, int last, float scale) {
+    float top = -INFINITY, total = 0;
+    for (int j = threadIdx.x % WARP; j < n; j += WARP) {
+        s[j][i] = first <= j && j <= last ? scale * s[j][i] : -INFINITY;
+        top = fmaxf(top, s[j][i]);
+    }
+    top = warp_max(top);
+    for (int j = threadIdx.x % WARP; j < n; j += WARP) total += s[j][i] = expf(s[j][i] - top);
+    return {top, warp_sum(total)};
+}
+
+// What the warps of a block have of a piece of ROWS sums.
+typedef float Parts[WARPS][ROWS][PIECE];
+
+// y_i = factor sum_j w[j][i] x_j over from <= j < n. Every warp has a part of the terms.
+template <class X, class T>
+HD void combine(const float (*w)[ROWS], X x, int from, int n, int E, float factor, Parts& parts,
+                Rows<T> y) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (int e = 2 * lane; e - 2 * lane < E; e += PIECE) {
+        float sum[ROWS][2] = {};
+        if (e < E) {
+            for (int j = from + warp; j < n; j += WARPS) {
+                float of_x[2];
+                read(x(j) + e, of_x);
+                for (int i = 0; i < ROWS; i++)
+                    for (int c = 0; c < 2; c++) sum[i][c] += w[j][i] * of_x[c];
+            }
+        }
+        for (int i = 0; i < ROWS; i++)
+            for (int c = 0; c < 2; c++) parts[warp][i][2 * lane + c] = sum[i][c];
+        __syncthreads();
+        for (int c = 0; c < 2 && warp < y.n; c++) {
+            float all = 0;
+            for (int part = 0; part < WARPS; part++) all += parts[part][warp][2 * lane + c];
+            if (e < E) put(&y.at[warp * y.stride + e + c], factor * all);
+        }
+        __syncthreads();
+    }
+}
