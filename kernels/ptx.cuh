@@ -196,10 +196,10 @@ HD void mma(double (&c)[2], double a, double b, simt::Site at = HERE) {
 }
 
 // What a lane reads for the warp, and what it gets.
-struct Rows { Packet row; unsigned x[4]; };
+struct Reading { Packet row; unsigned x[4]; };
 
 template <bool TRANS> UNWATCHED void ldmatrix_warp(void* const* lanes) {
-    const auto of = [lanes](int l) { return static_cast<Rows*>(lanes[l]); };
+    const auto of = [lanes](int l) { return static_cast<Reading*>(lanes[l]); };
     for (int l = 0; l < 32; l++)
         for (int i = 0; i < 8; i++) {
             const int first = l / 4, second = 2 * (l % 4) + i % 2, matrix = i / 2;
@@ -212,7 +212,7 @@ template <bool TRANS> UNWATCHED void ldmatrix_warp(void* const* lanes) {
 }
 
 template <bool TRANS, int N> HD void ldmatrix(unsigned (&x)[N], const void* row, simt::Site at) {
-    Rows mine = {};
+    Reading mine = {};
     if (simt::lane() < 8 * N)
         mine.row = *static_cast<const Packet*>(simt::on_16_bytes(row, at));
     simt::together(&mine, ldmatrix_warp<TRANS>, at);
