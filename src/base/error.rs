@@ -58,7 +58,7 @@ pub enum Error {
     /// A device has no room left.
     #[error(
         "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken; \
-         take fewer facts at once with --memory, or use --device cpu"
+         take fewer facts at once with --memory, fewer layers, or --device cpu"
     )]
     Room {
         /// Bytes that were asked for.

@@ -1,8 +1,9 @@
 //! Floor 7: how close operations and stages come to what the machine can do.
 //!
-//! Every row is a computation whose answer was checked, a time (the median of some runs, and how
-//! far they lie apart), and a distance from a limit that was measured in the same run: the rate of
-//! a copy for what moves bytes, the best rate of any product for what multiplies.
+//! A row is a time (the median of some runs, and how far they lie apart) and a distance from a
+//! limit that was measured in the same run: the rate of a copy for what moves bytes, the best rate
+//! of any product for what multiplies. Products are checked here; the rest is by the tests' case
+//! tables.
 
 pub mod limits;
 pub mod ops;

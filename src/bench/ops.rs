@@ -1,4 +1,5 @@
-//! Operations against the machine's limits. Whether they are right, the tests' case tables say.
+//! Operations against the machine's limits. Whether they are right, the tests' case tables say; of
+//! products, which are larger here than there, a random projection.
 
 use super::limits::{Limits, product};
 use super::{Row, Sizes, Unit, time};

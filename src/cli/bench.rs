@@ -51,7 +51,10 @@ impl Bench {
             });
             check_replaced(file, ours, "file of measurements")?;
         }
-        let compute = context.device.start()?.swap_remove(0);
+        let computes = context.device.start()?;
+        let [compute] = &computes[..] else {
+            return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
+        };
         let on_card = compute.engine().is_some();
         let shape =
             self.shape.as_deref().unwrap_or(if on_card { "gpt-j-6b" } else { "gpt2-small" });
@@ -69,23 +72,23 @@ impl Bench {
         let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
         let mut rows = Vec::new();
         context.terminal.remark(heading())?;
-        let limits = limits::measure(&compute, sizes, &mut rows)?;
-        let mut shown = self.show(context, &rows, 0, &compute)?;
+        let limits = limits::measure(compute, sizes, &mut rows)?;
+        let mut shown = self.show(context, &rows, 0, compute)?;
         if left() {
-            let model = Model::random(&config, DType::BF16, context.seed, &compute)?;
+            let model = Model::random(&config, DType::BF16, context.seed, compute)?;
             let arch = &model.arch;
-            ops::measure(&compute, sizes, [arch.width, arch.inner], limits, &mut rows)?;
-            shown = self.show(context, &rows, shown, &compute)?;
+            ops::measure(compute, sizes, [arch.width, arch.inner], limits, &mut rows)?;
+            shown = self.show(context, &rows, shown, compute)?;
             if left() {
                 stages::measure(&model, sizes, limits, self.facts, &mut rows)?;
-                shown = self.show(context, &rows, shown, &compute)?;
+                shown = self.show(context, &rows, shown, compute)?;
             }
         }
         if !left() {
             context.terminal.remark("the budget is spent; the rest was left out")?;
         }
         match context.json {
-            true => context.terminal.json(&results(&rows[..shown], &context.device, &compute)),
+            true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
             false => Ok(()),
         }
     }

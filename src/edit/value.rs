@@ -105,12 +105,15 @@ impl Value {
 pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) -> Result<Value> {
     let mut found = None;
     let facts = [Wanted { id: "", rows }];
-    let shared = shared(model, &facts, by, 0);
     let mut each = |_, value| {
         found = Some(value);
         Ok(())
     };
-    Searches::new(model, &facts, by, &shared, true).run(u64::MAX, progress, &mut 0, &mut each)?;
+    rescue(|| {
+        let shared = shared(model, &facts, by, 0);
+        let mut searches = Searches::new(model, &facts, by, &shared, true);
+        searches.run(u64::MAX, progress, &mut (0, 0), &mut each)
+    })?;
     Ok(found.expect("the one search is done"))
 }
 
@@ -185,20 +188,20 @@ fn find_on(
     loop {
         let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
         let mut found = vec![false; left.len()];
-        let mut used = 0; // at most at a time
+        let mut most = (0, 0); // facts at a time, and their bytes
         let searched = rescue(|| {
             let shared = shared(model, &wanted, by, STEADY);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);
-            searches.run(room, progress, &mut used, &mut |i, value| {
+            searches.run(room, progress, &mut most, &mut |i, value| {
                 found[i] = true;
                 each(left[i], value)
             })
         });
         match searched {
             // What was estimated was too little: the rest is begun anew, fewer at a time.
-            Err(Error::Room { .. }) if used > 1 => {
+            Err(Error::Room { .. }) if most.0 > 1 => {
                 left = left.into_iter().zip(found).filter(|(_, f)| !f).map(|(i, _)| i).collect();
-                room = used / 2;
+                room = most.1 / 2;
                 progress.warn("the device ran out of memory: half as many facts at a time");
             }
             other => return other,
@@ -269,7 +272,7 @@ impl<'m> Searches<'m> {
         &mut self,
         room: u64,
         progress: &dyn Progress,
-        most: &mut u64,
+        most: &mut (usize, u64),
         each: Each,
     ) -> Result<()> {
         let total = self.facts.len() as u64;
@@ -303,7 +306,7 @@ impl<'m> Searches<'m> {
     }
 
     /// Takes facts in while they fit, once a quarter of the room is free.
-    fn refill(&mut self, room: u64, most: &mut u64) {
+    fn refill(&mut self, room: u64, most: &mut (usize, u64)) {
         let mut used: u64 = self.running.iter().map(|r| r.bytes).sum();
         let running: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
         if used > room / 4 * 3 || running > TOKENS / 4 * 3 {
@@ -325,7 +328,7 @@ impl<'m> Searches<'m> {
         if rows.is_empty() {
             return;
         }
-        *most = used.max(*most);
+        *most = (*most).max((self.running.len() + rows.len(), used));
         let kl_factor = self.by.kl_factor;
         let problems: Vec<_> = rows.iter().map(|rows| Problem { rows, kl_factor }).collect();
         let t0 = self.pushed.admit(&problems);

@@ -61,6 +61,11 @@ impl Cuda {
             let what = format!("cuda:{} ({}): {e:?}", gpu.ordinal, gpu.name);
             Error::refused(what, "see `incise doctor`, or use --device cpu")
         };
+        if gpu.capability < (8, 0) {
+            let (major, minor) = gpu.capability;
+            let what = format!("cuda:{} ({}) is of sm_{major}{minor}", gpu.ordinal, gpu.name);
+            return Err(Error::refused(what, "use a card of sm_80 or later, or --device cpu"));
+        }
         let device = result::device::get(gpu.ordinal as i32).map_err(failed)?;
         // SAFETY: the device came from the driver just now.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;
@@ -247,11 +252,15 @@ impl Cuda {
             let image = fits(image::image(file, (elem, weight), self.arch));
             // SAFETY: an image that NVRTC made; PTX ends in a NUL.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            let module = module.unwrap_or_else(|e| panic!("{} {}: {e:?}", file.name, self.arch));
+            let refused = |e: result::DriverError| {
+                let what = format!("kernels/{}.cu for {}: {e:?}", file.name, self.arch);
+                Error::refused(what, "update the driver to one that serves CUDA 12.8, or later")
+            };
+            let module = fits(module.map_err(refused));
             let name = CString::new(kernel).expect("names hold no NUL");
             // SAFETY: the module was loaded just now.
             let function = unsafe { result::module::get_function(module, name) };
-            function.unwrap_or_else(|e| panic!("{kernel}: {e:?}"))
+            fits(function.map_err(refused))
         })
     }
 

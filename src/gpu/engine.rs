@@ -124,7 +124,9 @@ impl Engine {
     /// As [`array`](Engine::array).
     pub fn upload(&self, elem: Elem, bytes: &[u8]) -> Result<Array> {
         let array = self.array(elem, bytes.len() / elem.size())?;
-        driver!(self, d => d.write(array.place.at, bytes));
+        if !bytes.is_empty() {
+            driver!(self, d => d.write(array.place.at, bytes));
+        }
         Ok(array)
     }
 

@@ -182,7 +182,7 @@ impl<'m> Pushed<'m> {
             run: Run::keeping(&stepping, push.kept(model)),
             back: Back::new(&stepping),
             saved: Saved::new(&model.compute, 0, model.arch.width),
-            logits: empty(model.arch.vocabulary),
+            logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
             model,
             stepping,
             push,

@@ -1,8 +1,9 @@
 //! Key second moments: C += Kᵀ K, products in the type of K, totals in f64.
 //!
 //! K (N, F). The totals are the lower triangle, packed by rows: element (i, j ≤ i) stands at
-//! i (i + 1)/2 + j. At most 512 tokens are summed before they join the totals, so the rounding of
-//! an f32 sum never grows with the corpus. Cost: N·F² FLOP (the triangle).
+//! i (i + 1)/2 + j. At most 512 tokens are summed before they join the totals (on a device 16,384,
+//! in sums of sums), so the rounding of an f32 sum never grows with the corpus. Cost: N·F² FLOP
+//! (the triangle).
 
 use std::borrow::Cow;
 
@@ -60,6 +61,13 @@ impl Totals {
         match self {
             Totals::Host(_) => true,
             Totals::Device(totals) => totals.settled(),
+        }
+    }
+
+    /// Lets what waits join the totals. On a device it does so by itself only after many tokens.
+    pub fn settle(&mut self) {
+        if let Totals::Device(totals) = self {
+            totals.settle();
         }
     }
 

@@ -26,6 +26,8 @@ use crate::text::Tokenizer;
 
 /// Tokens a batch has at least, unless the text ends.
 const BATCH: usize = 1024;
+/// Batches after which a device's sums join its totals: the text alone says where.
+const SETTLE: usize = 8;
 /// How often the work so far is written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
 
@@ -88,7 +90,7 @@ pub fn collect(
         windows.next().transpose()?;
     }
     let mut lanes = lanes(model, what, std::mem::take(&mut state.totals))?;
-    let mut saved = Instant::now();
+    let (mut saved, mut rounds) = (Instant::now(), 0usize);
     loop {
         let mut batches = Vec::new();
         while batches.len() < lanes.len()
@@ -103,7 +105,11 @@ pub fn collect(
         let each = lanes.par_iter_mut().zip(&batches);
         each.map(run).collect::<Result<()>>()?;
         progress.at("token", state.met, what.max_tokens);
-        // What goes on later from here must add up as if it had never stopped.
+        rounds += 1;
+        if rounds.is_multiple_of(SETTLE) {
+            lanes.iter_mut().flat_map(|lane| &mut lane.totals).for_each(Totals::settle);
+        }
+        // On one device, what goes on later from here adds up as if it had never stopped.
         if !lanes.iter().flat_map(|lane| &lane.totals).all(Totals::settled) {
             continue;
         }

@@ -54,12 +54,13 @@ impl Totals {
             add(&self.engine, rows.into(), [n, f], &mut self.part);
             (from, self.waiting) = (from + n, self.waiting + n);
             if self.waiting == FLUSH {
-                self.flush();
+                self.settle();
             }
         }
     }
 
-    fn flush(&mut self) {
+    /// Lets what waits join the totals.
+    pub fn settle(&mut self) {
         flush(&self.engine, self.f, &mut self.part, &mut self.total);
         self.waiting = 0;
     }
@@ -71,7 +72,7 @@ impl Totals {
 
     /// The totals, packed.
     pub fn packed(&mut self) -> Vec<f64> {
-        self.flush();
+        self.settle();
         let row = |i: usize| self.total.download_part(i * self.f..i * self.f + i + 1);
         let number = |b: &[u8; 8]| f64::from_le_bytes(*b);
         let wide = |bytes: Vec<u8>| bytes.as_chunks::<8>().0.iter().map(number).collect::<Vec<_>>();
