@@ -7,6 +7,7 @@
 //   block_sum           over all threads of a block, through `part`, one number a warp
 //   shared()            the block's `struct Shared`
 //   inout               of a pointer: read and written
+//   UNROLL              before a loop over an array that must stay in registers
 //
 // A file compiles as CUDA, through NVRTC, and as C++, against host/simt.h.
 #pragma once
@@ -14,6 +15,7 @@
 
 #ifdef __CUDACC_RTC__
 #define HD __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
 #define INFINITY __uint_as_float(0x7f800000u)
 #define shared() block_memory<struct Shared>()
 template <class T> HD T& block_memory() {
@@ -22,6 +24,7 @@ template <class T> HD T& block_memory() {
 }
 #else
 #include "host/simt.h"
+#define UNROLL
 #endif
 #include "ptx.cuh"
 

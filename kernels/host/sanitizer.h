@@ -3,19 +3,25 @@
 // AddressSanitizer follows stacks. ThreadSanitizer takes every CUDA thread for a thread of its own:
 // a switch orders nothing, a barrier is a release and an acquire, the end of a launch acquires
 // all; so two threads that touch one place without a barrier between them are reported, in
-// whatever order they ran.
+// whatever order they ran. While bytes are on their way to a place, AddressSanitizer takes it for
+// one that nobody may touch.
 #pragma once
 #include <cstddef>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
+#include <sys/mman.h>
 #define NO_TSAN __attribute__((no_sanitize("thread")))
 #else
 #define NO_TSAN
 #endif
+
+// What touches nothing but registers of lanes.
+#define UNWATCHED __attribute__((no_sanitize("thread"), no_sanitize("address"), \
+                                 no_sanitize("undefined")))
 
 namespace sanitizer {
 
@@ -29,6 +35,7 @@ struct Fibre {
 #if defined(__SANITIZE_ADDRESS__)
 
 inline void make_scheduler(Fibre&) {}
+inline void renew(void*, size_t) {}
 inline void make(Fibre& f) { f.fake = nullptr; }
 inline void end(Fibre&) {}
 inline void enter(Fibre&, void* stack, size_t size, Fibre& scheduler) {
@@ -45,10 +52,17 @@ inline void entered(Fibre& f, Fibre& scheduler) {
 }
 inline void release(void*) {}
 inline void acquire(void*) {}
+inline void close(void* place, size_t size) { ASAN_POISON_MEMORY_REGION(place, size); }
+inline void open(void* place, size_t size) { ASAN_UNPOISON_MEMORY_REGION(place, size); }
 
 #elif defined(__SANITIZE_THREAD__)
 
 NO_TSAN inline void make_scheduler(Fibre& f) { f.thread = __tsan_get_current_fiber(); }
+// A stack that another fibre had: what that one did there is forgotten.
+NO_TSAN inline void renew(void* stack, size_t size) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    mmap(stack, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+}
 NO_TSAN inline void make(Fibre& f) { f.thread = __tsan_create_fiber(0); }
 NO_TSAN inline void end(Fibre& f) { __tsan_destroy_fiber(f.thread); }
 NO_TSAN inline void enter(Fibre& f, void*, size_t, Fibre&) {
@@ -61,10 +75,13 @@ NO_TSAN inline void leave(Fibre&, Fibre& scheduler, bool) {
 NO_TSAN inline void entered(Fibre&, Fibre&) {}
 NO_TSAN inline void release(void* at) { __tsan_release(at); }
 NO_TSAN inline void acquire(void* at) { __tsan_acquire(at); }
+inline void close(void*, size_t) {}
+inline void open(void*, size_t) {}
 
 #else
 
 inline void make_scheduler(Fibre&) {}
+inline void renew(void*, size_t) {}
 inline void make(Fibre&) {}
 inline void end(Fibre&) {}
 inline void enter(Fibre&, void*, size_t, Fibre&) {}
@@ -73,6 +90,8 @@ inline void leave(Fibre&, Fibre&, bool) {}
 inline void entered(Fibre&, Fibre&) {}
 inline void release(void*) {}
 inline void acquire(void*) {}
+inline void close(void*, size_t) {}
+inline void open(void*, size_t) {}
 
 #endif
 

@@ -17,8 +17,15 @@ namespace {
 
 constexpr unsigned WARP = 32;
 constexpr size_t STACK = 256 << 10;
+constexpr int COPIES = 256;  // packets of a thread that are on their way at once
 
 enum class State { ready, barrier, warp, done };
+
+struct Copy {
+    void* to;
+    Packet packet;
+    int group;
+};
 
 struct Fibre {
     context::Context context;
@@ -31,10 +38,13 @@ struct Fibre {
     const void* call;      // the return address of the wait: one per inlined call
     unsigned mask, from;   // of a warp operation
     unsigned long long mine, got;
+    void (*act)(void* const*);
     unsigned barrier_turn;
     unsigned turn;         // how many waits that order memory, modulo 2
     unsigned turns;        // those of the lanes it was released with, a bit each
     char order[2];         // what its waits release, turn by turn
+    Copy* copies;          // a ring of COPIES
+    int first_copy, end_copy, group;
 };
 
 struct Block {
@@ -101,6 +111,8 @@ NO_TSAN void begin(Fibre& f, unsigned index) {
                 index / (size_of_block.x * size_of_block.y)};
     f.state = State::ready;
     f.turn = f.barrier_turn = 0;
+    f.first_copy = f.end_copy = f.group = 0;
+    sanitizer::renew(f.stack, STACK);
     sanitizer::make(f.sanitizer);
     context::make(f.context, f.stack, STACK, body);
 }
@@ -128,6 +140,12 @@ NO_TSAN bool release_warps() {
             unsigned turns = 0;
             for (unsigned lane = 0; lane < WARP; lane++)
                 if (mask >> lane & 1) turns |= fibres[w + lane].turn << lane;
+            if (a.act) {
+                void* given[WARP];
+                for (unsigned lane = 0; lane < WARP; lane++)
+                    given[lane] = reinterpret_cast<void*>(fibres[w + lane].mine);
+                a.act(given);
+            }
             for (unsigned lane = 0; lane < WARP; lane++) {
                 if (!(mask >> lane & 1)) continue;
                 Fibre& b = fibres[w + lane];
@@ -214,6 +232,7 @@ NO_TSAN __attribute__((noinline)) unsigned long long exchange(unsigned mask,
     f.call = __builtin_return_address(0);
     f.mask = mask;
     f.mine = mine;
+    f.act = nullptr;
     f.from = from;
     if (!(mask >> lane() & 1)) fail("a lane is not in its own mask", f);
     if (orders) sanitizer::release(&f.order[f.turn ^= 1]);
@@ -222,6 +241,47 @@ NO_TSAN __attribute__((noinline)) unsigned long long exchange(unsigned mask,
     for (unsigned lane = 0; orders && lane < WARP; lane++)
         if (mask >> lane & 1) sanitizer::acquire(&warp[lane].order[f.turns >> lane & 1]);
     return f.got;
+}
+
+NO_TSAN __attribute__((noinline)) void together(void* mine, void (*act)(void* const*),
+                                                 Site at) {
+    Fibre& f = *self;
+    f.state = State::warp;
+    f.at = at;
+    f.call = __builtin_return_address(0);
+    f.mask = 0xffffffffu;
+    f.mine = reinterpret_cast<unsigned long long>(mine);
+    f.act = act;
+    f.from = lane();
+    wait();
+}
+
+NO_TSAN const void* on_16_bytes(const void* p, Site at) {
+    if (reinterpret_cast<unsigned long long>(p) % 16 == 0) return p;
+    self->at = at;
+    fail("an address that is not on 16 bytes", *self);
+}
+
+NO_TSAN void copy(void* to, Packet packet, Site at) {
+    Fibre& f = *self;
+    if (f.end_copy - f.first_copy == COPIES) {
+        f.at = at;
+        fail("more copies on their way than the host keeps", f);
+    }
+    f.copies[f.end_copy++ % COPIES] = {to, packet, f.group};
+    sanitizer::close(to, sizeof packet);
+}
+
+NO_TSAN void commit() { self->group++; }
+
+NO_TSAN void* landed(int groups, Packet* packet) {
+    Fibre& f = *self;
+    const Copy& oldest = f.copies[f.first_copy % COPIES];
+    if (f.first_copy == f.end_copy || oldest.group >= f.group - groups) return nullptr;
+    f.first_copy++;
+    *packet = oldest.packet;
+    sanitizer::open(oldest.to, sizeof *packet);
+    return oldest.to;
 }
 
 NO_TSAN Kernel::Kernel(const char* name, Call call, unsigned shared_bytes)
@@ -247,6 +307,7 @@ NO_TSAN void launch(const Kernel& kernel, uint3 grid, uint3 threads, const unsig
         const int protection = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
         Fibre f = {};
         f.stack = mmap(nullptr, STACK, protection, flags, -1, 0);
+        f.copies = new Copy[COPIES];
         fibres.push_back(f);
     }
     std::mt19937 random(1);

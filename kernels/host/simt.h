@@ -9,10 +9,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "sanitizer.h"
+
 #define __global__
 #define __launch_bounds__(...)
 #define HD inline __attribute__((always_inline))
 #define SITE (simt::Site{__FILE__, __LINE__})
+// As a default argument: where the call stands.
+#define HERE {__builtin_FILE(), __builtin_LINE()}
 #define __syncthreads() simt::barrier(SITE)
 #define __syncwarp() simt::exchange(0xffffffffu, 0, simt::lane(), true, SITE)
 #define __shfl_xor_sync(mask, x, d) simt::shuffle(mask, x, simt::lane() ^ (d), SITE)
@@ -39,6 +43,30 @@ void barrier(Site at);
 // orders no memory, __syncwarp does.
 unsigned long long exchange(unsigned mask, unsigned long long mine, unsigned from, bool orders,
                             Site at);
+
+// What a warp does as one: once all lanes wait at the same call site, `act` gets what each gave.
+void together(void* mine, void (*act)(void* const* lanes), Site at);
+
+// `p`, if it lies on 16 bytes.
+const void* on_16_bytes(const void* p, Site at);
+inline void* on_16_bytes(void* p, Site at) {
+    return const_cast<void*>(on_16_bytes(const_cast<const void*>(p), at));
+}
+
+// Bytes on their way, in groups.
+struct __attribute__((may_alias, aligned(16))) Packet { unsigned x[4]; };
+constexpr Packet POISON = {{0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu}};
+void copy(void* to, Packet packet, Site at);
+void commit();
+// Where the oldest packet goes, if it is of none of the last `groups`; else null.
+void* landed(int groups, Packet* packet);
+
+// The registers a lane gives to a product of matrices.
+struct Fragments { float* c; const unsigned *a, *b; };
+
+inline unsigned short half(unsigned pair, int i) {
+    return static_cast<unsigned short>(pair >> 16 * i);
+}
 
 template <class To, class From> To as(From x) {
     static_assert(sizeof(To) == sizeof(From), "sizes differ");

@@ -3,10 +3,20 @@
 //   types    f32
 #include "common.cuh"
 
-struct Shared { float x[64]; };
+struct Shared { alignas(16) float x[64]; };
 
 extern "C" __global__ void right(float* y) {
     shared().x[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    y[threadIdx.x] = shared().x[63 - threadIdx.x];
+}
+
+extern "C" __global__ void right_copy(float* y) {
+    y[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x < 16) cp_async(&shared().x[4 * threadIdx.x], &y[4 * threadIdx.x], 16);
+    cp_async_commit();
+    cp_async_wait<0>();
     __syncthreads();
     y[threadIdx.x] = shared().x[63 - threadIdx.x];
 }
@@ -41,6 +51,41 @@ extern "C" __global__ void barrier_meets_shuffle(float* y) {
 extern "C" __global__ void lane_that_left(float* y) {
     if (threadIdx.x == 5) return;
     y[threadIdx.x] = __shfl_sync(ALL, 1.0f, 0);  // fault: lane_that_left
+}
+
+extern "C" __global__ void divergent_mma(float* y) {
+    float c[4] = {};
+    const unsigned a[4] = {}, b[2] = {};
+    if (threadIdx.x < 40) mma<bf16>(c, a, b);  // fault: divergent_mma
+    y[threadIdx.x] = c[0];
+}
+
+extern "C" __global__ void missing_wait(float* y) {
+    y[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x < 16) cp_async(&shared().x[4 * threadIdx.x], &y[4 * threadIdx.x], 16);
+    cp_async_commit();
+    cp_async_wait<1>();
+    __syncthreads();
+    y[threadIdx.x] = shared().x[63 - threadIdx.x];  // fault: missing_wait
+}
+
+extern "C" __global__ void copy_too_early(float* y) {
+    shared().x[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    y[threadIdx.x] = shared().x[63 - threadIdx.x];
+    if (threadIdx.x < 16) cp_async(&shared().x[4 * threadIdx.x], y, 0);  // fault: copy_too_early
+}
+
+extern "C" __global__ void misaligned_copy(float* y) {
+    if (threadIdx.x == 3) cp_async(&shared().x[1], y, 16);  // fault: misaligned_copy
+    y[threadIdx.x] = 1;
+}
+
+extern "C" __global__ void misaligned_row(float* y) {
+    unsigned rows[4];
+    ldmatrix(rows, &shared().x[threadIdx.x % 32]);  // fault: misaligned_row
+    y[threadIdx.x] = of_bits(rows[0]);
 }
 
 extern "C" __global__ void out_of_range(float* y) {

@@ -52,10 +52,15 @@ fn faults_are_found_and_their_lines_named() {
         ("two_barriers", plain, 1),
         ("barrier_meets_shuffle", plain, 1),
         ("lane_that_left", plain, 1),
+        ("divergent_mma", plain, 1),
+        ("misaligned_copy", plain, 1),
+        ("misaligned_row", plain, 1),
+        ("missing_wait", address, 1),
         ("out_of_range", address, 1),
         ("out_of_shared", address, 1),
         ("misaligned", address, 1),
         ("missing_barrier", thread, 1),
+        ("copy_too_early", thread, 1),
         ("race", thread, 1),
         ("race_of_blocks", thread, 2),
     ] {
@@ -71,7 +76,9 @@ fn what_is_right_passes_everywhere() {
     let Some(programs) = programs() else { return };
     let want: Vec<f64> = (0..64).rev().map(f64::from).collect();
     for (program, order) in programs.iter().flat_map(|p| ORDERS.map(|o| (p, o))) {
-        assert_eq!(run(program, order, "right", 1).unwrap(), want);
+        for kernel in ["right", "right_copy"] {
+            assert_eq!(run(program, order, kernel, 1).unwrap(), want, "{kernel}");
+        }
     }
 }
 

@@ -81,63 +81,180 @@ impl Op for Linear {
     }
 }
 
-/// The weight's elements as they lie, its type, and the distances between rows and columns.
+/// The types of the products, and how W lies: `step` elements from one to the next of a row or, of
+/// a transposed one, of a column, and `gap` more from row to row.
+#[derive(Clone, Copy, Debug)]
 struct Lying {
     elem: Elem,
+    of: Elem,
     layout: Layout,
+    step: usize,
+    gap: usize,
 }
+
+const PAIRS: [(Elem, Elem); 6] = [
+    (Elem::F32, Elem::F32),
+    (Elem::F32, Elem::BF16),
+    (Elem::F32, Elem::F16),
+    (Elem::BF16, Elem::F32),
+    (Elem::BF16, Elem::BF16),
+    (Elem::BF16, Elem::F16),
+];
+const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
 
 impl Linear {
     /// With x, dy, dx in elements of one type and W in those of another.
-    fn rounded(mut self, elem: Elem, lying: &Lying) -> Linear {
-        let round = |x: &Vec<f64>| twin::rounded(elem, x);
+    fn rounded(mut self, lying: &Lying) -> Linear {
+        let round = |x: &Vec<f64>| twin::rounded(lying.elem, x);
         (self.x, self.dy, self.dx) = (round(&self.x), round(&self.dy), self.dx.as_ref().map(round));
-        self.values = twin::rounded(lying.elem, &self.values);
+        self.values = twin::rounded(lying.of, &self.values);
         self
     }
 
-    fn kernels(&self, engine: &Engine, elem: Elem, lying: &Lying) -> Vec<Vec<f64>> {
-        let (n, [out, inner]) = (self.n, self.w.dims());
-        let (rows, columns) = match lying.layout {
-            Layout::OutIn => (inner, 1),
-            Layout::InOut => (1, out),
-        };
-        let mut stored = vec![0.0; out * inner];
-        for (i, &value) in self.values.iter().enumerate() {
-            stored[i / inner * rows + i % inner * columns] = value;
+    /// What is left of a product where the upper halves of numbers cancel: pairs of x, or of dy,
+    /// are (p, hi p), and those of W along that side (q, −hi q).
+    fn lower_halves(draw: &mut Draw, forward: bool, lying: &Lying) -> Linear {
+        let mut case = Linear::draw(draw, [9, 62, 62], PLAIN).rounded(lying);
+        (case.b, case.dx) = (None, None);
+        let upper = |x: f64| twin::rounded(Elem::BF16, &[x])[0];
+        let left = if forward { &mut case.x } else { &mut case.dy };
+        left.chunks_mut(2).for_each(|p| p[1] = upper(p[0]));
+        let next = if forward { 1 } else { 62 };
+        for at in (0..62 * 62).filter(|at| at / next % 2 == 0) {
+            case.values[at + next] = -upper(case.values[at]);
         }
-        let w = twin::up(engine, lying.elem, &stored);
+        case
+    }
+
+    fn kernels(&self, engine: &Engine, lying: &Lying) -> Vec<Vec<f64>> {
+        let (n, [out, inner]) = (self.n, self.w.dims());
+        let (row_stride, col_stride) = match lying.layout {
+            Layout::OutIn => (lying.step * inner + lying.gap, lying.step),
+            Layout::InOut => (lying.step, lying.step * out + lying.gap),
+        };
+        let mut stored = vec![f64::NAN; row_stride * (out - 1) + col_stride * (inner - 1) + 1];
+        for (i, &value) in self.values.iter().enumerate() {
+            stored[i / inner * row_stride + i % inner * col_stride] = value;
+        }
+        let w = twin::up(engine, lying.of, &stored);
         let b = twin::up(engine, Elem::F32, self.b.as_ref().unwrap_or(&vec![]));
-        let (x, dy) = (twin::up(engine, elem, &self.x), twin::up(engine, elem, &self.dy));
-        let mut y = engine.array(elem, n * out).unwrap();
+        let [x, dy] = [&self.x, &self.dy].map(|x| twin::up(engine, lying.elem, x));
+        let mut y = engine.array(lying.elem, n * out).unwrap();
         let stale = vec![f64::NAN; n * inner];
-        let mut dx = twin::up(engine, elem, self.dx.as_ref().unwrap_or(&stale));
-        let (row_stride, col_stride) = (rows, columns);
+        let mut dx = twin::up(engine, lying.elem, self.dx.as_ref().unwrap_or(&stale));
         let w = cuda::Matrix { w: &w, out, inner, row_stride, col_stride };
         cuda::forward(engine, &x, w, self.b.is_some().then_some(&b), &mut y);
         cuda::backward(engine, &dy, w, &mut dx, self.dx.is_some());
         [y, dx].iter().map(twin::down).collect()
+    }
+
+    /// Its first rows.
+    fn top(&self, n: usize) -> Linear {
+        let [out, inner] = self.w.dims();
+        let some = |x: &[f64], width: usize| x[..n * width].to_vec();
+        Linear {
+            n,
+            w: self.w.clone(),
+            values: self.values.clone(),
+            b: self.b.clone(),
+            x: some(&self.x, inner),
+            dy: some(&self.dy, out),
+            dx: self.dx.as_ref().map(|dx| some(dx, inner)),
+        }
+    }
+
+    /// How far y and dx are off where numbers are taken for hi + lo, as `linear_mma.cu` has it.
+    fn split(&self, lying: &Lying) -> Vec<f64> {
+        let units = match (lying.elem, lying.of) {
+            (Elem::BF16, Elem::BF16 | Elem::F16) => 0.0,
+            (Elem::BF16, _) | (_, Elem::BF16) => 1.0,
+            (_, Elem::F16) => 3.0,
+            _ => 4.0 * (1.0 + f64::powi(2.0, -19)),
+        };
+        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect();
+        let sizes = Linear {
+            w: self.w.clone(),
+            values: abs(&self.values),
+            x: abs(&self.x),
+            dy: abs(&self.dy),
+            b: None,
+            dx: None,
+            n: self.n,
+        };
+        let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
+        sizes.plain().into_iter().map(|x| units * f64::powi(2.0, -17) * largest(x)).collect()
+    }
+
+    fn hold(
+        case: &str,
+        engines: &[(String, Engine)],
+        lying: Lying,
+        inputs: impl Fn(&mut Draw) -> Linear,
+    ) {
+        budget::kernel_besides(
+            &format!("linear, {case}, {lying:?}"),
+            engines,
+            &[lying.elem; 2],
+            inputs,
+            |case, engine| case.kernels(engine, &lying),
+            |case| case.split(&lying),
+        );
     }
 }
 
 #[test]
 fn kernels() {
     let Some(engines) = twin::engines("ops::linear::kernels") else { return };
-    let shapes = [[0, 5, 7], [1, 1, 1], [1, 131, 67], [7, 129, 131], [65, 64, 96], [130, 5, 7]];
-    for (elem, of) in [
-        (Elem::F32, Elem::F32),
-        (Elem::F32, Elem::F16),
-        (Elem::F32, Elem::BF16),
-        (Elem::BF16, Elem::BF16),
-    ] {
-        for layout in [Layout::OutIn, Layout::InOut] {
-            for shape in shapes {
-                let lying = Lying { elem: of, layout };
-                let name = format!("linear {elem:?} × {of:?} {layout:?}, {shape:?}");
-                let inputs =
-                    |draw: &mut Draw| Linear::draw(draw, shape, PLAIN).rounded(elem, &lying);
-                let run = |case: &Linear, engine: &Engine| case.kernels(engine, elem, &lying);
-                budget::kernel(&name, &engines, &[elem; 2], inputs, run);
+    // [N, out, in], step, gap: some of them with each pair of types, as all take long.
+    let mut shapes = [
+        ([0, 5, 7], 1, 0),
+        ([65, 64, 96], 1, 8),
+        ([1, 1, 1], 1, 0),
+        ([7, 129, 131], 2, 1),
+        ([9, 40, 24], 1, 0),
+        ([130, 5, 7], 1, 0),
+        ([9, 131, 67], 1, 3),
+        ([2, 67, 1031], 1, 0),
+    ]
+    .into_iter()
+    .cycle();
+    for ((elem, of), layout) in PAIRS.into_iter().flat_map(|pair| LAYOUTS.map(|l| (pair, l))) {
+        for (shape, step, gap) in shapes.by_ref().take(3) {
+            let lying = Lying { elem, of, layout, step, gap };
+            Linear::hold(&format!("{shape:?}"), &engines, lying, |draw| {
+                Linear::draw(draw, shape, PLAIN).rounded(&lying)
+            });
+        }
+    }
+}
+
+/// In ordinary sums of bf16 the lower halves of numbers drown in the rounding of the result.
+#[test]
+fn kernels_sum_the_lower_halves() {
+    let Some(engines) = twin::engines("ops::linear::kernels_sum_the_lower_halves") else { return };
+    for ((elem, of), forward) in PAIRS.into_iter().flat_map(|p| [(p, true), (p, false)]) {
+        let lying = Lying { elem, of, layout: Layout::OutIn, step: 1, gap: 0 };
+        Linear::hold("lower halves", &engines[..1], lying, |draw| {
+            Linear::lower_halves(draw, forward, &lying)
+        });
+    }
+}
+
+#[test]
+fn kernels_rows_do_not_depend_on_their_neighbours() {
+    let name = "ops::linear::kernels_rows_do_not_depend_on_their_neighbours";
+    let Some(engines) = twin::engines(name) else { return };
+    for ((elem, of), layout) in PAIRS.into_iter().zip(LAYOUTS.into_iter().cycle()) {
+        let lying = Lying { elem, of, layout, step: 1, gap: 0 };
+        let mut draw = Draw::new("linear, kernels, neighbours", true);
+        let all = Linear::draw(&mut draw, [150, 37, 131], PLAIN).rounded(&lying);
+        let run = |case: &Linear| case.kernels(&engines[0].1, &lying);
+        let [few, many] = [cuda::FEW, 150].map(|n| run(&all.top(n)));
+        for n in [1, 2, 3, 5, 9, 17, 64, 65, 128, 129] {
+            // Only forward products of a few rows go another way.
+            let wholes = if n <= cuda::FEW { [&few[0], &many[1]] } else { [&many[0], &many[1]] };
+            for (some, whole) in run(&all.top(n)).iter().zip(wholes) {
+                assert_eq!(some[..], whole[..some.len()], "{lying:?}, {n} rows");
             }
         }
     }

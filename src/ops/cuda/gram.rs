@@ -1,15 +1,16 @@
-//! Launches of `kernels/gram.cu`.
+//! Launches of `kernels/gram_mma.cu`.
 
-pub use crate::gpu::kernels::gram::{FLUSH, TOKENS};
-use crate::gpu::kernels::gram::{GramAdd, GramFlush, THREADS, TILE};
+pub use crate::gpu::kernels::gram_mma::FLUSH;
+use crate::gpu::kernels::gram_mma::{GramAdd, GramFlush, SIDE, THREADS};
 use crate::gpu::launch::Grid;
 use crate::gpu::{Array, Engine};
 
-/// part (F, F) f32 += KᵀK of k (N, F), N at most [`TOKENS`]; the lower triangle.
+/// part (F, F) f32 += KᵀK of k (N, F), N at most [`FLUSH`]; the lower triangle. It reads and writes
+/// all of part: some thousand tokens at once are fast.
 pub fn add(engine: &Engine, k: &Array, f: usize, part: &mut Array) {
     let n = k.len() / f;
-    assert!(n <= TOKENS, "gram: {n} tokens at once lose digits");
-    let tiles = f.div_ceil(TILE) as u32;
+    assert!(n <= FLUSH, "gram: {n} tokens at once lose digits");
+    let tiles = f.div_ceil(SIDE) as u32;
     let grid = Grid { blocks: [tiles, tiles, 1], threads: [THREADS as u32, 1, 1] };
     GramAdd { k: k.read(), N: n as i32, F: f as i32, part: part.update() }.launch(engine, grid);
 }
