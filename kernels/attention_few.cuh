@@ -15,7 +15,7 @@ static_assert(ROWS == WARPS, "a warp a row, for what is done row by row");
 static_assert(ROWS * DEALT == 2 * LANES, "scattered_sum leaves two numbers a lane");
 
 // n rows, `stride` elements apart.
-template <class T> struct Rows {
+template <class T> struct Strided {
     T* at;
     long long stride;
     int n;
@@ -45,7 +45,7 @@ HD void scattered_sum(float (&x)[2 * LANES]) {
 }
 
 // s[j][i] = <x_i, y_j> for j < n. What has no row i is anything.
-HD void products(Rows<const elem> x, const elem* const* y, int n, int E, float (*s)[ROWS]) {
+HD void products(Strided<const elem> x, const elem* const* y, int n, int E, float (*s)[ROWS]) {
     const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
     for (int from = 0; from < n; from += DEALT * SLOTS) {
         const elem* mine[DEALT];
@@ -94,7 +94,7 @@ typedef float Parts[WARPS][ROWS][PIECE];
 // y_i = factor sum_j w[j][i] x_j over from <= j < n. Every warp has a part of the terms.
 template <class X, class T>
 HD void combine(const float (*w)[ROWS], X x, int from, int n, int E, float factor, Parts& parts,
-                Rows<T> y) {
+                Strided<T> y) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     for (int e = 2 * lane; e - 2 * lane < E; e += PIECE) {
         float sum[ROWS][2] = {};

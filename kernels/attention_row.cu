@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_row_fwd(
         }
         __syncthreads();
         combine(s.s, [&](int j) { return s.v[j]; }, 0, n, E, 1, s.parts,
-                Rows<float>{part, E + 2, rows});
+                Strided<float>{part, E + 2, rows});
     }
 }
 

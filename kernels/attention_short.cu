@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_fwd(
         }
         __syncthreads();
         combine(s.s, [&](int j) { return s.v[j]; }, 0, n, E, 1, s.parts,
-                Rows<elem>{o + at * E, stride, rows});
+                Strided<elem>{o + at * E, stride, rows});
     }
 }
 
@@ -102,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_bwd(
         }
         __syncthreads();
         combine(s.s, [&](int j) { return s.k[j]; }, 0, n, E, scale, s.parts,
-                Rows<elem>{dq + at, stride, rows});
+                Strided<elem>{dq + at, stride, rows});
     }
     for (int from = 0; from < queries; from += ROWS) {
         const int rows = queries - from < ROWS ? queries - from : ROWS;
@@ -113,8 +113,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_bwd(
                 return of + corner + r / share * stride + static_cast<long long>(r % share) * E;
             };
         };
-        const Rows<elem> to_k = {dk + to, static_cast<long long>(G) * E, rows};
-        const Rows<elem> to_v = {dv + to, static_cast<long long>(G) * E, rows};
+        const Strided<elem> to_k = {dk + to, static_cast<long long>(G) * E, rows};
+        const Strided<elem> to_v = {dv + to, static_cast<long long>(G) * E, rows};
         combine(s.own_e + start, row(q), from * share, queries * share, E, scale, s.parts, to_k);
         combine(s.own_p + start, row(d_o), from * share, queries * share, E, 1, s.parts, to_v);
     }

@@ -1,9 +1,11 @@
-//! Launches of `kernels/attention.cu`, `attention_short.cu` and `attention_row.cu`.
+//! Launches of `kernels/attention.cu`, `attention_mma.cu`, `attention_short.cu` and
+//! `attention_row.cu`.
 //!
 //! A sequence's form, and so its bits, depend on itself and the heads alone.
 
 use crate::base::Result;
 use crate::gpu::kernels::attention::{self as long, AttentionBwdKv, AttentionBwdQ, AttentionFwd};
+use crate::gpu::kernels::attention_mma::{self as mma, AttentionMmaFwd};
 use crate::gpu::kernels::attention_row::{self as row, AttentionRowFwd, AttentionRowMerge};
 use crate::gpu::kernels::attention_short::{self as short, AttentionShortBwd, AttentionShortFwd};
 use crate::gpu::launch::{Elem, Grid};
@@ -219,24 +221,47 @@ fn row_forward(
 }
 
 fn long_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut Array) {
+    const { assert!(long::TILE == mma::TILE, "the same tiles") };
     let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
     let Heads { queries, width, .. } = keys.heads;
-    AttentionFwd {
-        q: q.read(),
-        k: keys.k.read(),
-        v: keys.v.read(),
-        past_k: keys.past.0.read(),
-        past_v: keys.past.1.read(),
-        tiles: keys.packing.tiles.read(),
-        scale,
-        window,
-        H: h,
-        G: g,
-        E: e,
-        o: o.write(),
-        lse: lse.write(),
+    let (k, v, past) = (keys.k.read(), keys.v.read(), keys.past);
+    let tiles = keys.packing.tiles.read();
+    let blocks = |slice| [keys.packing.long, queries, width.div_ceil(slice)];
+    if q.elem() == Elem::BF16 && width.is_multiple_of(mma::DEPTH) && width <= mma::WIDEST {
+        AttentionMmaFwd {
+            q: q.read(),
+            k,
+            v,
+            past_k: past.0.read(),
+            past_v: past.1.read(),
+            tiles,
+            scale,
+            window,
+            H: h,
+            G: g,
+            E: e,
+            o: o.write(),
+            lse: lse.write(),
+        }
+        .launch(engine, grid(blocks(mma::SLICE), mma::THREADS));
+    } else {
+        AttentionFwd {
+            q: q.read(),
+            k,
+            v,
+            past_k: past.0.read(),
+            past_v: past.1.read(),
+            tiles,
+            scale,
+            window,
+            H: h,
+            G: g,
+            E: e,
+            o: o.write(),
+            lse: lse.write(),
+        }
+        .launch(engine, grid(blocks(long::SLICE), long::THREADS));
     }
-    .launch(engine, grid([keys.packing.long, queries, width.div_ceil(long::SLICE)], long::THREADS));
 }
 
 /// dq, dk and dv from do (N, H·E); the rest as in forward.
