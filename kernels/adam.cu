@@ -10,9 +10,9 @@
 //   shapes   delta m v t0 g (S, P D): d and t, P parts of D a fact   rows (S, 2): from, to of R
 //            target weight loss top (R): as in loss.cu, w without f; a row says if target >= 0
 //            state (S, 2): RUNNING, ENDED or BROKEN (total not finite; nothing moved); n
-//            factor (S): f   scaled (R): w f   trace (S, steps, 4): nll kl decay missed of each n
+//            factor (S): f   weighed (R): w f   trace (S, steps, 4): nll kl decay missed of each n
 //   types    f32                                  every sum in f32, 1 - b^n from f64
-//   launch   a block a fact, THREADS each; adam_start: a block a slot that begins anew
+//   launch   a block a fact, THREADS each
 //   cost     moves 11 P D floats a fact; from the cache for the most part, and bound by latency
 //   source   Kingma, Ba 2015, arXiv:1412.6980; Meng et al. 2022, arXiv:2202.05262, eq. 4
 #include "common.cuh"
@@ -113,26 +113,8 @@ extern "C" __global__ void adam_step(const float* g, const float* t0, const int*
 
 // The weights that loss.cu takes in the next step.
 extern "C" __global__ void adam_weights(const int* rows, const int* target, const float* weight,
-                                        const float* factor, inout float* scaled) {
+                                        const float* factor, inout float* weighed) {
     const int slot = blockIdx.x;
     for (int row = rows[2 * slot] + threadIdx.x; row < rows[2 * slot + 1]; row += THREADS)
-        scaled[row] = weight[row] * (target[row] >= 0 ? factor[slot] : 1.0f);
-}
-
-// Puts new facts into slots; `from` (n, wide) are their t0, wide = P D.
-extern "C" __global__ void adam_start(const int* slots, const float* from, float nll_factor,
-                                      int wide, inout float* t0, inout float* delta,
-                                      inout float* m, inout float* v, inout int* state,
-                                      inout float* factor) {
-    const long long slot = slots[blockIdx.x], at = slot * wide;
-    from += static_cast<long long>(blockIdx.x) * wide;
-    for (int i = threadIdx.x; i < wide; i += THREADS) {
-        t0[at + i] = from[i];
-        delta[at + i] = m[at + i] = v[at + i] = 0;
-    }
-    if (threadIdx.x == 0) {
-        state[2 * slot] = RUNNING;
-        state[2 * slot + 1] = 0;
-        factor[slot] = nll_factor;
-    }
+        weighed[row] = weight[row] * (target[row] >= 0 ? factor[slot] : 1.0f);
 }

@@ -8,7 +8,7 @@
 //            values ids (R, k), k <= MOST, in order
 //   types    f32
 //   launch   a block a row, THREADS each; any R, any V < 2^24
-//   cost     greedy reads V floats twice. The others find a place in the order bit by bit, with 17
+//   cost     both find a place in the order bit by bit, with 17
 //            readings of V, 16 or so more if the place is among equals: top once, sampling up to
 //            three times; from the second reading on bound by what the cache gives one SM
 //   source   top_p: Holtzman et al. 2020, arXiv:1904.09751
@@ -130,15 +130,6 @@ HD unsigned largest(const float* z, int V) {
         top = at > top ? at : top;
     }
     return block_most(top);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-sample_greedy(const float* z, int V, int* id) {
-    z += static_cast<long long>(blockIdx.x) * V;
-    const Row r = {z, V, true, 0, 1};
-    float equals;
-    const Place first = first_of(r, largest(z, V), equals);
-    if (threadIdx.x == 0) id[blockIdx.x] = first.id;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -5,7 +5,6 @@
 //! Start reading at [`rome`], then [`value`], which all methods share; for many facts at
 //! [`batch`], [`spread`] and [`memit`].
 
-pub mod adam;
 pub mod alphaedit;
 pub mod anchor;
 pub mod apply;

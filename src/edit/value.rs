@@ -9,33 +9,27 @@
 //!
 //! t₀ (D) is what the site holds at the bare prompt's subject. Adam from δ = 0; the search ends
 //! when the loss is below 0.05 or the steps are used up (the last one does not move δ). Model,
-//! loss and gradient run in the model's precision, δ and Adam in f64. Source: Meng et al. 2022,
-//! arXiv:2202.05262, eq. 4, and the public code's stopping rule.
+//! loss and gradient run in the model's precision; δ and Adam in f64, on a device in f32, where a
+//! step needs nothing from the host. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4, and the
+//! public code's stopping rule.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
-
-use super::adam::Adam;
 use crate::base::rescue;
 use crate::base::{Error, Progress, Result};
-use crate::linalg::vector::{dot, norm};
+use crate::gpu::graph::Repeated;
 use crate::model::Model;
 use crate::model::pushed::{Parts, Problem, Push, Pushed};
 use crate::model::shared::{Shared, common};
+use crate::ops::adam::{self, Rule, Slots, State};
 use crate::ops::linear::STEADY;
-use crate::tensor::Tensor;
+use crate::tensor::{Compute, Precision, Tensor};
 use crate::text::Rows;
 
 /// The loss below which a search ends.
 pub const ENOUGH: f64 = 0.05;
-
-/// PMET: what is left of the weight of NLL once every target token is the likeliest.
-const EASED: f64 = 0.1;
-/// PMET: the KL term up to which a search ends then.
-const CALM: f64 = 0.01;
 
 /// The settings of a search; the field's names in brackets.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +68,12 @@ impl Step {
     /// The whole loss.
     pub fn total(&self) -> f64 {
         self.parts.nll + self.parts.kl + self.decay
+    }
+
+    /// From a look's part of [`Slots::trace`].
+    fn seen(look: &[f64]) -> Step {
+        let parts = Parts { nll: look[0], kl: look[1], missed: look[3] as usize };
+        Step { parts, decay: look[2] }
     }
 }
 
@@ -226,26 +226,18 @@ pub struct Wanted<'a> {
     pub rows: &'a Rows,
 }
 
-/// A fact that is being searched.
-struct Running {
-    fact: usize,
-    t0: Vec<f64>,    // (P·D)
-    delta: Vec<f64>, // (P·D)
-    adam: Adam,
-    nll_factor: f64,
-    bytes: u64,
-    trace: Vec<Step>,
-}
-
 /// The searches of many facts in one batch.
 struct Searches<'m> {
     model: &'m Model,
     facts: &'m [Wanted<'m>],
     by: &'m Search,
-    bytes: Vec<u64>, // by fact
-    next: usize,     // the first fact not taken in yet
-    running: Vec<Running>,
+    rule: Rule,
+    bytes: Vec<u64>,     // by fact
+    next: usize,         // the first fact not taken in yet
+    running: Vec<usize>, // the fact in each slot
+    slots: Slots,
     pushed: Pushed<'m>,
+    step: Repeated,
 }
 
 impl<'m> Searches<'m> {
@@ -257,14 +249,22 @@ impl<'m> Searches<'m> {
         alone: bool,
     ) -> Self {
         let bytes = |f: &Wanted| by.push.bytes(model, f.rows, shared.tokens());
+        let compute = match &model.compute {
+            Compute::Host(_) => Precision::F64.into(),
+            device => device.clone(),
+        };
+        let &Search { lr, decay, clamp, nll_factor, enough, eases, steps, .. } = by;
         Searches {
             model,
             facts,
             by,
+            rule: Rule { lr, decay, clamp, nll_factor, enough, eases, steps },
             bytes: facts.iter().map(bytes).collect(),
             next: 0,
             running: Vec::new(),
+            slots: Slots::new(&compute, by.push.vectors() * model.arch.width, steps),
             pushed: Pushed::new(model, by.push, shared, alone),
+            step: Repeated::default(),
         }
     }
 
@@ -282,19 +282,14 @@ impl<'m> Searches<'m> {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             self.refill(room, most);
-            let ended = self.step()?;
+            let ended = self.look()?;
             self.tell(total, done, room, progress);
-            if ended.iter().any(|&e| e) {
-                self.pushed.retain(&ended.iter().map(|e| !e).collect::<Vec<_>>());
-                let mut ended = ended.into_iter();
-                let (over, on): (Vec<_>, Vec<_>) = std::mem::take(&mut self.running)
-                    .into_iter()
-                    .partition(|_| ended.next().expect("one flag a fact"));
-                self.running = on;
-                for r in over {
+            if ended.contains(&true) {
+                for slot in (0..ended.len()).filter(|&slot| ended[slot]) {
                     done += 1;
-                    each(r.fact, r.found(self.model.arch.width))?;
+                    each(self.running[slot], self.found(slot))?;
                 }
+                self.retain(&ended);
                 progress.at("fact", done, total);
             }
         }
@@ -307,8 +302,8 @@ impl<'m> Searches<'m> {
 
     /// Takes facts in while they fit, once a quarter of the room is free.
     fn refill(&mut self, room: u64, most: &mut (usize, u64)) {
-        let mut used: u64 = self.running.iter().map(|r| r.bytes).sum();
-        let running: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
+        let mut used = self.used();
+        let running = self.running_tokens();
         if used > room / 4 * 3 || running > TOKENS / 4 * 3 {
             return;
         }
@@ -331,106 +326,71 @@ impl<'m> Searches<'m> {
         *most = (*most).max((self.running.len() + rows.len(), used));
         let kl_factor = self.by.kl_factor;
         let problems: Vec<_> = rows.iter().map(|rows| Problem { rows, kl_factor }).collect();
+        self.step.changed();
         let t0 = self.pushed.admit(&problems);
-        let begin = |i: usize| {
-            let t0 = t0.row_f64(i);
-            Running {
-                fact: from + i,
-                delta: vec![0.0; t0.len()],
-                adam: Adam::new(t0.len(), self.by.lr),
-                t0,
-                nll_factor: self.by.nll_factor,
-                bytes: self.bytes[from + i],
-                trace: Vec::new(),
-            }
-        };
-        self.running.extend((0..rows.len()).map(begin));
+        self.slots.begin(&self.rule, &t0);
+        self.running.extend(from..self.next);
+    }
+
+    /// Lets the facts go whose searches have ended.
+    fn retain(&mut self, ended: &[bool]) {
+        self.step.changed();
+        self.pushed.retain(&ended.iter().map(|e| !e).collect::<Vec<_>>());
+        let on: Vec<usize> = (0..ended.len()).filter(|&slot| !ended[slot]).collect();
+        self.slots.keep(&on);
+        self.running = on.iter().map(|&slot| self.running[slot]).collect();
     }
 
     /// One look at every loss, and one step of every δ. Returns which searches have ended.
-    fn step(&mut self) -> Result<Vec<bool>> {
-        let width = self.by.push.vectors() * self.model.arch.width;
-        let all: Vec<f64> = self.running.iter().flat_map(|r| r.delta.iter().copied()).collect();
-        let delta = Tensor::of(&self.model.compute, &[self.running.len(), width], &all);
-        let say: Vec<f64> = self.running.iter().map(|r| r.nll_factor).collect();
-        let (parts, gradient) = self.pushed.step(&delta, &say);
-        let d = self.model.arch.width;
-        let (by, facts) = (self.by, self.facts);
-        let each = self.running.par_iter_mut().zip(parts).enumerate();
-        each.map(|(i, (r, parts))| {
-            let id = facts[r.fact].id;
-            r.step(by, (d, id), parts, gradient.row_f64(i))
-        })
-        .collect()
-    }
-
-    fn tell(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
-        if let ([one], 1) = (&self.running[..], total) {
-            return progress.at("step", one.trace.len() as u64, self.by.steps as u64);
-        }
-        let now = |r: &Running| r.trace.last().map_or(0.0, Step::total);
-        let mean = self.running.iter().map(now).sum::<f64>() / self.running.len() as f64;
-        let used: u64 = self.running.iter().map(|r| r.bytes).sum();
-        let tokens: usize = self.running.iter().map(|r| self.tokens(r.fact)).sum();
-        let full = (100 * used / room).max(100 * tokens as u64 / TOKENS as u64).min(100);
-        let slots = self.running.len();
-        progress.at("fact", done, total);
-        progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
-    }
-}
-
-impl Running {
-    /// A look at the loss, and Adam's step. Returns whether the search has ended.
-    fn step(
-        &mut self,
-        by: &Search,
-        (d, id): (usize, &str),
-        mut parts: Parts,
-        mut g: Vec<f64>,
-    ) -> Result<bool> {
-        parts.nll *= self.nll_factor;
-        let mut at = Step { parts, decay: 0.0 };
-        for ((t0, delta), g) in self.t0.chunks(d).zip(self.delta.chunks(d)).zip(g.chunks_mut(d)) {
-            let (shrink, far) = (by.decay / dot(t0, t0), norm(delta));
-            at.decay += shrink * far;
-            if far > 0.0 {
-                g.iter_mut().zip(delta).for_each(|(g, d)| *g += shrink * d / far); // ∇‖δ‖ = δ/‖δ‖
-            }
-        }
-        if !at.total().is_finite() {
-            let layer = by.push.site.layer;
-            let what = format!("layer {layer}: the loss is {}", at.total());
+    fn look(&mut self) -> Result<Vec<bool>> {
+        let Searches { model, by, rule, slots, pushed, step, .. } = self;
+        step.run(model.compute.engine(), || {
+            let gradient = pushed.step(&slots.delta, &slots.factor);
+            adam::step(rule, model.arch.width, pushed.aims(), &gradient, slots);
+        });
+        let states = slots.read();
+        if let Some(slot) = states.iter().position(|s| s.0 == State::Broken) {
+            let (layer, step) = (by.push.site.layer, states[slot].1);
+            let id = self.facts[self.running[slot]].id;
             let of = if id.is_empty() { String::new() } else { format!(" of record `{id}`") };
             return Err(Error::numeric(
-                format!("{what} at step {}{of}", self.trace.len()),
+                format!("layer {layer}: the loss is not finite at step {step}{of}"),
                 "check the checkpoint for NaN weights, or edit another layer",
             ));
         }
-        self.trace.push(at);
-        let said = by.eases && parts.missed == 0;
-        self.nll_factor = by.nll_factor * if said { EASED } else { 1.0 };
-        let calm = said && parts.kl <= CALM;
-        if at.total() < by.enough || self.trace.len() == by.steps || calm {
-            return Ok(true);
-        }
-        self.adam.step(&mut self.delta, &g);
-        for (t0, delta) in self.t0.chunks(d).zip(self.delta.chunks_mut(d)) {
-            clip(delta, by.clamp * norm(t0));
-        }
-        Ok(false)
+        Ok(states.iter().map(|s| s.0 == State::Ended).collect())
     }
 
-    fn found(mut self, d: usize) -> Value {
-        let aside = self.delta.split_off(d);
-        self.t0.truncate(d);
-        Value { t0: self.t0, delta: self.delta, aside, trace: self.trace }
+    fn found(&self, slot: usize) -> Value {
+        let row = |x: &Tensor| x.row_f64(slot);
+        let (mut t0, mut delta) = (row(&self.slots.t0), row(&self.slots.delta));
+        let aside = delta.split_off(self.model.arch.width);
+        t0.truncate(self.model.arch.width);
+        let looks = self.slots.state[slot].1;
+        let trace = row(&self.slots.trace).chunks_exact(4).take(looks).map(Step::seen).collect();
+        Value { t0, delta, aside, trace }
     }
-}
 
-/// Shortens δ onto the ball of that radius.
-fn clip(delta: &mut [f64], radius: f64) {
-    let far = norm(delta);
-    if far > radius {
-        delta.iter_mut().for_each(|d| *d *= radius / far);
+    fn used(&self) -> u64 {
+        self.running.iter().map(|&fact| self.bytes[fact]).sum()
+    }
+
+    fn running_tokens(&self) -> usize {
+        self.running.iter().map(|&fact| self.tokens(fact)).sum()
+    }
+
+    fn tell(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
+        let looks = |slot: usize| self.slots.state[slot].1;
+        if (self.running.len(), total) == (1, 1) {
+            return progress.at("step", looks(0) as u64, self.by.steps as u64);
+        }
+        let (trace, wide) = (self.slots.trace.to_f64(), 4 * self.by.steps);
+        let now = |slot: usize| Step::seen(&trace[slot * wide..][4 * (looks(slot) - 1)..][..4]);
+        let slots = self.running.len();
+        let mean = (0..slots).map(|slot| now(slot).total()).sum::<f64>() / slots as f64;
+        let (used, tokens) = (self.used(), self.running_tokens());
+        let full = (100 * used / room).max(100 * tokens as u64 / TOKENS as u64).min(100);
+        progress.at("fact", done, total);
+        progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
     }
 }

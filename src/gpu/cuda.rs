@@ -42,6 +42,21 @@ struct Buffer {
     sent: sys::CUevent,
 }
 
+/// A graph that can be launched.
+pub(super) struct Tape(sys::CUgraphExec);
+
+// SAFETY: as of `Cuda`'s handles.
+unsafe impl Send for Tape {}
+// SAFETY: as above.
+unsafe impl Sync for Tape {}
+
+impl Drop for Tape {
+    fn drop(&mut self) {
+        // SAFETY: made by `end`, and nobody else has it; the driver waits for launches under way.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
+}
+
 /// File, types, kernel.
 type Symbol = [&'static str; 4];
 
@@ -206,6 +221,34 @@ impl Cuda {
         // SAFETY: a part of an array.
         let done = unsafe { result::memset_d8_async(at, 0, bytes, self.stream) };
         done.unwrap_or_else(|e| panic!("zeros to {bytes} bytes on the card: {e:?}"));
+    }
+
+    /// From here on the stream records. The driver may be asked for memory and modules meanwhile.
+    pub(super) fn begin(&self) {
+        self.enter();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is ours.
+        let began = unsafe { result::stream::begin_capture(self.stream, mode) };
+        began.unwrap_or_else(|e| panic!("recording on the card: {e:?}"));
+    }
+
+    /// What was recorded; nothing where the driver could not follow.
+    pub(super) fn end(&self) -> Option<Tape> {
+        self.enter();
+        // SAFETY: the stream is ours and records; the graph is destroyed once.
+        unsafe {
+            let graph = result::stream::end_capture(self.stream).ok().filter(|g| !g.is_null())?;
+            let tape = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            tape.ok().map(Tape)
+        }
+    }
+
+    pub(super) fn replay(&self, tape: &Tape) {
+        self.enter();
+        // SAFETY: the graph lives, and so does what it was recorded of.
+        let launched = unsafe { result::graph::launch(tape.0, self.stream) };
+        launched.unwrap_or_else(|e| panic!("replay on the card: {e:?}"));
     }
 
     pub(super) fn launch(

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cuda::Cuda;
+use super::graph::{Graph, Holdings, Tape};
 use super::launch::{Argument, Elem, File, Grid, In, InOut, Out, Place};
 use super::resident::{Residents, Slot};
 use super::twin::Twin;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, rescue};
 
 /// A device that takes launches. Clones are the same device.
 #[derive(Clone)]
@@ -18,6 +20,8 @@ struct Inner {
     driver: Driver,
     memory: Mutex<Memory>,
     residents: Residents,
+    recording: Mutex<Option<Holdings>>,
+    replays: AtomicU64,
 }
 
 enum Driver {
@@ -67,7 +71,13 @@ impl Engine {
 
     fn of(driver: Driver, limit: u64) -> Engine {
         let memory = Mutex::new(Memory { limit, used: 0, peak: 0 });
-        Engine(Arc::new(Inner { driver, memory, residents: Residents::default() }))
+        let (residents, recording, replays) = Default::default();
+        Engine(Arc::new(Inner { driver, memory, residents, recording, replays }))
+    }
+
+    /// Whether it is the same device.
+    pub fn is(&self, other: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What arrays take.
@@ -82,6 +92,55 @@ impl Engine {
 
     fn ledger(&self) -> MutexGuard<'_, Memory> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Holdings>> {
+        self.0.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what `run` enqueues, instead of running it; nothing where a weight is not on the
+    /// device. `run` must neither upload nor download anything.
+    pub fn record(&self, run: impl FnOnce()) -> Option<Graph> {
+        *self.recording() = Some(Holdings::default());
+        driver!(self, d => d.begin());
+        let ran = rescue(|| {
+            run();
+            Ok(())
+        });
+        let tape = match &self.0.driver {
+            Driver::Cuda(d) => d.end().map(Tape::Cuda),
+            Driver::Twin(d) => d.end().map(Tape::Twin),
+        };
+        let holdings = self.recording().take().expect("recording");
+        match (ran, tape) {
+            (Ok(()), Some(tape)) => Some(Graph { engine: self.clone(), tape, holdings }),
+            _ => {
+                self.give_back(holdings);
+                None
+            }
+        }
+    }
+
+    /// How many recordings were replayed so far.
+    pub fn replays(&self) -> u64 {
+        self.0.replays.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn replay(&self, tape: &Tape) {
+        self.0.replays.fetch_add(1, Ordering::Relaxed);
+        match (&self.0.driver, tape) {
+            (Driver::Cuda(d), Tape::Cuda(tape)) => d.replay(tape),
+            (Driver::Twin(d), Tape::Twin(tape)) => d.replay(tape),
+            _ => unreachable!("a recording is of its engine's driver"),
+        }
+    }
+
+    /// Frees what a recording held.
+    pub(super) fn give_back(&self, holdings: Holdings) {
+        for (at, bytes) in holdings.freed {
+            driver!(self, d => d.free(at));
+            self.ledger().used -= bytes;
+        }
     }
 
     /// Room for `len` elements. Where there is none, weights that were used longest ago make room.
@@ -104,6 +163,9 @@ impl Engine {
     }
 
     fn take(&self, bytes: u64) -> Option<u64> {
+        if let Some(at) = self.recording().as_mut().and_then(|held| held.reuse(bytes)) {
+            return Some(at);
+        }
         let mut memory = self.ledger();
         if memory.used + bytes > memory.limit {
             return None;
@@ -123,6 +185,7 @@ impl Engine {
     ///
     /// As [`array`](Engine::array).
     pub fn upload(&self, elem: Elem, bytes: &[u8]) -> Result<Array> {
+        assert!(self.recording().is_none(), "an upload cannot be recorded");
         let array = self.array(elem, bytes.len() / elem.size())?;
         if !bytes.is_empty() {
             driver!(self, d => d.write(array.place.at, bytes));
@@ -144,8 +207,18 @@ impl Engine {
         fill: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<Arc<Array>> {
         self.0.residents.used(slot);
-        if let Some(array) = slot.get() {
-            return Ok(array);
+        let mut recording = self.recording();
+        match (slot.get(), &mut *recording) {
+            (Some(array), None) => return Ok(array),
+            (Some(array), Some(held)) => {
+                held.weights.push(array.clone());
+                return Ok(array);
+            }
+            (None, Some(_)) => {
+                let Memory { limit, used, .. } = self.memory();
+                return Err(Error::Room { wanted: (len * elem.size()) as u64, used, limit });
+            }
+            (None, None) => drop(recording),
         }
         let array = Arc::new(self.array(elem, len)?);
         driver!(self, d => d.fill(array.place.at, len * elem.size(), fill));
@@ -276,6 +349,9 @@ impl Drop for Array {
     fn drop(&mut self) {
         let bytes = (self.capacity * self.place.elem.size()) as u64;
         if bytes > 0 {
+            if let Some(held) = &mut *self.engine.recording() {
+                return held.freed.push((self.place.at, bytes));
+            }
             driver!(self.engine, d => d.free(self.place.at));
             self.engine.ledger().used -= bytes;
         }

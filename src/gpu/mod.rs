@@ -3,6 +3,7 @@
 pub mod cuda;
 pub mod driver;
 pub mod engine;
+pub mod graph;
 pub mod image;
 pub mod kernels;
 pub mod launch;

@@ -6,7 +6,7 @@
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::launch::{Argument, File, Grid, types};
@@ -24,7 +24,11 @@ pub enum Order {
 pub struct Twin {
     pipes: Mutex<Pipes>,
     order: Order,
+    recording: Mutex<Option<Tape>>,
 }
+
+/// The messages of a recording, and whether each is answered.
+pub(super) type Tape = Vec<(Vec<u8>, bool)>;
 
 struct Pipes {
     child: Child,
@@ -46,7 +50,11 @@ impl Twin {
         let mut child = pipes.spawn()?;
         let to = child.stdin.take().expect("asked for");
         let from = BufReader::new(child.stdout.take().expect("asked for"));
-        Ok(Twin { pipes: Mutex::new(Pipes { child, to, from }), order })
+        Ok(Twin {
+            pipes: Mutex::new(Pipes { child, to, from }),
+            order,
+            recording: Mutex::default(),
+        })
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
@@ -80,11 +88,39 @@ impl Twin {
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
-        self.pipes().send(&command(b'C', &[to, from, bytes as u64], &[]));
+        self.enqueue(command(b'C', &[to, from, bytes as u64], &[]), false);
     }
 
     pub(super) fn zero(&self, at: u64, bytes: usize) {
-        self.pipes().send(&command(b'Z', &[at, bytes as u64], &[]));
+        self.enqueue(command(b'Z', &[at, bytes as u64], &[]), false);
+    }
+
+    /// From here on messages are recorded.
+    pub(super) fn begin(&self) {
+        *lock(&self.recording) = Some(Tape::new());
+    }
+
+    pub(super) fn end(&self) -> Option<Tape> {
+        lock(&self.recording).take()
+    }
+
+    pub(super) fn replay(&self, tape: &Tape) {
+        tape.iter().for_each(|(message, answered)| self.send(message, *answered));
+    }
+
+    fn enqueue(&self, message: Vec<u8>, answered: bool) {
+        match &mut *lock(&self.recording) {
+            Some(tape) => tape.push((message, answered)),
+            None => self.send(&message, answered),
+        }
+    }
+
+    fn send(&self, message: &[u8], answered: bool) {
+        let mut pipes = self.pipes();
+        pipes.send(message);
+        if answered {
+            assert_eq!(pipes.number(), 0, "the twin's answer to a launch");
+        }
     }
 
     /// Asserts that the process has it.
@@ -103,19 +139,22 @@ impl Twin {
     ) {
         let (elem, weight) = types(file, kernel, arguments);
         let name = symbol(file.name, elem, weight, kernel);
-        let mut pipes = self.pipes();
-        pipes.say(b'L', &[name.len() as u64], name.as_bytes());
         let mut numbers = vec![self.order as u64];
         numbers.extend(grid.blocks.iter().chain(&grid.threads).map(|&n| u64::from(n)));
         numbers.push(arguments.len() as u64);
         numbers.extend(arguments.iter().map(|a| a.slot()));
-        pipes.numbers(&numbers);
-        assert_eq!(pipes.number(), 0, "{name}");
+        let mut message = command(b'L', &[name.len() as u64], name.as_bytes());
+        numbers.iter().for_each(|n| message.extend(n.to_le_bytes()));
+        self.enqueue(message, true);
     }
 
-    fn pipes(&self) -> std::sync::MutexGuard<'_, Pipes> {
-        self.pipes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn pipes(&self) -> MutexGuard<'_, Pipes> {
+        lock(&self.pipes)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The twin's name of a kernel for some types: `norm.bf16.norm_fwd`.
@@ -134,10 +173,6 @@ fn command(letter: u8, numbers: &[u64], bytes: &[u8]) -> Vec<u8> {
 impl Pipes {
     fn say(&mut self, command: u8, numbers: &[u64], bytes: &[u8]) -> &mut Pipes {
         self.send(&self::command(command, numbers, bytes))
-    }
-
-    fn numbers(&mut self, numbers: &[u64]) {
-        self.send(&numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>());
     }
 
     fn send(&mut self, bytes: &[u8]) -> &mut Pipes {

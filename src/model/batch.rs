@@ -1,6 +1,7 @@
 //! Token sequences packed end to end, without padding.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ops::attention::Seq;
 
@@ -13,7 +14,11 @@ pub struct Batch {
     pub positions: Vec<usize>,
     /// (S).
     pub seqs: Vec<Seq>,
+    version: u64,
 }
+
+/// How many versions of batches there were.
+static VERSIONS: AtomicU64 = AtomicU64::new(0);
 
 impl Batch {
     /// Whole sequences, from their first token.
@@ -38,6 +43,7 @@ impl Batch {
         self.ids.extend_from_slice(ids);
         self.positions.extend((0..ids.len()).map(|i| before + i));
         self.seqs.push(Seq { rows: rows.clone(), past });
+        self.version = VERSIONS.fetch_add(1, Ordering::Relaxed) + 1;
         rows
     }
 
@@ -50,6 +56,11 @@ impl Batch {
         }
         // A sequence without a token has nothing to attend.
         self.seqs.retain(|s| !s.rows.is_empty());
+    }
+
+    /// Two batches of one version hold the same tokens.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// N.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Arch;
-use crate::ops::rows::gather;
+use crate::ops::rows::{Index, gather};
 use crate::tensor::{Compute, Tensor};
 
 /// Keys (turned already) and values of every layer, one row a token.
@@ -27,10 +27,13 @@ impl Cache {
     /// Keeps only these rows of some layers, one range after the other.
     pub fn keep(&mut self, layers: Range<usize>, rows: &[Range<usize>]) {
         let rows: Vec<usize> = rows.iter().cloned().flatten().collect();
+        let mut index = None; // the same for every layer
         for (k, v) in &mut self.layers[layers] {
             for t in [k, v] {
-                let mut kept = Tensor::zeros(t.compute(), &[rows.len(), t.shape()[1]]);
-                gather(t, &rows, &mut kept);
+                let compute = t.compute();
+                let rows = index.get_or_insert_with(|| Index::new(&compute, &rows[..]));
+                let mut kept = Tensor::zeros(&compute, &[rows.len(), t.shape()[1]]);
+                gather(t, rows, &mut kept);
                 *t = kept;
             }
         }

@@ -23,7 +23,8 @@ use crate::base::fits;
 use crate::ops::attention::{Keys, Packing};
 use crate::ops::norm::{Norm, Saved};
 use crate::ops::rope::Angles;
-use crate::ops::{act, attention, embed, linear, norm, rope, rows};
+use crate::ops::rows::{self, Index};
+use crate::ops::{act, attention, embed, linear, norm, rope};
 use crate::tensor::Tensor;
 
 /// What a layer looks back at beyond the batch itself.
@@ -62,8 +63,9 @@ pub struct Run {
     added: Tensor,           // (N, D)
     key: Tensor,             // (N, F)
     empty: Tensor,           // (0, G·E)
+    placed: u64,             // the batch's version of which are:
     pub(super) angles: Option<Angles>,
-    pub(super) packing: Option<Packing>, // of a batch on a device
+    pub(super) packing: Option<Packing>, // on a device
 }
 
 impl Run {
@@ -96,12 +98,13 @@ impl Run {
             added: rows(a.width),
             key: rows(a.inner),
             empty: rows(kw),
+            placed: 0,
             angles: None,
             packing: None,
         }
     }
 
-    /// Sizes everything for the tokens of a batch and looks up their angles.
+    /// Sizes everything for the tokens of a batch and looks up their angles, once a batch.
     fn fit(&mut self, model: &Model, batch: &Batch) {
         let n = batch.len();
         for a in &mut self.acts {
@@ -115,6 +118,10 @@ impl Run {
         for t in [&mut self.normed, &mut self.attended, &mut self.added, &mut self.key] {
             t.set_rows(n);
         }
+        if self.placed == batch.version() {
+            return;
+        }
+        self.placed = batch.version();
         self.angles = match &model.arch.positions {
             Positions::Learned => None,
             Positions::Rotary(r) => Some(r.angles(&model.compute, &batch.positions)),
@@ -318,7 +325,7 @@ impl Model {
     fn logits_of(&self, x: &Tensor, chosen: &[usize]) -> Tensor {
         let d = self.arch.width;
         let mut picked = Tensor::zeros(&self.compute, &[chosen.len(), d]);
-        rows::gather(x, chosen, &mut picked);
+        rows::gather(x, &Index::new(&self.compute, chosen), &mut picked);
         let mut saved = Saved::new(&self.compute, 0, d);
         let mut z = Tensor::zeros(&self.compute, &[0, self.arch.vocabulary]);
         self.head(&picked, &mut saved, &mut z);

@@ -5,57 +5,8 @@ use super::cache::Cache;
 use super::decoder::Past;
 use super::load::Model;
 use crate::base::{Error, Result, Rng};
-
-/// How the next token is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the likeliest token; 1 samples from the model's own distribution.
-    pub temperature: f64,
-    /// Only the k likeliest tokens take part; 0 for all.
-    pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability take part; 1 for all.
-    pub top_p: f64,
-}
-
-impl Sampling {
-    /// The likeliest token, always.
-    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
-
-    /// One token from logits (V).
-    pub fn choose(&self, logits: &[f64], rng: &mut Rng) -> u32 {
-        // Ties go to the lower id, as arg-max does elsewhere.
-        let mut order: Vec<usize> = (0..logits.len()).collect();
-        let likelier = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
-        if self.temperature == 0.0 {
-            return order.into_iter().min_by(likelier).expect("a vocabulary") as u32;
-        }
-        if self.top_k > 0 && self.top_k < order.len() {
-            order.select_nth_unstable_by(self.top_k - 1, likelier);
-            order.truncate(self.top_k);
-        }
-        order.sort_unstable_by(likelier);
-        let top = logits[order[0]];
-        let mut weights: Vec<f64> =
-            order.iter().map(|&i| ((logits[i] - top) / self.temperature).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let mut reached = 0.0;
-        let keep = weights.iter().take_while(|&&w| {
-            let taken = reached < self.top_p * total;
-            reached += w;
-            taken
-        });
-        let keep = keep.count().max(1);
-        weights.truncate(keep);
-        let mut left = rng.uniform() * weights.iter().sum::<f64>();
-        for (&i, w) in order.iter().zip(&weights) {
-            left -= w;
-            if left < 0.0 {
-                return i as u32;
-            }
-        }
-        order[keep - 1] as u32
-    }
-}
+use crate::ops::sample;
+pub use crate::ops::sample::Sampling;
 
 impl Model {
     /// Up to `most` tokens after `prompt`, ending before one of `stop`. `each` sees every token as
@@ -87,14 +38,13 @@ impl Model {
             let last = [next.len() - 1];
             let logits = self.logits(&batch, Past::Grow(&mut cache), &last);
             past += next.len();
-            let logits = logits.row_f64(0);
-            if !logits.iter().all(|z| z.is_finite()) {
-                return Err(Error::numeric(
+            let uniform = if sampling.temperature > 0.0 { rng.uniform() } else { 0.0 };
+            let token = sample::next(&logits, sampling, uniform).ok_or_else(|| {
+                Error::numeric(
                     format!("the logits after token {past} are not finite"),
                     "check the checkpoint for NaN weights",
-                ));
-            }
-            let token = sampling.choose(&logits, rng);
+                )
+            })?;
             if stop.contains(&token) {
                 break;
             }

@@ -66,13 +66,13 @@ impl Layer {
 
 impl Linear {
     fn on(&self, compute: &Compute) -> Linear {
-        Linear { w: self.w.apart(), b: self.b.as_ref().map(|b| b.on(compute)) }
+        Linear { w: self.w.apart(), b: self.b.as_ref().map(|b| b.on(compute).into_owned()) }
     }
 }
 
 impl Norm {
     fn on(&self, compute: &Compute) -> Norm {
-        let on = |t: &Tensor| t.on(compute);
+        let on = |t: &Tensor| t.on(compute).into_owned();
         Norm { gain: on(&self.gain), bias: self.bias.as_ref().map(on), ..*self }
     }
 }

@@ -24,9 +24,9 @@ use super::load::Model;
 use super::shared::Shared;
 use super::site::{At, Site, tap};
 use crate::ops::linear::STEADY;
-use crate::ops::loss::{self, Aim};
+use crate::ops::loss::{self, Aim, Aims};
 use crate::ops::norm::Saved;
-use crate::ops::rows;
+use crate::ops::rows::{self, Index};
 use crate::tensor::{Compute, Tensor};
 use crate::text::{Row, Rows};
 
@@ -177,7 +177,7 @@ impl<'m> Pushed<'m> {
             slots: Vec::new(),
             entry: empty(model.arch.width),
             past,
-            plan: Plan::default(),
+            plan: Plan::of(&model.compute, &[], shared, 0),
             first: empty(model.arch.vocabulary),
             run: Run::keeping(&stepping, push.kept(model)),
             back: Back::new(&stepping),
@@ -228,8 +228,7 @@ impl<'m> Pushed<'m> {
         let shared = self.shared.tokens();
         let tokens = own.layer(push.site.layer).0.shape()[0];
         self.past.take(push.above(), &own, shared..tokens);
-        self.plan = Plan::of(&self.slots, self.shared, self.least);
-        self.back.fit(self.plan.batch.len());
+        self.replan();
         let width = push.vectors() * model.arch.width;
         Tensor::of(&model.compute, &[values.len(), width], &values.concat())
     }
@@ -258,92 +257,99 @@ impl<'m> Pushed<'m> {
             (at, token) = (at + own, after);
         }
         let mut entry = Tensor::zeros(&self.model.compute, &[tokens.len(), self.model.arch.width]);
-        rows::gather(&self.entry, &tokens, &mut entry);
+        rows::gather(&self.entry, &Index::new(&self.model.compute, tokens), &mut entry);
         self.entry = entry;
         self.past.keep(self.push.above(), &past);
         (self.first, self.slots) = (first, kept);
-        self.plan = Plan::of(&self.slots, self.shared, self.least);
+        self.replan();
+    }
+
+    fn replan(&mut self) {
+        self.plan = Plan::of(&self.model.compute, &self.slots, self.shared, self.least);
         self.back.fit(self.plan.batch.len());
     }
 
-    /// The losses of all facts at δ (facts, P·D), and their gradients (facts, P·D), in which NLL
-    /// weighs `say` by fact. A fact's first call is at δ = 0 and fixes what should stay.
-    pub fn step(&mut self, delta: &Tensor, say: &[f64]) -> (Vec<Parts>, Tensor) {
+    /// The gradients (facts, P·D) of all facts' losses at δ (facts, P·D), in which NLL weighs
+    /// `say` (facts, 1); the losses are the [`aims`](Pushed::aims)'. A fact's first step is at
+    /// δ = 0 and fixes what should stay; what later steps enqueue is the same until facts come or
+    /// go.
+    pub fn step(&mut self, delta: &Tensor, say: &Tensor) -> Tensor {
         let (model, l) = (self.stepping.clone(), self.push.site.layer);
         let (model, d) = (&*model, self.model.arch.width);
-        let plan = std::mem::take(&mut self.plan);
+        let delta = delta.on(&model.compute);
+        let Plan { batch, pushed, owner, aims, .. } = &mut self.plan;
+        aims.weigh(say);
         let through = self.push.through_mlp(model);
         let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
         let mut x = self.entry.clone();
-        x.set_rows(plan.batch.len());
-        let mut push = zeros(plan.pushed.len());
+        x.set_rows(batch.len());
+        let mut push = zeros(pushed.len());
         for part in (0..self.push.vectors()).rev() {
-            rows::gather_part(delta, &plan.owner, part * d, &mut push);
-            rows::scatter_add(&mut x, &plan.pushed, &push);
+            rows::gather_part(&delta, owner, part * d, &mut push);
+            rows::scatter_add(&mut x, pushed, &push);
             if part == 1 && through {
-                model.second_half(&plan.batch, l, &mut x, &mut self.run, &mut |_, _| {});
+                model.second_half(batch, l, &mut x, &mut self.run, &mut |_, _| {});
             }
         }
         let (above, past) = (self.push.above(), Past::Read(&self.past));
-        model.forward(&plan.batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
-        let mut dx = zeros(plan.batch.len());
-        let parts = self.read(&plan, say, &x, &mut dx);
-        model.backward(&plan.batch, above, &self.past, &mut dx, &self.run, &mut self.back);
+        model.forward(batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
+        let mut dx = zeros(batch.len());
+        self.read(&x, &mut dx);
+        let Plan { batch, pushed, owner, .. } = &self.plan;
+        model.backward(batch, above, &self.past, &mut dx, &self.run, &mut self.back);
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             if part == 1 && through {
                 model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
             }
-            rows::gather(&dx, &plan.pushed, &mut push);
-            rows::scatter_add_part(&mut gradient, &plan.owner, part * d, &push);
+            rows::gather(&dx, pushed, &mut push);
+            rows::scatter_add_part(&mut gradient, owner, part * d, &push);
         }
-        self.plan = plan;
-        (parts, gradient)
+        gradient
     }
 
-    /// Losses by fact, from the stream x (N, D) after the last layer; dx += their gradient.
-    fn read(&mut self, plan: &Plan, say: &[f64], x: &Tensor, dx: &mut Tensor) -> Vec<Parts> {
-        let (model, n) = (self.stepping.clone(), plan.read.len());
-        let (model, d) = (&*model, self.model.arch.width);
-        let mut parts = vec![Parts::default(); self.slots.len()];
-        let pieces = n.div_ceil(READ);
-        for piece in 0..pieces {
-            let now = piece * n / pieces..(piece + 1) * n / pieces;
-            let (mut read, mut aims) = (plan.read[now.clone()].to_vec(), Vec::new());
-            aims.extend(plan.aims[now.clone()].iter().map(|&(fact, aim)| match aim {
-                Aim::Say { target, weight } => Aim::Say { target, weight: weight * say[fact] },
-                stay @ Aim::Stay { .. } => stay,
-            }));
-            while read.len() < self.least {
-                read.push(read[0]);
-                aims.push(Aim::Say { target: 0, weight: 0.0 });
-            }
-            let mut picked = Tensor::zeros(&model.compute, &[read.len(), d]);
-            rows::gather(x, &read, &mut picked);
-            model.head(&picked, &mut self.saved, &mut self.logits);
-            let fresh = |(row, aim): (usize, &Aim)| match aim {
-                Aim::Stay { first, .. } => (*first >= self.first.shape()[0]).then_some(row),
-                Aim::Say { .. } => None,
-            };
-            let fresh: Vec<usize> = aims.iter().enumerate().filter_map(fresh).collect();
-            let mut logp = Tensor::zeros(&model.compute, &[fresh.len(), model.arch.vocabulary]);
-            loss::log_softmax(&self.logits, &fresh, &mut logp);
-            self.first.push_rows(&logp);
-            let values = loss::gradient(&mut self.logits, &aims, &self.first);
-            for (&(fact, aim), value) in plan.aims[now.clone()].iter().zip(values) {
-                match aim {
-                    Aim::Say { weight, .. } => {
-                        parts[fact].nll += weight * value.loss;
-                        parts[fact].missed += usize::from(!value.top);
-                    }
-                    Aim::Stay { weight, .. } => parts[fact].kl += weight * value.loss,
+    /// What is asked of each fact's rows of logits, and what they said in the last step.
+    pub fn aims(&self) -> &Aims {
+        &self.plan.aims
+    }
+
+    /// The losses of a fact in the last step.
+    pub fn parts(&mut self, fact: usize) -> Parts {
+        self.plan.aims.read();
+        let mut parts = Parts::default();
+        for (aim, said) in self.plan.aims.of(fact) {
+            match aim {
+                Aim::Say { weight, .. } => {
+                    parts.nll += weight * said.loss;
+                    parts.missed += usize::from(!said.top);
                 }
+                Aim::Stay { weight, .. } => parts.kl += weight * said.loss,
             }
-            let mut dpicked = model.head_backward(&self.logits, &self.saved);
-            dpicked.set_rows(now.len());
-            rows::scatter_add(dx, &plan.read[now], &dpicked);
         }
         parts
+    }
+
+    /// Losses from the stream x (N, D) after the last layer; dx += their gradient.
+    fn read(&mut self, x: &Tensor, dx: &mut Tensor) {
+        let model = self.stepping.clone();
+        let (compute, [d, v]) = (&model.compute, [model.arch.width, model.arch.vocabulary]);
+        let Plan { pieces, aims, .. } = &mut self.plan;
+        for piece in pieces {
+            let mut picked = Tensor::zeros(compute, &[piece.rows.len(), d]);
+            rows::gather(x, &piece.read, &mut picked);
+            model.head(&picked, &mut self.saved, &mut self.logits);
+            let fresh = piece.stays.iter().filter(|stay| stay.1 >= self.first.shape()[0]);
+            let fresh: Vec<usize> = fresh.map(|stay| stay.0).collect();
+            if !fresh.is_empty() {
+                let mut logp = Tensor::zeros(compute, &[fresh.len(), v]);
+                loss::log_softmax(&self.logits, &fresh, &mut logp);
+                self.first.push_rows(&logp);
+            }
+            loss::gradient(&mut self.logits, aims, piece.rows.clone(), &self.first);
+            let mut dpicked = model.head_backward(&self.logits, &self.saved);
+            dpicked.set_rows(piece.into.len());
+            rows::scatter_add(dx, &piece.into, &dpicked);
+        }
     }
 
     /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
@@ -371,47 +377,92 @@ impl<'m> Pushed<'m> {
             model.forward(&before, layers.clone(), grow, &mut x, &mut run, &mut |_, _| {});
             cache.keep(layers, std::slice::from_ref(&(0..self.shared.tokens() + tokens)));
         }
-        (cache, Plan::of(&slots, self.shared, self.least), slots)
+        let plan = Plan::of(&model.compute, &slots, self.shared, self.least);
+        (cache, plan, slots)
     }
 }
 
 /// How slots are packed, and which batch rows are pushed and read.
-#[derive(Default)]
 struct Plan {
     batch: Batch,
     slots: Vec<Range<usize>>, // sequences of each
-    pushed: Vec<usize>,       // batch rows that δ is added to …
-    owner: Vec<usize>,        // … and the fact each belongs to
-    read: Vec<usize>,         // batch rows whose loss is read …
-    aims: Vec<(usize, Aim)>,  // … and the fact and aim of each
+    pushed: Index,            // batch rows that δ is added to …
+    owner: Index,             // … and the fact each belongs to
+    aims: Aims,               // of rows of logits
+    pieces: Vec<Piece>,
+}
+
+/// Rows of logits that are held at a time.
+struct Piece {
+    rows: Range<usize>,         // of all
+    read: Index,                // batch rows they are of …
+    into: Index,                // … without those that only fill the piece
+    stays: Vec<(usize, usize)>, // rows of the piece that should stay, and the fact of each
 }
 
 impl Plan {
-    fn of(slots: &[Slot], shared: &Shared, least: usize) -> Plan {
-        let (mut plan, mut past) = (Plan::default(), shared.tokens());
+    fn of(compute: &Compute, slots: &[Slot], shared: &Shared, least: usize) -> Plan {
+        let (mut batch, mut past) = (Batch::default(), shared.tokens());
+        let (mut sequences, mut said) = (Vec::new(), Vec::new());
+        let (mut pushed, mut owner) = (Vec::new(), Vec::new());
+        let (mut read, mut aims) = (Vec::new(), Vec::new());
         for (fact, slot) in slots.iter().enumerate() {
-            let from = plan.batch.seqs.len();
+            let from = (batch.seqs.len(), read.len());
             let (contexts, target) = (slot.suffixes.len() - 1, &slot.target);
             let weight = 1.0 / (target.len() * contexts) as f64;
             for (ids, kind, own) in &slot.suffixes {
                 let before = [shared.rows(*kind), past..past + own];
-                let rows = plan.batch.push_after(ids, before);
+                let rows = batch.push_after(ids, before);
                 past += own;
-                plan.pushed.push(rows.start);
-                plan.owner.push(fact);
+                pushed.push(rows.start);
+                owner.push(fact);
                 if *kind == 0 {
-                    plan.read.push(rows.start);
-                    plan.aims.push((fact, Aim::Stay { first: fact, weight: slot.kl_factor }));
+                    read.push(rows.start);
+                    aims.push(Aim::Stay { first: fact, weight: slot.kl_factor });
                     continue;
                 }
                 // The token at the end of the row predicts the last target token, and so on back.
-                plan.read.extend(rows.end - target.len()..rows.end);
-                let say = target.iter().map(|&target| (fact, Aim::Say { target, weight }));
-                plan.aims.extend(say);
+                read.extend(rows.end - target.len()..rows.end);
+                aims.extend(target.iter().map(|&target| Aim::Say { target, weight }));
             }
-            plan.slots.push(from..plan.batch.seqs.len());
+            sequences.push(from.0..batch.seqs.len());
+            said.push(from.1..read.len());
         }
-        plan.batch.fill(least);
-        plan
+        batch.fill(least);
+        let pieces = Piece::all(compute, &read, &mut aims, least);
+        Plan {
+            batch,
+            slots: sequences,
+            pushed: Index::new(compute, pushed),
+            owner: Index::new(compute, owner),
+            aims: Aims::new(compute, said, aims),
+            pieces,
+        }
+    }
+}
+
+impl Piece {
+    /// Pieces of at most [`READ`] rows, and of at least `least`: those that fill one are nobody's.
+    fn all(compute: &Compute, read: &[usize], aims: &mut Vec<Aim>, least: usize) -> Vec<Piece> {
+        const { assert!(2 * STEADY <= READ, "only a single piece is filled up, at its end") };
+        let n = read.len();
+        let count = n.div_ceil(READ);
+        let piece = |i: usize| {
+            let own = i * n / count..(i + 1) * n / count;
+            let mut rows = read[own.clone()].to_vec();
+            rows.resize(rows.len().max(least), rows[0]);
+            aims.resize(aims.len().max(least), Aim::Say { target: 0, weight: 0.0 });
+            let stays = aims[own.clone()].iter().enumerate().filter_map(|(row, aim)| match aim {
+                Aim::Stay { first, .. } => Some((row, *first)),
+                Aim::Say { .. } => None,
+            });
+            Piece {
+                rows: own.start..own.start + rows.len(),
+                stays: stays.collect(),
+                into: Index::new(compute, &read[own]),
+                read: Index::new(compute, rows),
+            }
+        };
+        (0..count).map(piece).collect()
     }
 }

@@ -5,7 +5,8 @@ use super::decoder::{Past, Run};
 use super::load::Model;
 use super::site::Site;
 use crate::ops::attention::Seq;
-use crate::ops::{loss, rows};
+use crate::ops::loss;
+use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
 use crate::text::Row;
 
@@ -50,6 +51,7 @@ impl Model {
     pub fn read(&self, rows_: &[Row], site: Site) -> Tensor {
         let batch = Batch::whole(rows_.iter().map(|r| &r.ids[..r.lookup + 1]));
         let chosen: Vec<usize> = batch.seqs.iter().map(|s| s.rows.end - 1).collect();
+        let chosen = Index::new(&self.compute, chosen);
         let mut out = Tensor::zeros(&self.compute, &[0, 0]);
         let mut x = self.embed(&batch);
         let mut run = Run::new(self);

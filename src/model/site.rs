@@ -3,14 +3,15 @@
 //! At each site the forward pass shows the tensor to whoever runs it, who may copy rows out (a
 //! tap) or add to rows (a push). That replaces module-path strings.
 
-use crate::ops::rows;
+use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
 
 /// Rows of what a site shows, one vector each.
 pub fn tap(shown: &Tensor, rows: &[usize]) -> Vec<Vec<f64>> {
     let [_, width] = shown.dims();
-    let mut read = Tensor::zeros(shown.compute(), &[rows.len(), width]);
-    rows::gather(shown, rows, &mut read);
+    let compute = shown.compute();
+    let mut read = Tensor::zeros(&compute, &[rows.len(), width]);
+    rows::gather(shown, &Index::new(&compute, rows), &mut read);
     read.to_f64().chunks(width).map(<[f64]>::to_vec).collect()
 }
 

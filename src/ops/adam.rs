@@ -11,10 +11,12 @@
 //! t, δ, g, m, v (S, P·D); S slots. Source: Kingma, Ba 2015, arXiv:1412.6980, algorithm 1; Meng et
 //! al. 2022, arXiv:2202.05262, eq. 4. The easing is that of Li et al. 2024, arXiv:2308.08742.
 
-use std::ops::Range;
-
-use super::cpu;
-use crate::base::Float;
+use super::loss::Aims;
+use super::rows::{self, Index};
+use super::{cpu, cuda};
+use crate::base::fits;
+use crate::gpu::Array;
+use crate::tensor::{Compute, Tensor, on, shapes};
 
 /// β₁, β₂ of the moments.
 pub const BETA: [f64; 2] = [0.9, 0.999];
@@ -50,62 +52,119 @@ pub struct Rule {
 pub enum State {
     /// Searching.
     Running,
-    /// Found δ, or empty.
+    /// Found δ.
     Ended,
     /// Came to a loss that is not finite; δ is what gave it.
     Broken,
 }
 
-/// The losses of a batch's rows of logits, R in all.
-pub struct Losses<'a, T> {
-    /// Each slot's rows.
-    pub rows: &'a [Range<usize>],
-    /// Whether a row says its target token; else it stays.
-    pub says: &'a [bool],
-    /// Its weight in the loss, without f.
-    pub weight: &'a [T],
-    /// Its loss.
-    pub loss: &'a [T],
-    /// Whether no token is likelier than its target.
-    pub top: &'a [bool],
+/// The slots of a batch.
+pub struct Slots {
+    /// t₀ (S, P·D).
+    pub t0: Tensor,
+    /// δ (S, P·D).
+    pub delta: Tensor,
+    /// First moments (S, P·D).
+    pub m: Tensor,
+    /// Second moments (S, P·D).
+    pub v: Tensor,
+    /// f of the next look (S, 1).
+    pub factor: Tensor,
+    /// What each look saw (S, steps·4): say times f, stay, decay, target tokens missed.
+    pub trace: Tensor,
+    /// What each is doing, and n, its looks at the loss: as of the last [`Slots::read`].
+    pub state: Vec<(State, usize)>,
+    on_device: Option<Array>, // (S, 2) i32, where it is known first
 }
 
-/// The slots of a batch.
-pub struct Slots<'a, T> {
-    /// t₀ (S, P·D).
-    pub t0: &'a mut [T],
-    /// δ (S, P·D).
-    pub delta: &'a mut [T],
-    /// First moments (S, P·D).
-    pub m: &'a mut [T],
-    /// Second moments (S, P·D).
-    pub v: &'a mut [T],
-    /// What each is doing (S).
-    pub state: &'a mut [State],
-    /// n, looks at the loss so far (S).
-    pub taken: &'a mut [usize],
-    /// f of the next look (S).
-    pub factor: &'a mut [T],
-    /// What each look saw (S, steps, 4): say times f, stay, decay, target tokens missed.
-    pub trace: &'a mut [T],
+impl Slots {
+    /// No slot yet; δ is `wide`, P·D.
+    pub fn new(compute: &Compute, wide: usize, steps: usize) -> Slots {
+        let none = |width| Tensor::zeros(compute, &[0, width]);
+        Slots {
+            t0: none(wide),
+            delta: none(wide),
+            m: none(wide),
+            v: none(wide),
+            factor: none(1),
+            trace: none(4 * steps),
+            state: Vec::new(),
+            on_device: None,
+        }
+    }
+
+    /// Begins searches for t₀ (n, P·D), behind those that are there.
+    pub fn begin(&mut self, rule: &Rule, t0: &Tensor) {
+        let (n, compute) = (t0.shape()[0], self.t0.compute());
+        self.t0.push_rows(&t0.on(&compute));
+        self.factor.push_rows(&Tensor::of(&compute, &[n, 1], &vec![rule.nll_factor; n]));
+        self.state.resize(self.state.len() + n, (State::Running, 0));
+        for x in [&mut self.delta, &mut self.m, &mut self.v, &mut self.trace] {
+            x.set_rows(self.state.len());
+        }
+        self.tell();
+    }
+
+    /// Lets all slots go but these.
+    pub fn keep(&mut self, slots: &[usize]) {
+        let rows = Index::new(&self.t0.compute(), slots);
+        let Slots { t0, delta, m, v, factor, trace, .. } = self;
+        for x in [t0, delta, m, v, factor, trace] {
+            let mut kept = Tensor::zeros(x.compute(), &[slots.len(), x.shape()[1]]);
+            rows::gather(x, &rows, &mut kept);
+            *x = kept;
+        }
+        self.state = slots.iter().map(|&slot| self.state[slot]).collect();
+        self.tell();
+    }
+
+    /// What each is doing, and its looks at the loss so far.
+    pub fn read(&mut self) -> &[(State, usize)] {
+        if let Some(device) = &self.on_device {
+            self.state = cuda::adam::states(device);
+        }
+        &self.state
+    }
+
+    fn tell(&mut self) {
+        if let Some(engine) = self.t0.engine() {
+            self.on_device = Some(fits(cuda::adam::told(engine, &self.state)));
+        }
+    }
 }
 
 /// One look at every loss, and one step of every δ that goes on; g (S, P·D) is the gradient of the
-/// rows' losses. A slot that does not run stays as it is.
-pub fn step<T: Float>(rule: &Rule, d: usize, losses: &Losses<T>, g: &[T], slots: &mut Slots<T>) {
-    let (s, r) = (slots.state.len(), losses.loss.len());
-    assert_eq!(g.len() % (s * d).max(1), 0, "adam: g holds no whole parts of {d}");
-    for x in [&slots.t0, &slots.delta, &slots.m, &slots.v] {
-        assert_eq!(x.len(), g.len(), "adam: t0, delta, m and v are not as long as g");
-    }
-    assert_eq!(slots.trace.len(), s * rule.steps * 4, "adam: trace has another number of steps");
-    assert_eq!([slots.taken.len(), slots.factor.len(), losses.rows.len()], [s; 3], "adam: slots");
-    assert_eq!([losses.says.len(), losses.weight.len(), losses.top.len()], [r; 3], "adam: rows");
-    cpu::adam::step(rule, d, losses, g, slots);
-}
-
-/// Begins a search for t₀ (P·D) in a slot.
-pub fn start<T: Float>(rule: &Rule, slot: usize, t0: &[T], slots: &mut Slots<T>) {
-    assert_eq!(t0.len() * slots.state.len(), slots.t0.len(), "adam: t0 does not fit a slot");
-    cpu::adam::start(rule, slot, t0, slots);
+/// rows' losses, in parts of D. A slot that does not run stays as it is.
+pub fn step(rule: &Rule, d: usize, aims: &Aims, g: &Tensor, slots: &mut Slots) {
+    let [s, wide] = slots.delta.dims();
+    assert!(wide.is_multiple_of(d), "adam: δ holds no whole parts of {d}");
+    let looks = 4 * rule.steps;
+    shapes!("adam": g => [s, wide], slots.factor => [s, 1], slots.trace => [s, looks]);
+    let g = g.on(&slots.delta.compute());
+    on!(g,
+        host T => {
+            let slots = cpu::adam::Slots::<T> {
+                t0: slots.t0.get(),
+                delta: slots.delta.get_mut(),
+                m: slots.m.get_mut(),
+                v: slots.v.get_mut(),
+                factor: slots.factor.get_mut(),
+                trace: slots.trace.get_mut(),
+                state: &mut slots.state,
+            };
+            cpu::adam::step(rule, d, aims, g.get(), slots)
+        },
+        device e => {
+            let slots = cuda::adam::Slots {
+                t0: slots.t0.array(),
+                delta: slots.delta.array_mut(),
+                m: slots.m.array_mut(),
+                v: slots.v.array_mut(),
+                factor: slots.factor.array_mut(),
+                trace: slots.trace.array_mut(),
+                state: slots.on_device.as_mut().expect("slots on a device have their states there"),
+            };
+            cuda::adam::step(e, rule, d, aims.on_device(), g.array(), slots)
+        },
+    );
 }

@@ -1,42 +1,71 @@
 //! Rows of matrices: read some out (taps), add to some (pushes, the residual).
 
+use std::ops::Deref;
+
 use super::{cpu, cuda};
-use crate::tensor::{Tensor, on};
+use crate::gpu::Array;
+use crate::tensor::{Compute, Tensor, on};
+
+/// Numbers of rows, where a computation runs.
+#[derive(Debug, Default)]
+pub struct Index {
+    rows: Vec<usize>,
+    device: Option<Array>, // (rows) i32
+}
+
+impl Index {
+    /// These rows.
+    pub fn new(compute: &Compute, rows: impl Into<Vec<usize>>) -> Index {
+        let rows = rows.into();
+        let device = compute.engine().map(|e| cuda::rows::indices(e, rows.iter().copied()));
+        Index { rows, device }
+    }
+
+    fn on_device(&self) -> &Array {
+        self.device.as_ref().expect("rows of a tensor on a device are told there")
+    }
+}
+
+impl Deref for Index {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        &self.rows
+    }
+}
 
 /// y (rows.len(), D): row i is row `rows[i]` of x (N, D).
-pub fn gather(x: &Tensor, rows: &[usize], y: &mut Tensor) {
+pub fn gather(x: &Tensor, rows: &Index, y: &mut Tensor) {
     assert_eq!(x.shape()[1], y.shape()[1], "gather: rows of another width");
     gather_part(x, rows, 0, y);
 }
 
 /// y (rows.len(), D): row i is columns `from..from + D` of row `rows[i]` of x (N, P·D).
-pub fn gather_part(x: &Tensor, rows: &[usize], from: usize, y: &mut Tensor) {
+pub fn gather_part(x: &Tensor, rows: &Index, from: usize, y: &mut Tensor) {
     let ([_, wide], [n, d]) = (x.dims(), y.dims());
     assert!(n == rows.len() && from + d <= wide, "gather: {n} rows of {d} from {wide}");
     on!(x,
         host T => cpu::rows::gather::<T>(x.get(), [wide, from, d], rows, y.get_mut()),
         device e => {
-            let rows = cuda::rows::indices(e, rows.iter().copied());
-            cuda::rows::gather(e, x.array(), [wide, from, d], &rows, y.array_mut());
+            cuda::rows::gather(e, x.array(), [wide, from, d], rows.on_device(), y.array_mut())
         },
     );
 }
 
 /// Row `rows[i]` of x (N, D) += row i of y. Rows may repeat; the order is that of `rows`.
-pub fn scatter_add(x: &mut Tensor, rows: &[usize], y: &Tensor) {
+pub fn scatter_add(x: &mut Tensor, rows: &Index, y: &Tensor) {
     assert_eq!(x.shape()[1], y.shape()[1], "scatter_add: rows of another width");
     scatter_add_part(x, rows, 0, y);
 }
 
 /// Columns `from..from + D` of row `rows[i]` of x (N, P·D) += row i of y (rows.len(), D).
-pub fn scatter_add_part(x: &mut Tensor, rows: &[usize], from: usize, y: &Tensor) {
+pub fn scatter_add_part(x: &mut Tensor, rows: &Index, from: usize, y: &Tensor) {
     let ([_, wide], [n, d]) = (x.dims(), y.dims());
     assert!(n == rows.len() && from + d <= wide, "scatter_add: {n} rows of {d} into {wide}");
     on!(y,
         host T => cpu::rows::scatter_add::<T>(x.get_mut(), [wide, from, d], rows, y.get()),
         device e => {
-            let rows = cuda::rows::indices(e, rows.iter().copied());
-            cuda::rows::scatter_add(e, x.array_mut(), [wide, from, d], &rows, y.array());
+            cuda::rows::scatter_add(e, x.array_mut(), [wide, from, d], rows.on_device(), y.array())
         },
     );
 }

@@ -9,13 +9,14 @@
 //!
 //! Source of top_p: Holtzman et al. 2020, arXiv:1904.09751.
 
-use super::cpu;
-use crate::base::Float;
+use super::{cpu, cuda};
+use crate::base::{Float, fits};
+use crate::tensor::Tensor;
 
 /// How one of the tokens is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
-    /// Above 0; 1 samples from the model's own distribution.
+pub struct Sampling {
+    /// 0 takes the likeliest token; 1 samples from the model's own distribution.
     pub temperature: f64,
     /// Only the k likeliest tokens take part; 0 for all.
     pub top_k: usize,
@@ -23,10 +24,27 @@ pub struct Rule {
     pub top_p: f64,
 }
 
-/// The likeliest token of each row, into `ids` (R).
-pub fn greedy<T: Float>(z: &[T], v: usize, ids: &mut [u32]) {
-    assert_eq!(z.len(), ids.len() * v, "greedy: z is not (R, V)");
-    cpu::sample::greedy(z, v, ids);
+impl Sampling {
+    /// The likeliest token, always.
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
+}
+
+/// A token by logits (1, V) and a number in [0, 1); none where logits are not finite.
+pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
+    let [_, v] = z.dims();
+    let greedy = by.temperature == 0.0;
+    match z.engine() {
+        Some(e) if greedy => fits(cuda::sample::likeliest(e, z.array())),
+        Some(e) => fits(cuda::sample::chosen(e, z.array(), by, uniform)),
+        None => {
+            let (z, mut id) = (z.row_f64(0), [0]);
+            match greedy {
+                true => top(&z, v, 1, &mut [0.0], &mut id),
+                false => choose(&z, v, by, &[uniform], &mut id),
+            }
+            z.iter().all(|z| z.is_finite()).then_some(id[0])
+        }
+    }
 }
 
 /// The k likeliest tokens of each row in order, into `ids` (R, k), and their logits.
@@ -38,9 +56,9 @@ pub fn top<T: Float>(z: &[T], v: usize, k: usize, values: &mut [T], ids: &mut [u
 }
 
 /// A token of each row by a number in [0, 1) of its own, into `ids` (R).
-pub fn choose<T: Float>(z: &[T], v: usize, rule: Rule, uniform: &[T], ids: &mut [u32]) {
-    assert!(rule.temperature > 0.0, "choose: at temperature 0 it is greedy");
+pub fn choose<T: Float>(z: &[T], v: usize, by: Sampling, uniform: &[T], ids: &mut [u32]) {
+    assert!(by.temperature > 0.0, "choose: at temperature 0 it is the likeliest");
     assert_eq!(z.len(), ids.len() * v, "choose: z is not (R, V)");
     assert_eq!(uniform.len(), ids.len(), "choose: a number a row");
-    cpu::sample::choose(z, v, rule, uniform, ids);
+    cpu::sample::choose(z, v, by, uniform, ids);
 }

@@ -56,9 +56,17 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), data }
     }
 
-    /// A copy where another computation runs.
-    pub fn on(&self, compute: &Compute) -> Tensor {
-        Tensor::of(compute, &self.shape, &self.to_f64())
+    /// The same where another computation runs, if it does.
+    pub fn on(&self, compute: &Compute) -> Cow<'_, Tensor> {
+        let here = match (self.engine(), compute.engine()) {
+            (None, None) => self.precision() == compute.precision(),
+            (Some(here), Some(there)) => here.is(there),
+            _ => false,
+        };
+        match here {
+            true => Cow::Borrowed(self),
+            false => Cow::Owned(Tensor::of(compute, &self.shape, &self.to_f64())),
+        }
     }
 
     /// Where and in which type it computes.

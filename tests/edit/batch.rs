@@ -153,6 +153,7 @@ fn a_change_by_kernels_is_the_references() {
     let Some(engine) = twin::engine(test) else { return };
     let compute = Compute::from(engine.clone());
     let (ready, planned) = check(&Case::named("gpt2-memit-sequential"), &compute, 1e-4);
+    assert!(engine.replays() > 0, "steps were replayed");
     let bits_before = bits(&planned);
     drop(planned);
     let all = engine.memory();

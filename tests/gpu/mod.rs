@@ -3,6 +3,7 @@
 mod card;
 mod commands;
 mod grammar;
+mod graph;
 mod image;
 mod memory;
 mod planted;

@@ -1,6 +1,6 @@
 //! The value search's gradient against central differences of its loss, in f64.
 
-use incise::model::pushed::{Problem, Push, Pushed};
+use incise::model::pushed::{Parts, Problem, Push, Pushed};
 use incise::model::shared::{Shared, common};
 use incise::model::{At, Model, Site};
 use incise::ops::linear::STEADY;
@@ -54,15 +54,21 @@ impl<'m> Search<'m> {
         let problems: Vec<Problem> = facts.iter().map(problem).collect();
         let mut pushed = Pushed::new(model, push, shared, false);
         let t0 = pushed.admit(&problems);
-        let (parts, _) =
-            pushed.step(&Tensor::zeros(&model.compute, t0.shape()), &vec![1.0; facts.len()]);
+        let mut search = Search(pushed, facts.len());
+        let parts = search.step(&Tensor::zeros(&model.compute, t0.shape())).0;
         assert!(parts.iter().all(|p| p.kl == 0.0 && p.nll > 0.0), "KL is exactly 0 at δ = 0");
-        Search(pushed, facts.len())
+        search
+    }
+
+    fn step(&mut self, delta: &Tensor) -> (Vec<Parts>, Tensor) {
+        let say = Tensor::of(self.0.compute(), &[self.1, 1], &vec![1.0; self.1]);
+        let gradient = self.0.step(delta, &say);
+        ((0..self.1).map(|fact| self.0.parts(fact)).collect(), gradient)
     }
 
     fn at(&mut self, delta: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let delta = Tensor::of(self.0.compute(), &[self.1, delta.len() / self.1], delta);
-        let (parts, gradient) = self.0.step(&delta, &vec![1.0; self.1]);
+        let (parts, gradient) = self.step(&delta);
         (parts.iter().map(|p| p.nll + p.kl).collect(), gradient.to_f64())
     }
 }

@@ -7,6 +7,7 @@ use incise::base::Rng;
 use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
 use incise::model::{At, Batch, Cache, Model, Run, Site};
+use incise::ops::sample;
 use incise::tensor::Precision;
 use incise::text::Row;
 
@@ -106,7 +107,7 @@ fn greedy_text_is_that_of_whole_passes() {
             for _ in 0..12 {
                 let last = [ids.len() - 1];
                 let logits = model.logits(&Batch::whole([&ids]), Past::None, &last);
-                ids.push(Sampling::GREEDY.choose(&logits.row_f64(0), &mut rng));
+                ids.push(sample::next(&logits, Sampling::GREEDY, 0.0).unwrap());
             }
             assert_eq!(text.unwrap(), ids[prompt.len()..], "{name}");
         }

@@ -5,9 +5,9 @@ use std::ops::Range;
 use incise::base::Float;
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
-use incise::ops::adam::{self, CALM, EASED, Losses, Rule, Slots, State};
-use incise::ops::cuda::adam as cuda;
-use incise::tensor::Precision;
+use incise::ops::adam::{self, CALM, EASED, Rule, Slots, State};
+use incise::ops::loss::{self, Aim, Aims};
+use incise::tensor::{Compute, Precision, Tensor};
 
 use crate::support::budget::{self, Op};
 use crate::support::toy::{Draw, Fill, cast};
@@ -16,8 +16,6 @@ use crate::support::twin;
 /// What becomes of a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
-    /// Nothing: no search begins in it.
-    Idle,
     /// Its steps are used up.
     Long,
     /// Its gradient is zero.
@@ -33,25 +31,23 @@ enum Fate {
     /// … or infinite.
     Infinite,
 }
-use Fate::{Calm, Enough, Idle, Infinite, Long, Nan, Said, Still};
+use Fate::{Calm, Enough, Infinite, Long, Nan, Said, Still};
 
 /// Looks a search may take.
 const STEPS: usize = 3;
 /// Looks that are taken: one more, which must find nothing to do.
 const LOOKS: usize = STEPS + 1;
-/// What stands in memory before.
-const BEFORE: f64 = 7.0;
 
 /// (case, [P, D], clamp, eases, slots).
 type Row = (&'static str, [usize; 2], f64, bool, &'static [Fate]);
 const CASES: &[Row] = &[
     ("no slot", [1, 7], 4.0, false, &[]),
     ("one slot, one column", [1, 1], 4.0, false, &[Long]),
-    ("every fate", [1, 67], 4.0, false, &[Long, Still, Idle, Enough, Nan, Said, Infinite]),
+    ("every fate", [1, 67], 4.0, false, &[Long, Still, Enough, Nan, Said, Infinite]),
     ("on the ball", [1, 67], 0.02, false, &[Still, Long, Enough]),
     ("eased", [2, 37], 4.0, true, &[Said, Calm, Long, Nan]),
     ("two parts on the ball", [2, 131], 0.02, true, &[Long, Calm, Said]),
-    ("wider than a block", [2, 521], 0.5, false, &[Long, Idle]),
+    ("wider than a block", [2, 521], 0.5, false, &[Long, Enough]),
 ];
 
 struct Case {
@@ -131,7 +127,6 @@ impl Case {
     /// What the state and the looks of each slot must be at the end.
     fn ends(&self) -> Vec<f64> {
         let end = |fate: &Fate| match fate {
-            Idle => [State::Ended as u8, 0],
             Nan | Infinite => [State::Broken as u8, 1],
             Enough => [State::Ended as u8, 2],
             Calm if self.rule.eases => [State::Ended as u8, 2],
@@ -158,25 +153,22 @@ impl<T: Float> Search<T> {
     fn run(case: &Case, slot: usize) -> Search<T> {
         let wide = case.t0.len() / case.fates.len();
         let fill = |n: usize, x: f64| vec![T::of(x); n];
-        let none = if case.fates[slot] == Idle { BEFORE } else { 0.0 };
         let mut s = Search {
-            delta: fill(wide, none),
-            m: fill(wide, none),
-            v: fill(wide, none),
-            factor: T::of(if none == 0.0 { case.rule.nll_factor } else { none }),
+            delta: fill(wide, 0.0),
+            m: fill(wide, 0.0),
+            v: fill(wide, 0.0),
+            factor: T::of(case.rule.nll_factor),
             trace: Vec::new(),
         };
         let t0 = cast::<T>(&case.t0[slot * wide..][..wide]);
-        let searches = case.fates[slot] != Idle;
-        let looks = case.looks.iter().filter(|_| searches);
-        for (look, n) in looks.zip(1..) {
+        for (look, n) in case.looks.iter().zip(1..) {
             let g = cast::<T>(&look.g[slot * wide..][..wide]);
             if !s.look(case, slot, look, &t0) || n == STEPS {
                 break;
             }
             s.step(case, n as i32, &t0, g);
         }
-        s.trace.resize(4 * STEPS, T::of(BEFORE));
+        s.trace.resize(4 * STEPS, T::of(0.0));
         s
     }
 
@@ -240,96 +232,56 @@ impl Op for Case {
     }
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
-        match precision {
-            Precision::F32 => self.defined::<f32>(),
-            Precision::F64 => self.defined::<f64>(),
-        }
+        self.run(&precision.into())
     }
 }
 
 impl Case {
-    fn defined<T: Float>(&self) -> Vec<Vec<f64>> {
-        let (s, n) = (self.fates.len(), self.t0.len());
-        let fill = |n: usize| vec![T::of(BEFORE); n];
-        let [mut t0, mut delta, mut m, mut v] = [(); 4].map(|()| fill(n));
-        let (mut factor, mut trace) = (fill(s), fill(4 * STEPS * s));
-        let (mut state, mut taken) = (vec![State::Ended; s], vec![0; s]);
-        let mut slots = Slots {
-            t0: &mut t0,
-            delta: &mut delta,
-            m: &mut m,
-            v: &mut v,
-            state: &mut state,
-            taken: &mut taken,
-            factor: &mut factor,
-            trace: &mut trace,
+    fn aims(&self, compute: &Compute) -> Aims {
+        let aim = |(&says, &weight)| match says {
+            true => Aim::Say { target: 5, weight },
+            false => Aim::Stay { first: 1, weight },
         };
-        for slot in (0..s).filter(|&slot| self.fates[slot] != Idle) {
-            let t0 = cast::<T>(&self.t0[slot * n / s..][..n / s]);
-            adam::start(&self.rule, slot, &t0, &mut slots);
-        }
-        let weight = cast::<T>(&self.weight);
-        for look in &self.looks {
-            let loss = cast::<T>(&look.loss);
-            let (rows, says, weight) = (&self.rows[..], &self.says[..], &weight[..]);
-            let losses = Losses { rows, says, weight, loss: &loss, top: &look.top };
-            adam::step(&self.rule, self.d, &losses, &cast::<T>(&look.g), &mut slots);
-        }
-        let ends = state.iter().zip(taken).flat_map(|(&s, n)| [f64::from(s as u8), n as f64]);
-        let wide = |x: &Vec<T>| x.iter().map(|x| x.f64()).collect::<Vec<f64>>();
-        let mut outputs: Vec<_> = [delta, m, v, factor, trace].iter().map(wide).collect();
-        outputs.push(ends.collect());
-        outputs
+        let aims = self.says.iter().zip(&self.weight).map(aim).collect();
+        Aims::new(compute, self.rows.clone(), aims)
     }
 
-    fn kernels(&self, engine: &Engine) -> Vec<Vec<f64>> {
-        let (s, n, wide) = (self.fates.len(), self.t0.len(), self.t0.len() / self.fates.len());
-        let up = |values: &[f64]| twin::up(engine, Elem::F32, values);
-        let ints =
-            |values: Vec<i32>| engine.upload(Elem::I32, bytemuck::cast_slice(&values)).unwrap();
-        let mut slots = cuda::Slots::new(engine, s, wide, STEPS).unwrap();
-        for x in [&mut slots.t0, &mut slots.delta, &mut slots.m, &mut slots.v] {
-            *x = up(&vec![BEFORE; n]);
+    /// All slots begun, in two parts.
+    fn begun(&self, compute: &Compute) -> Slots {
+        let (s, n) = (self.fates.len(), self.t0.len());
+        let wide = n / s.max(1);
+        let mut slots = Slots::new(compute, wide, STEPS);
+        for part in [0..s / 2, s / 2..s] {
+            let t0 = &self.t0[part.start * wide..part.end * wide];
+            slots.begin(&self.rule, &Tensor::of(compute, &[part.len(), wide], t0));
         }
-        (slots.factor, slots.trace) = (up(&vec![BEFORE; s]), up(&vec![BEFORE; 4 * STEPS * s]));
-        // Last come, first begun.
-        let begun: Vec<usize> = (0..s).rev().filter(|&slot| self.fates[slot] != Idle).collect();
-        let t0: Vec<f64> =
-            begun.iter().flat_map(|slot| self.t0[slot * wide..][..wide].to_vec()).collect();
-        let into = ints(begun.iter().map(|&slot| slot as i32).collect());
-        cuda::start(engine, &self.rule, &into, &up(&t0), &mut slots);
-        let rows =
-            ints(self.rows.iter().flat_map(|r| [r.start, r.end].map(|x| x as i32)).collect());
-        let target = ints(self.says.iter().map(|&says| if says { 5 } else { -2 }).collect());
-        let weight = up(&self.weight);
-        let mut scaled = up(&self.weight);
-        for look in &self.looks {
-            let (loss, g) = (up(&look.loss), up(&look.g));
-            let top = ints(look.top.iter().map(|&top| i32::from(top)).collect());
-            cuda::weights(engine, [&rows, &target, &weight], &slots, &mut scaled);
-            self.check_weights(&twin::down(&slots.factor), &twin::down(&scaled));
-            let (rows, target, weight) = (&rows, &target, &weight);
-            let losses = cuda::Losses { rows, target, weight, loss: &loss, top: &top };
-            cuda::step(engine, &self.rule, self.d, losses, &g, &mut slots);
-        }
-        let mut outputs: Vec<_> =
-            [&slots.delta, &slots.m, &slots.v, &slots.factor, &slots.trace, &slots.state]
-                .map(twin::down)
-                .to_vec();
-        for pair in outputs[5].chunks_mut(2) {
-            pair[0] = f64::from(cuda::state(pair[0] as i32) as u8);
-        }
-        outputs
+        slots
     }
 
-    /// A row's weight in the gradient: times f where it says, else as it is.
-    fn check_weights(&self, factor: &[f64], scaled: &[f64]) {
-        for (row, (&got, &weight)) in scaled.iter().zip(&self.weight).enumerate() {
-            let slot = self.rows.iter().position(|rows| rows.contains(&row) && self.says[row]);
-            let want = slot.map_or(weight as f32, |slot| weight as f32 * factor[slot] as f32);
-            assert_eq!(got, f64::from(want), "row {row}");
-        }
+    fn look_at(&self, look: &Look, aims: &mut Aims, slots: &mut Slots) {
+        let said = |(&loss, &top)| loss::Said { loss, top };
+        aims.tell(look.loss.iter().zip(&look.top).map(said).collect());
+        let g = Tensor::of(slots.delta.compute(), slots.delta.shape(), &look.g);
+        adam::step(&self.rule, self.d, aims, &g, slots);
     }
+
+    fn run(&self, compute: &Compute) -> Vec<Vec<f64>> {
+        let (mut slots, mut aims) = (self.begun(compute), self.aims(compute));
+        for look in &self.looks {
+            aims.weigh(&slots.factor);
+            self.look_at(look, &mut aims, &mut slots);
+        }
+        slots.read();
+        outputs(&slots)
+    }
+}
+
+fn outputs(slots: &Slots) -> Vec<Vec<f64>> {
+    let state = |&(state, n): &(State, usize)| [f64::from(state as u8), n as f64];
+    let Slots { delta, m, v, factor, trace, .. } = slots;
+    let mut outputs: Vec<_> = [delta, m, v, factor, trace].map(Tensor::to_f64).to_vec();
+    outputs.push(slots.state.iter().flat_map(state).collect());
+    outputs
 }
 
 #[test]
@@ -338,7 +290,83 @@ fn kernels() {
     for row in CASES.iter().filter(|row| !row.4.is_empty()) {
         let name = format!("adam, {}", row.0);
         let inputs = |draw: &mut Draw| Case::draw(draw, row);
-        budget::kernel(&name, &engines, &[Elem::F32; 6], inputs, Case::kernels);
+        let run = |case: &Case, engine: &Engine| case.run(&engine.clone().into());
+        budget::kernel(&name, &engines, &[Elem::F32; 6], inputs, run);
+    }
+}
+
+/// A row's weight in the gradient: times f where it says, else as it is.
+#[test]
+fn rows_that_say_are_weighed() {
+    let mut computes: Vec<Compute> = vec![Precision::F32.into()];
+    computes.extend(twin::engine("ops::adam::rows_that_say_are_weighed").map(Compute::from));
+    for compute in &computes {
+        let (v, factor) = (7, [0.75, 0.5]);
+        let aims = vec![
+            Aim::Stay { first: 0, weight: 0.25 },
+            Aim::Say { target: 3, weight: 0.5 },
+            Aim::Say { target: 2, weight: 1.0 },
+            Aim::Say { target: 0, weight: 2.0 },
+        ];
+        let of = |aims: Vec<Aim>, factor: Option<&[f64; 2]>| {
+            let mut aims = Aims::new(compute, vec![0..2, 2..3], aims);
+            if let Some(factor) = factor {
+                aims.weigh(&Tensor::of(compute, &[2, 1], factor));
+            }
+            let z: Vec<f64> = (0..4 * v).map(|i| (i % 5) as f64).collect();
+            let (mut z, first) =
+                (Tensor::of(compute, &[4, v], &z), Tensor::zeros(compute, &[1, v]));
+            loss::gradient(&mut z, &mut aims, 0..4, &first);
+            z.to_f64()
+        };
+        let mut weighed = aims.clone();
+        weighed[1] = Aim::Say { target: 3, weight: 0.5 * factor[0] };
+        weighed[2] = Aim::Say { target: 2, weight: factor[1] };
+        assert_eq!(of(aims, Some(&factor)), of(weighed, None), "{compute:?}");
+    }
+}
+
+/// Those that stay go on as if nobody had left, and those that come as if they were first.
+#[test]
+fn slots_do_not_see_each_other() {
+    let mut computes: Vec<Compute> = vec![Precision::F64.into()];
+    computes.extend(twin::engine("ops::adam::slots_do_not_see_each_other").map(Compute::from));
+    let row = ("kept", [2, 37], 0.02, false, &[Long, Still, Long, Long][..]);
+    let case = Case::draw(&mut Draw::new("adam, kept", false), &row);
+    let only = |kept: &[usize]| {
+        let wide = case.t0.len() / case.fates.len();
+        let part = |x: &[f64]| kept.iter().flat_map(|&s| x[s * wide..][..wide].to_vec()).collect();
+        let looks = case.looks.iter().map(|look| Look {
+            loss: look.loss.clone(),
+            top: look.top.clone(),
+            g: part(&look.g),
+        });
+        Case {
+            rule: case.rule,
+            d: case.d,
+            fates: case.fates,
+            t0: part(&case.t0),
+            rows: kept.iter().map(|&s| case.rows[s].clone()).collect(),
+            says: case.says.clone(),
+            weight: case.weight.clone(),
+            looks: looks.collect(),
+        }
+    };
+    for compute in &computes {
+        let mut slots = case.begun(compute);
+        case.look_at(&case.looks[0], &mut case.aims(compute), &mut slots);
+        let kept = only(&[3, 0]);
+        slots.read();
+        slots.keep(&[3, 0]);
+        kept.look_at(&kept.looks[1], &mut kept.aims(compute), &mut slots);
+        slots.read();
+        let mut alone = Slots::new(compute, kept.t0.len() / 2, STEPS);
+        alone.begin(&case.rule, &Tensor::of(compute, &[2, kept.t0.len() / 2], &kept.t0));
+        for look in &kept.looks[..2] {
+            kept.look_at(look, &mut kept.aims(compute), &mut alone);
+        }
+        alone.read();
+        assert_eq!(outputs(&slots), outputs(&alone), "{compute:?}");
     }
 }
 

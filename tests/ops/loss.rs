@@ -4,7 +4,7 @@ use incise::base::Float;
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::ops::cuda::loss as cuda;
-use incise::ops::loss::{self, Aim};
+use incise::ops::loss::{self, Aim, Aims};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner};
@@ -46,9 +46,7 @@ impl Case {
         let mut first = tensor(&vec![f64::NAN; self.first.len()]);
         loss::log_softmax(&tensor(&self.first), &[0, 1], &mut first);
         let mut z = tensor(z);
-        let said = loss::gradient(&mut z, &self.aims, &first);
-        let losses: Vec<f64> = said.iter().map(|s| s.loss).collect();
-        (losses, z.to_f64())
+        (losses(&mut z, &self.aims, &first), z.to_f64())
     }
 
     fn weight(aim: &Aim) -> f64 {
@@ -56,6 +54,14 @@ impl Case {
             Aim::Say { weight, .. } | Aim::Stay { weight, .. } => weight,
         }
     }
+}
+
+/// Losses; z becomes their weighed gradient.
+fn losses(z: &mut Tensor, aims: &[Aim], first: &Tensor) -> Vec<f64> {
+    let all = 0..aims.len();
+    let mut aims = Aims::new(&z.compute(), vec![all.clone()], aims.to_vec());
+    loss::gradient(z, &mut aims, all, first);
+    aims.of(0).map(|(_, said)| said.loss).collect()
 }
 
 fn log_softmax<T: Float>(z: &[T]) -> Vec<T> {
@@ -124,13 +130,14 @@ impl Case {
         cuda::log_softmax(engine, &single(&self.first), &rows(2), v, &mut first);
         let mut z = single(&self.z);
         cuda::log_softmax(engine, &z, &rows(r), v, &mut logp);
-        let aims: Vec<_> = self.aims.iter().map(cuda::aim).collect();
-        let target = index(aims.iter().map(|a| f64::from(a.0)).collect());
-        let weight = single(&aims.iter().map(|a| f64::from(a.1)).collect::<Vec<_>>());
-        let (mut losses, mut top) = (room(r), engine.array(Elem::I32, r).unwrap());
-        let aims = (&target, &weight);
-        cuda::gradient(engine, &mut z, v, aims, &first, &mut losses, &mut top);
-        let (losses, dz) = (twin::down(&losses), twin::down(&z));
+        let mut aims = cuda::Aims::new(engine, &[], &self.aims).unwrap();
+        // Two pieces, where there are two rows.
+        for rows in [0..r / 2, r / 2..r] {
+            let mut piece = single(&self.z[rows.start * v..rows.end * v]);
+            cuda::gradient(engine, &mut piece, v, &mut aims, rows.clone(), &first);
+            z.copy(rows.start * v, &piece, 0..rows.len() * v);
+        }
+        let (losses, dz) = (twin::down(&aims.loss), twin::down(&z));
         let mut all = vec![Vec::new(); 5];
         for ((loss, dz), aim) in losses.iter().zip(dz.chunks(v)).zip(&self.aims) {
             let stay = usize::from(matches!(aim, Aim::Stay { .. }));
@@ -176,8 +183,7 @@ fn nothing_pushed_is_nothing_lost() {
             let mut first = Tensor::zeros(precision, &shape);
             let rows: Vec<usize> = (0..shape[0]).collect();
             loss::log_softmax(&z, &rows, &mut first);
-            let said = loss::gradient(&mut z, &case.aims, &first);
-            let losses: Vec<f64> = said.iter().map(|s| s.loss).collect();
+            let losses = losses(&mut z, &case.aims, &first);
             assert!(losses.iter().chain(&z.to_f64()).all(|&x| x == 0.0), "KL is exactly 0");
         }
     }

@@ -4,7 +4,7 @@ use incise::base::Float;
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::ops::cuda::rows as cuda;
-use incise::ops::rows;
+use incise::ops::rows::{self, Index};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
@@ -55,10 +55,11 @@ impl Op for Rows {
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
         let tensor = |x: &[f64]| Tensor::of(precision, &[x.len() / self.d, self.d], x);
+        let chosen = Index::new(&precision.into(), &self.chosen[..]);
         let mut gathered = tensor(&vec![f64::NAN; self.y.len()]);
-        rows::gather(&tensor(&self.x), &self.chosen, &mut gathered);
+        rows::gather(&tensor(&self.x), &chosen, &mut gathered);
         let (mut scattered, mut added) = (tensor(&self.x), tensor(&self.x));
-        rows::scatter_add(&mut scattered, &self.chosen, &tensor(&self.y));
+        rows::scatter_add(&mut scattered, &chosen, &tensor(&self.y));
         rows::add(&mut added, &tensor(&self.more));
         [gathered, scattered, added].iter().map(Tensor::to_f64).collect()
     }

@@ -3,19 +3,12 @@
 use std::cmp::Ordering;
 
 use crate::base::Float;
-use crate::ops::sample::Rule;
+use crate::ops::sample::Sampling;
 
 /// Which of two tokens comes first.
 fn likelier<T: Float>(z: &[T], a: u32, b: u32) -> Ordering {
     let [za, zb] = [a, b].map(|id| z[id as usize].f64());
     zb.total_cmp(&za).then(a.cmp(&b))
-}
-
-/// The likeliest token of each row.
-pub fn greedy<T: Float>(z: &[T], v: usize, ids: &mut [u32]) {
-    for (z, id) in z.chunks(v).zip(ids) {
-        *id = (0..v as u32).min_by(|&a, &b| likelier(z, a, b)).expect("a vocabulary");
-    }
 }
 
 /// The first k in order.
@@ -40,13 +33,13 @@ pub fn top<T: Float>(z: &[T], v: usize, k: usize, values: &mut [T], ids: &mut [u
 }
 
 /// A token of each row by chance.
-pub fn choose<T: Float>(z: &[T], v: usize, rule: Rule, uniform: &[T], ids: &mut [u32]) {
+pub fn choose<T: Float>(z: &[T], v: usize, by: Sampling, uniform: &[T], ids: &mut [u32]) {
     for ((z, &uniform), id) in z.chunks(v).zip(uniform).zip(ids) {
-        let mut order = first(z, if rule.top_k > 0 { rule.top_k.min(v) } else { v });
+        let mut order = first(z, if by.top_k > 0 { by.top_k.min(v) } else { v });
         let most = z[order[0] as usize];
-        let weight = |&id: &u32| ((z[id as usize] - most) / T::of(rule.temperature)).exp();
+        let weight = |&id: &u32| ((z[id as usize] - most) / T::of(by.temperature)).exp();
         let weights: Vec<T> = order.iter().map(weight).collect();
-        let enough = T::of(rule.top_p) * weights.iter().copied().sum();
+        let enough = T::of(by.top_p) * weights.iter().copied().sum();
         let mut reached = T::default();
         let kept = weights.iter().take_while(|&&w| {
             let taken = reached < enough;

@@ -1,6 +1,10 @@
 //! Launches of `kernels/loss.cu`.
 
-use crate::base::fits;
+use std::ops::Range;
+
+use bytemuck::cast_slice;
+
+use crate::base::Result;
 use crate::gpu::kernels::loss::{LogSoftmax, LossGradient, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
@@ -13,47 +17,89 @@ pub fn log_softmax(engine: &Engine, z: &Array, rows: &Array, v: usize, logp: &mu
 }
 
 /// An aim as the kernel takes it: the token, or −1 − the row of ln p⁰; and the factor.
-pub fn aim(aim: &Aim) -> (i32, f32) {
+fn aim(aim: &Aim) -> (i32, f32) {
     match *aim {
         Aim::Say { target, weight } => (target as i32, weight as f32),
         Aim::Stay { first, weight } => (-1 - first as i32, weight as f32),
     }
 }
 
-/// Turns z (R, V) into weight·dz in place and returns what each row says.
-pub fn said(engine: &Engine, z: &mut Array, v: usize, aims: &[Aim], first: &Array) -> Vec<Said> {
-    let (targets, weights): (Vec<i32>, Vec<f32>) = aims.iter().map(aim).unzip();
-    let target = fits(engine.upload(Elem::I32, bytemuck::cast_slice(&targets)));
-    let weight = fits(engine.upload(Elem::F32, bytemuck::cast_slice(&weights)));
-    let mut loss = fits(engine.array(Elem::F32, aims.len()));
-    let mut top = fits(engine.array(Elem::I32, aims.len()));
-    gradient(engine, z, v, (&target, &weight), first, &mut loss, &mut top);
-    let (loss, top) = (loss.download(), top.download());
-    let losses = loss.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into());
-    let tops = top.as_chunks::<4>().0.iter().map(|b| *b != [0; 4]);
-    losses.zip(tops).map(|(loss, top)| Said { loss, top }).collect()
+/// What R rows are asked for, and what they said, in S slots.
+#[derive(Debug)]
+pub struct Aims {
+    /// (S, 2) i32: the first of a slot's rows, and the first that is not.
+    pub rows: Array,
+    /// (R) i32: the token a row says, below zero where it stays.
+    pub target: Array,
+    /// (R): its weight in the loss.
+    pub weight: Array,
+    /// (R): its weight in the gradient.
+    pub weighed: Array,
+    /// (R): its loss, without a weight.
+    pub loss: Array,
+    /// (R) i32: whether no token is likelier than its target.
+    pub top: Array,
 }
 
-/// Turns z (R, V) into weight·dz in place; gives loss and `top` (R) of each row.
-#[allow(clippy::too_many_arguments, reason = "three inputs, three outputs, a size")]
+impl Aims {
+    /// The rows of each slot, and the aim of each row.
+    ///
+    /// # Errors
+    ///
+    /// The device has no more memory.
+    pub fn new(engine: &Engine, slots: &[Range<usize>], aims: &[Aim]) -> Result<Aims> {
+        let (targets, weights): (Vec<i32>, Vec<f32>) = aims.iter().map(aim).unzip();
+        let rows: Vec<i32> = slots.iter().flat_map(|r| [r.start as i32, r.end as i32]).collect();
+        Ok(Aims {
+            rows: engine.upload(Elem::I32, cast_slice(&rows))?,
+            target: engine.upload(Elem::I32, cast_slice(&targets))?,
+            weight: engine.upload(Elem::F32, cast_slice(&weights))?,
+            weighed: engine.upload(Elem::F32, cast_slice(&weights))?,
+            loss: engine.array(Elem::F32, aims.len())?,
+            top: engine.array(Elem::I32, aims.len())?,
+        })
+    }
+
+    /// Makes the rows say what was found elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// The device has no more memory.
+    pub fn tell(&mut self, said: &[Said]) -> Result<()> {
+        let (loss, top): (Vec<f32>, Vec<i32>) =
+            said.iter().map(|s| (s.loss as f32, i32::from(s.top))).unzip();
+        self.loss = self.loss.engine().upload(Elem::F32, cast_slice(&loss))?;
+        self.top = self.top.engine().upload(Elem::I32, cast_slice(&top))?;
+        Ok(())
+    }
+
+    /// What each row said.
+    pub fn said(&self) -> Vec<Said> {
+        let (loss, top) = (self.loss.download(), self.top.download());
+        let losses = loss.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into());
+        let tops = top.as_chunks::<4>().0.iter().map(|b| *b != [0; 4]);
+        losses.zip(tops).map(|(loss, top)| Said { loss, top }).collect()
+    }
+}
+
+/// Turns z (n, V), the logits of n of the rows, into weighed·dz in place; gives their losses.
 pub fn gradient(
     engine: &Engine,
     z: &mut Array,
     v: usize,
-    (target, weight): (&Array, &Array),
+    aims: &mut Aims,
+    rows: Range<usize>,
     first: &Array,
-    loss: &mut Array,
-    top: &mut Array,
 ) {
-    let rows = target.len();
+    let part = |array: &Array| array.place().part(rows.start, rows.len());
     LossGradient {
         first: first.read(),
-        target: target.read(),
-        weight_of: weight.read(),
+        target: part(&aims.target).into(),
+        weight_of: part(&aims.weighed).into(),
         V: v as i32,
         z: z.update(),
-        loss: loss.write(),
-        top: top.write(),
+        loss: part(&aims.loss).into(),
+        top: part(&aims.top).into(),
     }
-    .launch(engine, Grid::line(rows, THREADS as u32));
+    .launch(engine, Grid::line(rows.len(), THREADS as u32));
 }

@@ -1,16 +1,10 @@
 //! Launches of `kernels/sample.cu`.
 
-use crate::gpu::kernels::sample::{MOST, Sample, SampleGreedy, SampleTop, THREADS};
-use crate::gpu::launch::Grid;
+use crate::base::Result;
+use crate::gpu::kernels::sample::{MOST, Sample, SampleTop, THREADS};
+use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::sample::Rule;
-
-/// The likeliest token of each row of z (R, V) f32, into `ids` (R) i32.
-pub fn greedy(engine: &Engine, z: &Array, ids: &mut Array) {
-    let rows = ids.len();
-    SampleGreedy { z: z.read(), V: (z.len() / rows.max(1)) as i32, id: ids.write() }
-        .launch(engine, Grid::line(rows, THREADS as u32));
-}
+use crate::ops::sample::Sampling;
 
 /// The k ≤ [`MOST`] likeliest tokens of each row of z (R, V) f32 in order, into `ids` (R, k) i32,
 /// and their logits into `values` (R, k).
@@ -24,17 +18,48 @@ pub fn top(engine: &Engine, z: &Array, k: usize, values: &mut Array, ids: &mut A
 
 /// A token of each row of z (R, V) f32 by a number in [0, 1) of its own, `uniform` (R) f32, into
 /// `ids` (R) i32; −1 where a row is not finite.
-pub fn choose(engine: &Engine, z: &Array, rule: Rule, uniform: &Array, ids: &mut Array) {
-    assert!(rule.temperature > 0.0, "choose: at temperature 0 it is greedy");
+pub fn choose(engine: &Engine, z: &Array, by: Sampling, uniform: &Array, ids: &mut Array) {
+    assert!(by.temperature > 0.0, "choose: at temperature 0 it is the likeliest");
     let rows = ids.len();
     Sample {
         z: z.read(),
         uniform: uniform.read(),
-        temperature: rule.temperature as f32,
-        top_k: rule.top_k as i32,
-        top_p: rule.top_p as f32,
+        temperature: by.temperature as f32,
+        top_k: by.top_k as i32,
+        top_p: by.top_p as f32,
         V: (z.len() / rows.max(1)) as i32,
         id: ids.write(),
     }
     .launch(engine, Grid::line(rows, THREADS as u32));
+}
+
+/// The likeliest token of z (1, V); none where its logit is not finite.
+///
+/// # Errors
+///
+/// The device has no more memory.
+pub fn likeliest(engine: &Engine, z: &Array) -> Result<Option<u32>> {
+    let (mut value, mut id) = (engine.array(Elem::F32, 1)?, engine.array(Elem::I32, 1)?);
+    top(engine, z, 1, &mut value, &mut id);
+    let finite = f32::from_bits(number(&value)).is_finite();
+    Ok(finite.then(|| number(&id)))
+}
+
+/// A token of z (1, V) by chance; none where z is not finite.
+///
+/// # Errors
+///
+/// The device has no more memory.
+pub fn chosen(engine: &Engine, z: &Array, by: Sampling, uniform: f64) -> Result<Option<u32>> {
+    // The nearest f32 may be 1.
+    let uniform = (uniform as f32).min(1.0f32.next_down());
+    let uniform = engine.upload(Elem::F32, &uniform.to_le_bytes())?;
+    let mut id = engine.array(Elem::I32, 1)?;
+    choose(engine, z, by, &uniform, &mut id);
+    Ok(i32::try_from(number(&id)).ok().map(|id| id as u32))
+}
+
+/// The bits of the one number of an array.
+fn number(array: &Array) -> u32 {
+    u32::from_le_bytes(array.download().try_into().expect("four bytes"))
 }
