@@ -8,9 +8,9 @@
 //            values ids (R, k), k <= MOST, in order
 //   types    f32
 //   launch   a block a row, THREADS each; any R, any V < 2^24
-//   cost     both find a place in the order bit by bit, with 17
-//            readings of V, 16 or so more if the place is among equals: top once, sampling up to
-//            three times; from the second reading on bound by what the cache gives one SM
+//   cost     both find a place in the order bit by bit, with 17 readings of V, 16 or so more if
+//            the place is among equals: top once, sampling up to three times; from the second
+//            reading on bound by what the cache gives one SM
 //   source   top_p: Holtzman et al. 2020, arXiv:1904.09751
 //
 // S is never summed in order: for any token it is one sum over the row in which the weights further
