@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{result, sys};
 
+use super::context::Context;
 use super::driver::Gpu;
 use super::image;
 use super::launch::{Argument, File, Grid, types};
@@ -14,10 +15,10 @@ use crate::base::{Error, Result, fits};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
-    context: sys::CUcontext,
+    context: Context,
     stream: sys::CUstream,
     arch: &'static str,
-    functions: Mutex<HashMap<Symbol, sys::CUfunction>>,
+    modules: Mutex<Modules>,
     pool: Mutex<Pool>,
     pinned: Mutex<Pinned>,
 }
@@ -42,8 +43,9 @@ struct Buffer {
     sent: sys::CUevent,
 }
 
-/// File, types, kernel.
-type Symbol = [&'static str; 4];
+/// What was loaded, by file and types, and of it by name.
+type Modules = HashMap<[&'static str; 3], (sys::CUmodule, Functions)>;
+type Functions = HashMap<&'static str, sys::CUfunction>;
 
 // SAFETY: the driver's handles may be used from any thread; each use sets the context first.
 unsafe impl Send for Cuda {}
@@ -66,11 +68,7 @@ impl Cuda {
             let what = format!("cuda:{} ({}) is of sm_{major}{minor}", gpu.ordinal, gpu.name);
             return Err(Error::refused(what, "use a card of sm_80 or later, or --device cpu"));
         }
-        let device = result::device::get(gpu.ordinal as i32).map_err(failed)?;
-        // SAFETY: the device came from the driver just now.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;
-        // SAFETY: the context was retained just now.
-        unsafe { result::ctx::set_current(context) }.map_err(failed)?;
+        let context = Context::open(gpu).map_err(failed)?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
         let buffer = || -> std::result::Result<Buffer, result::DriverError> {
@@ -85,7 +83,7 @@ impl Cuda {
             context,
             stream,
             arch: if forced { "compute_80" } else { image::arch(gpu.capability) },
-            functions: Mutex::default(),
+            modules: Mutex::default(),
             pool: Mutex::default(),
             pinned: Mutex::new(Pinned { buffers, next: 0 }),
         })
@@ -246,28 +244,53 @@ impl Cuda {
         kernel: &'static str,
         (elem, weight): (&'static str, &'static str),
     ) -> sys::CUfunction {
-        let mut functions = lock(&self.functions);
-        let symbol = [file.name, elem, weight, kernel];
-        *functions.entry(symbol).or_insert_with(|| {
+        let refused = |e: result::DriverError| {
+            let what = format!("kernels/{}.cu for {}: {e:?}", file.name, self.arch);
+            Error::refused(what, "update the driver to one that serves CUDA 12.8, or later")
+        };
+        let mut modules = lock(&self.modules);
+        let (module, functions) = modules.entry([file.name, elem, weight]).or_insert_with(|| {
             let image = fits(image::image(file, (elem, weight), self.arch));
             // SAFETY: an image that NVRTC made; PTX ends in a NUL.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            let refused = |e: result::DriverError| {
-                let what = format!("kernels/{}.cu for {}: {e:?}", file.name, self.arch);
-                Error::refused(what, "update the driver to one that serves CUDA 12.8, or later")
-            };
-            let module = fits(module.map_err(refused));
+            (fits(module.map_err(refused)), Functions::new())
+        });
+        *functions.entry(kernel).or_insert_with(|| {
             let name = CString::new(kernel).expect("names hold no NUL");
-            // SAFETY: the module was loaded just now.
-            let function = unsafe { result::module::get_function(module, name) };
+            // SAFETY: the module stays loaded as long as `self` lives.
+            let function = unsafe { result::module::get_function(*module, name) };
             fits(function.map_err(refused))
         })
     }
 
     fn enter(&self) {
-        // SAFETY: the context is retained as long as `self` lives.
-        let set = unsafe { result::ctx::set_current(self.context) };
-        set.expect("a context that was current before");
+        self.context.enter().expect("a context that was current before");
+    }
+}
+
+impl Drop for Cuda {
+    /// Gives back what it has of the card. One that failed refuses, and keeps nothing either.
+    fn drop(&mut self) {
+        let _ = self.context.enter();
+        let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let pinned = self.pinned.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: all was made by `self` and is used by nobody else: arrays hold an engine, so none
+        // is left, and what was enqueued is waited for.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for (_, (module, _)) in modules.drain() {
+                let _ = result::module::unload(module);
+            }
+            for &piece in pool.pieces() {
+                let _ = result::free_sync(piece);
+            }
+            for buffer in pinned.buffers {
+                let _ = result::event::destroy(buffer.sent);
+                let _ = result::free_host(buffer.at);
+            }
+            let _ = result::stream::destroy(self.stream);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Floor 1: the GPU. The driver is opened at run time; a machine without one runs the same program.
 
+mod context;
 pub mod cuda;
 pub mod driver;
 pub mod engine;
