@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{result, sys};
 
@@ -11,37 +11,23 @@ use super::driver::Gpu;
 use super::image;
 use super::launch::{Argument, File, Grid, types};
 use super::pool::Pool;
+use super::upload::{self, Uploads};
 use crate::base::{Error, Result, fits};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
-    context: Context,
+    context: Arc<Context>,
     stream: sys::CUstream,
+    uploads: Uploads,
     arch: &'static str,
     modules: Mutex<Modules>,
     pool: Mutex<Pool>,
-    pinned: Mutex<Pinned>,
 }
 
 /// Memory is asked for in pieces of so many bytes, or more.
 const PIECE: u64 = 1 << 30;
-/// Bytes of a pinned buffer.
-const PINNED: usize = 32 << 20;
-
 /// Bytes that the driver copies at once, without waiting for the card.
 const SMALL: usize = 64 << 10;
-
-/// Host memory that the card copies from by itself, two buffers in turn.
-struct Pinned {
-    buffers: [Buffer; 2],
-    next: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Buffer {
-    at: *mut c_void,
-    sent: sys::CUevent,
-}
 
 /// What was loaded, by file and types, and of it by name.
 type Modules = HashMap<[&'static str; 3], (sys::CUmodule, Functions)>;
@@ -68,24 +54,17 @@ impl Cuda {
             let what = format!("cuda:{} ({}) is of sm_{major}{minor}", gpu.ordinal, gpu.name);
             return Err(Error::refused(what, "use a card of sm_80 or later, or --device cpu"));
         }
-        let context = Context::open(gpu).map_err(failed)?;
+        let context = Arc::new(Context::open(gpu).map_err(failed)?);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
-        let buffer = || -> std::result::Result<Buffer, result::DriverError> {
-            // SAFETY: the context is current.
-            let at = unsafe { result::malloc_host(PINNED, 0) }?;
-            let sent = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-            Ok(Buffer { at, sent })
-        };
-        let buffers = [buffer().map_err(failed)?, buffer().map_err(failed)?];
         let forced = std::env::var_os("CUDA_FORCE_PTX_JIT").is_some_and(|v| v == "1");
         Ok(Cuda {
+            uploads: Uploads::open(&context).map_err(failed)?,
             context,
             stream,
             arch: if forced { "compute_80" } else { image::arch(gpu.capability) },
             modules: Mutex::default(),
             pool: Mutex::default(),
-            pinned: Mutex::new(Pinned { buffers, next: 0 }),
         })
     }
 
@@ -93,7 +72,8 @@ impl Cuda {
     pub(super) fn free_bytes(&self) -> u64 {
         self.enter();
         // Some is left to the driver: modules, the stack of kernels, other libraries.
-        result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19)
+        let free = result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19);
+        free.saturating_sub(upload::BYTES)
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
@@ -131,31 +111,10 @@ impl Cuda {
         done.unwrap_or_else(|e| panic!("copy of {} bytes to the card: {e:?}", bytes.len()));
     }
 
-    /// Through two pinned buffers: one is filled while the other is on its way.
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
         self.enter();
-        let mut pinned = lock(&self.pinned);
-        for from in (0..bytes).step_by(PINNED) {
-            let len = PINNED.min(bytes - from);
-            let buffer = pinned.buffers[pinned.next];
-            pinned.next = (pinned.next + 1) % 2;
-            let sent = (|| {
-                // SAFETY: the event is recorded behind the buffer's last copy, so it is free now.
-                unsafe { result::event::synchronize(buffer.sent) }?;
-                // SAFETY: PINNED bytes of the driver's, and nobody else has them.
-                let piece = unsafe { std::slice::from_raw_parts_mut(buffer.at.cast::<u8>(), len) };
-                fill(from, piece);
-                // SAFETY: the array that begins at `at` has as many bytes; the buffer is not
-                // written again before its event.
-                unsafe {
-                    result::memcpy_htod_async(at + from as u64, piece, self.stream)?;
-                    result::event::record(buffer.sent, self.stream)
-                }
-            })();
-            sent.unwrap_or_else(|e: result::DriverError| {
-                panic!("copy of {len} bytes to the card: {e:?}");
-            });
-        }
+        let sent = self.uploads.fill(self.stream, at, bytes, fill);
+        sent.unwrap_or_else(|e| panic!("copy of {bytes} bytes to the card: {e:?}"));
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
@@ -274,7 +233,6 @@ impl Drop for Cuda {
         let _ = self.context.enter();
         let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
         let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let pinned = self.pinned.get_mut().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: all was made by `self` and is used by nobody else: arrays hold an engine, so none
         // is left, and what was enqueued is waited for.
         unsafe {
@@ -285,15 +243,11 @@ impl Drop for Cuda {
             for &piece in pool.pieces() {
                 let _ = result::free_sync(piece);
             }
-            for buffer in pinned.buffers {
-                let _ = result::event::destroy(buffer.sent);
-                let _ = result::free_host(buffer.at);
-            }
             let _ = result::stream::destroy(self.stream);
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

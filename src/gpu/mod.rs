@@ -11,6 +11,7 @@ pub mod nvrtc;
 pub mod pool;
 pub mod resident;
 pub mod twin;
+mod upload;
 
 pub use driver::{Gpu, gpus};
 pub use engine::{Array, Engine};

@@ -5,8 +5,10 @@ use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::Batch;
 use incise::model::decoder::Past;
+use incise::tensor::OnDevice;
 
 use crate::support::golden::Golden;
+use crate::support::toy::{Draw, Held, all_held, weight};
 use crate::support::twin;
 
 #[test]
@@ -53,6 +55,20 @@ fn arrays_that_grow_keep_what_they_hold() {
     let other = twin::up(&engine, Elem::F32, &[7.0, 8.0, 9.0]);
     array.copy(3, &other, 1..3);
     assert_eq!(twin::down(&array), [1.0, 2.0, 0.0, 8.0, 9.0]);
+}
+
+/// However they are stored, and in however many parts they are copied.
+#[test]
+fn weights_arrive_as_they_are() {
+    let Some(engine) = twin::engine("gpu::memory::weights_arrive_as_they_are") else { return };
+    let mut draw = Draw::new("weights that arrive", true);
+    for held in all_held().into_iter().filter(|held| !matches!(held, Held::Double)) {
+        let (weight, values) = weight(&mut draw, [303, 521], held); // more than 256 KiB
+        let OnDevice { w, row_stride, col_stride, .. } = weight.on(&engine);
+        let at = |i: usize| i / 521 * row_stride + i % 521 * col_stride;
+        let there = twin::down(&w);
+        assert!(values.iter().enumerate().all(|(i, &x)| there[at(i)] == x), "{held:?}");
+    }
 }
 
 /// A device too small for the weights runs the same numbers.
