@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{result, sys};
 
 use super::context::Context;
-use super::driver::Gpu;
+use super::driver::{Gpu, POOL};
 use super::image;
 use super::launch::{Argument, File, Grid, types};
 use super::pool::Pool;
@@ -21,7 +21,7 @@ pub struct Cuda {
     uploads: Uploads,
     arch: &'static str,
     modules: Mutex<Modules>,
-    pool: Mutex<Pool>,
+    pool: Option<Mutex<Pool>>, // none where each array has memory of its own
 }
 
 /// Memory is asked for in pieces of so many bytes, or more.
@@ -57,14 +57,15 @@ impl Cuda {
         let context = Arc::new(Context::open(gpu).map_err(failed)?);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
-        let forced = std::env::var_os("CUDA_FORCE_PTX_JIT").is_some_and(|v| v == "1");
+        let is = |name, value| std::env::var_os(name).is_some_and(|v| v == value);
+        let forced = is("CUDA_FORCE_PTX_JIT", "1");
         Ok(Cuda {
             uploads: Uploads::open(&context).map_err(failed)?,
             context,
             stream,
             arch: if forced { "compute_80" } else { image::arch(gpu.capability) },
             modules: Mutex::default(),
-            pool: Mutex::default(),
+            pool: (!is(POOL, "off")).then(Mutex::default),
         })
     }
 
@@ -77,16 +78,15 @@ impl Cuda {
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
-        let mut pool = lock(&self.pool);
         let bytes = bytes as u64;
+        let Some(pool) = &self.pool else { return self.piece(bytes) };
+        let mut pool = lock(pool);
         if let Some(at) = pool.take(bytes) {
             return Some(at);
         }
-        self.enter();
         let least = Pool::piece(bytes);
         for piece in [PIECE.max(least), least] {
-            // SAFETY: the context is current, and the piece is not empty.
-            if let Ok(at) = unsafe { result::malloc_sync(piece as usize) } {
+            if let Some(at) = self.piece(piece) {
                 pool.add(at, piece);
                 return pool.take(bytes);
             }
@@ -94,8 +94,22 @@ impl Cuda {
         None
     }
 
+    fn piece(&self, bytes: u64) -> Option<u64> {
+        self.enter();
+        // SAFETY: the context is current, and the piece is not empty.
+        unsafe { result::malloc_sync(bytes as usize) }.ok()
+    }
+
     pub(super) fn free(&self, at: u64) {
-        lock(&self.pool).give(at);
+        if let Some(pool) = &self.pool {
+            return lock(pool).give(at);
+        }
+        let _ = self.context.enter(); // also while a panic unwinds because the card failed
+        // SAFETY: the array that begins at `at` is not used again; what was enqueued is waited for.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::free_sync(at);
+        }
     }
 
     pub(super) fn write(&self, at: u64, bytes: &[u8]) {
@@ -232,7 +246,7 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         let _ = self.context.enter();
         let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let pool = self.pool.as_ref().map(lock);
         // SAFETY: all was made by `self` and is used by nobody else: arrays hold an engine, so none
         // is left, and what was enqueued is waited for.
         unsafe {
@@ -240,7 +254,7 @@ impl Drop for Cuda {
             for (_, (module, _)) in modules.drain() {
                 let _ = result::module::unload(module);
             }
-            for &piece in pool.pieces() {
+            for &piece in pool.iter().flat_map(|pool| pool.pieces()) {
                 let _ = result::free_sync(piece);
             }
             let _ = result::stream::destroy(self.stream);
