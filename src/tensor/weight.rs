@@ -136,11 +136,6 @@ impl Weight {
         [self.rows, self.cols]
     }
 
-    /// The same matrix for another device.
-    pub fn apart(&self) -> Weight {
-        Weight { slot: Arc::default(), ..self.clone() }
-    }
-
     /// How many bytes its elements are.
     pub fn bytes(&self) -> u64 {
         let size = match &self.source {
