@@ -1,4 +1,4 @@
-//! A card, through the driver: memory, copies, launches on one stream.
+//! A card, through the driver: memory, copies and launches on one stream, large uploads beside it.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{result, sys};
 
 use super::context::Context;
-use super::driver::{Gpu, POOL};
+use super::driver::{FORCE_PTX, Gpu, POOL};
 use super::image;
 use super::launch::{Argument, File, Grid, types};
 use super::pool::Pool;
@@ -58,7 +58,7 @@ impl Cuda {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
         let is = |name, value| std::env::var_os(name).is_some_and(|v| v == value);
-        let forced = is("CUDA_FORCE_PTX_JIT", "1");
+        let forced = is(FORCE_PTX, "1");
         Ok(Cuda {
             uploads: Uploads::open(&context).map_err(failed)?,
             context,

@@ -1,10 +1,11 @@
 //! What is on a device: blocks of a pool, weights that come and go, arrays that find no room.
 
-use incise::base::Error;
+use incise::base::{Error, Rng};
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::Batch;
 use incise::model::decoder::Past;
+use incise::model::generate::Sampling;
 use incise::tensor::OnDevice;
 
 use crate::support::golden::Golden;
@@ -55,6 +56,20 @@ fn arrays_that_grow_keep_what_they_hold() {
     let other = twin::up(&engine, Elem::F32, &[7.0, 8.0, 9.0]);
     array.copy(3, &other, 1..3);
     assert_eq!(twin::down(&array), [1.0, 2.0, 0.0, 8.0, 9.0]);
+}
+
+/// What returns a `Result` returns it.
+#[test]
+fn a_device_without_room_is_an_error() {
+    let test = "gpu::memory::a_device_without_room_is_an_error";
+    let Some(engine) = twin::engine(test) else { return };
+    let golden = Golden::open("llama-tied");
+    let model = golden.model(engine.clone());
+    engine.cap(engine.memory().used + 100);
+    let mut rng = Rng::new(0, "unused");
+    let ids = &golden.json.prompts[0];
+    let text = model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
+    assert!(matches!(text, Err(Error::Room { .. })));
 }
 
 /// However they are stored, and in however many parts they are copied.
