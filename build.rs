@@ -43,13 +43,20 @@ fn main() {
 }
 
 fn commit() {
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/refs/heads");
-    let said = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let commit = said.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
-    let commit = String::from_utf8(commit).unwrap_or_default();
+    // Where they lie in a work tree of its own, too.
+    for path in git(&["--git-path", "HEAD", "--git-path", "refs/heads"]).lines() {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let commit = git(&["--short=12", "HEAD"]);
     let commit = if commit.trim().is_empty() { "unknown" } else { commit.trim() };
     println!("cargo::rustc-env=INCISE_COMMIT={commit}");
+}
+
+/// What `git rev-parse` says; nothing outside a checkout.
+fn git(asked: &[&str]) -> String {
+    let said = Command::new("git").arg("rev-parse").args(asked).output();
+    let said = said.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
+    String::from_utf8(said).unwrap_or_default()
 }
 
 /// One compilation.
