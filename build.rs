@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Without NVRTC only the sources are embedded, and one line says so. `INCISE_NVRTC` names a folder
-//! to look in first.
+//! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, a sixth of the work: while
+//! kernels are written; what a card lacks is compiled at first use.
 
 #[path = "build/kernel.rs"]
 mod kernel;
@@ -37,6 +38,7 @@ fn main() {
         }
     }
     println!("cargo::rerun-if-env-changed=INCISE_NVRTC");
+    println!("cargo::rerun-if-env-changed=INCISE_ARCHES");
     if let Err(e) = kernels() {
         e.lines().for_each(|line| println!("cargo::error={line}"));
     }
@@ -80,7 +82,7 @@ fn kernels() -> Result<(), String> {
     let sources: Vec<Source> = texts.iter().map(parse).collect::<Result<_, _>>()?;
     let jobs = match Nvrtc::find(&root) {
         Ok(nvrtc) => {
-            let jobs = jobs(&sources, &texts, &headers, &out);
+            let jobs = jobs(&sources, &texts, &headers, &arches()?, &out);
             compile(&nvrtc, &jobs, &texts, &headers)?;
             jobs
         }
@@ -108,11 +110,25 @@ fn read(dir: &Path, ending: &str) -> Result<Vec<Header>, String> {
     Ok(files)
 }
 
-fn jobs(sources: &[Source], texts: &[Header], headers: &[Header], out: &Path) -> Vec<Job> {
+/// Those of [`ARCHES`] that `INCISE_ARCHES` names; all where it is not set.
+fn arches() -> Result<Vec<&'static str>, String> {
+    let Ok(named) = env::var("INCISE_ARCHES") else { return Ok(ARCHES.to_vec()) };
+    let known = |name: &str| ARCHES.into_iter().find(|arch| *arch == name);
+    let all: Option<Vec<_>> = named.split_whitespace().map(known).collect();
+    all.ok_or_else(|| format!("INCISE_ARCHES={named}: name some of {}", ARCHES.join(" ")))
+}
+
+fn jobs(
+    sources: &[Source],
+    texts: &[Header],
+    headers: &[Header],
+    arches: &[&'static str],
+    out: &Path,
+) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         for (elem, weight) in source.variants() {
-            for arch in ARCHES {
+            for &arch in arches {
                 // Named by all that makes it, so what is there need not be made again.
                 let mut hash = DefaultHasher::new();
                 (&texts[i], headers, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
