@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Without NVRTC only the sources are embedded, and one line says so. `INCISE_NVRTC` names a folder
-//! to look in first.
+//! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, a sixth of the work: while
+//! kernels are written; what a card lacks is compiled at first use.
 
 #[path = "build/kernel.rs"]
 mod kernel;
@@ -37,19 +38,27 @@ fn main() {
         }
     }
     println!("cargo::rerun-if-env-changed=INCISE_NVRTC");
+    println!("cargo::rerun-if-env-changed=INCISE_ARCHES");
     if let Err(e) = kernels() {
         e.lines().for_each(|line| println!("cargo::error={line}"));
     }
 }
 
 fn commit() {
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/refs/heads");
-    let said = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let commit = said.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
-    let commit = String::from_utf8(commit).unwrap_or_default();
+    // Where they lie in a work tree of its own, too.
+    for path in git(&["--git-path", "HEAD", "--git-path", "refs/heads"]).lines() {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let commit = git(&["--short=12", "HEAD"]);
     let commit = if commit.trim().is_empty() { "unknown" } else { commit.trim() };
     println!("cargo::rustc-env=INCISE_COMMIT={commit}");
+}
+
+/// What `git rev-parse` says; nothing outside a checkout.
+fn git(asked: &[&str]) -> String {
+    let said = Command::new("git").arg("rev-parse").args(asked).output();
+    let said = said.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
+    String::from_utf8(said).unwrap_or_default()
 }
 
 /// One compilation.
@@ -73,7 +82,7 @@ fn kernels() -> Result<(), String> {
     let sources: Vec<Source> = texts.iter().map(parse).collect::<Result<_, _>>()?;
     let jobs = match Nvrtc::find(&root) {
         Ok(nvrtc) => {
-            let jobs = jobs(&sources, &texts, &headers, &out);
+            let jobs = jobs(&sources, &texts, &headers, &arches()?, &out);
             compile(&nvrtc, &jobs, &texts, &headers)?;
             jobs
         }
@@ -101,11 +110,25 @@ fn read(dir: &Path, ending: &str) -> Result<Vec<Header>, String> {
     Ok(files)
 }
 
-fn jobs(sources: &[Source], texts: &[Header], headers: &[Header], out: &Path) -> Vec<Job> {
+/// Those of [`ARCHES`] that `INCISE_ARCHES` names; all where it is not set.
+fn arches() -> Result<Vec<&'static str>, String> {
+    let Ok(named) = env::var("INCISE_ARCHES") else { return Ok(ARCHES.to_vec()) };
+    let known = |name: &str| ARCHES.into_iter().find(|arch| *arch == name);
+    let all: Option<Vec<_>> = named.split_whitespace().map(known).collect();
+    all.ok_or_else(|| format!("INCISE_ARCHES={named}: name some of {}", ARCHES.join(" ")))
+}
+
+fn jobs(
+    sources: &[Source],
+    texts: &[Header],
+    headers: &[Header],
+    arches: &[&'static str],
+    out: &Path,
+) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         for (elem, weight) in source.variants() {
-            for arch in ARCHES {
+            for &arch in arches {
                 // Named by all that makes it, so what is there need not be made again.
                 let mut hash = DefaultHasher::new();
                 (&texts[i], headers, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);

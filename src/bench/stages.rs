@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
-use crate::base::{Quiet, Result, Rng};
+use crate::base::{Quiet, Result, Rng, rescue};
 use crate::edit::value::{Search, Wanted, find_all};
 use crate::model::decoder::{Hook, Past};
 use crate::model::pushed::{Problem, Push};
@@ -28,8 +28,10 @@ pub fn measure(
     rows: &mut Vec<Row>,
 ) -> Result<()> {
     let mut ids = Ids(Rng::new(0, "tokens of a benchmark"), model.arch.vocabulary);
-    passes(model, sizes, limits, &mut ids, rows);
-    search(model, limits, facts, &mut ids, rows)?;
+    rescue(|| {
+        passes(model, sizes, limits, &mut ids, rows);
+        search(model, limits, facts, &mut ids, rows)
+    })?;
     let mut fast = model.clone();
     fast.fast = true;
     match model.compute.engine() {

@@ -1,11 +1,13 @@
 //! `incise doctor`: what this machine offers, and what to do about what it lacks.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::Context;
 use super::output::metric;
 use crate::base::Result;
-use crate::gpu::driver::{Driver, probe};
+use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};
 use crate::gpu::kernels::FILES;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -36,6 +38,7 @@ pub fn run(context: &Context) -> Result<()> {
             archs().join(" "),
         ),
     };
+    let set = set();
     if context.json {
         let gpus: Vec<_> = gpus
             .iter()
@@ -48,6 +51,7 @@ pub fn run(context: &Context) -> Result<()> {
             "version": VERSION, "commit": COMMIT, "cores": cores, "features": features,
             "driver": said, "gpus": gpus,
             "kernels": FILES.iter().map(|file| file.name).collect::<Vec<_>>(), "images": archs(),
+            "set": set.iter().map(|(name, value, _)| (*name, value)).collect::<BTreeMap<_, _>>(),
         }));
     }
     let line = |name: &str, text: &str| context.terminal.line(format!("{name:<10} {text}"));
@@ -60,11 +64,27 @@ pub fn run(context: &Context) -> Result<()> {
         line(&format!("cuda:{}", g.ordinal), &format!("{} {memory}B, sm_{major}{minor}", g.name))?;
     }
     line("kernels", &engine)?;
+    for (name, value, does) in &set {
+        line("set", &format!("{name}={value}: {does}"))?;
+    }
     line("libraries", "cuBLASLt and cuSOLVER are not looked for: nothing would use them yet")?;
     if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
         line("advice", "without AVX2 products run several times slower; use a newer processor")?;
     }
     Ok(())
+}
+
+/// Variables of the environment that change what runs kernels, and what they do.
+const SWITCHES: [(&str, &str); 3] = [
+    (TWIN, "this executable stands for two GPUs, and no card is used"),
+    (POOL, "`off` gives each array memory of its own: slow, and meant for sanitizers"),
+    (FORCE_PTX, "`1` makes the driver compile the kernels from PTX at every start"),
+];
+
+/// Those that are set: name, value, what it does.
+fn set() -> Vec<(&'static str, String, &'static str)> {
+    let value = |name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+    SWITCHES.iter().filter_map(|&(name, does)| Some((name, value(name)?, does))).collect()
 }
 
 /// What the kernels are compiled for.

@@ -33,7 +33,7 @@ use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
 use super::value::{TOKENS, Value, Wanted, find_all};
-use crate::base::{Progress, Result, Rng};
+use crate::base::{Progress, Result, Rng, rescue};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::pushed::Problem;
@@ -164,8 +164,18 @@ impl Batches<'_> {
     /// # Errors
     ///
     /// A search that meets NaN, a system that cannot be solved, a folder of what is kept that
-    /// cannot be written, a wish to stop.
+    /// cannot be written, a wish to stop, a device without room.
     pub fn run(
+        &self,
+        facts: &[Fact],
+        state: State,
+        kept: Option<&mut Kept>,
+        progress: &dyn Progress,
+    ) -> Result<(Planned, State)> {
+        rescue(|| self.planned(facts, state, kept, progress))
+    }
+
+    fn planned(
         &self,
         facts: &[Fact],
         mut state: State,
@@ -350,8 +360,10 @@ impl Batches<'_> {
         let found = self.values(self.model, &self.name, sample, kept, progress)?;
         let rows: Vec<&Rows> = sample.iter().map(|f| &f.rows).collect();
         let first = self.by.layers[0];
-        let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);
-        let v0 = self.v0(self.model, &reader, progress)?;
+        let v0 = rescue(|| {
+            let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);
+            self.v0(self.model, &reader, progress)
+        })?;
         let length = |(value, v0): (&Value, &Vec<f64>)| {
             norm(&v0.iter().zip(&value.delta).map(|(v, d)| v + d).collect::<Vec<f64>>())
         };

@@ -48,7 +48,8 @@ pub struct Reader {
 
 impl Reader {
     /// Of facts whose rows belong to these contexts, for edits from layer `first` on. `room` is
-    /// how many bytes the streams that enter that layer may take.
+    /// how many bytes the streams that enter that layer may take. A device without room unwinds to
+    /// [`rescue`](crate::base::rescue), here and in [`look`](Reader::look).
     pub fn new(
         model: &Model,
         facts: &[&Rows],

@@ -1,7 +1,7 @@
 //! What became of one fact.
 
 use super::value::{Step, Value};
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, rescue};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -107,7 +107,7 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// A wish to stop.
+/// A wish to stop, a device without room.
 pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) -> Result<Vec<f64>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(JUDGED) {
@@ -122,7 +122,8 @@ pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) ->
                 candidate: rows.target.len(),
             })
             .collect();
-        all.extend(model.log_probability(&judged).into_iter().map(f64::exp));
+        let judged = rescue(|| Ok(model.log_probability(&judged)))?;
+        all.extend(judged.into_iter().map(f64::exp));
     }
     Ok(all)
 }

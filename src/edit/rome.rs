@@ -18,7 +18,7 @@
 //! public code's; they make the denominator small by accident, which is what R-ROME mends.
 
 use super::value::{self, Search, Value};
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, rescue};
 use crate::linalg::vector::dot;
 use crate::model::{At, Model, Site};
 use crate::stats::Covariance;
@@ -53,7 +53,7 @@ pub struct RankOne {
 ///
 /// # Errors
 ///
-/// A search that meets NaN, a denominator that is 0, a wish to stop.
+/// A search that meets NaN, a denominator that is 0, a wish to stop, a device without room.
 pub fn plan(
     model: &Model,
     c: Option<&Covariance>,
@@ -63,7 +63,7 @@ pub fn plan(
     by: &Search,
     progress: &dyn Progress,
 ) -> Result<RankOne> {
-    let all = model.read(&rows.keys, Site { layer, at: At::Key });
+    let all = rescue(|| Ok(model.read(&rows.keys, Site { layer, at: At::Key })))?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
     let value = value::find(model, rows, by, progress)?;

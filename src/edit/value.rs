@@ -117,9 +117,10 @@ pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) ->
     Ok(found.expect("the one search is done"))
 }
 
-/// Searches v* for many facts, as many at a time as fit in `room` bytes; `each` gets the number of
-/// a fact and its value as soon as it is found. What is found does not depend on `room`, nor on
-/// which other facts there are.
+/// Searches v* for many facts, as many at a time as fit in `room` bytes of each device, or in what
+/// one of several has to spare where that is less; `each` gets the number of a fact and its value
+/// as soon as it is found. What is found does not depend on `room`, nor on which other facts there
+/// are.
 ///
 /// # Errors
 ///
@@ -142,6 +143,7 @@ pub fn find_all(
     let one = |i: usize, model: &Model| {
         let own: Vec<usize> = (i..facts.len()).step_by(n).collect();
         let wanted: Vec<Wanted> = own.iter().map(|&fact| facts[fact]).collect();
+        let room = model.spare().map_or(room, |spare| room.min(spare));
         find_on(model, &wanted, by, room, &Aside(progress), &mut |j, value| {
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             progress.at("fact", done, facts.len() as u64);

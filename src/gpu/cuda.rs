@@ -1,46 +1,33 @@
-//! A card, through the driver: memory, copies, launches on one stream.
+//! A card, through the driver: memory, copies and launches on one stream, large uploads beside it.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{result, sys};
 
-use super::driver::Gpu;
+use super::context::Context;
+use super::driver::{FORCE_PTX, Gpu, POOL};
 use super::image;
 use super::launch::{Argument, File, Grid, types};
 use super::pool::Pool;
+use super::upload::{self, Uploads};
 use crate::base::{Error, Result, fits};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
-    context: sys::CUcontext,
+    context: Arc<Context>,
     stream: sys::CUstream,
+    uploads: Uploads,
     arch: &'static str,
-    functions: Mutex<HashMap<Symbol, sys::CUfunction>>,
-    pool: Mutex<Pool>,
-    pinned: Mutex<Pinned>,
+    modules: Mutex<Modules>,
+    pool: Option<Mutex<Pool>>, // none where each array has memory of its own
 }
 
 /// Memory is asked for in pieces of so many bytes, or more.
 const PIECE: u64 = 1 << 30;
-/// Bytes of a pinned buffer.
-const PINNED: usize = 32 << 20;
-
 /// Bytes that the driver copies at once, without waiting for the card.
 const SMALL: usize = 64 << 10;
-
-/// Host memory that the card copies from by itself, two buffers in turn.
-struct Pinned {
-    buffers: [Buffer; 2],
-    next: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Buffer {
-    at: *mut c_void,
-    sent: sys::CUevent,
-}
 
 /// A graph that can be launched.
 pub(super) struct Tape(sys::CUgraphExec);
@@ -57,8 +44,9 @@ impl Drop for Tape {
     }
 }
 
-/// File, types, kernel.
-type Symbol = [&'static str; 4];
+/// What was loaded, by file and types, and of it by name.
+type Modules = HashMap<[&'static str; 3], (sys::CUmodule, Functions)>;
+type Functions = HashMap<&'static str, sys::CUfunction>;
 
 // SAFETY: the driver's handles may be used from any thread; each use sets the context first.
 unsafe impl Send for Cuda {}
@@ -81,28 +69,18 @@ impl Cuda {
             let what = format!("cuda:{} ({}) is of sm_{major}{minor}", gpu.ordinal, gpu.name);
             return Err(Error::refused(what, "use a card of sm_80 or later, or --device cpu"));
         }
-        let device = result::device::get(gpu.ordinal as i32).map_err(failed)?;
-        // SAFETY: the device came from the driver just now.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;
-        // SAFETY: the context was retained just now.
-        unsafe { result::ctx::set_current(context) }.map_err(failed)?;
+        let context = Arc::new(Context::open(gpu).map_err(failed)?);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
-        let buffer = || -> std::result::Result<Buffer, result::DriverError> {
-            // SAFETY: the context is current.
-            let at = unsafe { result::malloc_host(PINNED, 0) }?;
-            let sent = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-            Ok(Buffer { at, sent })
-        };
-        let buffers = [buffer().map_err(failed)?, buffer().map_err(failed)?];
-        let forced = std::env::var_os("CUDA_FORCE_PTX_JIT").is_some_and(|v| v == "1");
+        let is = |name, value| std::env::var_os(name).is_some_and(|v| v == value);
+        let forced = is(FORCE_PTX, "1");
         Ok(Cuda {
+            uploads: Uploads::open(&context).map_err(failed)?,
             context,
             stream,
             arch: if forced { "compute_80" } else { image::arch(gpu.capability) },
-            functions: Mutex::default(),
-            pool: Mutex::default(),
-            pinned: Mutex::new(Pinned { buffers, next: 0 }),
+            modules: Mutex::default(),
+            pool: (!is(POOL, "off")).then(Mutex::default),
         })
     }
 
@@ -110,20 +88,20 @@ impl Cuda {
     pub(super) fn free_bytes(&self) -> u64 {
         self.enter();
         // Some is left to the driver: modules, the stack of kernels, other libraries.
-        result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19)
+        let free = result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19);
+        free.saturating_sub(upload::BYTES)
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
-        let mut pool = lock(&self.pool);
         let bytes = bytes as u64;
+        let Some(pool) = &self.pool else { return self.piece(bytes) };
+        let mut pool = lock(pool);
         if let Some(at) = pool.take(bytes) {
             return Some(at);
         }
-        self.enter();
         let least = Pool::piece(bytes);
         for piece in [PIECE.max(least), least] {
-            // SAFETY: the context is current, and the piece is not empty.
-            if let Ok(at) = unsafe { result::malloc_sync(piece as usize) } {
+            if let Some(at) = self.piece(piece) {
                 pool.add(at, piece);
                 return pool.take(bytes);
             }
@@ -131,8 +109,22 @@ impl Cuda {
         None
     }
 
+    fn piece(&self, bytes: u64) -> Option<u64> {
+        self.enter();
+        // SAFETY: the context is current, and the piece is not empty.
+        unsafe { result::malloc_sync(bytes as usize) }.ok()
+    }
+
     pub(super) fn free(&self, at: u64) {
-        lock(&self.pool).give(at);
+        if let Some(pool) = &self.pool {
+            return lock(pool).give(at);
+        }
+        let _ = self.context.enter(); // also while a panic unwinds because the card failed
+        // SAFETY: the array that begins at `at` is not used again; what was enqueued is waited for.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::free_sync(at);
+        }
     }
 
     pub(super) fn write(&self, at: u64, bytes: &[u8]) {
@@ -148,31 +140,10 @@ impl Cuda {
         done.unwrap_or_else(|e| panic!("copy of {} bytes to the card: {e:?}", bytes.len()));
     }
 
-    /// Through two pinned buffers: one is filled while the other is on its way.
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
         self.enter();
-        let mut pinned = lock(&self.pinned);
-        for from in (0..bytes).step_by(PINNED) {
-            let len = PINNED.min(bytes - from);
-            let buffer = pinned.buffers[pinned.next];
-            pinned.next = (pinned.next + 1) % 2;
-            let sent = (|| {
-                // SAFETY: the event is recorded behind the buffer's last copy, so it is free now.
-                unsafe { result::event::synchronize(buffer.sent) }?;
-                // SAFETY: PINNED bytes of the driver's, and nobody else has them.
-                let piece = unsafe { std::slice::from_raw_parts_mut(buffer.at.cast::<u8>(), len) };
-                fill(from, piece);
-                // SAFETY: the array that begins at `at` has as many bytes; the buffer is not
-                // written again before its event.
-                unsafe {
-                    result::memcpy_htod_async(at + from as u64, piece, self.stream)?;
-                    result::event::record(buffer.sent, self.stream)
-                }
-            })();
-            sent.unwrap_or_else(|e: result::DriverError| {
-                panic!("copy of {len} bytes to the card: {e:?}");
-            });
-        }
+        let sent = self.uploads.fill(self.stream, at, bytes, fill);
+        sent.unwrap_or_else(|e| panic!("copy of {bytes} bytes to the card: {e:?}"));
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
@@ -289,31 +260,51 @@ impl Cuda {
         kernel: &'static str,
         (elem, weight): (&'static str, &'static str),
     ) -> sys::CUfunction {
-        let mut functions = lock(&self.functions);
-        let symbol = [file.name, elem, weight, kernel];
-        *functions.entry(symbol).or_insert_with(|| {
+        let refused = |e: result::DriverError| {
+            let what = format!("kernels/{}.cu for {}: {e:?}", file.name, self.arch);
+            Error::refused(what, "update the driver to one that serves CUDA 12.8, or later")
+        };
+        let mut modules = lock(&self.modules);
+        let (module, functions) = modules.entry([file.name, elem, weight]).or_insert_with(|| {
             let image = fits(image::image(file, (elem, weight), self.arch));
             // SAFETY: an image that NVRTC made; PTX ends in a NUL.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            let refused = |e: result::DriverError| {
-                let what = format!("kernels/{}.cu for {}: {e:?}", file.name, self.arch);
-                Error::refused(what, "update the driver to one that serves CUDA 12.8, or later")
-            };
-            let module = fits(module.map_err(refused));
+            (fits(module.map_err(refused)), Functions::new())
+        });
+        *functions.entry(kernel).or_insert_with(|| {
             let name = CString::new(kernel).expect("names hold no NUL");
-            // SAFETY: the module was loaded just now.
-            let function = unsafe { result::module::get_function(module, name) };
+            // SAFETY: the module stays loaded as long as `self` lives.
+            let function = unsafe { result::module::get_function(*module, name) };
             fits(function.map_err(refused))
         })
     }
 
     fn enter(&self) {
-        // SAFETY: the context is retained as long as `self` lives.
-        let set = unsafe { result::ctx::set_current(self.context) };
-        set.expect("a context that was current before");
+        self.context.enter().expect("a context that was current before");
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+impl Drop for Cuda {
+    /// Gives back what it has of the card. One that failed refuses, and keeps nothing either.
+    fn drop(&mut self) {
+        let _ = self.context.enter();
+        let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let pool = self.pool.as_ref().map(lock);
+        // SAFETY: all was made by `self` and is used by nobody else: arrays hold an engine, so none
+        // is left, and what was enqueued is waited for.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for (_, (module, _)) in modules.drain() {
+                let _ = result::module::unload(module);
+            }
+            for &piece in pool.iter().flat_map(|pool| pool.pieces()) {
+                let _ = result::free_sync(piece);
+            }
+            let _ = result::stream::destroy(self.stream);
+        }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

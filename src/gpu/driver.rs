@@ -50,6 +50,12 @@ pub fn probe() -> Driver {
 /// Names an executable of the kernels for the host, which then stands for two GPUs. Tests set it.
 pub const TWIN: &str = "INCISE_TWIN";
 
+/// `off` gives each array memory of its own, so that a sanitizer sees what runs over its end.
+pub const POOL: &str = "INCISE_POOL";
+
+/// `1` makes kernels of PTX, as on cards to come; the driver itself heeds it, too.
+pub const FORCE_PTX: &str = "CUDA_FORCE_PTX_JIT";
+
 /// The GPUs of a working driver; none otherwise.
 pub fn gpus() -> Vec<Gpu> {
     if std::env::var_os(TWIN).is_some() {

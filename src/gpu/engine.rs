@@ -57,6 +57,13 @@ pub struct Array {
     capacity: usize, // elements there is room for
 }
 
+/// Whether they are the same device.
+impl PartialEq for Engine {
+    fn eq(&self, other: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl Engine {
     /// Kernels on a card.
     pub fn cuda(cuda: Cuda) -> Engine {
@@ -155,7 +162,7 @@ impl Engine {
                 let place = Place { at, len, elem };
                 return Ok(Array { engine: self.clone(), place, capacity: len });
             }
-            if !self.0.residents.evict() {
+            if !self.0.residents.evict(self) {
                 let Memory { limit, used, .. } = self.memory();
                 return Err(Error::Room { wanted: bytes, used, limit });
             }
@@ -193,8 +200,8 @@ impl Engine {
         Ok(array)
     }
 
-    /// The elements in a slot, which `fill` writes there piece by piece if they are not: it gets
-    /// the offset of a piece in bytes, and the piece.
+    /// The elements of a slot on this device, which `fill` writes there piece by piece if they are
+    /// not: it gets the offset of a piece in bytes, and the piece.
     ///
     /// # Errors
     ///
@@ -208,7 +215,7 @@ impl Engine {
     ) -> Result<Arc<Array>> {
         self.0.residents.used(slot);
         let mut recording = self.recording();
-        match (slot.get(), &mut *recording) {
+        match (slot.get(self), &mut *recording) {
             (Some(array), None) => return Ok(array),
             (Some(array), Some(held)) => {
                 held.weights.push(array.clone());

@@ -174,18 +174,15 @@ impl Grid {
         Grid::line(n.div_ceil(threads), threads as u32)
     }
 
-    /// A warp a row, `rows` of them a block, for n rows.
-    pub fn warps(n: usize, rows: usize) -> Grid {
-        let line = Grid::line(n.div_ceil(rows), 32);
-        Grid { threads: [32, rows as u32, 1], ..line }
-    }
-
     /// Panics where a card would refuse it.
     pub fn check(self, kernel: &str) {
-        let Grid { blocks: [_, y, z], threads: [i, j, k] } = self;
+        let Grid { blocks: [x, y, z], threads: [i, j, k] } = self;
         let threads = u64::from(i) * u64::from(j) * u64::from(k);
-        let fits = (1..=1024).contains(&threads) && k <= 64 && y <= 65_535 && z <= 65_535;
-        assert!(fits, "{kernel}: no card takes the launch {self:?}");
+        let blocks = x <= i32::MAX as u32 && y <= 65_535 && z <= 65_535;
+        assert!(
+            blocks && (1..=1024).contains(&threads) && k <= 64,
+            "{kernel}: no card takes the launch {self:?}"
+        );
     }
 
     /// Whether there is nothing to do.

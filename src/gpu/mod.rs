@@ -1,5 +1,6 @@
 //! Floor 1: the GPU. The driver is opened at run time; a machine without one runs the same program.
 
+mod context;
 pub mod cuda;
 pub mod driver;
 pub mod engine;
@@ -11,6 +12,7 @@ pub mod nvrtc;
 pub mod pool;
 pub mod resident;
 pub mod twin;
+mod upload;
 
 pub use driver::{Gpu, gpus};
 pub use engine::{Array, Engine};

@@ -9,6 +9,7 @@ const ALIGN: u64 = 512;
 /// The blocks of some pieces.
 #[derive(Default)]
 pub struct Pool {
+    pieces: Vec<u64>,
     free: BTreeMap<u64, u64>, // address → bytes, no two side by side
     taken: HashMap<u64, u64>,
 }
@@ -16,10 +17,16 @@ pub struct Pool {
 impl Pool {
     /// Adds a piece. Its end stays unused, so that blocks of two pieces never become one.
     pub fn add(&mut self, at: u64, bytes: u64) {
+        self.pieces.push(at);
         let bytes = (bytes / ALIGN).saturating_sub(1) * ALIGN;
         if bytes > 0 {
             self.free.insert(at, bytes);
         }
+    }
+
+    /// The addresses of its pieces.
+    pub fn pieces(&self) -> &[u64] {
+        &self.pieces
     }
 
     /// Bytes of a piece that has room for a block of so many.

@@ -6,26 +6,36 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::engine::Array;
+use super::engine::{Array, Engine};
 
-/// Where a weight's elements are once they are on a device.
+/// Where a weight's elements are: an array on each device that asked for them.
 #[derive(Default)]
-pub struct Slot(Mutex<Option<Arc<Array>>>);
+pub struct Slot(Mutex<Vec<Arc<Array>>>);
 
 /// The slots of a device, the one used longest ago first.
 #[derive(Default)]
 pub(super) struct Residents(Mutex<VecDeque<Weak<Slot>>>);
 
 impl Slot {
-    pub(super) fn get(&self) -> Option<Arc<Array>> {
-        self.lock().clone()
+    pub(super) fn get(&self, engine: &Engine) -> Option<Arc<Array>> {
+        self.lock().iter().find(|array| array.engine() == engine).cloned()
     }
 
     pub(super) fn put(&self, array: &Arc<Array>) {
-        *self.lock() = Some(array.clone());
+        let mut arrays = self.lock();
+        arrays.retain(|a| a.engine() != array.engine()); // another thread's, of the same elements
+        arrays.push(array.clone());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Array>>> {
+    /// The array of a device, if nobody else holds it; nobody finds it any more.
+    fn take(&self, engine: &Engine) -> Option<Arc<Array>> {
+        let mut arrays = self.lock();
+        let alone = |a: &Arc<Array>| a.engine() == engine && Arc::strong_count(a) == 1;
+        let i = arrays.iter().position(alone)?;
+        Some(arrays.swap_remove(i))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Array>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -39,14 +49,10 @@ impl Residents {
         slots.push_back(Arc::downgrade(slot));
     }
 
-    /// Puts one weight out; false where none can be: whoever holds an array goes on holding it.
-    pub fn evict(&self) -> bool {
-        let slots = self.lock();
-        let full = slots
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|slot| slot.lock().as_ref().is_some_and(|array| Arc::strong_count(array) == 1));
-        full.is_some_and(|slot| slot.lock().take().is_some())
+    /// Puts one weight out of the device whose slots these are; false where none can be: whoever
+    /// holds an array goes on holding it.
+    pub fn evict(&self, engine: &Engine) -> bool {
+        self.lock().iter().filter_map(Weak::upgrade).find_map(|slot| slot.take(engine)).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Weak<Slot>>> {

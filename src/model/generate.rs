@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::decoder::Past;
 use super::load::Model;
-use crate::base::{Error, Result, Rng};
+use crate::base::{Error, Result, Rng, rescue};
 use crate::ops::sample;
 pub use crate::ops::sample::Sampling;
 
@@ -15,8 +15,20 @@ impl Model {
     /// # Errors
     ///
     /// A prompt without tokens, longer than the model's context, or with a token that is not in
-    /// its vocabulary; logits that are not finite.
+    /// its vocabulary; logits that are not finite; a device without room.
     pub fn generate(
+        &self,
+        prompt: &[u32],
+        most: usize,
+        sampling: Sampling,
+        rng: &mut Rng,
+        stop: &[u32],
+        each: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<Vec<u32>> {
+        rescue(|| self.go_on(prompt, most, sampling, rng, stop, each))
+    }
+
+    fn go_on(
         &self,
         prompt: &[u32],
         most: usize,

@@ -17,6 +17,9 @@ use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
 /// A decoder with its weights. Cloning shares them.
+///
+/// On a device without room, what returns a `Result` says so; what returns none unwinds to
+/// [`rescue`].
 #[derive(Clone)]
 pub struct Model {
     /// Sizes and choices.

@@ -22,23 +22,15 @@ impl Model {
         Ok(all)
     }
 
+    /// With the same weights: what a device once took of them stays there with the model.
     fn on(&self, compute: &Compute) -> Model {
-        let embed = self.embed.apart();
-        let mut head = self.head.on(compute);
-        if self.arch.tied {
-            head.w = embed.clone();
-        }
         Model {
-            arch: self.arch.clone(),
             compute: compute.clone(),
-            fast: self.fast,
             peers: Vec::new(),
-            positions: self.positions.as_ref().map(|w| w.apart()),
             layers: self.layers.iter().map(|layer| Arc::new(layer.on(compute))).collect(),
             norm: self.norm.on(compute),
-            editable: self.editable.clone(),
-            embed,
-            head,
+            head: self.head.on(compute),
+            ..self.clone()
         }
     }
 }
@@ -66,7 +58,7 @@ impl Layer {
 
 impl Linear {
     fn on(&self, compute: &Compute) -> Linear {
-        Linear { w: self.w.apart(), b: self.b.as_ref().map(|b| b.on(compute).into_owned()) }
+        Linear { w: self.w.clone(), b: self.b.as_ref().map(|b| b.on(compute).into_owned()) }
     }
 }
 

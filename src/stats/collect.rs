@@ -74,8 +74,19 @@ impl<D: Iterator<Item = Result<String>>> Iterator for Windows<'_, D> {
 /// # Errors
 ///
 /// Text that cannot be read or has no token, statistics in progress of something else, a wish to
-/// stop (the work so far is kept), keys that are not finite.
+/// stop (the work so far is kept), keys that are not finite, a device without room.
 pub fn collect(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    documents: impl Iterator<Item = Result<String>>,
+    what: &Collect,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<Moment>> {
+    rescue(|| collected(model, tokenizer, documents, what, dir, progress))
+}
+
+fn collected(
     model: &Model,
     tokenizer: &Tokenizer,
     documents: impl Iterator<Item = Result<String>>,
@@ -101,9 +112,8 @@ pub fn collect(
         if batches.is_empty() {
             break;
         }
-        let run = |(lane, batch): (&mut Lane, &Batch)| rescue(|| lane.run(&what.layers, batch));
         let each = lanes.par_iter_mut().zip(&batches);
-        each.map(run).collect::<Result<()>>()?;
+        each.for_each(|(lane, batch)| lane.run(&what.layers, batch));
         progress.at("token", state.met, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
@@ -153,17 +163,15 @@ fn lanes(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec<L
     let lane = |model: Model| {
         let zeros = || what.layers.iter().map(|_| vec![0.0; gram::packed_len(f)]).collect();
         let from = if from.is_empty() { zeros() } else { std::mem::take(&mut from) };
-        rescue(|| {
-            let totals = from.into_iter().map(|total| Totals::new(&model.compute, f, total));
-            Ok(Lane { run: Run::new(&model), totals: totals.collect(), model })
-        })
+        let totals = from.into_iter().map(|total| Totals::new(&model.compute, f, total));
+        Lane { run: Run::new(&model), totals: totals.collect(), model }
     };
-    model.everywhere()?.into_iter().map(lane).collect()
+    Ok(model.everywhere()?.into_iter().map(lane).collect())
 }
 
 impl Lane {
     /// Adds a batch's keys.
-    fn run(&mut self, layers: &[usize], batch: &Batch) -> Result<()> {
+    fn run(&mut self, layers: &[usize], batch: &Batch) {
         let Lane { model, run, totals } = self;
         let (mut x, end) = (model.embed(batch), layers.iter().max().map_or(0, |l| l + 1));
         model.forward(batch, 0..end, Past::None, &mut x, run, &mut |site, k| {
@@ -173,7 +181,6 @@ impl Lane {
                 totals[i].add(k);
             }
         });
-        Ok(())
     }
 }
 

@@ -10,11 +10,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::base::fits;
-use crate::base::{DType, Float};
+use rayon::prelude::*;
+
+use crate::base::{DType, Float, fits};
 use crate::gpu::launch::Elem;
 use crate::gpu::resident::Slot;
 use crate::gpu::{Array, Engine};
+
+/// Bytes that one core copies at a time on their way to a device.
+const PART: usize = 256 << 10;
 
 /// How a checkpoint stores a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,11 +136,6 @@ impl Weight {
         [self.rows, self.cols]
     }
 
-    /// The same matrix for another device.
-    pub fn apart(&self) -> Weight {
-        Weight { slot: Arc::default(), ..self.clone() }
-    }
-
     /// How many bytes its elements are.
     pub fn bytes(&self) -> u64 {
         let size = match &self.source {
@@ -216,7 +215,7 @@ impl Weight {
         let [runs, run] = if by_row { [self.rows, self.cols] } else { [self.cols, self.rows] };
         assert!(by_row || self.rows <= self.block, "Weight: blocks of rows of an (in, out) matrix");
         let size = elem.size();
-        let mut fill = |from: usize, mut piece: &mut [u8]| {
+        let copy = |from: usize, mut piece: &mut [u8]| {
             let (mut i, mut within) = (from / (run * size), from % (run * size));
             while !piece.is_empty() {
                 let at = if by_row { self.at(i, 0) } else { self.at(0, i) } * size + within;
@@ -225,6 +224,11 @@ impl Weight {
                 now.copy_from_slice(&bytes[at..at + here]);
                 (piece, i, within) = (rest, i + 1, 0);
             }
+        };
+        // One core copies slower than a card takes it, and slower still from a file not read yet.
+        let mut fill = |from: usize, piece: &mut [u8]| {
+            let parts = piece.par_chunks_mut(PART).enumerate();
+            parts.for_each(|(i, part)| copy(from + i * PART, part));
         };
         let w = fits(engine.resident(&self.slot, elem, runs * run, &mut fill));
         let [row_stride, col_stride] = if by_row { [self.cols, 1] } else { [1, self.rows] };

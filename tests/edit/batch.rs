@@ -163,6 +163,20 @@ fn a_change_by_kernels_is_the_references() {
     assert!(engine.memory().peak == all.peak, "it was run with less memory");
 }
 
+/// Two devices, the second with less memory: the same bits, and it keeps the weights that batches
+/// leave as they are.
+#[test]
+fn devices_share_facts_and_keep_weights() {
+    let test = "edit::batch::devices_share_facts_and_keep_weights";
+    let Some((first, second)) = twin::engine(test).zip(twin::engine(test)) else { return };
+    let mut ready = Case::named("gpt2-memit-sequential").ready(first.clone());
+    let alone = bits(&ready.run(&ready.facts, u64::MAX, None));
+    second.cap(first.memory().peak / 3 * 2);
+    ready.model.peers.push(second.clone().into());
+    assert_eq!(bits(&ready.run(&ready.facts, u64::MAX, None)), alone);
+    assert!(second.memory().used > 0, "its weights stay with the model's");
+}
+
 /// Bytes of everything a plan says.
 fn bits(planned: &Planned) -> Vec<u64> {
     let sizes = |l: usize| planned.model.layers[l].down.w.dims();

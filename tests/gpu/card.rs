@@ -2,6 +2,7 @@
 //! `EXPECT_GPU=1` they fail.
 
 use incise::gpu::kernels::FILES;
+use incise::gpu::launch::Elem;
 
 use crate::support::twin;
 
@@ -21,6 +22,28 @@ fn every_image_loads() {
         }
     }
     assert!(loaded > FILES.len());
+}
+
+/// More than the pairs hold, to a place that a copy enqueued before still reads.
+#[test]
+fn large_uploads_arrive_in_turn() {
+    let Some(card) = twin::card() else {
+        eprintln!("skipped: gpu::card::large_uploads_arrive_in_turn: no driver shows a GPU");
+        return;
+    };
+    let bytes = |seed: usize| -> Vec<u8> {
+        (0..(420usize << 20) + 5).map(|i| (i % 251 + i / 4093 * seed) as u8).collect()
+    };
+    let mut copies = Vec::new();
+    for seed in [1, 2, 3] {
+        let there = card.upload(Elem::U8, &bytes(seed)).unwrap();
+        let mut copy = card.array(Elem::U8, there.len()).unwrap();
+        copy.copy(0, &there, 0..there.len());
+        copies.push((seed, copy)); // `there` is free for the next, which the copy is not done with
+    }
+    for (seed, copy) in copies {
+        assert!(copy.download() == bytes(seed), "upload {seed}");
+    }
 }
 
 /// The dry run of `tools/gpu_check`, with the host in the card's place.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use incise::gpu::driver::TWIN;
+use incise::gpu::driver::{POOL, TWIN};
 
 use crate::cli::{Session, done, strs, text};
 use crate::edit::reference::{off, tensor};
@@ -121,6 +121,15 @@ fn two_cards_share_the_work() {
         );
     }
     assert_eq!(fs::read(one).unwrap(), fs::read(both).unwrap());
+}
+
+#[test]
+fn doctor_tells_what_stands_for_cards() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+    let out = command.env(TWIN, "/nowhere").env(POOL, "off").arg("doctor").output().unwrap();
+    let said = text(&out.stdout);
+    assert!(out.status.success() && said.contains("INCISE_TWIN=/nowhere: "), "{out:?}");
+    assert!(said.contains("INCISE_POOL=off: ") && !said.contains("PTX at every start"), "{said}");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! What is on a device: blocks of a pool, weights that come and go, arrays that find no room.
 
-use incise::base::Error;
+use incise::base::{Error, Rng};
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::Batch;
 use incise::model::decoder::Past;
+use incise::model::generate::Sampling;
+use incise::tensor::OnDevice;
 
 use crate::support::golden::Golden;
+use crate::support::toy::{Draw, Held, all_held, weight};
 use crate::support::twin;
 
 #[test]
@@ -53,6 +56,34 @@ fn arrays_that_grow_keep_what_they_hold() {
     let other = twin::up(&engine, Elem::F32, &[7.0, 8.0, 9.0]);
     array.copy(3, &other, 1..3);
     assert_eq!(twin::down(&array), [1.0, 2.0, 0.0, 8.0, 9.0]);
+}
+
+/// What returns a `Result` returns it.
+#[test]
+fn a_device_without_room_is_an_error() {
+    let test = "gpu::memory::a_device_without_room_is_an_error";
+    let Some(engine) = twin::engine(test) else { return };
+    let golden = Golden::open("llama-tied");
+    let model = golden.model(engine.clone());
+    engine.cap(engine.memory().used + 100);
+    let mut rng = Rng::new(0, "unused");
+    let ids = &golden.json.prompts[0];
+    let text = model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
+    assert!(matches!(text, Err(Error::Room { .. })));
+}
+
+/// However they are stored, and in however many parts they are copied.
+#[test]
+fn weights_arrive_as_they_are() {
+    let Some(engine) = twin::engine("gpu::memory::weights_arrive_as_they_are") else { return };
+    let mut draw = Draw::new("weights that arrive", true);
+    for held in all_held().into_iter().filter(|held| !matches!(held, Held::Double)) {
+        let (weight, values) = weight(&mut draw, [303, 521], held); // more than 256 KiB
+        let OnDevice { w, row_stride, col_stride, .. } = weight.on(&engine);
+        let at = |i: usize| i / 521 * row_stride + i % 521 * col_stride;
+        let there = twin::down(&w);
+        assert!(values.iter().enumerate().all(|(i, &x)| there[at(i)] == x), "{held:?}");
+    }
 }
 
 /// A device too small for the weights runs the same numbers.

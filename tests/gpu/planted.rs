@@ -101,7 +101,9 @@ fn launches_no_card_would_take_are_refused() {
         let grid = Grid { blocks: [1, 1, 1], threads };
         assert!(catch_unwind(|| grid.check("planted")).is_err(), "{grid:?}");
     }
-    assert!(catch_unwind(|| Grid { blocks: [1, 65_536, 1], threads: [1; 3] }.check("p")).is_err());
+    for blocks in [[1, 65_536, 1], [1 << 31, 1, 1]] {
+        assert!(catch_unwind(|| Grid { blocks, threads: [1; 3] }.check("p")).is_err());
+    }
     Grid { blocks: [1 << 30, 65_535, 1], threads: [32, 32, 1] }.check("planted");
 }
 

@@ -58,14 +58,14 @@ impl Op for Embed {
 }
 
 impl Embed {
-    /// With weights in elements of a type, row after row.
-    fn kernel(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
+    /// With weights in elements of two types, tokens' and positions', row after row.
+    fn kernel(&self, engine: &Engine, [of_tokens, of_positions]: [Elem; 2]) -> Vec<Vec<f64>> {
         let n = self.ids.len();
         let index = |x: Vec<f64>| twin::up(engine, Elem::I32, &x);
         let ids = index(self.ids.iter().map(|&i| f64::from(i)).collect());
         let at = index(self.at.iter().map(|&i| i as f64).collect());
-        let tokens = twin::up(engine, elem, &self.tokens.1);
-        let positions = self.positions.as_ref().map(|p| twin::up(engine, elem, &p.1));
+        let tokens = twin::up(engine, of_tokens, &self.tokens.1);
+        let positions = self.positions.as_ref().map(|p| twin::up(engine, of_positions, &p.1));
         let mut x = engine.array(Elem::F32, n * self.d).unwrap();
         cuda::forward(engine, &ids, &tokens, positions.as_ref().map(|p| (p, &at)), &mut x);
         vec![twin::down(&x)]
@@ -75,21 +75,29 @@ impl Embed {
 #[test]
 fn kernels() {
     let Some(engines) = twin::engines("ops::embed::kernels") else { return };
-    for learned in [false, true] {
-        for elem in [Elem::F32, Elem::BF16, Elem::F16] {
-            for shape in [[0, 5, 3], [1, 1, 1], [71, 13, 129], [16, 997, 768]] {
-                let name = format!("embed {elem:?}, learned {learned}, {shape:?}");
-                let inputs = |draw: &mut Draw| {
-                    let mut embed = Embed::draw(draw, shape, PLAIN, learned);
-                    let matrices = [Some(&mut embed.tokens), embed.positions.as_mut()];
-                    for (_, values) in matrices.into_iter().flatten() {
-                        *values = twin::rounded(elem, values);
-                    }
-                    embed
-                };
-                let run = |embed: &Embed, engine: &Engine| embed.kernel(engine, elem);
-                budget::kernel(&name, &engines, &[Elem::F32], inputs, run);
-            }
+    let (single, bf16, half) = (Elem::F32, Elem::BF16, Elem::F16);
+    for (learned, elems) in [
+        (false, [single; 2]),
+        (false, [bf16; 2]),
+        (false, [half; 2]),
+        (true, [single; 2]),
+        (true, [bf16; 2]),
+        (true, [half; 2]),
+        (true, [half, single]),
+        (true, [single, bf16]),
+    ] {
+        for shape in [[0, 5, 3], [1, 1, 1], [71, 13, 129], [16, 997, 768]] {
+            let name = format!("embed {elems:?}, learned {learned}, {shape:?}");
+            let inputs = |draw: &mut Draw| {
+                let mut embed = Embed::draw(draw, shape, PLAIN, learned);
+                let matrices = [Some(&mut embed.tokens), embed.positions.as_mut()];
+                for (matrix, elem) in matrices.into_iter().zip(elems) {
+                    matrix.into_iter().for_each(|(_, v)| *v = twin::rounded(elem, v));
+                }
+                embed
+            };
+            let run = |embed: &Embed, engine: &Engine| embed.kernel(engine, elems);
+            budget::kernel(&name, &engines, &[Elem::F32], inputs, run);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Launches of `kernels/embed.cu`.
 
-use crate::gpu::kernels::embed::{EmbedFwd, THREADS};
+use crate::gpu::kernels::embed::{EmbedAdd, EmbedFwd, THREADS};
 use crate::gpu::launch::Grid;
 use crate::gpu::{Array, Engine};
 
@@ -13,16 +13,11 @@ pub fn forward(
     x: &mut Array,
 ) {
     let (n, len) = (ids.len(), x.len());
-    let (w, at) = positions.unwrap_or((tokens, ids));
-    EmbedFwd {
-        ids: ids.read(),
-        at: at.read(),
-        tokens: tokens.read(),
-        positions: w.read(),
-        learned: i32::from(positions.is_some()),
-        N: n as i32,
-        D: (len / n.max(1)) as i32,
-        x: x.write(),
+    let grid = Grid::each(len, THREADS);
+    let (n, d) = (n as i32, (len / n.max(1)) as i32);
+    EmbedFwd { ids: ids.read(), w: tokens.read(), N: n, D: d, x: x.write() }.launch(engine, grid);
+    if let Some((w, at)) = positions {
+        let (ids, w) = (at.read(), w.read());
+        EmbedAdd { ids, w, N: n, D: d, x: x.update() }.launch(engine, grid);
     }
-    .launch(engine, Grid::each(len, THREADS));
 }
