@@ -170,7 +170,7 @@ impl<'m> Pushed<'m> {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
         let stepping = Arc::new(model.stepping());
-        let mut past = Cache::new(&model.arch, &model.compute);
+        let mut past = Cache::new(&model.arch, &stepping.compute);
         past.take(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
             least: if alone { 0 } else { STEADY },

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 /// Rows of what a site shows, one vector each.
 pub fn tap(shown: &Tensor, rows: &[usize]) -> Vec<Vec<f64>> {
     let [_, width] = shown.dims();
-    let mut read = Tensor::zeros(shown.compute(), &[rows.len(), width]);
+    let mut read = shown.like(&[rows.len(), width]);
     rows::gather(shown, rows, &mut read);
     read.to_f64().chunks(width).map(<[f64]>::to_vec).collect()
 }
