@@ -59,7 +59,7 @@ pub enum Kind {
 const POINTED: [&str; 6] = ["elem", "weight", "float", "double", "int", "unsigned char"];
 /// Types of numbers, in CUDA and in Rust.
 const SCALARS: [(&str, &str); 3] = [("int", "i32"), ("long long", "i64"), ("float", "f32")];
-const TYPES: [&str; 4] = ["f32", "bf16", "f16", "near"];
+const TYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
 impl Source {
     /// Reads a file; an error is `file:line: what`.

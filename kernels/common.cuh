@@ -1,6 +1,6 @@
 // common.cuh: the words every kernel is written in.
 //
-//   elem, weight        the types a file is compiled for: float, bf16, f16, near
+//   elem, weight        the types a file is compiled for: float, bf16, f16
 //   f32(x)  put(p, x)   widened; rounded to nearest even
 //   WARP                32 threads that can exchange numbers
 //   warp_sum, warp_max  over all 32 lanes; every lane gets it, bits the same in each
@@ -41,11 +41,9 @@ constexpr unsigned ALL = 0xffffffffu;
 HD float f32(float x) { return x; }
 HD float f32(bf16 x) { return widen(x); }
 HD float f32(f16 x) { return widen(x); }
-HD float f32(near x) { return x.x; }
 HD void put(float* p, float x) { *p = x; }
 HD void put(bf16* p, float x) { *p = round_bf16(x); }
 HD void put(f16* p, float x) { *p = round_f16(x); }
-HD void put(near* p, float x) { p->x = x; }
 
 // In a butterfly every lane adds the same pairs, so all get the same bits.
 HD float warp_sum(float x) {

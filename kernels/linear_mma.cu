@@ -1,9 +1,10 @@
 // linear_mma.cu: products with a frozen matrix on tensor cores.
 //
 //   maths    forward  y = x W^T + b      backward  dx = dy W, or dx += dy W
-//   shapes   a (N, K): x or dy    c (N, M): y or dx    W read at w[k stride_k + m stride_m]:
-//            forward k counts columns and m rows of W, backward the other way round
-//   types    f32 bf16 near
+//   shapes   a (N, K): x or dy    c (N, M) f32: y or dx; or, where `narrow`, `rounded` to elem and
+//            not added to    W read at w[k stride_k + m stride_m]: forward k counts columns and
+//            m rows of W, backward the other way round
+//   types    f32 bf16
 //   weights  f32 bf16 f16
 //   launch   ROWS x COLS of c a block of THREADS; grid (N / ROWS, M / COLS): blocks of one piece of
 //            W run together, so that W comes from memory once
@@ -22,7 +23,6 @@
 //            w bf16          w f16                  w f32
 //   a bf16   0               0                      1  r of w                       products: 1 2 2
 //   a f32    1  r of a       3  r of a, 2 lo lo     4  r of a, 2 lo lo, r of w                2 3 3
-//   a near   as bf16, to which it is rounded: 2^-9 |a| |w| and what bf16 has               1 2 2
 //
 // (the last times 1 + 2^-19). Tensor cores cut off what is below the last of at least 24 bits of
 // the largest of the 17 numbers they add at once, so a run of RUN numbers, 8 instructions a product
@@ -58,7 +58,7 @@ static_assert(sizeof(Shared) <= 48 << 10, "");
 
 extern "C" __global__ void __launch_bounds__(256) linear_mma(
     const elem* a, const weight* w, const float* b, long long stride_k, long long stride_m,
-    int biased, int add, int N, int K, int M, inout elem* c) {
+    int biased, int add, int narrow, int N, int K, int M, inout float* c, elem* rounded) {
     Shared& s = shared();
     const int t = threadIdx.x, lane = t % WARP, warp = t / WARP;
     const int n0 = blockIdx.x * ROWS, m0 = blockIdx.y * COLS;
@@ -96,13 +96,14 @@ extern "C" __global__ void __launch_bounds__(256) linear_mma(
     UNROLL for (int e = 0; e < DOWN / 16 * 4; e++) {
         const int i = e / 4, n = n0 + row + 16 * i + lane / 4 + e / 2 % 2 * 8;
         const int m = m0 + col + lane % 4 * 2 + e % 2;
-        elem* to = &c[static_cast<long long>(n) * M + m];
+        const long long at = static_cast<long long>(n) * M + m;
         UNROLL for (int j = 0; j < ACROSS / 8; j++) {
             if (n >= N || m + 8 * j >= M) continue;
             float sum = all.x[i][j][e % 4];
             if (biased) sum += b[m + 8 * j];
-            if (add) sum += f32(to[8 * j]);
-            put(&to[8 * j], sum);
+            if (add) sum += c[at + 8 * j];
+            if (narrow) put(&rounded[at + 8 * j], sum);
+            else c[at + 8 * j] = sum;
         }
     }
 }

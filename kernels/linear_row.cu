@@ -111,7 +111,7 @@ template <int COUNT> HD float sum_of(Shared& s, const elem* a, const weight* w, 
 
 extern "C" __global__ void __launch_bounds__(256) linear_row(
     const elem* a, const weight* w, const float* b, long long stride_k, long long stride_m,
-    int biased, int add, int N, int K, int M, inout elem* c) {
+    int biased, int add, int narrow, int N, int K, int M, inout float* c, elem* rounded) {
     Shared& s = shared();
     const int n = threadIdx.x / WARP, m0 = blockIdx.x * COLS, m = m0 + threadIdx.x % WARP;
     w += m0 * stride_m;
@@ -121,8 +121,9 @@ extern "C" __global__ void __launch_bounds__(256) linear_row(
     else
         sum = sum_of<ROWS>(s, a, w, stride_k, stride_m, N, K, M - m0);
     if (n >= N || m >= M) return;
-    elem* to = &c[static_cast<long long>(n) * M + m];
+    const long long at = static_cast<long long>(n) * M + m;
     if (biased) sum += b[m];
-    if (add) sum += f32(*to);
-    put(to, sum);
+    if (add) sum += c[at];
+    if (narrow) put(&rounded[at], sum);
+    else c[at] = sum;
 }

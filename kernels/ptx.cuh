@@ -24,7 +24,6 @@
 
 struct bf16 { unsigned short bits; };
 struct f16 { unsigned short bits; };
-struct near { float x; };  // a product may take the nearest bf16
 
 // Of shared or global memory, sixteen bytes at once; they lie on sixteen bytes.
 #ifdef __CUDACC_RTC__

@@ -1,9 +1,11 @@
-// rows.cu: rows of matrices, read out (taps) or added to (pushes, the residual).
+// rows.cu: rows of matrices, read out (taps), added to (pushes, the residual) or rounded.
 //
 //   maths    gather   y_i = x_rows[i]      scatter  x_rows[i] += y_i      add  x += y
-//   shapes   x (N, wide) f32, of which columns from..from + D      y (n, D)      rows (n)
+//            round    y = x
+//   shapes   x (N, wide) f32, where gathered elem, of which columns from..from + D      y (n, D)
+//            rows (n)
 //   types    f32 bf16                                              sums in f32
-//   launch   gather, add: THREADS a block, an element a thread
+//   launch   gather, add, round: THREADS a block, an element a thread
 //            scatter: a thread a column, which takes the rows one after another: they may repeat
 //   cost     moves 2 n D elements, sums 3 n D; bandwidth-bound
 //   source   -
@@ -13,11 +15,11 @@ constexpr int THREADS = 256;
 
 HD long long element() { return static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; }
 
-extern "C" __global__ void gather_rows(const float* x, const int* rows, int wide, int from, int n,
+extern "C" __global__ void gather_rows(const elem* x, const int* rows, int wide, int from, int n,
                                        int D, elem* y) {
     const long long i = element();
     if (i < static_cast<long long>(n) * D)
-        put(&y[i], x[static_cast<long long>(rows[i / D]) * wide + from + i % D]);
+        y[i] = x[static_cast<long long>(rows[i / D]) * wide + from + i % D];
 }
 
 extern "C" __global__ void scatter_rows(const elem* y, const int* rows, int wide, int from, int n,
@@ -32,4 +34,9 @@ extern "C" __global__ void scatter_rows(const elem* y, const int* rows, int wide
 extern "C" __global__ void add_rows(const elem* y, long long n, inout float* x) {
     const long long i = element();
     if (i < n) x[i] += f32(y[i]);
+}
+
+extern "C" __global__ void round_rows(const float* x, long long n, elem* y) {
+    const long long i = element();
+    if (i < n) put(&y[i], x[i]);
 }

@@ -8,7 +8,6 @@ constexpr int LINE = 8;  // numbers at a time
 
 template <class T> struct Parts { static constexpr int count = 2; };
 template <> struct Parts<bf16> { static constexpr int count = 1; };
-template <> struct Parts<near> { static constexpr int count = 1; };
 
 // Rows of a matrix from its first, `row` elements apart, and elements `step` apart; `whole` where
 // packets can be read at once.
@@ -35,13 +34,11 @@ template <class T> HD int count(const Matrix<T>& m, int row, int col) {
 }
 
 HD void set(Raw<float>& raw, int i, float x) { raw.x[i / 4].x[i % 4] = bits_of(x); }
-HD void set(Raw<near>& raw, int i, near x) { raw.x[i / 4].x[i % 4] = bits_of(x.x); }
 template <class T> HD void set(Raw<T>& raw, int i, T x) {
     raw.x[0].x[i / 2] |= static_cast<unsigned>(x.bits) << 16 * (i % 2);
 }
 
 HD float get(const Raw<float>& raw, int i) { return of_bits(raw.x[i / 4].x[i % 4]); }
-HD float get(const Raw<near>& raw, int i) { return of_bits(raw.x[i / 4].x[i % 4]); }
 template <class T> HD float get(const Raw<T>& raw, int i) {
     return widen(T{static_cast<unsigned short>(raw.x[0].x[i / 2] >> 16 * (i % 2))});
 }

@@ -306,14 +306,14 @@ fn told(edit: &Edit, context: &Context, facts: usize) -> Result<()> {
 
 /// What would be done, and what it would take.
 fn dry_run(edit: &Edit, context: &Context, ready: &Ready, b: &Batches) -> Result<()> {
-    let n = ready.facts.len() as u64;
-    let (route, solve_bytes) = solving(b, n as usize);
+    let (route, solve_bytes) = solving(b, ready.facts.len());
+    let [mean, besides] = b.bytes(&ready.facts);
     edit.say(
         context,
         ready,
         json!({
             "layers": b.by.layers, "search_layer": b.by.site().layer,
-            "bytes_a_fact": b.bytes(&ready.facts) / n, "room_bytes": b.room,
+            "bytes_a_fact": mean, "bytes_besides": besides, "room_bytes": b.room,
             "at_a_time": b.at_a_time(&ready.facts), "system": system(route),
             "solve_bytes": solve_bytes,
         }),

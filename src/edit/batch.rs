@@ -142,20 +142,22 @@ impl Batches<'_> {
         facts.iter().filter(|f| kept.values.has(&self.key(&self.name, &f.rows))).count()
     }
 
-    /// Bytes all facts would take if they were searched at once.
-    pub fn bytes(&self, facts: &[Fact]) -> u64 {
-        let push = &self.by.search.push;
+    /// Bytes the mean fact takes while it is searched, and those that a search of these takes
+    /// besides, however many there are at a time.
+    pub fn bytes(&self, facts: &[Fact]) -> [u64; 2] {
+        let (model, push) = (self.model, &self.by.search.push);
         let rows = || facts.iter().map(|f| &f.rows);
-        let beginnings = common(rows().map(Problem::kinds));
-        let shared: usize = beginnings.iter().map(Vec::len).sum();
-        rows().map(|rows| push.bytes(self.model, rows, shared)).sum()
+        let shared = common(rows().map(Problem::kinds)).iter().map(Vec::len).sum();
+        let all: u64 = rows().map(|rows| push.bytes(model, rows, shared)).sum();
+        [all / facts.len().max(1) as u64, push.bytes_besides(model, rows(), shared)]
     }
 
     /// How many facts of the mean size are searched at a time.
     pub fn at_a_time(&self, facts: &[Fact]) -> u64 {
         let n = facts.len().max(1) as u64;
         let tokens: usize = facts.iter().map(|f| Problem::tokens(&f.rows)).sum();
-        let by_room = self.room / (self.bytes(facts) / n).max(1);
+        let [mean, besides] = self.bytes(facts);
+        let by_room = self.room.saturating_sub(besides) / mean.max(1);
         by_room.min(TOKENS as u64 * n / tokens.max(1) as u64).clamp(1, n)
     }
 
@@ -387,7 +389,7 @@ impl Batches<'_> {
     /// Of everything a value depends on. The version stands for the way of computing.
     fn key(&self, name: &str, rows: &Rows) -> String {
         let Rows { rewriting, kl, target, .. } = rows;
-        let how = format!("{:?} {:?}", self.by.search, self.model.stepping().compute);
+        let how = format!("{:?} {:?}", self.by.search, self.model.steps());
         let what = format!("{rewriting:?} {kl:?} {target:?}");
         hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])
     }

@@ -190,7 +190,7 @@ fn find_on(
     loop {
         let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
         let mut found = vec![false; left.len()];
-        let mut most = (0, 0); // facts at a time, and their bytes
+        let mut most = (0, 0); // facts at a time, and the room that half of them need
         let searched = rescue(|| {
             let shared = shared(model, &wanted, by, STEADY);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);
@@ -203,7 +203,7 @@ fn find_on(
             // What was estimated was too little: the rest is begun anew, fewer at a time.
             Err(Error::Room { .. }) if most.0 > 1 => {
                 left = left.into_iter().zip(found).filter(|(_, f)| !f).map(|(i, _)| i).collect();
-                room = most.1 / 2;
+                room = most.1;
                 progress.warn("the device ran out of memory: half as many facts at a time");
             }
             other => return other,
@@ -235,6 +235,7 @@ struct Searches<'m> {
     by: &'m Search,
     rule: Rule,
     bytes: Vec<u64>,     // by fact
+    besides: u64,        // bytes
     next: usize,         // the first fact not taken in yet
     running: Vec<usize>, // the fact in each slot
     slots: Slots,
@@ -262,6 +263,7 @@ impl<'m> Searches<'m> {
             by,
             rule: Rule { lr, decay, clamp, nll_factor, enough, eases, steps },
             bytes: facts.iter().map(bytes).collect(),
+            besides: by.push.bytes_besides(model, facts.iter().map(|f| f.rows), shared.tokens()),
             next: 0,
             running: Vec::new(),
             slots: Slots::new(&compute, by.push.vectors() * model.arch.width, steps),
@@ -278,6 +280,7 @@ impl<'m> Searches<'m> {
         each: Each,
     ) -> Result<()> {
         let total = self.facts.len() as u64;
+        let room = room.saturating_sub(self.besides).max(1);
         let mut done = 0;
         while self.next < self.facts.len() || !self.running.is_empty() {
             if progress.stop() {
@@ -325,7 +328,8 @@ impl<'m> Searches<'m> {
         if rows.is_empty() {
             return;
         }
-        *most = (*most).max((self.running.len() + rows.len(), used));
+        let half = self.besides + used / 2;
+        *most = (*most).max((self.running.len() + rows.len(), half));
         let kl_factor = self.by.kl_factor;
         let problems: Vec<_> = rows.iter().map(|rows| Problem { rows, kl_factor }).collect();
         self.step.changed();

@@ -45,8 +45,6 @@ pub enum Elem {
     F64,
     I32,
     U8,
-    /// f32 of which a product may take the nearest bf16.
-    Near,
 }
 
 impl Elem {
@@ -54,7 +52,7 @@ impl Elem {
     pub fn size(self) -> usize {
         match self {
             Elem::F64 => 8,
-            Elem::F32 | Elem::I32 | Elem::Near => 4,
+            Elem::F32 | Elem::I32 => 4,
             Elem::BF16 | Elem::F16 => 2,
             Elem::U8 => 1,
         }
@@ -69,7 +67,6 @@ impl Elem {
             Elem::F64 => "f64",
             Elem::I32 => "i32",
             Elem::U8 => "u8",
-            Elem::Near => "near",
         }
     }
 }

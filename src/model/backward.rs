@@ -10,9 +10,9 @@ use super::cache::Cache;
 use super::decoder::Run;
 use super::load::{Layer, Model};
 use crate::ops::attention::{Grads, Keys};
-use crate::ops::norm::{Norm, Saved};
-use crate::ops::{act, attention, linear, norm, rope};
-use crate::tensor::Tensor;
+use crate::ops::norm::Saved;
+use crate::ops::{act, attention, linear, norm, rope, rows};
+use crate::tensor::{Compute, Tensor};
 
 /// Room for the backward pass of a batch.
 pub struct Back {
@@ -21,26 +21,44 @@ pub struct Back {
     dnorm: Tensor,         // (N, D)
     dattn: Tensor,         // (N, H·E)
     grads: Grads,
+    rounded: Option<Tensor>, // (N, D): dx as products read it
+}
+
+/// Room for rows of what products read, where that is not what they are computed in.
+fn room(compute: &Compute, width: usize) -> Option<Tensor> {
+    (compute.narrow_size() < compute.precision().size())
+        .then(|| Tensor::narrow(compute, &[0, width]))
+}
+
+/// x as products read it.
+fn read<'a>(x: &'a Tensor, room: &'a mut Option<Tensor>) -> &'a Tensor {
+    let Some(rounded) = room else { return x };
+    let n = x.shape()[0];
+    rounded.set_rows(n);
+    rows::put(x, 0..n, rounded, 0);
+    rounded
 }
 
 impl Back {
     /// Room for no token yet.
     pub fn new(model: &Model) -> Back {
         let a = &model.arch;
-        let rows = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let rows = |width| Tensor::narrow(&model.compute, &[0, width]);
         let (qw, kw) = (a.queries * a.head, a.groups * a.head);
         Back {
             dkey: rows(a.inner),
             dgate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
-            dnorm: rows(a.width),
+            dnorm: wide(a.width),
             dattn: rows(qw),
             grads: Grads {
                 dq: rows(qw),
                 dk: rows(kw),
                 dv: rows(kw),
-                total: rows(a.queries),
-                mean: rows(a.queries),
+                total: wide(a.queries),
+                mean: wide(a.queries),
             },
+            rounded: room(&model.compute, a.width),
         }
     }
 
@@ -50,18 +68,8 @@ impl Back {
         for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv, total, mean] {
             t.set_rows(n);
         }
-        self.dgate.iter_mut().for_each(|t| t.set_rows(n));
+        self.dgate.iter_mut().chain(&mut self.rounded).for_each(|t| t.set_rows(n));
     }
-}
-
-/// Turns the gradient for normalised heads (N, heads·E) into that for them as they were.
-fn normalise_heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
-    let ([_, width], [head]) = (d.dims(), p.gain.dims());
-    d.set_width(head);
-    let mut dx = Tensor::zeros(d.compute(), d.shape());
-    norm::backward(d, p, saved, &mut dx);
-    dx.set_width(width);
-    *d = dx;
 }
 
 impl Model {
@@ -70,7 +78,9 @@ impl Model {
         let shape = [saved.x.shape()[0], self.arch.width];
         let mut dnorm = Tensor::zeros(&self.compute, &shape);
         let mut dx = Tensor::zeros(&self.compute, &shape);
-        linear::backward(dz, &self.head.w, &mut dnorm, false); // z = head(norm(x))
+        let mut rounded = room(&self.compute, self.arch.vocabulary);
+        // z = head(norm(x))
+        linear::backward(read(dz, &mut rounded), &self.head.w, &mut dnorm, false);
         norm::backward(&dnorm, &self.norm, saved, &mut dx);
         dx
     }
@@ -88,11 +98,11 @@ impl Model {
         for l in layers.rev() {
             let w = &self.layers[l];
             if self.arch.parallel {
-                linear::backward(dx, &w.o.w, &mut back.dattn, false);
+                linear::backward(read(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
             }
             self.mlp_backward(l, dx, run, back);
             if !self.arch.parallel {
-                linear::backward(dx, &w.o.w, &mut back.dattn, false);
+                linear::backward(read(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
             }
             self.attend_backward(l, w, batch, past, dx, run, back);
         }
@@ -101,14 +111,14 @@ impl Model {
     /// x ← x + down(act(up(norm₂(x))))
     pub(super) fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
         let (w, a) = (&self.layers[l], &run.acts[l - run.first]);
-        linear::backward(dx, &w.down.w, &mut b.dkey, false);
+        linear::backward(read(dx, &mut b.rounded), &w.down.w, &mut b.dkey, false);
         let gate = a.gate.as_ref().zip(b.dgate.as_mut());
         act::backward(self.arch.act, &a.up, gate, &mut b.dkey);
         linear::backward(&b.dkey, &w.up.w, &mut b.dnorm, false);
         if let (Some(dgate), Some(gate)) = (&b.dgate, &w.gate) {
             linear::backward(dgate, &gate.w, &mut b.dnorm, true);
         }
-        norm::backward(&b.dnorm, &w.norm2, &a.norm2, dx);
+        norm::backward(&b.dnorm, &w.norm2, a.norm2.as_ref().unwrap_or(&a.norm1), dx);
     }
 
     /// attended = attention(norm₁(x)), from its gradient in `dattn`
@@ -133,8 +143,8 @@ impl Model {
             rope::rotate(&mut grads.dk, w.heads.groups, angles, true);
         }
         if let (Some([q, k]), Some([sq, sk])) = (&w.head_norms, &a.head_norms) {
-            normalise_heads_backward(&mut grads.dq, q, sq);
-            normalise_heads_backward(&mut grads.dk, k, sk);
+            norm::heads_backward(&mut grads.dq, q, sq);
+            norm::heads_backward(&mut grads.dk, k, sk);
         }
         linear::backward(&grads.dq, &w.q.w, &mut b.dnorm, false);
         linear::backward(&grads.dk, &w.k.w, &mut b.dnorm, true);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Arch;
-use crate::ops::rows::{Index, gather};
+use crate::ops::rows::{self, Index};
 use crate::tensor::{Compute, Tensor};
 
 /// Keys (turned already) and values of every layer, one row a token.
@@ -15,7 +15,7 @@ pub struct Cache {
 impl Cache {
     /// No rows yet.
     pub fn new(arch: &Arch, compute: &Compute) -> Cache {
-        let empty = || Tensor::zeros(compute, &[0, arch.groups * arch.head]);
+        let empty = || Tensor::narrow(compute, &[0, arch.groups * arch.head]);
         Cache { layers: (0..arch.layers).map(|_| (empty(), empty())).collect() }
     }
 
@@ -30,20 +30,24 @@ impl Cache {
         let mut index = None; // the same for every layer
         for (k, v) in &mut self.layers[layers] {
             for t in [k, v] {
-                let compute = t.compute();
-                let rows = index.get_or_insert_with(|| Index::new(&compute, &rows[..]));
-                let mut kept = Tensor::zeros(&compute, &[rows.len(), t.shape()[1]]);
-                gather(t, rows, &mut kept);
+                let rows = index.get_or_insert_with(|| Index::new(&t.compute(), &rows[..]));
+                let mut kept = t.like(&[rows.len(), t.shape()[1]]);
+                rows::gather(t, rows, &mut kept);
                 *t = kept;
             }
         }
     }
 
-    /// Adds some rows of another cache to some layers.
+    /// Adds some rows of another cache to some layers, rounded to the type they are kept in here.
     pub fn take(&mut self, layers: Range<usize>, from: &Cache, rows: Range<usize>) {
+        let take = |to: &mut Tensor, from: &Tensor| {
+            let old = to.shape()[0];
+            to.set_rows(old + rows.len());
+            rows::put(from, rows.clone(), to, old);
+        };
         for l in layers {
-            self.layers[l].0.push_rows_of(&from.layers[l].0, rows.clone());
-            self.layers[l].1.push_rows_of(&from.layers[l].1, rows.clone());
+            take(&mut self.layers[l].0, &from.layers[l].0);
+            take(&mut self.layers[l].1, &from.layers[l].1);
         }
     }
 

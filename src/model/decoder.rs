@@ -21,7 +21,7 @@ use super::load::{Layer, Linear, Model};
 use super::site::{At, Site};
 use crate::base::fits;
 use crate::ops::attention::{Keys, Packing};
-use crate::ops::norm::{Norm, Saved};
+use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
 use crate::ops::rows::{self, Index};
 use crate::ops::{act, attention, embed, linear, norm, rope};
@@ -48,8 +48,8 @@ pub struct Acts {
     pub(super) v: Tensor,   // (N, G·E)
     pub(super) lse: Tensor, // (N, H)
     pub(super) head_norms: Option<[Saved; 2]>,
-    pub(super) norm2: Saved,
-    pub(super) up: Tensor, // (N, F), before the activation, or beside a gate
+    pub(super) norm2: Option<Saved>, // where it does not read what norm1 reads
+    pub(super) up: Tensor,           // (N, F), before the activation, or beside a gate
     pub(super) gate: Option<Tensor>, // (N, F), before the activation
 }
 
@@ -77,16 +77,19 @@ impl Run {
     /// Room for passes over `layers` that backward will visit.
     pub fn keeping(model: &Model, layers: Range<usize>) -> Run {
         let a = &model.arch;
-        let rows = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let rows = |width| Tensor::narrow(&model.compute, &[0, width]);
+        let norm = |width| Saved::new(&model.compute, 0, width);
+        let heads = || Saved { x: rows(a.head), ..norm(a.head) };
         let (qw, kw) = (a.queries * a.head, a.groups * a.head);
         let acts = |_| Acts {
-            norm1: Saved::new(&model.compute, 0, a.width),
+            norm1: norm(a.width),
             q: rows(qw),
             k: rows(kw),
             v: rows(kw),
-            lse: rows(a.queries),
-            head_norms: a.head_norms.then(|| [0; 2].map(|n| Saved::new(&model.compute, n, a.head))),
-            norm2: Saved::new(&model.compute, 0, a.width),
+            lse: wide(a.queries),
+            head_norms: a.head_norms.then(|| [heads(), heads()]),
+            norm2: (!a.parallel).then(|| norm(a.width)),
             up: rows(a.inner),
             gate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
         };
@@ -95,7 +98,7 @@ impl Run {
             acts: layers.map(acts).collect(),
             normed: rows(a.width),
             attended: rows(qw),
-            added: rows(a.width),
+            added: wide(a.width),
             key: rows(a.inner),
             empty: rows(kw),
             placed: 0,
@@ -109,7 +112,7 @@ impl Run {
         let n = batch.len();
         for a in &mut self.acts {
             a.norm1.set_rows(n);
-            a.norm2.set_rows(n);
+            a.norm2.iter_mut().for_each(|t| t.set_rows(n));
             for t in [&mut a.q, &mut a.k, &mut a.v, &mut a.lse, &mut a.up] {
                 t.set_rows(n);
             }
@@ -140,16 +143,6 @@ impl Run {
 
 fn apply(x: &Tensor, p: &Linear, y: &mut Tensor) {
     linear::forward(x, &p.w, p.b.as_ref(), y);
-}
-
-/// x (N, heads·E) ← each head of it normalised by itself.
-fn normalise_heads(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
-    let ([_, width], [head]) = (x.dims(), p.gain.dims());
-    x.set_width(head);
-    saved.set_rows(x.shape()[0]);
-    let raw = x.clone();
-    norm::forward(&raw, p, x, saved);
-    x.set_width(width);
 }
 
 impl Layer {
@@ -245,8 +238,8 @@ impl Model {
         apply(&run.normed, &w.k, &mut a.k);
         apply(&run.normed, &w.v, &mut a.v);
         if let (Some([q, k]), Some([sq, sk])) = (&w.head_norms, &mut a.head_norms) {
-            normalise_heads(&mut a.q, q, sq);
-            normalise_heads(&mut a.k, k, sk);
+            norm::heads_forward(&mut a.q, q, sq);
+            norm::heads_forward(&mut a.k, k, sk);
         }
         if let Some(angles) = &run.angles {
             rope::rotate(&mut a.q, w.heads.queries, angles, false);
@@ -270,7 +263,8 @@ impl Model {
     fn mlp(&self, l: usize, w: &Layer, x: &Tensor, run: &mut Run, hook: Hook) {
         let i = run.index(l);
         let a = &mut run.acts[i];
-        norm::forward(x, &w.norm2, &mut run.normed, &mut a.norm2);
+        let saved = a.norm2.as_mut().unwrap_or(&mut a.norm1);
+        norm::forward(x, &w.norm2, &mut run.normed, saved);
         apply(&run.normed, &w.up, &mut a.up);
         if let (Some(gate), Some(w)) = (&mut a.gate, &w.gate) {
             apply(&run.normed, w, gate);
@@ -285,7 +279,7 @@ impl Model {
     /// backward.
     pub fn head(&self, x: &Tensor, saved: &mut Saved, z: &mut Tensor) {
         let [n, d] = x.dims();
-        let mut normed = Tensor::zeros(&self.compute, &[n, d]);
+        let mut normed = Tensor::narrow(&self.compute, &[n, d]);
         saved.set_rows(n);
         z.set_rows(n);
         norm::forward(x, &self.norm, &mut normed, saved);

@@ -126,8 +126,12 @@ impl Model {
 
     /// The same model, as a search's steps compute.
     pub fn stepping(&self) -> Model {
-        let compute = if self.fast { self.compute.fast() } else { self.compute.clone() };
-        Model { compute, ..self.clone() }
+        Model { compute: self.steps(), ..self.clone() }
+    }
+
+    /// Where and how a search's steps compute.
+    pub fn steps(&self) -> Compute {
+        if self.fast { self.compute.fast() } else { self.compute.clone() }
     }
 
     /// Bytes of a device that are left for other things, once the weights are there; nothing on

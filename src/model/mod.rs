@@ -11,6 +11,7 @@ pub mod config;
 pub mod decoder;
 pub mod families;
 pub mod family;
+pub mod footprint;
 pub mod generate;
 pub mod load;
 pub mod peers;

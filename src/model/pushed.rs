@@ -84,7 +84,7 @@ pub struct Push {
 
 impl Push {
     /// The layers a step runs.
-    fn above(&self) -> Range<usize> {
+    pub(super) fn above(&self) -> Range<usize> {
         self.site.layer + 1..self.loss_layer.max(self.site.layer) + 1
     }
 
@@ -99,31 +99,13 @@ impl Push {
     }
 
     /// The layers whose activations a step keeps.
-    fn kept(&self, model: &Model) -> Range<usize> {
+    pub(super) fn kept(&self, model: &Model) -> Range<usize> {
         self.above().start - usize::from(self.through_mlp(model))..self.above().end
     }
 
     /// How many layers a search runs, from the first.
     pub fn layers(&self) -> usize {
         self.above().end
-    }
-
-    /// Bytes a fact takes while it is searched; `shared` is how many tokens all facts share.
-    pub fn bytes(&self, model: &Model, rows: &Rows, shared: usize) -> u64 {
-        let a = &model.arch;
-        let (q, kv, gates) = (
-            a.queries * a.head,
-            a.groups * a.head,
-            1 + usize::from(model.layers[0].gate.is_some()),
-        );
-        let layers = self.kept(model).len();
-        let kept = 2 * a.width + q + 2 * kv + a.queries + gates * a.inner; // decoder::Acts
-        let work = 8 * a.width + 3 * q + 4 * kv + (1 + gates) * a.inner; // Run, Back, streams
-        let tokens = Problem::tokens(rows);
-        let before: usize = Problem::kinds(rows).iter().map(|r| r.lookup).sum();
-        let past = before.saturating_sub(shared) * self.above().len() * 2 * kv;
-        let elements = tokens * (layers * kept + work) + past + a.vocabulary;
-        (elements * model.compute.precision().size()) as u64
     }
 }
 
@@ -160,7 +142,7 @@ pub struct Pushed<'m> {
 }
 
 /// Rows of logits held at a time.
-const READ: usize = 256;
+pub(super) const READ: usize = 256;
 
 impl<'m> Pushed<'m> {
     /// No fact yet. `shared` are the beginnings of [`Problem::kinds`], run through the layers up
@@ -170,7 +152,7 @@ impl<'m> Pushed<'m> {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
         let stepping = Arc::new(model.stepping());
-        let mut past = Cache::new(&model.arch, &model.compute);
+        let mut past = Cache::new(&model.arch, &stepping.compute);
         past.take(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
             least: if alone { 0 } else { STEADY },
@@ -194,6 +176,9 @@ impl<'m> Pushed<'m> {
     /// depend on δ. Returns t₀ (facts, P·D): what the sites hold at each bare prompt's subject.
     pub fn admit(&mut self, problems: &[Problem]) -> Tensor {
         let (model, push, l) = (self.model, self.push, self.push.site.layer);
+        // Taking facts in has the memory of a step, which will need another size of it.
+        self.run = Run::keeping(&self.stepping, push.kept(model));
+        self.back = Back::new(&self.stepping);
         let (own, after, slots) = self.prefixes(problems);
         let mut bare = Vec::new();
         for (slot, rows) in slots.iter().zip(&after.slots) {
@@ -447,8 +432,9 @@ impl Piece {
         const { assert!(2 * STEADY <= READ, "only a single piece is filled up, at its end") };
         let n = read.len();
         let count = n.div_ceil(READ);
+        let size = n.div_ceil(count.max(1)); // of all but the last, so that they reuse memory
         let piece = |i: usize| {
-            let own = i * n / count..(i + 1) * n / count;
+            let own = i * size..n.min((i + 1) * size);
             let mut rows = read[own.clone()].to_vec();
             rows.resize(rows.len().max(least), rows[0]);
             aims.resize(aims.len().max(least), Aim::Say { target: 0, weight: 0.0 });

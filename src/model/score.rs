@@ -58,7 +58,7 @@ impl Model {
         self.forward(&batch, 0..site.layer + 1, Past::None, &mut x, &mut run, &mut |at, t| {
             if at == site {
                 let [_, width] = t.dims();
-                out = Tensor::zeros(&self.compute, &[chosen.len(), width]);
+                out = t.like(&[chosen.len(), width]);
                 rows::gather(t, &chosen, &mut out);
             }
         });

@@ -9,9 +9,8 @@ use crate::tensor::Tensor;
 /// Rows of what a site shows, one vector each.
 pub fn tap(shown: &Tensor, rows: &[usize]) -> Vec<Vec<f64>> {
     let [_, width] = shown.dims();
-    let compute = shown.compute();
-    let mut read = Tensor::zeros(&compute, &[rows.len(), width]);
-    rows::gather(shown, &Index::new(&compute, rows), &mut read);
+    let mut read = shown.like(&[rows.len(), width]);
+    rows::gather(shown, &Index::new(&shown.compute(), rows), &mut read);
     read.to_f64().chunks(width).map(<[f64]>::to_vec).collect()
 }
 

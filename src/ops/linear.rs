@@ -1,7 +1,8 @@
 //! Products with a frozen matrix: y = x Wᵀ + b and the gradient for its input, dx = dy W.
 //!
 //! W is (out, in) and read where the checkpoint stores it; b (out). No dW, no db: weights are
-//! frozen. Cost: 2·N·out·in FLOP each.
+//! frozen. On a device x or dy may be bf16, and the result f32 or bf16 too. Cost: 2·N·out·in FLOP
+//! each.
 
 use super::{cpu, cuda};
 use crate::tensor::{Tensor, Weight, on, shapes};
@@ -19,12 +20,12 @@ pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
         host T => cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut()),
         device e => {
             let (w, b) = (w.on(e), b.map(Tensor::array));
-            cuda::linear::forward(e, x.products(), x.array(), (&w).into(), b, y.array_mut());
+            cuda::linear::forward(e, x.array(), (&w).into(), b, y.array_mut());
         },
     );
 }
 
-/// dx (N, in) = dy (N, out) W; added to dx where `add`.
+/// dx (N, in) = dy (N, out) W; added to dx, which is not bf16 then, where `add`.
 pub fn backward(dy: &Tensor, w: &Weight, dx: &mut Tensor, add: bool) {
     let ([n, out], [w_out, inner]) = (dy.dims(), w.dims());
     assert_eq!(out, w_out, "linear backward: dy has another width than W gives");
@@ -32,8 +33,8 @@ pub fn backward(dy: &Tensor, w: &Weight, dx: &mut Tensor, add: bool) {
     on!(dy,
         host T => cpu::linear::backward::<T>(dy.get(), w, dx.get_mut(), add),
         device e => {
-            let (w, products) = (w.on(e), dy.products());
-            cuda::linear::backward(e, products, dy.array(), (&w).into(), dx.array_mut(), add);
+            let w = w.on(e);
+            cuda::linear::backward(e, dy.array(), (&w).into(), dx.array_mut(), add);
         },
     );
 }

@@ -6,8 +6,8 @@
 //! dx    += s (p − mean(p) − h mean(p h)),   p = g dy       RMS: without mean(p)
 //! ```
 //!
-//! x, y (N, D); g, b (D); m, s (N). g and b are frozen. Source: Ba, Kiros, Hinton 2016,
-//! arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
+//! x, y (N, D); g, b (D); m, s (N). g and b are frozen. A head is a row by itself. Source:
+//! Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
 
 use super::{cpu, cuda};
 use crate::tensor::{Compute, Tensor, on, shapes};
@@ -87,6 +87,55 @@ pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
         device e => {
             let kept = [saved.mean.array_mut(), saved.rstd.array_mut()];
             cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), kept);
+        },
+    );
+}
+
+/// Every head of x (N, heads·E) ← itself normalised; x as it was is kept, and m and s by head.
+pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
+    let ([n, width], [e]) = (x.dims(), p.gain.dims());
+    assert!(width.is_multiple_of(e), "norm of heads: heads of another width");
+    saved.set_rows(n * width / e);
+    saved.x.copy_from(x);
+    saved.x.set_width(e);
+    on!(saved.x,
+        host T => cpu::norm::forward::<T>(
+            p.kind,
+            saved.x.get(),
+            p.gain.get(),
+            p.bias.as_ref().map(|b| b.get()),
+            p.eps as T,
+            x.get_mut(),
+            saved.mean.get_mut(),
+            saved.rstd.get_mut(),
+        ),
+        device e => {
+            let kept = [saved.mean.array_mut(), saved.rstd.array_mut()];
+            cuda::norm::heads_forward(e, saved.x.array(), p.on_device(), x.array_mut(), kept);
+        },
+    );
+}
+
+/// Turns the gradient for normalised heads (N, heads·E) into that for them as they were.
+pub fn heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
+    assert_eq!(d.len(), saved.x.len(), "norm of heads: another number of heads was kept");
+    on!(saved.x,
+        host T => {
+            let dy = d.get::<T>().to_vec();
+            d.get_mut::<T>().fill(T::default());
+            cpu::norm::backward::<T>(
+                p.kind,
+                &dy,
+                p.gain.get(),
+                saved.x.get(),
+                saved.mean.get(),
+                saved.rstd.get(),
+                d.get_mut(),
+            );
+        },
+        device e => {
+            let kept = [saved.mean.array(), saved.rstd.array()];
+            cuda::norm::heads_backward(e, p.on_device(), saved.x.array(), kept, d.array_mut());
         },
     );
 }

@@ -1,4 +1,6 @@
-//! Rows of matrices: read some out (taps), add to some (pushes, the residual).
+//! Rows of matrices: read some out (taps), add to some (pushes, the residual), round some.
+
+use std::ops::Range;
 
 use std::ops::Deref;
 
@@ -67,6 +69,17 @@ pub fn scatter_add_part(x: &mut Tensor, rows: &Index, from: usize, y: &Tensor) {
         device e => {
             cuda::rows::scatter_add(e, x.array_mut(), [wide, from, d], rows.on_device(), y.array())
         },
+    );
+}
+
+/// Rows of y (M, D) from `to` on become rows of x (N, D), rounded to the type of y.
+pub fn put(x: &Tensor, rows: Range<usize>, y: &mut Tensor, to: usize) {
+    let ([_, d], [m, width]) = (x.dims(), y.dims());
+    assert!(d == width && to + rows.len() <= m, "put: {rows:?} of {d} from {to} of {m}, {width}");
+    let (from, to) = (rows.start * d..rows.end * d, to * d);
+    on!(x,
+        host T => y.get_mut::<T>()[to..][..from.len()].copy_from_slice(&x.get()[from]),
+        device e => cuda::rows::put(e, x.array(), from, y.array_mut(), to),
     );
 }
 

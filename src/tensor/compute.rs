@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::gpu::Engine;
+use crate::gpu::launch::Elem;
 
 /// The type a computation on the host runs in: `F32` for work, `F64` for oracles and gradient
 /// checks.
@@ -25,13 +26,24 @@ impl Precision {
     }
 }
 
-/// How closely products on a device take the factors they multiply. Sums are f32 either way.
+/// What products and attention on a device read of activations. Sums are f32 either way, and so
+/// is whatever a search adds up: the stream, its gradient, statistics of norms, logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
-    /// Each as two bf16: to 2⁻¹⁷.
+    /// f32, which products take as two bf16: to 2⁻¹⁷.
     Exact,
-    /// Activations as the nearest bf16, to 2⁻⁹: half the work or less.
+    /// The nearest bf16, to 2⁻⁹: half the memory, and half the work or less.
     Fast,
+}
+
+impl Products {
+    /// The type of what they read.
+    pub fn elem(self) -> Elem {
+        match self {
+            Products::Exact => Elem::F32,
+            Products::Fast => Elem::BF16,
+        }
+    }
 }
 
 /// The host, or a device, which computes in f32.
@@ -49,6 +61,14 @@ impl Compute {
         match self {
             Compute::Host(precision) => *precision,
             Compute::Device(..) => Precision::F32,
+        }
+    }
+
+    /// Bytes of an element that products read.
+    pub fn narrow_size(&self) -> usize {
+        match self {
+            Compute::Host(precision) => precision.size(),
+            Compute::Device(_, products) => products.elem().size(),
         }
     }
 

@@ -1,13 +1,14 @@
-//! Dense row-major tensors in the type the computation runs in, on the host or on a device.
+//! Dense row-major tensors in the type the computation runs in, on the host or on a device. On a
+//! device whose products are fast, what they read is bf16: [`Tensor::narrow`].
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
-use super::compute::{Compute, Precision, Products};
-use crate::base::Float;
+use super::compute::{Compute, Precision};
 use crate::base::fits;
+use crate::base::{DType, Float};
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
 
@@ -15,7 +16,7 @@ use crate::gpu::{Array, Engine};
 enum Data {
     F32(Vec<f32>),
     F64(Vec<f64>),
-    Device(Array, Products), // f32
+    Device(Array), // f32 or bf16
 }
 
 /// A dense row-major array.
@@ -32,11 +33,29 @@ impl Tensor {
         let data = match compute.into() {
             Compute::Host(Precision::F32) => Data::F32(vec![0.0; len]),
             Compute::Host(Precision::F64) => Data::F64(vec![0.0; len]),
+            Compute::Device(engine, _) => Data::zeros(&engine, Elem::F32, len),
+        };
+        Tensor { shape: shape.to_vec(), data }
+    }
+
+    /// All zeros, of the type that products read.
+    pub fn narrow(compute: &Compute, shape: &[usize]) -> Tensor {
+        match compute {
+            Compute::Host(precision) => Tensor::zeros(*precision, shape),
             Compute::Device(engine, products) => {
-                let mut array = fits(engine.array(Elem::F32, 0));
-                fits(array.resize(len));
-                Data::Device(array, products)
+                let data = Data::zeros(engine, products.elem(), shape.iter().product());
+                Tensor { shape: shape.to_vec(), data }
             }
+        }
+    }
+
+    /// All zeros, where this one is and of its type.
+    pub fn like(&self, shape: &[usize]) -> Tensor {
+        let len = shape.iter().product();
+        let data = match &self.data {
+            Data::F32(_) => Data::F32(vec![0.0; len]),
+            Data::F64(_) => Data::F64(vec![0.0; len]),
+            Data::Device(array) => Data::zeros(array.engine(), array.elem(), len),
         };
         Tensor { shape: shape.to_vec(), data }
     }
@@ -45,12 +64,11 @@ impl Tensor {
     pub fn of(compute: impl Into<Compute>, shape: &[usize], values: &[f64]) -> Tensor {
         let len: usize = shape.iter().product();
         assert_eq!(len, values.len(), "Tensor::of: values do not fill the shape");
-        let narrow = || values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
         let data = match compute.into() {
-            Compute::Host(Precision::F32) => Data::F32(narrow()),
+            Compute::Host(Precision::F32) => Data::F32(single(values)),
             Compute::Host(Precision::F64) => Data::F64(values.to_vec()),
-            Compute::Device(engine, products) => {
-                Data::Device(fits(engine.upload(Elem::F32, cast_slice(&narrow()))), products)
+            Compute::Device(engine, _) => {
+                Data::Device(fits(engine.upload(Elem::F32, cast_slice(&single(values)))))
             }
         };
         Tensor { shape: shape.to_vec(), data }
@@ -69,26 +87,18 @@ impl Tensor {
         }
     }
 
-    /// Where and in which type it computes.
+    /// Where it is.
     pub fn compute(&self) -> Compute {
         match &self.data {
-            Data::Device(array, products) => Compute::Device(array.engine().clone(), *products),
+            Data::Device(array) => array.engine().clone().into(),
             _ => Compute::Host(self.precision()),
-        }
-    }
-
-    /// How closely products on its device take it.
-    pub fn products(&self) -> Products {
-        match &self.data {
-            Data::Device(_, products) => *products,
-            _ => Products::Exact,
         }
     }
 
     /// The device it is on.
     pub fn engine(&self) -> Option<&Engine> {
         match &self.data {
-            Data::Device(array, _) => Some(array.engine()),
+            Data::Device(array) => Some(array.engine()),
             _ => None,
         }
     }
@@ -96,7 +106,7 @@ impl Tensor {
     /// The elements on their device.
     pub fn array(&self) -> &Array {
         match &self.data {
-            Data::Device(array, _) => array,
+            Data::Device(array) => array,
             _ => panic!("a tensor of the host was read by a device"),
         }
     }
@@ -104,7 +114,7 @@ impl Tensor {
     /// The elements on their device, to be written.
     pub fn array_mut(&mut self) -> &mut Array {
         match &mut self.data {
-            Data::Device(array, _) => array,
+            Data::Device(array) => array,
             _ => panic!("a tensor of the host was written by a device"),
         }
     }
@@ -112,15 +122,15 @@ impl Tensor {
     /// The same tensor on the host.
     pub fn to_host(&self) -> Cow<'_, Tensor> {
         match &self.data {
-            Data::Device(array, _) => {
-                let data = Data::F32(floats(&array.download()));
+            Data::Device(array) => {
+                let data = Data::F32(widened(array, 0..array.len()));
                 Cow::Owned(Tensor { shape: self.shape.clone(), data })
             }
             _ => Cow::Borrowed(self),
         }
     }
 
-    /// The element type.
+    /// The type it computes in, which on a device is f32.
     pub fn precision(&self) -> Precision {
         match self.data {
             Data::F32(_) | Data::Device(..) => Precision::F32,
@@ -155,7 +165,7 @@ impl Tensor {
         match &mut self.data {
             Data::F32(d) => d.resize(len, 0.0),
             Data::F64(d) => d.resize(len, 0.0),
-            Data::Device(array, _) => fits(array.resize(len)),
+            Data::Device(array) => fits(array.resize(len)),
         }
     }
 
@@ -179,7 +189,7 @@ impl Tensor {
         match (&mut self.data, &other.data) {
             (Data::F32(d), Data::F32(o)) => d.extend_from_slice(&o[part]),
             (Data::F64(d), Data::F64(o)) => d.extend_from_slice(&o[part]),
-            (Data::Device(d, _), Data::Device(o, _)) => {
+            (Data::Device(d), Data::Device(o)) => {
                 let old = d.len();
                 fits(d.resize(old + part.len()));
                 d.copy(old, o, part);
@@ -213,7 +223,7 @@ impl Tensor {
         match &self.data {
             Data::F32(v) => wide(&v[row]),
             Data::F64(v) => v[row].to_vec(),
-            Data::Device(array, _) => wide(&floats(&array.download_part(row))),
+            Data::Device(array) => widened(array, row),
         }
     }
 
@@ -222,7 +232,7 @@ impl Tensor {
         match &self.data {
             Data::F32(v) => wide(v),
             Data::F64(v) => v.clone(),
-            Data::Device(array, _) => wide(&floats(&array.download())),
+            Data::Device(array) => widened(array, 0..array.len()),
         }
     }
 
@@ -232,7 +242,7 @@ impl Tensor {
         match (&mut self.data, &other.data) {
             (Data::F32(d), Data::F32(o)) => d.clone_from(o),
             (Data::F64(d), Data::F64(o)) => d.clone_from(o),
-            (Data::Device(d, _), Data::Device(o, _)) => {
+            (Data::Device(d), Data::Device(o)) => {
                 fits(d.resize(o.len()));
                 d.copy(0, o, 0..o.len());
             }
@@ -243,15 +253,30 @@ impl Tensor {
 
 impl Clone for Tensor {
     fn clone(&self) -> Tensor {
-        let mut copy = Tensor::zeros(self.compute(), &[0]);
+        let mut copy = self.like(&[0]);
         copy.copy_from(self);
         copy
     }
 }
 
-/// f32 as a device holds them.
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+impl Data {
+    fn zeros(engine: &Engine, elem: Elem, len: usize) -> Data {
+        let mut array = fits(engine.array(elem, 0));
+        fits(array.resize(len));
+        Data::Device(array)
+    }
+}
+
+/// Some elements of a device, widened.
+fn widened<T: Float>(array: &Array, elements: Range<usize>) -> Vec<T> {
+    let dtype = if array.elem() == Elem::BF16 { DType::BF16 } else { DType::F32 };
+    let mut wide = vec![T::default(); elements.len()];
+    dtype.widen(&array.download_part(elements), &mut wide);
+    wide
+}
+
+fn single(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&x| x as f32).collect()
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {

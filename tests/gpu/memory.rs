@@ -1,12 +1,18 @@
 //! What is on a device: blocks of a pool, weights that come and go, arrays that find no room.
 
-use incise::base::{Error, Rng};
+use incise::base::{DType, Error, Quiet, Rng};
+use incise::edit::value::{Search, Wanted, find_all};
+use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
-use incise::model::Batch;
 use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
+use incise::model::pushed::{Problem, Push};
+use incise::model::shared::common;
+use incise::model::{At, Batch, Model, Site};
 use incise::tensor::OnDevice;
+use incise::text::{Row, Rows};
+use serde_json::{Value, json};
 
 use crate::support::golden::Golden;
 use crate::support::toy::{Draw, Held, all_held, weight};
@@ -103,4 +109,66 @@ fn weights_that_come_and_go() {
     let (streamed, most) = logits(Some(peak / 2)).unwrap();
     assert_eq!(streamed, whole);
     assert!(most <= peak / 2 && most > 0);
+}
+
+/// A prompt behind contexts that all facts share, and the row that should stay.
+fn fact(draw: &mut Draw, vocabulary: usize) -> Rows {
+    let mut ids = |n: usize| (0..n).map(|_| draw.below(vocabulary) as u32).collect::<Vec<_>>();
+    let (before, after, target) = (ids(5), ids(3), ids(2));
+    let row = |context: usize| {
+        let context = (0..context).map(|i| (7 * context + i) as u32);
+        let ids = context.chain([&before[..], &after, &target[..1]].concat()).collect::<Vec<_>>();
+        Row { lookup: ids.len() - 5, ids }
+    };
+    let rewriting: Vec<Row> = [0, 9, 11].map(row).into();
+    let kl = Row { ids: ids(4), lookup: 2 };
+    Rows { keys: rewriting.clone(), rewriting, kl, target, merged: 0 }
+}
+
+/// What a search of some facts took at most, besides the weights, and what was counted.
+fn searched(engine: &Engine, config: &Value, fast: bool, part: u64) -> (u64, u64) {
+    let compute = engine.clone().into();
+    let mut model = Model::random(config, DType::BF16, 0, &compute).unwrap();
+    model.fast = fast;
+    model.logits(&Batch::whole([[0]]), Past::None, &[0]); // the weights are there
+    let before = engine.memory().used;
+    let mut draw = Draw::new("memory of a search", false);
+    let facts: Vec<Rows> = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
+    let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
+    let push = Push { site, attention: false, loss_layer };
+    let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
+    assert_eq!(shared, 20, "the contexts");
+    let besides = push.bytes_besides(&model, &facts, shared);
+    let all: u64 = facts.iter().map(|rows| push.bytes(&model, rows, shared)).sum();
+    let (steps, enough) = (2, f64::NEG_INFINITY);
+    let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
+    let by = Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases: false, enough };
+    let wanted: Vec<Wanted> = facts.iter().map(|rows| Wanted { id: "", rows }).collect();
+    let room = besides + all / part;
+    find_all(&model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(())).unwrap();
+    (engine.memory().peak - before, room)
+}
+
+/// All facts at once take what was counted; half of them at a time, and then the other half, no
+/// more than half.
+#[test]
+fn a_search_takes_what_was_counted() {
+    let test = "gpu::memory::a_search_takes_what_was_counted";
+    let gptj = json!({
+        "model_type": "gptj", "n_layer": 5, "n_embd": 96, "n_head": 3, "rotary_dim": 8,
+        "vocab_size": 97, "n_positions": 64, "activation_function": "gelu_new",
+    });
+    let gpt2 = json!({
+        "model_type": "gpt2", "n_layer": 5, "n_embd": 96, "n_head": 3, "vocab_size": 97,
+        "n_positions": 64,
+    });
+    for (config, fast) in [(&gptj, false), (&gptj, true), (&gpt2, true)] {
+        for part in [1, 2] {
+            let Some(engine) = twin::engine(test) else { return };
+            let (took, counted) = searched(&engine, config, fast, part);
+            let case = format!("{} fast {fast}: {took} of {counted}", config["model_type"]);
+            assert!(took <= counted + counted / 10, "{case}, 1/{part} of the facts at a time");
+            assert!(part > 1 || took >= counted - counted / 10, "{case}");
+        }
+    }
 }

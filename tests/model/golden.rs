@@ -51,22 +51,23 @@ fn sites_hold_what_the_framework_holds() {
     });
 }
 
+/// The recorded search: its facts' rows and where it pushes.
+fn recorded(golden: &Golden, model: &Model) -> (Rows, Push) {
+    let s = &golden.json.search;
+    let row = |(ids, &lookup): (&Vec<u32>, &usize)| Row { ids: ids.clone(), lookup };
+    let mut rewriting: Vec<Row> = s.sequences.iter().zip(&s.lookup).map(row).collect();
+    let kl = rewriting.pop().unwrap();
+    let at = if s.tap == "value" { At::Value } else { At::Stream };
+    let site = Site { layer: s.layer, at };
+    let push = Push { site, attention: false, loss_layer: model.arch.layers - 1 };
+    (Rows { rewriting, kl, keys: vec![], target: s.target.clone(), merged: 0 }, push)
+}
+
 #[test]
 fn the_search_loss_and_its_gradient_are_the_frameworks() {
     each("the_search_loss_and_its_gradient_are_the_frameworks", |golden, model, compute| {
         let s = &golden.json.search;
-        let mut rows: Vec<Row> = s
-            .sequences
-            .iter()
-            .zip(&s.lookup)
-            .map(|(ids, &lookup)| Row { ids: ids.clone(), lookup })
-            .collect();
-        let kl = rows.pop().unwrap();
-        let rows =
-            Rows { rewriting: rows.clone(), kl, keys: vec![], target: s.target.clone(), merged: 0 };
-        let at = if s.tap == "value" { At::Value } else { At::Stream };
-        let site = Site { layer: s.layer, at };
-        let push = Push { site, attention: false, loss_layer: model.arch.layers - 1 };
+        let (rows, push) = recorded(golden, model);
         let problem = Problem { rows: &rows, kl_factor: s.kl_factor };
         let beginnings = common([Problem::kinds(&rows)]);
         let shared = Shared::run(model, &beginnings, push.layers(), 0);
@@ -92,4 +93,41 @@ fn the_search_loss_and_its_gradient_are_the_frameworks() {
             gradient.to_f64().iter().zip(&delta).map(|(g, d)| g + shrink * d).collect();
         golden.check("search.grad", compute, &whole);
     });
+}
+
+/// Fast steps of every shape of model: what is below the tap is exact, KL at δ = 0 is exactly 0,
+/// and a way against the gradient that should win a tenth of a nat wins at least half of it. Logits
+/// here are below 16 in size, and a rounding to bf16 is 2⁻⁹ of one.
+#[test]
+fn fast_steps_descend() {
+    let Some(engine) = twin::engine("model::golden::fast_steps_descend") else { return };
+    for name in ["gpt2", "llama-tied", "gptj", "neox", "mistral", "qwen3"] {
+        let golden = Golden::open(name);
+        let exact = golden.model(engine.clone());
+        let mut fast = exact.clone();
+        fast.fast = true;
+        let (rows, push) = recorded(&golden, &exact);
+        let beginnings = common([Problem::kinds(&rows)]);
+        let [(t0, at_rest, slope), (same, other, _)] = [&fast, &exact].map(|model| {
+            let shared = Shared::run(model, &beginnings, push.layers(), 0);
+            let mut pushed = Pushed::new(model, push, &shared, true);
+            let problem = Problem { rows: &rows, kl_factor: golden.json.search.kl_factor };
+            let t0 = pushed.admit(&[problem]).to_f64();
+            let mut look = |delta: &[f64]| {
+                let say = Tensor::of(&model.compute, &[1, 1], &[1.0]);
+                let delta = Tensor::of(&model.compute, &[1, delta.len()], delta);
+                let gradient = pushed.step(&delta, &say);
+                (pushed.parts(0), gradient.to_f64())
+            };
+            let (at_rest, gradient) = look(&vec![0.0; t0.len()]);
+            assert_eq!(at_rest.kl, 0.0, "{name}: KL at δ = 0 is exactly 0");
+            let square: f64 = gradient.iter().map(|g| g * g).sum();
+            let way: Vec<f64> = gradient.iter().map(|g| -0.1 / square * g).collect();
+            let (parts, _) = look(&way);
+            (t0, at_rest.nll, at_rest.nll - parts.nll - parts.kl)
+        });
+        assert_eq!(t0, same, "{name}: t₀");
+        assert_ne!(at_rest, other, "{name}: the steps were fast");
+        assert!((0.05..0.15).contains(&slope), "{name}: won {slope}");
+    }
 }

@@ -5,7 +5,7 @@ use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::ops::cuda::linear as cuda;
 use incise::ops::linear;
-use incise::tensor::{Layout, Precision, Products, Tensor, Weight};
+use incise::tensor::{Layout, Precision, Tensor, Weight};
 
 use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
@@ -81,16 +81,29 @@ impl Op for Linear {
     }
 }
 
-/// The types of the products, and how W lies: `step` elements from one to the next of a row or, of
-/// a transposed one, of a column, and `gap` more from row to row.
+/// The types of the products and of W, whether results are rounded to the first, and how W lies:
+/// `step` elements from one to the next of a row or, of a transposed one, of a column, and `gap`
+/// more from row to row.
 #[derive(Clone, Copy, Debug)]
 struct Lying {
     elem: Elem,
     of: Elem,
+    rounded: bool,
     layout: Layout,
     step: usize,
     gap: usize,
-    products: Products,
+}
+
+impl Lying {
+    /// An ordinary matrix.
+    fn plain((elem, of): (Elem, Elem), layout: Layout) -> Lying {
+        Lying { elem, of, rounded: false, layout, step: 1, gap: 0 }
+    }
+
+    /// The type of results.
+    fn to(&self) -> Elem {
+        if self.rounded { self.elem } else { Elem::F32 }
+    }
 }
 
 const PAIRS: [(Elem, Elem); 6] = [
@@ -104,10 +117,12 @@ const PAIRS: [(Elem, Elem); 6] = [
 const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
 
 impl Linear {
-    /// With x, dy, dx in elements of one type and W in those of another.
+    /// With x and dy in elements of one type and W in those of another; what is rounded is not
+    /// added to.
     fn rounded(mut self, lying: &Lying) -> Linear {
         let round = |x: &Vec<f64>| twin::rounded(lying.elem, x);
-        (self.x, self.dy, self.dx) = (round(&self.x), round(&self.dy), self.dx.as_ref().map(round));
+        (self.x, self.dy) = (round(&self.x), round(&self.dy));
+        self.dx = self.dx.filter(|_| !lying.rounded);
         self.values = twin::rounded(lying.of, &self.values);
         self
     }
@@ -140,12 +155,12 @@ impl Linear {
         let w = twin::up(engine, lying.of, &stored);
         let b = twin::up(engine, Elem::F32, self.b.as_ref().unwrap_or(&vec![]));
         let [x, dy] = [&self.x, &self.dy].map(|x| twin::up(engine, lying.elem, x));
-        let mut y = engine.array(lying.elem, n * out).unwrap();
+        let mut y = engine.array(lying.to(), n * out).unwrap();
         let stale = vec![f64::NAN; n * inner];
-        let mut dx = twin::up(engine, lying.elem, self.dx.as_ref().unwrap_or(&stale));
+        let mut dx = twin::up(engine, lying.to(), self.dx.as_ref().unwrap_or(&stale));
         let w = cuda::Matrix { w: &w, out, inner, row_stride, col_stride };
-        cuda::forward(engine, lying.products, &x, w, self.b.is_some().then_some(&b), &mut y);
-        cuda::backward(engine, lying.products, &dy, w, &mut dx, self.dx.is_some());
+        cuda::forward(engine, &x, w, self.b.is_some().then_some(&b), &mut y);
+        cuda::backward(engine, &dy, w, &mut dx, self.dx.is_some());
         [y, dx].iter().map(twin::down).collect()
     }
 
@@ -195,7 +210,7 @@ impl Linear {
         budget::kernel_besides(
             &format!("linear, {case}, {lying:?}"),
             engines,
-            &[lying.elem; 2],
+            &[lying.to(); 2],
             inputs,
             |case, engine| case.kernels(engine, &lying),
             |case| case.split(&lying),
@@ -219,10 +234,12 @@ fn kernels() {
     ]
     .into_iter()
     .cycle();
-    for ((elem, of), layout) in PAIRS.into_iter().flat_map(|pair| LAYOUTS.map(|l| (pair, l))) {
+    let mut rounded = false;
+    for (pair, layout) in PAIRS.into_iter().flat_map(|pair| LAYOUTS.map(|l| (pair, l))) {
         for (shape, step, gap) in shapes.by_ref().take(3) {
-            let products = Products::Exact;
-            let lying = Lying { elem, of, layout, step, gap, products };
+            // Of f32, rounded and not are one.
+            rounded = !rounded && pair.0 == Elem::BF16;
+            let lying = Lying { rounded, step, gap, ..Lying::plain(pair, layout) };
             Linear::hold(&format!("{shape:?}"), &engines, lying, |draw| {
                 Linear::draw(draw, shape, PLAIN).rounded(&lying)
             });
@@ -230,23 +247,22 @@ fn kernels() {
     }
 }
 
-/// Fast products are the exact ones of what they take: activations to the nearest bf16.
+/// What is rounded is what would not be, rounded once.
 #[test]
-fn kernels_of_the_nearest() {
-    let Some(engines) = twin::engines("ops::linear::kernels_of_the_nearest") else { return };
+fn kernels_round_once() {
+    let Some(engines) = twin::engines("ops::linear::kernels_round_once") else { return };
     for (of, layout) in [(Elem::BF16, Layout::OutIn), (Elem::F16, Layout::InOut)] {
-        let exact =
-            Lying { elem: Elem::F32, of, layout, step: 1, gap: 0, products: Products::Exact };
-        let fast = Lying { products: Products::Fast, ..exact };
-        let mut draw = Draw::new("linear, nearest", true);
-        let case = Linear::draw(&mut draw, [37, 33, 67], PLAIN).rounded(&exact);
-        let taken = |x: &Vec<f64>| twin::rounded(Elem::BF16, x);
-        let rounded = Linear { x: taken(&case.x), dy: taken(&case.dy), ..case.top(37) };
-        for (name, engine) in &engines {
-            let [fast, want] =
-                [(&case, &fast), (&rounded, &exact)].map(|(c, l)| c.kernels(engine, l));
-            assert_eq!(fast, want, "{name}");
-            assert_ne!(want, case.kernels(engine, &exact), "what is taken is not all there is");
+        let wide = Lying::plain((Elem::BF16, of), layout);
+        let narrow = Lying { rounded: true, ..wide };
+        for n in [cuda::FEW, 37] {
+            let mut draw = Draw::new("linear, rounded", true);
+            let case = Linear::draw(&mut draw, [n, 33, 67], PLAIN).rounded(&narrow);
+            for (name, engine) in &engines {
+                let [got, want] = [narrow, wide].map(|lying| case.kernels(engine, &lying));
+                let once: Vec<_> = want.iter().map(|x| twin::rounded(Elem::BF16, x)).collect();
+                assert_eq!(got, once, "{n} rows on {name}");
+                assert_ne!(got, want, "there is something to round");
+            }
         }
     }
 }
@@ -255,9 +271,8 @@ fn kernels_of_the_nearest() {
 #[test]
 fn kernels_sum_the_lower_halves() {
     let Some(engines) = twin::engines("ops::linear::kernels_sum_the_lower_halves") else { return };
-    for ((elem, of), forward) in PAIRS.into_iter().flat_map(|p| [(p, true), (p, false)]) {
-        let lying =
-            Lying { elem, of, layout: Layout::OutIn, step: 1, gap: 0, products: Products::Exact };
+    for (pair, forward) in PAIRS.into_iter().flat_map(|p| [(p, true), (p, false)]) {
+        let lying = Lying::plain(pair, Layout::OutIn);
         Linear::hold("lower halves", &engines[..1], lying, |draw| {
             Linear::lower_halves(draw, forward, &lying)
         });
@@ -268,8 +283,8 @@ fn kernels_sum_the_lower_halves() {
 fn kernels_rows_do_not_depend_on_their_neighbours() {
     let name = "ops::linear::kernels_rows_do_not_depend_on_their_neighbours";
     let Some(engines) = twin::engines(name) else { return };
-    for ((elem, of), layout) in PAIRS.into_iter().zip(LAYOUTS.into_iter().cycle()) {
-        let lying = Lying { elem, of, layout, step: 1, gap: 0, products: Products::Exact };
+    for (pair, layout) in PAIRS.into_iter().zip(LAYOUTS.into_iter().cycle()) {
+        let lying = Lying::plain(pair, layout);
         let mut draw = Draw::new("linear, kernels, neighbours", true);
         let all = Linear::draw(&mut draw, [150, 37, 131], PLAIN).rounded(&lying);
         let run = |case: &Linear| case.kernels(&engines[0].1, &lying);

@@ -37,7 +37,7 @@ impl Rows {
 }
 
 impl Op for Rows {
-    const OUTPUTS: &'static [&'static str] = &["gather", "scatter_add", "add"];
+    const OUTPUTS: &'static [&'static str] = &["gather", "scatter_add", "add", "put"];
 
     fn plain<T: Float>(&self) -> Vec<Vec<T>> {
         let d = self.d;
@@ -50,7 +50,9 @@ impl Op for Rows {
             }
         }
         let added = (0..x.len()).map(|i| x[i] + more[i]).collect();
-        vec![gathered.map(|at| x[at]).collect(), scattered, added]
+        // All rows but the first, behind the first.
+        let put = more.iter().take(d).chain(&x[d..]).copied().collect();
+        vec![gathered.map(|at| x[at]).collect(), scattered, added, put]
     }
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
@@ -59,9 +61,11 @@ impl Op for Rows {
         let mut gathered = tensor(&vec![f64::NAN; self.y.len()]);
         rows::gather(&tensor(&self.x), &chosen, &mut gathered);
         let (mut scattered, mut added) = (tensor(&self.x), tensor(&self.x));
+        let (n, mut put) = (self.x.len() / self.d, tensor(&self.more));
         rows::scatter_add(&mut scattered, &chosen, &tensor(&self.y));
         rows::add(&mut added, &tensor(&self.more));
-        [gathered, scattered, added].iter().map(Tensor::to_f64).collect()
+        rows::put(&tensor(&self.x), 1..n, &mut put, 1);
+        [gathered, scattered, added, put].iter().map(Tensor::to_f64).collect()
     }
 }
 
@@ -72,12 +76,15 @@ impl Rows {
         let single = |x: &[f64]| twin::up(engine, Elem::F32, x);
         let (x, mut scattered, mut added) = (single(&self.x), single(&self.x), single(&self.x));
         let (y, more) = (twin::up(engine, elem, &self.y), twin::up(engine, elem, &self.more));
+        let (narrow, mut put) =
+            (twin::up(engine, elem, &self.x), twin::up(engine, elem, &self.more));
         let mut gathered = engine.array(elem, self.y.len()).unwrap();
         let whole = [self.d, 0, self.d];
-        cuda::gather(engine, &x, whole, &rows, &mut gathered);
+        cuda::gather(engine, &narrow, whole, &rows, &mut gathered);
         cuda::scatter_add(engine, &mut scattered, whole, &rows, &y);
         cuda::add(engine, &mut added, &more);
-        [gathered, scattered, added].iter().map(twin::down).collect()
+        cuda::put(engine, &x, self.d..self.x.len(), &mut put, self.d);
+        [gathered, scattered, added, put].iter().map(twin::down).collect()
     }
 }
 
@@ -92,7 +99,7 @@ fn kernels() {
                 Rows { y, more, ..rows }
             };
             let run = |rows: &Rows, engine: &Engine| rows.kernels(engine, elem);
-            let outputs = [elem, Elem::F32, Elem::F32];
+            let outputs = [elem, Elem::F32, Elem::F32, elem];
             budget::kernel(&format!("rows {elem:?}, {case}"), &engines, &outputs, inputs, run);
         }
     }
@@ -109,7 +116,7 @@ fn cases() {
 fn gather_and_scatter_are_adjoint() {
     let mut case = Rows::draw(&mut Draw::new("rows, adjoint", false), [7, 13], 29);
     let v = std::mem::replace(&mut case.x, vec![0.0; 7 * 13]);
-    let [_, jtu, _] = &case.ours(Precision::F64)[..] else { panic!("three outputs") };
+    let [_, jtu, ..] = &case.ours(Precision::F64)[..] else { panic!("several outputs") };
     let (zero, jtu) = (std::mem::replace(&mut case.x, v), jtu.clone());
     assert!(zero.iter().all(|&x| x == 0.0));
     let jv = &case.ours(Precision::F64)[0];

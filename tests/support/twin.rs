@@ -137,7 +137,7 @@ pub fn up(engine: &Engine, elem: Elem, values: &[f64]) -> Array {
     let mut bytes = Vec::new();
     for &x in values {
         match elem {
-            Elem::F32 | Elem::Near => bytes.extend((x as f32).to_le_bytes()),
+            Elem::F32 => bytes.extend((x as f32).to_le_bytes()),
             Elem::BF16 => bytes.extend(bf16::from_f64(x).to_le_bytes()),
             Elem::F16 => bytes.extend(f16::from_f64(x).to_le_bytes()),
             Elem::F64 => bytes.extend(x.to_le_bytes()),
@@ -152,7 +152,7 @@ pub fn up(engine: &Engine, elem: Elem, values: &[f64]) -> Array {
 pub fn down(array: &Array) -> Vec<f64> {
     let bytes = array.download();
     let chunk = |b: &[u8]| match array.elem() {
-        Elem::F32 | Elem::Near => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
+        Elem::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
         Elem::BF16 => bf16::from_le_bytes(b.try_into().unwrap()).to_f64(),
         Elem::F16 => f16::from_le_bytes(b.try_into().unwrap()).to_f64(),
         Elem::F64 => f64::from_le_bytes(b.try_into().unwrap()),

@@ -4,7 +4,7 @@ use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
 use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
-use crate::tensor::{OnDevice, Products};
+use crate::tensor::OnDevice;
 
 /// Rows up to which a forward product goes another way.
 pub const FEW: usize = row::ROWS;
@@ -32,33 +32,19 @@ impl<'a> From<&'a OnDevice> for Matrix<'a> {
     }
 }
 
-/// y (N, out) = x (N, in) Wᵀ + b. A row's bits do not depend on the others, nor, among up to
-/// [`FEW`] of them and among more, on how many there are.
-pub fn forward(
-    engine: &Engine,
-    products: Products,
-    x: &Array,
-    w: Matrix,
-    b: Option<&Array>,
-    y: &mut Array,
-) {
+/// y (N, out), f32 or rounded to the type of x, = x (N, in) Wᵀ + b. A row's bits do not depend on
+/// the others, nor, among up to [`FEW`] of them and among more, on how many there are.
+pub fn forward(engine: &Engine, x: &Array, w: Matrix, b: Option<&Array>, y: &mut Array) {
     let sizes = [x.len() / w.inner, w.inner, w.out];
-    let way = if (1..=FEW).contains(&sizes[0]) { Way::Few } else { Way::Many(products) };
+    let way = if (1..=FEW).contains(&sizes[0]) { Way::Few } else { Way::Many };
     product(engine, way, x, w.w, [w.col_stride, w.row_stride], b, false, sizes, y);
 }
 
-/// dx (N, in) = dy (N, out) W; added to dx where `add`. A row's bits do not depend on the others.
-pub fn backward(
-    engine: &Engine,
-    products: Products,
-    dy: &Array,
-    w: Matrix,
-    dx: &mut Array,
-    add: bool,
-) {
+/// dx (N, in), f32 or rounded to the type of dy, = dy (N, out) W; f32 is added to where `add`. A
+/// row's bits do not depend on the others.
+pub fn backward(engine: &Engine, dy: &Array, w: Matrix, dx: &mut Array, add: bool) {
     let sizes = [dy.len() / w.out, w.out, w.inner];
-    let way = Way::Many(products);
-    product(engine, way, dy, w.w, [w.row_stride, w.col_stride], None, add, sizes, dx);
+    product(engine, Way::Many, dy, w.w, [w.row_stride, w.col_stride], None, add, sizes, dx);
 }
 
 /// Which kernel.
@@ -67,7 +53,7 @@ enum Way {
     /// `linear_row`, which is bound by W whatever it takes of the rows.
     Few,
     /// `linear_mma`.
-    Many(Products),
+    Many,
 }
 
 #[allow(clippy::too_many_arguments, reason = "two products with the parameters of one kernel")]
@@ -82,33 +68,36 @@ fn product(
     [n, k, m]: [usize; 3],
     c: &mut Array,
 ) {
-    // f32 either way; the type says what a product may take of it.
-    let as_taken = |place: Place| match (way, place.elem) {
-        (Way::Many(Products::Fast), Elem::F32) => Place { elem: Elem::Near, ..place },
-        _ => place,
+    let none = |elem| Place { at: 0, len: 0, elem };
+    let narrow = c.elem() != Elem::F32;
+    assert!(!(narrow && add), "a product is added to f32");
+    let (wide, rounded) = match narrow {
+        false => (c.place(), none(a.elem())),
+        true => (none(Elem::F32), c.place()),
     };
-    let none = Place { at: 0, len: 0, elem: Elem::F32 };
     macro_rules! launch {
         ($kernel:ident, $blocks:expr, $threads:expr) => {
             $kernel {
-                a: as_taken(a.place()).into(),
+                a: a.read(),
                 w: w.read(),
-                b: b.map_or_else(|| none.into(), Array::read),
+                b: b.map_or_else(|| none(Elem::F32).into(), Array::read),
                 stride_k: stride_k as i64,
                 stride_m: stride_m as i64,
                 biased: i32::from(b.is_some()),
                 add: i32::from(add),
+                narrow: i32::from(narrow),
                 N: n as i32,
                 K: k as i32,
                 M: m as i32,
-                c: as_taken(c.place()).into(),
+                c: wide.into(),
+                rounded: rounded.into(),
             }
             .launch(engine, Grid { blocks: $blocks, threads: [$threads as u32, 1, 1] })
         };
     }
     match way {
         Way::Few => launch!(LinearRow, [m.div_ceil(row::COLS) as u32, 1, 1], row::THREADS),
-        Way::Many(_) => {
+        Way::Many => {
             let blocks = [n.div_ceil(mma::ROWS) as u32, m.div_ceil(mma::COLS) as u32, 1];
             launch!(LinearMma, blocks, mma::THREADS);
         }

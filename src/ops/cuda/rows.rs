@@ -1,7 +1,9 @@
 //! Launches of `kernels/rows.cu`.
 
+use std::ops::Range;
+
 use crate::base::fits;
-use crate::gpu::kernels::rows::{AddRows, GatherRows, ScatterRows, THREADS};
+use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScatterRows, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
 
@@ -41,6 +43,16 @@ pub fn scatter_add(engine: &Engine, x: &mut Array, [wide, from, d]: Part, rows: 
         x: x.update(),
     }
     .launch(engine, Grid::each(d, THREADS));
+}
+
+/// Elements of y from `to` on become some of x, which is of their type, or f32 and rounded to it.
+pub fn put(engine: &Engine, x: &Array, elements: Range<usize>, y: &mut Array, to: usize) {
+    if x.elem() == y.elem() {
+        return y.copy(to, x, elements);
+    }
+    let n = elements.len();
+    let (x, y) = (x.place().part(elements.start, n), y.place().part(to, n));
+    RoundRows { x: x.into(), n: n as i64, y: y.into() }.launch(engine, Grid::each(n, THREADS));
 }
 
 /// x += y, of the same length.
