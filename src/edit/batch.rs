@@ -32,7 +32,7 @@ use super::pmet::Pmet;
 use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
-use super::value::{TOKENS, Value, Wanted, find_all};
+use super::value::{self, Value, Wanted, find_all};
 use crate::base::{Progress, Result, Rng, rescue};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
@@ -158,7 +158,7 @@ impl Batches<'_> {
         let tokens: usize = facts.iter().map(|f| Problem::tokens(&f.rows)).sum();
         let [mean, besides] = self.bytes(facts);
         let by_room = self.room.saturating_sub(besides) / mean.max(1);
-        by_room.min(TOKENS as u64 * n / tokens.max(1) as u64).clamp(1, n)
+        by_room.min(value::tokens(self.model) as u64 * n / tokens.max(1) as u64).clamp(1, n)
     }
 
     /// Plans the change of all facts. Returns what the method carries on, too.

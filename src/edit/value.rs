@@ -217,7 +217,9 @@ fn shared(model: &Model, facts: &[Wanted], by: &Search, least: usize) -> Shared 
 }
 
 /// Tokens searched at a time, at most: more make no product faster, and facts would come in fits.
-pub const TOKENS: usize = 4096;
+pub fn tokens(model: &Model) -> usize {
+    if model.compute.engine().is_some() { 8192 } else { 4096 }
+}
 
 /// A fact whose value is wanted.
 #[derive(Clone, Copy)]
@@ -309,7 +311,8 @@ impl<'m> Searches<'m> {
     fn refill(&mut self, room: u64, most: &mut (usize, u64)) {
         let mut used = self.used();
         let running = self.running_tokens();
-        if used > room / 4 * 3 || running > TOKENS / 4 * 3 {
+        let most_tokens = tokens(self.model);
+        if used > room / 4 * 3 || running > most_tokens / 4 * 3 {
             return;
         }
         let mut rows = Vec::new();
@@ -318,7 +321,7 @@ impl<'m> Searches<'m> {
         while self.next < self.facts.len() {
             let bytes = self.bytes[self.next];
             tokens += self.tokens(self.next);
-            if (used + bytes > room || tokens > TOKENS) && used > 0 {
+            if (used + bytes > room || tokens > most_tokens) && used > 0 {
                 break;
             }
             used += bytes;
@@ -395,7 +398,8 @@ impl<'m> Searches<'m> {
         let slots = self.running.len();
         let mean = (0..slots).map(|slot| now(slot).total()).sum::<f64>() / slots as f64;
         let (used, tokens) = (self.used(), self.running_tokens());
-        let full = (100 * used / room).max(100 * tokens as u64 / TOKENS as u64).min(100);
+        let filled = 100 * tokens / self::tokens(self.model);
+        let full = (100 * used / room).max(filled as u64).min(100);
         progress.at("fact", done, total);
         progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
     }

@@ -92,11 +92,12 @@ impl Model {
         layers: Range<usize>,
         past: &Cache,
         dx: &mut Tensor,
-        run: &Run,
+        run: &mut Run,
         back: &mut Back,
     ) {
         for l in layers.rev() {
             let w = &self.layers[l];
+            self.recall(l, batch, past, run);
             if self.arch.parallel {
                 linear::backward(read(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
             }
@@ -110,7 +111,7 @@ impl Model {
 
     /// x ← x + down(act(up(norm₂(x))))
     pub(super) fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
-        let (w, a) = (&self.layers[l], &run.acts[l - run.first]);
+        let (w, a) = (&self.layers[l], run.acts(l));
         linear::backward(read(dx, &mut b.rounded), &w.down.w, &mut b.dkey, false);
         let gate = a.gate.as_ref().zip(b.dgate.as_mut());
         act::backward(self.arch.act, &a.up, gate, &mut b.dkey);
@@ -133,7 +134,7 @@ impl Model {
         run: &Run,
         b: &mut Back,
     ) {
-        let a = &run.acts[l - run.first];
+        let a = run.acts(l);
         let (k, v, grads) = (&a.k, &a.v, &mut b.grads);
         let (past, seqs, packing) = (past.layer(l), &batch.seqs[..], run.packing.as_ref());
         let keys = Keys { k, v, past, seqs, packing, heads: w.heads };

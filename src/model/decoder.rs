@@ -54,16 +54,19 @@ pub struct Acts {
 }
 
 /// The memory of a pass: activations of the layers that backward will visit, and room to work in.
+/// Where weights come and go, a layer's are there once a direction, so of those layers only the
+/// stream at their entry is kept, and backward runs a layer again while its weights are there.
 /// One `Run` serves many passes; it grows to the largest.
 pub struct Run {
-    pub(super) acts: Vec<Acts>,
-    pub(super) first: usize, // the layer of acts[0]
-    normed: Tensor,          // (N, D)
-    attended: Tensor,        // (N, H·E)
-    added: Tensor,           // (N, D)
-    key: Tensor,             // (N, F)
-    empty: Tensor,           // (0, G·E)
-    placed: u64,             // the batch's version of which are:
+    acts: Vec<Acts>,
+    first: usize,         // the layer of acts[0]
+    entries: Vec<Tensor>, // (N, D) by layer, in place of all acts but one
+    normed: Tensor,       // (N, D)
+    attended: Tensor,     // (N, H·E)
+    added: Tensor,        // (N, D)
+    key: Tensor,          // (N, F)
+    empty: Tensor,        // (0, G·E)
+    placed: u64,          // the batch's version of which are:
     pub(super) angles: Option<Angles>,
     pub(super) packing: Option<Packing>, // on a device
 }
@@ -71,11 +74,20 @@ pub struct Run {
 impl Run {
     /// Room for passes without backward.
     pub fn new(model: &Model) -> Run {
-        Run::keeping(model, 0..1)
+        Run::of(model, 0..1)
     }
 
     /// Room for passes over `layers` that backward will visit.
     pub fn keeping(model: &Model, layers: Range<usize>) -> Run {
+        if !model.streams() {
+            return Run::of(model, layers);
+        }
+        let entry = |_| Tensor::zeros(&model.compute, &[0, model.arch.width]);
+        let entries = layers.clone().map(entry).collect();
+        Run { entries, ..Run::of(model, layers.start..layers.start + 1) }
+    }
+
+    fn of(model: &Model, layers: Range<usize>) -> Run {
         let a = &model.arch;
         let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
         let rows = |width| Tensor::narrow(&model.compute, &[0, width]);
@@ -96,6 +108,7 @@ impl Run {
         Run {
             first: layers.start,
             acts: layers.map(acts).collect(),
+            entries: Vec::new(),
             normed: rows(a.width),
             attended: rows(qw),
             added: wide(a.width),
@@ -139,6 +152,18 @@ impl Run {
     fn index(&self, l: usize) -> usize {
         if self.acts.len() == 1 { 0 } else { l - self.first }
     }
+
+    /// What is kept of layer l.
+    pub(super) fn acts(&self, l: usize) -> &Acts {
+        &self.acts[self.index(l)]
+    }
+
+    /// Keeps the stream at the entry of layer l, where that is all that is kept.
+    fn enter(&mut self, l: usize, x: &Tensor) {
+        if let Some(entry) = self.entries.get_mut(l - self.first) {
+            entry.copy_from(x);
+        }
+    }
 }
 
 fn apply(x: &Tensor, p: &Linear, y: &mut Tensor) {
@@ -179,6 +204,7 @@ impl Model {
         run.fit(self, batch);
         for l in layers {
             let w = &self.layers[l];
+            run.enter(l, x);
             self.attend(l, w, batch, &mut past, x, run);
             if !self.arch.parallel {
                 w.add_attention(l, x, run, hook);
@@ -217,8 +243,28 @@ impl Model {
         hook: Hook,
     ) {
         run.fit(self, batch);
+        run.enter(l, x);
         self.mlp(l, &self.layers[l], x, run, hook);
         rows::add(x, &run.added);
+    }
+
+    /// Runs layer l again, if only its entry was kept, for what backward reads.
+    pub(super) fn recall(&self, l: usize, batch: &Batch, past: &Cache, run: &mut Run) {
+        let Some(entry) = run.entries.get(l - run.first) else { return };
+        let (w, mut x) = (&self.layers[l], entry.clone());
+        self.attend(l, w, batch, &mut Past::Read(past), &x, run);
+        if !self.arch.parallel {
+            w.add_attention(l, &mut x, run, &mut |_, _| {});
+        }
+        self.open_mlp(w, &x, l, run);
+    }
+
+    /// The same of a layer of which only the second half was run.
+    pub(super) fn recall_half(&self, l: usize, run: &mut Run) {
+        if let Some(entry) = run.entries.get(l - run.first) {
+            let x = entry.clone();
+            self.open_mlp(&self.layers[l], &x, l, run);
+        }
     }
 
     /// attended = attention(norm₁(x)) of layer l.
@@ -261,6 +307,16 @@ impl Model {
 
     /// added = down(act(up(norm₂(x)))) of layer l; shows the key and the value.
     fn mlp(&self, l: usize, w: &Layer, x: &Tensor, run: &mut Run, hook: Hook) {
+        self.open_mlp(w, x, l, run);
+        let a = &run.acts[run.index(l)];
+        act::forward(self.arch.act, &a.up, a.gate.as_ref(), &mut run.key);
+        hook(Site { layer: l, at: At::Key }, &mut run.key);
+        apply(&run.key, &w.down, &mut run.added);
+        hook(Site { layer: l, at: At::Value }, &mut run.added);
+    }
+
+    /// up(norm₂(x)), and what gates it.
+    fn open_mlp(&self, w: &Layer, x: &Tensor, l: usize, run: &mut Run) {
         let i = run.index(l);
         let a = &mut run.acts[i];
         let saved = a.norm2.as_mut().unwrap_or(&mut a.norm1);
@@ -269,10 +325,6 @@ impl Model {
         if let (Some(gate), Some(w)) = (&mut a.gate, &w.gate) {
             apply(&run.normed, w, gate);
         }
-        act::forward(self.arch.act, &a.up, a.gate.as_ref(), &mut run.key);
-        hook(Site { layer: l, at: At::Key }, &mut run.key);
-        apply(&run.key, &w.down, &mut run.added);
-        hook(Site { layer: l, at: At::Value }, &mut run.added);
     }
 
     /// Logits z (rows, V) of rows of the residual stream after the last layer; `saved` is for

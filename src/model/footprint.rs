@@ -4,6 +4,7 @@
 //! a fact    max(a step, taking it in) + what stays between steps
 //! a step    tokens · (layers · kept + pass + back) + what is pushed, δ and its gradient
 //! taking in prefix · layers · past + tokens · (kept + pass), in the type of the model
+//!           where weights come and go: the stream of all layers, kept of one
 //! stays     the stream, the prefix, ln p⁰, t₀ and Adam's moments
 //! all       rows of logits that are held at a time, and the prefix that facts share
 //! ```
@@ -61,7 +62,12 @@ impl Push {
         let stays = wide * (tokens * a.width + a.vocabulary + 3 * self.vectors() * a.width)
             + own * self.above().len() * step.past;
         let pushed = wide * a.width * (kinds.len() + 2 * self.vectors());
-        let step = tokens * (self.kept(model).len() * step.kept + step.pass + step.back) + pushed;
+        let layers = self.kept(model).len();
+        let kept = match model.streams() {
+            false => layers * step.kept,
+            true => layers * wide * a.width + step.kept,
+        };
+        let step = tokens * (kept + step.pass + step.back) + pushed;
         let taken_in = own * self.layers() * once.past + own.max(tokens) * (once.kept + once.pass);
         (stays + step.max(taken_in)) as u64
     }

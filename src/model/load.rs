@@ -134,18 +134,28 @@ impl Model {
         if self.fast { self.compute.fast() } else { self.compute.clone() }
     }
 
+    /// Bytes of the weights as they are stored.
+    fn bytes(&self) -> u64 {
+        let layer = |l: &Layer| -> u64 {
+            let linears = [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate);
+            linears.map(|linear| linear.w.bytes()).sum()
+        };
+        let embeddings = self.embed.bytes() + self.positions.as_ref().map_or(0, Weight::bytes);
+        let head = if self.arch.tied { 0 } else { self.head.w.bytes() };
+        self.layers.iter().map(|l| layer(l)).sum::<u64>() + embeddings + head
+    }
+
+    /// Whether weights come and go on the device: they would leave a quarter of it or less.
+    pub fn streams(&self) -> bool {
+        self.compute.engine().is_some_and(|e| self.bytes() > e.memory().limit / 4 * 3)
+    }
+
     /// Bytes of a device that are left for other things, once the weights are there; nothing on
-    /// the host. Weights that fill the device are put out and in again, half of it at a time.
+    /// the host. Weights that come and go have half of the device.
     pub fn spare(&self) -> Option<u64> {
         let limit = self.compute.engine()?.memory().limit;
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate));
-        let mut weights: u64 = layers.map(|linear| linear.w.bytes()).sum();
-        weights += self.embed.bytes() + self.positions.as_ref().map_or(0, Weight::bytes);
-        weights += if self.arch.tied { 0 } else { self.head.w.bytes() };
-        Some((limit - weights.min(limit / 2)) / 4 * 3)
+        let weights = if self.streams() { limit / 2 } else { self.bytes() };
+        Some((limit - weights) / 4 * 3)
     }
 
     /// W k + b of layer l's down projection, in f64: k (F), result (D).

@@ -281,10 +281,11 @@ impl<'m> Pushed<'m> {
         let mut dx = zeros(batch.len());
         self.read(&x, &mut dx);
         let Plan { batch, pushed, owner, .. } = &self.plan;
-        model.backward(batch, above, &self.past, &mut dx, &self.run, &mut self.back);
+        model.backward(batch, above, &self.past, &mut dx, &mut self.run, &mut self.back);
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             if part == 1 && through {
+                model.recall_half(l, &mut self.run);
                 model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
             }
             rows::gather(&dx, pushed, &mut push);

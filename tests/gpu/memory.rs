@@ -1,7 +1,7 @@
 //! What is on a device: blocks of a pool, weights that come and go, arrays that find no room.
 
 use incise::base::{DType, Error, Quiet, Rng};
-use incise::edit::value::{Search, Wanted, find_all};
+use incise::edit::value::{self, Search, Wanted, find_all};
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
@@ -125,35 +125,58 @@ fn fact(draw: &mut Draw, vocabulary: usize) -> Rows {
     Rows { keys: rewriting.clone(), rewriting, kl, target, merged: 0 }
 }
 
+/// A search of some facts, in as much room as there shall be; their values.
+struct Searched {
+    model: Model,
+    facts: Vec<Rows>,
+    push: Push,
+}
+
+impl Searched {
+    fn new(engine: &Engine, config: &Value, fast: bool, attention: bool) -> Searched {
+        let compute = engine.clone().into();
+        let mut model = Model::random(config, DType::BF16, 0, &compute).unwrap();
+        model.fast = fast;
+        let mut draw = Draw::new("memory of a search", false);
+        let facts = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
+        let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
+        Searched { push: Push { site, attention, loss_layer }, model, facts }
+    }
+
+    fn run(&self, room: u64) -> Vec<value::Value> {
+        let (push, steps, enough) = (self.push, 2, f64::NEG_INFINITY);
+        let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
+        let eases = false;
+        let by = Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases, enough };
+        let wanted: Vec<Wanted> = self.facts.iter().map(|rows| Wanted { id: "", rows }).collect();
+        let mut values = Vec::new();
+        let mut each = |fact, value| {
+            values.push((fact, value));
+            Ok(())
+        };
+        find_all(&self.model, &wanted, &by, room, &Quiet, &mut each).unwrap();
+        values.sort_by_key(|(fact, _)| *fact);
+        values.into_iter().map(|(_, value)| value).collect()
+    }
+}
+
 /// What a search of some facts took at most, besides the weights, and what was counted.
 fn searched(engine: &Engine, config: &Value, fast: bool, part: u64) -> (u64, u64) {
-    let compute = engine.clone().into();
-    let mut model = Model::random(config, DType::BF16, 0, &compute).unwrap();
-    model.fast = fast;
+    let search = Searched::new(engine, config, fast, false);
+    let Searched { model, facts, push } = &search;
     model.logits(&Batch::whole([[0]]), Past::None, &[0]); // the weights are there
     let before = engine.memory().used;
-    let mut draw = Draw::new("memory of a search", false);
-    let facts: Vec<Rows> = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
-    let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
-    let push = Push { site, attention: false, loss_layer };
     let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
     assert_eq!(shared, 20, "the contexts");
-    let besides = push.bytes_besides(&model, &facts, shared);
-    let all: u64 = facts.iter().map(|rows| push.bytes(&model, rows, shared)).sum();
-    let (steps, enough) = (2, f64::NEG_INFINITY);
-    let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
-    let by = Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases: false, enough };
-    let wanted: Vec<Wanted> = facts.iter().map(|rows| Wanted { id: "", rows }).collect();
+    let besides = push.bytes_besides(model, facts, shared);
+    let all: u64 = facts.iter().map(|rows| push.bytes(model, rows, shared)).sum();
     let room = besides + all / part;
-    find_all(&model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(())).unwrap();
+    search.run(room);
     (engine.memory().peak - before, room)
 }
 
-/// All facts at once take what was counted; half of them at a time, and then the other half, no
-/// more than half.
-#[test]
-fn a_search_takes_what_was_counted() {
-    let test = "gpu::memory::a_search_takes_what_was_counted";
+/// Parallel layers, and sequential ones.
+fn small() -> [Value; 2] {
     let gptj = json!({
         "model_type": "gptj", "n_layer": 5, "n_embd": 96, "n_head": 3, "rotary_dim": 8,
         "vocab_size": 97, "n_positions": 64, "activation_function": "gelu_new",
@@ -162,6 +185,15 @@ fn a_search_takes_what_was_counted() {
         "model_type": "gpt2", "n_layer": 5, "n_embd": 96, "n_head": 3, "vocab_size": 97,
         "n_positions": 64,
     });
+    [gptj, gpt2]
+}
+
+/// All facts at once take what was counted; half of them at a time, and then the other half, no
+/// more than half.
+#[test]
+fn a_search_takes_what_was_counted() {
+    let test = "gpu::memory::a_search_takes_what_was_counted";
+    let [gptj, gpt2] = small();
     for (config, fast) in [(&gptj, false), (&gptj, true), (&gpt2, true)] {
         for part in [1, 2] {
             let Some(engine) = twin::engine(test) else { return };
@@ -170,5 +202,30 @@ fn a_search_takes_what_was_counted() {
             assert!(took <= counted + counted / 10, "{case}, 1/{part} of the facts at a time");
             assert!(part > 1 || took >= counted - counted / 10, "{case}");
         }
+    }
+}
+
+/// Where weights come and go, layers are run again for backward: the same numbers, and no more
+/// memory than there is.
+#[test]
+fn a_search_whose_weights_come_and_go() {
+    let test = "gpu::memory::a_search_whose_weights_come_and_go";
+    let [gptj, gpt2] = small();
+    for (config, fast, attention) in [(&gptj, true, false), (&gpt2, false, true)] {
+        let Some(engine) = twin::engine(test) else { return };
+        let resident = Searched::new(&engine, config, fast, attention);
+        let want = resident.run(u64::MAX);
+        assert!(!resident.model.streams() && engine.replays() > 0);
+
+        let Some(engine) = twin::engine(test) else { return };
+        let streamed = Searched::new(&engine, config, fast, attention);
+        let before = engine.memory().used;
+        streamed.model.logits(&Batch::whole([[0]]), Past::None, &[0]);
+        let weights = engine.memory().used - before;
+        engine.cap(before + weights / 4 * 5);
+        assert!(streamed.model.streams());
+        let room = streamed.model.spare().unwrap();
+        assert!(streamed.run(room) == want, "{}", config["model_type"]);
+        assert!(engine.memory().peak <= before + weights / 4 * 5);
     }
 }
