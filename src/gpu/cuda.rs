@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
 
-use super::driver::Gpu;
-use super::image;
+use super::blaslt::Blaslt;
+use super::driver::{self, Gpu};
 use super::launch::{Argument, File, Grid, types};
 use super::pool::Pool;
+use super::solver::Solver;
+use super::{image, library};
 use crate::base::{Error, Result, fits};
 
 /// A card's primary context and a stream of its own.
@@ -20,6 +22,9 @@ pub struct Cuda {
     functions: Mutex<HashMap<Symbol, sys::CUfunction>>,
     pool: Mutex<Pool>,
     pinned: Mutex<Pinned>,
+    serves: i32, // CUDA 1000·major + 10·minor
+    blaslt: Option<Blaslt>,
+    solver: OnceLock<Option<Solver>>,
 }
 
 /// Memory is asked for in pieces of so many bytes, or more.
@@ -80,6 +85,9 @@ impl Cuda {
             Ok(Buffer { at, sent })
         };
         let buffers = [buffer().map_err(failed)?, buffer().map_err(failed)?];
+        let serves = driver::version().map_err(failed)?;
+        let found = library::find(&library::BLASLT, serves).ok();
+        let blaslt = found.map(|found| Blaslt::open(found, stream)).transpose()?;
         let forced = std::env::var_os("CUDA_FORCE_PTX_JIT").is_some_and(|v| v == "1");
         Ok(Cuda {
             context,
@@ -88,7 +96,26 @@ impl Cuda {
             functions: Mutex::default(),
             pool: Mutex::default(),
             pinned: Mutex::new(Pinned { buffers, next: 0 }),
+            serves,
+            blaslt,
+            solver: OnceLock::new(),
         })
+    }
+
+    /// cuBLASLt, where it was found.
+    pub(super) fn blaslt(&self) -> Option<&Blaslt> {
+        self.enter();
+        self.blaslt.as_ref()
+    }
+
+    /// cuSOLVER, where it is found; it is large, and looked for when it is first asked for.
+    pub(super) fn solver(&self) -> Option<&Solver> {
+        self.enter();
+        let open = || {
+            let found = library::find(&library::SOLVER, self.serves).ok();
+            fits(found.map(|found| Solver::open(found, self.stream)).transpose())
+        };
+        self.solver.get_or_init(open).as_ref()
     }
 
     /// Bytes that nobody has taken yet.

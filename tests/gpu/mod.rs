@@ -4,6 +4,7 @@ mod card;
 mod commands;
 mod grammar;
 mod image;
+mod library;
 mod memory;
 mod planted;
 mod probe;

@@ -1,7 +1,12 @@
-//! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`.
+//! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`; or products by
+//! cuBLASLt of the parts that `kernels/linear_split.cu` makes.
+//!
+//! Which of them depends on no number of rows but whether there are few, so rows keep their bits.
 
+use crate::gpu::blaslt::{ALIGN, Shape, Turn};
 use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
+use crate::gpu::kernels::linear_split::{self as parts, LinearSplit};
 use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
 use crate::tensor::{OnDevice, Products};
@@ -83,6 +88,18 @@ fn product(
     c: &mut Array,
 ) {
     // f32 either way; the type says what a product may take of it.
+    let biased = b.map(Array::place);
+    if let (Way::Many(products), Some(lt)) = (way, engine.blaslt())
+        && let Some(shape) =
+            library([a.place(), w.place(), c.place()], biased, [k, m], [stride_k, stride_m])
+    {
+        let mut turn = lt.turn();
+        // Of two parts the first comes without a bias.
+        if turn.serves(shape) && turn.serves(Shape { biased: false, ..shape }) {
+            let places = [a.place(), w.place(), c.place()];
+            return by_library(engine, &mut turn, products, shape, places, biased, add);
+        }
+    }
     let as_taken = |place: Place| match (way, place.elem) {
         (Way::Many(Products::Fast), Elem::F32) => Place { elem: Elem::Near, ..place },
         _ => place,
@@ -111,6 +128,55 @@ fn product(
         Way::Many(_) => {
             let blocks = [n.div_ceil(mma::ROWS) as u32, m.div_ceil(mma::COLS) as u32, 1];
             launch!(LinearMma, blocks, mma::THREADS);
+        }
+    }
+}
+
+/// How cuBLASLt would be asked for a product; `None` is for our kernels. It gets what it is fast
+/// at: f32 activations, which become bf16 parts, by bf16 weights, everything on [`ALIGN`] bytes.
+/// Weights in f32 and f16 would have to be split at every use.
+pub fn library(
+    [a, w, c]: [Place; 3],
+    b: Option<Place>,
+    [k, m]: [usize; 2],
+    [stride_k, stride_m]: [usize; 2],
+) -> Option<Shape> {
+    let along_k = stride_k == 1;
+    let stride = if along_k { stride_m } else { stride_k };
+    let types = (a.elem, w.elem) == (Elem::F32, Elem::BF16);
+    // Rows of the parts, of c, and lines of W.
+    let wide = |n: usize, elem: Elem| n > 0 && (n * elem.size()).is_multiple_of(ALIGN);
+    let lines = wide(k, Elem::BF16) && wide(m, Elem::F32) && wide(stride, Elem::BF16);
+    let mut starts = [Some(a), Some(w), Some(c), b].into_iter().flatten();
+    let lies = lines && starts.all(|p| p.at.is_multiple_of(ALIGN as u64));
+    let fits = types && lies && (along_k || stride_m == 1);
+    fits.then_some(Shape { k, m, stride, along_k, biased: b.is_some() })
+}
+
+/// Splits as many rows as there is room for and multiplies their parts, small ones first.
+fn by_library(
+    engine: &Engine,
+    turn: &mut Turn,
+    products: Products,
+    shape: Shape,
+    [a, w, c]: [Place; 3],
+    b: Option<Place>,
+    add: bool,
+) {
+    let (count, room) = (if products == Products::Fast { 1 } else { 2 }, turn.room());
+    let Shape { k, m, .. } = shape;
+    let (n, most) = (a.len / k, room.len / (count * k));
+    assert!(most > 0, "linear: a row of {k} numbers");
+    for from in (0..n).step_by(most) {
+        let rows = most.min(n - from);
+        let (x, c) = (a.part(from * k, rows * k), c.part(from * m, rows * m));
+        let y = room.part(0, count * rows * k);
+        LinearSplit { x: x.into(), P: count as i32, N: x.len as i32, y: y.into() }
+            .launch(engine, Grid::each(x.len / parts::NUMBERS, parts::THREADS));
+        for part in (0..count).rev() {
+            let b = b.filter(|_| part == 0);
+            let (shape, first) = (Shape { biased: b.is_some(), ..shape }, part + 1 == count);
+            turn.multiply(shape, add || !first, [y.part(part * x.len, x.len), w, c], b);
         }
     }
 }
