@@ -87,19 +87,17 @@ fn product(
     [n, k, m]: [usize; 3],
     c: &mut Array,
 ) {
-    // f32 either way; the type says what a product may take of it.
-    let biased = b.map(Array::place);
+    let (places, bias) = ([a.place(), w.place(), c.place()], b.map(Array::place));
     if let (Way::Many(products), Some(lt)) = (way, engine.blaslt())
-        && let Some(shape) =
-            library([a.place(), w.place(), c.place()], biased, [k, m], [stride_k, stride_m])
+        && let Some(shape) = library(places, bias, [k, m], [stride_k, stride_m])
     {
         let mut turn = lt.turn();
         // Of two parts the first comes without a bias.
         if turn.serves(shape) && turn.serves(Shape { biased: false, ..shape }) {
-            let places = [a.place(), w.place(), c.place()];
-            return by_library(engine, &mut turn, products, shape, places, biased, add);
+            return by_library(engine, &mut turn, products, shape, places, bias, add);
         }
     }
+    // f32 either way; the type says what a product may take of it.
     let as_taken = |place: Place| match (way, place.elem) {
         (Way::Many(Products::Fast), Elem::F32) => Place { elem: Elem::Near, ..place },
         _ => place,
