@@ -58,6 +58,16 @@ template <class T> HD Raw<T> fetch(const Matrix<T>& m, int row, int col) {
     return raw;
 }
 
+// The parts of eight numbers; lo is left as it is where there is one.
+template <int COUNT, class T> HD void split(const Raw<T>& raw, Packet& hi, Packet& lo) {
+    for (int j = 0; j < LINE / 2; j++) {
+        const float x = get(raw, 2 * j), y = get(raw, 2 * j + 1);
+        hi.x[j] = round_bf16(x, y);
+        if (COUNT == 2)
+            lo.x[j] = round_bf16(x - of_bits(hi.x[j] << 16), y - of_bits(hi.x[j] & 0xffff0000u));
+    }
+}
+
 // Where eight numbers lie in a tile of `wide` times as many a row: moved along their row, so that
 // those of eight rows, which ldmatrix reads at once, lie in eight different sets of banks.
 HD int place(int row, int packet, int wide) {
@@ -84,13 +94,7 @@ template <class T, int TILE, int THREADS> struct Staging {
             const int packet = threadIdx.x + i * THREADS;
             const int at = place(packet / wide, packet % wide, wide);
             Packet hi, lo;
-            for (int j = 0; j < 4; j++) {
-                const float x = get(raw[i], 2 * j), y = get(raw[i], 2 * j + 1);
-                hi.x[j] = round_bf16(x, y);
-                if (Parts<T>::count == 1) continue;
-                lo.x[j] = round_bf16(x - of_bits(hi.x[j] << 16),
-                                     y - of_bits(hi.x[j] & 0xffff0000u));
-            }
+            split<Parts<T>::count>(raw[i], hi, lo);
             *reinterpret_cast<Packet*>(&to[0][at]) = hi;
             if (Parts<T>::count == 2) *reinterpret_cast<Packet*>(&to[1][at]) = lo;
         }

@@ -148,22 +148,28 @@ impl Bench<'_> {
         self.row("second moment", format!("{n} × {f}"), Unit::Flop, n * f * f, run);
     }
 
-    /// The products of a layer, in both orientations, by rows.
+    /// The products of a layer, in both orientations, by rows; where a library makes them, by our
+    /// kernels too.
     fn products(&mut self, [d, f]: [usize; 2]) -> Result<()> {
+        let own = self.compute.own().map(|own| ("product with BF16, own", own));
+        let ways: Vec<_> =
+            [("product with BF16", self.compute.clone())].into_iter().chain(own).collect();
         for n in [1, 8, 64, 512, 2048, 8192].into_iter().filter(|&n| n <= self.sizes.side) {
             for [out, inner] in [[d, d], [f, d], [d, f]] {
-                let [seconds, spread] =
-                    product(self.compute, DType::BF16, [n, out, inner], self.sizes.seconds)?;
-                self.rows.push(Row {
-                    part: "ops",
-                    name: "product with BF16".to_owned(),
-                    shape: format!("{n} × {out} × {inner}"),
-                    seconds,
-                    spread,
-                    work: 2.0 * (n * out * inner) as f64,
-                    unit: Unit::Flop,
-                    limit: Some(self.limits.product),
-                });
+                for (name, compute) in &ways {
+                    let [seconds, spread] =
+                        product(compute, DType::BF16, [n, out, inner], self.sizes.seconds)?;
+                    self.rows.push(Row {
+                        part: "ops",
+                        name: (*name).to_owned(),
+                        shape: format!("{n} × {out} × {inner}"),
+                        seconds,
+                        spread,
+                        work: 2.0 * (n * out * inner) as f64,
+                        unit: Unit::Flop,
+                        limit: Some(self.limits.product),
+                    });
+                }
             }
         }
         Ok(())

@@ -150,6 +150,7 @@ fn results(rows: &[Row], device: &Device, compute: &Compute) -> Value {
     json!({
         "incise": {"version": env!("CARGO_PKG_VERSION"), "commit": env!("INCISE_COMMIT")},
         "device": name, "driver": driver, "threads": rayon::current_num_threads(),
+        "products": compute.engine().and_then(|e| e.blaslt()).map_or("own", |lt| lt.title()),
         "peak_bytes": compute.engine().map(|e| e.memory().peak), "rows": rows,
     })
 }

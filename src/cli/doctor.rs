@@ -9,6 +9,7 @@ use super::output::metric;
 use crate::base::Result;
 use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};
 use crate::gpu::kernels::FILES;
+use crate::gpu::library::{BLASLT, SOLVER, find};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COMMIT: &str = env!("INCISE_COMMIT");
@@ -27,6 +28,7 @@ pub fn run(context: &Context) -> Result<()> {
             (gpus.clone(), format!("serves CUDA {}.{}", version / 1000, version % 1000 / 10))
         }
     };
+    let libraries = libraries(&driver);
     let embedded = FILES.iter().map(|file| file.images.len()).sum::<usize>();
     let engine = match embedded {
         0 => "not compiled: the program was built without NVRTC; at first use it is looked for"
@@ -49,7 +51,7 @@ pub fn run(context: &Context) -> Result<()> {
             .collect();
         return context.terminal.json(&json!({
             "version": VERSION, "commit": COMMIT, "cores": cores, "features": features,
-            "driver": said, "gpus": gpus,
+            "driver": said, "gpus": gpus, "libraries": libraries,
             "kernels": FILES.iter().map(|file| file.name).collect::<Vec<_>>(), "images": archs(),
             "set": set.iter().map(|(name, value, _)| (*name, value)).collect::<BTreeMap<_, _>>(),
         }));
@@ -67,7 +69,7 @@ pub fn run(context: &Context) -> Result<()> {
     for (name, value, does) in &set {
         line("set", &format!("{name}={value}: {does}"))?;
     }
-    line("libraries", "cuBLASLt and cuSOLVER are not looked for: nothing would use them yet")?;
+    libraries.iter().try_for_each(|text| line("libraries", text))?;
     if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
         line("advice", "without AVX2 products run several times slower; use a newer processor")?;
     }
@@ -85,6 +87,16 @@ const SWITCHES: [(&str, &str); 3] = [
 fn set() -> Vec<(&'static str, String, &'static str)> {
     let value = |name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
     SWITCHES.iter().filter_map(|&(name, does)| Some((name, value(name)?, does))).collect()
+}
+
+/// Where NVIDIA's libraries are, which multiply and factor on a GPU in our kernels' place.
+fn libraries(driver: &Driver) -> [String; 2] {
+    // Without a driver any release is as good.
+    let serves = if let Driver::Ready { version, .. } = driver { *version } else { i32::MAX };
+    [BLASLT, SOLVER].map(|wanted| match find(&wanted, serves) {
+        Ok(found) => format!("{}, {}", found.title, found.path),
+        Err(why) => format!("no {}, which a GPU does without: {why}", wanted.name),
+    })
 }
 
 /// What the kernels are compiled for.

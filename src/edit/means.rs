@@ -8,7 +8,7 @@ use crate::base::{fits, rescue};
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
 use crate::linalg::keyspace::Means;
-use crate::ops::cholesky::{Side, Systems, Triangle};
+use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
 use crate::tensor::Compute;
 
@@ -41,13 +41,8 @@ fn solve_on(engine: &Engine, a: &Mat<f64>, b: &Mat<f64>) -> Option<Mat<f64>> {
     let (f, n) = (a.nrows(), b.ncols());
     let of = Triangle { n: f, ld: f };
     let systems = Systems { count: n, down: 1, across: f };
-    let mut bad = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
     let (mut l, mut x) = (rows(engine, a), columns(engine, b.as_ref()));
-    cholesky::factor(engine, &mut l, of, &mut bad);
-    for side in [Side::Lower, Side::Upper] {
-        cholesky::solve(engine, &l, of, &bad, side, &mut x, systems);
-    }
-    if bad.download() != (-1i32).to_le_bytes() {
+    if cholesky::divide(engine, &mut l, of, &mut x, systems).is_some() {
         return None;
     }
     let x = numbers(&x);

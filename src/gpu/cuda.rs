@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
 
+use super::blaslt::Blaslt;
 use super::context::Context;
-use super::driver::{FORCE_PTX, Gpu, POOL};
-use super::image;
+use super::driver::{self, FORCE_PTX, Gpu, POOL};
 use super::launch::{Argument, File, Grid, types};
 use super::pool::Pool;
+use super::solver::Solver;
 use super::upload::{self, Uploads};
+use super::{image, library};
 use crate::base::{Error, Result, fits};
 
 /// A card's primary context and a stream of its own.
@@ -22,6 +24,9 @@ pub struct Cuda {
     arch: &'static str,
     modules: Mutex<Modules>,
     pool: Option<Mutex<Pool>>, // none where each array has memory of its own
+    serves: i32,               // CUDA 1000·major + 10·minor
+    blaslt: Option<Blaslt>,
+    solver: OnceLock<Option<Solver>>,
 }
 
 /// Memory is asked for in pieces of so many bytes, or more.
@@ -72,6 +77,9 @@ impl Cuda {
         let context = Arc::new(Context::open(gpu).map_err(failed)?);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
+        let serves = driver::version().map_err(failed)?;
+        let found = library::find(&library::BLASLT, serves).ok();
+        let blaslt = found.map(|found| Blaslt::open(found, stream)).transpose()?;
         let is = |name, value| std::env::var_os(name).is_some_and(|v| v == value);
         let forced = is(FORCE_PTX, "1");
         Ok(Cuda {
@@ -81,7 +89,26 @@ impl Cuda {
             arch: if forced { "compute_80" } else { image::arch(gpu.capability) },
             modules: Mutex::default(),
             pool: (!is(POOL, "off")).then(Mutex::default),
+            serves,
+            blaslt,
+            solver: OnceLock::new(),
         })
+    }
+
+    /// cuBLASLt, where it was found.
+    pub(super) fn blaslt(&self) -> Option<&Blaslt> {
+        self.enter();
+        self.blaslt.as_ref()
+    }
+
+    /// cuSOLVER, where it is found; it is large, and looked for when it is first asked for.
+    pub(super) fn solver(&self) -> Option<&Solver> {
+        self.enter();
+        let open = || {
+            let found = library::find(&library::SOLVER, self.serves).ok();
+            fits(found.map(|found| Solver::open(found, self.stream)).transpose())
+        };
+        self.solver.get_or_init(open).as_ref()
     }
 
     /// Bytes that nobody has taken yet.
@@ -294,6 +321,7 @@ impl Drop for Cuda {
         // is left, and what was enqueued is waited for.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
+            (self.blaslt, self.solver) = (None, OnceLock::new());
             for (_, (module, _)) in modules.drain() {
                 let _ = result::module::unload(module);
             }

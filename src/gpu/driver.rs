@@ -86,11 +86,17 @@ impl Gpu {
 
 fn ask() -> Result<Driver, result::DriverError> {
     result::init()?;
-    let mut version = 0;
-    // SAFETY: the library is present and initialised; `version` outlives the call.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    let version = version()?;
     let gpus = (0..result::device::get_count()?).map(gpu).collect::<Result<_, _>>()?;
     Ok(Driver::Ready { version, gpus })
+}
+
+/// The newest CUDA version that a driver which is there serves.
+pub(super) fn version() -> Result<i32, result::DriverError> {
+    let mut version = 0;
+    // SAFETY: the library is present; `version` outlives the call.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
 }
 
 fn gpu(ordinal: i32) -> Result<Gpu, result::DriverError> {

@@ -5,16 +5,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::blaslt::Blaslt;
 use super::cuda::Cuda;
 use super::graph::{Graph, Holdings, Tape};
 use super::launch::{Argument, Elem, File, Grid, In, InOut, Out, Place};
 use super::resident::{Residents, Slot};
+use super::solver::Solver;
 use super::twin::Twin;
 use crate::base::{Error, Result, rescue};
 
-/// A device that takes launches. Clones are the same device.
+/// A device that takes launches, and whether NVIDIA's libraries are used. Clones are the same
+/// device.
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+pub struct Engine(Arc<Inner>, bool);
 
 struct Inner {
     driver: Driver,
@@ -25,7 +28,7 @@ struct Inner {
 }
 
 enum Driver {
-    Cuda(Cuda),
+    Cuda(Box<Cuda>),
     Twin(Twin),
 }
 
@@ -68,7 +71,7 @@ impl Engine {
     /// Kernels on a card.
     pub fn cuda(cuda: Cuda) -> Engine {
         let limit = cuda.free_bytes();
-        Engine::of(Driver::Cuda(cuda), limit)
+        Engine::of(Driver::Cuda(Box::new(cuda)), limit)
     }
 
     /// Kernels on the host.
@@ -79,12 +82,29 @@ impl Engine {
     fn of(driver: Driver, limit: u64) -> Engine {
         let memory = Mutex::new(Memory { limit, used: 0, peak: 0 });
         let (residents, recording, replays) = Default::default();
-        Engine(Arc::new(Inner { driver, memory, residents, recording, replays }))
+        Engine(Arc::new(Inner { driver, memory, residents, recording, replays }), true)
     }
 
-    /// Whether it is the same device.
-    pub fn is(&self, other: &Engine) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// The same device, with kernels of ours alone.
+    pub fn own(&self) -> Engine {
+        Engine(self.0.clone(), false)
+    }
+
+    /// What multiplies on this device besides our kernels, where it was found.
+    pub fn blaslt(&self) -> Option<&Blaslt> {
+        match &self.0.driver {
+            Driver::Cuda(cuda) if self.1 => cuda.blaslt(),
+            _ => None,
+        }
+    }
+
+    /// What factors on this device besides our kernels, where it is found. One that refuses to
+    /// start unwinds.
+    pub fn solver(&self) -> Option<&Solver> {
+        match &self.0.driver {
+            Driver::Cuda(cuda) if self.1 => cuda.solver(),
+            _ => None,
+        }
     }
 
     /// What arrays take.

@@ -60,7 +60,9 @@ impl Nvrtc {
     /// Looks in every place; `Err` says that there is none, or why one that was found is not used.
     pub fn find(checkout: &Path) -> Result<Nvrtc, String> {
         let mut why = "NVRTC was not found".to_owned();
-        for dir in places(checkout) {
+        let named = std::env::var_os("INCISE_NVRTC").map(PathBuf::from);
+        let first = named.into_iter().chain([checkout.join(".build/nvrtc")]).collect();
+        for dir in places(first, &["nvidia/cuda_nvrtc/lib"]) {
             let Some(library) = newest(&dir, "libnvrtc.so") else { continue };
             match Nvrtc::load(&library, newest(&dir, "libnvrtc-builtins.so")) {
                 Ok(nvrtc) => return Ok(nvrtc),
@@ -184,22 +186,26 @@ impl Nvrtc {
     }
 }
 
-/// Folders that may hold the library.
-fn places(checkout: &Path) -> Vec<PathBuf> {
+/// Folders that may hold a library of NVIDIA's: under `first`, of a CUDA toolkit, of a Python
+/// environment that has `wheels`, of the loader's path.
+pub fn places(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let mut roots: Vec<PathBuf> = variable("INCISE_NVRTC").into_iter().collect();
-    roots.push(checkout.join(".build/nvrtc"));
+    let mut roots = first;
     roots.extend(["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| variable(name)));
     roots.push("/usr/local/cuda".into());
     roots.extend(["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| variable(name)));
+    roots.extend(variable("HOME").map(|home| home.join(".local")));
+    roots.extend(["/usr/local", "/usr"].map(PathBuf::from));
     let mut places = Vec::new();
     for root in roots {
-        for inside in ["", "lib64", "lib", "nvidia/cuda_nvrtc/lib"] {
-            places.push(root.join(inside));
+        places.extend(["", "lib64", "lib"].iter().chain(wheels).map(|inside| root.join(inside)));
+        let inside = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
+        let pythons = inside.filter(|dir| dir.file_name().to_string_lossy().starts_with("python"));
+        for packages in pythons.map(|python| python.path()).flat_map(|python| {
+            ["site-packages", "dist-packages"].map(|packages| python.join(packages))
+        }) {
+            places.extend(wheels.iter().map(|wheel| packages.join(wheel)));
         }
-        let pythons = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
-        let wheel = "site-packages/nvidia/cuda_nvrtc/lib";
-        places.extend(pythons.map(|python| python.path().join(wheel)));
     }
     let loader = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     places.extend(loader.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from));

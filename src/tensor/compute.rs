@@ -92,6 +92,16 @@ impl Compute {
         }
     }
 
+    /// The same device with kernels of ours alone, where a library multiplies too.
+    pub fn own(&self) -> Option<Compute> {
+        match self {
+            Compute::Device(engine, products) if engine.blaslt().is_some() => {
+                Some(Compute::Device(engine.own(), *products))
+            }
+            _ => None,
+        }
+    }
+
     /// The same, with fast products on a device.
     pub fn fast(&self) -> Compute {
         match self {
@@ -120,12 +130,15 @@ impl From<&Compute> for Compute {
     }
 }
 
-/// `F32`, `F64`, or `Device` and its products: what results depend on.
+/// `F32`, `F64`, or `Device`, its products and whose: what results depend on.
 impl fmt::Debug for Compute {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Compute::Host(precision) => precision.fmt(f),
-            Compute::Device(_, products) => write!(f, "Device {products:?}"),
+            Compute::Device(engine, products) => {
+                let library = engine.blaslt().map(|lt| format!(" {}", lt.title()));
+                write!(f, "Device {products:?}{}", library.unwrap_or_default())
+            }
         }
     }
 }

@@ -78,7 +78,7 @@ impl Tensor {
     pub fn on(&self, compute: &Compute) -> Cow<'_, Tensor> {
         let here = match (self.engine(), compute.engine()) {
             (None, None) => self.precision() == compute.precision(),
-            (Some(here), Some(there)) => here.is(there),
+            (Some(here), Some(there)) => here == there,
             _ => false,
         };
         match here {

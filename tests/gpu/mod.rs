@@ -5,6 +5,7 @@ mod commands;
 mod grammar;
 mod graph;
 mod image;
+mod library;
 mod memory;
 mod planted;
 mod probe;

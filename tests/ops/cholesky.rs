@@ -152,6 +152,67 @@ fn kernels() {
     }
 }
 
+/// |B − A X| ≤ γ(3n + 1) |L||Lᵀ||X| (theorem 10.4), twice for what the check itself rounds.
+fn check_division(engine: &Engine, case: &str, n: usize, count: usize) {
+    let mut draw = Draw::new("cholesky division", false);
+    let (a, of) = matrix(&mut draw, n);
+    let b = draw.normal(n * count);
+    for systems in layouts(n, count) {
+        let mut l = twin::up(engine, Elem::F64, &a);
+        let mut x = twin::up(engine, Elem::F64, &b);
+        assert_eq!(cuda::divide(engine, &mut l, of, &mut x, systems), None, "{case}");
+        let (l, x) = (twin::down(&l), twin::down(&x));
+        check_factor(case, &a, &l, of, U64);
+        let at = |i: usize, j: usize| i * systems.down + j * systems.across;
+        // Lᵀ x and |Lᵀ| |x|, then what L makes of the second.
+        for j in 0..count {
+            let sizes: Vec<f64> = (0..n)
+                .map(|k| (k..n).map(|i| (l[i * of.ld + k] * x[at(i, j)]).abs()).sum())
+                .collect();
+            for i in 0..n {
+                let of_a = |k: usize| a[i.max(k) * of.ld + i.min(k)];
+                let product: f64 = (0..n).map(|k| of_a(k) * x[at(k, j)]).sum();
+                let size: f64 = (0..=i).map(|k| l[i * of.ld + k].abs() * sizes[k]).sum();
+                let (off, bound) = ((b[at(i, j)] - product).abs(), gamma(3 * n + 1, U64) * size);
+                assert!(off <= bound, "{case}: ({i}, {j}) is off by {off:e} > {bound:e}");
+            }
+        }
+    }
+}
+
+/// A pivot that is none is named, and nothing is divided.
+fn check_no_division(engine: &Engine, case: &str, n: usize) {
+    for index in [0, n / 2, n - 1] {
+        let mut draw = Draw::new("cholesky division", false);
+        let (mut a, of) = matrix(&mut draw, n);
+        a[index * of.ld + index] = -1.0;
+        let b = draw.normal(n);
+        let [mut l, mut x] = [&a, &b].map(|x| twin::up(engine, Elem::F64, x));
+        let systems = Systems { count: 1, down: 1, across: n };
+        let bad = cuda::divide(engine, &mut l, of, &mut x, systems);
+        assert!(bad == Some(index) && bits(&twin::down(&x)) == bits(&b), "{case}: {bad:?}");
+    }
+}
+
+#[test]
+fn kernels_divide() {
+    let Some(engines) = twin::engines("ops::cholesky::kernels_divide") else { return };
+    for n in [1, 7, 65] {
+        check_division(&engines[0].1, &format!("{n}"), n, 5);
+        check_no_division(&engines[0].1, &format!("{n}"), n);
+    }
+}
+
+#[test]
+fn library_divides() {
+    let test = "ops::cholesky::library_divides";
+    let Some(card) = twin::library(test, |e| e.solver().is_some()) else { return };
+    for (n, count) in [(1, 1), (7, 3), (65, 5), (130, 67), (700, 33)] {
+        check_division(&card, &format!("cuSOLVER, {n}"), n, count);
+        check_no_division(&card, &format!("cuSOLVER, {n}"), n);
+    }
+}
+
 /// The first pivot that is none is named, whatever it is; its block is not written, and nothing is
 /// solved.
 #[test]

@@ -1,8 +1,12 @@
 //! y = x Wᵀ + b and dx = dy W, for every way a weight is held.
 
+use std::ops::Range;
+
+use half::bf16;
 use incise::base::{DType, Float};
 use incise::gpu::Engine;
-use incise::gpu::launch::Elem;
+use incise::gpu::kernels::linear_split::{LinearSplit, NUMBERS, THREADS};
+use incise::gpu::launch::{Elem, Grid};
 use incise::ops::cuda::linear as cuda;
 use incise::ops::linear;
 use incise::tensor::{Layout, Precision, Tensor, Weight};
@@ -10,6 +14,8 @@ use incise::tensor::{Layout, Precision, Tensor, Weight};
 use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
 use crate::support::twin;
+
+mod library;
 
 /// (case, [N, out, in]), with a weight in a file in f32.
 const SHAPES: &[(&str, [usize; 3])] = &[
@@ -166,10 +172,15 @@ impl Linear {
 
     /// Its first rows.
     fn top(&self, n: usize) -> Linear {
+        self.part(0..n)
+    }
+
+    /// Some of its rows.
+    fn part(&self, rows: Range<usize>) -> Linear {
         let [out, inner] = self.w.dims();
-        let some = |x: &[f64], width: usize| x[..n * width].to_vec();
+        let some = |x: &[f64], width: usize| x[rows.start * width..rows.end * width].to_vec();
         Linear {
-            n,
+            n: rows.len(),
             w: self.w.clone(),
             values: self.values.clone(),
             b: self.b.clone(),
@@ -187,8 +198,15 @@ impl Linear {
             (_, Elem::F16) => 3.0,
             _ => 4.0 * (1.0 + f64::powi(2.0, -19)),
         };
+        let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
+        let sizes = self.sizes().plain().into_iter().map(largest);
+        sizes.map(|size| units * f64::powi(2.0, -17) * size).collect()
+    }
+
+    /// Whose products are the sums of |a| |w|.
+    fn sizes(&self) -> Linear {
         let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect();
-        let sizes = Linear {
+        Linear {
             w: self.w.clone(),
             values: abs(&self.values),
             x: abs(&self.x),
@@ -196,9 +214,7 @@ impl Linear {
             b: None,
             dx: None,
             n: self.n,
-        };
-        let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
-        sizes.plain().into_iter().map(|x| units * f64::powi(2.0, -17) * largest(x)).collect()
+        }
     }
 
     fn hold(
@@ -296,6 +312,26 @@ fn kernels_rows_do_not_depend_on_their_neighbours() {
                 assert_eq!(some[..], whole[..some.len()], "{lying:?}, {n} rows");
             }
         }
+    }
+}
+
+/// Parts are the nearest bf16 and the nearest to what is left, to the bit.
+#[test]
+fn kernels_split() {
+    let Some(engines) = twin::engines("ops::linear::kernels_split") else { return };
+    let n = (THREADS + 3) * NUMBERS;
+    let mut draw = Draw::new("linear, split", true);
+    let x = twin::rounded(Elem::F32, &draw.normal(n));
+    let near = |x: &[f64]| x.iter().map(|&x| bf16::from_f32(x as f32).to_f64()).collect::<Vec<_>>();
+    let hi = near(&x);
+    let left: Vec<f64> = x.iter().zip(&hi).map(|(x, hi)| x - hi).collect();
+    let want = [hi, near(&left)].concat();
+    for (name, engine) in &engines {
+        let x = twin::up(engine, Elem::F32, &x);
+        let mut y = engine.array(Elem::BF16, 2 * n).unwrap();
+        LinearSplit { x: x.read(), N: n as i32, y: y.write() }
+            .launch(engine, Grid::each(n / NUMBERS, THREADS));
+        assert!(twin::down(&y) == want, "{name}");
     }
 }
 

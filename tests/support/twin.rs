@@ -60,6 +60,16 @@ pub fn card() -> Option<Engine> {
     }
 }
 
+/// A card where one of NVIDIA's libraries is used; a line where there is none.
+pub fn library(test: &str, is_there: impl Fn(&Engine) -> bool) -> Option<Engine> {
+    let found = card().filter(is_there);
+    if found.is_none() {
+        let line = format!("skipped: {test}: no card with the library\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    found
+}
+
 /// What runs kernels for a test of whole computations: the card, else the plain executable, in the
 /// order that suits kernels least.
 pub fn engine(test: &str) -> Option<Engine> {
@@ -69,10 +79,11 @@ pub fn engine(test: &str) -> Option<Engine> {
 
 /// Engines by name, which must give the same bits: the card where there is one, else those of every
 /// build on the host (the plain one in every order, the others shuffled). A card and the host
-/// differ in the last digits of exp, and of sums in tensor cores.
+/// differ in the last digits of exp, and of sums in tensor cores. Kernels of ours alone: libraries
+/// have tests of their own.
 pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
     if let Some(card) = card() {
-        return Some(vec![("card".to_owned(), card)]);
+        return Some(vec![("card".to_owned(), card.own())]);
     }
     let orders = [Order::Forwards, Order::Backwards, Order::Shuffled];
     let mut twins = Vec::new();

@@ -1,16 +1,52 @@
-//! Launches of `kernels/cholesky.cu`: blocks of a triangle one after another.
+//! Launches of `kernels/cholesky.cu`: blocks of a triangle one after another. Whole systems are
+//! cuSOLVER's where it is.
 
 use crate::base::fits;
 use crate::gpu::kernels::cholesky::{
     CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATERS,
 };
 use crate::gpu::launch::{Elem, Grid, Place};
+use crate::gpu::solver::Lower;
 use crate::gpu::{Array, Engine};
 use crate::ops::cholesky::{Side, Systems, Triangle};
 
 /// What stands from an element on.
 fn from(place: Place, at: usize) -> Place {
     place.part(at, place.len - at)
+}
+
+/// Turns A f64 into L and B f64 into A⁻¹B. Where a pivot is not a positive number, its index, and
+/// B is not solved.
+pub fn divide(
+    engine: &Engine,
+    a: &mut Array,
+    of: Triangle,
+    x: &mut Array,
+    systems: Systems,
+) -> Option<usize> {
+    let mut bad = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
+    let pivot = |bad: &Array| {
+        let bytes = bad.download();
+        i32::from_le_bytes(*bytes.first_chunk().expect("one number"))
+    };
+    // What lies in another way than the library's is ours.
+    let solver = engine.solver().filter(|_| systems.down == 1 && !of.is_empty());
+    let Some(solver) = solver else {
+        factor(engine, a, of, &mut bad);
+        for side in [Side::Lower, Side::Upper] {
+            solve(engine, a, of, &bad, side, x, systems);
+        }
+        return usize::try_from(pivot(&bad)).ok();
+    };
+    let l = Lower { place: a.place(), n: of.n, ld: of.ld };
+    let work = fits(engine.array(Elem::F64, solver.work(l)));
+    solver.factor(l, work.place(), bad.place());
+    match pivot(&bad) {
+        0 => solver.solve(l, x.place(), [systems.count, systems.across], bad.place()),
+        // The library counts from one; below 0 are its parameters.
+        index => return Some(usize::try_from(index - 1).expect("parameters as they should be")),
+    }
+    None
 }
 
 /// Turns A f64 into L. `bad` (1) i32 becomes −1, or the index of the first pivot that is not a

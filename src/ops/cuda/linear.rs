@@ -1,7 +1,13 @@
-//! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`.
+//! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`; or products by
+//! cuBLASLt of the parts that `kernels/linear_split.cu` makes.
+//!
+//! Which of them depends on no number of rows but whether there are few, so rows keep their bits.
 
+use super::rows;
+use crate::gpu::blaslt::{ALIGN, Shape, Turn};
 use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
+use crate::gpu::kernels::linear_split::{self as parts, LinearSplit};
 use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
 use crate::tensor::OnDevice;
@@ -68,6 +74,16 @@ fn product(
     [n, k, m]: [usize; 3],
     c: &mut Array,
 ) {
+    let (places, bias) = ([a.place(), w.place(), c.place()], b.map(Array::place));
+    if let (Way::Many, Some(lt)) = (way, engine.blaslt())
+        && let Some(shape) = library(places, bias, [k, m], [stride_k, stride_m])
+    {
+        let mut turn = lt.turn();
+        // Of two parts the first comes without a bias.
+        if turn.serves(shape) && turn.serves(Shape { biased: false, ..shape }) {
+            return by_library(engine, &mut turn, shape, places, bias, add);
+        }
+    }
     let none = |elem| Place { at: 0, len: 0, elem };
     let narrow = c.elem() != Elem::F32;
     assert!(!(narrow && add), "a product is added to f32");
@@ -101,5 +117,75 @@ fn product(
             let blocks = [n.div_ceil(mma::ROWS) as u32, m.div_ceil(mma::COLS) as u32, 1];
             launch!(LinearMma, blocks, mma::THREADS);
         }
+    }
+}
+
+/// How cuBLASLt would be asked for a product; `None` is for our kernels. It gets what it is fast
+/// at: bf16 activations, or f32 ones, which become bf16 parts, by bf16 weights, everything on
+/// [`ALIGN`] bytes. Weights in f32 and f16 would have to be split at every use.
+pub fn library(
+    [a, w, c]: [Place; 3],
+    b: Option<Place>,
+    [k, m]: [usize; 2],
+    [stride_k, stride_m]: [usize; 2],
+) -> Option<Shape> {
+    let along_k = stride_k == 1;
+    let stride = if along_k { stride_m } else { stride_k };
+    let narrow = c.elem == Elem::BF16;
+    let types =
+        w.elem == Elem::BF16 && matches!((a.elem, narrow), (Elem::F32, false) | (Elem::BF16, _));
+    // Rows of a as bf16, of c, and lines of W.
+    let wide = |n: usize, elem: Elem| n > 0 && (n * elem.size()).is_multiple_of(ALIGN);
+    let lines = wide(k, Elem::BF16) && wide(m, c.elem) && wide(stride, Elem::BF16);
+    let mut starts = [Some(a), Some(w), Some(c), b].into_iter().flatten();
+    let lies = lines && starts.all(|p| p.at.is_multiple_of(ALIGN as u64));
+    let fits = types && lies && (along_k || stride_m == 1);
+    fits.then_some(Shape { k, m, stride, along_k, biased: b.is_some(), narrow })
+}
+
+fn by_library(
+    engine: &Engine,
+    turn: &mut Turn,
+    shape: Shape,
+    [a, w, c]: [Place; 3],
+    b: Option<Place>,
+    add: bool,
+) {
+    if a.elem == Elem::F32 {
+        return in_parts(engine, turn, shape, [a, w, c], b, add);
+    }
+    // What is added to bf16 has to be bf16.
+    let b = b.map(|b| match shape.narrow {
+        true => {
+            let rounded = turn.room().part(0, b.len);
+            rows::round(engine, b, rounded);
+            rounded
+        }
+        false => b,
+    });
+    turn.multiply(shape, add, [a, w, c], b);
+}
+
+/// Splits as many rows as there is room for and multiplies their two parts, the small one first.
+fn in_parts(
+    engine: &Engine,
+    turn: &mut Turn,
+    shape: Shape,
+    [a, w, c]: [Place; 3],
+    b: Option<Place>,
+    add: bool,
+) {
+    let (Shape { k, m, .. }, room) = (shape, turn.room());
+    let (n, most) = (a.len / k, room.len / (2 * k));
+    assert!(most > 0, "linear: a row of {k} numbers");
+    for from in (0..n).step_by(most) {
+        let rows = most.min(n - from);
+        let (x, c) = (a.part(from * k, rows * k), c.part(from * m, rows * m));
+        let y = room.part(0, 2 * rows * k);
+        LinearSplit { x: x.into(), N: x.len as i32, y: y.into() }
+            .launch(engine, Grid::each(x.len / parts::NUMBERS, parts::THREADS));
+        let [hi, lo] = [0, 1].map(|part| y.part(part * x.len, x.len));
+        turn.multiply(Shape { biased: false, ..shape }, add, [lo, w, c], None);
+        turn.multiply(shape, true, [hi, w, c], b);
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base::fits;
 use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScatterRows, THREADS};
-use crate::gpu::launch::{Elem, Grid};
+use crate::gpu::launch::{Elem, Grid, Place};
 use crate::gpu::{Array, Engine};
 
 /// Where a part of a row is: the row's width, the part's first column and its width.
@@ -51,7 +51,12 @@ pub fn put(engine: &Engine, x: &Array, elements: Range<usize>, y: &mut Array, to
         return y.copy(to, x, elements);
     }
     let n = elements.len();
-    let (x, y) = (x.place().part(elements.start, n), y.place().part(to, n));
+    round(engine, x.place().part(elements.start, n), y.place().part(to, n));
+}
+
+/// y = x in its own type, of the same length; x f32.
+pub fn round(engine: &Engine, x: Place, y: Place) {
+    let n = x.len;
     RoundRows { x: x.into(), n: n as i64, y: y.into() }.launch(engine, Grid::each(n, THREADS));
 }
 

@@ -1,0 +1,383 @@
+//! Products by cuBLASLt, where it was found: c (N, M) f32 or bf16 = a (N, K) bf16 · W bf16 + b, with
+//! f32 sums.
+//!
+//! The library counts along columns, so a matrix that lies row by row is to it the transposed one,
+//! and it is asked for cᵀ = op(W) aᵀ, of M × N, with op the transposition where W lies along K.
+//!
+//! A row's bits depend neither on N nor on the other rows: an algorithm is chosen once for a
+//! [`Shape`], as the library advises for [`ADVISED`] rows, among those that leave a sum to one
+//! block (no split of K, no reduction) and that the library's own check allows for few rows and
+//! many; it then serves every N. Where there is none the shape has no plan, whatever N, and our own
+//! kernels are there. That a block's sums are as they are wherever its rows stand is left to the
+//! tests on a card.
+//!
+//! Nothing is allocated in a product, so it may be recorded; one product of each shape has to come
+//! before, for its plan and for the library to load its kernels.
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::ptr::{from_ref, null_mut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::cublaslt::sys::{
+    cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
+    cublasLtMatmulDescAttributes_t as Of, cublasLtMatmulPreferenceAttributes_t as Wish,
+    cublasLtMatrixLayoutAttribute_t as Layout, cublasLtReductionScheme_t as Reduction,
+    cudaDataType as Kind,
+};
+use cudarc::driver::{result, sys};
+
+use super::launch::{Elem, Place};
+use super::library::{Found, functions};
+use crate::base::{Result, fits};
+
+/// Bytes of the library's own memory: what its authors advise for Hopper.
+const WORKSPACE: usize = 32 << 20;
+/// bf16 numbers there is room for, [`Turn::room`]: the parts of 2048 rows of 16384 numbers.
+const ROOM: usize = 64 << 20;
+/// Rows for which an algorithm is advised.
+const ADVISED: u64 = 4096;
+/// Rows for which it must be allowed besides.
+const ALLOWED: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 20];
+/// CUBLAS_OP_N: a matrix as it lies; CUBLAS_OP_T: the transposed one.
+const OPS: [i32; 2] = [0, 1];
+/// How many algorithms are asked for.
+const CHOICE: usize = 16;
+/// On how many bytes every matrix and its columns lie.
+pub const ALIGN: usize = 16;
+
+/// What an algorithm is chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Summands.
+    pub k: usize,
+    /// Columns of c.
+    pub m: usize,
+    /// Elements from a line of W to the next.
+    pub stride: usize,
+    /// Whether a line lies along K; else along M.
+    pub along_k: bool,
+    /// Whether there is a b (M), of c's type.
+    pub biased: bool,
+    /// Whether c is bf16; else it is f32.
+    pub narrow: bool,
+}
+
+/// The library on a card's stream.
+pub struct Blaslt {
+    call: Functions,
+    handle: *mut c_void,
+    wish: *mut c_void,
+    stream: sys::CUstream,
+    workspace: u64,
+    room: Place,
+    plans: Mutex<Plans>,
+}
+
+type Plans = HashMap<Shape, Option<Plan>>;
+
+/// Descriptions of a product and its matrices, N among them, and the algorithm.
+struct Plan {
+    product: *mut c_void,
+    w: *mut c_void,
+    a: *mut c_void,
+    c: *mut c_void,
+    algorithm: Algorithm,
+}
+
+/// cublasLtMatmulAlgo_t.
+type Algorithm = [u64; 8];
+
+/// cublasLtMatmulHeuristicResult_t.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Advice {
+    algorithm: Algorithm,
+    workspace: usize,
+    state: c_int,
+    waves: f32,
+    reserved: [c_int; 4],
+}
+
+impl Advice {
+    fn holds(&self) -> bool {
+        self.state == 0 && self.workspace <= WORKSPACE
+    }
+}
+
+functions! {
+    Functions {
+        cublasLtCreate(*mut *mut c_void);
+        cublasLtDestroy(*mut c_void);
+        cublasLtMatmulDescCreate(*mut *mut c_void, Compute, Kind);
+        cublasLtMatmulDescSetAttribute(*mut c_void, Of, *const c_void, usize);
+        cublasLtMatrixLayoutCreate(*mut *mut c_void, Kind, u64, u64, i64);
+        cublasLtMatrixLayoutSetAttribute(*mut c_void, Layout, *const c_void, usize);
+        cublasLtMatmulPreferenceCreate(*mut *mut c_void);
+        cublasLtMatmulPreferenceSetAttribute(*mut c_void, Wish, *const c_void, usize);
+        cublasLtMatmulAlgoGetHeuristic(
+            *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void,
+            *mut c_void, c_int, *mut Advice, *mut c_int,
+        );
+        cublasLtMatmulAlgoCheck(
+            *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void,
+            *const Algorithm, *mut Advice,
+        );
+        cublasLtMatmul(
+            *mut c_void, *mut c_void, *const f32, *const c_void, *mut c_void, *const c_void,
+            *mut c_void, *const f32, *const c_void, *mut c_void, *mut c_void, *mut c_void,
+            *const Algorithm, *mut c_void, usize, sys::CUstream,
+        );
+    }
+}
+
+// SAFETY: the handle may be used from any thread, descriptions are behind the mutex.
+unsafe impl Send for Blaslt {}
+// SAFETY: as above.
+unsafe impl Sync for Blaslt {}
+
+/// An attribute's value, and its size.
+fn bytes<T>(value: &T) -> (*const c_void, usize) {
+    (from_ref(value).cast(), size_of::<T>())
+}
+
+impl Blaslt {
+    /// Starts the library for the card whose context is current.
+    ///
+    /// # Errors
+    ///
+    /// What the library says, or the driver where there is no memory.
+    pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Blaslt> {
+        let call = Functions::of(found)?;
+        let (mut handle, mut wish) = (null_mut(), null_mut());
+        // SAFETY: a context is current, and there is a place for the handle.
+        call.found.check(unsafe { (call.cublasLtCreate)(&mut handle) })?;
+        // SAFETY: a place for what is made.
+        call.found.check(unsafe { (call.cublasLtMatmulPreferenceCreate)(&mut wish) })?;
+        let memory = |bytes| {
+            // SAFETY: a context is current, and the piece is not empty.
+            let memory = unsafe { result::malloc_sync(bytes) };
+            memory.map_err(|e| call.found.refused(format!("{bytes} bytes: {e:?}")))
+        };
+        let room = Place { at: memory(2 * ROOM)?, len: ROOM, elem: Elem::BF16 };
+        let workspace = memory(WORKSPACE)?;
+        let lt = Blaslt { call, handle, wish, stream, workspace, room, plans: Mutex::default() };
+        lt.wish(Wish::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
+        let whole = Reduction::CUBLASLT_REDUCTION_SCHEME_NONE as u32;
+        lt.wish(Wish::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &whole)?;
+        for matrix in [
+            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            lt.wish(matrix, &(ALIGN as u32))?;
+        }
+        Ok(lt)
+    }
+
+    /// "cuBLASLt 12.8.4".
+    pub fn title(&self) -> &str {
+        &self.call.found.title
+    }
+
+    /// Until it is dropped, nobody else's products: they would share the room.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn { of: self, plans: self.plans.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    fn wish<T>(&self, which: Wish, value: &T) -> Result<()> {
+        let (value, size) = bytes(value);
+        // SAFETY: the wish is alive, and the value has the size that goes with it.
+        self.call.found.check(unsafe {
+            (self.call.cublasLtMatmulPreferenceSetAttribute)(self.wish, which, value, size)
+        })
+    }
+
+    fn set<T>(&self, product: *mut c_void, which: Of, value: &T) -> Result<()> {
+        let (value, size) = bytes(value);
+        // SAFETY: a live description, and a value of the size that the attribute has.
+        self.call.found.check(unsafe {
+            (self.call.cublasLtMatmulDescSetAttribute)(product, which, value, size)
+        })
+    }
+
+    fn layout(&self, kind: Kind, [rows, cols]: [usize; 2], ld: usize) -> Result<*mut c_void> {
+        let mut layout = null_mut();
+        let (rows, cols, ld) = (rows as u64, cols as u64, ld as i64);
+        // SAFETY: a place for what is made.
+        let made =
+            unsafe { (self.call.cublasLtMatrixLayoutCreate)(&mut layout, kind, rows, cols, ld) };
+        self.call.found.check(made).map(|()| layout)
+    }
+
+    /// Lets a plan be for n rows.
+    fn rows(&self, plan: &Plan, n: u64) -> Result<()> {
+        let (value, size) = bytes(&n);
+        [plan.a, plan.c].into_iter().try_for_each(|layout| {
+            // SAFETY: a live description, and a u64, which the attribute is.
+            self.call.found.check(unsafe {
+                (self.call.cublasLtMatrixLayoutSetAttribute)(
+                    layout,
+                    Layout::CUBLASLT_MATRIX_LAYOUT_COLS,
+                    value,
+                    size,
+                )
+            })
+        })
+    }
+
+    /// A plan whose algorithm serves any N; `None` where the library has none.
+    fn plan(&self, shape: Shape) -> Result<Option<Plan>> {
+        let Shape { k, m, stride, along_k, biased, narrow } = shape;
+        let mut product = null_mut();
+        let (f32s, f32_sums) = (Kind::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F);
+        // SAFETY: a place for what is made.
+        let made = unsafe { (self.call.cublasLtMatmulDescCreate)(&mut product, f32_sums, f32s) };
+        self.call.found.check(made)?;
+        let (lies, op) = match along_k {
+            true => ([k, m], OPS[1]),
+            false => ([m, k], OPS[0]),
+        };
+        self.set(product, Of::CUBLASLT_MATMUL_DESC_TRANSA, &op)?;
+        if biased {
+            let with = Epilogue::CUBLASLT_EPILOGUE_BIAS as u32;
+            self.set(product, Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &with)?;
+            // Each product's own follows; this one lies as they do.
+            self.set(product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &self.room.at)?;
+        }
+        let n = ADVISED as usize;
+        let w = self.layout(Kind::CUDA_R_16BF, lies, stride)?;
+        let a = self.layout(Kind::CUDA_R_16BF, [k, n], k)?;
+        let c = self.layout(if narrow { Kind::CUDA_R_16BF } else { f32s }, [m, n], m)?;
+        let plan = Plan { product, w, a, c, algorithm: [0; 8] };
+        let serves = |advice: &&Advice| {
+            let plan = Plan { algorithm: advice.algorithm, ..plan };
+            advice.holds() && ALLOWED.iter().all(|&n| self.allowed(&plan, n))
+        };
+        let found = self.advice(&plan).iter().find(serves).map(|advice| advice.algorithm);
+        Ok(found.map(|algorithm| Plan { algorithm, ..plan }))
+    }
+
+    /// Algorithms, the fastest first; none where the library multiplies no such matrices.
+    fn advice(&self, plan: &Plan) -> Vec<Advice> {
+        let Plan { product, w, a, c, .. } = *plan;
+        let (mut all, mut count) = ([Advice::default(); CHOICE], 0);
+        // SAFETY: live descriptions, and room for as many as are asked for.
+        let asked = unsafe {
+            (self.call.cublasLtMatmulAlgoGetHeuristic)(
+                self.handle,
+                product,
+                w,
+                a,
+                c,
+                c,
+                self.wish,
+                CHOICE as c_int,
+                all.as_mut_ptr(),
+                &mut count,
+            )
+        };
+        if asked != 0 {
+            return Vec::new();
+        }
+        all[..CHOICE.min(count as usize)].to_vec()
+    }
+
+    /// Whether the library lets a plan's algorithm multiply n rows.
+    fn allowed(&self, plan: &Plan, n: u64) -> bool {
+        let Plan { product, w, a, c, algorithm } = *plan;
+        let mut advice = Advice::default();
+        fits(self.rows(plan, n));
+        // SAFETY: live descriptions, an algorithm that the library gave, room for the answer.
+        let checked = unsafe {
+            (self.call.cublasLtMatmulAlgoCheck)(
+                self.handle,
+                product,
+                w,
+                a,
+                c,
+                c,
+                &algorithm,
+                &mut advice,
+            )
+        };
+        checked == 0 && advice.holds()
+    }
+}
+
+impl Drop for Blaslt {
+    /// What a failed card refuses it does not keep either.
+    fn drop(&mut self) {
+        // SAFETY: made by `open` in the context that is current, and not used again.
+        unsafe {
+            let _ = (self.call.cublasLtDestroy)(self.handle);
+            let _ = result::free_sync(self.workspace);
+            let _ = result::free_sync(self.room.at);
+        }
+    }
+}
+
+/// The right to use the library's memory.
+pub struct Turn<'a> {
+    of: &'a Blaslt,
+    plans: MutexGuard<'a, Plans>,
+}
+
+impl Turn<'_> {
+    /// Whether the library multiplies so, whatever N.
+    pub fn serves(&mut self, shape: Shape) -> bool {
+        self.plans.entry(shape).or_insert_with(|| fits(self.of.plan(shape))).is_some()
+    }
+
+    /// Memory for the parts of rows.
+    pub fn room(&self) -> Place {
+        self.of.room
+    }
+
+    /// c (N, M) = a (N, K) W + b, + c where `add`, of a shape that is served.
+    ///
+    /// # Panics
+    ///
+    /// Where a part is smaller than the shape says.
+    pub fn multiply(&mut self, shape: Shape, add: bool, [a, w, c]: [Place; 3], b: Option<Place>) {
+        let Shape { k, m, stride, along_k, biased, .. } = shape;
+        let n = a.len / k;
+        let lines = if along_k { m } else { k };
+        let whole = a.len == n * k && w.len > stride * (lines - 1) && c.len == n * m;
+        assert!(
+            whole && b.map(|b| b.len) == biased.then_some(m),
+            "cuBLASLt: {shape:?} of {n} rows"
+        );
+        let plan = self.plans[&shape].as_ref().expect("a shape that is served");
+        let of = self.of;
+        fits(of.rows(plan, n as u64));
+        if let Some(b) = b {
+            fits(of.set(plan.product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b.at));
+        }
+        let beta = if add { 1.0 } else { 0.0 };
+        let pointer = |at: u64| at as *mut c_void;
+        // SAFETY: the matrices are as large as the descriptions say, and of this stream.
+        let enqueued = unsafe {
+            (of.call.cublasLtMatmul)(
+                of.handle,
+                plan.product,
+                &1.0,
+                pointer(w.at),
+                plan.w,
+                pointer(a.at),
+                plan.a,
+                &beta,
+                pointer(c.at),
+                plan.c,
+                pointer(c.at),
+                plan.c,
+                &plan.algorithm,
+                pointer(of.workspace),
+                WORKSPACE,
+                of.stream,
+            )
+        };
+        fits(of.call.found.check(enqueued));
+    }
+}

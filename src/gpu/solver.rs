@@ -1,0 +1,139 @@
+//! Factors and solves by cuSOLVER, where it was found: A = L Lᵀ and A⁻¹B, in f64.
+//!
+//! The library counts along columns: a lower triangle that lies row by row is to it the upper
+//! triangle of the same matrix, U = Lᵀ. Its results are its own whatever ran before: sums in an
+//! order that varies are to be asked for (cusolverDnSetDeterministicMode), and are not.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::sys;
+
+use super::launch::Place;
+use super::library::{Found, functions};
+use crate::base::{Result, fits};
+
+/// CUBLAS_FILL_MODE_UPPER.
+const UPPER: c_int = 1;
+
+functions! {
+    Functions {
+        cusolverDnCreate(*mut *mut c_void);
+        cusolverDnDestroy(*mut c_void);
+        cusolverDnSetStream(*mut c_void, sys::CUstream);
+        cusolverDnDpotrf_bufferSize(*mut c_void, c_int, c_int, *mut f64, c_int, *mut c_int);
+        cusolverDnDpotrf(
+            *mut c_void, c_int, c_int, *mut f64, c_int, *mut f64, c_int, *mut c_int,
+        );
+        cusolverDnDpotrs(
+            *mut c_void, c_int, c_int, c_int, *const f64, c_int, *mut f64, c_int, *mut c_int,
+        );
+    }
+}
+
+/// The library on a card's stream.
+pub struct Solver {
+    call: Functions,
+    handle: Mutex<Handle>,
+}
+
+struct Handle(*mut c_void);
+
+// SAFETY: the handle may be used from any thread, and is by one at a time.
+unsafe impl Send for Handle {}
+
+impl Drop for Solver {
+    fn drop(&mut self) {
+        // SAFETY: made by `open` in the context that is current, and not used again.
+        let _ = unsafe { (self.call.cusolverDnDestroy)(self.handle().0) };
+    }
+}
+
+/// The lower triangle of a matrix on the device: N, and elements from a row to the next.
+#[derive(Clone, Copy)]
+pub struct Lower {
+    /// The elements, f64.
+    pub place: Place,
+    /// N.
+    pub n: usize,
+    /// Elements from a row to the next.
+    pub ld: usize,
+}
+
+impl Solver {
+    /// Starts the library for the card whose context is current.
+    ///
+    /// # Errors
+    ///
+    /// What the library says.
+    pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Solver> {
+        let call = Functions::of(found)?;
+        let mut handle = null_mut();
+        // SAFETY: a context is current, and there is a place for the handle.
+        call.found.check(unsafe { (call.cusolverDnCreate)(&mut handle) })?;
+        // SAFETY: the handle was made just now; the stream is the context's.
+        call.found.check(unsafe { (call.cusolverDnSetStream)(handle, stream) })?;
+        Ok(Solver { call, handle: Mutex::new(Handle(handle)) })
+    }
+
+    /// Doubles of memory that [`factor`](Solver::factor) works in.
+    pub fn work(&self, a: Lower) -> usize {
+        let (n, ld, at) = a.described();
+        let mut len = 0;
+        // SAFETY: a matrix as described, and a number to write to.
+        self.check(unsafe {
+            (self.call.cusolverDnDpotrf_bufferSize)(self.handle().0, UPPER, n, at, ld, &mut len)
+        });
+        len as usize
+    }
+
+    /// Turns A into L. `info` (1) i32 becomes 0, or a bad pivot's index, counted from one.
+    pub fn factor(&self, a: Lower, work: Place, info: Place) {
+        let ((n, ld, at), len) = (a.described(), work.len as c_int);
+        let (work, info) = (work.at as *mut f64, info.at as *mut c_int);
+        // SAFETY: a matrix as described, memory of as many doubles as the library asked for.
+        self.check(unsafe {
+            (self.call.cusolverDnDpotrf)(self.handle().0, UPPER, n, at, ld, work, len, info)
+        });
+    }
+
+    /// Turns B into A⁻¹B, with L as [`factor`](Solver::factor) left it: `systems` of them, the
+    /// unknowns of each side by side, `across` elements from one to the next.
+    pub fn solve(&self, l: Lower, x: Place, [systems, across]: [usize; 2], info: Place) {
+        let (n, ld, at) = l.described();
+        assert!(systems == 0 || x.len >= (systems - 1) * across + l.n, "cuSOLVER: X is too small");
+        let (systems, across) = (systems as c_int, across as c_int);
+        let (x, info) = (x.at as *mut f64, info.at as *mut c_int);
+        // SAFETY: matrices as described.
+        self.check(unsafe {
+            (self.call.cusolverDnDpotrs)(
+                self.handle().0,
+                UPPER,
+                n,
+                systems,
+                at,
+                ld,
+                x,
+                across,
+                info,
+            )
+        });
+    }
+
+    fn handle(&self) -> MutexGuard<'_, Handle> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, status: c_int) {
+        fits(self.call.found.check(status));
+    }
+}
+
+impl Lower {
+    fn described(self) -> (c_int, c_int, *mut f64) {
+        let Lower { place, n, ld } = self;
+        assert!(place.len >= n.saturating_sub(1) * ld + n, "cuSOLVER: A is too small");
+        (n as c_int, ld as c_int, place.at as *mut f64)
+    }
+}
