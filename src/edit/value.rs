@@ -187,6 +187,7 @@ fn find_on(
     each: Each,
 ) -> Result<()> {
     let (mut room, mut left): (u64, Vec<usize>) = (room, (0..facts.len()).collect());
+    warn_of_loading(model, facts, by, room, progress);
     loop {
         let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
         let mut found = vec![false; left.len()];
@@ -209,6 +210,32 @@ fn find_on(
             other => return other,
         }
     }
+}
+
+/// Tokens at a time from which a step computes for longer than the bus takes for its weights: both
+/// grow with the weights, at some 50 GB/s and 350 TFLOP/s.
+const HIDES: u64 = 7000;
+
+/// Says so where each step loads the weights, and whether that takes time.
+fn warn_of_loading(
+    model: &Model,
+    facts: &[Wanted],
+    by: &Search,
+    room: u64,
+    progress: &dyn Progress,
+) {
+    if !model.streams() {
+        return;
+    }
+    let all: usize = facts.iter().map(|f| Problem::tokens(f.rows)).sum();
+    let bytes: u64 = facts.iter().map(|f| by.push.bytes(model, f.rows, 0)).sum();
+    let at_a_time = (all.min(tokens(model)) as u64).min(room / (bytes / all.max(1) as u64).max(1));
+    let hidden =
+        if at_a_time < HIDES { "takes longer than computing" } else { "hides behind computing" };
+    progress.warn(&format!(
+        "the weights are larger than the device: each step loads them, which at {at_a_time} tokens \
+         at a time {hidden}"
+    ));
 }
 
 fn shared(model: &Model, facts: &[Wanted], by: &Search, least: usize) -> Shared {
