@@ -1,5 +1,5 @@
-//! Products by cuBLASLt, where it was found: c (N, M) f32 or bf16 = a (N, K) bf16 · W bf16 + b, with
-//! f32 sums.
+//! Products by cuBLASLt, where it was found: c (N, M) f32 or bf16 = a (N, K) bf16 · W bf16 + b,
+//! with f32 sums.
 //!
 //! The library counts along columns, so a matrix that lies row by row is to it the transposed one,
 //! and it is asked for cᵀ = op(W) aᵀ, of M × N, with op the transposition where W lies along K.

@@ -357,6 +357,7 @@ impl Array {
 
     /// The bytes of some elements, once all launches before are done.
     pub fn download_part(&self, elements: Range<usize>) -> Vec<u8> {
+        assert!(self.engine.recording().is_none(), "a download cannot be recorded");
         let part = self.place.part(elements.start, elements.len());
         let mut bytes = vec![0; part.len * part.elem.size()];
         if !bytes.is_empty() {

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! a fact    max(a step, taking it in) + what stays between steps
-//! a step    tokens · (layers · kept + pass + back) + what is pushed, δ and its gradient
+//! a step    tokens · (layers · kept + pass + back) + what is pushed, δ and its gradient;
+//!           of layers · kept only one, and the stream by layer, where weights come and go
 //! taking in prefix · layers · past + tokens · (kept + pass), in the type of the model
-//!           where weights come and go: the stream of all layers, kept of one
 //! stays     the stream, the prefix, ln p⁰, t₀ and Adam's moments
 //! all       rows of logits that are held at a time, and the prefix that facts share
 //! ```
 //!
 //! Counted in rows of what [`super::decoder`], [`super::backward`] and [`super::pushed`] hold; wide
 //! is the type of the stream, narrow that of what products read (`Tensor::narrow`). Lists of rows,
-//! traces and tables of sequences are left out, and arrays that grow hold somewhat more than they show.
+//! traces and tables of sequences are left out, and arrays that grow hold somewhat more than they
+//! show.
 
 use super::arch::Positions;
 use super::load::Model;
