@@ -58,7 +58,8 @@ pub enum Error {
     /// A device has no room left.
     #[error(
         "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken; \
-         take fewer facts at once with --memory, fewer layers, or --device cpu"
+         leave it to fewer programs, take less at once (`edit --memory`, fewer layers or tokens), \
+         or use --device cpu"
     )]
     Room {
         /// Bytes that were asked for.

@@ -9,7 +9,7 @@ use super::output::metric;
 use crate::base::Result;
 use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};
 use crate::gpu::kernels::FILES;
-use crate::gpu::library::{BLASLT, SOLVER, find};
+use crate::gpu::library::{BLASLT, SOLVER, SWITCH, find};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COMMIT: &str = env!("INCISE_COMMIT");
@@ -77,9 +77,10 @@ pub fn run(context: &Context) -> Result<()> {
 }
 
 /// Variables of the environment that change what runs kernels, and what they do.
-const SWITCHES: [(&str, &str); 3] = [
+const SWITCHES: [(&str, &str); 4] = [
     (TWIN, "this executable stands for two GPUs, and no card is used"),
     (POOL, "`off` gives each array memory of its own: slow, and meant for sanitizers"),
+    (SWITCH, "`off` leaves NVIDIA's libraries alone: our kernels multiply and factor"),
     (FORCE_PTX, "`1` makes the driver compile the kernels from PTX at every start"),
 ];
 

@@ -4,7 +4,7 @@
 use faer::{Mat, MatRef};
 use rayon::prelude::*;
 
-use crate::base::{fits, rescue};
+use crate::base::{Error, fits, rescue};
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
 use crate::linalg::keyspace::Means;
@@ -17,11 +17,12 @@ pub fn with_means<T>(compute: &Compute, edit: impl FnOnce(Means) -> T) -> T {
     let Some(engine) = compute.engine() else { return edit(Means::HOST) };
     let host = Means::HOST;
     let add_gram = |a: &mut Mat<f64>, k: &Mat<f64>| match rescue(|| Ok(gram_on(engine, a, k))) {
-        Ok(sum) => *a = sum,
-        Err(_) => (host.add_gram)(a, k),
+        Err(Error::Room { .. }) => (host.add_gram)(a, k),
+        sum => *a = fits(sum),
     };
-    let solve = |a: Mat<f64>, b: Mat<f64>| {
-        rescue(|| Ok(solve_on(engine, &a, &b))).unwrap_or_else(|_| (host.solve)(a, b))
+    let solve = |a: Mat<f64>, b: Mat<f64>| match rescue(|| Ok(solve_on(engine, &a, &b))) {
+        Err(Error::Room { .. }) => (host.solve)(a, b),
+        x => fits(x),
     };
     edit(Means { add_gram: &add_gram, solve: &solve })
 }

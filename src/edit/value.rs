@@ -233,8 +233,8 @@ fn warn_of_loading(
     let hidden =
         if at_a_time < HIDES { "takes longer than computing" } else { "hides behind computing" };
     progress.warn(&format!(
-        "the weights are larger than the device: each step loads them, which at {at_a_time} tokens \
-         at a time {hidden}"
+        "the weights leave too little of the device, so each step loads them, which {hidden}, at \
+         {at_a_time} tokens at a time"
     ));
 }
 
@@ -267,9 +267,9 @@ struct Searches<'m> {
     besides: u64,        // bytes
     next: usize,         // the first fact not taken in yet
     running: Vec<usize>, // the fact in each slot
+    step: Repeated,      // before what it is recorded of, so that it goes first
     slots: Slots,
     pushed: Pushed<'m>,
-    step: Repeated,
 }
 
 impl<'m> Searches<'m> {
@@ -380,7 +380,9 @@ impl<'m> Searches<'m> {
     /// One look at every loss, and one step of every δ. Returns which searches have ended.
     fn look(&mut self) -> Result<Vec<bool>> {
         let Searches { model, by, rule, slots, pushed, step, .. } = self;
-        step.run(model.compute.engine(), || {
+        // Weights that come and go are not there when a step is recorded.
+        let engine = model.compute.engine().filter(|_| !model.streams());
+        step.run(engine, || {
             let gradient = pushed.step(&slots.delta, &slots.factor);
             adam::step(rule, model.arch.width, pushed.aims(), &gradient, slots);
         });

@@ -5,7 +5,7 @@
 //! and it is asked for cᵀ = op(W) aᵀ, of M × N, with op the transposition where W lies along K.
 //!
 //! A row's bits depend neither on N nor on the other rows: an algorithm is chosen once for a
-//! [`Shape`], as the library advises for [`ADVISED`] rows, among those that leave a sum to one
+//! [`Shape`], as the library advises for `ADVISED` rows, among those that leave a sum to one
 //! block (no split of K, no reduction) and that the library's own check allows for few rows and
 //! many; it then serves every N. Where there is none the shape has no plan, whatever N, and our own
 //! kernels are there. That a block's sums are as they are wherever its rows stand is left to the
@@ -38,7 +38,7 @@ const ROOM: usize = 64 << 20;
 /// Rows for which an algorithm is advised.
 const ADVISED: u64 = 4096;
 /// Rows for which it must be allowed besides.
-const ALLOWED: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 20];
+const ALLOWED: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 16];
 /// CUBLAS_OP_N: a matrix as it lies; CUBLAS_OP_T: the transposed one.
 const OPS: [i32; 2] = [0, 1];
 /// How many algorithms are asked for.
@@ -184,6 +184,13 @@ impl Blaslt {
     /// Until it is dropped, nobody else's products: they would share the room.
     pub fn turn(&self) -> Turn<'_> {
         Turn { of: self, plans: self.plans.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// How many shapes it multiplies of those asked for, and how many it does not.
+    pub fn shapes(&self) -> [usize; 2] {
+        let plans = self.turn().plans;
+        let served = plans.values().filter(|plan| plan.is_some()).count();
+        [served, plans.len() - served]
     }
 
     fn wish<T>(&self, which: Wish, value: &T) -> Result<()> {

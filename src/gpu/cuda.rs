@@ -170,7 +170,7 @@ impl Cuda {
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
         self.enter();
         let sent = self.uploads.fill(self.stream, at, bytes, fill);
-        sent.unwrap_or_else(|e| panic!("copy of {bytes} bytes to the card: {e:?}"));
+        answer(sent, || format!("copy of {bytes} bytes to the card"));
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
@@ -181,7 +181,7 @@ impl Cuda {
             result::memcpy_dtoh_async(bytes, at, self.stream)
                 .and_then(|()| result::stream::synchronize(self.stream))
         };
-        done.unwrap_or_else(|e| panic!("copy of {len} bytes from the card: {e:?}"));
+        answer(done, || format!("copy of {len} bytes from the card"));
     }
 
     pub(super) fn seconds(&self, run: impl FnOnce()) -> f64 {
@@ -211,14 +211,14 @@ impl Cuda {
         self.enter();
         // SAFETY: both are parts of arrays, of as many bytes.
         let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) };
-        done.unwrap_or_else(|e| panic!("copy of {bytes} bytes on the card: {e:?}"));
+        answer(done, || format!("copy of {bytes} bytes on the card"));
     }
 
     pub(super) fn zero(&self, at: u64, bytes: usize) {
         self.enter();
         // SAFETY: a part of an array.
         let done = unsafe { result::memset_d8_async(at, 0, bytes, self.stream) };
-        done.unwrap_or_else(|e| panic!("zeros to {bytes} bytes on the card: {e:?}"));
+        answer(done, || format!("zeros to {bytes} bytes on the card"));
     }
 
     /// From here on the stream records. The driver may be asked for memory and modules meanwhile.
@@ -227,7 +227,7 @@ impl Cuda {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is ours.
         let began = unsafe { result::stream::begin_capture(self.stream, mode) };
-        began.unwrap_or_else(|e| panic!("recording on the card: {e:?}"));
+        answer(began, || "a recording".to_owned());
     }
 
     /// What was recorded; nothing where the driver could not follow.
@@ -246,7 +246,7 @@ impl Cuda {
         self.enter();
         // SAFETY: the graph lives, and so does what it was recorded of.
         let launched = unsafe { result::graph::launch(tape.0, self.stream) };
-        launched.unwrap_or_else(|e| panic!("replay on the card: {e:?}"));
+        answer(launched, || "a replay".to_owned());
     }
 
     pub(super) fn launch(
@@ -267,7 +267,7 @@ impl Cuda {
         let done = unsafe {
             result::launch_kernel(function, blocks, threads, 0, self.stream, &mut places)
         };
-        done.unwrap_or_else(|e| panic!("{kernel}, {grid:?}: {e:?}"));
+        answer(done, || format!("{kernel}, {grid:?}"));
     }
 
     pub(super) fn load(
@@ -331,6 +331,17 @@ impl Drop for Cuda {
             let _ = result::stream::destroy(self.stream);
         }
     }
+}
+
+/// What the driver did; its refusal unwinds to the door that called.
+fn answer<T>(
+    done: std::result::Result<T, result::DriverError>,
+    what: impl FnOnce() -> String,
+) -> T {
+    fits(done.map_err(|e| {
+        let what = format!("the card failed, {}: {e:?}", what());
+        Error::refused(what, "see `incise doctor` and run again, or use --device cpu")
+    }))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,10 +13,10 @@ use super::launch::{Argument, Elem, File, Grid, In, InOut, Out, Place};
 use super::resident::{Residents, Slot};
 use super::solver::Solver;
 use super::twin::Twin;
-use crate::base::{Error, Result, rescue};
+use crate::base::{Error, Result};
 
 /// A device that takes launches, and whether NVIDIA's libraries are used. Clones are the same
-/// device.
+/// device; one thread at a time uses it.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>, bool);
 
@@ -126,23 +127,26 @@ impl Engine {
     }
 
     /// Records what `run` enqueues, instead of running it; nothing where a weight is not on the
-    /// device. `run` must neither upload nor download anything.
+    /// device, or there is no room. `run` must neither upload nor download anything, nor may
+    /// another thread use the device meanwhile.
     pub fn record(&self, run: impl FnOnce()) -> Option<Graph> {
-        *self.recording() = Some(Holdings::default());
         driver!(self, d => d.begin());
-        let ran = rescue(|| {
-            run();
-            Ok(())
-        });
+        *self.recording() = Some(Holdings::default());
+        let ran = catch_unwind(AssertUnwindSafe(run));
         let tape = match &self.0.driver {
             Driver::Cuda(d) => d.end().map(Tape::Cuda),
             Driver::Twin(d) => d.end().map(Tape::Twin),
         };
         let holdings = self.recording().take().expect("recording");
         match (ran, tape) {
-            (Ok(()), Some(tape)) => Some(Graph { engine: self.clone(), tape, holdings }),
-            _ => {
+            (Ok(()), Some(tape)) => Some(Graph { tape, holdings, engine: self.clone() }),
+            (ran, _) => {
                 self.give_back(holdings);
+                if let Err(panic) = ran
+                    && !panic.is::<Error>()
+                {
+                    resume_unwind(panic);
+                }
                 None
             }
         }
@@ -182,7 +186,8 @@ impl Engine {
                 let place = Place { at, len, elem };
                 return Ok(Array { engine: self.clone(), place, capacity: len });
             }
-            if !self.0.residents.evict(self) {
+            // What is put out while a recording is made stays the recording's: no room is made.
+            if self.recording().is_some() || !self.0.residents.evict(self) {
                 let Memory { limit, used, .. } = self.memory();
                 return Err(Error::Room { wanted: bytes, used, limit });
             }

@@ -40,9 +40,9 @@ impl Holdings {
 
 /// A recording.
 pub struct Graph {
-    pub(super) engine: Engine,
     pub(super) tape: Tape,
     pub(super) holdings: Holdings,
+    pub(super) engine: Engine, // last: it may be the one that closes the card
 }
 
 impl Graph {

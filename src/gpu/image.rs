@@ -29,8 +29,10 @@ pub fn arch(capability: (i32, i32)) -> &'static str {
 ///
 /// Neither an image nor a compiler; what the compiler says.
 pub fn image(file: &File, types: (&str, &str), arch: &str) -> Result<Cow<'static, [u8]>> {
-    let fits = |i: &&super::launch::Image| (i.elem, i.weight) == types && i.arch == arch;
-    match file.images.iter().find(fits) {
+    let of =
+        |arch: &str| file.images.iter().find(|i| (i.elem, i.weight) == types && i.arch == arch);
+    // PTX serves every card.
+    match of(arch).or_else(|| of("compute_80")) {
         Some(image) => Ok(Cow::Borrowed(image.bytes)),
         None => compiled(file, types, arch, &cache()).map(Cow::Owned),
     }

@@ -3,8 +3,8 @@
 //!
 //! Looked for by the loader, in a CUDA toolkit and in the wheels of a Python environment, those of
 //! CUDA 13 where the driver serves it, else those of CUDA 12. They are opened here, what they need
-//! before them, and their functions are taken one by one under their own names. So what is missing
-//! is an answer: cudarc, whose names for their numbers are used, would end the program.
+//! before them, and their functions are taken one by one under their own names. A function that is
+//! missing is an error here, where cudarc would panic.
 
 use std::error::Error as _;
 use std::ffi::c_int;
@@ -100,6 +100,9 @@ pub fn find_in(wanted: &Wanted, serves: i32, places: &[PathBuf]) -> Result<Found
             Ok(found) => return Ok(found),
             Err(e) => why.push(e),
         }
+    }
+    if why.is_empty() {
+        why.push(format!("the driver serves CUDA {}; 12 or later is needed", serves / 1000));
     }
     Err(why.join("; "))
 }

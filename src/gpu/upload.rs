@@ -86,7 +86,9 @@ impl Uploads {
         if ready.is_empty() {
             // The first upload; later, only where as many threads as there are pairs fill one each.
             let refused = |e: DriverError| {
-                let what = format!("uploads find no room for {BYTES} bytes: {e:?}");
+                let what = format!(
+                    "no {BYTES} bytes of the card and as many of the host for uploads: {e:?}"
+                );
                 Error::refused(what, "leave the card to fewer programs, or use --device cpu")
             };
             let pairs = (0..PAIRS).map(|_| Pair::new(&self.context));

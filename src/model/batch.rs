@@ -1,7 +1,7 @@
 //! Token sequences packed end to end, without padding.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use crate::ops::attention::Seq;
 
@@ -14,11 +14,8 @@ pub struct Batch {
     pub positions: Vec<usize>,
     /// (S).
     pub seqs: Vec<Seq>,
-    version: u64,
+    version: Arc<()>, // another with every change
 }
-
-/// How many versions of batches there were.
-static VERSIONS: AtomicU64 = AtomicU64::new(0);
 
 impl Batch {
     /// Whole sequences, from their first token.
@@ -43,7 +40,7 @@ impl Batch {
         self.ids.extend_from_slice(ids);
         self.positions.extend((0..ids.len()).map(|i| before + i));
         self.seqs.push(Seq { rows: rows.clone(), past });
-        self.version = VERSIONS.fetch_add(1, Ordering::Relaxed) + 1;
+        self.version = Arc::default();
         rows
     }
 
@@ -58,9 +55,9 @@ impl Batch {
         self.seqs.retain(|s| !s.rows.is_empty());
     }
 
-    /// Two batches of one version hold the same tokens.
-    pub(super) fn version(&self) -> u64 {
-        self.version
+    /// Batches of one version, by its address, hold the same tokens.
+    pub(super) fn version(&self) -> &Arc<()> {
+        &self.version
     }
 
     /// N.

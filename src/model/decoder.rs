@@ -13,6 +13,7 @@
 //! parallel, both read the x that enters it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::arch::Positions;
 use super::batch::Batch;
@@ -59,14 +60,14 @@ pub struct Acts {
 /// One `Run` serves many passes; it grows to the largest.
 pub struct Run {
     acts: Vec<Acts>,
-    first: usize,         // the layer of acts[0]
-    entries: Vec<Tensor>, // (N, D) by layer, in place of all acts but one
-    normed: Tensor,       // (N, D)
-    attended: Tensor,     // (N, H·E)
-    added: Tensor,        // (N, D)
-    key: Tensor,          // (N, F)
-    empty: Tensor,        // (0, G·E)
-    placed: u64,          // the batch's version of which are:
+    first: usize,            // the layer of acts[0]
+    entries: Vec<Tensor>,    // (N, D) by layer, in place of all acts but one
+    normed: Tensor,          // (N, D)
+    attended: Tensor,        // (N, H·E)
+    added: Tensor,           // (N, D)
+    key: Tensor,             // (N, F)
+    empty: Tensor,           // (0, G·E)
+    placed: Option<Arc<()>>, // the batch's version of which are:
     pub(super) angles: Option<Angles>,
     pub(super) packing: Option<Packing>, // on a device
 }
@@ -114,7 +115,7 @@ impl Run {
             added: wide(a.width),
             key: rows(a.inner),
             empty: rows(kw),
-            placed: 0,
+            placed: None,
             angles: None,
             packing: None,
         }
@@ -134,10 +135,10 @@ impl Run {
         for t in [&mut self.normed, &mut self.attended, &mut self.added, &mut self.key] {
             t.set_rows(n);
         }
-        if self.placed == batch.version() {
+        if self.placed.as_ref().is_some_and(|placed| Arc::ptr_eq(placed, batch.version())) {
             return;
         }
-        self.placed = batch.version();
+        self.placed = Some(batch.version().clone());
         self.angles = match &model.arch.positions {
             Positions::Learned => None,
             Positions::Rotary(r) => Some(r.angles(&model.compute, &batch.positions)),

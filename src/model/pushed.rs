@@ -280,6 +280,7 @@ impl<'m> Pushed<'m> {
         model.forward(batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
         let mut dx = zeros(batch.len());
         self.read(&x, &mut dx);
+        drop(x); // its memory serves backward
         let Plan { batch, pushed, owner, .. } = &self.plan;
         model.backward(batch, above, &self.past, &mut dx, &mut self.run, &mut self.back);
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());

@@ -1,8 +1,6 @@
 //! Rows of matrices: read some out (taps), add to some (pushes, the residual), round some.
 
-use std::ops::Range;
-
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use super::{cpu, cuda};
 use crate::gpu::Array;

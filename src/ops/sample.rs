@@ -29,7 +29,8 @@ impl Sampling {
     pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
 }
 
-/// A token by logits (1, V) and a number in [0, 1); none where logits are not finite.
+/// A token by logits (1, V) and a number in [0, 1); none where they are NaN, or infinite but −∞,
+/// which is never chosen.
 pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
     let [_, v] = z.dims();
     let greedy = by.temperature == 0.0;
@@ -42,7 +43,8 @@ pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
                 true => top(&z, v, 1, &mut [0.0], &mut id),
                 false => choose(&z, v, by, &[uniform], &mut id),
             }
-            z.iter().all(|z| z.is_finite()).then_some(id[0])
+            let numbers = z.iter().all(|&z| z < f64::INFINITY) && z[id[0] as usize].is_finite();
+            numbers.then_some(id[0])
         }
     }
 }

@@ -6,6 +6,7 @@ use incise::gpu::launch::Elem;
 use incise::ops::rows::{self, Index};
 use incise::tensor::{Compute, Tensor};
 
+use crate::support::toy::{Draw, all_held, weight};
 use crate::support::twin;
 
 /// x (3, 2) += rows 2, 0, 1 of itself, by way of arrays that come and go.
@@ -45,13 +46,15 @@ fn a_replay_does_what_was_recorded() {
     assert_eq!((x.to_f64(), engine.replays()), (want.to_f64(), 3), "another step begins anew");
 }
 
-/// A step that finds no room while it is recorded is run as it is.
+/// A step that finds no room while it is recorded is run as it is, and no weight makes room for it.
 #[test]
 fn without_room_nothing_is_recorded() {
     let Some(engine) = twin::engine("gpu::graph::without_room_nothing_is_recorded") else { return };
     let (mut repeated, compute) = (Repeated::default(), Compute::from(engine.clone()));
-    let full = engine.array(Elem::F32, 100).unwrap();
-    engine.cap(400);
+    let (weight, _) = weight(&mut Draw::new("no room", true), [8, 8], all_held()[0]);
+    drop(weight.on(&engine)); // it stays until its room is needed
+    let used = engine.memory().used;
+    engine.cap(used);
     let mut runs = 0;
     for _ in 0..3 {
         repeated.run(Some(&engine), || {
@@ -61,8 +64,8 @@ fn without_room_nothing_is_recorded() {
             }
         });
     }
-    drop(full);
     assert_eq!((runs, engine.replays()), (4, 0), "tried once, then run as it is");
+    assert!(used > 0 && engine.memory().used == used, "the weight is there");
 }
 
 /// Where there is none of its own, a host only runs.

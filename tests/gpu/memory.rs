@@ -144,7 +144,7 @@ impl Searched {
     }
 
     fn run(&self, room: u64) -> Vec<value::Value> {
-        let (push, steps, enough) = (self.push, 2, f64::NEG_INFINITY);
+        let (push, steps, enough) = (self.push, 3, f64::NEG_INFINITY);
         let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
         let eases = false;
         let by = Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases, enough };
@@ -227,5 +227,6 @@ fn a_search_whose_weights_come_and_go() {
         let room = streamed.model.spare().unwrap();
         assert!(streamed.run(room) == want, "{}", config["model_type"]);
         assert!(engine.memory().peak <= before + weights / 4 * 5);
+        assert_eq!(engine.replays(), 0, "weights that come and go are not recorded");
     }
 }

@@ -1,5 +1,6 @@
 //! Products by cuBLASLt: which they are, and on a card with the library, what they are worth.
 
+use incise::gpu::Engine;
 use incise::gpu::blaslt::Shape;
 use incise::gpu::launch::{Elem, Place};
 use incise::ops::cuda::linear as cuda;
@@ -79,6 +80,12 @@ fn draw(draw: &mut Draw, shape: [usize; 3], lying: &Lying) -> Linear {
     Linear { b: case.b.map(|b| twin::rounded(lying.to(), &b)), ..case }
 }
 
+/// A library that takes none of these products would leave them to our kernels.
+fn multiplied(card: &Engine) {
+    let [served, refused] = card.blaslt().unwrap().shapes();
+    assert!(served > 0 && refused == 0, "cuBLASLt multiplies {served} shapes, not {refused}");
+}
+
 #[test]
 fn products() {
     let test = "ops::linear::library::products";
@@ -102,6 +109,7 @@ fn products() {
             },
         );
     }
+    multiplied(&card);
 }
 
 /// Large ones against our kernels, which lose no more: parts, sums, and what is rounded besides.
@@ -127,6 +135,7 @@ fn large_products() {
             }
         }
     }
+    multiplied(&card);
 }
 
 #[test]
@@ -151,4 +160,5 @@ fn rows_do_not_depend_on_their_neighbours() {
             }
         }
     }
+    multiplied(&card);
 }
