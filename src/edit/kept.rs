@@ -26,6 +26,7 @@ use super::value::{Step, Value};
 use crate::base::file::open_file;
 use crate::base::{DType, Error, Result};
 use crate::model::pushed::Parts;
+use crate::store::lock::Lock;
 use crate::store::write::{self, Item};
 use crate::store::{Fingerprint, Kind, Shard};
 
@@ -240,7 +241,7 @@ pub struct Kept {
     dir: PathBuf,
     /// Its values.
     pub values: Values,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Kept {
@@ -262,12 +263,7 @@ impl Kept {
             let what = "is a link, a pipe or a folder";
             return Err(Error::input(&path, "lock", what, "remove it"));
         }
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let lock = lock.map_err(|e| Error::io(&path, "write to", e))?;
-        if lock.try_lock().is_err() {
-            let what = "another run uses this folder";
-            return Err(Error::input(&path, "lock", what, "wait until it is done"));
-        }
+        let lock = Lock::alone(&path, "another run uses this folder")?;
         let values = Values::open(&dir.join("values"))?;
         Ok(Kept { dir: dir.to_owned(), values, _lock: lock })
     }

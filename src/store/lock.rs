@@ -1,7 +1,7 @@
 //! Who may touch a checkpoint: one writer, or any number that open it for reading.
 //!
-//! The lock is the system's own on `.incise/lock` and ends with the process that holds it, however
-//! that ends.
+//! The lock is the system's own on a file, `.incise/lock`, and ends with the process that holds it,
+//! however that ends. The folder of a run's own results is locked in the same way.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -9,7 +9,15 @@ use std::path::Path;
 use crate::base::{Error, Result};
 
 /// A held lock; dropping it lets go.
-pub struct Lock(#[allow(dead_code)] File); // held for its lifetime
+pub struct Lock(File);
+
+impl Drop for Lock {
+    /// Unlocks, rather than leave it to closing: a process that another thread is just starting
+    /// shares the open file until it runs its own program, and would hold the lock till then.
+    fn drop(&mut self) {
+        let _ = self.0.unlock(); // refused only where there is nothing to let go
+    }
+}
 
 const NAME: &str = "lock";
 
@@ -20,13 +28,19 @@ impl Lock {
     ///
     /// Another process writes or opens the checkpoint; a folder that cannot be written.
     pub fn exclusive(folder: &Path) -> Result<Lock> {
-        let path = folder.join(NAME);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(|e| Error::io(&path, "write to", e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(e) => Err(refused(&path, e, "opening or changing")),
-        }
+        Lock::alone(&folder.join(NAME), "another process is opening or changing this checkpoint")
+    }
+
+    /// The lock on a file that is made where it is not there; `held` says who has it.
+    ///
+    /// # Errors
+    ///
+    /// Somebody has it; a file that cannot be written.
+    pub fn alone(path: &Path, held: &str) -> Result<Lock> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let file = file.map_err(|e| Error::io(path, "write to", e))?;
+        file.try_lock().map_err(|e| refused(path, e, held))?;
+        Ok(Lock(file))
     }
 
     /// A reader's lock; `None` where nothing was ever changed, so that there is nothing to lock.
@@ -40,19 +54,17 @@ impl Lock {
             return Ok(None);
         }
         let file = File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
-        match file.try_lock_shared() {
-            Ok(()) => Ok(Some(Lock(file))),
-            Err(e) => Err(refused(&path, e, "changing")),
-        }
+        let held = "another process is changing this checkpoint";
+        file.try_lock_shared().map_err(|e| refused(&path, e, held))?;
+        Ok(Some(Lock(file)))
     }
 }
 
-fn refused(path: &Path, why: TryLockError, doing: &str) -> Error {
+fn refused(path: &Path, why: TryLockError, held: &str) -> Error {
     match why {
         TryLockError::Error(e) => Error::io(path, "lock", e),
         TryLockError::WouldBlock => {
-            let what = format!("another process is {doing} this checkpoint");
-            Error::input(path, "lock", what, "wait until it is done and start again")
+            Error::input(path, "lock", held, "wait until it is done and start again")
         }
     }
 }

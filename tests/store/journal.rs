@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 
 use incise::base::DType;
 use incise::store::disk::Os;
@@ -109,6 +112,23 @@ fn a_live_writer() {
     }
     drop(writer);
     toy.open();
+}
+
+/// A process that another thread is starting shares our open files for a moment, not the lock.
+#[test]
+fn a_writer_beside_processes_that_start() {
+    let toy = Toy::sharded(DType::F32);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let refused = (0..2000).find_map(|_| Journal::open(&Os, &toy.dir).map(drop).err());
+        done.store(true, Relaxed);
+        assert!(refused.is_none(), "{refused:?}");
+    });
 }
 
 /// What happens to the first shard before a change is refused, and the words.
