@@ -6,14 +6,24 @@
 //            sums (blocks, 4) f64: of W^2, of the change squared, of what was lost squared, and how
 //            many elements left the range of the type; added up in the order of blocks
 //   types    f32 bf16 f16                                          of W
-//   launch   THREADS a block, an element a thread
-//   cost     moves W twice, 2 rows cols R FLOP in f64; bandwidth-bound for small R
+//   launch   a tile of SIDE x SIDE a block of THREADS, of which each has EACH x EACH elements
+//   cost     moves W twice, 2 rows cols R FLOP in f64; bandwidth-bound up to R of about 8
 //   source   -
 #include "common.cuh"
 
+constexpr int SIDE = 64;
+constexpr int ACROSS = 16;  // threads along a side
+constexpr int EACH = 4;
 constexpr int THREADS = 256;
+constexpr int DEPTH = 16;
+static_assert(ACROSS * EACH == SIDE && ACROSS * ACROSS == THREADS, "a tile is shared");
 
-struct Shared { double part[4][THREADS]; };
+struct Shared {
+    union {
+        struct { double left[DEPTH][SIDE + 1], right[DEPTH][SIDE + 1]; };
+        double part[4][THREADS];
+    };
+};
 
 HD double value(float x) { return x; }
 HD double value(bf16 x) { return widen(x); }
@@ -30,33 +40,54 @@ HD void put_once(float* p, double x) { *p = static_cast<float>(x); }
 HD void put_once(bf16* p, double x) { *p = round_bf16(odd(x)); }
 HD void put_once(f16* p, double x) { *p = round_f16(odd(x)); }
 
-extern "C" __global__ void update(const float* left, const float* right, int R, int rows, int cols,
-                                  const elem* w, elem* now, double* sums) {
-    const long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
-    const int t = threadIdx.x;
-    double of[4] = {};
-    if (i < static_cast<long long>(rows) * cols) {
-        const float* l = left + i / cols * R;
-        const float* r = right + i % cols * R;
-        double change = 0;
-        for (int k = 0; k < R; k++) change += static_cast<double>(l[k]) * r[k];
-        const double old = value(w[i]);
-        put_once(&now[i], old + change);
-        const double made = value(now[i]), lost = old + change - made;
-        const bool beyond = fabs(old) < INFINITY && !(fabs(made) < INFINITY);
-        of[0] = old * old;
-        of[1] = change * change;
-        of[2] = beyond ? 0 : lost * lost;
-        of[3] = beyond ? 1 : 0;
+// factor^T, `depth` columns of it from `from` on, for SIDE rows of (rows, R) from `first` on.
+HD void take(const float* factor, int rows, int R, int first, int from, double (*to)[SIDE + 1]) {
+    const int k = threadIdx.x % DEPTH;
+    for (int i = threadIdx.x / DEPTH; i < SIDE; i += THREADS / DEPTH) {
+        const bool there = first + i < rows && from + k < R;
+        to[k][i] = there ? factor[static_cast<long long>(first + i) * R + from + k] : 0.0f;
     }
-    for (int part = 0; part < 4; part++) shared().part[part][t] = of[part];
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+update(const float* left, const float* right, int R, int rows, int cols, const elem* w, elem* now,
+       double* sums) {
+    Shared& s = shared();
+    const int t = threadIdx.x, tiles = (cols + SIDE - 1) / SIDE;
+    const int row = blockIdx.x / tiles * SIDE, col = blockIdx.x % tiles * SIDE;
+    const int y = t / ACROSS, x = t % ACROSS;
+    double change[EACH][EACH] = {};
+    for (int from = 0; from < R; from += DEPTH) {
+        take(left, rows, R, row, from, s.left);
+        take(right, cols, R, col, from, s.right);
+        __syncthreads();
+        for (int k = 0; k < DEPTH && from + k < R; k++)
+            UNROLL for (int i = 0; i < EACH; i++)
+                UNROLL for (int j = 0; j < EACH; j++)
+                    change[i][j] += s.left[k][y + ACROSS * i] * s.right[k][x + ACROSS * j];
+        __syncthreads();
+    }
+    double of[4] = {};
+    UNROLL for (int i = 0; i < EACH; i++)
+        UNROLL for (int j = 0; j < EACH; j++) {
+            const int r = row + y + ACROSS * i, c = col + x + ACROSS * j;
+            if (r >= rows || c >= cols) continue;
+            const long long at = static_cast<long long>(r) * cols + c;
+            const double old = value(w[at]), wanted = old + change[i][j];
+            put_once(&now[at], wanted);
+            const double made = value(now[at]), lost = wanted - made;
+            const bool beyond = fabs(old) < INFINITY && !(fabs(made) < INFINITY);
+            of[0] += old * old;
+            of[1] += change[i][j] * change[i][j];
+            of[2] += beyond ? 0 : lost * lost;
+            of[3] += beyond ? 1 : 0;
+        }
+    for (int part = 0; part < 4; part++) s.part[part][t] = of[part];
     for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
         if (t < half)
-            for (int part = 0; part < 4; part++)
-                shared().part[part][t] += shared().part[part][t + half];
+            for (int part = 0; part < 4; part++) s.part[part][t] += s.part[part][t + half];
     }
     if (t == 0)
-        for (int part = 0; part < 4; part++)
-            sums[4ll * blockIdx.x + part] = shared().part[part][0];
+        for (int part = 0; part < 4; part++) sums[4ll * blockIdx.x + part] = s.part[part][0];
 }

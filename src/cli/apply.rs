@@ -36,8 +36,8 @@ impl Apply {
         let read = |path: &PathBuf| Patch::read(path);
         let patches = self.patches.iter().map(read).collect::<Result<Vec<_>>>()?;
         let report = match &self.output {
-            Some(out) => apply::to_folder(&self.model, &patches, out, terminal)?,
-            None => apply::in_place(&self.model, &patches, terminal)?,
+            Some(out) => apply::to_folder(&self.model, &patches, out, &context.device, terminal)?,
+            None => apply::in_place(&self.model, &patches, &context.device, terminal)?,
         };
         let written = self.output.as_ref().unwrap_or(&self.model);
         if context.json {

@@ -159,7 +159,7 @@ fn change(dir: &Path, context: &Context, show: &Show) -> Result<(Outcome, Vec<An
         questions.iter().map(|(_, prompt)| complete(model, &tokenizer, prompt)).collect()
     };
     let before = ask(&model)?;
-    apply::in_place(dir, &[patch], &Quiet)?;
+    apply::in_place(dir, &[patch], &context.device, &Quiet)?;
     let (_, edited) = load::open(dir, &context.device)?;
     let after = ask(&edited)?;
     let answers = show

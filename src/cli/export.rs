@@ -53,7 +53,7 @@ impl Export {
     fn lora(&self, context: &Context, patch: &Patch, dir: &Path) -> Result<()> {
         let terminal = &context.terminal;
         if let Some(model) = &self.model {
-            apply::check(model, std::slice::from_ref(patch), terminal)?;
+            apply::check(model, std::slice::from_ref(patch), &context.device, terminal)?;
         }
         let base = self.model.as_ref().map(|model| model.display().to_string());
         let adapter = export::lora(patch, self.rank, base.as_deref(), dir, terminal)?;
@@ -81,7 +81,7 @@ impl Export {
         let ours = patch.changes.iter().map(|c| c.tensor.clone()).collect();
         let older = Shard::open(file).is_ok_and(|s| names(s) == ours);
         check_replaced(file, older, "file of these tensors")?;
-        let report = apply::to_file(model, &[patch], file, terminal)?;
+        let report = apply::to_file(model, &[patch], file, &context.device, terminal)?;
         if context.json {
             return terminal.json(&json!({"written": file, "tensors": tensors(&report)}));
         }

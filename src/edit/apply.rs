@@ -9,6 +9,8 @@
 //! A patch says by fingerprint which bytes it is to be added to; of several, the first must fit
 //! what is in the file, and each of the others what its predecessors make of it.
 //!
+//! A device adds up factors faster than the host, to the same bytes.
+//!
 //! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
 
 use std::collections::BTreeMap;
@@ -17,15 +19,15 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::base::{Error, Progress, Result};
-use crate::ops::update::{self, Stored, Sums};
+use crate::base::{Error, Progress, Result, rescue};
+use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
-use crate::store::disk::{Disk, Os};
+use crate::store::disk::Os;
 use crate::store::journal::{self, History, Journal};
 use crate::store::record::{Entry, Place};
 use crate::store::write::{self, Item};
 use crate::store::{Change, Checkpoint, Fingerprint, Kind, Patch, folder};
-use crate::tensor::Layout;
+use crate::tensor::{Compute, Device, Layout};
 
 /// Bytes of weights in work at a time.
 const PIECE: usize = 16 << 20;
@@ -62,9 +64,10 @@ pub fn to_folder(
     model: &Path,
     patches: &[Patch],
     out: &Path,
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    planned(model, patches, progress, |plan, checkpoint, history| {
+    planned(model, patches, device, progress, |plan, checkpoint, history| {
         folder::build(out, |dir| {
             folder::copy(model, dir, progress)?;
             let mut meter = plan.meter(progress);
@@ -95,9 +98,10 @@ pub fn to_file(
     model: &Path,
     patches: &[Patch],
     out: &Path,
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    planned(model, patches, progress, |plan, checkpoint, history| {
+    planned(model, patches, device, progress, |plan, checkpoint, history| {
         let targets: Vec<_> = plan.targets.iter().collect();
         let item = |(name, target): &(&String, &Target)| Item {
             name: (*name).clone(),
@@ -129,14 +133,20 @@ pub fn to_file(
 /// # Errors
 ///
 /// The same as [`to_folder`]'s of the patches.
-pub fn check(model: &Path, patches: &[Patch], progress: &dyn Progress) -> Result<()> {
-    planned(model, patches, progress, |_, _, _| Ok(()))
+pub fn check(
+    model: &Path,
+    patches: &[Patch],
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<()> {
+    planned(model, patches, device, progress, |_, _, _| Ok(()))
 }
 
 /// Reads a model that nobody writes meanwhile, plans the patches and checks them.
 fn planned<T>(
     model: &Path,
     patches: &[Patch],
+    device: &Device,
     progress: &dyn Progress,
     then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
 ) -> Result<T> {
@@ -144,9 +154,12 @@ fn planned<T>(
     let checkpoint = Checkpoint::open(model)?;
     let history = History::read(model)?;
     let past = past(&history)?;
-    let plan = Plan::new(&checkpoint, &past, patches)?;
-    plan.check(&history, progress)?;
-    then(&plan, &checkpoint, &history)
+    let computes = device.start()?;
+    let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
+    rescue(|| {
+        plan.check(&history, progress)?;
+        then(&plan, &checkpoint, &history)
+    })
 }
 
 /// Applies the patches to the model's own files, each as one entry of its journal.
@@ -156,28 +169,26 @@ fn planned<T>(
 /// As [`to_folder`]; files that are links, or may not be written; a model that another process
 /// opens or changes. Each patch is then there as a whole or not at all, and [`log`] lists those
 /// that are.
-pub fn in_place(model: &Path, patches: &[Patch], progress: &dyn Progress) -> Result<Report> {
-    in_place_on(&Os, model, patches, progress)
-}
-
-/// [`in_place`] on a disk of the caller's choice.
-pub fn in_place_on(
-    disk: &dyn Disk,
+pub fn in_place(
     model: &Path,
     patches: &[Patch],
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
     let checkpoint = Checkpoint::open(model)?;
-    let mut journal = Journal::open(disk, model)?;
+    let mut journal = Journal::open(&Os, model)?;
     checkpoint.unchanged()?; // by a writer that came between the two lines above
     let past = past(journal.history())?;
-    let plan = Plan::new(&checkpoint, &past, patches)?;
+    let computes = device.start()?;
+    let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
     drop(checkpoint); // from here on nothing looks at the bytes through a map
     plan.check(journal.history(), progress)?;
     let mut all = BTreeMap::new();
     for (p, patch) in patches.iter().enumerate() {
         let changed = |c: &Change| (c.tensor.clone(), &plan.targets[&c.tensor]);
         let targets: BTreeMap<String, &Target> = patch.changes.iter().map(changed).collect();
+        let terms: BTreeMap<&String, Terms> =
+            targets.iter().map(|(name, t)| (name, t.terms(p + 1))).collect();
         let mut meter = Meter::new("write", targets.values().map(|t| t.place.len), progress);
         let pieces: Vec<_> = targets
             .iter()
@@ -187,7 +198,7 @@ pub fn in_place_on(
         let mut sums = BTreeMap::<String, Sums>::new();
         journal.apply(patch, places, &mut |i, original| {
             let (name, target, rows, place) = &pieces[i];
-            let (new, more) = target.state(name, p + 1, rows.clone(), original)?;
+            let (new, more) = target.state(name, &terms[name], rows.clone(), original)?;
             let sum = sums.entry((*name).clone()).or_default();
             *sum = sum.and(more);
             meter.did(place.len)?;
@@ -242,6 +253,7 @@ struct Plan<'a> {
 
 /// One tensor, and what is added to it.
 struct Target<'a> {
+    by: &'a Compute,
     place: Place,
     stored: Stored,
     past: Vec<&'a Kind>,
@@ -249,12 +261,17 @@ struct Target<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(checkpoint: &Checkpoint, past: &'a [Patch], patches: &'a [Patch]) -> Result<Plan<'a>> {
+    fn new(
+        checkpoint: &Checkpoint,
+        past: &'a [Patch],
+        patches: &'a [Patch],
+        by: &'a Compute,
+    ) -> Result<Plan<'a>> {
         let mut targets = BTreeMap::<String, Target>::new();
         for (p, patch) in patches.iter().enumerate() {
             patch.check(Path::new("patch"))?;
             for change in &patch.changes {
-                let target = Target::find(checkpoint, change)?;
+                let target = Target::find(checkpoint, change, by)?;
                 let target = targets.entry(change.tensor.clone()).or_insert(target);
                 target.agrees(change)?;
                 target.coming.push((p, change));
@@ -281,10 +298,13 @@ impl<'a> Plan<'a> {
         for (name, target) in &self.targets {
             for (n, &(p, change)) in target.coming.iter().enumerate() {
                 let mut found = Fingerprint::default();
+                let before = (n > 0).then(|| target.terms(p));
                 for (rows, place) in target.pieces() {
-                    found.add(&match n {
-                        0 => history.current(&place)?,
-                        _ => target.state(name, p, rows, &history.original(&place)?)?.0,
+                    found.add(&match &before {
+                        None => history.current(&place)?,
+                        Some(terms) => {
+                            target.state(name, terms, rows, &history.original(&place)?)?.0
+                        }
                     });
                     meter.did(place.len)?;
                 }
@@ -303,7 +323,7 @@ impl<'a> Plan<'a> {
 
 impl Target<'_> {
     /// The tensor a change names.
-    fn find<'a>(checkpoint: &Checkpoint, change: &Change) -> Result<Target<'a>> {
+    fn find<'a>(checkpoint: &Checkpoint, change: &Change, by: &'a Compute) -> Result<Target<'a>> {
         let name = &change.tensor;
         let (shard, entry) = checkpoint
             .entry(name)
@@ -319,7 +339,7 @@ impl Target<'_> {
         let file = shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (offset, len) = (entry.range.start, entry.range.end - entry.range.start);
         let place = Place { file, offset, len };
-        Ok(Target { place, stored, past: Vec::new(), coming: Vec::new() })
+        Ok(Target { by, place, stored, past: Vec::new(), coming: Vec::new() })
     }
 
     /// Refuses a change that takes the tensor for another size or orientation than the first did.
@@ -355,10 +375,10 @@ impl Target<'_> {
         meter: &mut Meter,
         put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<Sums> {
-        let mut sums = Sums::default();
+        let (mut sums, terms) = (Sums::default(), self.terms(patches));
         for (rows, place) in self.pieces() {
             let original = history.original(&place)?;
-            let (new, more) = self.state(name, patches, rows, &original)?;
+            let (new, more) = self.state(name, &terms, rows, &original)?;
             put(place.offset, &new)?;
             sums = sums.and(more);
             meter.did(place.len)?;
@@ -366,18 +386,23 @@ impl Target<'_> {
         Ok(sums)
     }
 
-    /// Some rows after the first `patches` of those that come, from their original bytes.
+    /// All that was added before, and the first `patches` of those that come.
+    fn terms(&self, patches: usize) -> Terms<'_> {
+        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
+        let all = self.past.iter().copied().chain(coming).collect();
+        Terms::new(self.by, self.stored, all)
+    }
+
+    /// Some rows with the terms added, from their original bytes.
     fn state(
         &self,
         name: &str,
-        patches: usize,
+        terms: &Terms,
         rows: Range<usize>,
         original: &[u8],
     ) -> Result<(Vec<u8>, Sums)> {
-        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
-        let terms: Vec<&Kind> = self.past.iter().copied().chain(coming).collect();
         let mut new = vec![0; original.len()];
-        let sums = update::update(original, self.stored, rows, &terms, &mut new);
+        let sums = terms.add(original, rows, &mut new);
         if sums.overflowed > 0 {
             let (n, dtype) = (sums.overflowed, self.stored.dtype.name());
             return Err(Error::numeric(

@@ -5,9 +5,12 @@
 
 use faer::Mat;
 
+use crate::base::DType;
 use crate::linalg::keyspace::{Change, product};
 use crate::model::Model;
+use crate::ops::update::{Stored, Terms, side_by_side};
 use crate::store::Kind;
+use crate::tensor::Layout;
 
 /// Whether factors of rank r take less room than the matrix (out, in), and are a change of ours.
 fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
@@ -39,7 +42,7 @@ pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
     for kind in kinds {
         if let Kind::LowRank { left, right, r } = kind {
             columns += r;
-            factors.push((left, right, *r));
+            factors.push((&left[..], &right[..], *r));
         }
     }
     if factors.len() < kinds.len() || !thin(columns, [out, inner]) {
@@ -49,16 +52,9 @@ pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
         }
         return Kind::Dense(total.into_iter().map(|x: f64| x as f32).collect());
     }
-    let side = |n: usize, pick: &dyn Fn(usize) -> (Vec<f32>, usize)| {
-        let all: Vec<_> = (0..factors.len()).map(pick).collect();
-        let row = |i: usize| all.iter().flat_map(move |(m, r)| m[i * r..][..*r].to_vec());
-        (0..n).flat_map(row).collect::<Vec<f32>>()
-    };
-    Kind::LowRank {
-        left: side(out, &|i| (factors[i].0.clone(), factors[i].2)),
-        right: side(inner, &|i| (factors[i].1.clone(), factors[i].2)),
-        r: columns,
-    }
+    let left = side_by_side(out, factors.iter().map(|&(left, _, r)| (left, r)));
+    let right = side_by_side(inner, factors.iter().map(|&(_, right, r)| (right, r)));
+    Kind::LowRank { left, right, r: columns }
 }
 
 /// Δ (out, in), row-major.
@@ -76,7 +72,17 @@ pub fn dense(kind: &Kind, [out, inner]: [usize; 2]) -> Vec<f64> {
 /// The model with W + Δ in layer l, rounded to the precision it runs in; and ‖Δ‖ and ‖W‖.
 pub fn with_change(model: &Model, l: usize, kind: &Kind) -> (Model, [f64; 2]) {
     let w = &model.layers[l].down.w;
-    let (delta, mut w) = (dense(kind, w.dims()), w.to_dense::<f64>());
+    let [out, inner] = w.dims();
+    if let (Some(_), Kind::LowRank { .. }) = (model.compute.engine(), kind) {
+        let stored = Stored { dtype: DType::F32, layout: Layout::OutIn, out, inner };
+        let (w, mut new) = (w.to_dense::<f32>(), vec![0.0f32; out * inner]);
+        let terms = Terms::new(&model.compute, stored, vec![kind]);
+        let made = bytemuck::cast_slice_mut(&mut new);
+        let sums = terms.add(bytemuck::cast_slice(&w), 0..out, made);
+        let norms = [sums.wanted.sqrt(), sums.weight.sqrt()];
+        return (model.with_down(l, new.into_iter().map(f64::from).collect()), norms);
+    }
+    let (delta, mut w) = (dense(kind, [out, inner]), w.to_dense::<f64>());
     let norms = [&delta, &w].map(|m| crate::linalg::vector::norm(m));
     w.iter_mut().zip(&delta).for_each(|(w, d)| *w += d);
     (model.with_down(l, w), norms)

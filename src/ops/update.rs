@@ -15,10 +15,10 @@
 
 use std::ops::Range;
 
-use super::cpu;
+use super::{cpu, cuda};
 use crate::base::DType;
 use crate::store::Kind;
-use crate::tensor::Layout;
+use crate::tensor::{Compute, Layout};
 
 /// A matrix W (out, in) as a checkpoint stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,27 +73,62 @@ impl Sums {
     }
 }
 
-/// `new` = the stored rows `rows`, whose bytes are `original`, plus all of `terms`.
-pub fn update(
-    original: &[u8],
+/// Changes on their way into a matrix, checked against it. On a device their factors are there
+/// from now on, side by side; dense changes are added on the host.
+pub struct Terms<'a> {
     w: Stored,
-    rows: Range<usize>,
-    terms: &[&Kind],
-    new: &mut [u8],
-) -> Sums {
-    assert!(rows.end <= w.sides()[0], "update: rows outside the matrix");
-    assert_eq!(original.len(), rows.len() * w.row_bytes(), "update: bytes do not fit the rows");
-    assert_eq!(new.len(), original.len(), "update: room for another number of bytes");
-    for term in terms {
-        match term {
-            Kind::LowRank { left, right, r } => {
-                assert_eq!(left.len(), w.out * r, "update: left does not fit W");
-                assert_eq!(right.len(), w.inner * r, "update: right does not fit W");
-            }
-            Kind::Dense(delta) => {
-                assert_eq!(delta.len(), w.out * w.inner, "update: delta does not fit W");
+    kinds: Vec<&'a Kind>,
+    on: Option<cuda::update::Factors>,
+}
+
+impl<'a> Terms<'a> {
+    /// Those of W, in the order in which they are added. A device without room unwinds.
+    pub fn new(by: &Compute, w: Stored, kinds: Vec<&'a Kind>) -> Terms<'a> {
+        let mut low_rank = Vec::new();
+        for kind in &kinds {
+            match kind {
+                Kind::LowRank { left, right, r } => {
+                    assert_eq!(left.len(), w.out * r, "update: left does not fit W");
+                    assert_eq!(right.len(), w.inner * r, "update: right does not fit W");
+                    low_rank.push((&left[..], &right[..], *r));
+                }
+                Kind::Dense(delta) => {
+                    assert_eq!(delta.len(), w.out * w.inner, "update: delta does not fit W");
+                }
             }
         }
+        let engine = by.engine().filter(|_| low_rank.len() == kinds.len() && !kinds.is_empty());
+        let on = engine.map(|engine| {
+            let left = side_by_side(w.out, low_rank.iter().map(|&(left, _, r)| (left, r)));
+            let right = side_by_side(w.inner, low_rank.iter().map(|&(_, right, r)| (right, r)));
+            let [first, second] = match w.layout {
+                Layout::OutIn => [left, right],
+                Layout::InOut => [right, left],
+            };
+            cuda::update::Factors::new(engine, w.sides(), [&first, &second])
+        });
+        Terms { w, kinds, on }
     }
-    cpu::update::update(original, w, rows, terms, new)
+
+    /// `new` = the stored rows `rows`, whose bytes are `original`, plus all changes.
+    pub fn add(&self, original: &[u8], rows: Range<usize>, new: &mut [u8]) -> Sums {
+        let w = self.w;
+        assert!(rows.end <= w.sides()[0], "update: rows outside the matrix");
+        assert_eq!(original.len(), rows.len() * w.row_bytes(), "update: bytes do not fit the rows");
+        assert_eq!(new.len(), original.len(), "update: room for another number of bytes");
+        match &self.on {
+            Some(factors) => factors.add(original, (&w.dtype).into(), rows, new),
+            None => cpu::update::update(original, w, rows, &self.kinds, new),
+        }
+    }
+}
+
+/// Factors (n, r) of several changes as one: their products with another such one add up the
+/// changes in their order.
+pub fn side_by_side<'a>(
+    n: usize,
+    factors: impl Iterator<Item = (&'a [f32], usize)> + Clone,
+) -> Vec<f32> {
+    let row = |i: usize| factors.clone().flat_map(move |(m, r)| &m[i * r..][..r]);
+    (0..n).flat_map(row).copied().collect()
 }

@@ -12,7 +12,7 @@ use incise::base::{DType, Progress};
 use incise::edit::apply::{in_place, log, to_folder, undo};
 use incise::ops::update::Stored;
 use incise::store::{Change, Kind, Patch, tensor_fingerprint};
-use incise::tensor::Layout;
+use incise::tensor::{Device, Layout};
 
 use crate::ops::update::{low_rank, oracle};
 use crate::store::toy::{A, B, NORM, Toy, bytes, metadata, refusal, tensor};
@@ -67,7 +67,7 @@ fn in_place_and_undo_byte_for_byte() {
         let (toy, [first, _], [_, w1, _]) = chain(dtype, layout);
         let before = toy.bytes();
         assert!(log(&toy.dir).unwrap().is_empty());
-        in_place(&toy.dir, &[first], &Quiet).unwrap();
+        in_place(&toy.dir, &[first], &Device::Cpu, &Quiet).unwrap();
         assert_eq!(tensor(&toy.dir, A), w1, "{dtype:?} {layout:?}");
         assert_eq!(log(&toy.dir).unwrap().len(), 1);
         let fresh = Toy::new(dtype, stored(dtype, layout).sides());
@@ -89,17 +89,17 @@ fn a_second_patch_costs_no_second_rounding() {
         let w = stored(dtype, layout);
         let (toy, [first, second], [w0, w1, w2]) = chain(dtype, layout);
         let out = toy.beside("out");
-        to_folder(&toy.dir, &[first.clone(), second.clone()], &out, &Quiet).unwrap();
+        to_folder(&toy.dir, &[first.clone(), second.clone()], &out, &Device::Cpu, &Quiet).unwrap();
         assert_eq!(tensor(&out, A), w2, "{dtype:?} {layout:?}");
-        in_place(&toy.dir, &[first.clone(), second.clone()], &Quiet).unwrap();
+        in_place(&toy.dir, &[first.clone(), second.clone()], &Device::Cpu, &Quiet).unwrap();
         assert_eq!(tensor(&toy.dir, A), w2, "{dtype:?} {layout:?}");
         undo(&toy.dir, None).unwrap();
         assert_eq!(tensor(&toy.dir, A), w1, "{dtype:?} {layout:?}");
-        in_place(&toy.dir, from_ref(&second), &Quiet).unwrap();
+        in_place(&toy.dir, from_ref(&second), &Device::Cpu, &Quiet).unwrap();
         assert_eq!(tensor(&toy.dir, A), w2, "{dtype:?} {layout:?}");
         let from_edited = toy.beside("from edited");
         undo(&toy.dir, None).unwrap();
-        to_folder(&toy.dir, from_ref(&second), &from_edited, &Quiet).unwrap();
+        to_folder(&toy.dir, from_ref(&second), &from_edited, &Device::Cpu, &Quiet).unwrap();
         assert_eq!(tensor(&from_edited, A), w2, "{dtype:?} {layout:?}");
         undo(&toy.dir, Some(0)).unwrap();
         assert_eq!(tensor(&toy.dir, A), w0, "{dtype:?} {layout:?}");
@@ -122,7 +122,7 @@ fn several_tensors_in_several_files() {
         change(B, w.layout, kinds[1].clone(), &b0),
         change(A, w.layout, kinds[2].clone(), &a1),
     ]);
-    let report = in_place(&toy.dir, &[first, second], &Quiet).unwrap();
+    let report = in_place(&toy.dir, &[first, second], &Device::Cpu, &Quiet).unwrap();
     let (a2, sums) = oracle(&a0, w, &[&kinds[0], &kinds[2]]);
     assert_eq!(tensor(&toy.dir, A), a2);
     assert_eq!(tensor(&toy.dir, B), oracle(&b0, w, &[&kinds[1]]).0);
@@ -151,7 +151,7 @@ fn a_new_folder() {
     fs::set_permissions(toy.beside("blob"), read_only).unwrap();
     let before = toy.bytes();
     let out = toy.beside("new/out");
-    to_folder(&toy.dir, &[first], &out, &Quiet).unwrap();
+    to_folder(&toy.dir, &[first], &out, &Device::Cpu, &Quiet).unwrap();
     assert_eq!(toy.bytes(), before);
     assert_eq!(tensor(&out, A), w1);
     assert!(!out.join("model.safetensors").is_symlink());
@@ -160,7 +160,7 @@ fn a_new_folder() {
     assert_eq!(fs::read_dir(toy.beside("new")).unwrap().count(), 1, "temporary folders are left");
     // The copy starts anew: the second patch fits it, in place, and is rounded from what it has.
     let kind = second.changes[0].kind.clone();
-    in_place(&out, &[second], &Quiet).unwrap();
+    in_place(&out, &[second], &Device::Cpu, &Quiet).unwrap();
     let again = oracle(&w1, stored(DType::F16, Layout::OutIn), &[&kind]).0;
     assert_eq!(tensor(&out, A), again);
     assert_ne!(again, w2, "the case does not tell one rounding from two");
@@ -168,7 +168,7 @@ fn a_new_folder() {
     assert!(journal.exists());
     let third = toy.beside("third");
     let nothing = patch(vec![change(B, Layout::OutIn, zero(), &tensor(&out, B))]);
-    to_folder(&out, &[nothing], &third, &Quiet).unwrap();
+    to_folder(&out, &[nothing], &third, &Device::Cpu, &Quiet).unwrap();
     assert!(!third.join(".incise").exists());
 }
 
@@ -181,8 +181,8 @@ fn zero() -> Kind {
 fn refused(toy: &Toy, patches: &[Patch], words: &str) {
     let (before, out) = (toy.bytes(), toy.beside("out"));
     for why in [
-        refusal(to_folder(&toy.dir, patches, &out, &Quiet)),
-        refusal(in_place(&toy.dir, patches, &Quiet)),
+        refusal(to_folder(&toy.dir, patches, &out, &Device::Cpu, &Quiet)),
+        refusal(in_place(&toy.dir, patches, &Device::Cpu, &Quiet)),
     ] {
         assert!(why.contains(words), "{why:?} does not say {words:?}");
     }
@@ -208,7 +208,7 @@ fn patches_that_do_not_fit() {
     let nan = Kind::Dense(vec![f32::NAN; OUT * IN]);
     refused(&toy, &[patch(vec![change(A, Layout::OutIn, nan, &w0)])], "value 0 is NaN");
     refused(&toy, &[patch(vec![])], "changes nothing");
-    in_place(&toy.dir, from_ref(&first), &Quiet).unwrap();
+    in_place(&toy.dir, from_ref(&first), &Device::Cpu, &Quiet).unwrap();
     refused(&toy, &[first], "patch 1 is for");
 }
 
@@ -225,7 +225,7 @@ fn values_the_type_cannot_hold() {
 fn folders_that_cannot_be_made() {
     let (toy, [first, _], _) = chain(DType::F32, Layout::OutIn);
     let before = toy.bytes();
-    let to = |out: &Path| refusal(to_folder(&toy.dir, from_ref(&first), out, &Quiet));
+    let to = |out: &Path| refusal(to_folder(&toy.dir, from_ref(&first), out, &Device::Cpu, &Quiet));
     assert!(to(&toy.dir).contains("is there and not empty"));
     assert!(to(&toy.dir.join("model.safetensors")).contains("is there and not empty"));
     let inside = to(&toy.dir.join("copy"));
@@ -234,7 +234,7 @@ fn folders_that_cannot_be_made() {
     assert_eq!(fs::read_dir(&toy.dir).unwrap().count(), 2);
     let empty = toy.beside("empty");
     fs::create_dir(&empty).unwrap();
-    to_folder(&toy.dir, from_ref(&first), &empty, &Quiet).unwrap();
+    to_folder(&toy.dir, from_ref(&first), &empty, &Device::Cpu, &Quiet).unwrap();
 }
 
 /// Stops at the n-th report.
@@ -256,7 +256,7 @@ fn a_wish_to_stop_while_a_folder_is_made() {
     for n in 1.. {
         let (toy, [first, _], [_, w1, _]) = chain(DType::BF16, Layout::InOut);
         let out = toy.beside("out");
-        match to_folder(&toy.dir, from_ref(&first), &out, &Stop(AtomicU64::new(n))) {
+        match to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &Stop(AtomicU64::new(n))) {
             Ok(_) => {
                 assert!(n > 4, "{n}: never asked");
                 assert_eq!(tensor(&out, A), w1);
@@ -276,7 +276,7 @@ fn a_wish_to_stop_while_a_folder_is_made() {
 fn a_wish_to_stop() {
     for n in 1.. {
         let (toy, [first, second], [w0, w1, _]) = chain(DType::BF16, Layout::InOut);
-        let done = in_place(&toy.dir, &[first, second], &Stop(AtomicU64::new(n)));
+        let done = in_place(&toy.dir, &[first, second], &Device::Cpu, &Stop(AtomicU64::new(n)));
         let whole = [&w0, &w1][log(&toy.dir).unwrap().len().min(1)];
         match done {
             Ok(_) => {

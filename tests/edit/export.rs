@@ -11,6 +11,7 @@ use incise::base::{DType, Progress};
 use incise::edit::apply::{in_place, to_file, to_folder};
 use incise::edit::export::{Adapter, Module, RANKS, lora};
 use incise::store::{Change, Kind, Patch, tensor_fingerprint};
+use incise::tensor::Device;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -330,19 +331,19 @@ fn tensors_in_full_are_those_of_a_new_folder() {
             let of = |name, seed| fitting(&toy, name, flag, seed);
             let first = patch(vec![of(A, 1), of(B, 2)]);
             let reports = [
-                to_folder(&toy.dir, from_ref(&first), &out, &Quiet).unwrap(),
-                to_file(&toy.dir, from_ref(&first), &file, &Quiet).unwrap(),
+                to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &Quiet).unwrap(),
+                to_file(&toy.dir, from_ref(&first), &file, &Device::Cpu, &Quiet).unwrap(),
             ];
             assert_eq!(reports[0], reports[1]);
             let want = |name: &str| {
                 (name.to_owned(), dtype.name().to_owned(), stored.to_vec(), tensor(&out, name))
             };
             assert_eq!(tensors(&file), [want(A), want(B)], "{dtype:?}");
-            in_place(&toy.dir, from_ref(&first), &Quiet).unwrap();
+            in_place(&toy.dir, from_ref(&first), &Device::Cpu, &Quiet).unwrap();
             let second = patch(vec![fitting(&toy, A, flag, 3)]);
             fs::remove_dir_all(&out).unwrap();
-            to_folder(&toy.dir, from_ref(&second), &out, &Quiet).unwrap();
-            to_file(&toy.dir, from_ref(&second), &file, &Quiet).unwrap();
+            to_folder(&toy.dir, from_ref(&second), &out, &Device::Cpu, &Quiet).unwrap();
+            to_file(&toy.dir, from_ref(&second), &file, &Device::Cpu, &Quiet).unwrap();
             let want = (A.into(), dtype.name().into(), stored.to_vec(), tensor(&out, A));
             assert_eq!(tensors(&file), [want], "{dtype:?}");
         }
@@ -375,7 +376,7 @@ fn a_file_is_whole_or_as_it_was() {
     let refused = |spoil: &dyn Fn(&mut Change), words: &str| {
         let mut patch = patch(vec![change.clone()]);
         spoil(&mut patch.changes[0]);
-        let why = refusal(to_file(&toy.dir, &[patch], &file, &Quiet));
+        let why = refusal(to_file(&toy.dir, &[patch], &file, &Device::Cpu, &Quiet));
         assert!(why.contains(words), "{why:?} does not say {words:?}");
         holds_old();
     };
@@ -384,7 +385,7 @@ fn a_file_is_whole_or_as_it_was() {
     refused(&|c| c.kind = Kind::Dense(vec![1e5; 35]), "35 values do not fit F16");
     for n in 1.. {
         let stop = Stop(AtomicU64::new(n));
-        match to_file(&toy.dir, &[patch(vec![change.clone()])], &file, &stop) {
+        match to_file(&toy.dir, &[patch(vec![change.clone()])], &file, &Device::Cpu, &stop) {
             Err(Error::Interrupted { .. }) => holds_old(),
             done => {
                 done.unwrap();

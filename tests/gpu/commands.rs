@@ -70,6 +70,11 @@ fn commands_run_on_a_card() {
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let p = &report["facts"][0]["probability"];
     assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
+    let [here, there] = ["edited-here", "edited-there"].map(|dir| s.at(dir));
+    done(&["apply", &model, &patch, "-o", &here]);
+    did(twin, &["apply", &model, &patch, "-o", &there]);
+    let weights = |dir: &str| fs::read(Path::new(dir).join("model.safetensors")).unwrap();
+    assert!(weights(&here) == weights(&there), "apply writes other bytes on a card");
     did(twin, &["apply", &model, &patch, "--in-place"]);
     did(twin, &["undo", &model]);
 }

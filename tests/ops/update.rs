@@ -1,17 +1,22 @@
 //! `ops::update` against the sum written down once more, and rounding by search.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use incise::base::{DType, Rng};
-use incise::gpu::launch::Elem;
-use incise::ops::cuda::update as cuda;
-use incise::ops::update::{Stored, Sums, update};
+use incise::ops::update::{Stored, Sums, Terms};
 use incise::store::Kind;
-use incise::tensor::Layout;
+use incise::tensor::{Layout, Precision};
 
 use crate::support::twin;
 
 const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// On the host.
+fn update(original: &[u8], w: Stored, rows: Range<usize>, terms: &[&Kind], new: &mut [u8]) -> Sums {
+    Terms::new(&Precision::F32.into(), w, terms.to_vec()).add(original, rows, new)
+}
 
 /// The value an element's bytes hold.
 fn value(dtype: DType, bytes: &[u8]) -> f64 {
@@ -122,43 +127,51 @@ fn every_type_and_layout_bit_for_bit() {
     }
 }
 
-/// The kernel gives the same bytes, and sums that differ by their order.
+/// The kernel gives the same bytes, of all rows and of some, and sums that differ by their order.
 #[test]
 fn kernels() {
     let Some(engines) = twin::engines("ops::update::kernels") else { return };
-    for (out, inner, r) in [(1, 1, 1), (3, 7, 3), (65, 33, 5)] {
+    for (out, inner, r) in [(1, 1, 1), (3, 7, 3), (65, 33, 5), (64, 130, 35)] {
+        let terms = [&low_rank(out, inner, r, 1e-3, 1), &low_rank(out, inner, 1, 1e-3, 2)];
         for (dtype, layout) in DTYPES.into_iter().flat_map(|t| LAYOUTS.map(|l| (t, l))) {
-            let elem = match dtype {
-                DType::F32 => Elem::F32,
-                DType::F16 => Elem::F16,
-                DType::BF16 => Elem::BF16,
-            };
             let w = Stored { dtype, layout, out, inner };
-            let (original, term) = (weights(w), low_rank(out, inner, r, 1e-3, 1));
-            let (want, sums) = oracle(&original, w, &[&term]);
-            let Kind::LowRank { left, right, .. } = &term else { unreachable!() };
-            let (first, second) =
-                if layout == Layout::OutIn { (left, right) } else { (right, left) };
-            for (name, engine) in &engines {
-                let single = |x: &[f32]| engine.upload(Elem::F32, bytemuck::cast_slice(x)).unwrap();
-                let [rows, cols] = w.sides();
-                let blocks = cuda::blocks(rows, cols);
-                let mut now = engine.array(elem, rows * cols).unwrap();
-                let mut parts = engine.array(Elem::F64, 4 * blocks).unwrap();
-                let (left, right) = (single(first), single(second));
-                let old = engine.upload(elem, &original).unwrap();
-                let factors = [&left, &right];
-                cuda::low_rank(engine, &old, [rows, cols], factors, &mut now, &mut parts);
-                assert!(now.download() == want, "{out} × {inner} {dtype:?} {layout:?} on {name}");
-                let parts = twin::down(&parts);
-                let total = |i: usize| parts.iter().skip(i).step_by(4).sum::<f64>();
-                for (i, want) in [sums.weight, sums.wanted, sums.lost].into_iter().enumerate() {
-                    let budget = (out * inner) as f64 * f64::EPSILON * want;
-                    assert!((total(i) - want).abs() <= budget, "{} {want}", total(i));
+            let (original, rows) = (weights(w), w.sides()[0]);
+            for rows in [0..rows, rows / 2..rows - rows / 4] {
+                let at = rows.start * w.row_bytes()..rows.end * w.row_bytes();
+                let original = &original[at];
+                let [mut want, mut got] = [(); 2].map(|()| vec![0; original.len()]);
+                let sums = update(original, w, rows.clone(), &terms, &mut want);
+                for (name, engine) in &engines {
+                    let by = Terms::new(&engine.clone().into(), w, terms.to_vec());
+                    let found = by.add(original, rows.clone(), &mut got);
+                    assert!(got == want, "{out} × {inner} {dtype:?} {layout:?} on {name}");
+                    for (got, want) in [
+                        (found.weight, sums.weight),
+                        (found.wanted, sums.wanted),
+                        (found.lost, sums.lost),
+                    ] {
+                        let budget = (out * inner) as f64 * f64::EPSILON * want;
+                        assert!((got - want).abs() <= budget, "{got} {want}");
+                    }
+                    assert_eq!(found.overflowed, 0);
                 }
-                assert_eq!(total(3), 0.0);
             }
         }
+    }
+}
+
+/// What does not fit the type is counted there too; a dense change is added on the host.
+#[test]
+fn kernels_count_what_does_not_fit() {
+    let Some(engine) = twin::engine("ops::update::kernels_count_what_does_not_fit") else { return };
+    let w = Stored { dtype: DType::F16, layout: Layout::OutIn, out: 2, inner: 2 };
+    let factors = Kind::LowRank { left: vec![65_520.0, 1.0], right: vec![1.0, -20.0], r: 1 };
+    let dense = Kind::Dense(vec![65_520.0, -65_520.0 * 20.0, 1.0, -20.0]);
+    for kind in [factors, dense] {
+        let terms = Terms::new(&engine.clone().into(), w, vec![&kind]);
+        let mut new = [0; 8];
+        assert_eq!(terms.add(&[0; 8], 0..2, &mut new).overflowed, 2);
+        assert_eq!(value(DType::F16, &new[6..]), -20.0);
     }
 }
 
