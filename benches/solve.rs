@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use faer::Mat;
 use incise::base::Rng;
-use incise::linalg::keyspace::{Change, Means, Prior, Route, solve};
+use incise::linalg::keyspace::{Change, Prior, Route, on_host, solve};
 use support::peak;
 
 fn main() {
@@ -35,7 +35,7 @@ fn main() {
     let stated = route.bytes([f, n, d]) >> 20;
     println!("F {f}, n {n}, D {d}: {route:?}, {stated} MB beyond K and R");
     let start = Instant::now();
-    let change = solve(&prior, 1.0, &k, &r, route, Means::HOST).expect("positive definite");
+    let change = solve(&prior, 1.0, &k, &r, route, &on_host).expect("positive definite");
     let seconds = start.elapsed().as_secs_f64();
     // The answer: (M + KKᵀ)Δᵀ = KRᵀ, for one row of Δ.
     let row: Vec<f64> = match &change {

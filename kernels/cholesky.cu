@@ -2,7 +2,7 @@
 //
 //   maths    factor  a diagonal block          L_kk L_kk^T = A_kk
 //            solve   many systems with it      L_kk x = b, or L_kk^T x = b
-//            update  what remains              c -= a b, or of c the lower triangle only
+//            update  what remains              c -= a b, or +=, or the lower triangle of it only
 //            A: factor, solve (rows below the block are systems L_kk x = b), update, and so on;
 //            a solve with L: solve, update, and so on, downwards, with L^T upwards
 //   shapes   A (N, N) f64, the lower triangle, rows ld apart   x: unknown i of system j stands at
@@ -125,8 +125,8 @@ HD void fill(double (*tile)[DEPTH + 4], const double* from, int rows, int K, lon
 
 extern "C" __global__ void __launch_bounds__(UPDATERS)
 cholesky_update(const double* a, const double* b, const int* bad, long long a_row, long long a_k,
-                long long b_k, long long b_col, int R, int K, int C, int lower, long long c_row,
-                long long c_col, inout double* c) {
+                long long b_k, long long b_col, int R, int K, int C, int lower, int adds,
+                long long c_row, long long c_col, inout double* c) {
     const int i0 = blockIdx.y * TILE, j0 = blockIdx.x * TILE;
     if (*bad >= 0 || (lower && j0 > i0)) return;  // the whole block
     Shared& s = shared();
@@ -151,6 +151,6 @@ cholesky_update(const double* a, const double* b, const int* bad, long long a_ro
             for (int e = 0; e < 2; e++) {
                 const int at = i0 + row + 8 * i + g, to = j0 + col + 8 * j + 2 * t + e;
                 if (at < R && to < C && !(lower && to > at))
-                    c[at * c_row + to * c_col] -= sum[i][j][e];
+                    c[at * c_row + to * c_col] += adds ? sum[i][j][e] : -sum[i][j][e];
             }
 }

@@ -5,8 +5,10 @@
 //! of any product for what multiplies. Products are checked here; the rest is by the tests' case
 //! tables.
 
+pub mod edit;
 pub mod limits;
 pub mod ops;
+pub mod solves;
 pub mod stages;
 
 use std::time::Instant;
@@ -31,7 +33,7 @@ pub enum Unit {
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// `limits`, `ops` or `stages`.
+    /// `limits`, `ops`, `solves`, `stages` or `edit`.
     pub part: &'static str,
     /// What was run.
     pub name: String,

@@ -21,7 +21,8 @@ struct Bench<'a> {
     rows: &'a mut Vec<Row>,
 }
 
-/// All operations; D and F are those of the shape that is measured.
+/// All operations, on a device with fast products too; D and F are those of the shape that is
+/// measured.
 ///
 /// # Errors
 ///
@@ -34,9 +35,15 @@ pub fn measure(
     rows: &mut Vec<Row>,
 ) -> Result<()> {
     let mut bench = Bench { compute, sizes, limits, rows };
-    bench.elements([d, f]);
-    bench.attention(d);
-    bench.gram(f);
+    bench.wide([d, f]);
+    let fast = compute.engine().map(|_| compute.fast());
+    for compute in [Some(compute), fast.as_ref()].into_iter().flatten() {
+        let mut bench = Bench { compute, sizes, limits, rows: bench.rows };
+        bench.narrow([d, f]);
+        bench.short_attention(d);
+        bench.long_attention(d);
+        bench.gram(f);
+    }
     bench.products([d, f])
 }
 
@@ -48,81 +55,123 @@ impl Bench<'_> {
             Unit::Flop => Some(self.limits.product),
             _ => None,
         };
-        let (name, work) = (name.to_owned(), work as f64);
+        let fast = self.compute.narrow_size() < self.compute.precision().size();
+        let (name, work) = (format!("{name}{}", if fast { ", bf16" } else { "" }), work as f64);
         self.rows.push(Row { part: "ops", name, shape, seconds, spread, work, unit, limit });
     }
 
-    /// What moves bytes: as many rows as pass the caches.
-    fn elements(&mut self, [d, f]: [usize; 2]) {
-        let compute = self.compute;
-        let of = |shape: &[usize]| {
-            let len = shape.iter().product();
-            let values: Vec<f64> = (0..len).map(|i| (i % 97) as f64 / 48.0 - 1.0).collect();
-            Tensor::of(compute, shape, &values)
-        };
+    /// Some numbers of size 1, in f32.
+    fn of(&self, shape: [usize; 2]) -> Tensor {
+        let values: Vec<f64> =
+            (0..shape[0] * shape[1]).map(|i| (i % 97) as f64 / 48.0 - 1.0).collect();
+        Tensor::of(self.compute, &shape, &values)
+    }
+
+    /// The same as products read them.
+    fn read(&self, shape: [usize; 2]) -> Tensor {
+        let mut narrow = Tensor::narrow(self.compute, &shape);
+        rows::put(&self.of(shape), 0..shape[0], &mut narrow, 0);
+        narrow
+    }
+
+    /// What moves f32 however products are made, as many rows as pass the caches.
+    fn wide(&mut self, [d, _]: [usize; 2]) {
         let n = (self.sizes.bytes / (16 * d)).max(1);
         let shape = format!("{n} × {d}");
-        let (x, mut y, mut dx) = (of(&[n, d]), of(&[n, d]), of(&[n, d]));
-        let (gain, bias) = (of(&[d]), Some(of(&[d])));
-        let p = Norm { kind: Kind::Layer, eps: 1e-5, gain, bias };
-        let mut saved = Saved::new(compute, n, d);
-        let moved = 4 * n * d;
-        let mut run = || norm::forward(&x, &p, &mut y, &mut saved);
-        // Reads x, keeps it, writes y.
-        self.row("layer norm", shape.clone(), Unit::Bytes, 4 * moved, &mut run);
-        let run = || norm::backward(&x, &p, &saved, &mut dx);
-        self.row("layer norm, backward", shape.clone(), Unit::Bytes, 4 * moved, run);
-        self.row("residual", shape.clone(), Unit::Bytes, 3 * moved, || rows::add(&mut dx, &x));
-        let n = (self.sizes.bytes / (12 * f)).max(1);
-        let moved = 4 * n * f;
-        let (up, mut key) = (of(&[n, f]), of(&[n, f]));
-        let shape = format!("{n} × {f}");
-        let run = || act::forward(Act::GeluTanh, &up, None, &mut key);
-        self.row("gelu_tanh", shape.clone(), Unit::Bytes, 2 * moved, run);
-        let run = || act::backward(Act::GeluTanh, &up, None, &mut key);
-        self.row("gelu_tanh, backward", shape, Unit::Bytes, 3 * moved, run);
-        let heads = (d / 64).max(1);
-        let width = d / heads;
-        let n = (self.sizes.bytes / (8 * d)).max(1);
-        let (cos, sin) = (of(&[n, width / 2]), of(&[n, width / 2]));
-        let angles = Angles { cos, sin, pairing: Pairing::Adjacent };
-        let mut q = of(&[n, heads * width]);
-        let run = || rope::rotate(&mut q, heads, &angles, false);
-        self.row("rotary", format!("{n} × {heads} × {width}"), Unit::Bytes, 8 * n * d, run);
+        let p = self.norm(d);
+        let (x, dy, mut dx) = (self.of([n, d]), self.of([n, d]), self.of([n, d]));
+        let mut saved = Saved::new(self.compute, n, d);
+        norm::forward(&x, &p, &mut self.of([n, d]), &mut saved);
+        let run = || norm::backward(&dy, &p, &saved, &mut dx);
+        self.row("layer norm, backward", shape.clone(), Unit::Bytes, 16 * n * d, run);
+        self.row("residual", shape, Unit::Bytes, 12 * n * d, || rows::add(&mut dx, &x));
         let (v, n) = (50_257.min(self.sizes.bytes / 8), (self.sizes.bytes / 8 / 50_257).max(1));
-        let (z, mut logp) = (of(&[n, v]), of(&[n, v]));
+        let (z, mut logp) = (self.of([n, v]), self.of([n, v]));
         let chosen: Vec<usize> = (0..n).collect();
         let run = || loss::log_softmax(&z, &chosen, &mut logp);
         self.row("log-softmax", format!("{n} × {v}"), Unit::Bytes, 8 * n * v, run);
     }
 
+    fn norm(&self, d: usize) -> Norm {
+        let of = || {
+            let one = self.of([1, d]).to_f64();
+            Tensor::of(self.compute, &[d], &one)
+        };
+        Norm { kind: Kind::Layer, eps: 1e-5, gain: of(), bias: Some(of()) }
+    }
+
+    /// What moves numbers as products read them, s bytes each.
+    fn narrow(&mut self, [d, f]: [usize; 2]) {
+        let s = self.compute.narrow_size();
+        let n = (self.sizes.bytes / ((12 + s) * d)).max(1);
+        let (p, x, mut y) = (self.norm(d), self.of([n, d]), self.read([n, d]));
+        let mut saved = Saved::new(self.compute, n, d);
+        let run = || norm::forward(&x, &p, &mut y, &mut saved);
+        // Reads x, keeps it, writes y.
+        let shape = format!("{n} × {d}");
+        self.row("layer norm", shape.clone(), Unit::Bytes, (8 + s) * n * d, run);
+        let run = || rows::put(&x, 0..n, &mut y, 0);
+        self.row("rounding", shape, Unit::Bytes, (4 + s) * n * d, run);
+        let n = (self.sizes.bytes / (3 * s * f)).max(1);
+        let (up, mut key) = (self.read([n, f]), self.read([n, f]));
+        let shape = format!("{n} × {f}");
+        let run = || act::forward(Act::GeluTanh, &up, None, &mut key);
+        self.row("gelu_tanh", shape.clone(), Unit::Bytes, 2 * s * n * f, run);
+        let run = || act::backward(Act::GeluTanh, &up, None, &mut key);
+        self.row("gelu_tanh, backward", shape, Unit::Bytes, 3 * s * n * f, run);
+        let heads = (d / 64).max(1);
+        let width = d / heads;
+        let n = (self.sizes.bytes / (2 * s * d)).max(1);
+        let (cos, sin) = (self.of([n, width / 2]), self.of([n, width / 2]));
+        let angles = Angles { cos, sin, pairing: Pairing::Adjacent };
+        let mut q = self.read([n, heads * width]);
+        let run = || rope::rotate(&mut q, heads, &angles, false);
+        self.row("rotary", format!("{n} × {heads} × {width}"), Unit::Bytes, 2 * s * n * d, run);
+    }
+
     /// The search's: sequences of four tokens after 12 shared and 8 of their own.
-    fn attention(&mut self, d: usize) {
-        let (width, heads) = (256.min(d), d / 256.min(d));
+    fn short_attention(&mut self, d: usize) {
         let sequences = (self.sizes.side / 4).max(1);
         let mut batch = Batch::default();
         for i in 0..sequences {
             batch.push_after(&[0; 4], [0..12, 12 + 8 * i..20 + 8 * i]);
         }
-        let (n, past) = (4 * sequences, 12 + 8 * sequences);
-        let compute = self.compute;
-        let of = |rows: usize| {
-            let values: Vec<f64> = (0..rows * d).map(|i| (i % 89) as f64 / 44.0 - 1.0).collect();
-            Tensor::of(compute, &[rows, d], &values)
-        };
-        let [q, k, v, mut o, dout] = [(); 5].map(|()| of(n));
-        let (past_k, past_v) = (of(past), of(past));
-        let per_head = || Tensor::zeros(compute, &[n, heads]);
+        let (past, s) = (12 + 8 * sequences, self.compute.narrow_size());
+        let unit = (Unit::Bytes, s * d * (4 * batch.len() + 2 * past));
+        self.attention(&format!("{sequences} × 4 of 24"), &batch, past, d, [unit, unit]);
+    }
+
+    /// Whole sequences; N²/2 products a head and direction, twice (q kᵀ and p v), five in backward.
+    fn long_attention(&mut self, d: usize) {
+        let tokens = self.sizes.side;
+        for length in [128, 256, 512].into_iter().filter(|n| n * 8 <= tokens) {
+            let sequences = tokens / length;
+            let batch = Batch::whole((0..sequences).map(|_| vec![0; length]));
+            let flop = 2 * d * sequences * length * (length + 1) / 2;
+            let units = [2, 5].map(|products| (Unit::Flop, products * flop));
+            self.attention(&format!("{sequences} × {length}"), &batch, 0, d, units);
+        }
+    }
+
+    fn attention(
+        &mut self,
+        what: &str,
+        batch: &Batch,
+        past: usize,
+        d: usize,
+        work: [(Unit, usize); 2],
+    ) {
+        let (width, n) = (256.min(d), batch.len());
+        let heads = d / width;
+        let [q, k, v, mut o, dout] = [(); 5].map(|()| self.read([n, d]));
+        let [past_k, past_v] = [(); 2].map(|()| self.read([past, d]));
+        let per_head = || Tensor::zeros(self.compute, &[n, heads]);
         let (mut lse, total, mean) = (per_head(), per_head(), per_head());
-        let mut grads = Grads { dq: of(n), dk: of(n), dv: of(n), total, mean };
-        let heads = Heads {
-            queries: heads,
-            groups: heads,
-            width,
-            scale: (width as f64).powf(-0.5),
-            window: None,
-        };
-        let packing = compute.engine().map(|e| fits(Packing::of(e, &batch.seqs, heads)));
+        let [dq, dk, dv] = [(); 3].map(|()| self.read([n, d]));
+        let mut grads = Grads { dq, dk, dv, total, mean };
+        let scale = (width as f64).powf(-0.5);
+        let heads = Heads { queries: heads, groups: heads, width, scale, window: None };
+        let packing = self.compute.engine().map(|e| fits(Packing::of(e, &batch.seqs, heads)));
         let keys = Keys {
             k: &k,
             v: &v,
@@ -131,18 +180,17 @@ impl Bench<'_> {
             packing: packing.as_ref(),
             heads,
         };
-        let shape = format!("{sequences} × 4 of 24, {} × {width}", heads.queries);
-        let moved = 4 * d * (4 * n + 2 * past);
+        let shape = format!("{what}, {} × {width}", heads.queries);
+        let [(unit, ahead), (_, back)] = work;
         let run = || attention::forward(&q, keys, &mut o, &mut lse);
-        self.row("attention", shape.clone(), Unit::Bytes, moved, run);
+        self.row("attention", shape.clone(), unit, ahead, run);
         let run = || attention::backward(&dout, &q, keys, &lse, &mut grads);
-        self.row("attention, backward", shape, Unit::Bytes, 2 * moved, run);
+        self.row("attention, backward", shape, unit, back, run);
     }
 
     fn gram(&mut self, f: usize) {
-        let n = self.sizes.side.min(4096);
-        let values: Vec<f64> = (0..n * f).map(|i| (i % 83) as f64 / 41.0 - 1.0).collect();
-        let k = Tensor::of(self.compute, &[n, f], &values);
+        let n = self.sizes.side;
+        let k = self.read([n, f]);
         let mut totals = Totals::new(self.compute, f, vec![0.0; packed_len(f)]);
         let run = || totals.add(&k);
         self.row("second moment", format!("{n} × {f}"), Unit::Flop, n * f * f, run);

@@ -15,7 +15,7 @@ use crate::text::{Row as Tokens, Rows};
 /// Steps of a search that never ends early.
 const STEPS: usize = 25;
 
-/// All stages, `facts` facts in the last.
+/// Passes, and the value search of some numbers of facts; on a device exact and fast.
 ///
 /// # Errors
 ///
@@ -24,84 +24,72 @@ pub fn measure(
     model: &Model,
     sizes: Sizes,
     limits: Limits,
-    facts: usize,
+    facts: &[usize],
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let mut ids = Ids(Rng::new(0, "tokens of a benchmark"), model.arch.vocabulary);
-    rescue(|| {
-        passes(model, sizes, limits, &mut ids, rows);
-        search(model, limits, facts, &mut ids, rows)
-    })?;
     let mut fast = model.clone();
     fast.fast = true;
-    match model.compute.engine() {
-        Some(_) => search(&fast, limits, facts, &mut ids, rows),
-        None => Ok(()),
-    }
+    let models = match model.compute.engine() {
+        Some(_) => &[model, &fast][..],
+        None => &[model],
+    };
+    let mut ids = Ids::new(model);
+    models.iter().try_for_each(|model| {
+        rescue(|| Ok(passes(model, sizes, limits, &mut ids, rows)))?;
+        facts.iter().try_for_each(|&n| searches(model, limits, n, &mut ids, rows))
+    })
 }
 
 /// Weights of a layer.
-fn weights(model: &Model) -> f64 {
+pub fn weights(model: &Model) -> f64 {
     let (a, gated) = (&model.arch, usize::from(model.layers[0].gate.is_some()));
     (a.width * (2 * a.queries + 2 * a.groups) * a.head + (2 + gated) * a.width * a.inner) as f64
 }
 
-/// A row whose limit is the rate of products over what an item of work multiplies.
-fn row(
-    model: &Model,
-    limits: Limits,
-    name: String,
-    [seconds, spread]: [f64; 2],
-    (work, unit, flop): (usize, Unit, f64),
-) -> Row {
-    let shape = format!("{} layers of {}", model.arch.layers, model.arch.width);
-    let (work, limit) = (work as f64, Some(limits.product / flop));
-    Row { part: "stages", name, shape, seconds, spread, work, unit, limit }
+fn how(model: &Model) -> &'static str {
+    if model.fast { ", fast" } else { "" }
 }
 
 /// A pass over whole sequences, and one that adds up a layer's second moment.
 fn passes(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut Vec<Row>) {
-    let a = &model.arch;
+    let steps = model.stepping();
+    let (a, compute) = (&steps.arch, &steps.compute);
     let (sequences, length) = if sizes.side < 1024 { (2, 5) } else { (64, 128) };
     let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
-    let mut run = Run::new(model);
+    let mut run = Run::new(&steps);
     let mut pass = |hook: Hook| {
-        let mut x = model.embed(&batch);
-        model.forward(&batch, 0..a.layers, Past::None, &mut x, &mut run, hook);
+        let mut x = steps.embed(&batch);
+        steps.forward(&batch, 0..a.layers, Past::None, &mut x, &mut run, hook);
     };
-    let took = time(&model.compute, sizes.seconds, || pass(&mut |_, _| {}));
-    let (tokens, flop) = (sequences * length, 2.0 * weights(model) * a.layers as f64);
-    let name = format!("prefill of {sequences} × {length}");
-    rows.push(row(model, limits, name, took, (tokens, Unit::Tokens, flop)));
+    let mut row = |name: String, [seconds, spread]: [f64; 2], flop: f64| {
+        let shape = format!("{} layers of {}", a.layers, a.width);
+        let (work, limit) = ((sequences * length) as f64, Some(limits.product / flop));
+        let (part, unit) = ("stages", Unit::Tokens);
+        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit });
+    };
+    let took = time(compute, sizes.seconds, || pass(&mut |_, _| {}));
+    let flop = 2.0 * weights(model) * a.layers as f64;
+    row(format!("prefill{} of {sequences} × {length}", how(model)), took, flop);
 
     let layer = a.layers / 2;
-    let mut totals = Totals::new(&model.compute, a.inner, vec![0.0; packed_len(a.inner)]);
-    let took = time(&model.compute, sizes.seconds, || {
+    let mut totals = Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)]);
+    let took = time(compute, sizes.seconds, || {
         pass(&mut |site, k| {
             if site == (Site { layer, at: At::Key }) {
                 totals.add(k);
             }
         });
     });
-    let name = format!("statistics of layer {layer}");
     let flop = flop + (a.inner * a.inner) as f64;
-    rows.push(row(model, limits, name, took, (tokens, Unit::Tokens, flop)));
+    row(format!("statistics{} of layer {layer}", how(model)), took, flop);
 }
 
-/// The value search of many facts, none of which ends early.
-fn search(
-    model: &Model,
-    limits: Limits,
-    facts: usize,
-    ids: &mut Ids,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let a = &model.arch;
-    let facts: Vec<Rows> = (0..facts).map(|_| ids.fact()).collect();
-    let layer = (a.layers * 2 / 7).min(a.layers - 2);
-    let site = Site { layer, at: At::Stream };
-    let by = Search {
-        push: Push { site, attention: false, loss_layer: a.layers - 1 },
+/// A search that never ends early, where GPT-J's is.
+pub fn search(model: &Model) -> Search {
+    let top = model.arch.layers - 1;
+    let site = Site { layer: (model.arch.layers * 2 / 7).min(top - 1), at: At::Stream };
+    Search {
+        push: Push { site, attention: false, loss_layer: top },
         steps: STEPS,
         lr: 0.1,
         decay: 0.5,
@@ -110,31 +98,56 @@ fn search(
         nll_factor: 1.0,
         eases: false,
         enough: f64::NEG_INFINITY,
-    };
+    }
+}
+
+/// The value search of n facts.
+fn searches(
+    model: &Model,
+    limits: Limits,
+    n: usize,
+    ids: &mut Ids,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let (by, facts): (_, Vec<Rows>) = (search(model), (0..n).map(|_| ids.fact()).collect());
     let wanted: Vec<Wanted> = facts.iter().map(|rows| Wanted { id: "", rows }).collect();
     let room = model.spare().unwrap_or(1 << 30);
     let began = Instant::now();
     find_all(model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(()))?;
-    let took = [began.elapsed().as_secs_f64(), 0.0];
-    let suffix = facts.first().map_or(0, Problem::tokens);
-    let flop = 4.0 * (a.layers - 1 - layer) as f64 * weights(model) * (suffix * STEPS) as f64;
-    let how = if model.fast { ", fast" } else { "" };
-    let name = format!("value search{how}, layer {layer}, {suffix} suffix tokens, {STEPS} steps");
-    rows.push(row(model, limits, name, took, (facts.len(), Unit::Facts, flop)));
+    let seconds = began.elapsed().as_secs_f64();
+    let (layer, suffix) = (by.push.site.layer, facts.first().map_or(0, Problem::tokens));
+    let above = (model.arch.layers - 1 - layer) as f64;
+    let flop = 4.0 * above * weights(model) * (suffix * STEPS) as f64;
+    rows.push(Row {
+        part: "stages",
+        name: format!("value search{}, layer {layer}", how(model)),
+        shape: format!("{n} × {suffix} suffix tokens, {STEPS} steps"),
+        seconds,
+        spread: 0.0,
+        work: n as f64,
+        unit: Unit::Facts,
+        limit: Some(limits.product / flop),
+    });
     Ok(())
 }
 
-/// Random tokens.
-struct Ids(Rng, usize);
+/// Random tokens, of a vocabulary.
+pub struct Ids(Rng, usize);
 
 impl Ids {
-    fn draw(&mut self, n: usize) -> Vec<u32> {
+    /// Always the same ones.
+    pub fn new(model: &Model) -> Ids {
+        Ids(Rng::new(0, "tokens of a benchmark"), model.arch.vocabulary)
+    }
+
+    /// Some of them.
+    pub fn draw(&mut self, n: usize) -> Vec<u32> {
         (0..n).map(|_| (self.0.uniform() * self.1 as f64) as u32).collect()
     }
 
     /// CounterFact's mean lengths: a prompt of 8 tokens whose subject ends at the 4th last, bare
     /// and behind five contexts of 11 tokens; two tokens of target; the row that should stay.
-    fn fact(&mut self) -> Rows {
+    pub fn fact(&mut self) -> Rows {
         let (bare, target) = (self.draw(8), self.draw(2));
         let mut contexts = Rng::new(0, "contexts of a benchmark"); // the same for every fact
         let mut rewriting = Vec::new();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::output::{check_place, check_replaced, metric};
 use crate::base::{DType, Error, Result};
-use crate::bench::{Row, Sizes, Unit, limits, ops, stages};
+use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
 use crate::model::{Model, random};
 use crate::tensor::{Compute, Device};
@@ -23,9 +23,12 @@ pub struct Bench {
     /// How large: small only shows that everything runs [default: large on a GPU, else middle]
     #[arg(long)]
     size: Option<Size>,
-    /// Facts whose values are searched
-    #[arg(long, default_value_t = 16)]
-    facts: usize,
+    /// What to measure beside the machine's limits
+    #[arg(long, value_delimiter = ',', default_value = "ops,solves,stages,edit")]
+    parts: Vec<Part>,
+    /// Numbers of facts whose values are searched, one after another; the last is edited too
+    #[arg(long, value_delimiter = ',', default_value = "16")]
+    facts: Vec<usize>,
     /// Leave out what would begin after so many seconds
     #[arg(long)]
     budget: Option<u64>,
@@ -39,6 +42,18 @@ enum Size {
     Small,
     Middle,
     Large,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// Kernels and products
+    Ops,
+    /// Systems of a layer, and changes added to weights
+    Solves,
+    /// Prefill, statistics, value searches
+    Stages,
+    /// MEMIT from nothing
+    Edit,
 }
 
 impl Bench {
@@ -68,21 +83,35 @@ impl Bench {
             Size::Middle => Sizes::MIDDLE,
             Size::Large => Sizes::LARGE,
         };
+        let Some(&most) = self.facts.last().filter(|_| !self.facts.contains(&0)) else {
+            return Err(Error::refused("--facts 0: nothing to search", "say at least one"));
+        };
         let began = Instant::now();
         let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
         let mut rows = Vec::new();
         context.terminal.remark(heading())?;
         let limits = limits::measure(compute, sizes, &mut rows)?;
         let mut shown = self.show(context, &rows, 0, compute)?;
-        if left() {
-            let model = Model::random(&config, DType::BF16, context.seed, compute)?;
-            let arch = &model.arch;
-            ops::measure(compute, sizes, [arch.width, arch.inner], limits, &mut rows)?;
-            shown = self.show(context, &rows, shown, compute)?;
-            if left() {
-                stages::measure(&model, sizes, limits, self.facts, &mut rows)?;
-                shown = self.show(context, &rows, shown, compute)?;
+        let mut model = None;
+        for part in [Part::Ops, Part::Solves, Part::Stages, Part::Edit] {
+            if !self.parts.contains(&part) || !left() {
+                continue;
             }
+            if model.is_none() {
+                model = Some(Model::random(&config, DType::BF16, context.seed, compute)?);
+            }
+            let model = model.as_mut().expect("just made");
+            let widths = [model.arch.width, model.arch.inner];
+            match part {
+                Part::Ops => ops::measure(compute, sizes, widths, limits, &mut rows)?,
+                Part::Solves => solves::measure(compute, sizes, widths, limits, &mut rows)?,
+                Part::Stages => stages::measure(model, sizes, limits, &self.facts, &mut rows)?,
+                Part::Edit => {
+                    model.fast = on_card;
+                    edit::measure(model, sizes, limits, most, &mut rows)?;
+                }
+            }
+            shown = self.show(context, &rows, shown, compute)?;
         }
         if !left() {
             context.terminal.remark("the budget is spent; the rest was left out")?;
@@ -113,7 +142,7 @@ impl Bench {
 }
 
 fn heading() -> String {
-    format!("{:<28} {:<28} {:>18} {:>14} {:>9}", "what", "on", "time", "reached", "of limit")
+    format!("{:<28} {:<32} {:>18} {:>14} {:>9}", "what", "on", "time", "reached", "of limit")
 }
 
 fn line(row: &Row) -> String {
@@ -126,7 +155,7 @@ fn line(row: &Row) -> String {
     };
     let reached = format!("{}{unit}", metric(row.rate()));
     let of = row.of_limit().map_or(String::new(), |part| format!("{:.0} %", 100.0 * part));
-    format!("{:<28} {:<28} {time:>18} {reached:>14} {of:>9}", row.name, row.shape)
+    format!("{:<28} {:<32} {time:>18} {reached:>14} {of:>9}", row.name, row.shape)
 }
 
 fn seconds(s: f64) -> String {

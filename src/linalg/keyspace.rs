@@ -16,7 +16,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatRef};
+use faer::{Accum, Mat, MatRef, Scale};
 
 use super::{Cholesky, pieces};
 
@@ -36,19 +36,39 @@ pub enum Change {
     Whole(Mat<f64>),
 }
 
-/// What the large steps are done with: the host's, or a device's.
-#[derive(Clone, Copy)]
-pub struct Means<'a> {
-    /// The lower triangle of A (F, F) += KKᵀ.
-    pub add_gram: &'a dyn Fn(&mut Mat<f64>, &Mat<f64>),
-    /// A⁻¹B, of A the lower triangle is read; `None` where A is not positive definite.
-    pub solve: &'a dyn Fn(Mat<f64>, Mat<f64>) -> Option<Mat<f64>>,
+/// (A + KKᵀ)X = B.
+pub struct System<'a> {
+    /// A (F, F); the lower triangle is read.
+    pub a: Mat<f64>,
+    /// K (F, n), where there is one.
+    pub k: Option<&'a Mat<f64>>,
+    /// B.
+    pub b: Known<'a>,
 }
 
-impl Means<'static> {
-    /// On the host.
-    pub const HOST: Means<'static> =
-        Means { add_gram: &add_gram, solve: &|a, b| Some(Cholesky::of(a)?.solve(b)) };
+/// The right side of a system.
+pub enum Known<'a> {
+    /// K (F, n).
+    Keys(&'a Mat<f64>),
+    /// KRᵀ (F, D).
+    Product(&'a Mat<f64>, &'a Mat<f64>),
+}
+
+/// What large systems are solved with, the host or a device: X, or `None` where the matrix is not
+/// positive definite.
+pub type Means<'a> = &'a dyn Fn(System) -> Option<Mat<f64>>;
+
+/// [`Means`] on the host.
+pub fn on_host(system: System) -> Option<Mat<f64>> {
+    let System { mut a, k, b } = system;
+    if let Some(k) = k {
+        add_gram(&mut a, k);
+    }
+    let factor = Cholesky::of(a)?;
+    Some(factor.solve(match b {
+        Known::Keys(k) => k.clone(),
+        Known::Product(k, r) => product(k, r),
+    }))
 }
 
 /// The two ways to the same X.
@@ -102,18 +122,14 @@ pub fn solve(
 
 fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Option<Change> {
     let (f, n, d) = (k.nrows(), k.ncols(), r.nrows());
-    let mut a = match prior {
+    let a = match prior {
         Prior::Scaled(mu) => Mat::from_fn(f, f, |i, j| if i == j { epsilon * mu } else { 0.0 }),
-        Prior::Matrix(m) => {
-            let mut a = m();
-            a.col_iter_mut().for_each(|c| c.iter_mut().for_each(|x| *x *= epsilon));
-            a
-        }
+        Prior::Matrix(m) if epsilon == 1.0 => m(),
+        Prior::Matrix(m) => m() * Scale(epsilon),
     };
-    (by.add_gram)(&mut a, k);
     match n > d {
-        true => (by.solve)(a, product(k, r)).map(Change::Whole),
-        false => (by.solve)(a, k.clone()).map(Change::Right),
+        true => by(System { a, k: Some(k), b: Known::Product(k, r) }).map(Change::Whole),
+        false => by(System { a, k: Some(k), b: Known::Keys(k) }).map(Change::Right),
     }
 }
 
@@ -121,7 +137,7 @@ fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>, by: Means) -> Option<Mat<
     let n = k.ncols();
     let y = match prior {
         Prior::Scaled(mu) => Mat::from_fn(k.nrows(), n, |i, j| k[(i, j)] / mu),
-        Prior::Matrix(m) => (by.solve)(m(), k.clone())?,
+        Prior::Matrix(m) => by(System { a: m(), k: None, b: Known::Keys(k) })?,
     };
     let mut s = times(k.transpose(), y.as_ref());
     let size = (0..n).map(|i| s[(i, i)]).fold(0.0, f64::max);

@@ -43,7 +43,8 @@ impl Covariance {
 pub fn matrix(moment: &Moment, ridge: f64) -> Mat<f64> {
     let f = moment.f;
     let add = |i, j| if i == j { ridge } else { 0.0 };
-    Mat::from_fn(f, f, |i, j| f64::from(moment.second_moment[i * f + j]) + add(i, j))
+    // C is symmetric, and columns of the matrix are what lies together.
+    Mat::from_fn(f, f, |i, j| f64::from(moment.second_moment[j * f + i]) + add(i, j))
 }
 
 /// Tries to solve with a ridge of 0, then with growing ones; with fewer tokens than F, C is

@@ -8,7 +8,7 @@ use incise::edit::emmet::Emmet;
 use incise::edit::memit::{Grams, Memit};
 use incise::edit::pmet::Pmet;
 use incise::edit::spread::ClosedForm;
-use incise::linalg::keyspace::{Change, Means};
+use incise::linalg::keyspace::{Change, on_host};
 use incise::linalg::vector::dot;
 use incise::stats::file::Origin;
 use incise::stats::{Covariance, Moment};
@@ -28,7 +28,7 @@ fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>)
 
 /// Δ (D, F) of a method.
 fn delta(method: &dyn ClosedForm, k: &Mat<f64>, r: &Mat<f64>) -> Mat<f64> {
-    match method.change(0, k, r, Means::HOST).unwrap().0 {
+    match method.change(0, k, r, &on_host).unwrap().0 {
         Change::Right(x) => r * x.transpose(),
         Change::Whole(transposed) => transposed.transpose().to_owned(),
     }

@@ -3,7 +3,7 @@
 use faer::Mat;
 use incise::base::Rng;
 use incise::edit::means::with_means;
-use incise::linalg::keyspace::{Change, Means, Prior, Route, solve};
+use incise::linalg::keyspace::{Change, Means, Prior, Route, on_host, solve};
 use incise::tensor::Compute;
 
 use crate::support::twin;
@@ -27,7 +27,7 @@ fn a_device_solves_what_the_host_solves() {
         let by = |means: Means| match solve(&prior, 0.7, &k, &r, route, means).unwrap() {
             Change::Right(x) | Change::Whole(x) => x,
         };
-        let here = by(Means::HOST);
+        let here = by(&on_host);
         let there = with_means(&Compute::from(engine.clone()), by);
         let far = (&there - &here).norm_l2() / here.norm_l2();
         assert!(far <= 2.0 * 10.0 * f as f64 * f64::EPSILON, "{n} {d} {route:?}: {far:e}");

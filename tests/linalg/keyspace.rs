@@ -4,7 +4,7 @@ use faer::Mat;
 use incise::base::Rng;
 use incise::linalg::Cholesky;
 use incise::linalg::eigen::symmetric;
-use incise::linalg::keyspace::{Change, Means, Prior, Route, solve};
+use incise::linalg::keyspace::{Change, Prior, Route, on_host, solve};
 
 use crate::support::budget::on_one_and_two;
 
@@ -66,8 +66,7 @@ fn both_routes_are_the_dense_solve() {
         let want = &r * gauss(a, k.clone()).transpose();
         let matrix = || c.clone();
         for route in [Route::Keys, Route::Facts] {
-            let change =
-                solve(&Prior::Matrix(&matrix), epsilon, &k, &r, route, Means::HOST).unwrap();
+            let change = solve(&Prior::Matrix(&matrix), epsilon, &k, &r, route, &on_host).unwrap();
             let gap = off(&delta(&change, &r), &want);
             assert!(gap < 1e-8, "{case}, {route:?}: off by {gap:e}");
         }
@@ -75,7 +74,7 @@ fn both_routes_are_the_dense_solve() {
         let a = &identity * faer::Scale(2.5 * epsilon) + &k * k.transpose();
         let want = &r * gauss(a, k.clone()).transpose();
         for route in [Route::Keys, Route::Facts] {
-            let change = solve(&Prior::Scaled(2.5), epsilon, &k, &r, route, Means::HOST).unwrap();
+            let change = solve(&Prior::Scaled(2.5), epsilon, &k, &r, route, &on_host).unwrap();
             let gap = off(&delta(&change, &r), &want);
             assert!(gap < 1e-8, "{case}, scaled, {route:?}: off by {gap:e}");
         }
@@ -94,7 +93,7 @@ fn two_thousand_keys() {
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
     for route in [Route::Keys, Route::Facts] {
-        let change = solve(&prior, 1.0, &k, &r, route, Means::HOST).unwrap();
+        let change = solve(&prior, 1.0, &k, &r, route, &on_host).unwrap();
         let delta = delta(&change, &r);
         let left = &delta * &c + (&delta * &k) * k.transpose();
         let gap = off(&left, &(&r * k.transpose()));
@@ -111,7 +110,7 @@ fn equality_is_met_exactly() {
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
     assert_eq!(Route::choose(&prior, 0.0, [f, n, d]), Route::Facts);
-    let delta = delta(&solve(&prior, 0.0, &k, &r, Route::Facts, Means::HOST).unwrap(), &r);
+    let delta = delta(&solve(&prior, 0.0, &k, &r, Route::Facts, &on_host).unwrap(), &r);
     assert!(off(&(&delta * &k), &r) < 1e-10);
     // u with uᵀK = 0 in every column, then the key C u.
     let u = draw(&mut rng, f, 1);
@@ -129,8 +128,8 @@ fn keys_that_depend_on_each_other() {
     (0..f).for_each(|i| k[(i, 4)] = 2.0 * k[(i, 1)] - k[(i, 3)]);
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
-    assert!(solve(&prior, 0.0, &k, &r, Route::Facts, Means::HOST).is_none());
-    assert!(solve(&prior, 0.1, &k, &r, Route::Facts, Means::HOST).is_some());
+    assert!(solve(&prior, 0.0, &k, &r, Route::Facts, &on_host).is_none());
+    assert!(solve(&prior, 0.1, &k, &r, Route::Facts, &on_host).is_some());
 }
 
 #[test]
@@ -142,7 +141,7 @@ fn a_prior_that_is_not_positive_definite() {
         let matrix = || Mat::from_fn(f, f, |i, j| if i == j && i != 5 { 1.0 } else { 0.0 } * bad);
         for route in [Route::Keys, Route::Facts] {
             assert!(
-                solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route, Means::HOST).is_none(),
+                solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route, &on_host).is_none(),
                 "{bad}"
             );
         }
@@ -178,7 +177,7 @@ fn bits_do_not_depend_on_threads() {
     let matrix = || c.clone();
     for route in [Route::Keys, Route::Facts] {
         on_one_and_two("key space", || {
-            match solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route, Means::HOST).unwrap() {
+            match solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route, &on_host).unwrap() {
                 Change::Right(x) | Change::Whole(x) => bits(&x),
             }
         });

@@ -83,13 +83,23 @@ pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
     }
 }
 
-/// The lower triangle of A (N, N) f64, rows N apart, += KKᵀ; −K and K (N, k) f64, columns N apart.
-pub fn add_gram(engine: &Engine, a: &mut Array, n: usize, [less, k]: [&Array; 2]) {
-    let good = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
-    let factor = |of: &Array| Factor { place: of.place(), along: 1, k: n };
-    let (a, b, c) = (factor(less), factor(k), a.place());
+/// The lower triangle of A (N, N) f64, rows N apart, += KKᵀ; K (N, k) f64, columns N apart.
+pub fn add_gram(engine: &Engine, a: &mut Array, n: usize, k: &Array) {
+    let factor = Factor { place: k.place(), along: 1, k: n };
     let sizes = [n, k.len() / n.max(1), n];
-    Product { a, b, c, steps: [n, 1], sizes, lower: true }.take_off(engine, &good);
+    let product = Product { a: factor, b: factor, c: a.place(), steps: [n, 1], sizes, lower: true };
+    product.add(engine);
+}
+
+/// A Bᵀ (M, N) f64, row by row, of A (M, k) and B (N, k), both column by column.
+pub fn product(engine: &Engine, [m, n]: [usize; 2], [a, b]: [&Array; 2]) -> Array {
+    let mut c = fits(engine.array(Elem::F64, 0));
+    fits(c.resize(m * n)); // zeros
+    let factor = |of: &Array, along: usize| Factor { place: of.place(), along: 1, k: along };
+    let sizes = [m, a.len() / m.max(1), n];
+    let (a, b, steps) = (factor(a, m), factor(b, n), [n, 1]);
+    Product { a, b, c: c.place(), steps, sizes, lower: false }.add(engine);
+    c
 }
 
 /// Turns B f64 into X, with L as [`factor`] left it; does nothing where `bad` names a pivot.
@@ -168,7 +178,7 @@ struct Factor {
     k: usize,
 }
 
-/// c −= a b.
+/// A product of some rows and columns, and where it goes.
 struct Product {
     a: Factor,
     b: Factor,
@@ -179,7 +189,18 @@ struct Product {
 }
 
 impl Product {
+    /// c += a b.
+    fn add(self, engine: &Engine) {
+        let good = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
+        self.launch(engine, &good, true);
+    }
+
+    /// c −= a b, unless `bad` names a pivot.
     fn take_off(self, engine: &Engine, bad: &Array) {
+        self.launch(engine, bad, false);
+    }
+
+    fn launch(self, engine: &Engine, bad: &Array, adds: bool) {
         let [rows, k, columns] = self.sizes;
         let [down, across] = [rows, columns].map(|size| size.div_ceil(TILE) as u32);
         CholeskyUpdate {
@@ -194,6 +215,7 @@ impl Product {
             K: k as i32,
             C: columns as i32,
             lower: i32::from(self.lower),
+            adds: i32::from(adds),
             c_row: self.steps[0] as i64,
             c_col: self.steps[1] as i64,
             c: self.c.into(),

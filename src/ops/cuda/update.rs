@@ -25,15 +25,33 @@ impl Factors {
 
     /// new = some rows, whose bytes are `original`, + left rightᵀ, rounded once.
     pub fn add(&self, original: &[u8], elem: Elem, rows: Range<usize>, new: &mut [u8]) -> Sums {
-        let ([all, cols], n, engine) = (self.sides, rows.len(), self.left.engine());
-        if n * cols == 0 {
-            return Sums::default();
+        let engine = self.left.engine();
+        let w = fits(engine.upload(elem, original));
+        let mut now = fits(engine.array(elem, w.len()));
+        let mut sums = fits(engine.array(Elem::F64, self.sums(rows.len())));
+        self.launch(&w, rows, &mut now, &mut sums);
+        new.copy_from_slice(&now.download());
+        let sums = sums.download();
+        let total = |part: usize| -> f64 {
+            let of = |block: &[u8]| bytemuck::pod_read_unaligned::<[f64; 4]>(block)[part];
+            sums.chunks_exact(size_of::<[f64; 4]>()).map(of).sum()
+        };
+        let overflowed = total(3) as usize;
+        Sums { weight: total(0), wanted: total(1), lost: total(2), overflowed }
+    }
+
+    /// Elements of `sums` that n rows need.
+    pub fn sums(&self, n: usize) -> usize {
+        4 * n.div_ceil(SIDE) * self.sides[1].div_ceil(SIDE)
+    }
+
+    /// now = some rows, of which w holds the elements, + left rightᵀ; and the sums of each tile.
+    pub fn launch(&self, w: &Array, rows: Range<usize>, now: &mut Array, sums: &mut Array) {
+        let ([all, cols], n, blocks) = (self.sides, rows.len(), sums.len() / 4);
+        if blocks == 0 {
+            return;
         }
         let r = self.left.len() / all;
-        let blocks = n.div_ceil(SIDE) * cols.div_ceil(SIDE);
-        let w = fits(engine.upload(elem, original));
-        let mut now = fits(engine.array(elem, n * cols));
-        let mut sums = fits(engine.array(Elem::F64, 4 * blocks));
         Update {
             left: self.left.place().part(rows.start * r, n * r).into(),
             right: self.right.read(),
@@ -44,14 +62,6 @@ impl Factors {
             now: now.write(),
             sums: sums.write(),
         }
-        .launch(engine, Grid::line(blocks, THREADS as u32));
-        new.copy_from_slice(&now.download());
-        let sums = sums.download();
-        let total = |part: usize| -> f64 {
-            let of = |block: &[u8]| bytemuck::pod_read_unaligned::<[f64; 4]>(block)[part];
-            sums.chunks_exact(size_of::<[f64; 4]>()).map(of).sum()
-        };
-        let overflowed = total(3) as usize;
-        Sums { weight: total(0), wanted: total(1), lost: total(2), overflowed }
+        .launch(self.left.engine(), Grid::line(blocks, THREADS as u32));
     }
 }

@@ -1,0 +1,114 @@
+//! What comes after the values: systems of a layer's size, and its change added to its weights.
+
+use faer::Mat;
+
+use super::limits::Limits;
+use super::{Row, Sizes, Unit, time};
+use crate::base::{DType, Result, Rng, fits, rescue};
+use crate::edit::means::with_means;
+use crate::gpu::launch::Elem;
+use crate::linalg::keyspace::{Known, System};
+use crate::ops::cholesky::{Systems, Triangle};
+use crate::ops::cuda::cholesky;
+use crate::ops::cuda::update::Factors;
+use crate::ops::update::{Stored, Terms};
+use crate::store::Kind;
+use crate::tensor::{Compute, Layout, Precision};
+
+/// Both; D and F are those of the shape that is measured.
+///
+/// # Errors
+///
+/// A device without room.
+pub fn measure(
+    compute: &Compute,
+    sizes: Sizes,
+    [d, f]: [usize; 2],
+    limits: Limits,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    rescue(|| {
+        updates(compute, sizes, [d, f], limits, rows);
+        system(compute, sizes, f, rows);
+        Ok(())
+    })
+}
+
+/// W (D, F) in bf16 + left rightᵀ.
+fn updates(
+    compute: &Compute,
+    sizes: Sizes,
+    [d, f]: [usize; 2],
+    limits: Limits,
+    rows: &mut Vec<Row>,
+) {
+    let w = Stored { dtype: DType::BF16, layout: Layout::OutIn, out: d, inner: f };
+    for r in [1, 8, 64, 512].into_iter().filter(|r| *r <= d) {
+        let [left, right] = [d, f].map(|n| vec![1e-3; n * r]);
+        let moved = 2 * d * w.row_bytes();
+        let [seconds, spread] = match compute.engine() {
+            Some(engine) => {
+                let factors = Factors::new(engine, w.sides(), [&left, &right]);
+                let room = |elem, n| fits(engine.array(elem, n));
+                let old = fits(engine.upload(Elem::BF16, &vec![0; moved / 2]));
+                let (mut new, mut sums) =
+                    (room(Elem::BF16, d * f), room(Elem::F64, factors.sums(d)));
+                time(compute, sizes.seconds, || factors.launch(&old, 0..d, &mut new, &mut sums))
+            }
+            None => {
+                let kind = Kind::LowRank { left, right, r };
+                let terms = Terms::new(compute, w, vec![&kind]);
+                let (old, mut new) = (vec![0; moved / 2], vec![0; moved / 2]);
+                let run = || _ = terms.add(&old, 0..d, &mut new);
+                time(compute, sizes.seconds, run)
+            }
+        };
+        let (unit, work, limit) = match r {
+            ..=8 => (Unit::Bytes, moved as f64, Some(limits.copy)),
+            _ => (Unit::Flop, 2.0 * (d * f * r) as f64, None),
+        };
+        let (name, shape) = (format!("low-rank update, r {r}"), format!("{d} × {f}, BF16"));
+        rows.push(Row { part: "solves", name, shape, seconds, spread, work, unit, limit });
+    }
+}
+
+/// A = L Lᵀ and A⁻¹B for sixteen columns B, in f64; and with all that goes to a device and back.
+fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
+    const COLUMNS: usize = 16;
+    let mut rng = Rng::new(0, "systems of a benchmark");
+    let b = Mat::from_fn(f, COLUMNS, |_, _| rng.normal());
+    let a = Mat::from_fn(f, f, |i, j| if i == j { f as f64 } else { 0.5 });
+    let mut row = |name: &str, [seconds, spread]: [f64; 2]| {
+        let work = (f * f) as f64 * (f as f64 / 3.0 + 2.0 * COLUMNS as f64);
+        let (name, shape) = (name.to_owned(), format!("{f} × {f}, {COLUMNS} columns"));
+        let (part, unit, limit) = ("solves", Unit::Flop, None);
+        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit });
+    };
+    let host = Precision::F64.into();
+    let whole = time(&host, sizes.seconds, || {
+        with_means(compute, |by| {
+            let x = by(System { a: a.clone(), k: None, b: Known::Keys(&b) });
+            assert!(x.is_some(), "a matrix that is positive definite");
+        });
+    });
+    row("system", whole);
+    let own = compute.own();
+    let ways = [("factor and solve", Some(compute)), ("factor and solve, own", own.as_ref())];
+    for (name, compute) in ways {
+        let Some(engine) = compute.and_then(Compute::engine) else { continue };
+        let up = |m: &Mat<f64>| {
+            let all: Vec<f64> = m.col_iter().flat_map(|c| c.iter().copied()).collect();
+            fits(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
+        };
+        let (a, b) = (up(&a), up(&b));
+        let [mut l, mut x] = [&a, &b].map(|m| fits(engine.array(Elem::F64, m.len())));
+        let systems = Systems { count: COLUMNS, down: 1, across: f };
+        let took = time(&engine.clone().into(), sizes.seconds, || {
+            l.copy(0, &a, 0..a.len());
+            x.copy(0, &b, 0..b.len());
+            let pivot = cholesky::divide(engine, &mut l, Triangle { n: f, ld: f }, &mut x, systems);
+            assert!(pivot.is_none(), "a matrix that is positive definite");
+        });
+        row(name, took);
+    }
+}
