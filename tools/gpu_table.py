@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What was measured on a card beside what is aimed at.
 
   python3 tools/gpu_table.py RESULTS.json      as tools/gpu_check writes it, which prints this too

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What PyTorch does on the same card, with the sizes that the rows of `incise bench` are held to.
 
   python3 tools/gpu_torch.py [--only PART …] [--device cpu --small]
@@ -22,7 +21,9 @@ larger than the L2 cache. --small is there to see that everything runs.
 import argparse
 import json
 import math
+import sys
 import time
+import traceback
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -230,11 +231,17 @@ def main():
     options = parser.parse_args()
     torch.manual_seed(0)
     bench = Bench(options.device, options.small)
+    failed = False
     for name in options.only:
-        PARTS[name](bench)
-        print(f"{name}: done", flush=True)
+        try:
+            PARTS[name](bench)
+            print(f"{name}: done", flush=True)
+        except Exception:  # the next part may still tell something
+            failed = True
+            print(f"{name}: {traceback.format_exc()}", flush=True)
     card = torch.cuda.get_device_name() if options.device == "cuda" else "processor"
     print("JSON" + json.dumps({"torch": torch.__version__, "device": card, "rows": bench.rows}))
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -200,9 +200,9 @@ def random_model(shape, device="cpu"):
     return model, hparams, fact
 
 
-def time_search(shape, threads):
+def time_search(shape, device, threads):
     """Seconds of one ROME search without early stop, three times."""
-    model, hparams, fact = random_model(shape)
+    model, hparams, fact = random_model(shape, device)
     rows, sites = fact(1), [value(layers(model)[8])]
     search(model, sites, rows, hparams | {"v_num_grad_steps": 2})  # warm up
     for _ in range(3):
@@ -306,7 +306,7 @@ def main():
 
     torch.set_default_dtype(torch.bfloat16 if options.bf16 else torch.float32)
     if options.random_gpt2_small:
-        return time_search(options.shape, options.threads)
+        return time_search(options.shape, options.device, options.threads)
     timed = (options.shape, options.steps, options.target, options.device, options.threads)
     if options.memit_serial:
         return time_memit(options.memit_serial, 0, *timed)
