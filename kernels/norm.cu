@@ -3,13 +3,15 @@
 //   maths    m = mean(x)   s = 1/sqrt(mean((x - m)^2) + eps)   h = (x - m) s   y = g h + b
 //            RMS: m = 0; b may be absent
 //            dx = s (p - mean(p) - h mean(p h)),   p = g dy        RMS: without mean(p)
-//            the stream: x + added, kept in `sum`, may come before; dx is added to
-//            heads: each row of E of (N, heads E) is a row by itself; dx takes the place of dy
-//   shapes   x sum dx (N, D) f32, of heads elem   added y dy (N, D)   g b (D) f32   m s (N) f32
+//            the stream: x += added may come before, and x is kept for backward; dx is added to
+//            heads: each row of E of (N, heads E) is a row by itself; y takes the place of x,
+//            which is kept, and dx that of dy
+//   shapes   x added kept dx (N, D) f32, x dx of heads elem   y dy (N, D)   g b (D) f32
+//            m s (N) f32
 //   types    f32 bf16                                              every sum in f32
 //   launch   T = blockDim.x threads a row, a power of two of at least FEWEST and at most MOST, as
 //            many as hold the row in registers; BLOCK / T rows a block, or one
-//   cost     forward moves 4 N D bytes and N D elements, with `added` 8 N D and 2 N D, backward
+//   cost     forward moves 8 N D bytes and N D elements, with `added` 16 N D and N D, backward
 //            12 N D and N D; heads 2 and 3 N D elements; bandwidth-bound
 //   source   Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467
 #include "common.cuh"
@@ -93,9 +95,9 @@ HD int own_row() { return blockIdx.x * blockDim.y + threadIdx.y; }
 struct Frozen { const float* g; const float* b; float eps; int centred, biased, N, D; };
 
 // Two passes for the variance: mean(x^2) - m^2 loses digits when |m| is large beside the spread.
-// A row wider than its threads hold is read again in each pass.
+// A row wider than its threads hold is read again in each pass; y may lie where x does.
 template <int P, class X>
-HD void forward(const X* x, const elem* added, float* sum, Frozen f, elem* y, float* m, float* s) {
+HD void forward(X* x, const float* added, X* kept, Frozen f, elem* y, float* m, float* s) {
     const int row = own_row(), D = row < f.N ? f.D : 0, step = blockDim.x * EACH * P;
     const long long at = static_cast<long long>(row) * f.D;
     const bool again = f.D > step;
@@ -109,16 +111,14 @@ HD void forward(const X* x, const elem* added, float* sum, Frozen f, elem* y, fl
                 float more[P];
                 get<P>(added + at + d, more);
                 for (int j = 0; j < P; j++) held[i][j] += more[j];
-                set<P>(sum + at + d, held[i]);
+                set<P>(x + at + d, held[i]);
             }
+            set<P>(kept + at + d, held[i]);
             for (int j = 0; j < P; j++) total += held[i][j];
         });
     const float mean = f.centred ? row_sum(total) / f.D : 0.0f;
     const auto read = [&](int from) {
-        each<P>(from, D, [&](int i, int d) {
-            if (added) get<P>(sum + at + d, held[i]);
-            else get<P>(x + at + d, held[i]);
-        });
+        each<P>(from, D, [&](int i, int d) { get<P>(x + at + d, held[i]); });
     };
 
     float square = 0;
@@ -194,15 +194,16 @@ HD void backward(const elem* dy, const X* x, const float* m, const float* s, Fro
     }
 }
 
+// x stays as it is where nothing is added.
 extern "C" __global__ void __launch_bounds__(MOST)
-norm_fwd(const float* x, const elem* added, const float* g, const float* b, float eps, int centred,
-         int biased, int adds, int N, int D, inout float* sum, elem* y, float* m, float* s) {
+norm_fwd(const float* added, const float* g, const float* b, float eps, int centred, int biased,
+         int adds, int N, int D, inout float* x, float* kept, elem* y, float* m, float* s) {
     const Frozen f = {g, b, eps, centred, biased, N, D};
     if (!adds) added = nullptr;
     const bool packed = D % PACKET == 0 && packs(x) && packs(g) && (!biased || packs(b)) &&
-                        packs(y) && (!adds || (packs(added) && packs(sum)));
-    if (packed) forward<PACKET>(x, added, sum, f, y, m, s);
-    else forward<1>(x, added, sum, f, y, m, s);
+                        packs(y) && packs(added) && packs(kept);
+    if (packed) forward<PACKET>(x, added, kept, f, y, m, s);
+    else forward<1>(x, added, kept, f, y, m, s);
 }
 
 extern "C" __global__ void __launch_bounds__(MOST)
@@ -215,13 +216,13 @@ norm_bwd(const elem* dy, const float* g, const float* x, const float* m, const f
 }
 
 extern "C" __global__ void __launch_bounds__(MOST)
-norm_heads_fwd(const elem* x, const float* g, const float* b, float eps, int centred, int biased,
-               int N, int D, elem* y, float* m, float* s) {
+norm_heads_fwd(const float* g, const float* b, float eps, int centred, int biased, int N, int D,
+               inout elem* x, elem* kept, float* m, float* s) {
     const Frozen f = {g, b, eps, centred, biased, N, D};
     const bool packed = D % PACKET == 0 && packs(x) && packs(g) && (!biased || packs(b)) &&
-                        packs(y);
-    if (packed) forward<PACKET>(x, nullptr, nullptr, f, y, m, s);
-    else forward<1>(x, nullptr, nullptr, f, y, m, s);
+                        packs(kept);
+    if (packed) forward<PACKET>(x, nullptr, kept, f, x, m, s);
+    else forward<1>(x, nullptr, kept, f, x, m, s);
 }
 
 extern "C" __global__ void __launch_bounds__(MOST)

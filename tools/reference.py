@@ -6,6 +6,7 @@
   python tools/reference.py --cases tests/golden/reference/cases.json [--shared DIR]
   python tools/reference.py --cases tests/golden/batch/cases.json
   python tools/reference.py --random-gpt2-small | --memit-serial N
+  python tools/reference.py --memit-batched N [--facts-a-batch B]
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
@@ -25,7 +26,9 @@ request i: `<i>.left` (D) and `<i>.right` (F) with dW = left rightT, `<i>.k_star
 
 --cases runs every case of the file in f64, writes the outputs beside it and, in their metadata, how
 far the same run in f32 is from them. --random-gpt2-small times one search of 20 steps,
---memit-serial the searches of N facts one after another.
+--memit-serial the searches of N facts one after another, --memit-batched B facts at a time, once it
+has shown that this finds the same vectors. The last line of the latter two is JSON, in the form of
+`incise bench`: seconds for the `work` of N facts.
 """
 
 import argparse
@@ -37,7 +40,16 @@ import reference_batch
 import torch
 import transformers
 from golden import layers, load, precision, value, versions
-from reference_search import Row, Text, add, keys_and_outputs, search, second_moment, training
+from reference_search import (
+    Row,
+    Text,
+    add,
+    keys_and_outputs,
+    search,
+    search_many,
+    second_moment,
+    training,
+)
 from safetensors.torch import save_file
 
 TYPES = {"f32": torch.float32, "f64": torch.float64}
@@ -156,35 +168,42 @@ def save(tensors, path, made):
 SHAPES = {
     "gpt2-small": lambda: transformers.GPT2Config(),
     "gpt-j-6b": lambda: transformers.GPTJConfig(),
-    "tiny": lambda: transformers.GPT2Config(n_layer=10, n_embd=32, n_head=2, vocab_size=61),
+    "tiny": lambda: transformers.GPT2Config(
+        n_layer=10, n_embd=32, n_head=2, vocab_size=61, initializer_range=0.2
+    ),
 }
 
 
-def random_model(shape):
+def random_model(shape, device="cpu"):
     """Random weights of a shape, the hyperparameters of a search of 20 steps, and a function that
-    draws the rows of a fact: five contexts add 11 tokens each, the KL row, a target of one
-    token."""
+    draws the rows of a fact.
+
+    A fact has the lengths of `incise bench` and of benches/search.rs, so that all time the same
+    work: a prompt of 8 tokens with the subject's last at place 4, bare and behind five contexts of
+    11 tokens; the KL row; and a target, of two tokens in the one and of one in the other."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(SHAPES[shape]())
-    model = model.to(torch.get_default_dtype()).eval().requires_grad_(False)
+    with torch.device(device):  # weights of 6 B are drawn where they will be
+        model = transformers.AutoModelForCausalLM.from_config(SHAPES[shape]())
+        model = model.to(torch.get_default_dtype()).eval().requires_grad_(False)
 
     def draw(n):
         return torch.randint(model.config.vocab_size, (n,)).tolist()
 
-    def fact():
-        prompt = draw(8)
-        rewriting = [Row(prompt, 4)] + [Row(draw(11) + prompt, 15) for _ in range(5)]
-        return rewriting, Row(prompt[1:5] + draw(2), 3), [7]
+    def fact(target, prompt=8):
+        y, bare = draw(target), draw(prompt)
+        before = [[], *(draw(11) for _ in range(5))]
+        rewriting = [Row(context + bare + y[:-1], len(context) + 4) for context in before]
+        return rewriting, Row(bare[2:5] + draw(2), 2), y
 
     hparams = dict(layers=[8], v_lr=0.5, v_num_grad_steps=20, v_weight_decay=0.5)
     hparams |= dict(clamp_norm_factor=3, kl_factor=0.0625)
     return model, hparams, fact
 
 
-def time_search(shape, threads):
+def time_search(shape, device, threads):
     """Seconds of one ROME search without early stop, three times."""
-    model, hparams, fact = random_model(shape)
-    rows, sites = fact(), [value(layers(model)[8])]
+    model, hparams, fact = random_model(shape, device)
+    rows, sites = fact(1), [value(layers(model)[8])]
     search(model, sites, rows, hparams | {"v_num_grad_steps": 2})  # warm up
     for _ in range(3):
         start = time.perf_counter()
@@ -193,22 +212,64 @@ def time_search(shape, threads):
         print(f"{len(trace)} steps, {threads} threads: {seconds:.2f} s, loss {trace[-1, 0]:.3f}")
 
 
-def time_memit(n, shape, steps, threads):
-    """Seconds a fact of n MEMIT searches without early stop, one after another; and those of the
-    processor, which a machine shared with others leaves nearly as they are."""
-    model, hparams, fact = random_model(shape)
+def show_same(device):
+    """Facts searched together, here of unequal lengths and in f64, get the vectors that they get
+    alone."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    model, hparams, fact = random_model("tiny", device)
+    site, last = layers(model)[8], model.config.n_layer - 1
+    hparams |= {"v_weight_decay": 0.01}  # so that the target is what moves the vectors
+    facts = [fact(1), fact(2, 6), fact(3, 9)]
+    alone = [search(model, [site], rows, hparams, last, stop=-1.0) for rows in facts]
+    together, losses = search_many(model, site, facts, hparams, last)
+    torch.set_default_dtype(default)
+    for i, (one, delta) in enumerate(zip(alone, together)):
+        off = ((delta - one.deltas[0]).norm() / one.deltas[0].norm()).item()
+        off_loss = ((losses[:, i].cpu() - one.trace[:, 0]) / one.trace[:, 0]).abs().max().item()
+        print(
+            f"fact {i} together and alone, f64: vector {off:.1e}, loss {off_loss:.1e} apart, "
+            f"clamped {one.clamped} times"
+        )
+        if not max(off, off_loss) < 1e-9:
+            raise ValueError("facts searched together do not get what they get alone")
+
+
+def time_memit(n, at_once, shape, steps, target, device, threads):
+    """Seconds a fact of n MEMIT searches without early stop, `at_once` facts at a time or, where
+    that is 0, by the serial search; and those of the processor, which a machine shared with others
+    leaves nearly as they are."""
+    model, hparams, fact = random_model(shape, device)
     hparams |= {"v_num_grad_steps": steps}
-    sites, last = [layers(model)[8]], model.config.n_layer - 1
-    search(model, sites, fact(), hparams | {"v_num_grad_steps": 2}, last)  # warm up
-    facts = [fact() for _ in range(n)]
-    clocks = time.perf_counter, time.process_time
-    start = [clock() for clock in clocks]
-    traces = [search(model, sites, rows, hparams, last, stop=-1.0).trace for rows in facts]
-    seconds, busy = ((clock() - then) / n for clock, then in zip(clocks, start))
+    site, last = layers(model)[8], model.config.n_layer - 1
+
+    def run(facts, hparams):
+        if at_once:
+            return search_many(model, site, facts, hparams, last)
+        return [search(model, [site], rows, hparams, last, stop=-1.0) for rows in facts]
+
+    def clocks():
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+    facts = [fact(target) for _ in range(n)]
+    batches = [facts[i : i + (at_once or 1)] for i in range(0, n, at_once or 1)]
+    run(batches[0], hparams | {"v_num_grad_steps": 2})  # warm up
+    start = clocks()
+    for batch in batches:
+        run(batch, hparams)
+    seconds, busy = (now - then for now, then in zip(clocks(), start))
     print(
-        f"{n} facts, {len(traces[0])} steps each, {threads} threads: {seconds:.2f} s a fact, "
-        f"{busy:.2f} s of the processor"
+        f"{n} facts, {steps} steps each, {threads} threads: {seconds / n:.2f} s a fact, "
+        f"{busy / n:.2f} s of the processor"
     )
+    how = f"{len(batches[0])} at a time" if at_once else "serial"
+    kind = "bf16" if model.dtype == torch.bfloat16 else "f32"
+    row = dict(part="torch", name=f"value search, {how}, {kind}", shape=shape, seconds=seconds)
+    row |= dict(spread=0.0, work=n, unit="Facts", steps=steps)
+    peak = None if device == "cpu" else torch.cuda.max_memory_allocated()
+    print("JSON" + json.dumps({"torch": torch.__version__, "peak_bytes": peak, "rows": [row]}))
 
 
 # ---------------------------------------------------------------------------- the command line
@@ -230,8 +291,11 @@ def main():
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--random-gpt2-small", action="store_true", help="time a search instead")
     parser.add_argument("--memit-serial", type=int, metavar="N", help="time MEMIT's for N facts")
+    parser.add_argument("--memit-batched", type=int, metavar="N", help="the same, many at a time")
+    parser.add_argument("--facts-a-batch", type=int, default=32, help="how many at a time")
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-small", help="of what is timed")
     parser.add_argument("--steps", type=int, default=20, help="of MEMIT's search")
+    parser.add_argument("--target", type=int, default=1, help="of MEMIT's facts, in tokens")
     parser.add_argument("--device", default="cpu", help="of what is timed: cpu or cuda")
     parser.add_argument("--bf16", action="store_true", help="of what is timed, instead of f32")
     parser.add_argument("--threads", type=int, default=1)
@@ -240,12 +304,15 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
-    torch.set_default_device(options.device)
     torch.set_default_dtype(torch.bfloat16 if options.bf16 else torch.float32)
     if options.random_gpt2_small:
-        return time_search(options.shape, options.threads)
+        return time_search(options.shape, options.device, options.threads)
+    timed = (options.shape, options.steps, options.target, options.device, options.threads)
     if options.memit_serial:
-        return time_memit(options.memit_serial, options.shape, options.steps, options.threads)
+        return time_memit(options.memit_serial, 0, *timed)
+    if options.memit_batched:
+        show_same(options.device)
+        return time_memit(options.memit_batched, options.facts_a_batch, *timed)
     if options.cases:
         return run_cases(options.cases, options.shared)
     needed = ("model", "requests", "contexts", "stats", "hparams", "method", "out")

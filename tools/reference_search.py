@@ -1,6 +1,6 @@
 """What the references share: texts as tokens, keys and outputs, and the search for the vector that
 makes a model say a target. Serial and unhurried: the whole model runs in every step, its rows
-padded to one batch.
+padded to one batch. `search_many` is the same with the rows of several facts in it.
 
 The loss of a search that adds a vector delta to the output of each of its sites (s), at every row's
 lookup token:
@@ -66,12 +66,14 @@ class Text:
 # ---------------------------------------------------------------------------- the model's runs
 
 
-def batch(rows):
+def batch(rows, device="cpu"):
     """Rows padded on the right to one length, their mask, and their lookup tokens."""
     longest = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows])
-    mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows])
-    return {"input_ids": ids, "attention_mask": mask}, torch.tensor([row.lookup for row in rows])
+    ids = [row.ids + [0] * (longest - len(row.ids)) for row in rows]
+    mask = [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows]
+    lookup = [row.lookup for row in rows]
+    ids, mask, lookup = (torch.tensor(x, device=device) for x in (ids, mask, lookup))
+    return {"input_ids": ids, "attention_mask": mask}, lookup
 
 
 @torch.no_grad()
@@ -103,9 +105,10 @@ def training(text, templates, request):
     return rewriting, text.row(KL_PROMPT, subject), y
 
 
-def logits(model, inputs, loss_layer):
+def logits(model, inputs, loss_layer, read=None):
     """Logits of all tokens: the model's, or where `loss_layer` is given those of the final norm and
-    the head put on the output of that layer."""
+    the head put on the output of that layer, there also of the tokens `read` (rows, places)
+    alone."""
     if loss_layer is None:
         return model(**inputs).logits
     seen, base = {}, getattr(model.base_model, "decoder", model.base_model)
@@ -114,7 +117,8 @@ def logits(model, inputs, loss_layer):
     keep.remove()
     names = ("ln_f", "final_layer_norm", "norm")
     norm = next(getattr(base, name) for name in names if hasattr(base, name))
-    return model.get_output_embeddings()(norm(by_row(seen["out"], inputs["input_ids"])))
+    stream = by_row(seen["out"], inputs["input_ids"])
+    return model.get_output_embeddings()(norm(stream if read is None else stream[read]))
 
 
 @dataclass
@@ -135,7 +139,7 @@ class Found:
 def push(sites, deltas, ids, lookup):
     """Adds to each site's output at the rows' lookup tokens its delta, from now on. The hooks that
     do, and a list that holds the outputs in row 0 as they are in the first run."""
-    at, t0 = (torch.arange(len(lookup)), lookup), [None] * len(sites)
+    at, t0 = (torch.arange(len(lookup), device=ids.device), lookup), [None] * len(sites)
 
     def pusher(site):
         def hook(module, _, output):
@@ -158,13 +162,15 @@ def search(model, sites, rows, hparams, loss_layer=None, stop=ENOUGH):
     token is the arg-max in every rewriting row ends the search when kl <= 0.01, and otherwise makes
     nll_factor a tenth of it for the next step."""
     rewriting, kl_row, y = rows
-    inputs, lookup = batch([*rewriting, kl_row])
-    ends = torch.tensor([len(row.ids) for row in rewriting])
-    y = torch.tensor(y)
-    # Token i predicts label i: the last T tokens of a rewriting row predict y_1 … y_T.
-    read = torch.arange(len(rewriting))[:, None], (ends - len(y))[:, None] + torch.arange(len(y))
     dtype, D = next(model.parameters()).dtype, model.config.hidden_size
-    deltas = [torch.zeros(D, dtype=dtype, requires_grad=True) for _ in sites]
+    place = {"device": model.device}
+    inputs, lookup = batch([*rewriting, kl_row], **place)
+    ends = torch.tensor([len(row.ids) for row in rewriting], **place)
+    y = torch.tensor(y, **place)
+    # Token i predicts label i: the last T tokens of a rewriting row predict y_1 … y_T.
+    row, label = (torch.arange(n, **place) for n in (len(rewriting), len(y)))
+    read = row[:, None], (ends - len(y))[:, None] + label
+    deltas = [torch.zeros(D, dtype=dtype, requires_grad=True, **place) for _ in sites]
     hooks, t0 = push(sites, deltas, inputs["input_ids"], lookup)
     adam = torch.optim.Adam(deltas, lr=hparams["v_lr"])
     lowers = "nll_loss_factor" in hparams
@@ -200,6 +206,69 @@ def search(model, sites, rows, hparams, loss_layer=None, stop=ENOUGH):
         hook.remove()
     trace = torch.tensor(trace, dtype=torch.float64)
     return Found([delta.detach() for delta in deltas], t0, trace, clamped, end, known)
+
+
+def search_many(model, site, facts, hparams, loss_layer):
+    """What `search` finds at one site for each of some facts, which have equally many rewriting
+    rows: the vectors (facts, D) and the loss of every step (steps, facts). No early stop and no
+    `nll_loss_factor`.
+
+    The facts' rows are one batch and their losses are added up; since Adam takes every number by
+    itself, each fact gets what it would alone. Nothing below the site needs a gradient, so autograd
+    keeps nothing there; the head is put on those tokens only whose logits are read, and no step
+    waits for a number of the device."""
+    rows = [row for rewriting, kl_row, _ in facts for row in (*rewriting, kl_row)]
+    many = len(rows) // len(facts)  # rows of a fact, the last its KL row
+    place = {"device": model.device}
+    inputs, lookup = batch(rows, **place)
+    inputs["use_cache"] = False
+    ids, at = inputs["input_ids"], (torch.arange(len(rows), **place), lookup)
+    # What predicts a target's token: its row, its place, the token, its fact, and how many the fact
+    # has.
+    targets = [
+        (f * many + i, len(row.ids) - len(y) + t, token, f, len(rewriting) * len(y))
+        for f, (rewriting, _, y) in enumerate(facts)
+        for i, row in enumerate(rewriting)
+        for t, token in enumerate(y)
+    ]
+    row, token, y, fact, parts = (torch.tensor(x, **place) for x in zip(*targets))
+    kl_rows = slice(many - 1, None, many)
+    read = torch.cat([row, at[0][kl_rows]]), torch.cat([token, lookup[kl_rows]])
+    delta = torch.zeros(
+        len(facts), model.config.hidden_size, dtype=model.dtype, requires_grad=True, **place
+    )
+    t0, log_p_init, losses = None, None, []
+
+    def hook(module, _, output):
+        nonlocal t0
+        pushed = by_row(output, ids).clone()
+        if t0 is None:
+            t0 = pushed[at][::many].detach().clone()
+        pushed[at] = pushed[at] + delta.repeat_interleave(many, 0)
+        return instead(output, pushed)
+
+    hook = site.register_forward_hook(hook)
+    adam = torch.optim.Adam([delta], lr=hparams["v_lr"])
+    for step in range(hparams["v_num_grad_steps"]):
+        adam.zero_grad()
+        log_p = torch.log_softmax(logits(model, inputs, loss_layer, read), -1)
+        at_target, at_kl = log_p[: len(y)].gather(1, y[:, None])[:, 0], log_p[len(y) :]
+        if log_p_init is None:
+            log_p_init = at_kl.detach().clone()
+        nll = torch.zeros_like(delta[:, 0]).index_add(0, fact, -at_target / parts)
+        kl = hparams["kl_factor"] * (at_kl.exp() * (at_kl - log_p_init)).sum(-1)
+        wd = hparams["v_weight_decay"] * delta.norm(dim=-1) / t0.norm(dim=-1) ** 2
+        loss = nll + kl + wd
+        losses.append(loss.detach())
+        if step + 1 == hparams["v_num_grad_steps"]:
+            break
+        loss.sum().backward()
+        adam.step()
+        with torch.no_grad():
+            norm, longest = delta.norm(dim=-1), hparams["clamp_norm_factor"] * t0.norm(dim=-1)
+            delta *= torch.where(norm > longest, longest / norm, 1)[:, None]
+    hook.remove()
+    return delta.detach(), torch.stack(losses)
 
 
 # ---------------------------------------------------------------------------- weights

@@ -67,7 +67,17 @@ pub fn measure(
     let mut row = |name: String, seconds: f64, limit| {
         let window = format!("layers {} to {last}", by.layers[0]);
         let (work, unit, spread) = (facts.len() as f64, Unit::Facts, 0.0);
-        rows.push(Row { part: "edit", name, shape: window, seconds, spread, work, unit, limit });
+        rows.push(Row {
+            part: "edit",
+            name,
+            shape: window,
+            seconds,
+            spread,
+            work,
+            unit,
+            limit,
+            held: None,
+        });
     };
     row(format!("edit of {} facts", facts.len()), began.elapsed().as_secs_f64(), limit);
     for (stage, seconds) in clock.stages() {
@@ -111,27 +121,33 @@ fn made_up(ids: &mut Ids, n: usize) -> Result<Vec<Fact>> {
 
 /// How long each stage of an edit takes, one that comes back going on.
 #[derive(Default)]
-struct Clock(Mutex<(Vec<(String, f64)>, Option<Instant>)>);
+struct Clock(Mutex<Stages>);
+
+#[derive(Default)]
+struct Stages {
+    seconds: Vec<(String, f64)>, // the one that runs is the last
+    since: Option<Instant>,
+}
 
 impl Clock {
     fn stages(self) -> Vec<(String, f64)> {
-        let (mut stages, _) = self.0.into_inner().expect("nothing fails while it is held");
-        stages.retain(|(name, _)| !name.is_empty());
-        stages
+        let mut all = self.0.into_inner().expect("nothing fails while it is held").seconds;
+        all.retain(|(name, _)| !name.is_empty());
+        all
     }
 }
 
 impl Progress for Clock {
     fn at(&self, what: &str, _: u64, _: u64) {
-        let mut held = self.0.lock().expect("nothing fails while it is held");
-        let (stages, since) = &mut *held;
+        let mut stages = self.0.lock().expect("nothing fails while it is held");
+        let Stages { seconds, since } = &mut *stages;
         let now = Instant::now();
-        if let (Some(since), Some(last)) = (since.replace(now), stages.last_mut()) {
+        if let (Some(since), Some(last)) = (since.replace(now), seconds.last_mut()) {
             last.1 += now.duration_since(since).as_secs_f64();
         }
-        let same = stages.iter().position(|(name, _)| name == what);
-        let stage = same.map_or((what.to_owned(), 0.0), |i| stages.remove(i));
-        stages.push(stage);
+        let same = seconds.iter().position(|(name, _)| name == what);
+        let stage = same.map_or((what.to_owned(), 0.0), |i| seconds.remove(i));
+        seconds.push(stage);
     }
 
     fn warn(&self, _: &str) {}

@@ -32,6 +32,7 @@ pub fn measure(compute: &Compute, sizes: Sizes, rows: &mut Vec<Row>) -> Result<L
         work,
         unit,
         limit: None,
+        held: None,
     };
     rows.push(row("copy", format!("{n}"), [seconds, spread], (8 * n) as f64, Unit::Bytes));
     let mut limits = Limits { copy: rows[rows.len() - 1].rate(), product: 0.0 };

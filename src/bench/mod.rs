@@ -49,6 +49,8 @@ pub struct Row {
     pub unit: Unit,
     /// The most of it a second could do, where there is such a limit.
     pub limit: Option<f64>,
+    /// Bytes of a device that it was counted to take, and those it took.
+    pub held: Option<[u64; 2]>,
 }
 
 impl Row {

@@ -57,7 +57,17 @@ impl Bench<'_> {
         };
         let fast = self.compute.narrow_size() < self.compute.precision().size();
         let (name, work) = (format!("{name}{}", if fast { ", bf16" } else { "" }), work as f64);
-        self.rows.push(Row { part: "ops", name, shape, seconds, spread, work, unit, limit });
+        self.rows.push(Row {
+            part: "ops",
+            name,
+            shape,
+            seconds,
+            spread,
+            work,
+            unit,
+            limit,
+            held: None,
+        });
     }
 
     /// Some numbers of size 1, in f32.
@@ -216,6 +226,7 @@ impl Bench<'_> {
                         work: 2.0 * (n * out * inner) as f64,
                         unit: Unit::Flop,
                         limit: Some(self.limits.product),
+                        held: None,
                     });
                 }
             }

@@ -68,7 +68,17 @@ fn updates(
             _ => (Unit::Flop, 2.0 * (d * f * r) as f64, None),
         };
         let (name, shape) = (format!("low-rank update, r {r}"), format!("{d} × {f}, BF16"));
-        rows.push(Row { part: "solves", name, shape, seconds, spread, work, unit, limit });
+        rows.push(Row {
+            part: "solves",
+            name,
+            shape,
+            seconds,
+            spread,
+            work,
+            unit,
+            limit,
+            held: None,
+        });
     }
 }
 
@@ -82,7 +92,7 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
         let work = (f * f) as f64 * (f as f64 / 3.0 + 2.0 * COLUMNS as f64);
         let (name, shape) = (name.to_owned(), format!("{f} × {f}, {COLUMNS} columns"));
         let (part, unit, limit) = ("solves", Unit::Flop, None);
-        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit });
+        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit, held: None });
     };
     let host = Precision::F64.into();
     let whole = time(&host, sizes.seconds, || {

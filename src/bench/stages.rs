@@ -5,9 +5,11 @@ use std::time::Instant;
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
 use crate::base::{Quiet, Result, Rng, rescue};
-use crate::edit::value::{Search, Wanted, find_all};
+use crate::edit::value::{Search, Wanted, find_all, tokens};
+use crate::gpu::Engine;
 use crate::model::decoder::{Hook, Past};
 use crate::model::pushed::{Problem, Push};
+use crate::model::shared::common;
 use crate::model::{At, Batch, Model, Run, Site};
 use crate::ops::gram::{Totals, packed_len};
 use crate::text::{Row as Tokens, Rows};
@@ -35,7 +37,10 @@ pub fn measure(
     };
     let mut ids = Ids::new(model);
     models.iter().try_for_each(|model| {
-        rescue(|| Ok(passes(model, sizes, limits, &mut ids, rows)))?;
+        rescue(|| {
+            passes(model, sizes, limits, &mut ids, rows);
+            Ok(())
+        })?;
         facts.iter().try_for_each(|&n| searches(model, limits, n, &mut ids, rows))
     })
 }
@@ -65,11 +70,11 @@ fn passes(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut
         let shape = format!("{} layers of {}", a.layers, a.width);
         let (work, limit) = ((sequences * length) as f64, Some(limits.product / flop));
         let (part, unit) = ("stages", Unit::Tokens);
-        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit });
+        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit, held: None });
     };
     let took = time(compute, sizes.seconds, || pass(&mut |_, _| {}));
     let flop = 2.0 * weights(model) * a.layers as f64;
-    row(format!("prefill{} of {sequences} × {length}", how(model)), took, flop);
+    row(format!("prefill of {sequences} × {length}{}", how(model)), took, flop);
 
     let layer = a.layers / 2;
     let mut totals = Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)]);
@@ -81,7 +86,7 @@ fn passes(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut
         });
     });
     let flop = flop + (a.inner * a.inner) as f64;
-    row(format!("statistics{} of layer {layer}", how(model)), took, flop);
+    row(format!("statistics of layer {layer}{}", how(model)), took, flop);
 }
 
 /// A search that never ends early, where GPT-J's is.
@@ -112,10 +117,16 @@ fn searches(
     let (by, facts): (_, Vec<Rows>) = (search(model), (0..n).map(|_| ids.fact()).collect());
     let wanted: Vec<Wanted> = facts.iter().map(|rows| Wanted { id: "", rows }).collect();
     let room = model.spare().unwrap_or(1 << 30);
+    let engine = model.compute.engine();
+    let before = engine.map(Engine::forget_peak);
     let began = Instant::now();
     find_all(model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(()))?;
     let seconds = began.elapsed().as_secs_f64();
     let (layer, suffix) = (by.push.site.layer, facts.first().map_or(0, Problem::tokens));
+    let taken = engine.zip(before).map(|(engine, before)| engine.memory().peak - before);
+    let all_at_once = n * suffix <= tokens(model) && !model.streams();
+    let held = taken.map(|taken| [counted(model, &by.push, &facts), taken]);
+    let held = held.filter(|[counted, _]| all_at_once && *counted <= room);
     let above = (model.arch.layers - 1 - layer) as f64;
     let flop = 4.0 * above * weights(model) * (suffix * STEPS) as f64;
     rows.push(Row {
@@ -127,8 +138,16 @@ fn searches(
         work: n as f64,
         unit: Unit::Facts,
         limit: Some(limits.product / flop),
+        held,
     });
     Ok(())
+}
+
+/// Bytes that a search of all facts at once is counted to take, as `--dry-run` does.
+fn counted(model: &Model, push: &Push, facts: &[Rows]) -> u64 {
+    let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
+    let each = facts.iter().map(|rows| push.bytes(model, rows, shared));
+    each.sum::<u64>() + push.bytes_besides(model, facts, shared)
 }
 
 /// Random tokens, of a vocabulary.

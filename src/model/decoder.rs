@@ -172,11 +172,10 @@ fn apply(x: &Tensor, p: &Linear, y: &mut Tensor) {
 }
 
 impl Layer {
-    /// x ← x + o(attended); shows what is added.
-    fn add_attention(&self, layer: usize, x: &mut Tensor, run: &mut Run, hook: Hook) {
+    /// added = o(attended); shows it.
+    fn close_attention(&self, layer: usize, run: &mut Run, hook: Hook) {
         apply(&run.attended, &self.o, &mut run.added);
         hook(Site { layer, at: At::Attention }, &mut run.added);
-        rows::add(x, &run.added);
     }
 }
 
@@ -208,12 +207,13 @@ impl Model {
             run.enter(l, x);
             self.attend(l, w, batch, &mut past, x, run);
             if !self.arch.parallel {
-                w.add_attention(l, x, run, hook);
+                w.close_attention(l, run, hook);
             }
-            self.mlp(l, w, x, run, hook);
+            self.mlp(l, w, x, !self.arch.parallel, run, hook);
             rows::add(x, &run.added);
             if self.arch.parallel {
-                w.add_attention(l, x, run, hook);
+                w.close_attention(l, run, hook);
+                rows::add(x, &run.added);
             }
             hook(Site { layer: l, at: At::Stream }, x);
         }
@@ -231,7 +231,8 @@ impl Model {
     ) {
         run.fit(self, batch);
         self.attend(l, &self.layers[l], batch, &mut past, x, run);
-        self.layers[l].add_attention(l, x, run, hook);
+        self.layers[l].close_attention(l, run, hook);
+        rows::add(x, &run.added);
     }
 
     /// The second half of a sequential layer: x ← x + down(act(up(norm₂(x)))).
@@ -245,7 +246,7 @@ impl Model {
     ) {
         run.fit(self, batch);
         run.enter(l, x);
-        self.mlp(l, &self.layers[l], x, run, hook);
+        self.mlp(l, &self.layers[l], x, false, run, hook);
         rows::add(x, &run.added);
     }
 
@@ -255,16 +256,16 @@ impl Model {
         let (w, mut x) = (&self.layers[l], entry.clone());
         self.attend(l, w, batch, &mut Past::Read(past), &x, run);
         if !self.arch.parallel {
-            w.add_attention(l, &mut x, run, &mut |_, _| {});
+            w.close_attention(l, run, &mut |_, _| {});
         }
-        self.open_mlp(w, &x, l, run);
+        self.open_mlp(l, w, &mut x, !self.arch.parallel, run);
     }
 
     /// The same of a layer of which only the second half was run.
     pub(super) fn recall_half(&self, l: usize, run: &mut Run) {
         if let Some(entry) = run.entries.get(l - run.first) {
-            let x = entry.clone();
-            self.open_mlp(&self.layers[l], &x, l, run);
+            let mut x = entry.clone();
+            self.open_mlp(l, &self.layers[l], &mut x, false, run);
         }
     }
 
@@ -306,9 +307,10 @@ impl Model {
         }
     }
 
-    /// added = down(act(up(norm₂(x)))) of layer l; shows the key and the value.
-    fn mlp(&self, l: usize, w: &Layer, x: &Tensor, run: &mut Run, hook: Hook) {
-        self.open_mlp(w, x, l, run);
+    /// added = down(act(up(norm₂(x)))) of layer l; shows the key and the value. Where it `adds`,
+    /// x ← x + added comes first.
+    fn mlp(&self, l: usize, w: &Layer, x: &mut Tensor, adds: bool, run: &mut Run, hook: Hook) {
+        self.open_mlp(l, w, x, adds, run);
         let a = &run.acts[run.index(l)];
         act::forward(self.arch.act, &a.up, a.gate.as_ref(), &mut run.key);
         hook(Site { layer: l, at: At::Key }, &mut run.key);
@@ -316,12 +318,15 @@ impl Model {
         hook(Site { layer: l, at: At::Value }, &mut run.added);
     }
 
-    /// up(norm₂(x)), and what gates it.
-    fn open_mlp(&self, w: &Layer, x: &Tensor, l: usize, run: &mut Run) {
+    /// up(norm₂(x)), and what gates it; x ← x + added first, where it `adds`.
+    fn open_mlp(&self, l: usize, w: &Layer, x: &mut Tensor, adds: bool, run: &mut Run) {
         let i = run.index(l);
         let a = &mut run.acts[i];
         let saved = a.norm2.as_mut().unwrap_or(&mut a.norm1);
-        norm::forward(x, &w.norm2, &mut run.normed, saved);
+        match adds {
+            true => norm::forward_adding(x, &run.added, &w.norm2, &mut run.normed, saved),
+            false => norm::forward(x, &w.norm2, &mut run.normed, saved),
+        }
         apply(&run.normed, &w.up, &mut a.up);
         if let (Some(gate), Some(w)) = (&mut a.gate, &w.gate) {
             apply(&run.normed, w, gate);

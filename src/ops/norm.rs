@@ -9,7 +9,7 @@
 //! x, y (N, D); g, b (D); m, s (N). g and b are frozen. A head is a row by itself. Source:
 //! Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
 
-use super::{cpu, cuda};
+use super::{cpu, cuda, rows};
 use crate::tensor::{Compute, Tensor, on, shapes};
 
 /// Which normalisation.
@@ -60,6 +60,11 @@ impl Saved {
         Saved { x: zeros(&[n, d]), mean: zeros(&[n]), rstd: zeros(&[n]) }
     }
 
+    fn kept(&mut self) -> cuda::norm::Kept<'_> {
+        let Saved { x, mean, rstd } = self;
+        cuda::norm::Kept { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
+    }
+
     /// Makes room for another number of rows, memory kept.
     pub fn set_rows(&mut self, n: usize) {
         for t in [&mut self.x, &mut self.mean, &mut self.rstd] {
@@ -71,24 +76,39 @@ impl Saved {
 /// y = g·(x − m)·s + b, row by row; keeps x, m and s in `saved`.
 pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
     let [n, d] = x.dims();
-    shapes!("norm": p.gain => [d], y => [n, d], saved.mean => [n], saved.rstd => [n]);
-    saved.x.copy_from(x);
+    shapes!("norm": p.gain => [d], y => [n, d], saved.x => [n, d], saved.mean => [n],
+        saved.rstd => [n]);
     on!(x,
-        host T => cpu::norm::forward::<T>(
-            p.kind,
-            x.get(),
-            p.gain.get(),
-            p.bias.as_ref().map(|b| b.get()),
-            p.eps as T,
-            y.get_mut(),
-            saved.mean.get_mut(),
-            saved.rstd.get_mut(),
-        ),
+        host T => {
+            saved.x.get_mut::<T>().copy_from_slice(x.get());
+            cpu::norm::forward::<T>(
+                p.kind,
+                x.get(),
+                p.gain.get(),
+                p.bias.as_ref().map(|b| b.get()),
+                p.eps as T,
+                y.get_mut(),
+                saved.mean.get_mut(),
+                saved.rstd.get_mut(),
+            );
+        },
         device e => {
-            let kept = [saved.mean.array_mut(), saved.rstd.array_mut()];
-            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), kept);
+            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), saved.kept());
         },
     );
+}
+
+/// x += added, then [`forward`]; a device does both at once.
+pub fn forward_adding(x: &mut Tensor, added: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
+    let Some(e) = added.engine() else {
+        rows::add(x, added);
+        return forward(x, p, y, saved);
+    };
+    let [n, d] = added.dims();
+    shapes!("norm of a sum": x => [n, d], p.gain => [d], y => [n, d], saved.x => [n, d],
+        saved.mean => [n], saved.rstd => [n]);
+    let (x, added, y) = (x.array_mut(), added.array(), y.array_mut());
+    cuda::norm::forward_adding(e, x, added, p.on_device(), y, saved.kept());
 }
 
 /// Every head of x (N, heads·E) ← itself normalised; x as it was is kept, and m and s by head.
@@ -96,22 +116,23 @@ pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
     let ([n, width], [e]) = (x.dims(), p.gain.dims());
     assert!(width.is_multiple_of(e), "norm of heads: heads of another width");
     saved.set_rows(n * width / e);
-    saved.x.copy_from(x);
-    saved.x.set_width(e);
-    on!(saved.x,
-        host T => cpu::norm::forward::<T>(
-            p.kind,
-            saved.x.get(),
-            p.gain.get(),
-            p.bias.as_ref().map(|b| b.get()),
-            p.eps as T,
-            x.get_mut(),
-            saved.mean.get_mut(),
-            saved.rstd.get_mut(),
-        ),
+    shapes!("norm of heads": saved.x => [n * width / e, e]);
+    on!(p.gain,
+        host T => {
+            saved.x.get_mut::<T>().copy_from_slice(x.get());
+            cpu::norm::forward::<T>(
+                p.kind,
+                saved.x.get(),
+                p.gain.get(),
+                p.bias.as_ref().map(|b| b.get()),
+                p.eps as T,
+                x.get_mut(),
+                saved.mean.get_mut(),
+                saved.rstd.get_mut(),
+            );
+        },
         device e => {
-            let kept = [saved.mean.array_mut(), saved.rstd.array_mut()];
-            cuda::norm::heads_forward(e, saved.x.array(), p.on_device(), x.array_mut(), kept);
+            cuda::norm::heads_forward(e, x.array_mut(), p.on_device(), saved.kept());
         },
     );
 }

@@ -4,7 +4,7 @@ use incise::base::Float;
 use incise::gpu::kernels::norm::{NormBwd, NormFwd};
 use incise::gpu::launch::{Elem, Grid};
 use incise::gpu::{Array, Engine};
-use incise::ops::cuda::norm as cuda;
+use incise::ops::cuda::norm::{self as cuda, Kept};
 use incise::ops::norm::{self, Kind, Norm, Saved};
 use incise::tensor::{Precision, Tensor};
 
@@ -144,18 +144,21 @@ impl Case {
     fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
         let (x, dy) = (twin::up(engine, Elem::F32, &self.x), twin::up(engine, elem, &self.dy));
         let mut dx = twin::up(engine, Elem::F32, &self.dx);
+        let mut kept = engine.array(Elem::F32, x.len()).unwrap();
         self.on(engine, elem, |p, [y, m, s]| {
-            cuda::forward(engine, &x, p, y, [m, s]);
-            cuda::backward(engine, &dy, p, &x, [m, s], &mut dx);
+            cuda::forward(engine, &x, p, y, Kept { x: &mut kept, m, s });
+            cuda::backward(engine, &dy, p, &kept, [m, s], &mut dx);
             dx
         })
     }
 
     fn heads(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
-        let (x, mut d) = (twin::up(engine, elem, &self.x), twin::up(engine, elem, &self.dy));
+        let mut d = twin::up(engine, elem, &self.dy);
+        let mut kept = engine.array(elem, self.x.len()).unwrap();
         self.on(engine, elem, |p, [y, m, s]| {
-            cuda::heads_forward(engine, &x, p, y, [m, s]);
-            cuda::heads_backward(engine, p, &x, [m, s], &mut d);
+            *y = twin::up(engine, elem, &self.x);
+            cuda::heads_forward(engine, y, p, Kept { x: &mut kept, m, s });
+            cuda::heads_backward(engine, p, &kept, [m, s], &mut d);
             d
         })
     }
@@ -181,39 +184,33 @@ fn kernels() {
     }
 }
 
-/// The sum that is normalised is the sum in f32, bit for bit, in place or not; and a row shared by
-/// several warps is the same in every order.
+/// The sum that is normalised is the sum in f32, bit for bit; and a row shared by several warps is
+/// the same in every order.
 #[test]
 fn kernels_of_a_sum() {
     let Some(engines) = twin::engines("ops::norm::kernels_of_a_sum") else { return };
-    for shape in [[1, 1], [5, 67], [5, 64], [1, 1032], [2, 1031]] {
+    for shape in [[1, 1], [5, 67], [5, 64], [1, 1032], [2, 1031], [1, 16_392]] {
         for elem in [Elem::F32, Elem::BF16] {
             let mut draw = Draw::new("norm of a sum", true);
             let mut case =
                 Case::draw(&mut draw, Kind::Layer, shape, Fill::Normal).kernel_inputs(elem);
-            let (x, added) = (case.x.clone(), twin::rounded(elem, &draw.normal(case.x.len())));
+            let (x, added) = (case.x.clone(), twin::rounded(F32, &draw.normal(case.x.len())));
             let sum = x.iter().zip(&added).map(|(x, a)| x + a).collect::<Vec<_>>();
-            case.x = twin::rounded(Elem::F32, &sum);
+            case.x = twin::rounded(F32, &sum);
             let want = case.kernels(&engines[0].1, elem);
             for (name, engine) in &engines {
-                let mut x = twin::up(engine, Elem::F32, &x);
-                let added = twin::up(engine, elem, &added);
-                let dy = twin::up(engine, elem, &case.dy);
-                let mut sum = engine.array(Elem::F32, case.x.len()).unwrap();
-                for in_place in [false, true] {
-                    let mut dx = twin::up(engine, Elem::F32, &case.dx);
-                    let got = case.on(engine, elem, |p, [y, m, s]| {
-                        match in_place {
-                            false => {
-                                cuda::forward_sum(engine, [&x, &added], &mut sum, p, y, [m, s]);
-                            }
-                            true => cuda::forward_adding(engine, &mut x, &added, p, y, [m, s]),
-                        }
-                        cuda::backward(engine, &dy, p, &sum, [m, s], &mut dx);
-                        dx
-                    });
-                    assert_eq!(got, want, "{shape:?} {elem:?} on {name}");
-                    let sum = if in_place { &x } else { &sum };
+                let (mut x, added) = (twin::up(engine, F32, &x), twin::up(engine, F32, &added));
+                let (dy, mut dx) =
+                    (twin::up(engine, elem, &case.dy), twin::up(engine, F32, &case.dx));
+                let mut kept = engine.array(F32, case.x.len()).unwrap();
+                let got = case.on(engine, elem, |p, [y, m, s]| {
+                    let all = Kept { x: &mut kept, m, s };
+                    cuda::forward_adding(engine, &mut x, &added, p, y, all);
+                    cuda::backward(engine, &dy, p, &kept, [m, s], &mut dx);
+                    dx
+                });
+                assert_eq!(got, want, "{shape:?} {elem:?} on {name}");
+                for sum in [&x, &kept] {
                     assert_eq!(twin::down(sum), case.x, "{shape:?} {elem:?} on {name}");
                 }
             }
@@ -235,11 +232,11 @@ fn kernels_off_alignment() {
         let (x, dy) = (shifted(F32, &case.x), shifted(Elem::BF16, &case.dy));
         let (y, dx) = (shifted(Elem::BF16, &vec![f64::NAN; n * d]), shifted(F32, &case.dx));
         let grid = Grid { blocks: [1, 1, 1], threads: [16, 4, 1] };
+        let kept = shifted(F32, &vec![f64::NAN; n * d]);
         let got = case.on(engine, Elem::BF16, |p, [_, m, s]| {
             let (centred, biased, adds) = (0, 0, 0);
             NormFwd {
-                x: rest(&x).into(),
-                added: dy.read(),
+                added: p.gain.read(),
                 g: p.gain.read(),
                 b: p.gain.read(),
                 eps: p.eps,
@@ -248,7 +245,8 @@ fn kernels_off_alignment() {
                 adds,
                 N: n as i32,
                 D: d as i32,
-                sum: dx.place().into(),
+                x: rest(&x).into(),
+                kept: rest(&kept).into(),
                 y: rest(&y).into(),
                 m: m.write(),
                 s: s.write(),
@@ -257,7 +255,7 @@ fn kernels_off_alignment() {
             NormBwd {
                 dy: rest(&dy).into(),
                 g: p.gain.read(),
-                x: rest(&x).into(),
+                x: rest(&kept).into(),
                 m: m.read(),
                 s: s.read(),
                 centred,

@@ -33,60 +33,47 @@ fn grid(n: usize, d: usize) -> Grid {
     Grid { threads: [threads as u32, rows as u32, 1], ..Grid::line(n.div_ceil(rows), 1) }
 }
 
-/// y (N, D), m (N) and s (N) from x (N, D).
-pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, saved: [&mut Array; 2]) {
-    of_sum(engine, x.place(), None, p, y, saved);
+/// What a pass leaves for the one back: x (N, D), and m and s (N).
+pub struct Kept<'a> {
+    /// x.
+    pub x: &'a mut Array,
+    /// m.
+    pub m: &'a mut Array,
+    /// s.
+    pub s: &'a mut Array,
 }
 
-/// x += added (N, D), and of that y, m and s.
+/// y (N, D) from x (N, D).
+pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, kept: Kept) {
+    of_sum(engine, x.place(), None, p, y, kept);
+}
+
+/// x += added (N, D), and y of that.
 pub fn forward_adding(
     engine: &Engine,
     x: &mut Array,
     added: &Array,
     p: Norm,
     y: &mut Array,
-    saved: [&mut Array; 2],
+    kept: Kept,
 ) {
-    of_sum(engine, x.place(), Some((added, x.place())), p, y, saved);
+    of_sum(engine, x.place(), Some(added), p, y, kept);
 }
 
-/// sum (N, D) = x + added, and of that y, m and s; x stays.
-pub fn forward_sum(
-    engine: &Engine,
-    [x, added]: [&Array; 2],
-    sum: &mut Array,
-    p: Norm,
-    y: &mut Array,
-    saved: [&mut Array; 2],
-) {
-    of_sum(engine, x.place(), Some((added, sum.place())), p, y, saved);
-}
-
-fn of_sum(
-    engine: &Engine,
-    x: Place,
-    more: Option<(&Array, Place)>,
-    p: Norm,
-    y: &mut Array,
-    [m, s]: [&mut Array; 2],
-) {
-    let (n, d) = (m.len(), p.gain.len());
-    let (added, sum) = match more {
-        Some((added, sum)) => (added.place(), sum),
-        None => (y.place().part(0, 0), x.part(0, 0)),
-    };
+fn of_sum(engine: &Engine, x: Place, added: Option<&Array>, p: Norm, y: &mut Array, kept: Kept) {
+    let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormFwd {
-        x: x.into(),
-        added: added.into(),
+        added: added.unwrap_or(p.gain).read(),
         g: p.gain.read(),
         b: p.bias.unwrap_or(p.gain).read(),
         eps: p.eps,
         centred: p.centred(),
         biased: i32::from(p.bias.is_some()),
-        adds: i32::from(more.is_some()),
+        adds: i32::from(added.is_some()),
         N: n as i32,
         D: d as i32,
-        sum: sum.into(),
+        x: x.into(),
+        kept: kept.write(),
         y: y.write(),
         m: m.write(),
         s: s.write(),
@@ -118,11 +105,10 @@ pub fn backward(
     .launch(engine, grid(n, d));
 }
 
-/// Every head of x (N, heads·E) normalised by itself: y, and m and s (N·heads).
-pub fn heads_forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, [m, s]: [&mut Array; 2]) {
-    let (n, d) = (m.len(), p.gain.len());
+/// Every head of x (N, heads·E) ← itself normalised; what is kept is of (N·heads, E).
+pub fn heads_forward(engine: &Engine, x: &mut Array, p: Norm, kept: Kept) {
+    let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormHeadsFwd {
-        x: x.read(),
         g: p.gain.read(),
         b: p.bias.unwrap_or(p.gain).read(),
         eps: p.eps,
@@ -130,7 +116,8 @@ pub fn heads_forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, [m, s]:
         biased: i32::from(p.bias.is_some()),
         N: n as i32,
         D: d as i32,
-        y: y.write(),
+        x: x.update(),
+        kept: kept.write(),
         m: m.write(),
         s: s.write(),
     }
