@@ -8,14 +8,16 @@
 //! and 8.5). The residual is computed in f64 with as much error again, so twice γ(n + 2) is the
 //! bound in f64, and more than the bound in f32.
 
-use incise::base::Float;
+use incise::base::{Float, Rng};
 use incise::gpu::Engine;
 use incise::gpu::kernels::cholesky::PANEL;
 use incise::gpu::launch::Elem;
 use incise::ops::cholesky::{self, Side, Systems, Triangle};
 use incise::ops::cuda::cholesky as cuda;
+use rayon::prelude::*;
 
 use crate::support::budget::{U32, U64};
+use crate::support::projection::{Matrix, Numbers, Product, Within};
 use crate::support::toy::{Draw, cast};
 use crate::support::twin;
 
@@ -211,6 +213,54 @@ fn library_divides() {
         check_division(&card, &format!("cuSOLVER, {n}"), n, count);
         check_no_division(&card, &format!("cuSOLVER, {n}"), n);
     }
+}
+
+/// Of the size of GPT-J's keys: the factor, and some of many systems.
+fn check_large(case: &str, engine: &Engine, [n, count]: [usize; 2]) {
+    // The eigenvalues of the off-diagonal are within 2 √(n/3) of 0, all but surely (Wigner 1955).
+    let mut a = vec![0.0; n * n];
+    a.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
+        let mut rng = Rng::new(i as u64, "a large matrix");
+        row[..i].fill_with(|| 2.0 * rng.uniform() - 1.0);
+        row[i] = 2.0 * (n as f64).sqrt();
+    });
+    let mut rng = Rng::new(0, "large systems");
+    let b: Vec<f64> = (0..n * count).map(|_| 2.0 * rng.uniform() - 1.0).collect();
+    let up = |x: &[f64]| engine.upload(Elem::F64, bytemuck::cast_slice(x)).unwrap();
+    let (mut l, mut x) = (up(&a), up(&b));
+    let (of, systems) = (Triangle { n, ld: n }, Systems { count, down: 1, across: n });
+    assert_eq!(cuda::divide(engine, &mut l, of, &mut x, systems), None, "{case}");
+    let (l, x) = (Numbers::of(&l), Numbers::of(&x));
+    let a = Matrix { rows: n, cols: n, at: |i: usize, j: usize| a[i.max(j) * n + i.min(j)] };
+    let l = Matrix { rows: n, cols: n, at: |i, j| if j <= i { l.at(i * n + j) } else { 0.0 } };
+    let one = |k: usize| k as f64 * U64 / (1.0 - k as f64 * U64);
+    Product::square(&l).hold(case, &a, Within { size: one(n + 1), last: 0.0 });
+
+    // As in `check_division`, of three systems.
+    let some = [0, count / 2, count - 1];
+    let some = |of: &dyn Fn(usize) -> f64| -> Vec<f64> {
+        (0..n).flat_map(|i| some.map(|j| of(j * n + i))).collect()
+    };
+    let (x, b) = (some(&|at| x.at(at)), some(&|at| b[at]));
+    let (l, sizes) = (l.abs(), x.iter().map(|x| x.abs()).collect::<Vec<_>>());
+    let sizes = l.times(&l.transposed().times(&sizes, 3), 3);
+    for (i, product) in a.times(&x, 3).iter().enumerate() {
+        let (off, bound) = ((b[i] - product).abs(), gamma(3 * n + 1, U64) * sizes[i]);
+        assert!(off <= bound, "{case}: unknown {} is off by {off:e} > {bound:e}", i / 3);
+    }
+}
+
+#[test]
+fn kernels_large() {
+    let Some(engine) = twin::engine("ops::cholesky::kernels_large") else { return };
+    check_large("ours", &engine.own(), twin::sizes([16384, 1000], [200, 3]));
+}
+
+#[test]
+fn library_large() {
+    let test = "ops::cholesky::library_large";
+    let Some(card) = twin::library(test, |e| e.solver().is_some()) else { return };
+    check_large("cuSOLVER", &card, twin::sizes([16384, 1000], [200, 3]));
 }
 
 /// The first pivot that is none is named, whatever it is; its block is not written, and nothing is

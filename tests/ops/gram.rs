@@ -2,12 +2,14 @@
 
 use incise::base::Float;
 use incise::gpu::Engine;
+use incise::gpu::kernels::gram_mma::RUN;
 use incise::gpu::launch::Elem;
 use incise::ops::cuda::gram as cuda;
 use incise::ops::gram::{self, TOKENS, packed_len};
 use incise::tensor::{Precision, Tensor};
 
-use crate::support::budget::{self, Op};
+use crate::support::budget::{self, Op, U32};
+use crate::support::projection::{Matrix, Numbers, Product, Within};
 use crate::support::toy::{Draw, Fill, cast};
 use crate::support::twin;
 
@@ -103,6 +105,44 @@ fn kernels() {
         // The sums are f32 until they join the totals.
         let (case, outputs) = (format!("gram {elem:?}, {shape:?}"), [Elem::F32]);
         budget::kernel_besides(&case, &engines, &outputs, inputs, run, split);
+    }
+}
+
+/// Of Σ |k||k|, as `gram_mma.cu` has it: parts that are left out, a run's sums in tensor cores, 17
+/// numbers cut off at each of its instructions, and sums of runs and of launches.
+fn lost(elem: Elem, n: usize) -> f64 {
+    let (split, products) = match elem {
+        Elem::F32 => (4.0 * (1.0 + f64::powi(2.0, -19)) * f64::powi(2.0, -17), 3),
+        _ => (0.0, 1),
+    };
+    let run = (products * 17 * RUN / 16) as f64 * f64::powi(2.0, -23);
+    split + 1.02 * (run + (n / RUN + n / cuda::FLUSH + 2) as f64 * U32)
+}
+
+/// Keys of the MLP of GPT-J, more than wait at once, on top of totals that are there already.
+#[test]
+fn kernels_large() {
+    let Some(engine) = twin::engine("ops::gram::kernels_large") else { return };
+    let real = [(Elem::F32, [cuda::FLUSH + 77, 16384]), (Elem::BF16, [8191, 4096])];
+    let small = [(Elem::F32, [300, 136]), (Elem::BF16, [131, 264])];
+    for (elem, [n, f]) in twin::sizes(real, small) {
+        let k = Numbers::draw("large keys", elem, [n, f], [0.0, 1.0]);
+        // As large as what is added.
+        let u = Numbers::draw("large totals", Elem::BF16, [1, f], [0.0, (n as f64).sqrt() / 2.0]);
+        let before = (0..f).flat_map(|i| (0..=i).map(move |j| (i, j)));
+        let before: Vec<f64> = before.map(|(i, j)| u.at(i) * u.at(j)).collect();
+        let mut totals = cuda::Totals::new(&engine, f, &before);
+        totals.add(&k.up(&engine));
+        let total = totals.packed();
+        let s = Matrix {
+            rows: f,
+            cols: f,
+            at: |i: usize, j: usize| total[packed_len(i.max(j)) + i.min(j)],
+        };
+        let at = |i: usize, t: usize| if t < n { k.at(t * f + i) } else { u.at(i) };
+        let keys = Matrix { rows: f, cols: n + 1, at };
+        let within = Within { size: lost(elem, n), last: 0.0 };
+        Product::square(&keys).hold(&format!("{elem:?} {n} x {f}"), &s, within);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::support::budget::{self, Op, inner, inner_abs};
 use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
 use crate::support::twin;
 
+mod large;
 mod library;
 
 /// (case, [N, out, in]), with a weight in a file in f32.
@@ -106,6 +107,17 @@ impl Lying {
         Lying { elem, of, rounded: false, layout, step: 1, gap: 0 }
     }
 
+    /// What is left out of Σ |a| |w| where numbers are taken for hi + lo: see `linear_mma.cu`.
+    fn split(&self) -> f64 {
+        let units = match (self.elem, self.of) {
+            (Elem::BF16, Elem::BF16 | Elem::F16) => 0.0,
+            (Elem::BF16, _) | (_, Elem::BF16) => 1.0,
+            (_, Elem::F16) => 3.0,
+            _ => 4.0 * (1.0 + f64::powi(2.0, -19)),
+        };
+        units * f64::powi(2.0, -17)
+    }
+
     /// The type of results.
     fn to(&self) -> Elem {
         if self.rounded { self.elem } else { Elem::F32 }
@@ -190,17 +202,11 @@ impl Linear {
         }
     }
 
-    /// How far y and dx are off where numbers are taken for hi + lo, as `linear_mma.cu` has it.
+    /// How far y and dx are off where numbers are taken for hi + lo.
     fn split(&self, lying: &Lying) -> Vec<f64> {
-        let units = match (lying.elem, lying.of) {
-            (Elem::BF16, Elem::BF16 | Elem::F16) => 0.0,
-            (Elem::BF16, _) | (_, Elem::BF16) => 1.0,
-            (_, Elem::F16) => 3.0,
-            _ => 4.0 * (1.0 + f64::powi(2.0, -19)),
-        };
         let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
         let sizes = self.sizes().plain().into_iter().map(largest);
-        sizes.map(|size| units * f64::powi(2.0, -17) * size).collect()
+        sizes.map(|size| lying.split() * size).collect()
     }
 
     /// Whose products are the sums of |a| |w|.

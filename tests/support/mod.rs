@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod golden;
+pub mod projection;
 pub mod shared;
 pub mod toy;
 pub mod twin;

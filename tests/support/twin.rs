@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use half::{bf16, f16};
+use incise::gpu::driver::TWIN;
 use incise::gpu::launch::Elem;
 use incise::gpu::twin::{Order, Twin, symbol};
 use incise::gpu::{Array, Engine, gpus, kernels};
@@ -75,6 +76,14 @@ pub fn library(test: &str, is_there: impl Fn(&Engine) -> bool) -> Option<Engine>
 pub fn engine(test: &str) -> Option<Engine> {
     let twin = |program| Engine::twin(Twin::start(program, Order::Shuffled).unwrap());
     card().or_else(|| program(test).map(twin))
+}
+
+/// Sizes of real models for a card, small ones where the host stands in for it or a checker of
+/// memory watches.
+pub fn sizes<T>(real: T, small: T) -> T {
+    let watched = std::env::var_os("INCISE_SMALLEST").is_some_and(|v| v == "1");
+    let hosted = std::env::var_os(TWIN).is_some() || gpus().is_empty();
+    if watched || hosted { small } else { real }
 }
 
 /// Engines by name, which must give the same bits: the card where there is one, else those of every
@@ -161,16 +170,20 @@ pub fn up(engine: &Engine, elem: Elem, values: &[f64]) -> Array {
 
 /// What an array holds.
 pub fn down(array: &Array) -> Vec<f64> {
-    let bytes = array.download();
-    let chunk = |b: &[u8]| match array.elem() {
-        Elem::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
-        Elem::BF16 => bf16::from_le_bytes(b.try_into().unwrap()).to_f64(),
-        Elem::F16 => f16::from_le_bytes(b.try_into().unwrap()).to_f64(),
-        Elem::F64 => f64::from_le_bytes(b.try_into().unwrap()),
-        Elem::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
-        Elem::U8 => f64::from(b[0]),
-    };
-    bytes.chunks(array.elem().size()).map(chunk).collect()
+    let (elem, bytes) = (array.elem(), array.download());
+    bytes.chunks(elem.size()).map(|b| number(elem, b)).collect()
+}
+
+/// A number of some type.
+pub fn number(elem: Elem, bytes: &[u8]) -> f64 {
+    match elem {
+        Elem::F32 => f64::from(f32::from_le_bytes(bytes.try_into().unwrap())),
+        Elem::BF16 => bf16::from_le_bytes(bytes.try_into().unwrap()).to_f64(),
+        Elem::F16 => f16::from_le_bytes(bytes.try_into().unwrap()).to_f64(),
+        Elem::F64 => f64::from_le_bytes(bytes.try_into().unwrap()),
+        Elem::I32 => f64::from(i32::from_le_bytes(bytes.try_into().unwrap())),
+        Elem::U8 => f64::from(bytes[0]),
+    }
 }
 
 /// C++ that includes a file for some types and tells of its kernels by name.

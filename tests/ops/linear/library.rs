@@ -57,7 +57,7 @@ fn gets_what_suits_it() {
 
 /// What cuBLASLt's sums may lose of Σ |a| |w|: its tensor cores add 16 products at once, each of
 /// 17 numbers to 2⁻²³ of the largest, and the sums never rest on the way.
-fn lost(k: usize) -> f64 {
+pub(super) fn lost(k: usize) -> f64 {
     17.0 * k.div_ceil(16) as f64 * f64::powi(2.0, -23)
 }
 
@@ -81,7 +81,7 @@ fn draw(draw: &mut Draw, shape: [usize; 3], lying: &Lying) -> Linear {
 }
 
 /// A library that takes none of these products would leave them to our kernels.
-fn multiplied(card: &Engine) {
+pub(super) fn multiplied(card: &Engine) {
     let [served, refused] = card.blaslt().unwrap().shapes();
     assert!(served > 0 && refused == 0, "cuBLASLt multiplies {served} shapes, not {refused}");
 }
