@@ -110,10 +110,13 @@ functions! {
         cublasLtCreate(*mut *mut c_void);
         cublasLtDestroy(*mut c_void);
         cublasLtMatmulDescCreate(*mut *mut c_void, Compute, Kind);
+        cublasLtMatmulDescDestroy(*mut c_void);
         cublasLtMatmulDescSetAttribute(*mut c_void, Of, *const c_void, usize);
         cublasLtMatrixLayoutCreate(*mut *mut c_void, Kind, u64, u64, i64);
+        cublasLtMatrixLayoutDestroy(*mut c_void);
         cublasLtMatrixLayoutSetAttribute(*mut c_void, Layout, *const c_void, usize);
         cublasLtMatmulPreferenceCreate(*mut *mut c_void);
+        cublasLtMatmulPreferenceDestroy(*mut c_void);
         cublasLtMatmulPreferenceSetAttribute(*mut c_void, Wish, *const c_void, usize);
         cublasLtMatmulAlgoGetHeuristic(
             *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void,
@@ -263,7 +266,21 @@ impl Blaslt {
             advice.holds() && ALLOWED.iter().all(|&n| self.allowed(&plan, n))
         };
         let found = self.advice(&plan).iter().find(serves).map(|advice| advice.algorithm);
+        if found.is_none() {
+            self.forget(&plan);
+        }
         Ok(found.map(|algorithm| Plan { algorithm, ..plan }))
+    }
+
+    /// Gives a plan's descriptions back. What a failed card refuses it does not keep either.
+    fn forget(&self, plan: &Plan) {
+        // SAFETY: made by `plan`, and not used again.
+        unsafe {
+            let _ = (self.call.cublasLtMatmulDescDestroy)(plan.product);
+            for layout in [plan.w, plan.a, plan.c] {
+                let _ = (self.call.cublasLtMatrixLayoutDestroy)(layout);
+            }
+        }
     }
 
     /// Algorithms, the fastest first; none where the library multiplies no such matrices.
@@ -314,10 +331,12 @@ impl Blaslt {
 }
 
 impl Drop for Blaslt {
-    /// What a failed card refuses it does not keep either.
+    /// As [`Blaslt::forget`].
     fn drop(&mut self) {
+        self.turn().plans.values().flatten().for_each(|plan| self.forget(plan));
         // SAFETY: made by `open` in the context that is current, and not used again.
         unsafe {
+            let _ = (self.call.cublasLtMatmulPreferenceDestroy)(self.wish);
             let _ = (self.call.cublasLtDestroy)(self.handle);
             let _ = result::free_sync(self.workspace);
             let _ = result::free_sync(self.room.at);

@@ -337,8 +337,8 @@ impl Array {
     pub fn resize(&mut self, len: usize) -> Result<()> {
         let old = self.place.len;
         if len > self.capacity {
-            // What grows token by token is copied a few times in all.
-            let room = if old == 0 { len } else { len.max(2 * old) };
+            // What grows token by token is not copied for each; and little is held for nothing.
+            let room = if old == 0 { len } else { len.max(old + old / 8) };
             let mut larger = self.engine.array(self.place.elem, room)?;
             larger.copy(0, self, 0..old);
             larger.place.len = old;

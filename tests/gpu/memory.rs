@@ -144,7 +144,12 @@ impl Searched {
     }
 
     fn run(&self, room: u64) -> Vec<value::Value> {
-        let (push, steps, enough) = (self.push, 3, f64::NEG_INFINITY);
+        self.until(f64::NEG_INFINITY, room)
+    }
+
+    /// A search ends where its loss is below `enough`, or after three steps.
+    fn until(&self, enough: f64, room: u64) -> Vec<value::Value> {
+        let (push, steps) = (self.push, 3);
         let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
         let eases = false;
         let by = Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases, enough };
@@ -160,18 +165,17 @@ impl Searched {
     }
 }
 
-/// What a search of some facts took at most, besides the weights, and what was counted.
-fn searched(engine: &Engine, config: &Value, fast: bool, part: u64) -> (u64, u64) {
-    let search = Searched::new(engine, config, fast, false);
-    let Searched { model, facts, push } = &search;
+/// What a search takes at most, besides the weights, and what was counted for a part of its facts.
+fn searched(engine: &Engine, search: &Searched, enough: f64, part: u64) -> (u64, u64) {
+    let Searched { model, facts, push } = search;
     model.logits(&Batch::whole([[0]]), Past::None, &[0]); // the weights are there
-    let before = engine.memory().used;
+    let before = engine.forget_peak();
     let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
     assert_eq!(shared, 20, "the contexts");
     let besides = push.bytes_besides(model, facts, shared);
     let all: u64 = facts.iter().map(|rows| push.bytes(model, rows, shared)).sum();
     let room = besides + all / part;
-    search.run(room);
+    search.until(enough, room);
     (engine.memory().peak - before, room)
 }
 
@@ -197,12 +201,31 @@ fn a_search_takes_what_was_counted() {
     for (config, fast) in [(&gptj, false), (&gptj, true), (&gpt2, true)] {
         for part in [1, 2] {
             let Some(engine) = twin::engine(test) else { return };
-            let (took, counted) = searched(&engine, config, fast, part);
+            let search = Searched::new(&engine, config, fast, false);
+            let (took, counted) = searched(&engine, &search, f64::NEG_INFINITY, part);
             let case = format!("{} fast {fast}: {took} of {counted}", config["model_type"]);
             assert!(took <= counted + counted / 10, "{case}, 1/{part} of the facts at a time");
             assert!(part > 1 || took >= counted - counted / 10, "{case}");
         }
     }
+}
+
+/// Nor where some searches end before others, and facts take their places.
+#[test]
+fn a_search_that_is_refilled_takes_what_was_counted() {
+    let test = "gpu::memory::a_search_that_is_refilled_takes_what_was_counted";
+    let [gptj, _] = small();
+    let Some(engine) = twin::engine(test) else { return };
+    let search = Searched::new(&engine, &gptj, true, false);
+    let mut first: Vec<f64> =
+        search.run(u64::MAX).iter().map(|value| value.trace[0].total()).collect();
+    first.sort_by(f64::total_cmp);
+    let enough = first[first.len() / 2];
+    let looks: Vec<usize> =
+        search.until(enough, u64::MAX).iter().map(|value| value.trace.len()).collect();
+    assert!(looks.contains(&1) && looks.contains(&3), "{looks:?}");
+    let (took, counted) = searched(&engine, &search, enough, 4);
+    assert!(took <= counted + counted / 10, "{took} of {counted}");
 }
 
 /// Where weights come and go, layers are run again for backward: the same numbers, and no more
