@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use incise::base::Float;
-use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
+use incise::gpu::{Array, Engine};
 use incise::ops::attention::{self, Grads, Heads, Keys, Seq};
 use incise::ops::cuda::attention::{self as cuda, Packing};
 use incise::tensor::{Precision, Tensor};
@@ -12,6 +12,8 @@ use incise::tensor::{Precision, Tensor};
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
 use crate::support::twin;
+
+mod large;
 
 /// A row of the table: [H, G, E], (rows of the past, own tokens) of each sequence, spread of q,
 /// window.
@@ -181,22 +183,45 @@ impl Case {
     }
 }
 
-/// Σ x, 256 terms after another: products of libraries are blocked so, and a sum of thousands of
-/// terms in a row would be no measure.
-fn sum<T: Float>(x: &[T]) -> T {
-    x.chunks(256).map(|block| block.iter().copied().sum::<T>()).sum()
+/// A sum of terms as they come, 256 after another: products of libraries are blocked so, and a sum
+/// of thousands of terms in a row would be no measure.
+#[derive(Clone, Copy, Default)]
+struct Sum<T> {
+    whole: T, // blocks
+    block: T,
+    terms: usize,
+}
+
+impl<T: Float> Sum<T> {
+    fn add(&mut self, x: T) {
+        self.block += x;
+        self.terms += 1;
+        if self.terms.is_multiple_of(256) {
+            self.whole += std::mem::take(&mut self.block);
+        }
+    }
+
+    fn total(&self) -> T {
+        self.whole + self.block
+    }
+}
+
+fn sum<T: Float>(terms: impl Iterator<Item = T>) -> T {
+    let mut sum = Sum::default();
+    terms.for_each(|x| sum.add(x));
+    sum.total()
 }
 
 /// Softmax of scores, and the log of their sum.
 fn softmax<T: Float>(scores: &[T]) -> (Vec<T>, T) {
     let top = scores.iter().fold(scores[0], |a, &s| a.max(s));
     let e: Vec<T> = scores.iter().map(|&s| exp(s - top)).collect();
-    let total = sum(&e);
+    let total = sum(e.iter().copied());
     (e.iter().map(|&e| e / total).collect(), top + ln(total))
 }
 
 fn dot<T: Float>(a: &[T], b: &[T]) -> T {
-    sum(&a.iter().zip(b).map(|(&a, &b)| a * b).collect::<Vec<_>>())
+    sum(a.iter().zip(b).map(|(&a, &b)| a * b))
 }
 
 impl Op for Case {
@@ -209,8 +234,8 @@ impl Op for Case {
         let [q, d_o] = [&self.q, &self.d_o].map(|x| cast::<T>(x));
         let [k, v, past_k, past_v] =
             [&self.k, &self.v, &self.past_k, &self.past_v].map(|x| cast::<T>(x));
-        let none = |like: &[T]| vec![Vec::<T>::new(); like.len()];
-        let (mut o, mut dq, mut dk, mut dv) = (none(&q), none(&q), none(&k), none(&v)); // terms
+        let none = |like: &[T]| vec![Sum::<T>::default(); like.len()];
+        let (mut o, mut dq, mut dk, mut dv) = (none(&q), none(&q), none(&k), none(&v));
         let mut lse = Vec::new();
         for seq in &self.seqs {
             for (i, h) in seq.rows.clone().flat_map(|i| (0..queries).map(move |h| (i, h))) {
@@ -233,18 +258,17 @@ impl Op for Case {
                     let own = (x + hidden).checked_sub(before); // none in the past
                     let j = own.map(|own| seq.rows.start + own);
                     for c in 0..width {
-                        o[at + c].push(p[x] * vx[c]);
-                        dq[at + c].push(e * kx[c]);
+                        o[at + c].add(p[x] * vx[c]);
+                        dq[at + c].add(e * kx[c]);
                         if let Some(j) = j {
-                            dk[j * kw + g + c].push(e * qi[c]);
-                            dv[j * kw + g + c].push(p[x] * doi[c]);
+                            dk[j * kw + g + c].add(e * qi[c]);
+                            dv[j * kw + g + c].add(p[x] * doi[c]);
                         }
                     }
                 }
             }
         }
-        let [o, dq, dk, dv] =
-            [o, dq, dk, dv].map(|all| all.iter().map(|terms| sum(terms)).collect());
+        let [o, dq, dk, dv] = [o, dq, dk, dv].map(|sums| sums.iter().map(Sum::total).collect());
         vec![o, lse, dq, dk, dv]
     }
 
@@ -262,27 +286,28 @@ impl Case {
     }
 
     fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
-        let Heads { queries, width, .. } = self.heads;
-        let n = self.q.len() / (queries * width);
-        let up = |x: &[f64]| twin::up(engine, elem, x);
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| up(x));
-        let [past_k, past_v, d_o] = [&self.past_k, &self.past_v, &self.d_o].map(|x| up(x));
-        let like = |x: &[f64]| engine.array(elem, x.len()).unwrap();
-        let (mut o, mut dq, mut dk, mut dv) =
-            (like(&self.q), like(&self.q), like(&self.k), like(&self.v));
-        let [mut lse, mut total, mut mean] =
-            [(); 3].map(|()| engine.array(Elem::F32, n * queries).unwrap());
-        let (past, heads) = ((&past_k, &past_v), self.heads);
-        let packing = &Packing::of(engine, &self.seqs, heads).unwrap();
-        let mut parts = engine.array(Elem::F32, packing.parts(heads)).unwrap();
-        let keys = cuda::Keys { k: &k, v: &v, past, packing, heads };
-        let outputs = cuda::Outputs { o: &mut o, lse: &mut lse, parts: &mut parts };
-        cuda::forward(engine, &q, keys, outputs);
-        let (total, mean) = (&mut total, &mut mean);
-        let grads = cuda::Grads { dq: &mut dq, dk: &mut dk, dv: &mut dv, total, mean };
-        cuda::backward(engine, &d_o, &q, keys, &lse, grads);
-        [o, lse, dq, dk, dv].iter().map(twin::down).collect()
+        let inputs = [&self.q, &self.k, &self.v, &self.past_k, &self.past_v, &self.d_o];
+        let inputs = inputs.map(|x| twin::up(engine, elem, x));
+        launch(engine, self.heads, &self.seqs, &inputs).iter().map(twin::down).collect()
     }
+}
+
+/// o, lse, dq, dk, dv from q, k, v, past k, past v, do.
+fn launch(engine: &Engine, heads: Heads, seqs: &[Seq], inputs: &[Array; 6]) -> [Array; 5] {
+    let [q, k, v, past_k, past_v, d_o] = inputs;
+    let like = |x: &Array| engine.array(x.elem(), x.len()).unwrap();
+    let (mut o, mut dq, mut dk, mut dv) = (like(q), like(q), like(k), like(v));
+    let per_head = || engine.array(Elem::F32, q.len() / heads.width).unwrap();
+    let (mut lse, mut total, mut mean) = (per_head(), per_head(), per_head());
+    let packing = &Packing::of(engine, seqs, heads).unwrap();
+    let mut parts = engine.array(Elem::F32, packing.parts(heads)).unwrap();
+    let keys = cuda::Keys { k, v, past: (past_k, past_v), packing, heads };
+    let outputs = cuda::Outputs { o: &mut o, lse: &mut lse, parts: &mut parts };
+    cuda::forward(engine, q, keys, outputs);
+    let (total, mean) = (&mut total, &mut mean);
+    let grads = cuda::Grads { dq: &mut dq, dk: &mut dk, dv: &mut dv, total, mean };
+    cuda::backward(engine, d_o, q, keys, &lse, grads);
+    [o, lse, dq, dk, dv]
 }
 
 #[test]

@@ -8,7 +8,7 @@ use incise::ops::cuda::gram as cuda;
 use incise::ops::gram::{self, TOKENS, packed_len};
 use incise::tensor::{Precision, Tensor};
 
-use crate::support::budget::{self, Op, U32};
+use crate::support::budget::{self, Op, U32, lost};
 use crate::support::projection::{Matrix, Numbers, Product, Within};
 use crate::support::toy::{Draw, Fill, cast};
 use crate::support::twin;
@@ -108,14 +108,14 @@ fn kernels() {
     }
 }
 
-/// Of Σ |k||k|, as `gram_mma.cu` has it: parts that are left out, a run's sums in tensor cores, 17
-/// numbers cut off at each of its instructions, and sums of runs and of launches.
-fn lost(elem: Elem, n: usize) -> f64 {
+/// Of Σ |k||k|, as `gram_mma.cu` has it: parts that are left out, a run's sums in tensor cores, and
+/// sums of runs and of launches.
+fn size(elem: Elem, n: usize) -> f64 {
     let (split, products) = match elem {
-        Elem::F32 => (4.0 * (1.0 + f64::powi(2.0, -19)) * f64::powi(2.0, -17), 3),
-        _ => (0.0, 1),
+        Elem::F32 => (4.0 * (1.0 + f64::powi(2.0, -19)) * f64::powi(2.0, -17), 3.0),
+        _ => (0.0, 1.0),
     };
-    let run = (products * 17 * RUN / 16) as f64 * f64::powi(2.0, -23);
+    let run = products * lost(RUN);
     split + 1.02 * (run + (n / RUN + n / cuda::FLUSH + 2) as f64 * U32)
 }
 
@@ -141,7 +141,7 @@ fn kernels_large() {
         };
         let at = |i: usize, t: usize| if t < n { k.at(t * f + i) } else { u.at(i) };
         let keys = Matrix { rows: f, cols: n + 1, at };
-        let within = Within { size: lost(elem, n), last: 0.0 };
+        let within = Within { size: size(elem, n), last: 0.0 };
         Product::square(&keys).hold(&format!("{elem:?} {n} x {f}"), &s, within);
     }
 }

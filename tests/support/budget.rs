@@ -38,6 +38,21 @@ const SMALL: usize = 300;
 pub const U32: f64 = f32::EPSILON as f64 / 2.0;
 pub const U64: f64 = f64::EPSILON / 2.0;
 
+/// That of a type of results.
+pub fn unit(elem: Elem) -> f64 {
+    match elem {
+        Elem::BF16 => f64::powi(2.0, -8),
+        Elem::F16 => f64::powi(2.0, -11),
+        _ => U32,
+    }
+}
+
+/// What sums of k products on tensor cores may lose of Σ |a| |w|: they add 16 products at once,
+/// each of 17 numbers to 2⁻²³ of the largest, and the sums never rest on the way.
+pub fn lost(k: usize) -> f64 {
+    17.0 * k.div_ceil(16) as f64 * f64::powi(2.0, -23)
+}
+
 /// An operation with its inputs, computed by the plain loops of its formula and by our own code.
 pub trait Op: Sync {
     /// Names of what it computes.
@@ -143,12 +158,7 @@ pub fn kernel_besides<O: Op>(
         }
     }
     for ((name, elem), s) in names.iter().zip(outputs).zip(seen) {
-        let u = match elem {
-            Elem::BF16 => f64::powi(2.0, -8),
-            Elem::F16 => f64::powi(2.0, -11),
-            _ => U32,
-        };
-        let budget = 2.0 * s.base + u * s.top + s.besides;
+        let budget = 2.0 * s.base + unit(*elem) * s.top + s.besides;
         let off = s.single;
         assert!(off <= budget, "{case}: the kernel's {name} is off by {off:e} > {budget:e}");
     }

@@ -23,10 +23,10 @@
 //! times, whatever K is. The factors' own products are `faer`'s, in f64.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use half::bf16;
 use incise::base::Rng;
 use incise::gpu::launch::Elem;
 use incise::gpu::{Array, Engine};
@@ -237,18 +237,22 @@ impl Numbers {
         };
         let columns: Vec<Vec<f64>> =
             (0..cols).into_par_iter().map(|j| some("columns", j, of_col)).collect();
-        let mut bytes = vec![0; rows * cols * elem.size()];
-        bytes.par_chunks_mut(cols * elem.size()).enumerate().for_each(|(i, bytes)| {
+        Numbers::of_rows(elem, [rows, cols], |i| {
             let row = some("rows", i, of_row);
-            for (j, to) in bytes.chunks_mut(elem.size()).enumerate() {
-                let x = row[j % PERIOD] + columns[j][i % PERIOD];
-                match elem {
-                    Elem::F32 => to.copy_from_slice(&(x as f32).to_le_bytes()),
-                    Elem::BF16 => to.copy_from_slice(&bf16::from_f32(x as f32).to_le_bytes()),
-                    _ => panic!("nothing is drawn in {elem:?}"),
-                }
-            }
-        });
+            (0..cols).map(|j| row[j % PERIOD] + columns[j][i % PERIOD]).collect()
+        })
+    }
+
+    /// A matrix (rows, cols) of the nearest to numbers that are given row by row.
+    pub fn of_rows(
+        elem: Elem,
+        [rows, cols]: [usize; 2],
+        row: impl Fn(usize) -> Vec<f64> + Sync,
+    ) -> Numbers {
+        let size = cols * elem.size();
+        let mut bytes = vec![0; rows * size];
+        let chunks = bytes.par_chunks_mut(size).enumerate();
+        chunks.for_each(|(i, to)| to.copy_from_slice(&twin::bytes(elem, &row(i))));
         Numbers { elem, bytes }
     }
 
@@ -262,8 +266,13 @@ impl Numbers {
     }
 
     pub fn at(&self, i: usize) -> f64 {
+        twin::number(self.elem, self.bytes(i..i + 1))
+    }
+
+    /// The bytes of some.
+    pub fn bytes(&self, some: Range<usize>) -> &[u8] {
         let size = self.elem.size();
-        twin::number(self.elem, &self.bytes[i * size..][..size])
+        &self.bytes[some.start * size..some.end * size]
     }
 
     /// As a matrix, row after row.

@@ -154,7 +154,12 @@ pub fn rounded(elem: Elem, values: &[f64]) -> Vec<f64> {
 
 /// An array of values that its type holds exactly.
 pub fn up(engine: &Engine, elem: Elem, values: &[f64]) -> Array {
-    let mut bytes = Vec::new();
+    engine.upload(elem, &bytes(elem, values)).unwrap()
+}
+
+/// Values in the bytes of a type, to the nearest.
+pub fn bytes(elem: Elem, values: &[f64]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * elem.size());
     for &x in values {
         match elem {
             Elem::F32 => bytes.extend((x as f32).to_le_bytes()),
@@ -165,7 +170,7 @@ pub fn up(engine: &Engine, elem: Elem, values: &[f64]) -> Array {
             Elem::U8 => bytes.push(x as u8),
         }
     }
-    engine.upload(elem, &bytes).unwrap()
+    bytes
 }
 
 /// What an array holds.

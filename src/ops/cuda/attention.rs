@@ -224,43 +224,31 @@ fn long_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut
     const { assert!(long::TILE == mma::TILE, "the same tiles") };
     let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
     let Heads { queries, width, .. } = keys.heads;
-    let (k, v, past) = (keys.k.read(), keys.v.read(), keys.past);
-    let tiles = keys.packing.tiles.read();
     let blocks = |slice| [keys.packing.long, queries, width.div_ceil(slice)];
+    macro_rules! launch {
+        ($kernel:ident, $form:ident) => {
+            $kernel {
+                q: q.read(),
+                k: keys.k.read(),
+                v: keys.v.read(),
+                past_k: keys.past.0.read(),
+                past_v: keys.past.1.read(),
+                tiles: keys.packing.tiles.read(),
+                scale,
+                window,
+                H: h,
+                G: g,
+                E: e,
+                o: o.write(),
+                lse: lse.write(),
+            }
+            .launch(engine, grid(blocks($form::SLICE), $form::THREADS))
+        };
+    }
     if q.elem() == Elem::BF16 && width.is_multiple_of(mma::DEPTH) && width <= mma::WIDEST {
-        AttentionMmaFwd {
-            q: q.read(),
-            k,
-            v,
-            past_k: past.0.read(),
-            past_v: past.1.read(),
-            tiles,
-            scale,
-            window,
-            H: h,
-            G: g,
-            E: e,
-            o: o.write(),
-            lse: lse.write(),
-        }
-        .launch(engine, grid(blocks(mma::SLICE), mma::THREADS));
+        launch!(AttentionMmaFwd, mma);
     } else {
-        AttentionFwd {
-            q: q.read(),
-            k,
-            v,
-            past_k: past.0.read(),
-            past_v: past.1.read(),
-            tiles,
-            scale,
-            window,
-            H: h,
-            G: g,
-            E: e,
-            o: o.write(),
-            lse: lse.write(),
-        }
-        .launch(engine, grid(blocks(long::SLICE), long::THREADS));
+        launch!(AttentionFwd, long);
     }
 }
 

@@ -7,8 +7,8 @@ use incise::ops::cuda::linear as cuda;
 use incise::tensor::Layout;
 
 use super::Lying;
-use super::library::{lost, multiplied};
-use crate::support::budget::U32;
+use super::library::multiplied;
+use crate::support::budget::{U32, lost};
 use crate::support::projection::{Matrix, Numbers, Product, Within};
 use crate::support::toy::cast;
 use crate::support::twin;

@@ -7,7 +7,7 @@ use incise::ops::cuda::linear as cuda;
 use incise::tensor::Layout;
 
 use super::{Linear, Lying};
-use crate::support::budget::{self, Op};
+use crate::support::budget::{self, Op, lost};
 use crate::support::toy::{Draw, PLAIN};
 use crate::support::twin;
 
@@ -53,12 +53,6 @@ fn gets_what_suits_it() {
         let got = ask(elems, at, sizes, strides);
         assert_eq!(got, None, "{elems:?} {at:?} {sizes:?} {strides:?}");
     }
-}
-
-/// What cuBLASLt's sums may lose of Σ |a| |w|: its tensor cores add 16 products at once, each of
-/// 17 numbers to 2⁻²³ of the largest, and the sums never rest on the way.
-pub(super) fn lost(k: usize) -> f64 {
-    17.0 * k.div_ceil(16) as f64 * f64::powi(2.0, -23)
 }
 
 /// How W lies, what is multiplied with it, and whether the result is rounded to that.
