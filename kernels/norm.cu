@@ -12,7 +12,7 @@
 //   launch   T = blockDim.x threads a row, a power of two of at least FEWEST and at most MOST, as
 //            many as hold the row in registers; BLOCK / T rows a block, or one
 //   cost     forward moves 8 N D bytes and N D elements, with `added` 16 N D and N D, backward
-//            12 N D and N D; heads 2 and 3 N D elements; bandwidth-bound
+//            12 N D and N D; heads 3 N D elements each; bandwidth-bound
 //   source   Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467
 #include "common.cuh"
 

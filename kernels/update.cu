@@ -1,13 +1,14 @@
 // update.cu: a change of low rank added to stored weights, rounded once, and what rounding lost.
 //
 //   maths    new = round(W + sum_r left_r right_r^T), the sum in f64 in the order of r: a product
-//            of two f32 is exact there, so the bytes are those of any other machine
+//            of two f32 is exact there, so the bytes are those of any other machine; NaN stays
 //   shapes   W new (rows, cols) as stored   left (rows, R)   right (cols, R) f32
 //            sums (blocks, 4) f64: of W^2, of the change squared, of what was lost squared, and how
 //            many elements left the range of the type; added up in the order of blocks
 //   types    f32 bf16 f16                                          of W
 //   launch   a tile of SIDE x SIDE a block of THREADS, of which each has EACH x EACH elements
-//   cost     moves W twice, 2 rows cols R FLOP in f64; bandwidth-bound up to R of about 8
+//   cost     moves W twice, 2 rows cols R FLOP in f64; reckoned bandwidth-bound up to R of 8,
+//            and above it bound by f64 products, at half the rate of f32
 //   source   -
 #include "common.cuh"
 
@@ -74,7 +75,8 @@ update(const float* left, const float* right, int R, int rows, int cols, const e
             if (r >= rows || c >= cols) continue;
             const long long at = static_cast<long long>(r) * cols + c;
             const double old = value(w[at]), wanted = old + change[i][j];
-            put_once(&now[at], wanted);
+            if (old == old) put_once(&now[at], wanted);
+            else now[at] = w[at];
             const double made = value(now[at]), lost = wanted - made;
             const bool beyond = fabs(old) < INFINITY && !(fabs(made) < INFINITY);
             of[0] += old * old;

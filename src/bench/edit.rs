@@ -65,19 +65,9 @@ pub fn measure(
     let flop = 4.0 * (model.arch.layers - 1 - last) as f64 * weights(model);
     let limit = Some(limits.product / flop / (tokens * by.search.steps) as f64);
     let mut row = |name: String, seconds: f64, limit| {
-        let window = format!("layers {} to {last}", by.layers[0]);
-        let (work, unit, spread) = (facts.len() as f64, Unit::Facts, 0.0);
-        rows.push(Row {
-            part: "edit",
-            name,
-            shape: window,
-            seconds,
-            spread,
-            work,
-            unit,
-            limit,
-            held: None,
-        });
+        let what = [name, format!("layers {} to {last}", by.layers[0])];
+        let work = (facts.len() as f64, Unit::Facts);
+        rows.push(Row::new("edit", what, [seconds, 0.0], work, limit));
     };
     row(format!("edit of {} facts", facts.len()), began.elapsed().as_secs_f64(), limit);
     for (stage, seconds) in clock.stages() {
@@ -86,11 +76,11 @@ pub fn measure(
     Ok(())
 }
 
-/// C of the layers, from ten tokens a column of C in passes of 8,192.
+/// C of the layers, from ten tokens a column of C in passes of 8,192; or from two small passes.
 fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>> {
     let (a, compute) = (&model.arch, &model.compute);
     let (sequences, length) = if sizes.side < 1024 { (2, 5) } else { (64, 128) };
-    let passes = (10 * a.inner).div_ceil(sequences * length);
+    let passes = if sizes.side < 1024 { 2 } else { (10 * a.inner).div_ceil(sequences * length) };
     let totals = |_: &usize| Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)]);
     let mut totals: Vec<Totals> = layers.iter().map(totals).collect();
     let (mut ids, mut run) = (Ids::new(model), Run::new(model));

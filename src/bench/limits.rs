@@ -22,19 +22,11 @@ pub struct Limits {
 pub fn measure(compute: &Compute, sizes: Sizes, rows: &mut Vec<Row>) -> Result<Limits> {
     let n = sizes.bytes / 8;
     let (from, mut to) = (Tensor::zeros(compute, &[n]), Tensor::zeros(compute, &[n]));
-    let [seconds, spread] = time(compute, sizes.seconds, || to.copy_from(&from));
-    let row = |name: &str, shape: String, [seconds, spread]: [f64; 2], work: f64, unit| Row {
-        part: "limits",
-        name: name.to_owned(),
-        shape,
-        seconds,
-        spread,
-        work,
-        unit,
-        limit: None,
-        held: None,
+    let took = time(compute, sizes.seconds, || to.copy_from(&from));
+    let row = |name: &str, shape: String, took: [f64; 2], work: f64, unit| {
+        Row::new("limits", [name.to_owned(), shape], took, (work, unit), None)
     };
-    rows.push(row("copy", format!("{n}"), [seconds, spread], (8 * n) as f64, Unit::Bytes));
+    rows.push(row("copy", format!("{n}"), took, (8 * n) as f64, Unit::Bytes));
     let mut limits = Limits { copy: rows[rows.len() - 1].rate(), product: 0.0 };
     let side = sizes.side;
     for dtype in [DType::BF16, DType::F32] {

@@ -54,6 +54,17 @@ pub struct Row {
 }
 
 impl Row {
+    /// A row of a part: its name and on what, how long, how much a run does, and the limit.
+    pub fn new(
+        part: &'static str,
+        [name, shape]: [String; 2],
+        [seconds, spread]: [f64; 2],
+        (work, unit): (f64, Unit),
+        limit: Option<f64>,
+    ) -> Row {
+        Row { part, name, shape, seconds, spread, work, unit, limit, held: None }
+    }
+
     /// Of `unit`, a second.
     pub fn rate(&self) -> f64 {
         self.work / self.seconds

@@ -49,25 +49,15 @@ pub fn measure(
 
 impl Bench<'_> {
     fn row(&mut self, name: &str, shape: String, unit: Unit, work: usize, run: impl FnMut()) {
-        let [seconds, spread] = time(self.compute, self.sizes.seconds, run);
+        let took = time(self.compute, self.sizes.seconds, run);
         let limit = match unit {
             Unit::Bytes => Some(self.limits.copy),
             Unit::Flop => Some(self.limits.product),
             _ => None,
         };
         let fast = self.compute.narrow_size() < self.compute.precision().size();
-        let (name, work) = (format!("{name}{}", if fast { ", bf16" } else { "" }), work as f64);
-        self.rows.push(Row {
-            part: "ops",
-            name,
-            shape,
-            seconds,
-            spread,
-            work,
-            unit,
-            limit,
-            held: None,
-        });
+        let name = format!("{name}{}", if fast { ", bf16" } else { "" });
+        self.rows.push(Row::new("ops", [name, shape], took, (work as f64, unit), limit));
     }
 
     /// Some numbers of size 1, in f32.
@@ -215,19 +205,11 @@ impl Bench<'_> {
         for n in [1, 8, 64, 512, 2048, 8192].into_iter().filter(|&n| n <= self.sizes.side) {
             for [out, inner] in [[d, d], [f, d], [d, f]] {
                 for (name, compute) in &ways {
-                    let [seconds, spread] =
-                        product(compute, DType::BF16, [n, out, inner], self.sizes.seconds)?;
-                    self.rows.push(Row {
-                        part: "ops",
-                        name: (*name).to_owned(),
-                        shape: format!("{n} × {out} × {inner}"),
-                        seconds,
-                        spread,
-                        work: 2.0 * (n * out * inner) as f64,
-                        unit: Unit::Flop,
-                        limit: Some(self.limits.product),
-                        held: None,
-                    });
+                    let shape = [n, out, inner];
+                    let took = product(compute, DType::BF16, shape, self.sizes.seconds)?;
+                    let work = (2.0 * (n * out * inner) as f64, Unit::Flop);
+                    let what = [(*name).to_owned(), format!("{n} × {out} × {inner}")];
+                    self.rows.push(Row::new("ops", what, took, work, Some(self.limits.product)));
                 }
             }
         }

@@ -30,6 +30,7 @@ pub fn measure(
     rescue(|| {
         updates(compute, sizes, [d, f], limits, rows);
         system(compute, sizes, f, rows);
+        of_facts(compute, sizes, [d, f], rows);
         Ok(())
     })
 }
@@ -46,7 +47,7 @@ fn updates(
     for r in [1, 8, 64, 512].into_iter().filter(|r| *r <= d) {
         let [left, right] = [d, f].map(|n| vec![1e-3; n * r]);
         let moved = 2 * d * w.row_bytes();
-        let [seconds, spread] = match compute.engine() {
+        let took = match compute.engine() {
             Some(engine) => {
                 let factors = Factors::new(engine, w.sides(), [&left, &right]);
                 let room = |elem, n| fits(engine.array(elem, n));
@@ -63,22 +64,12 @@ fn updates(
                 time(compute, sizes.seconds, run)
             }
         };
-        let (unit, work, limit) = match r {
-            ..=8 => (Unit::Bytes, moved as f64, Some(limits.copy)),
-            _ => (Unit::Flop, 2.0 * (d * f * r) as f64, None),
+        let (work, limit) = match r {
+            ..=8 => ((moved as f64, Unit::Bytes), Some(limits.copy)),
+            _ => ((2.0 * (d * f * r) as f64, Unit::Flop), None),
         };
-        let (name, shape) = (format!("low-rank update, r {r}"), format!("{d} × {f}, BF16"));
-        rows.push(Row {
-            part: "solves",
-            name,
-            shape,
-            seconds,
-            spread,
-            work,
-            unit,
-            limit,
-            held: None,
-        });
+        let what = [format!("low-rank update, r {r}"), format!("{d} × {f}, BF16")];
+        rows.push(Row::new("solves", what, took, work, limit));
     }
 }
 
@@ -88,11 +79,10 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
     let mut rng = Rng::new(0, "systems of a benchmark");
     let b = Mat::from_fn(f, COLUMNS, |_, _| rng.normal());
     let a = Mat::from_fn(f, f, |i, j| if i == j { f as f64 } else { 0.5 });
-    let mut row = |name: &str, [seconds, spread]: [f64; 2]| {
+    let mut row = |name: &str, took: [f64; 2]| {
         let work = (f * f) as f64 * (f as f64 / 3.0 + 2.0 * COLUMNS as f64);
-        let (name, shape) = (name.to_owned(), format!("{f} × {f}, {COLUMNS} columns"));
-        let (part, unit, limit) = ("solves", Unit::Flop, None);
-        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit, held: None });
+        let what = [name.to_owned(), format!("{f} × {f}, {COLUMNS} columns")];
+        rows.push(Row::new("solves", what, took, (work, Unit::Flop), None));
     };
     let host = Precision::F64.into();
     let whole = time(&host, sizes.seconds, || {
@@ -121,4 +111,25 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
         });
         row(name, took);
     }
+}
+
+/// (A + KKᵀ)X = KRᵀ for more facts than D, as an edit of thousands solves it in each layer: with
+/// all that goes to a device and back.
+fn of_facts(compute: &Compute, sizes: Sizes, [d, f]: [usize; 2], rows: &mut Vec<Row>) {
+    let n = d * 5 / 2;
+    let some = |rows, cols, of: usize| {
+        Mat::from_fn(rows, cols, |i, j| ((i * 31 + j * 17) % of) as f64 / of as f64 - 0.5)
+    };
+    let (k, r) = (some(f, n, 1009), some(d, n, 997));
+    let a = Mat::from_fn(f, f, |i, j| if i == j { f as f64 } else { 0.5 });
+    let took = time(&Precision::F64.into(), sizes.seconds, || {
+        with_means(compute, |by| {
+            let x = by(System { a: a.clone(), k: Some(&k), b: Known::Product(&k, &r) });
+            assert!(x.is_some(), "a matrix that is positive definite");
+        });
+    });
+    let [f64s, n64, d64] = [f, n, d].map(|x| x as f64);
+    let work = f64s * f64s * (n64 + f64s / 3.0 + 2.0 * d64) + 2.0 * f64s * n64 * d64;
+    let what = [format!("system of {n} facts"), format!("{f} × {f}, {d} columns")];
+    rows.push(Row::new("solves", what, took, (work, Unit::Flop), None));
 }

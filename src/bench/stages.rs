@@ -17,32 +17,39 @@ use crate::text::{Row as Tokens, Rows};
 /// Steps of a search that never ends early.
 const STEPS: usize = 25;
 
-/// Passes, and the value search of some numbers of facts; on a device exact and fast.
+/// The ways a model runs: on a device exact and fast.
+fn ways(model: &Model) -> Vec<Model> {
+    let mut ways = vec![model.clone()];
+    if model.compute.engine().is_some() {
+        ways.push(model.clone());
+        ways[1].fast = true;
+    }
+    ways
+}
+
+/// A pass over whole sequences, and one that adds up a layer's second moment.
 ///
 /// # Errors
 ///
 /// A device without room.
-pub fn measure(
-    model: &Model,
-    sizes: Sizes,
-    limits: Limits,
-    facts: &[usize],
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let mut fast = model.clone();
-    fast.fast = true;
-    let models = match model.compute.engine() {
-        Some(_) => &[model, &fast][..],
-        None => &[model],
-    };
+pub fn passes(model: &Model, sizes: Sizes, limits: Limits, rows: &mut Vec<Row>) -> Result<()> {
     let mut ids = Ids::new(model);
-    models.iter().try_for_each(|model| {
+    ways(model).iter().try_for_each(|model| {
         rescue(|| {
-            passes(model, sizes, limits, &mut ids, rows);
+            pass(model, sizes, limits, &mut ids, rows);
             Ok(())
-        })?;
-        facts.iter().try_for_each(|&n| searches(model, limits, n, &mut ids, rows))
+        })
     })
+}
+
+/// The value search of n facts.
+///
+/// # Errors
+///
+/// A device without room.
+pub fn searches(model: &Model, limits: Limits, n: usize, rows: &mut Vec<Row>) -> Result<()> {
+    let mut ids = Ids::new(model);
+    ways(model).iter().try_for_each(|model| find(model, limits, n, &mut ids, rows))
 }
 
 /// Weights of a layer.
@@ -55,8 +62,7 @@ fn how(model: &Model) -> &'static str {
     if model.fast { ", fast" } else { "" }
 }
 
-/// A pass over whole sequences, and one that adds up a layer's second moment.
-fn passes(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut Vec<Row>) {
+fn pass(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut Vec<Row>) {
     let steps = model.stepping();
     let (a, compute) = (&steps.arch, &steps.compute);
     let (sequences, length) = if sizes.side < 1024 { (2, 5) } else { (64, 128) };
@@ -66,11 +72,10 @@ fn passes(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut
         let mut x = steps.embed(&batch);
         steps.forward(&batch, 0..a.layers, Past::None, &mut x, &mut run, hook);
     };
-    let mut row = |name: String, [seconds, spread]: [f64; 2], flop: f64| {
-        let shape = format!("{} layers of {}", a.layers, a.width);
-        let (work, limit) = ((sequences * length) as f64, Some(limits.product / flop));
-        let (part, unit) = ("stages", Unit::Tokens);
-        rows.push(Row { part, name, shape, seconds, spread, work, unit, limit, held: None });
+    let mut row = |name: String, took: [f64; 2], flop: f64| {
+        let what = [name, format!("{} layers of {}", a.layers, a.width)];
+        let work = ((sequences * length) as f64, Unit::Tokens);
+        rows.push(Row::new("stages", what, took, work, Some(limits.product / flop)));
     };
     let took = time(compute, sizes.seconds, || pass(&mut |_, _| {}));
     let flop = 2.0 * weights(model) * a.layers as f64;
@@ -106,14 +111,7 @@ pub fn search(model: &Model) -> Search {
     }
 }
 
-/// The value search of n facts.
-fn searches(
-    model: &Model,
-    limits: Limits,
-    n: usize,
-    ids: &mut Ids,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
+fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<Row>) -> Result<()> {
     let (by, facts): (_, Vec<Rows>) = (search(model), (0..n).map(|_| ids.fact()).collect());
     let wanted: Vec<Wanted> = facts.iter().map(|rows| Wanted { id: "", rows }).collect();
     let room = model.spare().unwrap_or(1 << 30);
@@ -129,17 +127,10 @@ fn searches(
     let held = held.filter(|[counted, _]| all_at_once && *counted <= room);
     let above = (model.arch.layers - 1 - layer) as f64;
     let flop = 4.0 * above * weights(model) * (suffix * STEPS) as f64;
-    rows.push(Row {
-        part: "stages",
-        name: format!("value search{}, layer {layer}", how(model)),
-        shape: format!("{n} × {suffix} suffix tokens, {STEPS} steps"),
-        seconds,
-        spread: 0.0,
-        work: n as f64,
-        unit: Unit::Facts,
-        limit: Some(limits.product / flop),
-        held,
-    });
+    let name = format!("value search{}, layer {layer}", how(model));
+    let what = [name, format!("{n} × {suffix} suffix tokens, {STEPS} steps")];
+    let (work, limit) = ((n as f64, Unit::Facts), Some(limits.product / flop));
+    rows.push(Row { held, ..Row::new("stages", what, [seconds, 0.0], work, limit) });
     Ok(())
 }
 

@@ -83,7 +83,7 @@ impl Bench {
             Size::Middle => Sizes::MIDDLE,
             Size::Large => Sizes::LARGE,
         };
-        let Some(&most) = self.facts.last().filter(|_| !self.facts.contains(&0)) else {
+        let Some(&last) = self.facts.last().filter(|_| !self.facts.contains(&0)) else {
             return Err(Error::refused("--facts 0: nothing to search", "say at least one"));
         };
         let began = Instant::now();
@@ -105,10 +105,16 @@ impl Bench {
             match part {
                 Part::Ops => ops::measure(compute, sizes, widths, limits, &mut rows)?,
                 Part::Solves => solves::measure(compute, sizes, widths, limits, &mut rows)?,
-                Part::Stages => stages::measure(model, sizes, limits, &self.facts, &mut rows)?,
+                Part::Stages => {
+                    stages::passes(model, sizes, limits, &mut rows)?;
+                    for &n in &self.facts {
+                        shown = self.show(context, &rows, shown, compute)?;
+                        stages::searches(model, limits, n, &mut rows)?;
+                    }
+                }
                 Part::Edit => {
                     model.fast = on_card;
-                    edit::measure(model, sizes, limits, most, &mut rows)?;
+                    edit::measure(model, sizes, limits, last, &mut rows)?;
                 }
             }
             shown = self.show(context, &rows, shown, compute)?;
@@ -180,6 +186,6 @@ fn results(rows: &[Row], device: &Device, compute: &Compute) -> Value {
         "incise": {"version": env!("CARGO_PKG_VERSION"), "commit": env!("INCISE_COMMIT")},
         "device": name, "driver": driver, "threads": rayon::current_num_threads(),
         "products": compute.engine().and_then(|e| e.blaslt()).map_or("own", |lt| lt.title()),
-        "peak_bytes": compute.engine().map(|e| e.memory().peak), "rows": rows,
+        "rows": rows,
     })
 }

@@ -9,7 +9,7 @@
 //! A patch says by fingerprint which bytes it is to be added to; of several, the first must fit
 //! what is in the file, and each of the others what its predecessors make of it.
 //!
-//! A device adds up factors faster than the host, to the same bytes.
+//! A device adds up factors too, to the same bytes.
 //!
 //! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
 
@@ -175,6 +175,15 @@ pub fn in_place(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    rescue(|| changed_in_place(model, patches, device, progress))
+}
+
+fn changed_in_place(
+    model: &Path,
+    patches: &[Patch],
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let checkpoint = Checkpoint::open(model)?;
     let mut journal = Journal::open(&Os, model)?;
     checkpoint.unchanged()?; // by a writer that came between the two lines above
@@ -198,7 +207,9 @@ pub fn in_place(
         let mut sums = BTreeMap::<String, Sums>::new();
         journal.apply(patch, places, &mut |i, original| {
             let (name, target, rows, place) = &pieces[i];
-            let (new, more) = target.state(name, &terms[name], rows.clone(), original)?;
+            // The journal takes back what an error cut off, and sees no device unwind.
+            let state = || target.state(name, &terms[name], rows.clone(), original);
+            let (new, more) = rescue(state)?;
             let sum = sums.entry((*name).clone()).or_default();
             *sum = sum.and(more);
             meter.did(place.len)?;

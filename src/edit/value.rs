@@ -192,6 +192,7 @@ fn find_on(
         let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
         let mut found = vec![false; left.len()];
         let mut most = (0, 0); // facts at a time, and the room that half of them need
+        progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
         let searched = rescue(|| {
             let shared = shared(model, &wanted, by, STEADY);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);

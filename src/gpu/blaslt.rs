@@ -331,7 +331,7 @@ impl Blaslt {
 }
 
 impl Drop for Blaslt {
-    /// As [`Blaslt::forget`].
+    /// What a failed card refuses it does not keep either.
     fn drop(&mut self) {
         self.turn().plans.values().flatten().for_each(|plan| self.forget(plan));
         // SAFETY: made by `open` in the context that is current, and not used again.

@@ -124,8 +124,13 @@ fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>, by: Means) -
     let (f, n, d) = (k.nrows(), k.ncols(), r.nrows());
     let a = match prior {
         Prior::Scaled(mu) => Mat::from_fn(f, f, |i, j| if i == j { epsilon * mu } else { 0.0 }),
-        Prior::Matrix(m) if epsilon == 1.0 => m(),
-        Prior::Matrix(m) => m() * Scale(epsilon),
+        Prior::Matrix(m) => {
+            let mut a = m();
+            if epsilon != 1.0 {
+                a *= Scale(epsilon);
+            }
+            a
+        }
     };
     match n > d {
         true => by(System { a, k: Some(k), b: Known::Product(k, r) }).map(Change::Whole),

@@ -3,15 +3,16 @@
 //! ```text
 //! maths    new = round(W + Σ_p Δ_p),   Δ_p = left_p · right_pᵀ  or dense
 //!          every product is exact in f64 (24 + 24 bits ≤ 53); the sum over (p, r) is one f64
-//!          accumulator an element, in that order, then + W, then one rounding to nearest even
+//!          accumulator an element, in that order, then + W, then one rounding to nearest even;
+//!          a W that is NaN stays as it is
 //! shapes   W (out, in), stored (out, in) or (in, out)
 //!          left (out, r)   right (in, r)   dense (out, in)
 //! types    W F32 F16 BF16; changes f32
 //! cost     2·out·in·Σr FLOP in f64; moves W twice
 //! ```
 //!
-//! The order is part of the definition: the bytes depend on no instruction set and no thread count,
-//! so a fingerprint made on one machine holds on another.
+//! The order is part of the definition: the bytes depend on no instruction set, thread count or
+//! device, so a fingerprint made on one machine holds on another.
 
 use std::ops::Range;
 

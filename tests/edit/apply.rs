@@ -10,12 +10,14 @@ use incise::Error;
 use incise::base::progress::Quiet;
 use incise::base::{DType, Progress};
 use incise::edit::apply::{in_place, log, to_folder, undo};
+use incise::gpu::Engine;
 use incise::ops::update::Stored;
 use incise::store::{Change, Kind, Patch, tensor_fingerprint};
 use incise::tensor::{Device, Layout};
 
 use crate::ops::update::{low_rank, oracle};
 use crate::store::toy::{A, B, NORM, Toy, bytes, metadata, refusal, tensor};
+use crate::support::twin;
 
 const OUT: usize = 7;
 const IN: usize = 5;
@@ -287,4 +289,42 @@ fn a_wish_to_stop() {
             Err(e) => panic!("{e}"),
         }
     }
+}
+
+/// Takes all room away once a piece is written.
+struct Closes(Engine);
+
+impl Progress for Closes {
+    fn at(&self, what: &str, done: u64, _: u64) {
+        if what == "write" && done > 0 {
+            self.0.cap(0);
+        }
+    }
+    fn warn(&self, _: &str) {}
+    fn stop(&self) -> bool {
+        false
+    }
+}
+
+/// A device that fails between two pieces leaves the weights as they were, and says so.
+#[test]
+fn a_device_that_fails_changes_nothing() {
+    let test = "edit::apply::a_device_that_fails_changes_nothing";
+    let Some(engine) = twin::engine(test) else { return };
+    let toy = Toy::new(DType::F32, [OUT, IN]);
+    let of = |name| {
+        let kind = low_rank(OUT, IN, 2, 0.1, 1);
+        change(name, Layout::OutIn, kind, &tensor(&toy.dir, name))
+    };
+    let patch = patch(vec![of(A), of(B)]);
+    let before = bytes(&toy.dir);
+    let device = Device::from(engine.clone());
+    let closes = Closes(engine);
+    let failed = in_place(&toy.dir, from_ref(&patch), &device, &closes);
+    assert!(matches!(failed, Err(Error::Room { .. })), "{failed:?}");
+    assert_eq!(bytes(&toy.dir), before);
+    assert_eq!(log(&toy.dir).unwrap(), []);
+    let out = toy.beside("out");
+    let failed = to_folder(&toy.dir, from_ref(&patch), &out, &device, &closes);
+    assert!(matches!(failed, Err(Error::Room { .. })) && !out.exists(), "{failed:?}");
 }

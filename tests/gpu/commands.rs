@@ -76,6 +76,7 @@ fn commands_run_on_a_card() {
     let weights = |dir: &str| fs::read(Path::new(dir).join("model.safetensors")).unwrap();
     assert!(weights(&here) == weights(&there), "apply writes other bytes on a card");
     did(twin, &["apply", &model, &patch, "--in-place"]);
+    assert!(weights(&model) == weights(&here), "and in place");
     did(twin, &["undo", &model]);
 }
 

@@ -154,8 +154,31 @@ fn kernels() {
                         assert!((got - want).abs() <= budget, "{got} {want}");
                     }
                     assert_eq!(found.overflowed, 0);
+                    assert!(engine.memory().peak > 0, "it was added there");
                 }
             }
+        }
+    }
+}
+
+/// What a NaN holds stays, there and here.
+#[test]
+fn kernels_leave_nan_alone() {
+    let Some(engine) = twin::engine("ops::update::kernels_leave_nan_alone") else { return };
+    for (dtype, nan) in [
+        (DType::F16, &0xfe2du16.to_le_bytes()[..]),
+        (DType::BF16, &0x7f81u16.to_le_bytes()[..]),
+        (DType::F32, &0xff80_0001u32.to_le_bytes()[..]),
+    ] {
+        let w = Stored { dtype, layout: Layout::OutIn, out: 1, inner: 3 };
+        let one = nearest(dtype, 1.0);
+        let original = [&one, nan, &one].concat();
+        let want = [&nearest(dtype, 1.5), nan, &nearest(dtype, 1.5)].concat();
+        let kind = Kind::LowRank { left: vec![0.5], right: vec![1.0; 3], r: 1 };
+        for by in [engine.clone().into(), Precision::F32.into()] {
+            let mut new = vec![0; original.len()];
+            Terms::new(&by, w, vec![&kind]).add(&original, 0..1, &mut new);
+            assert_eq!(new, want, "{dtype:?}");
         }
     }
 }

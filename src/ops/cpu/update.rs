@@ -14,7 +14,7 @@ const ROWS: usize = 64;
 /// Columns of a tile: enough independent sums to hide the latency of an addition.
 const COLS: usize = 32;
 
-/// See [`crate::ops::update::update`].
+/// See [`Terms::add`](crate::ops::update::Terms::add).
 pub fn update(
     original: &[u8],
     w: Stored,
@@ -122,6 +122,11 @@ fn round(old: &[u8], w: Stored, delta: &[f64], rounded: &mut Vec<u8>, new: &mut 
     rounded.clear();
     w.dtype.narrow(&wanted[..n], rounded);
     new.copy_from_slice(rounded);
+    if before[..n].iter().any(|x| x.is_nan()) {
+        let size = w.dtype.size();
+        let nan = (0..n).filter(|&j| before[j].is_nan()).map(|j| j * size..(j + 1) * size);
+        nan.for_each(|at| new[at.clone()].copy_from_slice(&old[at]));
+    }
     w.dtype.widen(new, &mut after[..n]);
     let mut sums = Sums::default();
     for j in 0..n {

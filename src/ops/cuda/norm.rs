@@ -60,6 +60,8 @@ pub fn forward_adding(
     of_sum(engine, x.place(), Some(added), p, y, kept);
 }
 
+/// x goes by its place: the kernel writes it only where something is added, and then the caller has
+/// it alone.
 fn of_sum(engine: &Engine, x: Place, added: Option<&Array>, p: Norm, y: &mut Array, kept: Kept) {
     let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormFwd {
