@@ -3,7 +3,7 @@
 
 use super::limits::{Limits, product};
 use super::{Row, Sizes, Unit, time};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::base::{DType, Result};
 use crate::model::Batch;
 use crate::ops::act::{self, Act};
@@ -171,7 +171,7 @@ impl Bench<'_> {
         let mut grads = Grads { dq, dk, dv, total, mean };
         let scale = (width as f64).powf(-0.5);
         let heads = Heads { queries: heads, groups: heads, width, scale, window: None };
-        let packing = self.compute.engine().map(|e| fits(Packing::of(e, &batch.seqs, heads)));
+        let packing = self.compute.engine().map(|e| or_unwind(Packing::of(e, &batch.seqs, heads)));
         let keys = Keys {
             k: &k,
             v: &v,

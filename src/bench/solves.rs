@@ -4,7 +4,7 @@ use faer::Mat;
 
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
-use crate::base::{DType, Result, Rng, fits, rescue};
+use crate::base::{DType, Result, Rng, catch_device_error, or_unwind};
 use crate::edit::means::with_means;
 use crate::gpu::launch::Elem;
 use crate::linalg::keyspace::{Known, System};
@@ -27,7 +27,7 @@ pub fn measure(
     limits: Limits,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    rescue(|| {
+    catch_device_error(|| {
         updates(compute, sizes, [d, f], limits, rows);
         system(compute, sizes, f, rows);
         of_facts(compute, sizes, [d, f], rows);
@@ -50,8 +50,8 @@ fn updates(
         let took = match compute.engine() {
             Some(engine) => {
                 let factors = Factors::new(engine, w.sides(), [&left, &right]);
-                let room = |elem, n| fits(engine.array(elem, n));
-                let old = fits(engine.upload(Elem::BF16, &vec![0; moved / 2]));
+                let room = |elem, n| or_unwind(engine.array(elem, n));
+                let old = or_unwind(engine.upload(Elem::BF16, &vec![0; moved / 2]));
                 let (mut new, mut sums) =
                     (room(Elem::BF16, d * f), room(Elem::F64, factors.sums(d)));
                 time(compute, sizes.seconds, || factors.launch(&old, 0..d, &mut new, &mut sums))
@@ -98,10 +98,10 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
         let Some(engine) = compute.and_then(Compute::engine) else { continue };
         let up = |m: &Mat<f64>| {
             let all: Vec<f64> = m.col_iter().flat_map(|c| c.iter().copied()).collect();
-            fits(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
+            or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
         };
         let (a, b) = (up(&a), up(&b));
-        let [mut l, mut x] = [&a, &b].map(|m| fits(engine.array(Elem::F64, m.len())));
+        let [mut l, mut x] = [&a, &b].map(|m| or_unwind(engine.array(Elem::F64, m.len())));
         let systems = Systems { count: COLUMNS, down: 1, across: f };
         let took = time(&engine.clone().into(), sizes.seconds, || {
             l.copy(0, &a, 0..a.len());

@@ -49,7 +49,7 @@ pub struct Reader {
 impl Reader {
     /// Of facts whose rows belong to these contexts, for edits from layer `first` on. `room` is
     /// how many bytes the streams that enter that layer may take. A device without room unwinds to
-    /// [`rescue`](crate::base::rescue), here and in [`look`](Reader::look).
+    /// [`catch_device_error`](crate::base::catch_device_error), here and in [`look`](Reader::look).
     pub fn new(
         model: &Model,
         facts: &[&Rows],

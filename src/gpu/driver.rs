@@ -1,13 +1,6 @@
 //! Which GPUs the NVIDIA driver shows, asked of the driver itself, opened at run time.
 
-use std::path::Path;
-
 use cudarc::driver::{result, sys};
-
-use super::cuda::Cuda;
-use super::engine::Engine;
-use super::twin::{Order, Twin};
-use crate::base::{Error, Result as Outcome};
 
 /// One GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,20 +60,6 @@ pub fn gpus() -> Vec<Gpu> {
     match probe() {
         Driver::Ready { gpus, .. } => gpus,
         Driver::Absent | Driver::Failed(_) => Vec::new(),
-    }
-}
-
-impl Gpu {
-    /// What runs kernels on it.
-    ///
-    /// # Errors
-    ///
-    /// What the driver says.
-    pub fn open(&self) -> Outcome<Engine> {
-        let Some(twin) = std::env::var_os(TWIN) else { return Ok(Engine::cuda(Cuda::open(self)?)) };
-        let failed = |e| Error::io(Path::new(&twin), "start", e);
-        let twin = Twin::start(Path::new(&twin), Order::Shuffled).map_err(failed)?;
-        Ok(Engine::twin(twin))
     }
 }
 

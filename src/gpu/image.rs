@@ -8,9 +8,8 @@ use std::hash::{Hash, Hasher};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::kernels::HEADERS;
 use super::launch::File;
-use super::nvrtc::{self, Header, Nvrtc};
+use super::nvrtc::{self, NamedText, Nvrtc};
 use crate::base::{Error, Result};
 
 /// Machine code for this card where there is some, else PTX, which the driver compiles.
@@ -51,7 +50,7 @@ pub fn compiled(
 ) -> Result<Vec<u8>> {
     // Named by all that makes it.
     let mut hash = DefaultHasher::new();
-    (file.text, HEADERS, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
+    (file.text, file.headers, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
     let path = cache.join(format!("{}-{:016x}", file.name, hash.finish()));
     if let Ok(image) = fs::read(&path)
         && let Some((image, sum)) = image.split_last_chunk::<8>()
@@ -65,7 +64,7 @@ pub fn compiled(
         Error::refused(format!("kernels/{}.cu was not compiled: {why}", file.name), remedy)
     })?;
     let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
-    let headers: Vec<Header> = HEADERS.iter().map(owned).collect();
+    let headers: Vec<NamedText> = file.headers.iter().map(owned).collect();
     let options = nvrtc::options(elem, weight);
     let image = nvrtc.compile(&format!("{}.cu", file.name), file.text, &headers, arch, &options);
     let image = image.map_err(|log| Error::refused(log, "mend the kernel"))?;

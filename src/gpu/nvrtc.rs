@@ -1,7 +1,6 @@
-//! NVRTC, looked for and loaded when it is needed: CUDA text in, PTX or a cubin out. The build uses
-//! this file too.
+//! NVRTC, loaded when it is needed: CUDA text in, PTX or a cubin out. The build uses this file too.
 //!
-//! Looked for in `INCISE_NVRTC` (a folder), `.build/nvrtc` of the checkout, the CUDA toolkit
+//! It is searched for in `INCISE_NVRTC` (a folder), `.build/nvrtc` of the checkout, the CUDA toolkit
 //! (`CUDA_HOME`, `CUDA_PATH`, /usr/local/cuda), Python environments, and the loader's path.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -53,16 +52,16 @@ struct Getter {
     get: unsafe extern "C" fn(Program, *mut c_char) -> Code,
 }
 
-/// A header a program may include: its name and its text.
-pub type Header = (String, String);
+/// A file's name and its text.
+pub type NamedText = (String, String);
 
 impl Nvrtc {
-    /// Looks in every place; `Err` says that there is none, or why one that was found is not used.
+    /// Searches everywhere; `Err` says that there is none, or why one that was found is not used.
     pub fn find(checkout: &Path) -> Result<Nvrtc, String> {
         let mut why = "NVRTC was not found".to_owned();
         let named = std::env::var_os("INCISE_NVRTC").map(PathBuf::from);
         let first = named.into_iter().chain([checkout.join(".build/nvrtc")]).collect();
-        for dir in places(first, &["nvidia/cuda_nvrtc/lib"]) {
+        for dir in library_folders(first, &["nvidia/cuda_nvrtc/lib"]) {
             let Some(library) = newest(&dir, "libnvrtc.so") else { continue };
             match Nvrtc::load(&library, newest(&dir, "libnvrtc-builtins.so")) {
                 Ok(nvrtc) => return Ok(nvrtc),
@@ -76,7 +75,7 @@ impl Nvrtc {
         let said = |e: libloading::Error| e.to_string();
         // SAFETY: NVIDIA's libraries; their initialisers have no demands.
         let open = |path: &Path| unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-        // First its builtins: a wheel does not tell the loader where they lie.
+        // First its builtins: the loader does not know the wheel's folder.
         let builtins = builtins.map(|path| open(&path)).transpose().map_err(said)?;
         let library = open(path).map_err(said)?;
         macro_rules! function {
@@ -125,7 +124,7 @@ impl Nvrtc {
         &self,
         name: &str,
         text: &str,
-        headers: &[Header],
+        headers: &[NamedText],
         arch: &str,
         options: &[String],
     ) -> Result<Vec<u8>, String> {
@@ -188,7 +187,7 @@ impl Nvrtc {
 
 /// Folders that may hold a library of NVIDIA's: under `first`, of a CUDA toolkit, of a Python
 /// environment that has `wheels`, of the loader's path.
-pub fn places(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
+pub fn library_folders(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let mut roots = first;
     roots.extend(["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| variable(name)));
@@ -196,21 +195,21 @@ pub fn places(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
     roots.extend(["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| variable(name)));
     roots.extend(variable("HOME").map(|home| home.join(".local")));
     roots.extend(["/usr/local", "/usr"].map(PathBuf::from));
-    let mut places = Vec::new();
+    let mut folders = Vec::new();
     for root in roots {
-        places.extend(["", "lib64", "lib"].iter().chain(wheels).map(|inside| root.join(inside)));
+        folders.extend(["", "lib64", "lib"].iter().chain(wheels).map(|inside| root.join(inside)));
         let inside = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
         let pythons = inside.filter(|dir| dir.file_name().to_string_lossy().starts_with("python"));
         for packages in pythons.map(|python| python.path()).flat_map(|python| {
             ["site-packages", "dist-packages"].map(|packages| python.join(packages))
         }) {
-            places.extend(wheels.iter().map(|wheel| packages.join(wheel)));
+            folders.extend(wheels.iter().map(|wheel| packages.join(wheel)));
         }
     }
     let loader = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    places.extend(loader.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from));
-    places.push("/usr/lib/x86_64-linux-gnu".into());
-    places
+    folders.extend(loader.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    folders.push("/usr/lib/x86_64-linux-gnu".into());
+    folders
 }
 
 /// The file of that name, or of that name and a version, in a folder.

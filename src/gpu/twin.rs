@@ -6,10 +6,11 @@
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::launch::{Argument, File, Grid, types};
+use super::lock::lock;
 
 /// In which order blocks, and threads between two waits, take their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +25,11 @@ pub enum Order {
 pub struct Twin {
     pipes: Mutex<Pipes>,
     order: Order,
-    recording: Mutex<Option<Tape>>,
+    recording: Mutex<Option<TwinGraph>>,
 }
 
 /// The messages of a recording, and whether each is answered.
-pub(super) type Tape = Vec<(Vec<u8>, bool)>;
+pub(super) type TwinGraph = Vec<(Vec<u8>, bool)>;
 
 struct Pipes {
     child: Child,
@@ -97,20 +98,20 @@ impl Twin {
 
     /// From here on messages are recorded.
     pub(super) fn begin(&self) {
-        *lock(&self.recording) = Some(Tape::new());
+        *lock(&self.recording) = Some(TwinGraph::new());
     }
 
-    pub(super) fn end(&self) -> Option<Tape> {
+    pub(super) fn end(&self) -> Option<TwinGraph> {
         lock(&self.recording).take()
     }
 
-    pub(super) fn replay(&self, tape: &Tape) {
-        tape.iter().for_each(|(message, answered)| self.send(message, *answered));
+    pub(super) fn replay(&self, graph: &TwinGraph) {
+        graph.iter().for_each(|(message, answered)| self.send(message, *answered));
     }
 
     fn enqueue(&self, message: Vec<u8>, answered: bool) {
         match &mut *lock(&self.recording) {
-            Some(tape) => tape.push((message, answered)),
+            Some(graph) => graph.push((message, answered)),
             None => self.send(&message, answered),
         }
     }
@@ -151,10 +152,6 @@ impl Twin {
     fn pipes(&self) -> MutexGuard<'_, Pipes> {
         lock(&self.pipes)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The twin's name of a kernel for some types: `norm.bf16.norm_fwd`.

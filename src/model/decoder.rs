@@ -20,7 +20,7 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::load::{Layer, Linear, Model};
 use super::site::{At, Site};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::ops::attention::{Keys, Packing};
 use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
@@ -146,7 +146,7 @@ impl Run {
         self.packing = model
             .compute
             .engine()
-            .map(|e| fits(Packing::of(e, &batch.seqs, model.layers[0].heads)));
+            .map(|e| or_unwind(Packing::of(e, &batch.seqs, model.layers[0].heads)));
     }
 
     /// Where layer l keeps its activations; passes without backward use one place for all.

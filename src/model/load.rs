@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::arch::Arch;
 use super::config::Config;
 use super::family::{self, Family, Names, Place, Qkv};
-use crate::base::rescue;
+use crate::base::catch_device_error;
 use crate::base::{Error, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
@@ -19,7 +19,7 @@ use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 /// A decoder with its weights. Cloning shares them.
 ///
 /// On a device without room, what returns a `Result` says so; what returns none unwinds to
-/// [`rescue`].
+/// [`catch_device_error`].
 #[derive(Clone)]
 pub struct Model {
     /// Sizes and choices.
@@ -116,7 +116,7 @@ impl Model {
     /// of; a stored head that differs from the embedding it is tied to.
     pub fn load(checkpoint: &Checkpoint, compute: impl Into<Compute>) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
-        rescue(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
+        catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
 
     /// The matrix that edits of layer l change.

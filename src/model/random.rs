@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::config::Config;
 use super::family::{self, Place};
 use super::load::{Editable, Layer, Linear, Model};
-use crate::base::{DType, Result, Rng, rescue};
+use crate::base::{DType, Result, Rng, catch_device_error};
 use crate::ops::norm::{Kind, Norm};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
 
@@ -61,7 +61,7 @@ impl Model {
         dtype.narrow(&values, &mut drawn);
         let mut draw = Draw { bytes: HashMap::new(), drawn, dtype, compute: compute.clone() };
         let (layout, qw, kw) = (family.names.layout, a.queries * a.head, a.groups * a.head);
-        rescue(|| {
+        catch_device_error(|| {
             let layer = |l, draw: &mut Draw| Layer {
                 norm1: draw.norm(a.norm, a.eps, a.width),
                 q: draw.linear([qw, a.width], layout, a.biases.qkv),

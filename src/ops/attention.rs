@@ -16,7 +16,7 @@
 use std::ops::Range;
 
 use super::{cpu, cuda};
-use crate::base::{Float, fits};
+use crate::base::{Float, or_unwind};
 use crate::gpu::launch::Elem;
 use crate::tensor::{Tensor, on, shapes};
 
@@ -126,7 +126,7 @@ pub fn forward(q: &Tensor, keys: Keys, o: &mut Tensor, lse: &mut Tensor) {
         host T => cpu::attention::forward::<T>(keys.get(), q.get(), o.get_mut(), lse.get_mut()),
         device e => {
             let keys = keys.on_device();
-            let mut parts = fits(e.array(Elem::F32, keys.packing.parts(keys.heads)));
+            let mut parts = or_unwind(e.array(Elem::F32, keys.packing.parts(keys.heads)));
             let (o, lse, parts) = (o.array_mut(), lse.array_mut(), &mut parts);
             let to = cuda::attention::Outputs { o, lse, parts };
             cuda::attention::forward(e, q.array(), keys, to);

@@ -10,7 +10,7 @@
 //! Source of top_p: Holtzman et al. 2020, arXiv:1904.09751.
 
 use super::{cpu, cuda};
-use crate::base::{Float, fits};
+use crate::base::{Float, or_unwind};
 use crate::tensor::Tensor;
 
 /// How one of the tokens is chosen.
@@ -35,8 +35,8 @@ pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
     let [_, v] = z.dims();
     let greedy = by.temperature == 0.0;
     match z.engine() {
-        Some(e) if greedy => fits(cuda::sample::likeliest(e, z.array())),
-        Some(e) => fits(cuda::sample::chosen(e, z.array(), by, uniform)),
+        Some(e) if greedy => or_unwind(cuda::sample::likeliest(e, z.array())),
+        Some(e) => or_unwind(cuda::sample::chosen(e, z.array(), by, uniform)),
         None => {
             let (z, mut id) = (z.row_f64(0), [0]);
             match greedy {

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::base::{DType, Float, fits};
+use crate::base::{DType, Float, or_unwind};
 use crate::gpu::launch::Elem;
-use crate::gpu::resident::Slot;
+use crate::gpu::weights::WeightSlot;
 use crate::gpu::{Array, Engine};
 
 /// Bytes that one core copies at a time on their way to a device.
@@ -30,11 +30,11 @@ pub enum Layout {
 }
 
 /// Bytes that stay valid while someone holds them: a range of a mapped file.
-pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 #[derive(Clone)]
 enum Source {
-    Stored(DType, Shared),
+    Stored(DType, SharedBytes),
     F32(Arc<Vec<f32>>),
     F64(Arc<Vec<f64>>),
 }
@@ -50,7 +50,7 @@ pub struct Weight {
     col_stride: usize,
     block: usize, // rows that lie row_stride apart …
     gap: usize,   // … and elements left out after so many
-    slot: Arc<Slot>,
+    slot: Arc<WeightSlot>,
 }
 
 /// W (out, in) on a device; element (i, j) is `w[i * row_stride + j * col_stride]`.
@@ -79,7 +79,12 @@ pub struct Panel<'a, T> {
 
 impl Weight {
     /// A stored matrix of (out, in).
-    pub fn stored(bytes: Shared, dtype: DType, layout: Layout, [rows, cols]: [usize; 2]) -> Weight {
+    pub fn stored(
+        bytes: SharedBytes,
+        dtype: DType,
+        layout: Layout,
+        [rows, cols]: [usize; 2],
+    ) -> Weight {
         let have = (*bytes).as_ref().len();
         assert_eq!(have, rows * cols * dtype.size(), "Weight: bytes do not fit the shape");
         let (row_stride, col_stride) = match layout {
@@ -225,12 +230,17 @@ impl Weight {
                 (piece, i, within) = (rest, i + 1, 0);
             }
         };
-        // One core copies slower than a card takes it, and slower still from a file not read yet.
+        // One core copies slower than a card takes it, and slower still from a file not read yet. A
+        // thread of the pool copies alone: waiting for others it would be given other work, while
+        // it holds the device.
         let mut fill = |from: usize, piece: &mut [u8]| {
+            if rayon::current_thread_index().is_some() {
+                return copy(from, piece);
+            }
             let parts = piece.par_chunks_mut(PART).enumerate();
             parts.for_each(|(i, part)| copy(from + i * PART, part));
         };
-        let w = fits(engine.resident(&self.slot, elem, runs * run, &mut fill));
+        let w = or_unwind(engine.resident(&self.slot, elem, runs * run, &mut fill));
         let [row_stride, col_stride] = if by_row { [self.cols, 1] } else { [1, self.rows] };
         OnDevice { w, out: self.rows, inner: self.cols, row_stride, col_stride }
     }

@@ -228,7 +228,7 @@ fn kernels_off_alignment() {
     let run = |case: &Case, engine: &Engine| {
         let (n, d) = (case.n, case.g.len());
         let shifted = |elem, values: &[f64]| twin::up(engine, elem, &[&[0.0], values].concat());
-        let rest = |array: &Array| array.place().part(1, n * d);
+        let rest = |array: &Array| array.slice().part(1, n * d);
         let (x, dy) = (shifted(F32, &case.x), shifted(Elem::BF16, &case.dy));
         let (y, dx) = (shifted(Elem::BF16, &vec![f64::NAN; n * d]), shifted(F32, &case.dx));
         let grid = Grid { blocks: [1, 1, 1], threads: [16, 4, 1] };

@@ -1,6 +1,6 @@
 //! Launches of `kernels/gram_mma.cu`.
 
-use crate::base::fits;
+use crate::base::or_unwind;
 pub use crate::gpu::kernels::gram_mma::FLUSH;
 use crate::gpu::kernels::gram_mma::{GramAdd, GramFlush, SIDE, THREADS};
 use crate::gpu::launch::{Elem, Grid, In};
@@ -38,9 +38,9 @@ impl Totals {
         for i in 0..f {
             square[i * f..][..i + 1].copy_from_slice(&packed[packed_len(i)..packed_len(i + 1)]);
         }
-        let mut part = fits(engine.array(Elem::F32, 0));
-        fits(part.resize(f * f));
-        let total = fits(engine.upload(Elem::F64, bytemuck::cast_slice(&square)));
+        let mut part = or_unwind(engine.array(Elem::F32, 0));
+        or_unwind(part.resize(f * f));
+        let total = or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&square)));
         Totals { engine: engine.clone(), f, part, total, waiting: 0 }
     }
 
@@ -50,7 +50,7 @@ impl Totals {
         let mut from = 0;
         while from < k.len() / f {
             let n = (k.len() / f - from).min(FLUSH - self.waiting);
-            let rows = k.place().part(from * f, n * f);
+            let rows = k.slice().part(from * f, n * f);
             add(&self.engine, rows.into(), [n, f], &mut self.part);
             (from, self.waiting) = (from + n, self.waiting + n);
             if self.waiting == FLUSH {

@@ -4,11 +4,11 @@
 //! Which of them depends on no number of rows but whether there are few, so rows keep their bits.
 
 use super::rows;
-use crate::gpu::blaslt::{ALIGN, Shape, Turn};
+use crate::gpu::blaslt::{ALIGN, BlasltSession, Shape};
 use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
 use crate::gpu::kernels::linear_split::{self as parts, LinearSplit};
-use crate::gpu::launch::{Elem, Grid, Place};
+use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
 use crate::tensor::OnDevice;
 
@@ -74,22 +74,23 @@ fn product(
     [n, k, m]: [usize; 3],
     c: &mut Array,
 ) {
-    let (places, bias) = ([a.place(), w.place(), c.place()], b.map(Array::place));
+    let (slices, bias) = ([a.slice(), w.slice(), c.slice()], b.map(Array::slice));
     if let (Way::Many, Some(lt)) = (way, engine.blaslt())
-        && let Some(shape) = library(places, bias, [k, m], [stride_k, stride_m])
+        && let Some(shape) = library(slices, bias, [k, m], [stride_k, stride_m])
     {
-        let mut turn = lt.turn();
+        let hold = engine.hold();
+        let mut session = lt.session(&hold);
         // Of two parts the first comes without a bias.
-        if turn.serves(shape) && turn.serves(Shape { biased: false, ..shape }) {
-            return by_library(engine, &mut turn, shape, places, bias, add);
+        if session.serves(shape) && session.serves(Shape { biased: false, ..shape }) {
+            return by_library(engine, &mut session, shape, slices, bias, add);
         }
     }
-    let none = |elem| Place { at: 0, len: 0, elem };
+    let none = |elem| DeviceSlice { at: 0, len: 0, elem };
     let narrow = c.elem() != Elem::F32;
     assert!(!(narrow && add), "a product is added to f32");
     let (wide, rounded) = match narrow {
-        false => (c.place(), none(a.elem())),
-        true => (none(Elem::F32), c.place()),
+        false => (c.slice(), none(a.elem())),
+        true => (none(Elem::F32), c.slice()),
     };
     macro_rules! launch {
         ($kernel:ident, $blocks:expr, $threads:expr) => {
@@ -124,8 +125,8 @@ fn product(
 /// at: bf16 activations, or f32 ones, which become bf16 parts, by bf16 weights, everything on
 /// [`ALIGN`] bytes. Weights in f32 and f16 would have to be split at every use.
 pub fn library(
-    [a, w, c]: [Place; 3],
-    b: Option<Place>,
+    [a, w, c]: [DeviceSlice; 3],
+    b: Option<DeviceSlice>,
     [k, m]: [usize; 2],
     [stride_k, stride_m]: [usize; 2],
 ) -> Option<Shape> {
@@ -139,43 +140,43 @@ pub fn library(
     let lines = wide(k, Elem::BF16) && wide(m, c.elem) && wide(stride, Elem::BF16);
     let mut starts = [Some(a), Some(w), Some(c), b].into_iter().flatten();
     let lies = lines && starts.all(|p| p.at.is_multiple_of(ALIGN as u64));
-    let fits = types && lies && (along_k || stride_m == 1);
-    fits.then_some(Shape { k, m, stride, along_k, biased: b.is_some(), narrow })
+    let served = types && lies && (along_k || stride_m == 1);
+    served.then_some(Shape { k, m, stride, along_k, biased: b.is_some(), narrow })
 }
 
 fn by_library(
     engine: &Engine,
-    turn: &mut Turn,
+    session: &mut BlasltSession,
     shape: Shape,
-    [a, w, c]: [Place; 3],
-    b: Option<Place>,
+    [a, w, c]: [DeviceSlice; 3],
+    b: Option<DeviceSlice>,
     add: bool,
 ) {
     if a.elem == Elem::F32 {
-        return in_parts(engine, turn, shape, [a, w, c], b, add);
+        return in_parts(engine, session, shape, [a, w, c], b, add);
     }
     // What is added to bf16 has to be bf16.
     let b = b.map(|b| match shape.narrow {
         true => {
-            let rounded = turn.room().part(0, b.len);
+            let rounded = session.room().part(0, b.len);
             rows::round(engine, b, rounded);
             rounded
         }
         false => b,
     });
-    turn.multiply(shape, add, [a, w, c], b);
+    session.multiply(shape, add, [a, w, c], b);
 }
 
 /// Splits as many rows as there is room for and multiplies their two parts, the small one first.
 fn in_parts(
     engine: &Engine,
-    turn: &mut Turn,
+    session: &mut BlasltSession,
     shape: Shape,
-    [a, w, c]: [Place; 3],
-    b: Option<Place>,
+    [a, w, c]: [DeviceSlice; 3],
+    b: Option<DeviceSlice>,
     add: bool,
 ) {
-    let (Shape { k, m, .. }, room) = (shape, turn.room());
+    let (Shape { k, m, .. }, room) = (shape, session.room());
     let (n, most) = (a.len / k, room.len / (2 * k));
     assert!(most > 0, "linear: a row of {k} numbers");
     for from in (0..n).step_by(most) {
@@ -185,7 +186,7 @@ fn in_parts(
         LinearSplit { x: x.into(), N: x.len as i32, y: y.into() }
             .launch(engine, Grid::each(x.len / parts::NUMBERS, parts::THREADS));
         let [hi, lo] = [0, 1].map(|part| y.part(part * x.len, x.len));
-        turn.multiply(Shape { biased: false, ..shape }, add, [lo, w, c], None);
-        turn.multiply(shape, true, [hi, w, c], b);
+        session.multiply(Shape { biased: false, ..shape }, add, [lo, w, c], None);
+        session.multiply(shape, true, [hi, w, c], b);
     }
 }

@@ -3,7 +3,7 @@
 use crate::gpu::kernels::norm::{
     BLOCK, EACH, FEWEST, MOST, NormBwd, NormFwd, NormHeadsBwd, NormHeadsFwd, PACKET,
 };
-use crate::gpu::launch::{Grid, Place};
+use crate::gpu::launch::{DeviceSlice, Grid};
 use crate::gpu::{Array, Engine};
 use crate::ops::norm::Kind;
 
@@ -45,7 +45,7 @@ pub struct Kept<'a> {
 
 /// y (N, D) from x (N, D).
 pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, kept: Kept) {
-    of_sum(engine, x.place(), None, p, y, kept);
+    of_sum(engine, x.slice(), None, p, y, kept);
 }
 
 /// x += added (N, D), and y of that.
@@ -57,12 +57,19 @@ pub fn forward_adding(
     y: &mut Array,
     kept: Kept,
 ) {
-    of_sum(engine, x.place(), Some(added), p, y, kept);
+    of_sum(engine, x.slice(), Some(added), p, y, kept);
 }
 
 /// x goes by its place: the kernel writes it only where something is added, and then the caller has
 /// it alone.
-fn of_sum(engine: &Engine, x: Place, added: Option<&Array>, p: Norm, y: &mut Array, kept: Kept) {
+fn of_sum(
+    engine: &Engine,
+    x: DeviceSlice,
+    added: Option<&Array>,
+    p: Norm,
+    y: &mut Array,
+    kept: Kept,
+) {
     let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormFwd {
         added: added.unwrap_or(p.gain).read(),
