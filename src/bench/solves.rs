@@ -5,9 +5,9 @@ use faer::Mat;
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
 use crate::base::{DType, Result, Rng, catch_device_error, or_unwind};
-use crate::edit::means::with_means;
+use crate::edit::means::with_solver;
 use crate::gpu::launch::Elem;
-use crate::linalg::keyspace::{Known, System};
+use crate::linalg::least_squares::{Rhs, System};
 use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
 use crate::ops::cuda::update::Factors;
@@ -86,8 +86,8 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
     };
     let host = Precision::F64.into();
     let whole = time(&host, sizes.seconds, || {
-        with_means(compute, |by| {
-            let x = by(System { a: a.clone(), k: None, b: Known::Keys(&b) });
+        with_solver(compute, |by| {
+            let x = by(System { a: a.clone(), k: None, b: Rhs::Keys(&b) });
             assert!(x.is_some(), "a matrix that is positive definite");
         });
     });
@@ -123,8 +123,8 @@ fn of_facts(compute: &Compute, sizes: Sizes, [d, f]: [usize; 2], rows: &mut Vec<
     let (k, r) = (some(f, n, 1009), some(d, n, 997));
     let a = Mat::from_fn(f, f, |i, j| if i == j { f as f64 } else { 0.5 });
     let took = time(&Precision::F64.into(), sizes.seconds, || {
-        with_means(compute, |by| {
-            let x = by(System { a: a.clone(), k: Some(&k), b: Known::Product(&k, &r) });
+        with_solver(compute, |by| {
+            let x = by(System { a: a.clone(), k: Some(&k), b: Rhs::Product(&k, &r) });
             assert!(x.is_some(), "a matrix that is positive definite");
         });
     });

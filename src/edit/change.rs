@@ -6,7 +6,7 @@
 use faer::Mat;
 
 use crate::base::DType;
-use crate::linalg::keyspace::{Change, product};
+use crate::linalg::least_squares::{Solution, product};
 use crate::model::Model;
 use crate::ops::update::{Stored, Terms, side_by_side};
 use crate::store::Kind;
@@ -18,13 +18,13 @@ fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
 }
 
 /// Δ = R Xᵀ, or Δ itself, as a patch says it.
-pub fn pack(change: &Change, r: &Mat<f64>) -> Kind {
+pub fn pack(change: &Solution, r: &Mat<f64>) -> Kind {
     match change {
-        Change::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
+        Solution::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
             Kind::LowRank { left: rows(r), right: rows(x), r: x.ncols() }
         }
-        Change::Right(x) => Kind::Dense(rows(&product(r, x))),
-        Change::Whole(transposed) => {
+        Solution::Right(x) => Kind::Dense(rows(&product(r, x))),
+        Solution::Whole(transposed) => {
             Kind::Dense(transposed.col_iter().flat_map(|c| c.iter().map(|&x| x as f32)).collect())
         }
     }

@@ -7,13 +7,13 @@ use rayon::prelude::*;
 use crate::base::{Error, catch_device_error, or_unwind};
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
-use crate::linalg::keyspace::{Known, Means, System, on_host};
+use crate::linalg::least_squares::{Rhs, Solver, System, on_host};
 use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
 use crate::tensor::Compute;
 
 /// Runs `edit` with what is at hand.
-pub fn with_means<T>(compute: &Compute, edit: impl FnOnce(Means) -> T) -> T {
+pub fn with_solver<T>(compute: &Compute, edit: impl FnOnce(Solver) -> T) -> T {
     let Some(engine) = compute.engine() else { return edit(&on_host) };
     edit(&|system| match catch_device_error(|| Ok(solve(engine, &system))) {
         Err(Error::Room { .. }) => on_host(system),
@@ -29,8 +29,8 @@ fn solve(engine: &Engine, System { a, k, b }: &System) -> Option<Mat<f64>> {
         cholesky::add_gram(engine, &mut l, f, &columns(engine, k));
     }
     let (n, mut x) = match b {
-        Known::Keys(k) => (k.ncols(), columns(engine, k)),
-        Known::Product(k, r) => {
+        Rhs::Keys(k) => (k.ncols(), columns(engine, k)),
+        Rhs::Product(k, r) => {
             let factors = [r, k].map(|m| columns(engine, m));
             (r.nrows(), cholesky::product(engine, [r.nrows(), f], factors.each_ref()))
         }
