@@ -24,7 +24,7 @@ use crate::model::Model;
 use crate::model::pushed::{Parts, Problem, Push, Pushed};
 use crate::model::shared::{Shared, common};
 use crate::ops::adam::{self, Rule, Slots, State};
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::tensor::{Compute, Precision, Tensor};
 use crate::text::Rows;
 
@@ -194,7 +194,7 @@ fn find_on(
         let mut most = (0, 0); // facts at a time, and the room that half of them need
         progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
         let searched = catch_device_error(|| {
-            let shared = shared(model, &wanted, by, STEADY);
+            let shared = shared(model, &wanted, by, BATCH_INVARIANT_ROWS);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);
             searches.run(room, progress, &mut most, &mut |i, value| {
                 found[i] = true;

@@ -9,7 +9,7 @@ use crate::tensor::{Tensor, Weight, on, shapes};
 
 /// From so many rows on, a row's product does not depend on how many others there are, nor on
 /// what they are.
-pub const STEADY: usize = cpu::dots::FEW + 1;
+pub const BATCH_INVARIANT_ROWS: usize = cpu::dots::FEW + 1;
 
 /// y (N, out) = x (N, in) Wᵀ + b.
 pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {

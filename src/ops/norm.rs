@@ -9,23 +9,15 @@
 //! x, y (N, D); g, b (D); m, s (N). g and b are frozen. A head is a row by itself. Source:
 //! Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
 
+pub use super::cpu::norm::NormKind;
 use super::{cpu, cuda, rows};
 use crate::tensor::{Compute, Tensor, on, shapes};
-
-/// Which normalisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Mean taken off, divided by the standard deviation.
-    Layer,
-    /// Divided by the root of the mean square.
-    Rms,
-}
 
 /// The frozen parameters of one normalisation.
 #[derive(Clone, Debug)]
 pub struct Norm {
     /// Layer or RMS.
-    pub kind: Kind,
+    pub kind: NormKind,
     /// Added to the variance.
     pub eps: f64,
     /// g (D).
@@ -35,9 +27,9 @@ pub struct Norm {
 }
 
 impl Norm {
-    fn on_device(&self) -> cuda::norm::Norm<'_> {
+    fn on_device(&self) -> cuda::norm::DeviceNorm<'_> {
         let (kind, eps, bias) = (self.kind, self.eps as f32, self.bias.as_ref());
-        cuda::norm::Norm { kind, eps, gain: self.gain.array(), bias: bias.map(Tensor::array) }
+        cuda::norm::DeviceNorm { kind, eps, gain: self.gain.array(), bias: bias.map(Tensor::array) }
     }
 }
 
@@ -60,9 +52,9 @@ impl Saved {
         Saved { x: zeros(&[n, d]), mean: zeros(&[n]), rstd: zeros(&[n]) }
     }
 
-    fn kept(&mut self) -> cuda::norm::Kept<'_> {
+    fn kept(&mut self) -> cuda::norm::DeviceSaved<'_> {
         let Saved { x, mean, rstd } = self;
-        cuda::norm::Kept { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
+        cuda::norm::DeviceSaved { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
     }
 
     /// Makes room for another number of rows, memory kept.

@@ -9,25 +9,10 @@
 //!
 //! Source of top_p: Holtzman et al. 2020, arXiv:1904.09751.
 
+pub use super::cpu::sample::Sampling;
 use super::{cpu, cuda};
 use crate::base::{Float, or_unwind};
 use crate::tensor::Tensor;
-
-/// How one of the tokens is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the likeliest token; 1 samples from the model's own distribution.
-    pub temperature: f64,
-    /// Only the k likeliest tokens take part; 0 for all.
-    pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability take part; 1 for all.
-    pub top_p: f64,
-}
-
-impl Sampling {
-    /// The likeliest token, always.
-    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
-}
 
 /// A token by logits (1, V) and a number in [0, 1); none where they are NaN, or infinite but −∞,
 /// which is never chosen.

@@ -4,7 +4,19 @@ use rayon::prelude::*;
 
 use super::lanes::vectorised;
 use crate::base::Float;
-use crate::ops::act::Act;
+
+/// Which function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// max(x, 0).
+    Relu,
+    /// x·Φ(x): `gelu`.
+    Gelu,
+    /// GELU by its tanh form: `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// x·σ(x).
+    Silu,
+}
 
 /// Elements a task takes.
 const CHUNK: usize = 4096;

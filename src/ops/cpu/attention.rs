@@ -5,11 +5,57 @@
 //! an f32 sum loses up to n roundings, in blocks some 64 + n/64. Blocks are counted from the sum's
 //! first term, so a row's bits do not depend on how its past is cut.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::lanes::{add_scaled, dot, vectorised};
 use crate::base::Float;
-use crate::ops::attention::{Heads, Seq};
+
+/// One sequence of a packed batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seq {
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// The rows of the cache that hold its earlier tokens: first those it may share with other
+    /// sequences, then its own.
+    pub past: [Range<usize>; 2],
+}
+
+/// The heads and the scale of the scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// H, query heads.
+    pub queries: usize,
+    /// G, key/value heads.
+    pub groups: usize,
+    /// E, width of a head.
+    pub width: usize,
+    /// Factor of the scores, 1/√E as a rule.
+    pub scale: f64,
+    /// How many tokens a query sees, its own included; `None` for all before it.
+    pub window: Option<usize>,
+}
+
+impl Seq {
+    /// The rows of the past, shared and own, and of the batch that the query of row i sees.
+    pub fn seen(&self, i: usize, window: Option<usize>) -> [Range<usize>; 3] {
+        let [shared, own] = self.past.clone();
+        let all = [shared, own, self.rows.start..i + 1];
+        let tokens: usize = all.iter().map(Range::len).sum();
+        let mut hidden = tokens.saturating_sub(window.unwrap_or(usize::MAX));
+        all.map(|rows| {
+            let here = hidden.min(rows.len());
+            hidden -= here;
+            rows.start + here..rows.end
+        })
+    }
+
+    /// The rows of the queries that see the key of row j.
+    pub fn seen_by(&self, j: usize, window: Option<usize>) -> Range<usize> {
+        j..self.rows.end.min(j.saturating_add(window.unwrap_or(usize::MAX)))
+    }
+}
 
 /// Terms that are added to each other before they join the sum.
 const BLOCK: usize = 64;
@@ -53,9 +99,9 @@ impl<'y, T: Float> Rows<'y, T> {
     }
 }
 
-/// Keys and values a query may look at, and how they are packed.
+/// HostKvRows and values a query may look at, and how they are packed.
 #[derive(Clone, Copy)]
-pub struct Keys<'a, T> {
+pub struct HostKvRows<'a, T> {
     /// (N, G·E), the batch's own.
     pub k: &'a [T],
     /// (N, G·E), the batch's own.
@@ -70,7 +116,7 @@ pub struct Keys<'a, T> {
     pub heads: Heads,
 }
 
-impl<'a, T: Float> Keys<'a, T> {
+impl<'a, T: Float> HostKvRows<'a, T> {
     /// Key and value of head h for every j that query row i of `seq` sees, oldest first.
     #[inline(always)]
     fn seen(&self, seq: &Seq, i: usize, h: usize, mut see: impl FnMut(&'a [T], &'a [T])) {
@@ -96,7 +142,7 @@ impl<'a, T: Float> Keys<'a, T> {
 }
 
 /// o and lse from q, k, v.
-pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
+pub fn forward<T: Float>(keys: HostKvRows<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
     let Heads { queries, width, .. } = keys.heads;
     let rows = keys.rows();
     assert_eq!(rows.len() * queries, lse.len(), "attention: sequences do not fill the batch");
@@ -125,7 +171,7 @@ pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
 
 /// dq, dk and dv from do.
 pub fn backward<T: Float>(
-    keys: Keys<T>,
+    keys: HostKvRows<T>,
     q: &[T],
     lse: &[T],
     d_o: &[T],

@@ -1,7 +1,47 @@
 //! Definition of [`crate::ops::cholesky`].
 
 use crate::base::Float;
-use crate::ops::cholesky::{Side, Systems, Triangle};
+
+/// How a lower triangle lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Triangle {
+    /// N.
+    pub n: usize,
+    /// Elements from a row to the next.
+    pub ld: usize,
+}
+
+impl Triangle {
+    /// Elements up to the last of its own.
+    pub fn len(self) -> usize {
+        self.n.saturating_sub(1) * self.ld + self.n
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.n == 0
+    }
+}
+
+/// How the unknowns of some systems lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Systems {
+    /// How many systems.
+    pub count: usize,
+    /// Elements from an unknown to the next.
+    pub down: usize,
+    /// Elements from a system to the next.
+    pub across: usize,
+}
+
+/// Which triangle a solve is with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// L.
+    Lower,
+    /// Lᵀ.
+    Upper,
+}
 
 /// Row by row: an element is what is left of A's, over the pivot.
 pub fn factor<T: Float>(a: &mut [T], of: Triangle) -> Option<usize> {

@@ -3,7 +3,15 @@
 use rayon::prelude::*;
 
 use crate::base::Float;
-use crate::ops::rope::Pairing;
+
+/// Which elements of a head form a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// i and i + R/2 (Llama, GPT-NeoX).
+    Halves,
+    /// 2i and 2i + 1 (GPT-J).
+    Adjacent,
+}
 
 /// Rotates every head of every row in place.
 pub fn rotate<T: Float>(

@@ -3,7 +3,7 @@
 use crate::gpu::kernels::act::{ActBwd, ActFwd, GatedBwd, GatedFwd, THREADS};
 use crate::gpu::launch::Grid;
 use crate::gpu::{Array, Engine};
-use crate::ops::act::Act;
+use crate::ops::cpu::act::Act;
 
 /// The kernel's number of a function.
 fn number(act: Act) -> i32 {

@@ -8,7 +8,7 @@ use crate::gpu::kernels::cholesky::{
 };
 use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::cholesky::{Side, Systems, Triangle};
+use crate::ops::cpu::cholesky::{Side, Systems, Triangle};
 
 /// What stands from an element on.
 fn from(slice: DeviceSlice, at: usize) -> DeviceSlice {

@@ -5,7 +5,7 @@ pub use crate::gpu::kernels::gram_mma::FLUSH;
 use crate::gpu::kernels::gram_mma::{GramAdd, GramFlush, SIDE, THREADS};
 use crate::gpu::launch::{Elem, Grid, In};
 use crate::gpu::{Array, Engine};
-use crate::ops::gram::packed_len;
+use crate::ops::cpu::gram::packed_len;
 
 /// part (F, F) f32 += KᵀK of k (N, F), N at most [`FLUSH`]; the lower triangle. It reads and writes
 /// all of part: some thousand tokens at once are fast.
@@ -22,8 +22,8 @@ pub fn flush(engine: &Engine, f: usize, part: &mut Array, total: &mut Array) {
         .launch(engine, Grid::each(f * f, THREADS));
 }
 
-/// Totals (F, F) f64 on a device, the lower triangle, and the f32 sums that wait to join them.
-pub struct Totals {
+/// DeviceTotals (F, F) f64 on a device, the lower triangle, and the f32 sums that wait to join them.
+pub struct DeviceTotals {
     engine: Engine,
     f: usize,
     part: Array,
@@ -31,9 +31,9 @@ pub struct Totals {
     waiting: usize, // tokens in `part`
 }
 
-impl Totals {
+impl DeviceTotals {
     /// Goes on from packed totals.
-    pub fn new(engine: &Engine, f: usize, packed: &[f64]) -> Totals {
+    pub fn new(engine: &Engine, f: usize, packed: &[f64]) -> DeviceTotals {
         let mut square = vec![0.0; f * f];
         for i in 0..f {
             square[i * f..][..i + 1].copy_from_slice(&packed[packed_len(i)..packed_len(i + 1)]);
@@ -41,7 +41,7 @@ impl Totals {
         let mut part = or_unwind(engine.array(Elem::F32, 0));
         or_unwind(part.resize(f * f));
         let total = or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&square)));
-        Totals { engine: engine.clone(), f, part, total, waiting: 0 }
+        DeviceTotals { engine: engine.clone(), f, part, total, waiting: 0 }
     }
 
     /// Adds the keys k (N, F).

@@ -5,13 +5,13 @@ use crate::gpu::kernels::norm::{
 };
 use crate::gpu::launch::{DeviceSlice, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::norm::Kind;
+use crate::ops::cpu::norm::NormKind;
 
 /// The frozen parameters of one normalisation.
 #[derive(Clone, Copy)]
-pub struct Norm<'a> {
+pub struct DeviceNorm<'a> {
     /// Layer or RMS.
-    pub kind: Kind,
+    pub kind: NormKind,
     /// Added to the variance.
     pub eps: f32,
     /// g (D).
@@ -20,9 +20,9 @@ pub struct Norm<'a> {
     pub bias: Option<&'a Array>,
 }
 
-impl Norm<'_> {
+impl DeviceNorm<'_> {
     fn centred(&self) -> i32 {
-        i32::from(self.kind == Kind::Layer)
+        i32::from(self.kind == NormKind::Layer)
     }
 }
 
@@ -34,7 +34,7 @@ fn grid(n: usize, d: usize) -> Grid {
 }
 
 /// What a pass leaves for the one back: x (N, D), and m and s (N).
-pub struct Kept<'a> {
+pub struct DeviceSaved<'a> {
     /// x.
     pub x: &'a mut Array,
     /// m.
@@ -44,7 +44,7 @@ pub struct Kept<'a> {
 }
 
 /// y (N, D) from x (N, D).
-pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, kept: Kept) {
+pub fn forward(engine: &Engine, x: &Array, p: DeviceNorm, y: &mut Array, kept: DeviceSaved) {
     of_sum(engine, x.slice(), None, p, y, kept);
 }
 
@@ -53,9 +53,9 @@ pub fn forward_adding(
     engine: &Engine,
     x: &mut Array,
     added: &Array,
-    p: Norm,
+    p: DeviceNorm,
     y: &mut Array,
-    kept: Kept,
+    kept: DeviceSaved,
 ) {
     of_sum(engine, x.slice(), Some(added), p, y, kept);
 }
@@ -66,11 +66,11 @@ fn of_sum(
     engine: &Engine,
     x: DeviceSlice,
     added: Option<&Array>,
-    p: Norm,
+    p: DeviceNorm,
     y: &mut Array,
-    kept: Kept,
+    kept: DeviceSaved,
 ) {
-    let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
+    let (n, d, DeviceSaved { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormFwd {
         added: added.unwrap_or(p.gain).read(),
         g: p.gain.read(),
@@ -94,7 +94,7 @@ fn of_sum(
 pub fn backward(
     engine: &Engine,
     dy: &Array,
-    p: Norm,
+    p: DeviceNorm,
     x: &Array,
     [m, s]: [&Array; 2],
     dx: &mut Array,
@@ -115,8 +115,8 @@ pub fn backward(
 }
 
 /// Every head of x (N, heads·E) ← itself normalised; what is kept is of (N·heads, E).
-pub fn heads_forward(engine: &Engine, x: &mut Array, p: Norm, kept: Kept) {
-    let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
+pub fn heads_forward(engine: &Engine, x: &mut Array, p: DeviceNorm, kept: DeviceSaved) {
+    let (n, d, DeviceSaved { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormHeadsFwd {
         g: p.gain.read(),
         b: p.bias.unwrap_or(p.gain).read(),
@@ -134,7 +134,13 @@ pub fn heads_forward(engine: &Engine, x: &mut Array, p: Norm, kept: Kept) {
 }
 
 /// Turns the gradient for normalised heads (N, heads·E) into that for them as they were, x.
-pub fn heads_backward(engine: &Engine, p: Norm, x: &Array, [m, s]: [&Array; 2], d: &mut Array) {
+pub fn heads_backward(
+    engine: &Engine,
+    p: DeviceNorm,
+    x: &Array,
+    [m, s]: [&Array; 2],
+    d: &mut Array,
+) {
     let (n, width) = (m.len(), p.gain.len());
     NormHeadsBwd {
         g: p.gain.read(),

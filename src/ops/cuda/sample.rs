@@ -4,7 +4,7 @@ use crate::base::Result;
 use crate::gpu::kernels::sample::{MOST, Sample, SampleTop, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::sample::Sampling;
+use crate::ops::cpu::sample::Sampling;
 
 /// The k ≤ [`MOST`] likeliest tokens of each row of z (R, V) f32 in order, into `ids` (R, k) i32,
 /// and their logits into `values` (R, k).
