@@ -10,9 +10,8 @@ use crate::gpu::launch::Elem;
 use crate::linalg::least_squares::{Rhs, System};
 use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
-use crate::ops::cuda::update::Factors;
-use crate::ops::update::{Stored, Terms};
-use crate::store::Kind;
+use crate::ops::cuda::update::DeviceFactors;
+use crate::ops::update::{Stored, Term, Terms};
 use crate::tensor::{Compute, Layout, Precision};
 
 /// Both; D and F are those of the shape that is measured.
@@ -49,7 +48,7 @@ fn updates(
         let moved = 2 * d * w.row_bytes();
         let took = match compute.engine() {
             Some(engine) => {
-                let factors = Factors::new(engine, w.sides(), [&left, &right]);
+                let factors = DeviceFactors::new(engine, w.sides(), [&left, &right]);
                 let room = |elem, n| or_unwind(engine.array(elem, n));
                 let old = or_unwind(engine.upload(Elem::BF16, &vec![0; moved / 2]));
                 let (mut new, mut sums) =
@@ -57,8 +56,8 @@ fn updates(
                 time(compute, sizes.seconds, || factors.launch(&old, 0..d, &mut new, &mut sums))
             }
             None => {
-                let kind = Kind::LowRank { left, right, r };
-                let terms = Terms::new(compute, w, vec![&kind]);
+                let term = Term::LowRank { left: &left, right: &right, r };
+                let terms = Terms::new(compute, w, vec![term]);
                 let (old, mut new) = (vec![0; moved / 2], vec![0; moved / 2]);
                 let run = || _ = terms.add(&old, 0..d, &mut new);
                 time(compute, sizes.seconds, run)

@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::change::term;
 use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
@@ -400,7 +401,7 @@ impl Target<'_> {
     /// All that was added before, and the first `patches` of those that come.
     fn terms(&self, patches: usize) -> Terms<'_> {
         let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
-        let all = self.past.iter().copied().chain(coming).collect();
+        let all = self.past.iter().copied().chain(coming).map(term).collect();
         Terms::new(self.by, self.stored, all)
     }
 

@@ -8,7 +8,7 @@ use faer::Mat;
 use crate::base::DType;
 use crate::linalg::least_squares::{Solution, product};
 use crate::model::Model;
-use crate::ops::update::{Stored, Terms, side_by_side};
+use crate::ops::update::{Stored, Term, Terms, side_by_side};
 use crate::store::Kind;
 use crate::tensor::Layout;
 
@@ -57,6 +57,14 @@ pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
     Kind::LowRank { left, right, r: columns }
 }
 
+/// Δ as an operation takes it.
+pub fn term(kind: &Kind) -> Term<'_> {
+    match kind {
+        Kind::LowRank { left, right, r } => Term::LowRank { left, right, r: *r },
+        Kind::Dense(delta) => Term::Dense(delta),
+    }
+}
+
 /// Δ (out, in), row-major.
 pub fn dense(kind: &Kind, [out, inner]: [usize; 2]) -> Vec<f64> {
     match kind {
@@ -76,7 +84,7 @@ pub fn with_change(model: &Model, l: usize, kind: &Kind) -> (Model, [f64; 2]) {
     if let (Some(_), Kind::LowRank { .. }) = (model.compute.engine(), kind) {
         let stored = Stored { dtype: DType::F32, layout: Layout::OutIn, out, inner };
         let (w, mut new) = (w.to_dense::<f32>(), vec![0.0f32; out * inner]);
-        let terms = Terms::new(&model.compute, stored, vec![kind]);
+        let terms = Terms::new(&model.compute, stored, vec![term(kind)]);
         let made = bytemuck::cast_slice_mut(&mut new);
         let sums = terms.add(bytemuck::cast_slice(&w), 0..out, made);
         let norms = [sums.wanted.sqrt(), sums.weight.sqrt()];

@@ -6,21 +6,21 @@ use crate::base::or_unwind;
 use crate::gpu::kernels::update::{SIDE, THREADS, Update};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::update::Sums;
+use crate::ops::cpu::update::Sums;
 
 /// What is added to a matrix (rows, cols) as it is stored.
-pub struct Factors {
+pub struct DeviceFactors {
     left: Array,  // (rows, R)
     right: Array, // (cols, R)
     sides: [usize; 2],
 }
 
-impl Factors {
+impl DeviceFactors {
     /// left (rows, R) and right (cols, R) on a device. One without room unwinds.
-    pub fn new(engine: &Engine, sides: [usize; 2], factors: [&[f32]; 2]) -> Factors {
+    pub fn new(engine: &Engine, sides: [usize; 2], factors: [&[f32]; 2]) -> DeviceFactors {
         let up = |x: &[f32]| or_unwind(engine.upload(Elem::F32, bytemuck::cast_slice(x)));
         let [left, right] = factors.map(up);
-        Factors { left, right, sides }
+        DeviceFactors { left, right, sides }
     }
 
     /// new = some rows, whose bytes are `original`, + left rightᵀ, rounded once.
