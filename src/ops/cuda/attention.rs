@@ -80,7 +80,7 @@ impl Form {
         let keys = queries + seq.past.iter().map(|r| r.len()).sum::<usize>();
         let own = heads.queries / heads.groups * queries * queries.next_multiple_of(short::ROWS);
         match () {
-            () if !heads.width.is_multiple_of(short::PACK) => Form::Long,
+            () if !heads.width.is_multiple_of(short::VEC) => Form::Long,
             () if queries <= FEW && keys <= short::KEYS && own <= short::OWN => Form::Short,
             () if queries == 1 => Form::Row,
             () => Form::Long,
@@ -245,7 +245,7 @@ fn long_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, l
             .launch(engine, grid(blocks($form::SLICE), $form::THREADS))
         };
     }
-    if q.elem() == Elem::BF16 && width.is_multiple_of(mma::DEPTH) && width <= mma::WIDEST {
+    if q.elem() == Elem::BF16 && width.is_multiple_of(mma::MMA_K) && width <= mma::MAX_HEAD_DIM {
         launch!(AttentionMmaFwd, mma);
     } else {
         launch!(AttentionFwd, long);

@@ -4,7 +4,7 @@
 use crate::base::or_unwind;
 use crate::gpu::cusolver::Lower;
 use crate::gpu::kernels::cholesky::{
-    CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATERS,
+    CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATE_THREADS,
 };
 use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
@@ -224,6 +224,6 @@ impl Product {
             c_col: self.steps[1] as i64,
             c: self.c.into(),
         }
-        .launch(engine, Grid { blocks: [across, down, 1], threads: [UPDATERS as u32, 1, 1] });
+        .launch(engine, Grid { blocks: [across, down, 1], threads: [UPDATE_THREADS as u32, 1, 1] });
     }
 }

@@ -1,7 +1,8 @@
 //! Launches of `kernels/norm.cu`.
 
 use crate::gpu::kernels::norm::{
-    BLOCK, EACH, FEWEST, MOST, NormBwd, NormFwd, NormHeadsBwd, NormHeadsFwd, PACKET,
+    BLOCK_THREADS, ITEMS_PER_THREAD, MAX_THREADS, MIN_THREADS, NormBwd, NormFwd, NormHeadsBwd,
+    NormHeadsFwd, VEC,
 };
 use crate::gpu::launch::{DeviceSlice, Grid};
 use crate::gpu::{Array, Engine};
@@ -28,8 +29,9 @@ impl DeviceNorm<'_> {
 
 /// As many threads a row as hold it, and as many rows a block as it has threads for.
 fn grid(n: usize, d: usize) -> Grid {
-    let threads = d.div_ceil(PACKET * EACH).next_power_of_two().clamp(FEWEST, MOST);
-    let rows = (BLOCK / threads).max(1);
+    let threads = d.div_ceil(VEC * ITEMS_PER_THREAD).next_power_of_two();
+    let threads = threads.clamp(MIN_THREADS, MAX_THREADS);
+    let rows = (BLOCK_THREADS / threads).max(1);
     Grid { threads: [threads as u32, rows as u32, 1], ..Grid::line(n.div_ceil(rows), 1) }
 }
 
