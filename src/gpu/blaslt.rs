@@ -1,15 +1,15 @@
 //! Products by cuBLASLt, if found: c (N, M) f32 or bf16 = a (N, K) bf16 · W bf16 + b,
 //! with f32 sums.
 //!
-//! The library counts along columns, so a matrix that lies row by row is to it the transposed one,
-//! and it is asked for cᵀ = op(W) aᵀ, of M × N, with op the transposition where W lies along K.
+//! The library is column-major, so a row-major matrix is to it the transposed one, and what it
+//! computes is cᵀ = op(W) aᵀ, of M × N, where op transposes a W whose lines are along K.
 //!
 //! A row's bits depend neither on N nor on the other rows: an algorithm is chosen once for a
-//! [`Shape`], as the library advises for `ADVISED` rows, among those that leave a sum to one
-//! block (no split of K, no reduction) and that the library's own check allows for few rows and
-//! many; it then serves every N. Where there is none the shape has no plan, whatever N, and our own
-//! kernels are there. That a block's sums are as they are wherever its rows stand is left to the
-//! tests on a card.
+//! [`Shape`], from the library's heuristic for `HEURISTIC_ROWS` rows, among those in which one
+//! block computes a whole sum (no split of K, no reduction) and which the library's own check
+//! accepts for few rows and many; it then serves every N. A shape without such an algorithm has no
+//! plan for any N and goes to our own kernels. That a block's sums do not depend on the position of
+//! its rows, the tests on a card check.
 //!
 //! Nothing is allocated in a product, so it may be recorded; one product of each shape has to come
 //! before, for its plan and for the library to load its kernels.
@@ -35,17 +35,17 @@ use crate::base::{Result, or_unwind};
 
 /// Bytes of the library's own memory: what its authors advise for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// bf16 numbers there is room for, [`BlasltSession::room`]: the parts of 2048 rows of 16384 numbers.
+/// bf16 numbers of [`BlasltSession::room`]: the parts of 2048 rows of 16384 numbers.
 const ROOM: usize = 64 << 20;
-/// Rows for which an algorithm is advised.
-const ADVISED: u64 = 4096;
-/// Rows for which it must be allowed besides.
-const ALLOWED: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 16];
-/// CUBLAS_OP_N: a matrix as it lies; CUBLAS_OP_T: the transposed one.
+/// Rows for which the heuristic is asked.
+const HEURISTIC_ROWS: u64 = 4096;
+/// Further rows for which the library must accept an algorithm.
+const CHECKED_ROWS: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 16];
+/// CUBLAS_OP_N: the matrix itself; CUBLAS_OP_T: the transposed one.
 const OPS: [i32; 2] = [0, 1];
-/// How many algorithms are asked for.
-const CHOICE: usize = 16;
-/// On how many bytes every matrix and its columns lie.
+/// How many algorithms the heuristic gives at most.
+const CANDIDATES: usize = 16;
+/// Alignment in bytes of every matrix and of its columns.
 pub const ALIGN: usize = 16;
 
 /// What an algorithm is chosen for.
@@ -57,7 +57,7 @@ pub struct Shape {
     pub m: usize,
     /// Elements from a line of W to the next.
     pub stride: usize,
-    /// Whether a line lies along K; else along M.
+    /// Whether a line is along K; else along M.
     pub along_k: bool,
     /// Whether there is a b (M), of c's type.
     pub biased: bool,
@@ -192,7 +192,7 @@ impl Blaslt {
         BlasltSession { library: self, plans: lock(&self.plans) }
     }
 
-    /// How many shapes it multiplies of those asked for, and how many it does not.
+    /// Of the shapes so far, how many the library multiplies, and how many it does not.
     pub fn shapes(&self) -> [usize; 2] {
         let plans = lock(&self.plans);
         let served = plans.values().filter(|plan| plan.is_some()).count();
@@ -248,25 +248,22 @@ impl Blaslt {
         // SAFETY: a place for what is made.
         let made = unsafe { (self.call.cublasLtMatmulDescCreate)(&mut product, f32_sums, f32s) };
         self.call.found.check(made)?;
-        let (lies, op) = match along_k {
-            true => ([k, m], OPS[1]),
-            false => ([m, k], OPS[0]),
-        };
+        let (w_sizes, op) = if along_k { ([k, m], OPS[1]) } else { ([m, k], OPS[0]) };
         self.set(product, Of::CUBLASLT_MATMUL_DESC_TRANSA, &op)?;
         if biased {
             let with = Epilogue::CUBLASLT_EPILOGUE_BIAS as u32;
             self.set(product, Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &with)?;
-            // Each product's own follows; this one lies as they do.
+            // Each product sets its own later; this one has their alignment.
             self.set(product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &self.room.at)?;
         }
-        let n = ADVISED as usize;
-        let w = self.layout(Kind::CUDA_R_16BF, lies, stride)?;
+        let n = HEURISTIC_ROWS as usize;
+        let w = self.layout(Kind::CUDA_R_16BF, w_sizes, stride)?;
         let a = self.layout(Kind::CUDA_R_16BF, [k, n], k)?;
         let c = self.layout(if narrow { Kind::CUDA_R_16BF } else { f32s }, [m, n], m)?;
         let plan = Plan { product, w, a, c, algorithm: [0; 8] };
         let serves = |advice: &&Advice| {
             let plan = Plan { algorithm: advice.algorithm, ..plan };
-            advice.holds() && ALLOWED.iter().all(|&n| self.allowed(&plan, n))
+            advice.holds() && CHECKED_ROWS.iter().all(|&n| self.allowed(&plan, n))
         };
         let found = self.advice(&plan).iter().find(serves).map(|advice| advice.algorithm);
         if found.is_none() {
@@ -275,7 +272,7 @@ impl Blaslt {
         Ok(found.map(|algorithm| Plan { algorithm, ..plan }))
     }
 
-    /// Gives a plan's descriptions back. What a failed card refuses it does not keep either.
+    /// Destroys a plan's descriptions. Errors of a failed card do not matter: its memory is gone.
     fn forget(&self, plan: &Plan) {
         // SAFETY: made by `plan`, and not used again.
         unsafe {
@@ -289,8 +286,8 @@ impl Blaslt {
     /// Algorithms, the fastest first; none where the library multiplies no such matrices.
     fn advice(&self, plan: &Plan) -> Vec<Advice> {
         let Plan { product, w, a, c, .. } = *plan;
-        let (mut all, mut count) = ([Advice::default(); CHOICE], 0);
-        // SAFETY: live descriptions, and room for as many as are asked for.
+        let (mut all, mut count) = ([Advice::default(); CANDIDATES], 0);
+        // SAFETY: live descriptions, and room for as many candidates.
         let asked = unsafe {
             (self.call.cublasLtMatmulAlgoGetHeuristic)(
                 self.handle,
@@ -300,7 +297,7 @@ impl Blaslt {
                 c,
                 c,
                 self.preference,
-                CHOICE as c_int,
+                CANDIDATES as c_int,
                 all.as_mut_ptr(),
                 &mut count,
             )
@@ -308,7 +305,7 @@ impl Blaslt {
         if asked != 0 {
             return Vec::new();
         }
-        all[..CHOICE.min(count as usize)].to_vec()
+        all[..CANDIDATES.min(count as usize)].to_vec()
     }
 
     /// Whether the library lets a plan's algorithm multiply n rows.
@@ -334,7 +331,7 @@ impl Blaslt {
 }
 
 impl Drop for Blaslt {
-    /// What a failed card refuses it does not keep either.
+    /// Errors of a failed card do not matter: its memory is gone.
     fn drop(&mut self) {
         lock(&self.plans).values().flatten().for_each(|plan| self.forget(plan));
         // SAFETY: made by `open` in the context that is current, and not used again.

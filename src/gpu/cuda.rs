@@ -1,4 +1,4 @@
-//! A card, through the driver: memory, copies and launches on one stream, large uploads beside it.
+//! A card, through the driver: memory, copies and launches on one stream, large uploads on another.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -30,7 +30,7 @@ pub struct Cuda {
     cusolver: OnceLock<Option<Cusolver>>,
 }
 
-/// Memory is asked for in pieces of so many bytes, or more.
+/// The driver allocates memory in pieces of at least so many bytes.
 const PIECE: u64 = 1 << 30;
 /// Bytes that the driver copies at once, without waiting for the card.
 const SMALL: usize = 64 << 10;
@@ -64,7 +64,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's.
     pub fn open(gpu: &Gpu) -> Result<Cuda> {
         let failed = |e: result::DriverError| {
             let what = format!("cuda:{} ({}): {e:?}", gpu.ordinal, gpu.name);
@@ -222,7 +222,7 @@ impl Cuda {
         answer(done, || format!("zeros to {bytes} bytes on the card"));
     }
 
-    /// From here on the stream records. The driver may be asked for memory and modules meanwhile.
+    /// Begins a capture of the stream. Memory and modules may be allocated meanwhile.
     pub(super) fn begin(&self) {
         self.enter();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -231,7 +231,7 @@ impl Cuda {
         answer(began, || "a recording".to_owned());
     }
 
-    /// What was recorded; nothing where the driver could not follow.
+    /// Ends the capture; nothing where the driver could not record it.
     pub(super) fn end(&self) -> Option<CudaGraph> {
         self.enter();
         // SAFETY: the stream is ours and records; the graph is destroyed once.
@@ -281,7 +281,7 @@ impl Cuda {
         self.function(file, kernel, types);
     }
 
-    /// The kernel for some types, loaded when it is first asked for.
+    /// The kernel for some types, loaded on first use.
     fn function(
         &self,
         file: &File,
@@ -313,7 +313,7 @@ impl Cuda {
 }
 
 impl Drop for Cuda {
-    /// Gives back what it has of the card. One that failed refuses, and keeps nothing either.
+    /// Frees everything. Errors of a failed card do not matter: its memory is gone.
     fn drop(&mut self) {
         let _ = self.context.enter();
         let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);

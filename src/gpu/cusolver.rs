@@ -1,8 +1,8 @@
 //! Factors and solves by cuSOLVER, if found: A = L Lᵀ and A⁻¹B, in f64.
 //!
-//! The library counts along columns: a lower triangle that lies row by row is to it the upper
-//! triangle of the same matrix, U = Lᵀ. Its results are its own whatever ran before: sums in an
-//! order that varies are to be asked for (cusolverDnSetDeterministicMode), and are not.
+//! The library is column-major: a lower triangle in rows is to it the upper triangle of the same
+//! matrix, U = Lᵀ. Its results are reproducible: sums whose order varies come only on request
+//! (cusolverDnSetDeterministicMode).
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
@@ -68,7 +68,7 @@ impl Cusolver {
     ///
     /// # Errors
     ///
-    /// What the library says.
+    /// The library's.
     pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Cusolver> {
         let call = Functions::of(found)?;
         let mut handle = null_mut();
@@ -95,7 +95,7 @@ impl Cusolver {
     pub fn factor(&self, _: &Hold, a: Lower, work: DeviceSlice, info: DeviceSlice) {
         let ((n, ld, at), len) = (a.described(), work.len as c_int);
         let (work, info) = (work.at as *mut f64, info.at as *mut c_int);
-        // SAFETY: a matrix as described, memory of as many doubles as the library asked for.
+        // SAFETY: a matrix as described, memory of as many doubles as the library needs.
         self.check(unsafe {
             (self.call.cusolverDnDpotrf)(self.handle().0, UPPER, n, at, ld, work, len, info)
         });

@@ -1,7 +1,7 @@
 //! A device that runs kernels: the driver behind it, its memory, and whose turn it is.
 //!
-//! Memory is blocks at addresses here; [`super::array`], [`super::weights`] and [`super::graph`] make
-//! arrays, weights and recordings of them.
+//! Memory is blocks at addresses here; [`super::array`], [`super::weights`] and [`super::graph`]
+//! make arrays, weights and recordings of them.
 
 use std::any::Any;
 use std::path::Path;
@@ -89,7 +89,7 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// What the driver says; a program that aborts where it should unwind.
+    /// The driver's; a build that aborts on panic.
     pub fn open(&self) -> Result<Engine> {
         if cfg!(panic = "abort") {
             let what = format!(

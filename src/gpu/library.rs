@@ -1,10 +1,10 @@
 //! NVIDIA's libraries, used if found: cuBLASLt ([`super::blaslt`]) for matrix products, cuSOLVER
 //! ([`super::cusolver`]) for Cholesky factors. Nothing needs them.
 //!
-//! They are searched for by the loader, in a CUDA toolkit and in the wheels of a Python environment:
-//! those of CUDA 13 where the driver supports it, else those of CUDA 12. They are opened here, their
-//! dependencies first, and their functions are looked up one by one. A missing function is an error
-//! here, where cudarc would panic.
+//! They are searched for by the loader, in a CUDA toolkit and in the wheels of a Python
+//! environment: those of CUDA 13 where the driver supports it, else those of CUDA 12. They are
+//! opened here, their dependencies first, and their functions are looked up one by one. A missing
+//! function is an error here, where cudarc would panic.
 
 use std::error::Error as _;
 use std::ffi::c_int;

@@ -1,7 +1,7 @@
-//! NVRTC, loaded when it is needed: CUDA text in, PTX or a cubin out. The build uses this file too.
+//! NVRTC, loaded on demand: CUDA text in, PTX or a cubin out. The build uses this file too.
 //!
-//! It is searched for in `INCISE_NVRTC` (a folder), `.build/nvrtc` of the checkout, the CUDA toolkit
-//! (`CUDA_HOME`, `CUDA_PATH`, /usr/local/cuda), Python environments, and the loader's path.
+//! It is searched for in `INCISE_NVRTC` (a folder), `.build/nvrtc` of the checkout, the CUDA
+//! toolkit (`CUDA_HOME`, `CUDA_PATH`, /usr/local/cuda), Python environments, and the loader's path.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
@@ -13,8 +13,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 /// The release whose images the oldest supported drivers load.
 pub const PINNED: (c_int, c_int) = (12, 8);
 
-/// What the compiler is told for the types that `elem` and `weight` stand for; the second may be
-/// empty.
+/// The compiler's options for what `elem` and `weight` stand for; the second may be empty.
 pub fn options(elem: &str, weight: &str) -> Vec<String> {
     let word = |t: &str| if t == "f32" { "float".to_owned() } else { t.to_owned() };
     let mut options = vec!["--std=c++17".to_owned(), format!("-DELEM={}", word(elem))];
@@ -72,16 +71,16 @@ impl Nvrtc {
     }
 
     fn load(path: &Path, builtins: Option<PathBuf>) -> Result<Nvrtc, String> {
-        let said = |e: libloading::Error| e.to_string();
+        let text = |e: libloading::Error| e.to_string();
         // SAFETY: NVIDIA's libraries; their initialisers have no demands.
         let open = |path: &Path| unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
         // First its builtins: the loader does not know the wheel's folder.
-        let builtins = builtins.map(|path| open(&path)).transpose().map_err(said)?;
-        let library = open(path).map_err(said)?;
+        let builtins = builtins.map(|path| open(&path)).transpose().map_err(text)?;
+        let library = open(path).map_err(text)?;
         macro_rules! function {
             ($name:literal) => {
                 // SAFETY: the field's type is the function's signature in nvrtc.h.
-                unsafe { *library.get($name).map_err(said)? }
+                unsafe { *library.get($name).map_err(text)? }
             };
         }
         let nvrtc = Nvrtc {
@@ -170,7 +169,7 @@ impl Nvrtc {
         // SAFETY: a live program, and a number to write to.
         self.check(unsafe { (what.size)(program, &mut size) })?;
         let mut bytes = vec![0u8; size];
-        // SAFETY: as many bytes as the library asked for.
+        // SAFETY: as many bytes as the library needs.
         self.check(unsafe { (what.get)(program, bytes.as_mut_ptr().cast()) })?;
         Ok(bytes)
     }
@@ -180,8 +179,8 @@ impl Nvrtc {
             return Ok(());
         }
         // SAFETY: gives a text that lives as long as the library.
-        let said = unsafe { CStr::from_ptr((self.explain)(code)) };
-        Err(said.to_string_lossy().into_owned())
+        let text = unsafe { CStr::from_ptr((self.explain)(code)) };
+        Err(text.to_string_lossy().into_owned())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Large uploads, on a stream of their own beside what the card computes.
+//! Large uploads, on a stream of their own, so that the card computes meanwhile.
 //!
 //! A pair is a pinned buffer on the host and a block of as many bytes on the card:
 //!
@@ -61,7 +61,7 @@ impl Uploads {
     ///
     /// # Errors
     ///
-    /// What the driver says. A card or a host without room for the pairs unwinds.
+    /// The driver's. A card or a host without memory for the pairs unwinds.
     pub fn fill(
         &self,
         computes: CUstream,

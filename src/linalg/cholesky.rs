@@ -30,7 +30,7 @@ impl Cholesky {
         (0..f).all(|i| a[(i, i)].is_finite()).then_some(Cholesky { l: a })
     }
 
-    /// The smallest pivot, squared as it stands in A.
+    /// The smallest pivot, as in A: L's squared.
     pub fn smallest(&self) -> f64 {
         let pivots = (0..self.l.nrows()).map(|i| self.l[(i, i)] * self.l[(i, i)]);
         pivots.fold(f64::INFINITY, f64::min)

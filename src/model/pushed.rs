@@ -10,8 +10,8 @@
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
 //!
-//! Facts come and go (a slot each) while the others go on. From [`BATCH_INVARIANT_ROWS`] rows on, a fact's
-//! numbers do not depend on who else is there.
+//! Facts come and go (a slot each) while the others go on. From [`BATCH_INVARIANT_ROWS`] rows on, a
+//! fact's numbers do not depend on who else is there.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -33,7 +33,7 @@ impl Norm {
     }
 }
 
-/// What the backward pass keeps: the input and two numbers a row.
+/// What the backward pass needs: the input and two numbers a row.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// x (N, D).
@@ -52,7 +52,7 @@ impl Saved {
         Saved { x: zeros(&[n, d]), mean: zeros(&[n]), rstd: zeros(&[n]) }
     }
 
-    fn kept(&mut self) -> cuda::norm::DeviceSaved<'_> {
+    fn on_device(&mut self) -> cuda::norm::DeviceSaved<'_> {
         let Saved { x, mean, rstd } = self;
         cuda::norm::DeviceSaved { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
     }
@@ -65,7 +65,7 @@ impl Saved {
     }
 }
 
-/// y = g·(x − m)·s + b, row by row; keeps x, m and s in `saved`.
+/// y = g·(x − m)·s + b, row by row; stores x, m and s in `saved`.
 pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
     let [n, d] = x.dims();
     shapes!("norm": p.gain => [d], y => [n, d], saved.x => [n, d], saved.mean => [n],
@@ -85,7 +85,7 @@ pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
             );
         },
         device e => {
-            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), saved.kept());
+            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), saved.on_device());
         },
     );
 }
@@ -100,10 +100,10 @@ pub fn forward_adding(x: &mut Tensor, added: &Tensor, p: &Norm, y: &mut Tensor, 
     shapes!("norm of a sum": x => [n, d], p.gain => [d], y => [n, d], saved.x => [n, d],
         saved.mean => [n], saved.rstd => [n]);
     let (x, added, y) = (x.array_mut(), added.array(), y.array_mut());
-    cuda::norm::forward_adding(e, x, added, p.on_device(), y, saved.kept());
+    cuda::norm::forward_adding(e, x, added, p.on_device(), y, saved.on_device());
 }
 
-/// Every head of x (N, heads·E) ← itself normalised; x as it was is kept, and m and s by head.
+/// Every head of x (N, heads·E) ← itself normalised; `saved` gets the input, and m and s by head.
 pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
     let ([n, width], [e]) = (x.dims(), p.gain.dims());
     assert!(width.is_multiple_of(e), "norm of heads: heads of another width");
@@ -124,14 +124,14 @@ pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
             );
         },
         device e => {
-            cuda::norm::heads_forward(e, x.array_mut(), p.on_device(), saved.kept());
+            cuda::norm::heads_forward(e, x.array_mut(), p.on_device(), saved.on_device());
         },
     );
 }
 
 /// Turns the gradient for normalised heads (N, heads·E) into that for them as they were.
 pub fn heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
-    assert_eq!(d.len(), saved.x.len(), "norm of heads: another number of heads was kept");
+    assert_eq!(d.len(), saved.x.len(), "norm of heads: another number of heads was saved");
     on!(saved.x,
         host T => {
             let dy = d.get::<T>().to_vec();
@@ -147,8 +147,8 @@ pub fn heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
             );
         },
         device e => {
-            let kept = [saved.mean.array(), saved.rstd.array()];
-            cuda::norm::heads_backward(e, p.on_device(), saved.x.array(), kept, d.array_mut());
+            let stats = [saved.mean.array(), saved.rstd.array()];
+            cuda::norm::heads_backward(e, p.on_device(), saved.x.array(), stats, d.array_mut());
         },
     );
 }
@@ -168,9 +168,9 @@ pub fn backward(dy: &Tensor, p: &Norm, saved: &Saved, dx: &mut Tensor) {
             dx.get_mut(),
         ),
         device e => {
-            let kept = [saved.mean.array(), saved.rstd.array()];
+            let stats = [saved.mean.array(), saved.rstd.array()];
             let (dy, x) = (dy.array(), saved.x.array());
-            cuda::norm::backward(e, dy, p.on_device(), x, kept, dx.array_mut());
+            cuda::norm::backward(e, dy, p.on_device(), x, stats, dx.array_mut());
         },
     );
 }

@@ -22,7 +22,7 @@ impl Index {
     }
 
     fn on_device(&self) -> &Array {
-        self.device.as_ref().expect("rows of a tensor on a device are told there")
+        self.device.as_ref().expect("an index of the tensor's device")
     }
 }
 

@@ -4,7 +4,7 @@
 //! order   larger z first, −0 below 0, among equals the lower id
 //! w = exp((z − max z)/temperature)      S(i) = Σ of w in order down to token i
 //! kept    the first top_k in order; of these, those down to the first with S ≥ top_p S of all
-//! id      the first with S > uniform · S of all that are kept
+//! id      the first with S > uniform · S of all kept ones
 //! ```
 //!
 //! Source of top_p: Holtzman et al. 2020, arXiv:1904.09751.

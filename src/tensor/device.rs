@@ -36,7 +36,7 @@ impl Device {
         let Some(numbers) = numbers else {
             return Err(Error::refused(
                 format!("--device {name}: no such device"),
-                "say auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
+                "use auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
             ));
         };
         let gpus = gpu::gpus();
@@ -60,7 +60,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What the driver says; a program without kernels for a card.
+    /// The driver's; a program without kernels for a card; a build that aborts on panic.
     pub fn start(&self) -> Result<Vec<Compute>> {
         match self {
             Device::Cpu => Ok(vec![Precision::F32.into()]),

@@ -48,8 +48,8 @@ pub struct Weight {
     first: usize,
     row_stride: usize,
     col_stride: usize,
-    block: usize, // rows that lie row_stride apart …
-    gap: usize,   // … and elements left out after so many
+    block: usize, // rows that are row_stride apart …
+    gap: usize,   // … and elements skipped after so many
     slot: Arc<WeightSlot>,
 }
 
@@ -113,7 +113,7 @@ impl Weight {
         Weight { rows, first, block: rows.max(1), slot, ..self.clone() }
     }
 
-    /// The rows `rows` of every `period`: where heads lie side by side, the same part of each.
+    /// The rows `rows` of every `period`: the same part of each head, where heads are interleaved.
     pub fn every(&self, rows: Range<usize>, period: usize) -> Weight {
         assert!(rows.end <= period && self.rows.is_multiple_of(period), "Weight: no such blocks");
         assert_eq!(self.gap, 0, "Weight: blocks of blocks of rows");
@@ -213,7 +213,7 @@ impl Weight {
         let (elem, bytes): (Elem, &[u8]) = match &self.source {
             Source::Stored(dtype, bytes) => (dtype.into(), (**bytes).as_ref()),
             Source::F32(values) => (Elem::F32, bytemuck::cast_slice(values)),
-            Source::F64(_) => panic!("a weight in f64 was asked for by a device"),
+            Source::F64(_) => panic!("a weight in f64 cannot go to a device"),
         };
         // Runs of neighbours, one after the other: rows, or columns where they are stored so.
         let by_row = self.col_stride == 1;

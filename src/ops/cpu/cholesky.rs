@@ -2,7 +2,7 @@
 
 use crate::base::Float;
 
-/// How a lower triangle lies.
+/// The layout of a lower triangle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Triangle {
     /// N.
@@ -23,7 +23,7 @@ impl Triangle {
     }
 }
 
-/// How the unknowns of some systems lie.
+/// The layout of the unknowns of some systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Systems {
     /// How many systems.

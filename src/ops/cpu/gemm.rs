@@ -1,5 +1,5 @@
 //! Products of dense blocks: the one place that calls the `gemm` crate, behind checked bounds.
-//! With few rows, operands that lie right for it go to [`super::dots`].
+//! With few rows, operands of the right layout go to [`super::dots`].
 //!
 //! The order in which a product sums over its inner dimension depends on that dimension alone
 //! (the crate cuts it by cache size), so results do not depend on the number of threads, and a

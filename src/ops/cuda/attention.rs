@@ -128,7 +128,7 @@ impl Packing {
         })
     }
 
-    /// How many numbers forward keeps of keys that are summed apart.
+    /// How many numbers of partial results forward needs, of keys summed in several blocks.
     pub fn parts(&self, heads: Heads) -> usize {
         self.spans.len() / 7 * heads.queries * (heads.width + 2)
     }

@@ -10,7 +10,7 @@ use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::cholesky::{Side, Systems, Triangle};
 
-/// What stands from an element on.
+/// The elements from one on.
 fn from(slice: DeviceSlice, at: usize) -> DeviceSlice {
     slice.part(at, slice.len - at)
 }
@@ -30,7 +30,7 @@ pub fn divide(
         let bytes = bad.download();
         i32::from_le_bytes(*bytes.first_chunk().expect("one number"))
     };
-    // What lies in another way than the library's is ours.
+    // Other layouts than the library's go to our kernels.
     let cusolver = engine.cusolver().filter(|_| systems.down == 1 && !of.is_empty());
     let Some(cusolver) = cusolver else {
         factor(engine, a, of, &mut bad);
@@ -107,7 +107,7 @@ pub fn product(engine: &Engine, [m, n]: [usize; 2], [a, b]: [&Array; 2]) -> Arra
 }
 
 /// Turns B f64 into X, with L as [`factor`] left it; does nothing where `bad` names a pivot.
-#[allow(clippy::too_many_arguments, reason = "two matrices and how they lie")]
+#[allow(clippy::too_many_arguments, reason = "two matrices and their layouts")]
 pub fn solve(
     engine: &Engine,
     l: &Array,
@@ -126,7 +126,7 @@ pub fn solve(
         let own = PANEL.min(n - k);
         let known = from(x.slice(), k * down);
         block(engine, from(l.slice(), k * ld + k), [own, ld], bad, side, known, systems);
-        // The other unknowns, and the part of L (left, own) that stands before these.
+        // The other unknowns, and the part of L (left, own) that multiplies these.
         let (first, left) = match side {
             Side::Lower => (k + own, n - k - own),
             Side::Upper => (0, k),
@@ -182,7 +182,7 @@ struct Factor {
     k: usize,
 }
 
-/// A product of some rows and columns, and where it goes.
+/// A product of some rows and columns, and its destination.
 struct Product {
     a: Factor,
     b: Factor,

@@ -22,7 +22,7 @@ pub fn flush(engine: &Engine, f: usize, part: &mut Array, total: &mut Array) {
         .launch(engine, Grid::each(f * f, THREADS));
 }
 
-/// DeviceTotals (F, F) f64 on a device, the lower triangle, and the f32 sums that wait to join them.
+/// Totals (F, F) f64 on a device, the lower triangle, and the f32 sums that wait to join them.
 pub struct DeviceTotals {
     engine: Engine,
     f: usize,

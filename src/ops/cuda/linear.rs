@@ -1,7 +1,8 @@
 //! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`; or products by
 //! cuBLASLt of the parts that `kernels/linear_split.cu` makes.
 //!
-//! Which of them depends on no number of rows but whether there are few, so rows keep their bits.
+//! Which one it is depends on whether rows are few, and not on their number beyond that: so the bits
+//! of a row do not depend on how many others there are.
 
 use super::rows;
 use crate::gpu::blaslt::{ALIGN, BlasltSession, Shape};
@@ -12,7 +13,7 @@ use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
 use crate::tensor::OnDevice;
 
-/// Rows up to which a forward product goes another way.
+/// Rows up to which a forward product has a kernel of its own.
 pub const FEW: usize = row::ROWS;
 
 /// W (out, in) on the device, as it is stored.
@@ -121,7 +122,7 @@ fn product(
     }
 }
 
-/// How cuBLASLt would be asked for a product; `None` is for our kernels. It gets what it is fast
+/// The product as cuBLASLt takes it; `None` is for our kernels. The library gets what it is fast
 /// at: bf16 activations, or f32 ones, which become bf16 parts, by bf16 weights, everything on
 /// [`ALIGN`] bytes. Weights in f32 and f16 would have to be split at every use.
 pub fn library(

@@ -62,8 +62,8 @@ pub fn forward_adding(
     of_sum(engine, x.slice(), Some(added), p, y, kept);
 }
 
-/// x goes by its place: the kernel writes it only where something is added, and then the caller has
-/// it alone.
+/// x is a slice: the kernel writes it only where something is added, and then the caller has it
+/// alone.
 fn of_sum(
     engine: &Engine,
     x: DeviceSlice,
@@ -116,7 +116,7 @@ pub fn backward(
     .launch(engine, grid(n, d));
 }
 
-/// Every head of x (N, heads·E) ← itself normalised; what is kept is of (N·heads, E).
+/// Every head of x (N, heads·E) ← itself normalised; what is saved is of (N·heads, E).
 pub fn heads_forward(engine: &Engine, x: &mut Array, p: DeviceNorm, kept: DeviceSaved) {
     let (n, d, DeviceSaved { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormHeadsFwd {
