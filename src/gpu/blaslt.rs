@@ -154,7 +154,8 @@ impl Blaslt {
     /// What the library says, or the driver where there is no memory.
     pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Blaslt> {
         let call = Functions::of(found)?;
-        let (mut handle, mut preference) = (null_mut(), null_mut());
+        let mut handle = null_mut();
+        let mut preference = null_mut();
         // SAFETY: a context is current, and there is a place for the handle.
         call.found.check(unsafe { (call.cublasLtCreate)(&mut handle) })?;
         // SAFETY: a place for what is made.
@@ -217,7 +218,9 @@ impl Blaslt {
 
     fn layout(&self, kind: Kind, [rows, cols]: [usize; 2], ld: usize) -> Result<*mut c_void> {
         let mut layout = null_mut();
-        let (rows, cols, ld) = (rows as u64, cols as u64, ld as i64);
+        let rows = rows as u64;
+        let cols = cols as u64;
+        let ld = ld as i64;
         // SAFETY: a place for what is made.
         let made =
             unsafe { (self.call.cublasLtMatrixLayoutCreate)(&mut layout, kind, rows, cols, ld) };
@@ -244,7 +247,8 @@ impl Blaslt {
     fn plan(&self, shape: Shape) -> Result<Option<Plan>> {
         let Shape { k, m, stride, along_k, biased, narrow } = shape;
         let mut product = null_mut();
-        let (f32s, f32_sums) = (Kind::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F);
+        let f32s = Kind::CUDA_R_32F;
+        let f32_sums = Compute::CUBLAS_COMPUTE_32F;
         // SAFETY: a place for what is made.
         let made = unsafe { (self.call.cublasLtMatmulDescCreate)(&mut product, f32_sums, f32s) };
         self.call.found.check(made)?;
@@ -286,7 +290,8 @@ impl Blaslt {
     /// Algorithms, the fastest first; none where the library multiplies no such matrices.
     fn advice(&self, plan: &Plan) -> Vec<Advice> {
         let Plan { product, w, a, c, .. } = *plan;
-        let (mut all, mut count) = ([Advice::default(); CANDIDATES], 0);
+        let mut all = [Advice::default(); CANDIDATES];
+        let mut count = 0;
         // SAFETY: live descriptions, and room for as many candidates.
         let asked = unsafe {
             (self.call.cublasLtMatmulAlgoGetHeuristic)(

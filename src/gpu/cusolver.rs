@@ -94,7 +94,8 @@ impl Cusolver {
     /// thread holds the device.
     pub fn factor(&self, _: &Hold, a: Lower, work: DeviceSlice, info: DeviceSlice) {
         let ((n, ld, at), len) = (a.described(), work.len as c_int);
-        let (work, info) = (work.at as *mut f64, info.at as *mut c_int);
+        let work = work.at as *mut f64;
+        let info = info.at as *mut c_int;
         // SAFETY: a matrix as described, memory of as many doubles as the library needs.
         self.check(unsafe {
             (self.call.cusolverDnDpotrf)(self.handle().0, UPPER, n, at, ld, work, len, info)
@@ -113,8 +114,10 @@ impl Cusolver {
     ) {
         let (n, ld, at) = l.described();
         assert!(systems == 0 || x.len >= (systems - 1) * across + l.n, "cuSOLVER: X is too small");
-        let (systems, across) = (systems as c_int, across as c_int);
-        let (x, info) = (x.at as *mut f64, info.at as *mut c_int);
+        let systems = systems as c_int;
+        let across = across as c_int;
+        let x = x.at as *mut f64;
+        let info = info.at as *mut c_int;
         // SAFETY: matrices as described.
         self.check(unsafe {
             (self.call.cusolverDnDpotrs)(

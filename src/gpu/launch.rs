@@ -197,7 +197,8 @@ impl Grid {
 /// Where an argument's elements are of another type than its parameter's, two parameters of type
 /// `elem` got two types, or the file is not compiled for a type.
 pub fn types(file: &File, kernel: &str, arguments: &[Argument]) -> (&'static str, &'static str) {
-    let (mut elem, mut weight) = ("", "");
+    let mut elem = "";
+    let mut weight = "";
     for argument in arguments {
         let Argument::Pointer { name, to, slice } = argument else { continue };
         let is = slice.elem.name();

@@ -111,7 +111,8 @@ impl Nvrtc {
 
     /// Major and minor.
     pub fn version(&self) -> (c_int, c_int) {
-        let (mut major, mut minor) = (0, 0);
+        let mut major = 0;
+        let mut minor = 0;
         // SAFETY: two integers to write to.
         unsafe { (self.version)(&mut major, &mut minor) };
         (major, minor)
@@ -128,14 +129,17 @@ impl Nvrtc {
         options: &[String],
     ) -> Result<Vec<u8>, String> {
         let c = |s: &str| CString::new(s).expect("sources hold no NUL");
-        let (name, text) = (c(name), c(text));
+        let name = c(name);
+        let text = c(text);
         let names: Vec<CString> = headers.iter().map(|h| c(&h.0)).collect();
         let texts: Vec<CString> = headers.iter().map(|h| c(&h.1)).collect();
         let arch_option = format!("--gpu-architecture={arch}");
         let options = options.iter().map(String::as_str).chain([arch_option.as_str()]);
         let options: Vec<CString> = options.map(c).collect();
         let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
-        let (names, texts, options) = (pointers(&names), pointers(&texts), pointers(&options));
+        let names = pointers(&names);
+        let texts = pointers(&texts);
+        let options = pointers(&options);
         let mut program = null_mut();
         // SAFETY: every pointer is to a text that lives until the end of this function.
         let code = unsafe {

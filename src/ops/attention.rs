@@ -65,7 +65,8 @@ impl<'a> KvRows<'a> {
     fn check(&self, q: &Tensor) -> [[usize; 2]; 2] {
         let [n, _] = q.dims();
         let Heads { queries, groups, width, .. } = self.heads;
-        let (qw, kw) = (queries * width, groups * width);
+        let qw = queries * width;
+        let kw = groups * width;
         shapes!("attention": q => [n, qw], self.k => [n, kw], self.v => [n, kw]);
         [[n, qw], [n, kw]]
     }
@@ -80,7 +81,9 @@ pub fn forward(q: &Tensor, keys: KvRows, o: &mut Tensor, lse: &mut Tensor) {
         device e => {
             let keys = keys.on_device();
             let mut parts = or_unwind(e.array(Elem::F32, keys.packing.parts(keys.heads)));
-            let (o, lse, parts) = (o.array_mut(), lse.array_mut(), &mut parts);
+            let o = o.array_mut();
+            let lse = lse.array_mut();
+            let parts = &mut parts;
             let to = cuda::attention::AttentionOutputs { o, lse, parts };
             cuda::attention::forward(e, q.array(), keys, to);
         },
@@ -125,7 +128,9 @@ pub fn backward(d_o: &Tensor, q: &Tensor, keys: KvRows, lse: &Tensor, grads: &mu
                 total: grads.total.array_mut(),
                 mean: grads.mean.array_mut(),
             };
-            let (d_o, q, lse) = (d_o.array(), q.array(), lse.array());
+            let d_o = d_o.array();
+            let q = q.array();
+            let lse = lse.array();
             cuda::attention::backward(e, d_o, q, keys.on_device(), lse, grads);
         },
     );

@@ -19,7 +19,8 @@ pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
     on!(x,
         host T => cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut()),
         device e => {
-            let (w, b) = (w.on(e), b.map(Tensor::array));
+            let w = w.on(e);
+            let b = b.map(Tensor::array);
             cuda::linear::forward(e, x.array(), (&w).into(), b, y.array_mut());
         },
     );

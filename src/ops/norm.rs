@@ -28,7 +28,9 @@ pub struct Norm {
 
 impl Norm {
     fn on_device(&self) -> cuda::norm::DeviceNorm<'_> {
-        let (kind, eps, bias) = (self.kind, self.eps as f32, self.bias.as_ref());
+        let kind = self.kind;
+        let eps = self.eps as f32;
+        let bias = self.bias.as_ref();
         cuda::norm::DeviceNorm { kind, eps, gain: self.gain.array(), bias: bias.map(Tensor::array) }
     }
 }
@@ -99,7 +101,9 @@ pub fn forward_adding(x: &mut Tensor, added: &Tensor, p: &Norm, y: &mut Tensor, 
     let [n, d] = added.dims();
     shapes!("norm of a sum": x => [n, d], p.gain => [d], y => [n, d], saved.x => [n, d],
         saved.mean => [n], saved.rstd => [n]);
-    let (x, added, y) = (x.array_mut(), added.array(), y.array_mut());
+    let x = x.array_mut();
+    let added = added.array();
+    let y = y.array_mut();
     cuda::norm::forward_adding(e, x, added, p.on_device(), y, saved.on_device());
 }
 
@@ -169,7 +173,8 @@ pub fn backward(dy: &Tensor, p: &Norm, saved: &Saved, dx: &mut Tensor) {
         ),
         device e => {
             let stats = [saved.mean.array(), saved.rstd.array()];
-            let (dy, x) = (dy.array(), saved.x.array());
+            let dy = dy.array();
+            let x = saved.x.array();
             cuda::norm::backward(e, dy, p.on_device(), x, stats, dx.array_mut());
         },
     );

@@ -38,7 +38,9 @@ pub fn rotate(x: &mut Tensor, heads: usize, angles: &Angles, back: bool) {
             back,
         ),
         device e => {
-            let (cos, sin, pairing) = (angles.cos.array(), angles.sin.array(), angles.pairing);
+            let cos = angles.cos.array();
+            let sin = angles.sin.array();
+            let pairing = angles.pairing;
             let angles = cuda::rope::DeviceAngles { cos, sin, half, pairing };
             cuda::rope::rotate(e, x.array_mut(), [heads, width / heads], angles, back);
         },

@@ -23,10 +23,12 @@ pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
         Some(e) if greedy => or_unwind(cuda::sample::likeliest(e, z.array())),
         Some(e) => or_unwind(cuda::sample::chosen(e, z.array(), by, uniform)),
         None => {
-            let (z, mut id) = (z.row_f64(0), [0]);
-            match greedy {
-                true => top(&z, v, 1, &mut [0.0], &mut id),
-                false => choose(&z, v, by, &[uniform], &mut id),
+            let z = z.row_f64(0);
+            let mut id = [0];
+            if greedy {
+                top(&z, v, 1, &mut [0.0], &mut id);
+            } else {
+                choose(&z, v, by, &[uniform], &mut id);
             }
             let numbers = z.iter().all(|&z| z < f64::INFINITY) && z[id[0] as usize].is_finite();
             numbers.then_some(id[0])

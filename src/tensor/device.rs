@@ -72,7 +72,8 @@ impl Device {
 /// A device that runs already.
 impl From<Engine> for Device {
     fn from(engine: Engine) -> Device {
-        let (name, memory) = ("a GPU in use".to_owned(), engine.memory().limit as usize);
+        let name = "a GPU in use".to_owned();
+        let memory = engine.memory().limit as usize;
         let gpu = Gpu { ordinal: 0, name, memory, capability: (0, 0) };
         Device::Cuda([Card { gpu, engine: Mutex::new(Some(engine)) }].into())
     }

@@ -80,9 +80,10 @@ impl Tensor {
             (Some(here), Some(there)) => here == there,
             _ => false,
         };
-        match here {
-            true => Cow::Borrowed(self),
-            false => Cow::Owned(Tensor::of(compute, &self.shape, &self.to_f64())),
+        if here {
+            Cow::Borrowed(self)
+        } else {
+            Cow::Owned(Tensor::of(compute, &self.shape, &self.to_f64()))
         }
     }
 

@@ -100,7 +100,8 @@ impl Weight {
         [rows, cols]: [usize; 2],
         [row_stride, col_stride]: [usize; 2],
     ) -> Weight {
-        let (block, slot) = (rows.max(1), Arc::default());
+        let block = rows.max(1);
+        let slot = Arc::default();
         Weight { source, rows, cols, first: 0, row_stride, col_stride, block, gap: 0, slot }
     }
 
@@ -109,7 +110,8 @@ impl Weight {
         assert!(rows.end <= self.rows, "Weight: rows outside the matrix");
         assert_eq!(self.gap, 0, "Weight: rows of blocks of rows");
         let first = self.first + rows.start * self.row_stride;
-        let (rows, slot) = (rows.len(), Arc::default());
+        let rows = rows.len();
+        let slot = Arc::default();
         Weight { rows, first, block: rows.max(1), slot, ..self.clone() }
     }
 
@@ -120,7 +122,8 @@ impl Weight {
         let first = self.first + rows.start * self.row_stride;
         let gap = (period - rows.len()) * self.row_stride;
         let all = self.rows / period * rows.len();
-        let (block, slot) = (rows.len(), Arc::default());
+        let block = rows.len();
+        let slot = Arc::default();
         Weight { rows: all, first, block, gap, slot, ..self.clone() }
     }
 
@@ -159,7 +162,8 @@ impl Weight {
         scratch: &'a mut Vec<T>,
     ) -> Panel<'a, T> {
         let at = |row, col| self.at(row, col);
-        let (row_stride, col_stride) = (self.row_stride, self.col_stride);
+        let row_stride = self.row_stride;
+        let col_stride = self.col_stride;
         let one_block =
             self.gap == 0 || rows.start / self.block == rows.end.saturating_sub(1) / self.block;
         let whole: Option<&[T]> = match &self.source {
@@ -174,7 +178,8 @@ impl Weight {
             return Panel { data: &whole[at(rows.start, cols.start)..], row_stride, col_stride };
         }
         // Runs of stored neighbours: rows of an (out, in) matrix, columns of an (in, out) one.
-        let (high, wide) = (rows.len(), cols.len());
+        let high = rows.len();
+        let wide = cols.len();
         scratch.resize(high * wide, T::default());
         if col_stride == 1 {
             for (row, out) in rows.zip(scratch.chunks_exact_mut(wide.max(1))) {
@@ -221,7 +226,8 @@ impl Weight {
         assert!(by_row || self.rows <= self.block, "Weight: blocks of rows of an (in, out) matrix");
         let size = elem.size();
         let copy = |from: usize, mut piece: &mut [u8]| {
-            let (mut i, mut within) = (from / (run * size), from % (run * size));
+            let mut i = from / (run * size);
+            let mut within = from % (run * size);
             while !piece.is_empty() {
                 let at = if by_row { self.at(i, 0) } else { self.at(0, i) } * size + within;
                 let here = piece.len().min(run * size - within);

@@ -24,7 +24,8 @@ const CHUNK: usize = 4096;
 /// a(x) and a'(x).
 #[inline(always)]
 fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
-    let (zero, one) = (T::default(), T::of(1.0));
+    let zero = T::default();
+    let one = T::of(1.0);
     match act {
         Act::Relu if x > zero => (x, one),
         Act::Relu => (zero, zero),
@@ -35,7 +36,8 @@ fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
         }
         Act::GeluTanh => {
             // (1 + tanh u)/2 = σ(2u), which cancels nothing where tanh u is near −1.
-            let (root, cubic) = (T::of((8.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
+            let root = T::of((8.0 / std::f64::consts::PI).sqrt());
+            let cubic = T::of(0.044715);
             let u2 = root * (x + cubic * x * x * x);
             x_sigma(x, u2, root * (one + T::of(3.0) * cubic * x * x))
         }

@@ -121,9 +121,11 @@ impl<'a, T: Float> HostKvRows<'a, T> {
     #[inline(always)]
     fn seen(&self, seq: &Seq, i: usize, h: usize, mut see: impl FnMut(&'a [T], &'a [T])) {
         let Heads { queries, groups, width, window, .. } = self.heads;
-        let (row, at) = (groups * width, h * groups / queries * width);
+        let row = groups * width;
+        let at = h * groups / queries * width;
         let [shared, past, own] = seq.seen(i, window);
-        let (before, here) = ((self.past_k, self.past_v), (self.k, self.v));
+        let before = (self.past_k, self.past_v);
+        let here = (self.k, self.v);
         for ((k, v), rows) in [(before, shared), (before, past), (here, own)] {
             for j in rows {
                 see(&k[j * row + at..][..width], &v[j * row + at..][..width]);
@@ -152,14 +154,16 @@ pub fn forward<T: Float>(keys: HostKvRows<T>, q: &[T], o: &mut [T], lse: &mut [T
         let q = &q[i * queries * width..][..queries * width];
         vectorised(|| {
             for h in 0..queries {
-                let (q, o) = (&q[h * width..][..width], &mut o[h * width..][..width]);
+                let q = &q[h * width..][..width];
+                let o = &mut o[h * width..][..width];
                 p.clear();
                 keys.seen(rows[i], i, h, |k, _| p.push(keys.scale() * dot(q, k)));
                 let top = p.iter().fold(p[0], |a, &b| a.max(b));
                 p.iter_mut().for_each(|s| *s = (*s - top).exp());
                 let total = sum(p, |&p| p);
                 lse[h] = top + total.ln();
-                let (mut o, mut p) = (Rows::of(o, block), p.iter());
+                let mut o = Rows::of(o, block);
+                let mut p = p.iter();
                 keys.seen(rows[i], i, h, |_, v| {
                     o.add(*p.next().expect("as many as above") / total, v);
                 });
@@ -184,14 +188,16 @@ pub fn backward<T: Float>(
     let head = |i: usize, h: usize| (i * queries + h) * width..(i * queries + h + 1) * width;
     // Σ_j p_ij, which is 1 but for the rounding of a large lse, and Σ_j p_ij t_ij, which every key
     // needs again.
-    let (mut total, mut mean) = (vec![T::default(); lse.len()], vec![T::default(); lse.len()]);
+    let mut total = vec![T::default(); lse.len()];
+    let mut mean = vec![T::default(); lse.len()];
     let each = total.par_chunks_mut(queries).zip(mean.par_chunks_mut(queries));
     let each = dq.par_chunks_mut(queries * width).zip(each).enumerate();
     let room = || (Vec::new(), vec![T::default(); width]);
     each.for_each_init(room, |(pt, block), (i, (dq, (total, mean)))| {
         vectorised(|| {
             for h in 0..queries {
-                let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                let q = &q[head(i, h)];
+                let d_o = &d_o[head(i, h)];
                 let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
                 pt.clear();
                 keys.seen(rows[i], i, h, |k, v| pt.push((p(k), dot(d_o, v))));
@@ -214,13 +220,15 @@ pub fn backward<T: Float>(
             for g in 0..groups {
                 let at = g * width;
                 let own = j * groups * width + at;
-                let (k, v) = (&keys.k[own..][..width], &keys.v[own..][..width]);
+                let k = &keys.k[own..][..width];
+                let v = &keys.v[own..][..width];
                 let mut dk = Rows::of(&mut dk[at..][..width], block_k);
                 let mut dv = Rows::of(&mut dv[at..][..width], block_v);
                 let share = queries / groups;
                 let queries_of = |i| (g * share..(g + 1) * share).map(move |h| (i, h));
                 for (i, h) in rows[j].seen_by(j, window).flat_map(queries_of) {
-                    let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                    let q = &q[head(i, h)];
+                    let d_o = &d_o[head(i, h)];
                     let at_query = i * queries + h;
                     let p = (keys.scale() * dot(q, k) - lse[at_query]).exp() / total[at_query];
                     dk.add(keys.scale() * (p * (dot(d_o, v) - mean[at_query])), q);

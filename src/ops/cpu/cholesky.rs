@@ -47,7 +47,8 @@ pub enum Side {
 pub fn factor<T: Float>(a: &mut [T], of: Triangle) -> Option<usize> {
     for i in 0..of.n {
         for j in 0..=i {
-            let (row, other) = (i * of.ld, j * of.ld);
+            let row = i * of.ld;
+            let other = j * of.ld;
             let known: T = (0..j).map(|k| a[row + k] * a[other + k]).sum();
             let left = a[row + j] - known;
             if j < i {
@@ -68,7 +69,8 @@ pub fn solve<T: Float>(l: &[T], of: Triangle, side: Side, x: &mut [T], systems: 
     let place = |i: usize| if side == Side::Lower { i } else { n - 1 - i };
     // Of the triangle with rows and columns in the order of the solve.
     let l = |i: usize, j: usize| {
-        let (i, j) = (place(i), place(j));
+        let i = place(i);
+        let j = place(j);
         l[i.max(j) * of.ld + i.min(j)]
     };
     for system in 0..systems.count {

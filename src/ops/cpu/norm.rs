@@ -61,8 +61,10 @@ pub fn backward<T: Float>(
     let d = g.len();
     let len = T::of(d as f64);
     dx.par_chunks_mut(d).enumerate().for_each(|(row, dx)| {
-        let (dy, x) = (&dy[row * d..][..d], &x[row * d..][..d]);
-        let (m, s) = (m[row], s[row]);
+        let dy = &dy[row * d..][..d];
+        let x = &x[row * d..][..d];
+        let m = m[row];
+        let s = s[row];
         vectorised(|| {
             let p = |i: usize| g[i] * dy[i];
             let h = |i: usize| (x[i] - m) * s;

@@ -36,7 +36,8 @@ pub fn rotate<T: Float>(
                     Pairing::Adjacent => (2 * i, 2 * i + 1),
                 };
                 let sin = if back { -sin[i] } else { sin[i] };
-                let (a, b) = (head[i_a], head[i_b]);
+                let a = head[i_a];
+                let b = head[i_b];
                 head[i_a] = a * cos[i] - b * sin;
                 head[i_b] = b * cos[i] + a * sin;
             }

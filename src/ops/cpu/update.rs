@@ -109,7 +109,8 @@ pub fn update(
 fn band(original: &[u8], w: Stored, first: usize, terms: &[Term], new: &mut [u8]) -> Sums {
     let ([_, cols], row, size) = (w.sides(), w.row_bytes(), w.dtype.size());
     let mut delta = vec![[0.0; COLS]; original.len() / row];
-    let (mut tile, mut rounded) = (Vec::new(), Vec::new());
+    let mut tile = Vec::new();
+    let mut rounded = Vec::new();
     let mut sums = Sums::default();
     for col in (0..cols).step_by(COLS) {
         let width = COLS.min(cols - col);
@@ -129,7 +130,8 @@ fn band(original: &[u8], w: Stored, first: usize, terms: &[Term], new: &mut [u8]
         }
         for (i, delta) in delta.iter().enumerate() {
             let at = i * row + col * size..i * row + (col + width) * size;
-            let (old, new) = (&original[at.clone()], &mut new[at]);
+            let old = &original[at.clone()];
+            let new = &mut new[at];
             sums = sums.and(round(old, w, &delta[..width], &mut rounded, new));
         }
     }
@@ -182,7 +184,9 @@ fn add_dense(
 #[inline(always)]
 fn round(old: &[u8], w: Stored, delta: &[f64], rounded: &mut Vec<u8>, new: &mut [u8]) -> Sums {
     let n = delta.len();
-    let (mut before, mut wanted, mut after) = ([0.0; COLS], [0.0; COLS], [0.0; COLS]);
+    let mut before = [0.0; COLS];
+    let mut wanted = [0.0; COLS];
+    let mut after = [0.0; COLS];
     w.dtype.widen(old, &mut before[..n]);
     for j in 0..n {
         wanted[j] = before[j] + delta[j];

@@ -107,7 +107,8 @@ impl Packing {
             let from = |s: &Seq| (0..s.rows.len()).step_by(long::TILE);
             all(form).flat_map(move |s| from(s).flat_map(|from| [places(s), vec![from]].concat()))
         };
-        let (mut spans, mut merges) = (Vec::new(), Vec::new());
+        let mut spans = Vec::new();
+        let mut merges = Vec::new();
         for seq in all(Form::Row) {
             let keys = 1 + seq.past.iter().map(|r| r.len()).sum::<usize>();
             merges.extend([seq.rows.start, spans.len() / 7, keys.div_ceil(row::SPAN)]);

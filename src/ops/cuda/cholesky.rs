@@ -101,7 +101,9 @@ pub fn product(engine: &Engine, [m, n]: [usize; 2], [a, b]: [&Array; 2]) -> Arra
     or_unwind(c.resize(m * n)); // zeros
     let factor = |of: &Array, along: usize| Factor { slice: of.slice(), along: 1, k: along };
     let sizes = [m, a.len() / m.max(1), n];
-    let (a, b, steps) = (factor(a, m), factor(b, n), [n, 1]);
+    let a = factor(a, m);
+    let b = factor(b, n);
+    let steps = [n, 1];
     Product { a, b, c: c.slice(), steps, sizes, lower: false }.add(engine);
     c
 }

@@ -34,7 +34,10 @@ pub struct Matrix<'a> {
 impl<'a> From<&'a OnDevice> for Matrix<'a> {
     fn from(w: &'a OnDevice) -> Matrix<'a> {
         let OnDevice { w, out, inner, row_stride, col_stride } = w;
-        let (out, inner, row_stride, col_stride) = (*out, *inner, *row_stride, *col_stride);
+        let out = *out;
+        let inner = *inner;
+        let row_stride = *row_stride;
+        let col_stride = *col_stride;
         Matrix { w, out, inner, row_stride, col_stride }
     }
 }
@@ -75,7 +78,8 @@ fn product(
     [n, k, m]: [usize; 3],
     c: &mut Array,
 ) {
-    let (slices, bias) = ([a.slice(), w.slice(), c.slice()], b.map(Array::slice));
+    let slices = [a.slice(), w.slice(), c.slice()];
+    let bias = b.map(Array::slice);
     if let (Way::Many, Some(lt)) = (way, engine.blaslt())
         && let Some(shape) = library(slices, bias, [k, m], [stride_k, stride_m])
     {
@@ -89,10 +93,8 @@ fn product(
     let none = |elem| DeviceSlice { at: 0, len: 0, elem };
     let narrow = c.elem() != Elem::F32;
     assert!(!(narrow && add), "a product is added to f32");
-    let (wide, rounded) = match narrow {
-        false => (c.slice(), none(a.elem())),
-        true => (none(Elem::F32), c.slice()),
-    };
+    let (wide, rounded) =
+        if narrow { (none(Elem::F32), c.slice()) } else { (c.slice(), none(a.elem())) };
     macro_rules! launch {
         ($kernel:ident, $blocks:expr, $threads:expr) => {
             $kernel {
@@ -157,13 +159,13 @@ fn by_library(
         return in_parts(engine, session, shape, [a, w, c], b, add);
     }
     // What is added to bf16 has to be bf16.
-    let b = b.map(|b| match shape.narrow {
-        true => {
-            let rounded = session.room().part(0, b.len);
-            rows::round(engine, b, rounded);
-            rounded
+    let b = b.map(|b| {
+        if !shape.narrow {
+            return b;
         }
-        false => b,
+        let rounded = session.room().part(0, b.len);
+        rows::round(engine, b, rounded);
+        rounded
     });
     session.multiply(shape, add, [a, w, c], b);
 }
@@ -178,11 +180,13 @@ fn in_parts(
     add: bool,
 ) {
     let (Shape { k, m, .. }, room) = (shape, session.room());
-    let (n, most) = (a.len / k, room.len / (2 * k));
+    let n = a.len / k;
+    let most = room.len / (2 * k);
     assert!(most > 0, "linear: a row of {k} numbers");
     for from in (0..n).step_by(most) {
         let rows = most.min(n - from);
-        let (x, c) = (a.part(from * k, rows * k), c.part(from * m, rows * m));
+        let x = a.part(from * k, rows * k);
+        let c = c.part(from * m, rows * m);
         let y = room.part(0, 2 * rows * k);
         LinearSplit { x: x.into(), N: x.len as i32, y: y.into() }
             .launch(engine, Grid::each(x.len / parts::NUMBERS, parts::THREADS));

@@ -101,7 +101,8 @@ pub fn backward(
     [m, s]: [&Array; 2],
     dx: &mut Array,
 ) {
-    let (n, d) = (m.len(), p.gain.len());
+    let n = m.len();
+    let d = p.gain.len();
     NormBwd {
         dy: dy.read(),
         g: p.gain.read(),
@@ -143,7 +144,8 @@ pub fn heads_backward(
     [m, s]: [&Array; 2],
     d: &mut Array,
 ) {
-    let (n, width) = (m.len(), p.gain.len());
+    let n = m.len();
+    let width = p.gain.len();
     NormHeadsBwd {
         g: p.gain.read(),
         x: x.read(),

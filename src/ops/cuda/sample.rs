@@ -39,7 +39,8 @@ pub fn choose(engine: &Engine, z: &Array, by: Sampling, uniform: &Array, ids: &m
 ///
 /// The device has no more memory.
 pub fn likeliest(engine: &Engine, z: &Array) -> Result<Option<u32>> {
-    let (mut value, mut id) = (engine.array(Elem::F32, 1)?, engine.array(Elem::I32, 1)?);
+    let mut value = engine.array(Elem::F32, 1)?;
+    let mut id = engine.array(Elem::I32, 1)?;
     top(engine, z, 1, &mut value, &mut id);
     let finite = f32::from_bits(number(&value)).is_finite();
     Ok(finite.then(|| number(&id)))
