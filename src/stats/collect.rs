@@ -112,15 +112,7 @@ fn collected(
         if batches.is_empty() {
             break;
         }
-        // Threads of their own: one of rayon's pool that waits would be given another device's
-        // pass, while it holds its own.
-        thread::scope(|scope| {
-            let passes = lanes.iter_mut().zip(&batches);
-            let threads: Vec<_> = passes
-                .map(|(lane, batch)| scope.spawn(move || lane.run(&what.layers, batch)))
-                .collect();
-            threads.into_iter().for_each(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        });
+        run_all(&mut lanes, &what.layers, &batches);
         progress.at("token", state.met, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
@@ -162,6 +154,17 @@ struct Lane {
     model: Model,
     run: Run,
     totals: Vec<Totals>, // one a layer
+}
+
+/// Each lane's batch, on a thread of its own: one of rayon's pool that waits would be given another
+/// device's pass, while it holds its own.
+fn run_all(lanes: &mut [Lane], layers: &[usize], batches: &[Batch]) {
+    thread::scope(|scope| {
+        let passes = lanes.iter_mut().zip(batches);
+        let start = passes.map(|(lane, batch)| scope.spawn(move || lane.run(layers, batch)));
+        let threads: Vec<_> = start.collect();
+        threads.into_iter().for_each(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    });
 }
 
 /// A lane a device; the first goes on from what is there.
