@@ -9,7 +9,8 @@ use incise::gpu::launch::Elem;
 use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
 use incise::model::{Batch, Model};
-use incise::tensor::{Compute, Tensor};
+use incise::tensor::{Compute, Tensor, Weight};
+use rayon::prelude::*;
 
 use super::memory::{Searched, small};
 use crate::support::twin;
@@ -83,4 +84,30 @@ fn what_another_thread_drops_is_not_recorded() {
     }
     drop(repeated);
     assert_eq!(engine.memory().used, used - 400 * 2);
+}
+
+/// A thread that uploads a weight waits for rayon's pool, whose threads wait for the device: they
+/// copy for it meanwhile.
+#[test]
+fn threads_of_the_pool_work_while_they_wait() {
+    let test = "gpu::turns::threads_of_the_pool_work_while_they_wait";
+    let Some(engine) = twin::engine(test) else { return };
+    let values: Vec<f32> = (0..1 << 18).map(|i| i as f32).collect(); // 1 MiB: four pieces of work
+    let uploaded = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20 {
+                let weight = Weight::dense_f32(values.clone(), 1 << 9, 1 << 9).on(&engine);
+                let there = twin::down(&weight.w);
+                assert!(there.iter().zip(&values).all(|(x, y)| *x == f64::from(*y)));
+            }
+            uploaded.store(true, Ordering::Relaxed);
+        });
+        (0..2 * rayon::current_num_threads()).into_par_iter().for_each(|i| {
+            while !uploaded.load(Ordering::Relaxed) {
+                let array = twin::up(&engine, Elem::F32, &[i as f64; 10]);
+                assert_eq!(twin::down(&array), [i as f64; 10]);
+            }
+        });
+    });
 }
