@@ -136,12 +136,13 @@ impl Engine {
     }
 
     /// Holds the device for this thread, after those that came before: other threads wait until
-    /// the hold is dropped. A thread may hold a device more than once, and no other meanwhile.
+    /// the hold is dropped. A thread may hold a device more than once, and no other meanwhile; nor
+    /// may it wait for another thread that uses the device.
     pub fn hold(&self) -> Hold<'_> {
         Hold::new(&*self.inner)
     }
 
-    /// Runs a computation of this thread on the device, which it holds meanwhile; an error that
+    /// Runs a computation, all of it on this thread, and holds the device meanwhile; an error that
     /// unwinds from inside becomes its result.
     ///
     /// # Errors
@@ -193,7 +194,7 @@ impl Engine {
         self.inner.replays.load(Ordering::Relaxed)
     }
 
-    /// How long the device takes for what `run` enqueues, in seconds.
+    /// How long the device takes for what `run` enqueues on this thread, in seconds.
     pub fn seconds(&self, run: impl FnOnce()) -> f64 {
         let _hold = self.hold();
         driver!(self.inner, d => d.seconds(run))

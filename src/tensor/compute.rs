@@ -99,8 +99,9 @@ impl Compute {
         self.engine().map(Engine::hold)
     }
 
-    /// Runs a computation of this thread. It holds the device meanwhile, and an error that unwinds
-    /// from inside becomes its result: [`Engine::run`]. Every public entry that computes runs so.
+    /// Runs a computation, all of it on this thread. It holds the device meanwhile, and an error
+    /// that unwinds from inside becomes its result: [`Engine::run`]. Every public entry that
+    /// computes runs so.
     ///
     /// # Errors
     ///
