@@ -3,7 +3,7 @@
 use super::rotary::Rotary;
 use crate::ops::act::Act;
 use crate::ops::attention::Heads;
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 
 /// A decoder as data. Letters are those of the crate's alphabet.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub struct Arch {
     /// How many tokens each layer's queries see, their own included; `None` for all before.
     pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
-    pub norm: Kind,
+    pub norm: NormKind,
     /// Whether each query and key is normalised (RMS) by itself.
     pub head_norms: bool,
     /// Added to the variance in every norm.

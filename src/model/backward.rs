@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::decoder::Run;
 use super::load::{Layer, Model};
-use crate::ops::attention::{Grads, Keys};
+use crate::ops::attention::{AttentionGrads, KvRows};
 use crate::ops::norm::Saved;
 use crate::ops::{act, attention, linear, norm, rope, rows};
 use crate::tensor::{Compute, Tensor};
@@ -20,7 +20,7 @@ pub struct Back {
     dgate: Option<Tensor>, // (N, F)
     dnorm: Tensor,         // (N, D)
     dattn: Tensor,         // (N, H·E)
-    grads: Grads,
+    grads: AttentionGrads,
     rounded: Option<Tensor>, // (N, D): dx as products read it
 }
 
@@ -51,7 +51,7 @@ impl Back {
             dgate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
             dnorm: wide(a.width),
             dattn: rows(qw),
-            grads: Grads {
+            grads: AttentionGrads {
                 dq: rows(qw),
                 dk: rows(kw),
                 dv: rows(kw),
@@ -64,7 +64,7 @@ impl Back {
 
     /// Room for N tokens.
     pub fn fit(&mut self, n: usize) {
-        let Grads { dq, dk, dv, total, mean } = &mut self.grads;
+        let AttentionGrads { dq, dk, dv, total, mean } = &mut self.grads;
         for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv, total, mean] {
             t.set_rows(n);
         }
@@ -137,7 +137,7 @@ impl Model {
         let a = run.acts(l);
         let (k, v, grads) = (&a.k, &a.v, &mut b.grads);
         let (past, seqs, packing) = (past.layer(l), &batch.seqs[..], run.packing.as_ref());
-        let keys = Keys { k, v, past, seqs, packing, heads: w.heads };
+        let keys = KvRows { k, v, past, seqs, packing, heads: w.heads };
         attention::backward(&b.dattn, &a.q, keys, &a.lse, grads);
         if let Some(angles) = &run.angles {
             rope::rotate(&mut grads.dq, w.heads.queries, angles, true);

@@ -45,8 +45,8 @@ impl Batch {
     }
 
     /// Adds sequences of one token until there are at least `least` tokens: nobody reads them.
-    /// From [`STEADY`](crate::ops::linear::STEADY) rows on, a row's numbers do not depend on which
-    /// others the batch holds.
+    /// From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a row's
+    /// numbers do not depend on which others the batch holds.
     pub fn fill(&mut self, least: usize) {
         while self.len() < least {
             self.push(&[0], 0..0);

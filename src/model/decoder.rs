@@ -20,8 +20,8 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::load::{Layer, Linear, Model};
 use super::site::{At, Site};
-use crate::base::fits;
-use crate::ops::attention::{Keys, Packing};
+use crate::base::or_unwind;
+use crate::ops::attention::{KvRows, Packing};
 use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
 use crate::ops::rows::{self, Index};
@@ -146,7 +146,7 @@ impl Run {
         self.packing = model
             .compute
             .engine()
-            .map(|e| fits(Packing::of(e, &batch.seqs, model.layers[0].heads)));
+            .map(|e| or_unwind(Packing::of(e, &batch.seqs, model.layers[0].heads)));
     }
 
     /// Where layer l keeps its activations; passes without backward use one place for all.
@@ -300,7 +300,7 @@ impl Model {
         };
         let (k, v) = (&a.k, &a.v);
         let packing = run.packing.as_ref();
-        let keys = Keys { k, v, past: seen, seqs: &batch.seqs, packing, heads: w.heads };
+        let keys = KvRows { k, v, past: seen, seqs: &batch.seqs, packing, heads: w.heads };
         attention::forward(&a.q, keys, &mut run.attended, &mut a.lse);
         if let Past::Grow(cache) = past {
             cache.push(l, &a.k, &a.v);

@@ -1,7 +1,7 @@
 //! The families as data, a row each. Read [`super::family`] for what a row says.
 
 use super::family::{Choice, Eps, Family, Keys, Names, Place, Qkv, Size, Turning, Windows};
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
@@ -12,7 +12,7 @@ pub static FAMILIES: [Family; 8] = [GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, Q
 
 const GPT2: Family = Family {
     name: "gpt2",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     place: Place::Learned { offset: 0 },
     parallel: Is(false),
     keys: Keys {
@@ -57,7 +57,7 @@ const GPT2: Family = Family {
 
 const GPTJ: Family = Family {
     name: "gptj",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     place: Place::Rotary(Turning::Elements("rotary_dim", 64), Pairing::Adjacent),
     parallel: Is(true),
     keys: Keys {
@@ -86,7 +86,7 @@ const GPTJ: Family = Family {
 
 const GPT_NEOX: Family = Family {
     name: "gpt_neox",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     place: Place::Rotary(Turning::Share("rotary_pct", 0.25), Pairing::Halves),
     parallel: Says("use_parallel_residual", true),
     keys: Keys {
@@ -117,7 +117,7 @@ const GPT_NEOX: Family = Family {
 
 const OPT: Family = Family {
     name: "opt",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     place: Place::Learned { offset: 2 },
     parallel: Is(false),
     keys: Keys {
@@ -154,7 +154,7 @@ const OPT: Family = Family {
 
 const LLAMA: Family = Family {
     name: "llama",
-    norm: Kind::Rms,
+    norm: NormKind::Rms,
     place: Place::Rotary(Turning::Whole, Pairing::Halves),
     parallel: Is(false),
     keys: Keys {

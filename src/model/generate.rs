@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::cache::Cache;
 use super::decoder::Past;
 use super::load::Model;
-use crate::base::{Error, Result, Rng, rescue};
+use crate::base::{Error, Result, Rng, catch_device_error};
 use crate::ops::sample;
 pub use crate::ops::sample::Sampling;
 
@@ -25,7 +25,7 @@ impl Model {
         stop: &[u32],
         each: &mut dyn FnMut(u32) -> bool,
     ) -> Result<Vec<u32>> {
-        rescue(|| self.go_on(prompt, most, sampling, rng, stop, each))
+        catch_device_error(|| self.go_on(prompt, most, sampling, rng, stop, each))
     }
 
     fn go_on(

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use super::arch::Arch;
 use super::config::Config;
 use super::family::{self, Family, Names, Place, Qkv};
-use crate::base::rescue;
+use crate::base::catch_device_error;
 use crate::base::{Error, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
-use crate::ops::norm::{Kind, Norm};
+use crate::ops::norm::{Norm, NormKind};
 use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
 /// A decoder with its weights. Cloning shares them.
 ///
 /// On a device without room, what returns a `Result` says so; what returns none unwinds to
-/// [`rescue`].
+/// [`catch_device_error`].
 #[derive(Clone)]
 pub struct Model {
     /// Sizes and choices.
@@ -116,7 +116,7 @@ impl Model {
     /// of; a stored head that differs from the embedding it is tied to.
     pub fn load(checkpoint: &Checkpoint, compute: impl Into<Compute>) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
-        rescue(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
+        catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
 
     /// The matrix that edits of layer l change.
@@ -336,7 +336,7 @@ impl<'a> Loader<'a> {
             ],
         };
         let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
-        let head_norm = |name| self.norm(&self.layer_name(l, name), Kind::Rms, a.head);
+        let head_norm = |name| self.norm(&self.layer_name(l, name), NormKind::Rms, a.head);
         let head_norms = match names.head_norms {
             Some([q, k]) => Some([head_norm(q)?, head_norm(k)?]),
             None => None,
@@ -431,12 +431,12 @@ impl<'a> Loader<'a> {
         }))
     }
 
-    fn norm(&self, name: &str, kind: Kind, width: usize) -> Result<Norm> {
+    fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
         Ok(Norm {
             kind,
             eps: self.arch.eps,
             gain: self.vector(&format!("{name}.weight"), width)?,
-            bias: self.bias(name, width, kind == Kind::Layer)?,
+            bias: self.bias(name, width, kind == NormKind::Layer)?,
         })
     }
 }

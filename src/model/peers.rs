@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::load::{Layer, Linear, Model};
-use crate::base::{Result, rescue};
+use crate::base::{Result, catch_device_error};
 use crate::ops::norm::Norm;
 use crate::tensor::{Compute, Tensor};
 
@@ -17,7 +17,7 @@ impl Model {
     pub fn everywhere(&self) -> Result<Vec<Model>> {
         let mut all = vec![Model { peers: Vec::new(), ..self.clone() }];
         for peer in &self.peers {
-            all.push(rescue(|| Ok(self.on(peer)))?);
+            all.push(catch_device_error(|| Ok(self.on(peer)))?);
         }
         Ok(all)
     }

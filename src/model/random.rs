@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::config::Config;
 use super::family::{self, Place};
 use super::load::{Editable, Layer, Linear, Model};
-use crate::base::{DType, Result, Rng, rescue};
-use crate::ops::norm::{Kind, Norm};
+use crate::base::{DType, Result, Rng, catch_device_error};
+use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
 
 /// Numbers that are drawn; they repeat. A prime, so that no two rows are alike.
@@ -61,7 +61,7 @@ impl Model {
         dtype.narrow(&values, &mut drawn);
         let mut draw = Draw { bytes: HashMap::new(), drawn, dtype, compute: compute.clone() };
         let (layout, qw, kw) = (family.names.layout, a.queries * a.head, a.groups * a.head);
-        rescue(|| {
+        catch_device_error(|| {
             let layer = |l, draw: &mut Draw| Layer {
                 norm1: draw.norm(a.norm, a.eps, a.width),
                 q: draw.linear([qw, a.width], layout, a.biases.qkv),
@@ -78,7 +78,7 @@ impl Model {
                 heads: a.heads(l),
                 head_norms: a
                     .head_norms
-                    .then(|| [0; 2].map(|_| draw.norm(Kind::Rms, a.eps, a.head))),
+                    .then(|| [0; 2].map(|_| draw.norm(NormKind::Rms, a.eps, a.head))),
             };
             let layers = (0..a.layers).map(|l| Arc::new(layer(l, &mut draw))).collect();
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
@@ -123,9 +123,9 @@ impl Draw {
         Linear { w: self.matrix(size, layout), b }
     }
 
-    fn norm(&self, kind: Kind, eps: f64, width: usize) -> Norm {
+    fn norm(&self, kind: NormKind, eps: f64, width: usize) -> Norm {
         let gain = Tensor::of(&self.compute, &[width], &vec![1.0; width]);
-        let bias = (kind == Kind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
+        let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
         Norm { kind, eps, gain, bias }
     }
 }
