@@ -12,7 +12,7 @@ use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
 use crate::ops::cuda::update::Factors;
 use crate::ops::update::{Stored, Terms};
-use crate::store::Kind;
+use crate::store::Delta;
 use crate::tensor::{Compute, Layout, Precision};
 
 /// Both; D and F are those of the shape that is measured.
@@ -57,7 +57,7 @@ fn updates(
                 time(compute, sizes.seconds, || factors.launch(&old, 0..d, &mut new, &mut sums))
             }
             None => {
-                let kind = Kind::LowRank { left, right, r };
+                let kind = Delta::LowRank { left, right, r };
                 let terms = Terms::new(compute, w, vec![&kind]);
                 let (old, mut new) = (vec![0; moved / 2], vec![0; moved / 2]);
                 let run = || _ = terms.add(&old, 0..d, &mut new);
