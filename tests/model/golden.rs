@@ -3,7 +3,7 @@
 use incise::model::decoder::Past;
 use incise::model::pushed::{Problem, Push, Pushed};
 use incise::model::shared::{Shared, common};
-use incise::model::{At, Batch, Model, Run, Site};
+use incise::model::{At, Batch, Model, Run, SearchPrecision, Site};
 use incise::tensor::{Compute, Precision, Tensor};
 use incise::text::{Row, Rows};
 
@@ -26,7 +26,7 @@ fn logits_are_the_frameworks() {
     each("logits_are_the_frameworks", |golden, model, compute| {
         for (i, prompt) in golden.json.prompts.iter().enumerate() {
             let all: Vec<usize> = (0..prompt.len()).collect();
-            let z = model.logits(&Batch::whole([prompt]), Past::None, &all);
+            let z = model.logits(&Batch::whole([prompt]), Past::None, &all).unwrap();
             golden.check(&format!("logits.{i}"), compute, &z.to_f64());
         }
     });
@@ -105,7 +105,7 @@ fn fast_steps_descend() {
         let golden = Golden::open(name);
         let exact = golden.model(engine.clone());
         let mut fast = exact.clone();
-        fast.fast = true;
+        fast.search_precision = SearchPrecision::Fast;
         let (rows, push) = recorded(&golden, &exact);
         let beginnings = common([Problem::kinds(&rows)]);
         let [(t0, at_rest, slope), (same, other, _)] = [&fast, &exact].map(|model| {
