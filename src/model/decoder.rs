@@ -396,15 +396,14 @@ impl Model {
         each: &mut dyn FnMut(&Tensor) -> bool,
     ) -> Result<()> {
         let all: Vec<usize> = (0..ids.len()).collect();
-        rescue(|| {
-            let x = self.last_stream(&Batch::whole([ids]), Past::None);
-            for chosen in all.chunks(rows) {
-                if !each(&self.logits_of(&x, chosen).into_host()) {
-                    break;
-                }
+        let x = rescue(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
+        for chosen in all.chunks(rows) {
+            let z = rescue(|| Ok(self.logits_of(&x, chosen).into_host()))?;
+            if !each(&z) {
+                break;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     /// Logits (chosen, V), where the model computes, of chosen rows after a whole pass. Unwinds

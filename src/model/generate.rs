@@ -25,23 +25,11 @@ impl Model {
         stop: &[u32],
         each: &mut dyn FnMut(u32) -> bool,
     ) -> Result<Vec<u32>> {
-        rescue(|| self.continued(prompt, most, sampling, rng, stop, each))
-    }
-
-    fn continued(
-        &self,
-        prompt: &[u32],
-        most: usize,
-        sampling: Sampling,
-        rng: &mut Rng,
-        stop: &[u32],
-        each: &mut dyn FnMut(u32) -> bool,
-    ) -> Result<Vec<u32>> {
         self.check(prompt)?;
         if prompt.is_empty() {
             return Err(Error::refused("the prompt has no token", "give a text to continue"));
         }
-        let mut cache = KvCache::new(&self.arch, &self.compute);
+        let mut cache = rescue(|| Ok(KvCache::new(&self.arch, &self.compute)))?;
         let mut next = prompt.to_vec();
         let mut past = 0;
         let mut text = Vec::new();
@@ -49,10 +37,13 @@ impl Model {
             let mut batch = Batch::default();
             batch.push(&next, 0..past);
             let last = [next.len() - 1];
-            let logits = self.compute_logits(&batch, Past::Grow(&mut cache), &last);
-            past += next.len();
             let uniform = if sampling.temperature > 0.0 { rng.uniform() } else { 0.0 };
-            let token = sample::next(&logits, sampling, uniform).ok_or_else(|| {
+            let token = rescue(|| {
+                let logits = self.compute_logits(&batch, Past::Grow(&mut cache), &last);
+                Ok(sample::next(&logits, sampling, uniform))
+            })?;
+            past += next.len();
+            let token = token.ok_or_else(|| {
                 Error::numeric(
                     format!("the logits after token {past} are not finite"),
                     "check the checkpoint for NaN weights",
