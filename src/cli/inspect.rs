@@ -53,7 +53,8 @@ impl Inspect {
                 "family": a.family, "parameters": parameters, "bytes": bytes, "types": types,
                 "layers": a.layers, "width": a.width, "inner": a.inner, "heads": a.n_heads,
                 "groups": a.n_kv_heads, "head": a.head_dim, "vocabulary": a.vocabulary,
-                "context": a.max_positions, "tied": a.tie_embeddings, "fingerprint": name, "editable": editable,
+                "context": a.max_positions, "tied": a.tie_embeddings, "fingerprint": name,
+                "editable": editable,
                 "statistics": with_stats, "edits": edits.len(),
             }));
         }

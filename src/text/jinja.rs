@@ -2,9 +2,9 @@
 //!
 //! A template comes with a checkpoint, so it is untrusted code. It may take `MAX_STEPS` steps and
 //! output `MAX_BYTES` bytes, and what it outputs may be nested `MAX_DEPTH` deep: a namespace that
-//! contains itself is infinitely deep. Text is indented and padded by `MAX_COLUMNS` columns at most.
-//! A template runs on a thread with `STACK` bytes of stack, enough to drop the deepest value that
-//! its steps can build.
+//! contains itself is infinitely deep. Text is indented and padded by at most `MAX_COLUMNS`
+//! columns. A template runs on a thread with `STACK` bytes of stack, enough to drop the deepest
+//! value that its steps can build.
 //!
 //! Not limited are the memory of strings that a template joins with `~`, `+`, `join` or `replace`
 //! and does not output, each up to twice as long as the last, and the depth of a namespace that
