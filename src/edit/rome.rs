@@ -63,7 +63,8 @@ pub fn plan(
     by: &Search,
     progress: &dyn Progress,
 ) -> Result<RankOne> {
-    let all = model.read(&rows.keys, Site { layer, at: At::Key })?;
+    let prompts: Vec<&[u32]> = rows.keys.iter().map(|row| &row.ids[..row.lookup + 1]).collect();
+    let all = model.read(&prompts, Site { layer, at: At::Key })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
     let value = value::find(model, rows, by, progress)?;

@@ -112,7 +112,8 @@ impl Model {
         }
     }
 
-    /// x ← x + down(act(up(norm₂(x))))
+    /// dx (N, D) before the second half of layer l, in place of that after it; `run` holds its
+    /// activations. x ← x + down(act(up(norm₂(x))))
     #[doc(hidden)]
     pub fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
         let w = &self.layers[l];

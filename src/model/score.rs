@@ -9,7 +9,6 @@ use crate::ops::attention::Seq;
 use crate::ops::loss;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
-use crate::text::Row;
 
 /// A text whose last tokens, the candidate, are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +53,14 @@ impl Model {
         Ok(texts.iter().map(mean).collect())
     }
 
-    /// The tensor at a site at each row's lookup token, on the host: (rows, F) or (rows, D). The
-    /// pass ends after the site's layer.
+    /// The tensor at a site at the last token of each text, on the host: (texts, F) or (texts, D).
+    /// The pass ends after the site's layer.
     ///
     /// # Errors
     ///
     /// A device that is out of memory.
-    pub fn read(&self, prompts: &[Row], site: Site) -> Result<Tensor> {
-        let batch = Batch::whole(prompts.iter().map(|row| &row.ids[..row.lookup + 1]));
+    pub fn read(&self, texts: &[&[u32]], site: Site) -> Result<Tensor> {
+        let batch = Batch::whole(texts);
         let chosen: Vec<usize> = batch.seqs.iter().map(|s| s.rows.end - 1).collect();
         rescue(|| {
             let chosen = Index::new(&self.compute, chosen);

@@ -9,7 +9,7 @@ use incise::model::score::Completion;
 use incise::model::{At, Batch, KvCache, Linear, Model, Run, Site, random};
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Tensor, Weight};
-use incise::text::{Chat, Row, Tokenizer};
+use incise::text::{Chat, Tokenizer};
 
 use crate::support::golden::Golden;
 use crate::support::twin;
@@ -43,10 +43,7 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
             let text = Completion { ids: ids.to_vec(), candidate: 1 };
             model.log_probability(&[text]).map(drop)
         }),
-        ("read", |model, ids| {
-            let row = Row { ids: ids.to_vec(), lookup: 1 };
-            model.read(&[row], Site { layer: 0, at: At::Key }).map(drop)
-        }),
+        ("read", |model, ids| model.read(&[ids], Site { layer: 0, at: At::Key }).map(drop)),
         ("generate", |model, ids| {
             let mut rng = Rng::new(0, "unused");
             model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true).map(drop)

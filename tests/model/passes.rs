@@ -9,7 +9,6 @@ use incise::model::generate::Sampling;
 use incise::model::{At, Batch, KvCache, Model, Run, Site};
 use incise::ops::sample;
 use incise::tensor::Precision;
-use incise::text::Row;
 
 use crate::support::budget::{U32, off};
 use crate::support::golden::{Golden, NAMES};
@@ -89,12 +88,13 @@ fn reading_a_site_is_hooking_a_whole_pass() {
             all
         };
         hold(hooked, |model, prompts| {
-            let row = |(p, lookup): (&Vec<u32>, usize)| Row { ids: p.clone(), lookup };
-            let each = prompts.iter().flat_map(|p| (0..p.len()).map(move |lookup| (p, lookup)));
-            let rows: Vec<Row> = each.map(row).collect();
+            let mut texts: Vec<&[u32]> = Vec::new();
+            for prompt in prompts {
+                texts.extend((1..=prompt.len()).map(|n| &prompt[..n]));
+            }
             let layers = 0..model.arch.layers;
             layers
-                .flat_map(|layer| model.read(&rows, Site { layer, at }).unwrap().to_f64())
+                .flat_map(|layer| model.read(&texts, Site { layer, at }).unwrap().to_f64())
                 .collect()
         });
     }
