@@ -14,6 +14,11 @@ use incise::text::{Chat, Tokenizer};
 use crate::support::golden::Golden;
 use crate::support::twin;
 
+/// A prompt of several tokens.
+fn ids(golden: &Golden) -> &[u32] {
+    golden.json.prompts.last().unwrap()
+}
+
 /// Checked by the compiler.
 #[test]
 fn models_may_be_shared_by_threads() {
@@ -55,7 +60,7 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
     let model = golden.model(engine.clone());
     engine.cap(engine.memory().used + 100);
     for (name, entry) in ENTRIES {
-        let result = entry(&model, &golden.json.prompts[0]);
+        let result = entry(&model, ids(&golden));
         assert!(matches!(result, Err(Error::Room { .. })), "{name}: {result:?}");
     }
     let loaded = Model::load(&Checkpoint::open(&golden.dir).unwrap(), engine.clone());
@@ -70,7 +75,7 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
 fn logits_in_chunks_end_where_the_caller_says() {
     let golden = Golden::open("gpt2");
     let model = golden.model(incise::tensor::Precision::F32);
-    let ids = &golden.json.prompts[0];
+    let ids = ids(&golden);
     let all: Vec<usize> = (0..ids.len()).collect();
     let whole = model.logits(&Batch::whole([ids]), Past::None, &all).unwrap().to_f64();
     let collect = |most: usize| {
@@ -84,6 +89,7 @@ fn logits_in_chunks_end_where_the_caller_says() {
         model.logits_in_chunks(ids, 2, &mut each).unwrap();
         rows
     };
+    assert!(ids.len() > 2);
     assert_eq!(collect(usize::MAX).len(), whole.len());
     assert_eq!(collect(1).len(), 2 * model.arch.vocabulary);
 }
