@@ -146,9 +146,10 @@ impl Gather {
             let what = format!("--layers: the model has no layer {l}");
             return Err(Error::refused(what, format!("its layers are 0 to {}", a.layers - 1)));
         }
-        let context_length = self.context_length.unwrap_or(512.min(a.context));
-        if context_length == 0 || context_length > a.context {
-            let what = format!("--context-length {context_length}: not in 1 to {}", a.context);
+        let context_length = self.context_length.unwrap_or(512.min(a.max_positions));
+        if context_length == 0 || context_length > a.max_positions {
+            let what =
+                format!("--context-length {context_length}: not in 1 to {}", a.max_positions);
             return Err(Error::refused(what, "leave it out"));
         }
         let max_tokens = self.max_tokens.unwrap_or_else(|| {

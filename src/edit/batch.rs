@@ -389,7 +389,7 @@ impl Batches<'_> {
     /// Of everything a value depends on. The version stands for the way of computing.
     fn key(&self, name: &str, rows: &Rows) -> String {
         let Rows { rewriting, kl, target, .. } = rows;
-        let how = format!("{:?} {:?}", self.by.search, self.model.steps());
+        let how = format!("{:?} {:?}", self.by.search, self.model.search_compute());
         let what = format!("{rewriting:?} {kl:?} {target:?}");
         hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])
     }

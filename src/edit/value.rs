@@ -225,7 +225,7 @@ fn warn_of_loading(
     room: u64,
     progress: &dyn Progress,
 ) {
-    if !model.streams() {
+    if !model.offloads_weights() {
         return;
     }
     let all: usize = facts.iter().map(|f| Problem::tokens(f.rows)).sum();
@@ -382,7 +382,7 @@ impl<'m> Searches<'m> {
     fn look(&mut self) -> Result<Vec<bool>> {
         let Searches { model, by, rule, slots, pushed, step, .. } = self;
         // Weights that come and go are not there when a step is recorded.
-        let engine = model.compute.engine().filter(|_| !model.streams());
+        let engine = model.compute.engine().filter(|_| !model.offloads_weights());
         step.run(engine, || {
             let gradient = pushed.step(&slots.delta, &slots.factor);
             adam::step(rule, model.arch.width, pushed.aims(), &gradient, slots);

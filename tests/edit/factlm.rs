@@ -86,7 +86,7 @@ impl FactLm {
                     })
                 })
                 .collect();
-            let logp = model.log_probability(&texts);
+            let logp = model.log_probability(&texts).unwrap();
             let new_wins: Vec<f64> =
                 logp.chunks(2).map(|p| f64::from(u8::from(p[0] > p[1]))).collect();
             let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;

@@ -11,8 +11,9 @@ use incise::edit::facts::facts;
 use incise::edit::hparams::{Method, Values};
 use incise::edit::plan::{Planned, plan};
 use incise::edit::value::ENOUGH;
-use incise::model::Model;
-use incise::stats::{Covariance, Moment, Origin};
+use incise::model::{Model, SearchPrecision};
+use incise::stats::origin::Origin;
+use incise::stats::{Covariance, Moment};
 use incise::store::{Checkpoint, Delta};
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
@@ -153,7 +154,7 @@ fn fast_products_find_a_value_too() {
         let dir = golden().join(&case.model);
         let mut model = Model::load(&Checkpoint::open(&dir).unwrap(), engine.clone()).unwrap();
         let exact = planned(case, &dir, &model);
-        model.fast = true;
+        model.search_precision = SearchPrecision::Fast;
         let fast = planned(case, &dir, &model);
         for (fast, exact) in fast.outcomes.iter().zip(&exact.outcomes) {
             let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());

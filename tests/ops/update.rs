@@ -15,7 +15,13 @@ const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// On the host.
-fn update(original: &[u8], w: Stored, rows: Range<usize>, terms: &[&Delta], new: &mut [u8]) -> Sums {
+fn update(
+    original: &[u8],
+    w: Stored,
+    rows: Range<usize>,
+    terms: &[&Delta],
+    new: &mut [u8],
+) -> Sums {
     Terms::new(&Precision::F32.into(), w, all(terms)).add(original, rows, new)
 }
 
