@@ -5,14 +5,14 @@ use faer::Mat;
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
 use crate::base::{DType, Result, Rng, fits, rescue};
-use crate::edit::means::with_means;
+use crate::edit::solve::device::with_solver;
 use crate::gpu::launch::Elem;
 use crate::linalg::keyspace::{Known, System};
 use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
 use crate::ops::cuda::update::Factors;
 use crate::ops::update::{Stored, Terms};
-use crate::store::Kind;
+use crate::store::Delta;
 use crate::tensor::{Compute, Layout, Precision};
 
 /// Both; D and F are those of the shape that is measured.
@@ -57,7 +57,7 @@ fn updates(
                 time(compute, sizes.seconds, || factors.launch(&old, 0..d, &mut new, &mut sums))
             }
             None => {
-                let kind = Kind::LowRank { left, right, r };
+                let kind = Delta::LowRank { left, right, r };
                 let terms = Terms::new(compute, w, vec![&kind]);
                 let (old, mut new) = (vec![0; moved / 2], vec![0; moved / 2]);
                 let run = || _ = terms.add(&old, 0..d, &mut new);
@@ -86,7 +86,7 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
     };
     let host = Precision::F64.into();
     let whole = time(&host, sizes.seconds, || {
-        with_means(compute, |by| {
+        with_solver(compute, |by| {
             let x = by(System { a: a.clone(), k: None, b: Known::Keys(&b) });
             assert!(x.is_some(), "a matrix that is positive definite");
         });
@@ -123,7 +123,7 @@ fn of_facts(compute: &Compute, sizes: Sizes, [d, f]: [usize; 2], rows: &mut Vec<
     let (k, r) = (some(f, n, 1009), some(d, n, 997));
     let a = Mat::from_fn(f, f, |i, j| if i == j { f as f64 } else { 0.5 });
     let took = time(&Precision::F64.into(), sizes.seconds, || {
-        with_means(compute, |by| {
+        with_solver(compute, |by| {
             let x = by(System { a: a.clone(), k: Some(&k), b: Known::Product(&k, &r) });
             assert!(x.is_some(), "a matrix that is positive definite");
         });

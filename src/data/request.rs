@@ -28,6 +28,7 @@ use crate::base::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// Unique in its file: the record's own, else its index from 0.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// Has exactly one `{}`, where the subject stands.
     pub prompt: String,
@@ -50,6 +51,19 @@ pub struct Request {
     /// Anything else that must not change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub locality: Vec<Probe>,
+}
+
+impl Request {
+    /// A fact by its prompt, with `{}` where the subject stands, its subject, and what the model
+    /// should say; its id will be its number.
+    pub fn new(
+        prompt: impl Into<String>,
+        subject: impl Into<String>,
+        target_new: impl Into<String>,
+    ) -> Request {
+        let (prompt, subject, target_new) = (prompt.into(), subject.into(), target_new.into());
+        Request { prompt, subject, target_new, ..Request::default() }
+    }
 }
 
 /// A prompt to be measured, and the right continuation if it is known.
@@ -102,6 +116,15 @@ pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
         return Err(Error::input(file, "line 1", what, remedy));
     }
     Ok(requests)
+}
+
+/// Requests made by a program, held to the rules for those of a file; `name` stands for one in
+/// errors.
+///
+/// # Errors
+/// As [`read`].
+pub fn checked(name: impl AsRef<Path>, requests: &[Request]) -> Result<Vec<Request>> {
+    parse(name, &serde_json::to_vec(requests).expect("strings and lists are always JSON"))
 }
 
 /// The blake3 hash, in hexadecimal, of the requests as our own JSON records.

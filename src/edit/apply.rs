@@ -26,7 +26,7 @@ use crate::store::disk::Os;
 use crate::store::journal::{self, History, Journal};
 use crate::store::record::{Entry, Place};
 use crate::store::write::{self, Item};
-use crate::store::{Change, Checkpoint, Fingerprint, Kind, Patch, folder};
+use crate::store::{Change, Checkpoint, Delta, Fingerprint, Patch, folder};
 use crate::tensor::{Compute, Device, Layout};
 
 /// Bytes of weights in work at a time.
@@ -267,7 +267,7 @@ struct Target<'a> {
     by: &'a Compute,
     place: Place,
     stored: Stored,
-    past: Vec<&'a Kind>,
+    past: Vec<&'a Delta>,
     coming: Vec<(usize, &'a Change)>, // with the number of its patch, from 0
 }
 
@@ -291,7 +291,7 @@ impl<'a> Plan<'a> {
         for change in past.iter().flat_map(|patch| &patch.changes) {
             if let Some(target) = targets.get_mut(&change.tensor) {
                 target.agrees(change)?;
-                target.past.push(&change.kind);
+                target.past.push(&change.delta);
             }
         }
         Ok(Plan { targets })
@@ -399,7 +399,7 @@ impl Target<'_> {
 
     /// All that was added before, and the first `patches` of those that come.
     fn terms(&self, patches: usize) -> Terms<'_> {
-        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
+        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.delta);
         let all = self.past.iter().copied().chain(coming).collect();
         Terms::new(self.by, self.stored, all)
     }

@@ -94,6 +94,14 @@ impl Route {
         if epsilon == 0.0 || facts < keys { Route::Facts } else { Route::Keys }
     }
 
+    /// The size of its system.
+    pub fn words(self) -> &'static str {
+        match self {
+            Route::Keys => "F×F",
+            Route::Facts => "n×n",
+        }
+    }
+
     /// Bytes the route takes beyond K and R.
     pub fn bytes(self, [f, n, d]: [usize; 3]) -> u64 {
         let elements = match self {

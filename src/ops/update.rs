@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use super::{cpu, cuda};
 use crate::base::DType;
-use crate::store::Kind;
+use crate::store::Delta;
 use crate::tensor::{Compute, Layout};
 
 /// A matrix W (out, in) as a checkpoint stores it.
@@ -78,22 +78,22 @@ impl Sums {
 /// from now on, side by side; dense changes are added on the host.
 pub struct Terms<'a> {
     w: Stored,
-    kinds: Vec<&'a Kind>,
+    kinds: Vec<&'a Delta>,
     on: Option<cuda::update::Factors>,
 }
 
 impl<'a> Terms<'a> {
     /// Those of W, in the order in which they are added. A device without room unwinds.
-    pub fn new(by: &Compute, w: Stored, kinds: Vec<&'a Kind>) -> Terms<'a> {
+    pub fn new(by: &Compute, w: Stored, kinds: Vec<&'a Delta>) -> Terms<'a> {
         let mut low_rank = Vec::new();
         for kind in &kinds {
             match kind {
-                Kind::LowRank { left, right, r } => {
+                Delta::LowRank { left, right, r } => {
                     assert_eq!(left.len(), w.out * r, "update: left does not fit W");
                     assert_eq!(right.len(), w.inner * r, "update: right does not fit W");
                     low_rank.push((&left[..], &right[..], *r));
                 }
-                Kind::Dense(delta) => {
+                Delta::Dense(delta) => {
                     assert_eq!(delta.len(), w.out * w.inner, "update: delta does not fit W");
                 }
             }

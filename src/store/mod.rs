@@ -21,11 +21,12 @@ pub mod header;
 pub mod journal;
 pub mod lock;
 pub mod patch;
+pub mod place;
 pub mod record;
 pub mod shard;
 pub mod write;
 
 pub use checkpoint::{Checkpoint, StoredTensor};
 pub use fingerprint::{Fingerprint, model_fingerprint, same_sample, tensor_fingerprint};
-pub use patch::{Change, Kind, Metadata, Patch};
+pub use patch::{Change, Delta, Metadata, Patch};
 pub use shard::{Bytes, Shard};

@@ -87,12 +87,12 @@ pub struct Change {
     /// Of the tensor's bytes before the change.
     pub fingerprint: String,
     /// What is added.
-    pub kind: Kind,
+    pub delta: Delta,
 }
 
 /// What is added to W (out, in).
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum Delta {
     /// left · rightᵀ.
     LowRank {
         /// (out, r), row-major.
@@ -118,18 +118,18 @@ impl Change {
     /// Names, shapes and values of the tensors that say it.
     fn parts(&self) -> Vec<(String, Vec<usize>, &[f32])> {
         let (name, out, inner) = (&self.tensor, self.out, self.inner);
-        match &self.kind {
-            Kind::LowRank { left, right, r } => vec![
+        match &self.delta {
+            Delta::LowRank { left, right, r } => vec![
                 (format!("{name}.left"), vec![out, *r], left),
                 (format!("{name}.right"), vec![inner, *r], right),
             ],
-            Kind::Dense(delta) => vec![(format!("{name}.delta"), vec![out, inner], delta)],
+            Delta::Dense(delta) => vec![(format!("{name}.delta"), vec![out, inner], delta)],
         }
     }
 
     /// What is wrong with it: the part, and what.
     fn check(&self) -> std::result::Result<(), (String, String)> {
-        if let Kind::LowRank { r, .. } = self.kind
+        if let Delta::LowRank { r, .. } = self.delta
             && !(1..=self.out.min(self.inner)).contains(&r)
         {
             let what = format!("rank {r} is not in 1 ..= min({}, {})", self.out, self.inner);
@@ -271,18 +271,18 @@ fn read_change(
         DType::F32.widen(&shard.bytes(&entry.range), &mut values);
         Ok(Some(([rows, cols], values)))
     };
-    let ([out, inner], kind) = match (take("left")?, take("right")?, take("delta")?) {
+    let ([out, inner], delta) = match (take("left")?, take("right")?, take("delta")?) {
         (Some(([out, r], left)), Some(([inner, s], right)), None) if r == s => {
-            ([out, inner], Kind::LowRank { left, right, r })
+            ([out, inner], Delta::LowRank { left, right, r })
         }
-        (None, None, Some((sizes, delta))) => (sizes, Kind::Dense(delta)),
+        (None, None, Some((sizes, delta))) => (sizes, Delta::Dense(delta)),
         _ => {
             let what = "needs `.left` and `.right` of one rank, or `.delta` alone";
             return Err(Error::input(shard.path(), tensor, what, REMAKE));
         }
     };
     let About { module, fan_in_fan_out, fingerprint } = about;
-    Ok(Change { tensor, module, out, inner, fan_in_fan_out, fingerprint, kind })
+    Ok(Change { tensor, module, out, inner, fan_in_fan_out, fingerprint, delta })
 }
 
 struct Text<'a> {

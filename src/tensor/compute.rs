@@ -72,6 +72,19 @@ impl Compute {
         }
     }
 
+    /// What results depend on: `F32`, `F64`, or `Device`, its products and whose they are.
+    pub fn name(&self) -> String {
+        match self {
+            Compute::Host(Precision::F32) => "F32".to_owned(),
+            Compute::Host(Precision::F64) => "F64".to_owned(),
+            Compute::Device(engine, products) => {
+                let products = if *products == Products::Fast { "Fast" } else { "Exact" };
+                let library = engine.blaslt().map(|lt| format!(" {}", lt.title()));
+                format!("Device {products}{}", library.unwrap_or_default())
+            }
+        }
+    }
+
     /// How long a computation takes, in seconds.
     pub fn seconds(&self, run: impl FnOnce()) -> f64 {
         match self {
@@ -130,15 +143,8 @@ impl From<&Compute> for Compute {
     }
 }
 
-/// `F32`, `F64`, or `Device`, its products and whose: what results depend on.
 impl fmt::Debug for Compute {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Compute::Host(precision) => precision.fmt(f),
-            Compute::Device(engine, products) => {
-                let library = engine.blaslt().map(|lt| format!(" {}", lt.title()));
-                write!(f, "Device {products:?}{}", library.unwrap_or_default())
-            }
-        }
+        f.write_str(&self.name())
     }
 }

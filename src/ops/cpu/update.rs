@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::lanes::vectorised;
 use crate::ops::update::{Stored, Sums};
-use crate::store::Kind;
+use crate::store::Delta;
 use crate::tensor::Layout;
 
 /// Stored rows of a task: a tile's factor is transposed once for as many.
@@ -19,7 +19,7 @@ pub fn update(
     original: &[u8],
     w: Stored,
     rows: Range<usize>,
-    terms: &[&Kind],
+    terms: &[&Delta],
     new: &mut [u8],
 ) -> Sums {
     let task = ROWS * w.row_bytes();
@@ -38,7 +38,7 @@ pub fn update(
 
 /// A few stored rows from row `first` on, tile by tile.
 #[inline(always)]
-fn band(original: &[u8], w: Stored, first: usize, terms: &[&Kind], new: &mut [u8]) -> Sums {
+fn band(original: &[u8], w: Stored, first: usize, terms: &[&Delta], new: &mut [u8]) -> Sums {
     let ([_, cols], row, size) = (w.sides(), w.row_bytes(), w.dtype.size());
     let mut delta = vec![[0.0; COLS]; original.len() / row];
     let (mut tile, mut rounded) = (Vec::new(), Vec::new());
@@ -48,7 +48,7 @@ fn band(original: &[u8], w: Stored, first: usize, terms: &[&Kind], new: &mut [u8
         delta.fill([0.0; COLS]);
         for term in terms {
             match term {
-                Kind::LowRank { left, right, r } => {
+                Delta::LowRank { left, right, r } => {
                     let (a, b) = match w.layout {
                         Layout::OutIn => (left, right),
                         Layout::InOut => (right, left),
@@ -56,7 +56,7 @@ fn band(original: &[u8], w: Stored, first: usize, terms: &[&Kind], new: &mut [u8
                     transpose(&b[col * r..][..width * r], *r, &mut tile);
                     add_products(&a[first * r..], *r, &tile, &mut delta);
                 }
-                Kind::Dense(dense) => add_dense(dense, w, first, col..col + width, &mut delta),
+                Delta::Dense(dense) => add_dense(dense, w, first, col..col + width, &mut delta),
             }
         }
         for (i, delta) in delta.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::ops::cuda::cholesky;
 use crate::tensor::Compute;
 
 /// Runs `edit` with what is at hand.
-pub fn with_means<T>(compute: &Compute, edit: impl FnOnce(Means) -> T) -> T {
+pub fn with_solver<T>(compute: &Compute, edit: impl FnOnce(Means) -> T) -> T {
     let Some(engine) = compute.engine() else { return edit(&on_host) };
     edit(&|system| match rescue(|| Ok(solve(engine, &system))) {
         Err(Error::Room { .. }) => on_host(system),
