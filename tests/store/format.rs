@@ -6,7 +6,7 @@ use std::path::Path;
 
 use incise::store::header::Header;
 use incise::store::write::{Item, write};
-use incise::store::{Change, Kind, Patch, Shard};
+use incise::store::{Change, Delta, Patch, Shard};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
@@ -93,19 +93,19 @@ fn a_failed_write_changes_nothing() {
 }
 
 fn patch() -> Patch {
-    let change = |tensor: &str, kind| Change {
+    let change = |tensor: &str, delta| Change {
         tensor: tensor.into(),
         module: format!("transformer.{tensor}"),
         out: 3,
         inner: 2,
         fan_in_fan_out: tensor == "w",
         fingerprint: "89ab".into(),
-        kind,
+        delta,
     };
     let left = (0..6).map(|i| i as f32 / 3.0).collect();
     let right = vec![-0.0, f32::MIN_POSITIVE / 2.0, 1e30, -7.0];
-    let low = change("w", Kind::LowRank { left, right, r: 2 });
-    let dense = change("w2", Kind::Dense((0..6).map(|i| (i as f32).sin()).collect()));
+    let low = change("w", Delta::LowRank { left, right, r: 2 });
+    let dense = change("w2", Delta::Dense((0..6).map(|i| (i as f32).sin()).collect()));
     Patch { changes: vec![low, dense], metadata: metadata() }
 }
 
@@ -134,9 +134,9 @@ fn bad(spoil: impl FnOnce(&mut Patch), why: &str) {
 
 /// left, right and r of the first change.
 fn low(patch: &mut Patch) -> (&mut Vec<f32>, &mut Vec<f32>, &mut usize) {
-    match &mut patch.changes[0].kind {
-        Kind::LowRank { left, right, r } => (left, right, r),
-        Kind::Dense(_) => panic!("the first change is of low rank"),
+    match &mut patch.changes[0].delta {
+        Delta::LowRank { left, right, r } => (left, right, r),
+        Delta::Dense(_) => panic!("the first change is of low rank"),
     }
 }
 

@@ -10,7 +10,7 @@ use incise::base::DType;
 use incise::store::disk::Os;
 use incise::store::journal::{self, History, Journal};
 use incise::store::record::Place;
-use incise::store::{Change, Checkpoint, Kind, Patch};
+use incise::store::{Change, Checkpoint, Delta, Patch};
 
 use super::toy::{A, B, Toy, metadata, refusal};
 
@@ -23,7 +23,7 @@ pub fn patch() -> Patch {
         inner: 5,
         fan_in_fan_out: false,
         fingerprint: String::new(),
-        kind: Kind::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
+        delta: Delta::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
     };
     Patch { changes: vec![change(A), change(B)], metadata: metadata() }
 }

@@ -2,7 +2,7 @@
 
 use faer::Mat;
 use incise::base::Rng;
-use incise::edit::means::with_means;
+use incise::edit::solve::device::with_solver;
 use incise::linalg::keyspace::{Change, Means, Prior, Route, on_host, solve};
 use incise::tensor::Compute;
 
@@ -15,7 +15,7 @@ fn draw(rng: &mut Rng, rows: usize, cols: usize) -> Mat<f64> {
 /// Both solve one well-conditioned system in f64, each to some F·κ units of 2⁻⁵²; κ is about 10.
 #[test]
 fn a_device_solves_what_the_host_solves() {
-    let Some(engine) = twin::engine("edit::means::a_device_solves") else { return };
+    let Some(engine) = twin::engine("edit::device::a_device_solves") else { return };
     let mut rng = Rng::new(0, "means");
     let f = 70;
     let keys = draw(&mut rng, f, 4 * f);
@@ -28,7 +28,7 @@ fn a_device_solves_what_the_host_solves() {
             Change::Right(x) | Change::Whole(x) => x,
         };
         let here = by(&on_host);
-        let there = with_means(&Compute::from(engine.clone()), by);
+        let there = with_solver(&Compute::from(engine.clone()), by);
         let far = (&there - &here).norm_l2() / here.norm_l2();
         assert!(far <= 2.0 * 10.0 * f as f64 * f64::EPSILON, "{n} {d} {route:?}: {far:e}");
     }
@@ -40,7 +40,7 @@ fn a_device_solves_what_the_host_solves() {
     let prior = Prior::Matrix(&singular);
     let compute = Compute::from(engine.clone());
     let solve = |prior: &Prior| {
-        with_means(&compute, |by| solve(prior, 1.0, &k, &k, Route::Facts, by).is_some())
+        with_solver(&compute, |by| solve(prior, 1.0, &k, &k, Route::Facts, by).is_some())
     };
     assert!(!solve(&prior));
     engine.cap(1000);
