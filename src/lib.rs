@@ -48,6 +48,7 @@ pub mod tensor;
 pub mod text;
 
 pub use base::{Error, Result};
+pub use data::Request as Fact;
 pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
 
 /// README's example, compiled and run by `cargo test`.
