@@ -5,9 +5,11 @@ pub mod error;
 pub mod file;
 pub mod float;
 pub mod json;
+pub mod memory;
 pub mod progress;
 pub mod rng;
 pub mod share;
+pub mod units;
 pub mod unwind;
 
 pub use dtype::DType;
