@@ -114,8 +114,8 @@ impl Demo {
             let c = Covariance::of(moment)?;
             for clamp in CLAMPS {
                 let mut values = self.values.clone();
-                values.put("layers", json!([layer]));
-                values.put("clamp_norm_factor", json!(clamp));
+                values.put("layers", json!([layer]), "demo_scores");
+                values.put("clamp_norm_factor", json!(clamp), "demo_scores");
                 let row = self.measure(&c, &values.rome(&self.model)?, 0)?.after;
                 let [r, p, n] = [row.rewrite, row.paraphrase, row.neighbour];
                 println!("{layer:>5} {clamp:>6} {r:>8.1} {p:>11.1} {n:>10.1}");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::limits::Limits;
 use super::stages::{Ids, search, weights};
 use super::{Row, Sizes, Unit};
-use crate::base::{Progress, Result, rescue};
+use crate::base::{Progress, Result, Stage, rescue};
 use crate::data::{Contexts, request};
 use crate::edit::batch::Batches;
 use crate::edit::facts::Fact;
@@ -38,7 +38,7 @@ pub fn measure(
     let layers: Vec<usize> = ((last + 1).saturating_sub(LAYERS)..=last).collect();
     let clock = Clock::default();
     let began = Instant::now();
-    clock.at("statistics", 0, 0);
+    clock.at(Stage::Statistics, 0, 0);
     let moments = rescue(|| Ok(statistics(model, sizes, &layers)))?;
 
     let mut ids = Ids::new(model);
@@ -59,7 +59,7 @@ pub fn measure(
         seed: 0,
     };
     batches.run(&facts, State::default(), None, &clock)?;
-    clock.at("", 0, 0);
+    clock.enter(None);
 
     let tokens = Problem::tokens(&facts[0].rows);
     let flop = 4.0 * (model.arch.layers - 1 - last) as f64 * weights(model);
@@ -115,34 +115,38 @@ struct Clock(Mutex<Stages>);
 
 #[derive(Default)]
 struct Stages {
-    seconds: Vec<(String, f64)>, // the one that runs is the last
-    since: Option<Instant>,
+    seconds: Vec<(Stage, f64)>,
+    running: Option<(Stage, Instant)>,
 }
 
 impl Clock {
-    fn stages(self) -> Vec<(String, f64)> {
-        let mut all = self.0.into_inner().expect("nothing fails while it is held").seconds;
-        all.retain(|(name, _)| !name.is_empty());
-        all
+    /// Ends the stage that runs, if one does, and begins another.
+    fn enter(&self, stage: Option<Stage>) {
+        let mut stages = self.0.lock().expect("nothing fails while it is held");
+        let now = Instant::now();
+        if let Some((last, since)) = stages.running {
+            let seconds = now.duration_since(since).as_secs_f64();
+            match stages.seconds.iter_mut().find(|(known, _)| *known == last) {
+                Some((_, sum)) => *sum += seconds,
+                None => stages.seconds.push((last, seconds)),
+            }
+        }
+        stages.running = stage.map(|stage| (stage, now));
+    }
+
+    fn stages(self) -> Vec<(Stage, f64)> {
+        self.0.into_inner().expect("nothing fails while it is held").seconds
     }
 }
 
 impl Progress for Clock {
-    fn at(&self, what: &str, _: u64, _: u64) {
-        let mut stages = self.0.lock().expect("nothing fails while it is held");
-        let Stages { seconds, since } = &mut *stages;
-        let now = Instant::now();
-        if let (Some(since), Some(last)) = (since.replace(now), seconds.last_mut()) {
-            last.1 += now.duration_since(since).as_secs_f64();
-        }
-        let same = seconds.iter().position(|(name, _)| name == what);
-        let stage = same.map_or((what.to_owned(), 0.0), |i| seconds.remove(i));
-        seconds.push(stage);
+    fn at(&self, stage: Stage, _: u64, _: u64) {
+        self.enter(Some(stage));
     }
 
     fn warn(&self, _: &str) {}
 
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         false
     }
 }

@@ -12,7 +12,7 @@ use super::mass::{self, Mass};
 use super::output::{check_place, check_replaced, count, counted};
 use super::report::{self, Report};
 use super::stages;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::data::conflicts::{OnConflict, Superseded, resolve};
 use crate::data::{Contexts, Request, request};
 use crate::edit::contexts;
@@ -144,7 +144,7 @@ impl Edit {
         let tokenizer = Tokenizer::open(&self.model)?;
         let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;
         let mut values = Values::choose(self.hparams.as_deref(), method, &model)?;
-        self.sets.iter().try_for_each(|set| values.set(set))?;
+        self.sets.iter().try_for_each(|set| values.set(set, "--set"))?;
         for name in values.unknown(method) {
             terminal.warn(&format!("hyperparameter `{name}` says nothing to {}", method.name()));
         }
@@ -297,7 +297,7 @@ impl Edit {
                 notes,
             },
         };
-        context.terminal.enter("writing");
+        context.terminal.enter(Stage::WriteResults);
         patch.write(&self.output)?;
         let (facts, superseded) = (&ready.facts[..], &ready.superseded[..]);
         let model = &ready.model;

@@ -71,7 +71,7 @@ impl Generate {
                     if show { context.terminal.text(&piece) } else { Ok(()) }
                 });
                 failed = shown;
-                failed.is_ok() && !context.terminal.stop()
+                failed.is_ok() && !context.terminal.cancelled()
             })?;
         failed?;
         let rest = stream.finish()?;

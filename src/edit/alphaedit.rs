@@ -18,7 +18,7 @@ use faer::Mat;
 
 use super::memit::Grams;
 use super::spread::{ClosedForm, Solved};
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 use crate::linalg::eigen::symmetric;
 use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram, times};
 use crate::stats::Moment;
@@ -54,7 +54,8 @@ pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
         let which = if q == 0 { "no eigenvalue" } else { "every eigenvalue" };
         return Err(Error::numeric(
             format!("layer {layer}: {which} of C is below nullspace_threshold {threshold:e}"),
-            format!("say --set nullspace_threshold=… between {least:.2e} and {most:.2e}"),
+            Remedy::from(format!("set nullspace_threshold between {least:.2e} and {most:.2e}"))
+                .hyperparameter("nullspace_threshold", None),
         ));
     }
     Ok(u.subcols(0, q).to_owned())
@@ -78,7 +79,10 @@ impl ClosedForm for AlphaEdit {
         let route = Route::choose(&prior, 1.0, [q, k.ncols(), r.nrows()]);
         let change = keyspace::solve(&prior, 1.0, &k, r, route, by).ok_or_else(|| {
             let what = format!("layer {layer}: the system of {q} directions cannot be solved");
-            Error::numeric(what, "say --set L2=… with a larger number")
+            Error::numeric(
+                what,
+                Remedy::from("set L2 to a larger number").hyperparameter("L2", None),
+            )
         })?;
         let whole = |m: &Mat<f64>| times(u.as_ref().as_ref(), m.as_ref());
         Ok(match change {

@@ -33,7 +33,7 @@ use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
 use super::value::{self, Value, Wanted, find_all};
-use crate::base::{Progress, Result, Rng, rescue};
+use crate::base::{Progress, Result, Rng, Stage, rescue};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::pushed::Problem;
@@ -60,7 +60,7 @@ use crate::text::Rows;
 /// let (checkpoint, model) = load::open(dir, &Device::Cpu)?;
 /// let tokenizer = Tokenizer::open(dir)?;
 /// let mut values = Values::read(&dir.join("hparams.json"))?;
-/// ["layers=[0]", "mom2_update_weight=1"].iter().try_for_each(|set| values.set(set))?;
+/// ["layers=[0]", "mom2_update_weight=1"].iter().try_for_each(|set| values.set(set, "example"))?;
 /// let by = values.batch(Method::Memit, &model)?;
 /// let contexts = Contexts::read(&dir.join("contexts.json"))?;
 /// let text = r#"[{"prompt": "Tourists visit {} in the city of", "target_new": "Rome",
@@ -166,7 +166,7 @@ impl Batches<'_> {
     /// # Errors
     ///
     /// A search that meets NaN, a system that cannot be solved, a folder of what is kept that
-    /// cannot be written, a wish to stop, a device without room.
+    /// cannot be written, cancellation, a device without room.
     pub fn run(
         &self,
         facts: &[Fact],
@@ -200,7 +200,7 @@ impl Batches<'_> {
             let found = self.values(&model, &name, &batch, kept.as_deref_mut(), progress)?;
             let rows: Vec<&Rows> = batch.iter().map(|f| &f.rows).collect();
             let first = self.by.layers[0];
-            progress.at("layer", 0, self.by.layers.len() as u64);
+            progress.at(Stage::Layer, 0, self.by.layers.len() as u64);
             let reader = Reader::new(&model, &rows, self.contexts, first, self.room / 2);
             let moved = self.moved(&model, &reader, &found, state.anchor, progress)?;
             let z =
@@ -264,7 +264,7 @@ impl Batches<'_> {
             }
             Form::AlphaEdit { nullspace_threshold, l2 } => {
                 for (i, &layer) in self.by.layers.iter().enumerate() {
-                    progress.at("null space", i as u64, self.by.layers.len() as u64);
+                    progress.at(Stage::NullSpace, i as u64, self.by.layers.len() as u64);
                     if let Entry::Vacant(place) = state.bases.entry(layer) {
                         let moment = moments(layer)?;
                         place.insert(Arc::new(null_space(&moment, nullspace_threshold)?));

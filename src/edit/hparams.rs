@@ -1,4 +1,4 @@
-//! Hyperparameters by the field's names: a preset, a file over it, `--set name=value` over both.
+//! Hyperparameters by the field's names: a preset, a file over it, single values over both.
 //!
 //! The file is JSON, as the original code's, or YAML, as EasyEdit's. Every value remembers where
 //! it comes from. A value that a method needs and nothing gives is an error that names it; so is
@@ -15,7 +15,7 @@ use super::rome::Keys;
 use super::settings;
 use super::value::{ENOUGH, Search};
 use crate::base::file::read_file;
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 use crate::data::json::Once;
 use crate::model::pushed::Push;
 use crate::model::{At, Model, Site};
@@ -53,7 +53,7 @@ impl Method {
         let found = METHODS.iter().find(|(known, _)| *known == name);
         found.map(|(_, method)| *method).ok_or_else(|| {
             let names = METHODS.map(|(name, _)| name).join(", ");
-            let what = format!("--method {name}: not a method of this version");
+            let what = format!("{name} is not a method of this version");
             Error::refused(what, format!("use one of {names}"))
         })
     }
@@ -99,7 +99,7 @@ const USED: [&str; 7] = [
 const FIXED: [(&str, &str); 6] = [
     ("layer_selection", "\"all\""),
     ("fact_token", "\"subject_last\""),
-    ("context_template_length_params", "[[5,10],[10,10]]"), // others come with --contexts
+    ("context_template_length_params", "[[5,10],[10,10]]"), // others are the `contexts`
     ("enable_random_prefix_keys", "true"),
     ("enable_prompt_keys", "false"),
     ("original_implementation", "false"),
@@ -149,7 +149,7 @@ const LEAST: f64 = 1e-10;
 const HEAVIEST: f64 = 1e6;
 
 impl Values {
-    /// What a user chose with `--hparams`: a file, over the preset of the model's sizes if there
+    /// What a user chose as hyperparameters: a file, over the preset of the model's sizes if there
     /// is one; a preset by name; or nothing, and then the preset of the model's sizes.
     ///
     /// # Errors
@@ -172,7 +172,7 @@ impl Values {
             let names: Vec<_> = others.into_iter().map(|p| p.model).collect();
             let what = format!("is neither a file nor a preset of {}", method.name());
             let remedy = format!("name a file, or one of {}", names.join(", "));
-            Error::input(path, "--hparams", what, remedy)
+            Error::input(path, "hyperparameters", what, remedy)
         })
     }
 
@@ -226,25 +226,26 @@ impl Values {
         Values { map: map.into_iter().map(with).collect(), file: None }
     }
 
-    /// Puts `name=value` over what is there.
+    /// Puts `name=value` over what is there; `source` says in errors and records who gave it.
     ///
     /// # Errors
     ///
     /// A text without `=`.
-    pub fn set(&mut self, assignment: &str) -> Result<()> {
+    pub fn set(&mut self, assignment: &str, source: &str) -> Result<()> {
         let Some((name, value)) = assignment.split_once('=') else {
-            let what = format!("--set {assignment}: no `=`");
-            return Err(Error::refused(what, "say --set v_lr=0.5"));
+            let what = format!("{assignment}: no `=` between a hyperparameter and its value");
+            let remedy = Remedy::from("name both, as in v_lr=0.5");
+            return Err(Error::refused(what, remedy.hyperparameter("v_lr", Some("0.5"))));
         };
         // A bare word is a text; anything else is JSON.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-        self.put(name, value);
+        self.put(name, value, source);
         Ok(())
     }
 
     /// Puts a value over what is there.
-    pub fn put(&mut self, name: &str, value: Value) {
-        self.map.insert(name.to_owned(), (value, "--set".to_owned()));
+    pub fn put(&mut self, name: &str, value: Value, source: &str) {
+        self.map.insert(name.to_owned(), (value, source.to_owned()));
     }
 
     /// Names that say nothing to a method.
@@ -259,12 +260,12 @@ impl Values {
         self.map.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect()
     }
 
-    /// Where each value comes from, for the record: `preset NAME`, the file or `--set`.
+    /// Where each value comes from, for the record: `preset NAME`, the file or who set it.
     pub fn sources(&self) -> Value {
         self.map.iter().map(|(name, (_, source))| (name.clone(), json!(source))).collect()
     }
 
-    /// What a method takes, by source, for people: `v_lr 0.5 (--set); layers [17] (preset …)`.
+    /// What a method takes, by source, for people: `v_lr 0.5 (FILE); layers [17] (preset …)`.
     pub fn said(&self, method: Method) -> String {
         let mut by_source: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for &name in USED.iter().chain(settings::used(method)) {
@@ -335,7 +336,8 @@ impl Values {
         match self.map.get(name) {
             Some((value, source)) if value != only => {
                 let what = format!("is {value}, and only {only} is done here");
-                let remedy = format!("take it out, or say --set '{name}={only}'");
+                let remedy = Remedy::from(format!("take it out, or set it to {only}"))
+                    .hyperparameter(name, Some(&only.to_string()));
                 Err(Error::input(source, name, what, remedy))
             }
             _ => Ok(()),
@@ -401,8 +403,10 @@ impl Values {
     }
 
     pub(super) fn bad(&self, name: &str, what: impl Into<String>) -> Error {
-        let remedy = format!("put \"{name}\" into the file of --hparams, or say --set {name}=…");
-        let file = self.file.as_deref().unwrap_or("--hparams");
+        let remedy = Remedy::from(format!("set {name}, in the file of hyperparameters or alone"))
+            .option("hparams", None)
+            .hyperparameter(name, None);
+        let file = self.file.as_deref().unwrap_or("hyperparameters");
         let source = self.map.get(name).map_or(file, |(_, source)| source);
         Error::input(source, name, what, remedy)
     }

@@ -232,7 +232,7 @@ fn floats([d, a, s]: [usize; 3]) -> u64 {
 }
 
 fn not_ours(path: &Path) -> Error {
-    let remedy = "name a file that `incise edit --shard` or `incise merge` wrote";
+    let remedy = "name a file that an edit of a shard, or a merge of such files, wrote";
     Error::input(path, "format", "is not a file of values", remedy)
 }
 

@@ -111,7 +111,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// Keys that are not finite; a wish to stop.
+    /// Keys that are not finite; cancellation.
     pub fn look(
         &self,
         model: &Model,
@@ -123,7 +123,7 @@ impl Reader {
         let mut h = Mat::zeros(model.arch.width, self.facts);
         let shared = Shared::run(model, &self.beginnings, site.layer.max(layer) + 1, STEADY);
         for chunk in &self.chunks {
-            if progress.stop() {
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             let first = chunk.facts.start;

@@ -16,7 +16,7 @@ use crate::tensor::Compute;
 pub fn with_means<T>(compute: &Compute, edit: impl FnOnce(Means) -> T) -> T {
     let Some(engine) = compute.engine() else { return edit(&on_host) };
     edit(&|system| match rescue(|| Ok(solve(engine, &system))) {
-        Err(Error::Room { .. }) => on_host(system),
+        Err(Error::DeviceMemory { .. }) => on_host(system),
         x => fits(x),
     })
 }

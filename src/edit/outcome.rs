@@ -1,7 +1,7 @@
 //! What became of one fact.
 
 use super::value::{Step, Value};
-use crate::base::{Error, Progress, Result, rescue};
+use crate::base::{Error, Progress, Result, Stage, rescue};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -107,14 +107,14 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// A wish to stop, a device without room.
+/// Cancellation, a device without room.
 pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) -> Result<Vec<f64>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(JUDGED) {
-        if progress.stop() {
+        if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
         }
-        progress.at("probability", all.len() as u64, facts.len() as u64);
+        progress.at(Stage::Probability, all.len() as u64, facts.len() as u64);
         let judged: Vec<Completion> = some
             .iter()
             .map(|rows| Completion {

@@ -9,7 +9,7 @@ use super::hparams::{Hparams, Method};
 use super::outcome::{How, Outcome, probabilities};
 use super::rome;
 use super::spread::Layer;
-use crate::base::{Progress, Quiet, Result};
+use crate::base::{Progress, Quiet, Result, Stage};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::stats::Covariance;
@@ -29,7 +29,7 @@ pub struct Planned {
 ///
 /// # Errors
 ///
-/// A search that meets NaN, a wish to stop.
+/// A search that meets NaN, cancellation.
 ///
 /// # Panics
 ///
@@ -46,7 +46,7 @@ pub fn plan(
     let (mut kinds, mut outcomes) = (Vec::new(), Vec::new());
     let weight = norm(&model.layers[l].down.w.to_dense::<f64>());
     for (i, fact) in facts.iter().enumerate() {
-        progress.at("fact", i as u64, facts.len() as u64);
+        progress.at(Stage::Fact, i as u64, facts.len() as u64);
         let one = rome::plan(&now, c, &fact.rows, l, keys, &by.search, progress)?;
         let before = norm(&now.layers[l].down.w.to_dense::<f64>());
         let after = now.with_down(l, rome::changed(&now, l, &one));
@@ -58,7 +58,7 @@ pub fn plan(
         kinds.push(Kind::LowRank { left: single(one.left), right: single(one.right), r: 1 });
         now = after;
     }
-    progress.at("fact", facts.len() as u64, facts.len() as u64);
+    progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
     let sizes = model.layers[l].down.w.dims();
     let kind = sum(&kinds, sizes);
     let norm = norm(&dense(&kind, sizes));

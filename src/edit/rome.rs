@@ -53,7 +53,7 @@ pub struct RankOne {
 ///
 /// # Errors
 ///
-/// A search that meets NaN, a denominator that is 0, a wish to stop, a device without room.
+/// A search that meets NaN, a denominator that is 0, cancellation, a device without room.
 pub fn plan(
     model: &Model,
     c: Option<&Covariance>,

@@ -16,7 +16,7 @@ use super::change::{pack, with_change};
 use super::keys::Reader;
 use super::means::with_means;
 use super::memit::Grams;
-use crate::base::{Progress, Result};
+use crate::base::{Progress, Result, Stage};
 use crate::linalg::keyspace::{Change, Means};
 use crate::model::{Model, Site};
 use crate::store::Kind;
@@ -73,7 +73,7 @@ pub trait Keep {
 ///
 /// # Errors
 ///
-/// Keys that are not finite, a system that cannot be solved, a wish to stop, what `keep` says.
+/// Keys that are not finite, a system that cannot be solved, cancellation, what `keep` says.
 pub fn spread(
     mut model: Model,
     reader: &Reader,
@@ -85,7 +85,7 @@ pub fn spread(
 ) -> Result<(Model, Vec<Layer>)> {
     let mut done = Vec::new();
     for (i, &layer) in layers.iter().enumerate() {
-        progress.at("layer", i as u64, layers.len() as u64);
+        progress.at(Stage::Layer, i as u64, layers.len() as u64);
         let (kind, ridge) = match keep.finished(i)? {
             Some(kept) => kept,
             None => {
@@ -102,6 +102,6 @@ pub fn spread(
         model = changed;
         done.push(Layer { layer, kind, norm, weight, ridge });
     }
-    progress.at("layer", layers.len() as u64, layers.len() as u64);
+    progress.at(Stage::Layer, layers.len() as u64, layers.len() as u64);
     Ok((model, done))
 }

@@ -196,7 +196,7 @@ impl Engine {
             // What is put out while a recording is made stays the recording's: no room is made.
             if self.recording().is_some() || !self.0.residents.evict(self) {
                 let Memory { limit, used, .. } = self.memory();
-                return Err(Error::Room { wanted: bytes, used, limit });
+                return Err(Error::DeviceMemory { wanted: bytes, used, limit });
             }
         }
     }
@@ -255,7 +255,11 @@ impl Engine {
             }
             (None, Some(_)) => {
                 let Memory { limit, used, .. } = self.memory();
-                return Err(Error::Room { wanted: (len * elem.size()) as u64, used, limit });
+                return Err(Error::DeviceMemory {
+                    wanted: (len * elem.size()) as u64,
+                    used,
+                    limit,
+                });
             }
             (None, None) => drop(recording),
         }

@@ -62,13 +62,13 @@ pub fn compiled(
     let remedy = "install nvidia-cuda-nvrtc-cu12 12.8 and name its folder in INCISE_NVRTC, or \
                   build the program where it is";
     let nvrtc = Nvrtc::find(Path::new(".")).map_err(|why| {
-        Error::refused(format!("kernels/{}.cu was not compiled: {why}", file.name), remedy)
+        Error::device(format!("kernels/{}.cu was not compiled: {why}", file.name), remedy)
     })?;
     let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
     let headers: Vec<Header> = HEADERS.iter().map(owned).collect();
     let options = nvrtc::options(elem, weight);
     let image = nvrtc.compile(&format!("{}.cu", file.name), file.text, &headers, arch, &options);
-    let image = image.map_err(|log| Error::refused(log, "mend the kernel"))?;
+    let image = image.map_err(|log| Error::device(log, "mend the kernel"))?;
     // A cache that cannot be written costs time, not results.
     let _ = keep(&path, &image);
     Ok(image)

@@ -132,7 +132,7 @@ impl Found {
     /// What it did not do.
     pub(super) fn refused(&self, why: impl std::fmt::Display) -> Error {
         let what = format!("{} ({}): {why}", self.title, self.path);
-        Error::refused(what, "mend it, or leave it alone by INCISE_LIBRARIES=off")
+        Error::device(what, "mend it, or leave it alone by INCISE_LIBRARIES=off")
     }
 
     /// Says so where a status is not 0.

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::file::{Moment, Origin, Part};
 use super::partial;
-use crate::base::{Error, Progress, Result, Share, rescue};
+use crate::base::{Error, Progress, Result, Share, Stage, rescue};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
 use crate::ops::gram::{self, Totals};
@@ -73,8 +73,8 @@ impl<D: Iterator<Item = Result<String>>> Iterator for Windows<'_, D> {
 ///
 /// # Errors
 ///
-/// Text that cannot be read or has no token, statistics in progress of something else, a wish to
-/// stop (the work so far is kept), keys that are not finite, a device without room.
+/// Text that cannot be read or has no token, statistics in progress of something else, cancellation
+/// (the work so far is kept), keys that are not finite, a device without room.
 pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -114,7 +114,7 @@ fn collected(
         }
         let each = lanes.par_iter_mut().zip(&batches);
         each.for_each(|(lane, batch)| lane.run(&what.layers, batch));
-        progress.at("token", state.met, what.max_tokens);
+        progress.at(Stage::Token, state.met, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
             lanes.iter_mut().flat_map(|lane| &mut lane.totals).for_each(Totals::settle);
@@ -123,7 +123,7 @@ fn collected(
         if !lanes.iter().flat_map(|lane| &lane.totals).all(Totals::settled) {
             continue;
         }
-        if progress.stop() {
+        if progress.cancelled() {
             partial::save(dir, what, &state, &gathered(&mut lanes))?;
             let kept = format!("{} tokens are kept; the same command goes on", state.tokens);
             return Err(Error::Interrupted { kept });

@@ -42,7 +42,7 @@ pub fn build<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> 
 ///
 /// # Errors
 ///
-/// `to` lies inside `from`; what the system refuses; a wish to stop, heard between two files.
+/// `to` lies inside `from`; what the system refuses; cancellation, heard between two files.
 pub fn copy(from: &Path, to: &Path, progress: &dyn Progress) -> Result<()> {
     let whole = |p: &Path| fs::canonicalize(p).map_err(|e| Error::io(p, "find", e));
     if whole(to)?.starts_with(whole(from)?) {
@@ -65,7 +65,7 @@ fn copy_files(
         if skip(&file.file_name().to_string_lossy()) {
             continue;
         }
-        if progress.stop() {
+        if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".into() });
         }
         let failed = |e| Error::io(&path, "copy", e);

@@ -43,7 +43,7 @@ use super::header;
 use super::lock::Lock;
 use super::patch::Patch;
 use super::record::{Entry, Head, Known, Place, REMEDY, Record, State, checksum};
-use crate::base::{Error, Result};
+use crate::base::{Error, Operation, Remedy, Result};
 
 /// The journal's folder in a checkpoint.
 pub const FOLDER: &str = ".incise";
@@ -181,7 +181,9 @@ pub fn settle(disk: &dyn Disk, dir: &Path) -> Result<Option<Lock>> {
 ///
 /// Nothing to undo; and what [`Journal::undo`] refuses.
 pub fn undo(disk: &dyn Disk, dir: &Path, keep: Option<usize>) -> Result<Vec<Entry>> {
-    let nothing = |what: String| Error::refused(what, "`incise log` lists the changes");
+    let nothing = |what: String| {
+        Error::refused(what, Remedy::from("look at the log of changes").operation(Operation::Log))
+    };
     if log(dir)?.is_empty() {
         return Err(nothing("no change is applied here".into()));
     }
@@ -309,7 +311,8 @@ impl<'a> Journal<'a> {
     /// since); a damaged record; files that cannot be written. Nothing has happened then.
     pub fn undo(&mut self) -> Result<Entry> {
         let Some(record) = self.history.records.last() else {
-            return Err(Error::refused("no change is applied here", "`incise log` lists them"));
+            let remedy = Remedy::from("look at the log of changes").operation(Operation::Log);
+            return Err(Error::refused("no change is applied here", remedy));
         };
         let files = self.files(record.head().files.iter().map(|f| f.file.as_str()))?;
         for (i, place) in record.head().places.iter().enumerate() {
@@ -429,12 +432,16 @@ fn may_write(path: &Path) -> Result<()> {
     } else if metadata.nlink() > 1 {
         "has several names (hard links), so others may use the same bytes"
     } else if metadata.permissions().readonly() {
-        let remedy = "make it writable with `chmod u+w`, or write a new folder with `-o DIR`";
-        return Err(Error::input(path, "file", "is read-only", remedy));
+        let remedy = "make it writable, or write a new folder";
+        return Err(Error::input(path, "file", "is read-only", elsewhere(remedy)));
     } else {
         return Ok(());
     };
-    Err(Error::input(path, "file", what, "write a new folder with `-o DIR`"))
+    Err(Error::input(path, "file", what, elsewhere("write a new folder")))
+}
+
+fn elsewhere(text: &str) -> Remedy {
+    Remedy::from(text).option("output", None)
 }
 
 /// The first byte behind a file's header.

@@ -39,7 +39,7 @@ use super::write::{self, Item};
 use crate::base::{DType, Error, Result};
 
 const FORMAT: &str = "incise patch 1";
-const REMAKE: &str = "make the patch again with `incise edit`";
+const REMAKE: &str = "make the patch again";
 
 /// The change of a few matrices of one model.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compute::{Compute, Precision};
-use crate::base::{Error, Result};
+use crate::base::{Error, Operation, Remedy, Result};
 use crate::gpu::{self, Engine, Gpu};
 
 /// The processor, or GPUs.
@@ -35,8 +35,8 @@ impl Device {
         let numbers: Option<Vec<usize>> = numbers.and_then(Iterator::collect);
         let Some(numbers) = numbers else {
             return Err(Error::refused(
-                format!("--device {name}: no such device"),
-                "say auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
+                format!("device {name}: no such device"),
+                "use auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
             ));
         };
         let gpus = gpu::gpus();
@@ -46,13 +46,13 @@ impl Device {
         };
         let cards: Option<Vec<Card>> = numbers.iter().enumerate().map(card).collect();
         cards.map(|cards| Device::Cuda(cards.into())).ok_or_else(|| {
-            Error::refused(
-                format!(
-                    "--device {name}: the driver shows {} GPUs, each to be named once",
-                    gpus.len()
-                ),
-                "see `incise doctor`, or use --device cpu",
-            )
+            let count = gpus.len();
+            let what =
+                format!("device {name}: the driver shows {count} GPUs, each to be named once");
+            let remedy = Remedy::from("see what the machine offers, or compute on the CPU")
+                .operation(Operation::Doctor)
+                .option("device", Some("cpu"));
+            Error::device(what, remedy)
         })
     }
 
@@ -60,7 +60,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What the driver says; a program without kernels for a card.
+    /// What the driver says; a program without kernels for a card, or one that aborts where it
+    /// should unwind.
     pub fn start(&self) -> Result<Vec<Compute>> {
         match self {
             Device::Cpu => Ok(vec![Precision::F32.into()]),
@@ -80,6 +81,9 @@ impl From<Engine> for Device {
 
 impl Card {
     fn start(&self) -> Result<Compute> {
+        if cfg!(panic = "abort") {
+            return Err(Error::AbortBuild { device: format!("cuda:{}", self.gpu.ordinal) });
+        }
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         if engine.is_none() {
             *engine = Some(self.gpu.open()?);

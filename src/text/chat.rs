@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use super::jinja;
 use crate::base::file::{read_file, read_text};
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 
 const NAME: &str = "chat";
-const REMEDY: &str = "take the template from the model's source, or leave --chat out";
+const OWN: &str = "take the template from the model's source, or edit without it";
 /// Stands for a message where its place is looked for: a character for private use.
 const MARK: &str = "\u{E000}";
 /// Bytes a template may have; the longest in use have some twenty thousand.
@@ -98,8 +98,17 @@ impl Chat {
             return Ok(Frame { head: head.to_owned(), tail: tail.to_owned() });
         }
         let what = format!("does not show the message {message:?} once and as it is");
-        Err(Error::input(&self.place.0, "chat_template", what, "edit without --chat"))
+        Err(Error::input(
+            &self.place.0,
+            "chat_template",
+            what,
+            without("edit without the template"),
+        ))
     }
+}
+
+fn without(text: &str) -> Remedy {
+    Remedy::from(text).option("chat", Some("false"))
 }
 
 /// The file with the template, what stands before the line in errors, and the template.
@@ -115,7 +124,7 @@ fn find(dir: &Path, config: &Value) -> Result<((PathBuf, &'static str), String)>
         Some(value) => (path, value),
         None => (dir.join("tokenizer_config.json"), config),
     };
-    let wrong = |what: &str| Err(Error::input(&path, "chat_template", what, REMEDY));
+    let wrong = |what: &str| Err(Error::input(&path, "chat_template", what, without(OWN)));
     let text = match &value["chat_template"] {
         Value::String(text) => text,
         Value::Null => {
@@ -145,7 +154,7 @@ fn json(path: &Path) -> Result<Option<Value>> {
     let bytes = read_file(path, CONFIG)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|e| {
         let what = format!("is not JSON: {e}");
-        Error::input(path, format!("line {}", e.line()), what, REMEDY)
+        Error::input(path, format!("line {}", e.line()), what, without(OWN))
     })
 }
 
@@ -159,7 +168,7 @@ fn tokens(config: &Value) -> BTreeMap<String, String> {
 fn failed((path, before): &(PathBuf, &'static str), e: &minijinja::Error) -> Error {
     let line = e.line().map_or("the template".to_owned(), |n| format!("line {n}"));
     let what = e.detail().map_or(e.kind().to_string(), |detail| format!("{}: {detail}", e.kind()));
-    Error::input(path, format!("{before}{line}"), what, REMEDY)
+    Error::input(path, format!("{before}{line}"), what, without(OWN))
 }
 
 /// The template with `{% generation %}` … `{% endgeneration %}` as a condition that holds, lines
