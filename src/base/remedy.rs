@@ -1,5 +1,5 @@
 //! What helps against an error, in words and as data. The words name no flag and no keyword: each
-//! front end appends the settings in its own form, the command line as `--set v_lr=0.5`.
+//! front end appends the settings in its own form, as flags or as keywords.
 
 use std::fmt;
 

@@ -74,7 +74,10 @@ pub fn seconds(stages: &[StageTime]) -> f64 {
 
 /// For machines.
 pub fn to_json(stages: &[StageTime]) -> Value {
-    let each = |s: &StageTime| json!({"stage": s.stage.name(), "seconds": s.seconds, "peak_bytes": s.peak});
+    let each = |s: &StageTime| {
+        let stage = s.stage.name();
+        json!({"stage": stage, "seconds": s.seconds, "peak_bytes": s.peak})
+    };
     stages.iter().map(each).collect()
 }
 
