@@ -102,7 +102,10 @@ pub enum Error {
     },
 
     /// A program that aborts where it panics cannot use a device: one without memory unwinds.
-    #[error("{device}: this program aborts where it should unwind; {UNWIND}")]
+    #[error(
+        "{device}: this build aborts on panic, so a device without memory would end the process; \
+         {UNWIND}"
+    )]
     AbortBuild {
         /// The device that was asked for.
         device: String,
@@ -119,7 +122,7 @@ pub enum Error {
 const WAIT: &str = "wait until it is done and start again";
 const LESS: &str = "leave it to fewer programs, take less at once (fewer facts, layers or \
                     tokens), or compute on the CPU";
-const UNWIND: &str = "build it without panic = \"abort\", or compute on the CPU";
+const UNWIND: &str = "compute on the CPU, or build with panic = \"unwind\"";
 
 impl Error {
     /// Wraps an [`io::Error`]: `.map_err(|e| Error::io(path, "open", e))`.

@@ -11,7 +11,7 @@ use super::output::{check_place, check_replaced, metric};
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
-use crate::model::{Model, random};
+use crate::model::{Model, SearchPrecision, random};
 use crate::tensor::{Compute, Device};
 
 /// What to measure, and on which shape.
@@ -71,6 +71,7 @@ impl Bench {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
         };
         let on_card = compute.engine().is_some();
+        let precision = if on_card { SearchPrecision::Fast } else { SearchPrecision::Exact };
         let shape =
             self.shape.as_deref().unwrap_or(if on_card { "gpt-j-6b" } else { "gpt2-small" });
         let config = random::config(shape).ok_or_else(|| {
@@ -113,7 +114,7 @@ impl Bench {
                     }
                 }
                 Part::Edit => {
-                    model.fast = on_card;
+                    model.search_precision = precision;
                     edit::measure(model, sizes, limits, last, &mut rows)?;
                 }
             }
