@@ -72,12 +72,7 @@ impl Bench {
         };
         let on_card = compute.engine().is_some();
         let precision = if on_card { SearchPrecision::Fast } else { SearchPrecision::Exact };
-        let shape =
-            self.shape.as_deref().unwrap_or(if on_card { "gpt-j-6b" } else { "gpt2-small" });
-        let config = random::config(shape).ok_or_else(|| {
-            let what = format!("--shape {shape}: no such shape");
-            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
-        })?;
+        let config = self.config(on_card)?;
         let size = self.size.unwrap_or(if on_card { Size::Large } else { Size::Middle });
         let sizes = match size {
             Size::Small => Sizes::SMALL,
@@ -127,6 +122,16 @@ impl Bench {
             true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
             false => Ok(()),
         }
+    }
+
+    /// Of the model of random weights.
+    fn config(&self, on_card: bool) -> Result<Value> {
+        let usual = if on_card { "gpt-j-6b" } else { "gpt2-small" };
+        let shape = self.shape.as_deref().unwrap_or(usual);
+        random::config(shape).ok_or_else(|| {
+            let what = format!("--shape {shape}: no such shape");
+            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
+        })
     }
 
     /// Prints what is new and writes all of it. Returns how many rows there are.
