@@ -5,8 +5,8 @@
 //! token; 20 steps without early stop. The aim is 1.0 s on two cores; the public serial code needs
 //! 10 s (`tools/reference.py --random-gpt2-small` measures it).
 //!
-//! `cargo bench --bench search`; `-- BF16`, say, for one storage type; `-- --save-baseline NAME` and
-//! `-- --baseline NAME` to compare two commits.
+//! `cargo bench --bench search`; `-- BF16`, say, for one storage type; `-- --save-baseline NAME`
+//! and `-- --baseline NAME` to compare two commits.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
