@@ -23,7 +23,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use kernel::Source;
-use nvrtc::{Header, Nvrtc};
+use nvrtc::{NamedText, Nvrtc};
 
 /// What is compiled: PTX for cards to come, machine code for A100, Hopper and Blackwell.
 const ARCHES: [&str; 4] = ["compute_80", "sm_80", "sm_90a", "sm_100"];
@@ -65,7 +65,7 @@ fn kernels() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let texts = read(&root.join("kernels"), "cu")?;
     let headers = read(&root.join("kernels"), "cuh")?;
-    let parse = |(name, text): &Header| Source::parse(&format!("kernels/{name}"), text);
+    let parse = |(name, text): &NamedText| Source::parse(&format!("kernels/{name}"), text);
     let sources: Vec<Source> = texts.iter().map(parse).collect::<Result<_, _>>()?;
     let jobs = match Nvrtc::find(&root) {
         Ok(nvrtc) => {
@@ -84,7 +84,7 @@ fn kernels() -> Result<(), String> {
 }
 
 /// Files of an ending, by name.
-fn read(dir: &Path, ending: &str) -> Result<Vec<Header>, String> {
+fn read(dir: &Path, ending: &str) -> Result<Vec<NamedText>, String> {
     let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {

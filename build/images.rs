@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::{fs, process, thread};
 
 use super::kernel::Source;
-use super::nvrtc::{self, Header, Nvrtc};
+use super::nvrtc::{self, NamedText, Nvrtc};
 
 /// One compilation.
 pub struct Job {
@@ -33,8 +33,8 @@ pub struct Job {
 /// What is compiled of some sources for some devices into a folder.
 pub fn jobs(
     sources: &[Source],
-    texts: &[Header],
-    headers: &[Header],
+    texts: &[NamedText],
+    headers: &[NamedText],
     arches: &[&'static str],
     out: &Path,
 ) -> Vec<Job> {
@@ -63,8 +63,8 @@ pub fn cache(root: &Path) -> Option<PathBuf> {
 pub fn make(
     nvrtc: &Nvrtc,
     jobs: &[Job],
-    texts: &[Header],
-    headers: &[Header],
+    texts: &[NamedText],
+    headers: &[NamedText],
     cache: Option<&Path>,
 ) -> Result<(), String> {
     let todo = Mutex::new(jobs.iter().filter(|job| !job.path.exists()));

@@ -11,7 +11,7 @@ use super::output::{check_place, check_replaced, metric};
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
-use crate::model::{Model, random};
+use crate::model::{Model, SearchPrecision, random};
 use crate::tensor::{Compute, Device};
 
 /// What to measure, and on which shape.
@@ -59,13 +59,7 @@ enum Part {
 impl Bench {
     /// Measures, part by part.
     pub fn run(&self, context: &Context) -> Result<()> {
-        if let Some(file) = &self.output {
-            check_place(file, &[])?;
-            let ours = std::fs::read(file).is_ok_and(|text| {
-                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
-            });
-            check_replaced(file, ours, "file of measurements")?;
-        }
+        self.check_output()?;
         let computes = context.device.start()?;
         let [compute] = &computes[..] else {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
@@ -113,7 +107,9 @@ impl Bench {
                     }
                 }
                 Part::Edit => {
-                    model.fast = on_card;
+                    if on_card {
+                        model.search_precision = SearchPrecision::Fast;
+                    }
                     edit::measure(model, sizes, limits, last, &mut rows)?;
                 }
             }
@@ -126,6 +122,18 @@ impl Bench {
             true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
             false => Ok(()),
         }
+    }
+
+    /// Refuses to replace a file that is none of measurements.
+    fn check_output(&self) -> Result<()> {
+        if let Some(file) = &self.output {
+            check_place(file, &[])?;
+            let ours = std::fs::read(file).is_ok_and(|text| {
+                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
+            });
+            check_replaced(file, ours, "file of measurements")?;
+        }
+        Ok(())
     }
 
     /// Prints what is new and writes all of it. Returns how many rows there are.

@@ -1,7 +1,7 @@
 //! What became of one fact.
 
 use super::value::{Step, Value};
-use crate::base::{Error, Progress, Result, rescue};
+use crate::base::{Error, Progress, Result};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -122,7 +122,7 @@ pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) ->
                 candidate: rows.target.len(),
             })
             .collect();
-        let judged = rescue(|| Ok(model.log_probability(&judged)))?;
+        let judged = model.log_probability(&judged)?;
         all.extend(judged.into_iter().map(f64::exp));
     }
     Ok(all)

@@ -18,7 +18,7 @@
 //! public code's; they make the denominator small by accident, which is what R-ROME mends.
 
 use super::value::{self, Search, Value};
-use crate::base::{Error, Progress, Result, rescue};
+use crate::base::{Error, Progress, Result};
 use crate::linalg::vector::dot;
 use crate::model::{At, Model, Site};
 use crate::stats::Covariance;
@@ -63,7 +63,8 @@ pub fn plan(
     by: &Search,
     progress: &dyn Progress,
 ) -> Result<RankOne> {
-    let all = rescue(|| Ok(model.read(&rows.keys, Site { layer, at: At::Key })))?;
+    let prompts: Vec<&[u32]> = rows.keys.iter().map(|row| &row.ids[..row.lookup + 1]).collect();
+    let all = model.read(&prompts, Site { layer, at: At::Key })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
     let value = value::find(model, rows, by, progress)?;
@@ -79,7 +80,7 @@ pub fn plan(
             "edit another layer: this one's keys are silent",
         ));
     }
-    let held = model.down(layer, k); // W k + b
+    let held = model.down(layer, k)?; // W k + b
     let left = value.v_star().iter().zip(held).map(|(v, m)| v - m).collect();
     let right = ck.iter().map(|x| x / along).collect();
     Ok(RankOne { left, right, k_star, k0, value })

@@ -10,20 +10,20 @@
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
 //!
-//! Facts come and go (a slot each) while the others go on. From [`STEADY`] rows on, a fact's
-//! numbers do not depend on who else is there.
+//! Facts come and go (a slot each) while the others go on. From [`BATCH_INVARIANT_ROWS`] rows on, a
+//! fact's numbers do not depend on who else is there.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::backward::Back;
 use super::batch::Batch;
-use super::cache::Cache;
+use super::cache::KvCache;
 use super::decoder::{Past, Run};
-use super::load::Model;
+use super::model::Model;
 use super::shared::Shared;
 use super::site::{At, Site, tap};
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::loss::{self, Aim, Aims};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -132,7 +132,7 @@ pub struct Pushed<'m> {
     least: usize, // rows a product has at least
     slots: Vec<Slot>,
     entry: Tensor, // (tokens, D): the stream where a step begins, without δ, slot by slot
-    past: Cache,   // of the layers above: shared tokens, then each slot's own
+    past: KvCache, // of the layers above: shared tokens, then each slot's own
     plan: Plan,
     first: Tensor, // (slots, V): ln P at δ = 0
     run: Run,
@@ -151,11 +151,11 @@ impl<'m> Pushed<'m> {
     pub fn new(model: &'m Model, push: Push, shared: &'m Shared, alone: bool) -> Self {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
-        let stepping = Arc::new(model.stepping());
-        let mut past = Cache::new(&model.arch, &stepping.compute);
-        past.take(push.above(), &shared.cache, 0..shared.tokens());
+        let stepping = Arc::new(model.for_search());
+        let mut past = KvCache::new(&model.arch, &stepping.compute);
+        past.append(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
-            least: if alone { 0 } else { STEADY },
+            least: if alone { 0 } else { BATCH_INVARIANT_ROWS },
             slots: Vec::new(),
             entry: empty(model.arch.width),
             past,
@@ -212,7 +212,7 @@ impl<'m> Pushed<'m> {
         self.slots.extend(slots);
         let shared = self.shared.tokens();
         let tokens = own.layer(push.site.layer).0.shape()[0];
-        self.past.take(push.above(), &own, shared..tokens);
+        self.past.append(push.above(), &own, shared..tokens);
         self.replan();
         let width = push.vectors() * model.arch.width;
         Tensor::of(&model.compute, &[values.len(), width], &values.concat())
@@ -286,7 +286,7 @@ impl<'m> Pushed<'m> {
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             if part == 1 && through {
-                model.recall_half(l, &mut self.run);
+                model.recompute_half(l, &mut self.run);
                 model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
             }
             rows::gather(&dx, pushed, &mut push);
@@ -341,7 +341,7 @@ impl<'m> Pushed<'m> {
 
     /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
     /// both, what follows packed behind them, and the facts.
-    fn prefixes(&self, problems: &[Problem]) -> (Cache, Plan, Vec<Slot>) {
+    fn prefixes(&self, problems: &[Problem]) -> (KvCache, Plan, Vec<Slot>) {
         let (model, mut before) = (self.model, Batch::default());
         let mut slots = Vec::new();
         for p in problems {
@@ -431,7 +431,12 @@ impl Plan {
 impl Piece {
     /// Pieces of at most [`READ`] rows, and of at least `least`: those that fill one are nobody's.
     fn all(compute: &Compute, read: &[usize], aims: &mut Vec<Aim>, least: usize) -> Vec<Piece> {
-        const { assert!(2 * STEADY <= READ, "only a single piece is filled up, at its end") };
+        const {
+            assert!(
+                2 * BATCH_INVARIANT_ROWS <= READ,
+                "only a single piece is filled up, at its end"
+            )
+        };
         let n = read.len();
         let count = n.div_ceil(READ);
         let size = n.div_ceil(count.max(1)); // of all but the last, so that they reuse memory
