@@ -15,4 +15,4 @@ pub use float::Float;
 pub use progress::{Progress, Quiet};
 pub use rng::Rng;
 pub use share::Share;
-pub use unwind::{fits, rescue};
+pub use unwind::{catch_device_error, or_unwind};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
-use crate::base::{Quiet, Result, Rng, rescue};
+use crate::base::{Quiet, Result, Rng, catch_device_error};
 use crate::edit::value::{Search, Wanted, find_all, tokens};
 use crate::gpu::Engine;
 use crate::model::decoder::{Hook, Past};
@@ -35,7 +35,7 @@ fn ways(model: &Model) -> Vec<Model> {
 pub fn passes(model: &Model, sizes: Sizes, limits: Limits, rows: &mut Vec<Row>) -> Result<()> {
     let mut ids = Ids::new(model);
     ways(model).iter().try_for_each(|model| {
-        rescue(|| {
+        catch_device_error(|| {
             pass(model, sizes, limits, &mut ids, rows);
             Ok(())
         })

@@ -19,7 +19,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::base::{Error, Progress, Result, rescue};
+use super::change::term;
+use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
 use crate::store::disk::Os;
@@ -156,7 +157,7 @@ fn planned<T>(
     let past = past(&history)?;
     let computes = device.start()?;
     let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
-    rescue(|| {
+    catch_device_error(|| {
         plan.check(&history, progress)?;
         then(&plan, &checkpoint, &history)
     })
@@ -175,7 +176,7 @@ pub fn in_place(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    rescue(|| changed_in_place(model, patches, device, progress))
+    catch_device_error(|| changed_in_place(model, patches, device, progress))
 }
 
 fn changed_in_place(
@@ -209,7 +210,7 @@ fn changed_in_place(
             let (name, target, rows, place) = &pieces[i];
             // The journal takes back what an error cut off, and sees no device unwind.
             let state = || target.state(name, &terms[name], rows.clone(), original);
-            let (new, more) = rescue(state)?;
+            let (new, more) = catch_device_error(state)?;
             let sum = sums.entry((*name).clone()).or_default();
             *sum = sum.and(more);
             meter.did(place.len)?;
@@ -400,7 +401,7 @@ impl Target<'_> {
     /// All that was added before, and the first `patches` of those that come.
     fn terms(&self, patches: usize) -> Terms<'_> {
         let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
-        let all = self.past.iter().copied().chain(coming).collect();
+        let all = self.past.iter().copied().chain(coming).map(term).collect();
         Terms::new(self.by, self.stored, all)
     }
 

@@ -33,7 +33,7 @@ use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
 use super::value::{self, Value, Wanted, find_all};
-use crate::base::{Progress, Result, Rng, rescue};
+use crate::base::{Progress, Result, Rng, catch_device_error};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::pushed::Problem;
@@ -174,7 +174,7 @@ impl Batches<'_> {
         kept: Option<&mut Kept>,
         progress: &dyn Progress,
     ) -> Result<(Planned, State)> {
-        rescue(|| self.planned(facts, state, kept, progress))
+        catch_device_error(|| self.planned(facts, state, kept, progress))
     }
 
     fn planned(
@@ -362,7 +362,7 @@ impl Batches<'_> {
         let found = self.values(self.model, &self.name, sample, kept, progress)?;
         let rows: Vec<&Rows> = sample.iter().map(|f| &f.rows).collect();
         let first = self.by.layers[0];
-        let v0 = rescue(|| {
+        let v0 = catch_device_error(|| {
             let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);
             self.v0(self.model, &reader, progress)
         })?;

@@ -6,9 +6,9 @@
 use faer::Mat;
 
 use crate::base::DType;
-use crate::linalg::keyspace::{Change, product};
+use crate::linalg::least_squares::{Solution, product};
 use crate::model::Model;
-use crate::ops::update::{Stored, Terms, side_by_side};
+use crate::ops::update::{Stored, Term, Terms, side_by_side};
 use crate::store::Kind;
 use crate::tensor::Layout;
 
@@ -18,13 +18,13 @@ fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
 }
 
 /// Δ = R Xᵀ, or Δ itself, as a patch says it.
-pub fn pack(change: &Change, r: &Mat<f64>) -> Kind {
+pub fn pack(change: &Solution, r: &Mat<f64>) -> Kind {
     match change {
-        Change::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
+        Solution::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
             Kind::LowRank { left: rows(r), right: rows(x), r: x.ncols() }
         }
-        Change::Right(x) => Kind::Dense(rows(&product(r, x))),
-        Change::Whole(transposed) => {
+        Solution::Right(x) => Kind::Dense(rows(&product(r, x))),
+        Solution::Whole(transposed) => {
             Kind::Dense(transposed.col_iter().flat_map(|c| c.iter().map(|&x| x as f32)).collect())
         }
     }
@@ -57,6 +57,14 @@ pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
     Kind::LowRank { left, right, r: columns }
 }
 
+/// Δ as an operation takes it.
+pub fn term(kind: &Kind) -> Term<'_> {
+    match kind {
+        Kind::LowRank { left, right, r } => Term::LowRank { left, right, r: *r },
+        Kind::Dense(delta) => Term::Dense(delta),
+    }
+}
+
 /// Δ (out, in), row-major.
 pub fn dense(kind: &Kind, [out, inner]: [usize; 2]) -> Vec<f64> {
     match kind {
@@ -76,7 +84,7 @@ pub fn with_change(model: &Model, l: usize, kind: &Kind) -> (Model, [f64; 2]) {
     if let (Some(_), Kind::LowRank { .. }) = (model.compute.engine(), kind) {
         let stored = Stored { dtype: DType::F32, layout: Layout::OutIn, out, inner };
         let (w, mut new) = (w.to_dense::<f32>(), vec![0.0f32; out * inner]);
-        let terms = Terms::new(&model.compute, stored, vec![kind]);
+        let terms = Terms::new(&model.compute, stored, vec![term(kind)]);
         let made = bytemuck::cast_slice_mut(&mut new);
         let sums = terms.add(bytemuck::cast_slice(&w), 0..out, made);
         let norms = [sums.wanted.sqrt(), sums.weight.sqrt()];

@@ -14,15 +14,15 @@ use faer::Mat;
 
 use super::change::{pack, with_change};
 use super::keys::Reader;
-use super::means::with_means;
+use super::means::with_solver;
 use super::memit::Grams;
 use crate::base::{Progress, Result};
-use crate::linalg::keyspace::{Change, Means};
+use crate::linalg::least_squares::{Solution, Solver};
 use crate::model::{Model, Site};
 use crate::store::Kind;
 
 /// Δ, and the ridge that C needed.
-pub type Solved = Result<(Change, Option<f64>)>;
+pub type Solved = Result<(Solution, Option<f64>)>;
 
 /// How a method solves for the change of one layer.
 pub trait ClosedForm {
@@ -36,7 +36,7 @@ pub trait ClosedForm {
     /// # Errors
     ///
     /// A system that cannot be solved.
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved;
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
@@ -91,8 +91,8 @@ pub fn spread(
             None => {
                 let (k, h) = reader.look(&model, layer, site, progress)?;
                 let r = (z - h) * faer::Scale(method.share(layers.len() - i));
-                let solve = |by: Means| method.change(layer, &k, &r, by);
-                let (change, ridge) = with_means(&model.compute, solve)?;
+                let solve = |solver: Solver| method.change(layer, &k, &r, solver);
+                let (change, ridge) = with_solver(&model.compute, solve)?;
                 let kind = pack(&change, &r);
                 keep.keep(i, &kind, ridge)?;
                 (kind, ridge)

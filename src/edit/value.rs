@@ -17,14 +17,14 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::base::rescue;
+use crate::base::catch_device_error;
 use crate::base::{Error, Progress, Result};
 use crate::gpu::graph::Repeated;
 use crate::model::Model;
 use crate::model::pushed::{Parts, Problem, Push, Pushed};
 use crate::model::shared::{Shared, common};
 use crate::ops::adam::{self, Rule, Slots, State};
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::tensor::{Compute, Precision, Tensor};
 use crate::text::Rows;
 
@@ -109,7 +109,7 @@ pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) ->
         found = Some(value);
         Ok(())
     };
-    rescue(|| {
+    catch_device_error(|| {
         let shared = shared(model, &facts, by, 0);
         let mut searches = Searches::new(model, &facts, by, &shared, true);
         searches.run(u64::MAX, progress, &mut (0, 0), &mut each)
@@ -193,8 +193,8 @@ fn find_on(
         let mut found = vec![false; left.len()];
         let mut most = (0, 0); // facts at a time, and the room that half of them need
         progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
-        let searched = rescue(|| {
-            let shared = shared(model, &wanted, by, STEADY);
+        let searched = catch_device_error(|| {
+            let shared = shared(model, &wanted, by, BATCH_INVARIANT_ROWS);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);
             searches.run(room, progress, &mut most, &mut |i, value| {
                 found[i] = true;

@@ -3,7 +3,7 @@
 use super::rotary::Rotary;
 use crate::ops::act::Act;
 use crate::ops::attention::Heads;
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 
 /// Sizes and options of a decoder. Letters are those of the crate's alphabet.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +30,7 @@ pub struct Arch {
     /// causal attention.
     pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
-    pub norm: Kind,
+    pub norm: NormKind,
     /// Whether each head of q and k is RMS-normalised.
     pub qk_norm: bool,
     /// Added to the variance in every norm.

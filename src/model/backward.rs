@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::cache::KvCache;
 use super::decoder::Run;
 use super::model::{Layer, Model};
-use crate::ops::attention::{Grads, Keys};
+use crate::ops::attention::{AttentionGrads, KvRows};
 use crate::ops::norm::Saved;
 use crate::ops::{act, attention, linear, norm, rope, rows};
 use crate::tensor::{Compute, Tensor};
@@ -21,7 +21,7 @@ pub struct Back {
     dgate: Option<Tensor>, // (N, F)
     dnorm: Tensor,         // (N, D)
     dattn: Tensor,         // (N, H·E)
-    grads: Grads,
+    grads: AttentionGrads,
     rounded: Option<Tensor>, // (N, D): dx in the type that products read
 }
 
@@ -52,7 +52,7 @@ impl Back {
             dgate: model.layers[0].gate.as_ref().map(|_| narrow(a.inner)),
             dnorm: wide(a.width),
             dattn: narrow(a.q_width()),
-            grads: Grads {
+            grads: AttentionGrads {
                 dq: narrow(a.q_width()),
                 dk: narrow(a.kv_width()),
                 dv: narrow(a.kv_width()),
@@ -65,7 +65,7 @@ impl Back {
 
     /// Sizes all buffers for N tokens.
     pub fn fit(&mut self, n: usize) {
-        let Grads { dq, dk, dv, total, mean } = &mut self.grads;
+        let AttentionGrads { dq, dk, dv, total, mean } = &mut self.grads;
         for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv, total, mean] {
             t.set_rows(n);
         }
@@ -141,7 +141,7 @@ impl Model {
         b: &mut Back,
     ) {
         let a = run.acts(l);
-        let keys = Keys {
+        let keys = KvRows {
             k: &a.k,
             v: &a.v,
             past: past.layer(l),

@@ -45,7 +45,7 @@ impl Batch {
     }
 
     /// Pads the batch with sequences of one token, which nobody reads, to at least `least` tokens.
-    /// From [`STEADY`](crate::ops::linear::STEADY) rows on, a row's numbers do not depend on the
+    /// From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a row's numbers do not depend on the
     /// other rows of the batch.
     pub fn fill(&mut self, least: usize) {
         while self.len() < least {

@@ -13,7 +13,7 @@
 //! enters it.
 //!
 //! The parts of a pass unwind where a device is out of memory: call them inside
-//! [`rescue`](crate::base::rescue).
+//! [`Compute::run`](crate::tensor::Compute::run).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use super::batch::Batch;
 use super::cache::KvCache;
 use super::model::{Layer, Linear, Model};
 use super::site::{At, Site};
-use crate::base::{Result, fits, rescue};
-use crate::ops::attention::{Keys, Packing};
+use crate::base::{Result, or_unwind};
+use crate::ops::attention::{KvRows, Packing};
 use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
 use crate::ops::rows::{self, Index};
@@ -161,7 +161,7 @@ impl Run {
         self.packing = model
             .compute
             .engine()
-            .map(|e| fits(Packing::of(e, &batch.seqs, model.layers[0].heads)));
+            .map(|e| or_unwind(Packing::of(e, &batch.seqs, model.layers[0].heads)));
     }
 
     /// The index in `acts` of layer l's activations.
@@ -317,7 +317,7 @@ impl Model {
             rope::rotate(&mut a.q, w.heads.queries, angles, false);
             rope::rotate(&mut a.k, w.heads.groups, angles, false);
         }
-        let keys = Keys {
+        let keys = KvRows {
             k: &a.k,
             v: &a.v,
             past: match past {
@@ -380,7 +380,7 @@ impl Model {
     ///
     /// A device that is out of memory.
     pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Result<Tensor> {
-        rescue(|| Ok(self.compute_logits(batch, past, chosen).into_host()))
+        self.compute.run(|| Ok(self.compute_logits(batch, past, chosen).into_host()))
     }
 
     /// Logits of every token of a whole text, on the host, at most `rows` rows at a time, in order.
@@ -396,9 +396,9 @@ impl Model {
         each: &mut dyn FnMut(&Tensor) -> bool,
     ) -> Result<()> {
         let all: Vec<usize> = (0..ids.len()).collect();
-        let x = rescue(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
+        let x = self.compute.run(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
         for chosen in all.chunks(rows) {
-            let z = rescue(|| Ok(self.logits_of(&x, chosen).into_host()))?;
+            let z = self.compute.run(|| Ok(self.logits_of(&x, chosen).into_host()))?;
             if !each(&z) {
                 break;
             }

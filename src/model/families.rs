@@ -4,7 +4,7 @@ use super::config::Config;
 use super::family::{ConfigKeys, Dim, Eps, Family, Flag, Names, PositionEncoding, Qkv, Windows};
 use super::rotary::RotaryDim;
 use crate::base::{Error, Result};
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
@@ -31,7 +31,7 @@ pub fn find(config: &Config) -> Result<&'static Family> {
 
 const GPT2: Family = Family {
     name: "gpt2",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     positions: PositionEncoding::Learned { offset: 0 },
     parallel: Flag::Const(false),
     keys: ConfigKeys {
@@ -76,7 +76,7 @@ const GPT2: Family = Family {
 
 const GPTJ: Family = Family {
     name: "gptj",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     positions: PositionEncoding::Rotary(RotaryDim::Elements("rotary_dim", 64), Pairing::Adjacent),
     parallel: Flag::Const(true),
     keys: ConfigKeys {
@@ -105,7 +105,7 @@ const GPTJ: Family = Family {
 
 const GPT_NEOX: Family = Family {
     name: "gpt_neox",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     positions: PositionEncoding::Rotary(RotaryDim::Fraction("rotary_pct", 0.25), Pairing::Halves),
     parallel: Flag::Config("use_parallel_residual", true),
     keys: ConfigKeys {
@@ -136,7 +136,7 @@ const GPT_NEOX: Family = Family {
 
 const OPT: Family = Family {
     name: "opt",
-    norm: Kind::Layer,
+    norm: NormKind::Layer,
     positions: PositionEncoding::Learned { offset: 2 },
     parallel: Flag::Const(false),
     keys: ConfigKeys {
@@ -173,7 +173,7 @@ const OPT: Family = Family {
 
 const LLAMA: Family = Family {
     name: "llama",
-    norm: Kind::Rms,
+    norm: NormKind::Rms,
     positions: PositionEncoding::Rotary(RotaryDim::Full, Pairing::Halves),
     parallel: Flag::Const(false),
     keys: ConfigKeys {

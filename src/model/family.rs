@@ -7,7 +7,7 @@ use super::config::Config;
 use super::rotary::{Rotary, RotaryDim};
 use crate::base::{Error, Result};
 use crate::ops::act::Act;
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
@@ -15,7 +15,7 @@ use crate::tensor::Layout;
 pub struct Family {
     /// `model_type`.
     pub name: &'static str,
-    pub(super) norm: Kind,
+    pub(super) norm: NormKind,
     pub(super) positions: PositionEncoding,
     pub(super) parallel: Flag,
     pub(super) keys: ConfigKeys,

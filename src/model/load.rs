@@ -10,8 +10,8 @@ use super::config::Config;
 use super::families;
 use super::family::{Family, PositionEncoding, Qkv};
 use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
-use crate::base::{Error, Result, rescue};
-use crate::ops::norm::{Kind, Norm};
+use crate::base::{Error, Result, catch_device_error};
+use crate::ops::norm::{Norm, NormKind};
 use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
@@ -49,7 +49,7 @@ impl Model {
     /// out of memory.
     pub fn load(checkpoint: &Checkpoint, compute: impl Into<Compute>) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
-        rescue(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
+        catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
 }
 
@@ -197,7 +197,7 @@ impl<'a> Loader<'a> {
             self.linear(&self.layer_name(l, name), names.layout, [out, inner], biased)
         };
         let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
-        let head_norm = |name| self.norm(&self.layer_name(l, name), Kind::Rms, a.head_dim);
+        let head_norm = |name| self.norm(&self.layer_name(l, name), NormKind::Rms, a.head_dim);
         let [q, k, v] = match names.qkv {
             Qkv::Stacked(name) => {
                 let outs = [a.q_width(), a.kv_width(), a.kv_width()];
@@ -305,12 +305,12 @@ impl<'a> Loader<'a> {
         }))
     }
 
-    fn norm(&self, name: &str, kind: Kind, width: usize) -> Result<Norm> {
+    fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
         Ok(Norm {
             kind,
             eps: self.arch.eps,
             gain: self.vector(&format!("{name}.weight"), width)?,
-            bias: self.bias(name, width, kind == Kind::Layer)?,
+            bias: self.bias(name, width, kind == NormKind::Layer)?,
         })
     }
 }

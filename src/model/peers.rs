@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::model::{Layer, Linear, Model};
-use crate::base::{Result, rescue};
+use crate::base::{Result, catch_device_error};
 use crate::ops::norm::Norm;
 use crate::tensor::{Compute, Tensor};
 
@@ -17,7 +17,8 @@ impl Model {
     pub fn everywhere(&self) -> Result<Vec<Model>> {
         let mut all = vec![Model { peers: Vec::new(), ..self.clone() }];
         for peer in &self.peers {
-            all.push(rescue(|| Ok(self.on(peer)))?);
+            // Reading from one device and writing to the other, so that neither is held.
+            all.push(catch_device_error(|| Ok(self.on(peer)))?);
         }
         Ok(all)
     }

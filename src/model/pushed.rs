@@ -10,8 +10,8 @@
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
 //!
-//! Facts come and go (a slot each) while the others go on. From [`STEADY`] rows on, a fact's
-//! numbers do not depend on who else is there.
+//! Facts come and go (a slot each) while the others go on. From [`BATCH_INVARIANT_ROWS`] rows on, a
+//! fact's numbers do not depend on who else is there.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::decoder::{Past, Run};
 use super::model::Model;
 use super::shared::Shared;
 use super::site::{At, Site, tap};
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::loss::{self, Aim, Aims};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -155,7 +155,7 @@ impl<'m> Pushed<'m> {
         let mut past = KvCache::new(&model.arch, &stepping.compute);
         past.append(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
-            least: if alone { 0 } else { STEADY },
+            least: if alone { 0 } else { BATCH_INVARIANT_ROWS },
             slots: Vec::new(),
             entry: empty(model.arch.width),
             past,
@@ -431,7 +431,12 @@ impl Plan {
 impl Piece {
     /// Pieces of at most [`READ`] rows, and of at least `least`: those that fill one are nobody's.
     fn all(compute: &Compute, read: &[usize], aims: &mut Vec<Aim>, least: usize) -> Vec<Piece> {
-        const { assert!(2 * STEADY <= READ, "only a single piece is filled up, at its end") };
+        const {
+            assert!(
+                2 * BATCH_INVARIANT_ROWS <= READ,
+                "only a single piece is filled up, at its end"
+            )
+        };
         let n = read.len();
         let count = n.div_ceil(READ);
         let size = n.div_ceil(count.max(1)); // of all but the last, so that they reuse memory

@@ -12,8 +12,8 @@ use super::config::Config;
 use super::families;
 use super::family::Names;
 use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
-use crate::base::{DType, Result, Rng, rescue};
-use crate::ops::norm::{Kind, Norm};
+use crate::base::{DType, Result, Rng, catch_device_error};
+use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
 
 /// How many numbers are drawn; they repeat. A prime, so that no two rows are alike.
@@ -64,7 +64,7 @@ impl Model {
         let mut drawn = Vec::new();
         dtype.narrow(&values, &mut drawn);
         let mut draw = Draw { bytes: HashMap::new(), drawn, dtype, compute: compute.clone() };
-        rescue(|| {
+        catch_device_error(|| {
             let layers = (0..a.layers).map(|l| Arc::new(draw.layer(&a, names, l))).collect();
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
             let mut head = draw.linear([a.vocabulary, a.width], Layout::OutIn, a.biases.head);
@@ -109,7 +109,7 @@ impl Draw {
             up: self.linear([a.inner, a.width], layout, a.biases.mlp),
             down: self.linear([a.width, a.inner], layout, a.biases.mlp),
             heads: a.heads(l),
-            qk_norm: a.qk_norm.then(|| [0; 2].map(|_| self.norm(Kind::Rms, a.eps, a.head_dim))),
+            qk_norm: a.qk_norm.then(|| [0; 2].map(|_| self.norm(NormKind::Rms, a.eps, a.head_dim))),
         }
     }
 
@@ -125,9 +125,9 @@ impl Draw {
         Linear { w: self.matrix(size, layout), b }
     }
 
-    fn norm(&self, kind: Kind, eps: f64, width: usize) -> Norm {
+    fn norm(&self, kind: NormKind, eps: f64, width: usize) -> Norm {
         let gain = Tensor::of(&self.compute, &[width], &vec![1.0; width]);
-        let bias = (kind == Kind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
+        let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
         Norm { kind, eps, gain, bias }
     }
 }

@@ -14,7 +14,7 @@
 use super::loss::Aims;
 use super::rows::{self, Index};
 use super::{cpu, cuda};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::gpu::Array;
 use crate::tensor::{Compute, Tensor, on, shapes};
 
@@ -128,7 +128,7 @@ impl Slots {
 
     fn tell(&mut self) {
         if let Some(engine) = self.t0.engine() {
-            self.on_device = Some(fits(cuda::adam::told(engine, &self.state)));
+            self.on_device = Some(or_unwind(cuda::adam::told(engine, &self.state)));
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::{cpu, cuda};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::tensor::{Compute, Tensor, on, shapes};
 
 /// What a row of logits is asked for, and the factor of its gradient.
@@ -70,7 +70,7 @@ pub struct Aims {
 impl Aims {
     /// The rows of each slot, and the aim of each row.
     pub fn new(compute: &Compute, slots: Vec<Range<usize>>, aims: Vec<Aim>) -> Aims {
-        let device = compute.engine().map(|e| fits(cuda::loss::Aims::new(e, &slots, &aims)));
+        let device = compute.engine().map(|e| or_unwind(cuda::loss::Aims::new(e, &slots, &aims)));
         Aims { weighed: aims.clone(), said: vec![Said::default(); aims.len()], aims, slots, device }
     }
 
@@ -101,7 +101,7 @@ impl Aims {
     pub fn tell(&mut self, said: Vec<Said>) {
         assert_eq!(said.len(), self.aims.len(), "loss: a row that says nothing");
         if let Some(device) = &mut self.device {
-            fits(device.tell(&said));
+            or_unwind(device.tell(&said));
         }
         self.said = said;
     }

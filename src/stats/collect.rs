@@ -11,14 +11,14 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
-
-use rayon::prelude::*;
 
 use super::file::{Moment, Origin, Part};
 use super::partial;
-use crate::base::{Error, Progress, Result, Share, rescue};
+use crate::base::{Error, Progress, Result, Share, catch_device_error};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
 use crate::ops::gram::{self, Totals};
@@ -83,7 +83,7 @@ pub fn collect(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
-    rescue(|| collected(model, tokenizer, documents, what, dir, progress))
+    catch_device_error(|| collected(model, tokenizer, documents, what, dir, progress))
 }
 
 fn collected(
@@ -112,8 +112,7 @@ fn collected(
         if batches.is_empty() {
             break;
         }
-        let each = lanes.par_iter_mut().zip(&batches);
-        each.for_each(|(lane, batch)| lane.run(&what.layers, batch));
+        run_all(&mut lanes, &what.layers, &batches);
         progress.at("token", state.met, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
@@ -155,6 +154,17 @@ struct Lane {
     model: Model,
     run: Run,
     totals: Vec<Totals>, // one a layer
+}
+
+/// Each lane's batch, on a thread of its own: one of rayon's pool that waits would be given another
+/// device's pass, while it holds its own.
+fn run_all(lanes: &mut [Lane], layers: &[usize], batches: &[Batch]) {
+    thread::scope(|scope| {
+        let passes = lanes.iter_mut().zip(batches);
+        let start = passes.map(|(lane, batch)| scope.spawn(move || lane.run(layers, batch)));
+        let threads: Vec<_> = start.collect();
+        threads.into_iter().for_each(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    });
 }
 
 /// A lane a device; the first goes on from what is there.

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::gpu::Engine;
+use crate::base::Result;
 use crate::gpu::launch::Elem;
+use crate::gpu::{Engine, Hold};
 
 /// The type a computation on the host runs in: `F32` for work, `F64` for oracles and gradient
 /// checks.
@@ -106,6 +107,26 @@ impl Compute {
         match self {
             Compute::Host(_) => None,
             Compute::Device(engine, _) => Some(engine),
+        }
+    }
+
+    /// Holds the device for this thread until the hold is dropped: [`Engine::hold`]. On the host
+    /// there is nothing to hold.
+    pub fn hold(&self) -> Option<Hold<'_>> {
+        self.engine().map(Engine::hold)
+    }
+
+    /// Runs a computation, all of it on this thread. It holds the device meanwhile, and an error
+    /// that unwinds from inside becomes its result: [`Engine::run`]. Every public entry that
+    /// computes runs so.
+    ///
+    /// # Errors
+    ///
+    /// The computation's own; the device's.
+    pub fn run<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.engine() {
+            Some(engine) => engine.run(run),
+            None => run(), // which throws nothing
         }
     }
 

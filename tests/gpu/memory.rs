@@ -126,14 +126,14 @@ fn fact(draw: &mut Draw, vocabulary: usize) -> Rows {
 }
 
 /// A search of some facts, in as much room as there shall be; their values.
-struct Searched {
-    model: Model,
-    facts: Vec<Rows>,
+pub(super) struct Searched {
+    pub model: Model,
+    pub facts: Vec<Rows>,
     push: Push,
 }
 
 impl Searched {
-    fn new(engine: &Engine, config: &Value, fast: bool, attention: bool) -> Searched {
+    pub fn new(engine: &Engine, config: &Value, fast: bool, attention: bool) -> Searched {
         let compute = engine.clone().into();
         let mut model = Model::random(config, DType::BF16, 0, &compute).unwrap();
         if fast {
@@ -145,7 +145,7 @@ impl Searched {
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
-    fn run(&self, room: u64) -> Vec<value::Value> {
+    pub fn run(&self, room: u64) -> Vec<value::Value> {
         self.until(f64::NEG_INFINITY, room)
     }
 
@@ -182,7 +182,7 @@ fn searched(engine: &Engine, search: &Searched, enough: f64, part: u64) -> (u64,
 }
 
 /// Parallel layers, and sequential ones.
-fn small() -> [Value; 2] {
+pub(super) fn small() -> [Value; 2] {
     let gptj = json!({
         "model_type": "gptj", "n_layer": 5, "n_embd": 96, "n_head": 3, "rotary_dim": 8,
         "vocab_size": 97, "n_positions": 64, "activation_function": "gelu_new",

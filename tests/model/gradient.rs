@@ -3,7 +3,7 @@
 use incise::model::pushed::{Parts, Problem, Push, Pushed};
 use incise::model::shared::{Shared, common};
 use incise::model::{At, Model, Site};
-use incise::ops::linear::STEADY;
+use incise::ops::linear::BATCH_INVARIANT_ROWS;
 use incise::tensor::{Precision, Tensor};
 use incise::text::{Row, Rows};
 
@@ -49,7 +49,12 @@ impl<'m> Search<'m> {
     fn new(model: &'m Model, push: Push, facts: &[&Rows]) -> Search<'m> {
         let beginnings = common(facts.iter().map(|rows| Problem::kinds(rows)));
         // A test may leak what a search would own.
-        let shared = Box::leak(Box::new(Shared::run(model, &beginnings, push.layers(), STEADY)));
+        let shared = Box::leak(Box::new(Shared::run(
+            model,
+            &beginnings,
+            push.layers(),
+            BATCH_INVARIANT_ROWS,
+        )));
         let problem = |&rows| Problem { rows, kl_factor: KL_FACTOR };
         let problems: Vec<Problem> = facts.iter().map(problem).collect();
         let mut pushed = Pushed::new(model, push, shared, false);

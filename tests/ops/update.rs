@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use incise::base::{DType, Rng};
-use incise::ops::update::{Stored, Sums, Terms};
+use incise::edit::change::term;
+use incise::ops::update::{Stored, Sums, Term, Terms};
 use incise::store::Kind;
 use incise::tensor::{Layout, Precision};
 
@@ -15,7 +16,11 @@ const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// On the host.
 fn update(original: &[u8], w: Stored, rows: Range<usize>, terms: &[&Kind], new: &mut [u8]) -> Sums {
-    Terms::new(&Precision::F32.into(), w, terms.to_vec()).add(original, rows, new)
+    Terms::new(&Precision::F32.into(), w, all(terms)).add(original, rows, new)
+}
+
+fn all<'a>(kinds: &[&'a Kind]) -> Vec<Term<'a>> {
+    kinds.iter().map(|kind| term(kind)).collect()
 }
 
 /// The value an element's bytes hold.
@@ -142,7 +147,7 @@ fn kernels() {
                 let [mut want, mut got] = [(); 2].map(|()| vec![0; original.len()]);
                 let sums = update(original, w, rows.clone(), &terms, &mut want);
                 for (name, engine) in &engines {
-                    let by = Terms::new(&engine.clone().into(), w, terms.to_vec());
+                    let by = Terms::new(&engine.clone().into(), w, all(&terms));
                     let found = by.add(original, rows.clone(), &mut got);
                     assert!(got == want, "{out} × {inner} {dtype:?} {layout:?} on {name}");
                     for (got, want) in [
@@ -177,7 +182,7 @@ fn kernels_leave_nan_alone() {
         let kind = Kind::LowRank { left: vec![0.5], right: vec![1.0; 3], r: 1 };
         for by in [engine.clone().into(), Precision::F32.into()] {
             let mut new = vec![0; original.len()];
-            Terms::new(&by, w, vec![&kind]).add(&original, 0..1, &mut new);
+            Terms::new(&by, w, vec![term(&kind)]).add(&original, 0..1, &mut new);
             assert_eq!(new, want, "{dtype:?}");
         }
     }
@@ -191,7 +196,7 @@ fn kernels_count_what_does_not_fit() {
     let factors = Kind::LowRank { left: vec![65_520.0, 1.0], right: vec![1.0, -20.0], r: 1 };
     let dense = Kind::Dense(vec![65_520.0, -65_520.0 * 20.0, 1.0, -20.0]);
     for kind in [factors, dense] {
-        let terms = Terms::new(&engine.clone().into(), w, vec![&kind]);
+        let terms = Terms::new(&engine.clone().into(), w, vec![term(&kind)]);
         let mut new = [0; 8];
         assert_eq!(terms.add(&[0; 8], 0..2, &mut new).overflowed, 2);
         assert_eq!(value(DType::F16, &new[6..]), -20.0);

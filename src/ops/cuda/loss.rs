@@ -91,7 +91,7 @@ pub fn gradient(
     rows: Range<usize>,
     first: &Array,
 ) {
-    let part = |array: &Array| array.place().part(rows.start, rows.len());
+    let part = |array: &Array| array.slice().part(rows.start, rows.len());
     LossGradient {
         first: first.read(),
         target: part(&aims.target).into(),
