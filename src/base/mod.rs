@@ -4,6 +4,7 @@ pub mod dtype;
 pub mod error;
 pub mod file;
 pub mod float;
+pub mod json;
 pub mod progress;
 pub mod rng;
 pub mod share;

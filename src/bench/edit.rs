@@ -16,7 +16,7 @@ use crate::edit::state::State;
 use crate::model::pushed::Problem;
 use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
 use crate::ops::gram::{Totals, packed_len};
-use crate::stats::{Moment, file::Origin};
+use crate::stats::{Moment, Origin};
 
 /// Layers that are edited, as for GPT-J.
 const LAYERS: usize = 6;

@@ -53,7 +53,7 @@ impl Logits {
         let v = model.head.w.dims()[0];
         let item = |(i, ids): (usize, &Vec<u32>)| write::Item {
             name: i.to_string(),
-            dtype: DType::F32.name(),
+            dtype: DType::F32.into(),
             shape: vec![ids.len(), v],
         };
         let items: Vec<_> = prompts.iter().enumerate().map(item).collect();

@@ -40,7 +40,7 @@ use crate::model::pushed::Problem;
 use crate::model::shared::common;
 use crate::model::{At, Model, Site};
 use crate::stats::Moment;
-use crate::store::{Fingerprint, Kind};
+use crate::store::{Delta, Fingerprint};
 use crate::text::Rows;
 
 /// What an edit of many facts works with.
@@ -242,10 +242,10 @@ impl Batches<'_> {
         }
         let sizes = self.model.layers[first.layer].down.w.dims();
         let ridge = layers.iter().find_map(|l| l.ridge);
-        let kinds: Vec<Kind> = layers.into_iter().map(|l| l.kind).collect();
-        let kind = sum(&kinds, sizes);
-        let norm = norm(&super::change::dense(&kind, sizes));
-        Layer { kind, norm, ridge, ..first }
+        let kinds: Vec<Delta> = layers.into_iter().map(|l| l.delta).collect();
+        let delta = sum(&kinds, sizes);
+        let norm = norm(&super::change::dense(&delta, sizes));
+        Layer { delta, norm, ridge, ..first }
     }
 
     fn method<'s>(
@@ -456,12 +456,12 @@ impl<'a> Layers<'a> {
 }
 
 impl Keep for Layers<'_> {
-    fn finished(&mut self, i: usize) -> Result<Option<(Kind, Option<f64>)>> {
+    fn finished(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>> {
         let Some(kept) = self.kept else { return Ok(None) };
         Ok(kept.finished(&self.key(i)?, self.sizes(i)))
     }
 
-    fn keep(&mut self, i: usize, kind: &Kind, ridge: Option<f64>) -> Result<()> {
+    fn keep(&mut self, i: usize, kind: &Delta, ridge: Option<f64>) -> Result<()> {
         let Some(kept) = self.kept else { return Ok(()) };
         kept.keep(&self.key(i)?, self.sizes(i), kind, ridge)
     }

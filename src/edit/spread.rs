@@ -19,7 +19,7 @@ use super::memit::Grams;
 use crate::base::{Progress, Result};
 use crate::linalg::least_squares::{Solution, Solver};
 use crate::model::{Model, Site};
-use crate::store::Kind;
+use crate::store::Delta;
 
 /// Δ, and the ridge that C needed.
 pub type Solved = Result<(Solution, Option<f64>)>;
@@ -51,7 +51,7 @@ pub struct Layer {
     /// l.
     pub layer: usize,
     /// Δ.
-    pub kind: Kind,
+    pub delta: Delta,
     /// ‖Δ‖.
     pub norm: f64,
     /// ‖W‖ before it.
@@ -63,9 +63,9 @@ pub struct Layer {
 /// Where finished layers are kept, by number in the window.
 pub trait Keep {
     /// The change of a layer that was finished earlier, and its ridge.
-    fn finished(&mut self, i: usize) -> Result<Option<(Kind, Option<f64>)>>;
+    fn finished(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>>;
     /// Keeps a layer.
-    fn keep(&mut self, i: usize, kind: &Kind, ridge: Option<f64>) -> Result<()>;
+    fn keep(&mut self, i: usize, kind: &Delta, ridge: Option<f64>) -> Result<()>;
 }
 
 /// Changes the layers, lowest first, so that `site` holds Z (D, N) at the bare prompts. Returns
@@ -100,7 +100,7 @@ pub fn spread(
         };
         let (changed, [norm, weight]) = with_change(&model, layer, &kind);
         model = changed;
-        done.push(Layer { layer, kind, norm, weight, ridge });
+        done.push(Layer { layer, delta: kind, norm, weight, ridge });
     }
     progress.at("layer", layers.len() as u64, layers.len() as u64);
     Ok((model, done))

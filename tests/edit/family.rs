@@ -10,8 +10,7 @@ use incise::edit::pmet::Pmet;
 use incise::edit::spread::ClosedForm;
 use incise::linalg::least_squares::{Solution, on_host};
 use incise::linalg::vector::dot;
-use incise::stats::file::Origin;
-use incise::stats::{Covariance, Moment};
+use incise::stats::{Covariance, Moment, Origin};
 
 /// C of drawn text, keys K (F, N) and residuals R (D, N).
 fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>) {

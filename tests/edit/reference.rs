@@ -12,9 +12,8 @@ use incise::edit::hparams::{Method, Values};
 use incise::edit::plan::{Planned, plan};
 use incise::edit::value::ENOUGH;
 use incise::model::{Model, SearchPrecision};
-use incise::stats::file::Origin;
-use incise::stats::{Covariance, Moment};
-use incise::store::{Checkpoint, Kind};
+use incise::stats::{Covariance, Moment, Origin};
+use incise::store::{Checkpoint, Delta};
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
 use safetensors::SafeTensors;
@@ -97,7 +96,7 @@ fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, bar: f64) {
     let planned = planned(case, dir, &model);
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
-    let Kind::LowRank { left, right, r } = planned.layers[0].kind.clone() else {
+    let Delta::LowRank { left, right, r } = planned.layers[0].delta.clone() else {
         panic!("{}: a few facts are of low rank", case.name)
     };
     assert_eq!(r, case.requests.as_array().unwrap().len());

@@ -75,7 +75,7 @@ fn convert(bin: &Path, dir: &Path) -> usize {
     tensors.push(("model.norm.weight".into(), vec![d], file.take(d)));
     let item = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| Item {
         name: name.clone(),
-        dtype: DType::F32.name(),
+        dtype: DType::F32.into(),
         shape: shape.clone(),
     };
     let items: Vec<Item> = tensors.iter().map(item).collect();
