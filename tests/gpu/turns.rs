@@ -18,11 +18,11 @@ use crate::support::twin;
 /// Logits of a prompt, and the text that goes on from it.
 fn talk(model: &Model, seed: u64) -> (Vec<f64>, Vec<u32>) {
     let prompt: Vec<u32> = (0..6).map(|i| (31 * seed as u32 + 7 * i) % 97).collect();
-    let z = model.logits(&Batch::whole([&prompt]), Past::None, &[5]).unwrap();
+    let z = model.logits(&Batch::whole([&prompt]), Past::None, &[5]);
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
     let mut rng = Rng::new(seed, "a talk");
     let text = model.generate(&prompt, 3, sampling, &mut rng, &[], &mut |_| true);
-    (z.to_f64(), text.unwrap())
+    (z.unwrap().to_f64(), text.unwrap())
 }
 
 /// One thread searches the values of an edit, by recorded steps, while three generate: every bit
