@@ -7,11 +7,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{Terminal, counted, percent};
+use super::output::Terminal;
 use crate::base::Result;
+use crate::base::units::{counted, percent};
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
-use crate::store::record::Entry;
+use crate::store::record::LogEntry;
 
 /// Which patches go where.
 #[derive(Args)]
@@ -106,7 +107,7 @@ impl Log {
     pub fn run(&self, context: &Context) -> Result<()> {
         let log = apply::log(&self.model)?;
         if context.json {
-            let entry = |e: &Entry| {
+            let entry = |e: &LogEntry| {
                 json!({"number": e.number, "time": e.time, "method": e.method, "facts": e.facts,
                        "tensors": e.tensors})
             };

@@ -15,7 +15,7 @@
 //! show.
 
 use super::arch::Positions;
-use super::load::Model;
+use super::model::Model;
 use super::pushed::{Problem, Push, READ};
 use crate::tensor::Compute;
 use crate::text::Rows;
@@ -32,21 +32,21 @@ impl Token {
     fn of(model: &Model, compute: &Compute) -> Token {
         let a = &model.arch;
         let (wide, narrow) = (compute.precision().size(), compute.narrow_size());
-        let (d, q, kv) = (a.width, a.queries * a.head, a.groups * a.head);
+        let (d, q, kv) = (a.width, a.q_width(), a.kv_width());
         let up = a.inner * (1 + usize::from(model.layers[0].gate.is_some()));
         let norms = (2 - usize::from(a.parallel)) * (d + 2);
-        let head_norms = wide * 2 * (a.queries + a.groups) + narrow * (q + kv);
+        let head_norms = wide * 2 * (a.n_heads + a.n_kv_heads) + narrow * (q + kv);
         let angles = match &a.positions {
             Positions::Learned => 0,
             Positions::Rotary(r) => 2 * r.frequency.len(),
         };
         let rounded = if narrow < wide { d } else { 0 };
         Token {
-            kept: wide * (norms + a.queries)
+            kept: wide * (norms + a.n_heads)
                 + narrow * (q + 2 * kv + up)
-                + if a.head_norms { head_norms } else { 0 },
+                + if a.qk_norm { head_norms } else { 0 },
             pass: wide * (2 * d + angles) + narrow * (d + q + a.inner),
-            back: wide * (2 * d + 2 * a.queries) + narrow * (2 * q + 2 * kv + up + rounded),
+            back: wide * (2 * d + 2 * a.n_heads) + narrow * (2 * q + 2 * kv + up + rounded),
             past: narrow * 2 * kv,
         }
     }
@@ -56,7 +56,8 @@ impl Push {
     /// Bytes a fact takes while it is searched; `shared` is how many tokens all facts share.
     pub fn bytes(&self, model: &Model, rows: &Rows, shared: usize) -> u64 {
         let (a, wide) = (&model.arch, model.compute.precision().size());
-        let (once, step) = (Token::of(model, &model.compute), Token::of(model, &model.steps()));
+        let (once, step) =
+            (Token::of(model, &model.compute), Token::of(model, &model.search_compute()));
         let (tokens, kinds) = (Problem::tokens(rows), Problem::kinds(rows));
         let before: usize = kinds.iter().map(|row| row.lookup).sum();
         let own = before.saturating_sub(shared);
@@ -64,7 +65,7 @@ impl Push {
             + own * self.above().len() * step.past;
         let pushed = wide * a.width * (kinds.len() + 2 * self.vectors());
         let layers = self.kept(model).len();
-        let kept = match model.streams() {
+        let kept = match model.offloads_weights() {
             false => layers * step.kept,
             true => layers * wide * a.width + step.kept,
         };
@@ -81,7 +82,7 @@ impl Push {
         facts: impl IntoIterator<Item = &'a Rows>,
         shared: usize,
     ) -> u64 {
-        let (a, steps) = (&model.arch, model.steps());
+        let (a, steps) = (&model.arch, model.search_compute());
         let (wide, narrow) = (steps.precision().size(), steps.narrow_size());
         let reads = |rows: &Rows| rows.rewriting.len() * rows.target.len() + 1;
         let read = facts.into_iter().map(reads).sum::<usize>().min(READ);

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use super::backward::Back;
 use super::batch::Batch;
-use super::cache::Cache;
+use super::cache::KvCache;
 use super::decoder::{Past, Run};
-use super::load::Model;
+use super::model::Model;
 use super::shared::Shared;
 use super::site::{At, Site, tap};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
@@ -132,7 +132,7 @@ pub struct Pushed<'m> {
     least: usize, // rows a product has at least
     slots: Vec<Slot>,
     entry: Tensor, // (tokens, D): the stream where a step begins, without δ, slot by slot
-    past: Cache,   // of the layers above: shared tokens, then each slot's own
+    past: KvCache, // of the layers above: shared tokens, then each slot's own
     plan: Plan,
     first: Tensor, // (slots, V): ln P at δ = 0
     run: Run,
@@ -151,9 +151,9 @@ impl<'m> Pushed<'m> {
     pub fn new(model: &'m Model, push: Push, shared: &'m Shared, alone: bool) -> Self {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
-        let stepping = Arc::new(model.stepping());
-        let mut past = Cache::new(&model.arch, &stepping.compute);
-        past.take(push.above(), &shared.cache, 0..shared.tokens());
+        let stepping = Arc::new(model.for_search());
+        let mut past = KvCache::new(&model.arch, &stepping.compute);
+        past.append(push.above(), &shared.cache, 0..shared.tokens());
         Pushed {
             least: if alone { 0 } else { BATCH_INVARIANT_ROWS },
             slots: Vec::new(),
@@ -212,7 +212,7 @@ impl<'m> Pushed<'m> {
         self.slots.extend(slots);
         let shared = self.shared.tokens();
         let tokens = own.layer(push.site.layer).0.shape()[0];
-        self.past.take(push.above(), &own, shared..tokens);
+        self.past.append(push.above(), &own, shared..tokens);
         self.replan();
         let width = push.vectors() * model.arch.width;
         Tensor::of(&model.compute, &[values.len(), width], &values.concat())
@@ -286,7 +286,7 @@ impl<'m> Pushed<'m> {
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             if part == 1 && through {
-                model.recall_half(l, &mut self.run);
+                model.recompute_half(l, &mut self.run);
                 model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
             }
             rows::gather(&dx, pushed, &mut push);
@@ -341,7 +341,7 @@ impl<'m> Pushed<'m> {
 
     /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
     /// both, what follows packed behind them, and the facts.
-    fn prefixes(&self, problems: &[Problem]) -> (Cache, Plan, Vec<Slot>) {
+    fn prefixes(&self, problems: &[Problem]) -> (KvCache, Plan, Vec<Slot>) {
         let (model, mut before) = (self.model, Batch::default());
         let mut slots = Vec::new();
         for p in problems {

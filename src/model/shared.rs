@@ -7,16 +7,16 @@
 use std::ops::Range;
 
 use super::batch::Batch;
-use super::cache::Cache;
+use super::cache::KvCache;
 use super::decoder::{Past, Run};
-use super::load::Model;
+use super::model::Model;
 use crate::text::Row;
 
 /// Shared tokens of each kind of row, and their keys and values.
 pub struct Shared {
     rows: Vec<Range<usize>>,
     /// Keys and values of the layers that were run, (tokens, G·E) each.
-    pub cache: Cache,
+    pub cache: KvCache,
 }
 
 /// The longest common beginning of each kind of row, before any lookup token; row j of every fact
@@ -44,7 +44,7 @@ impl Shared {
         let mut batch = Batch::default();
         let rows = beginnings.iter().map(|ids| batch.push(ids, 0..0)).collect();
         let tokens = batch.len();
-        let mut cache = Cache::new(&model.arch, &model.compute);
+        let mut cache = KvCache::new(&model.arch, &model.compute);
         if !batch.is_empty() {
             batch.fill(least);
             let (mut x, mut run) = (model.embed(&batch), Run::new(model));

@@ -85,6 +85,23 @@ impl Compute {
         }
     }
 
+    /// What results depend on, as a stable name for keys of kept work: `host f32`, `device exact`,
+    /// `device fast, ` and the library that multiplies.
+    pub fn name(&self) -> String {
+        match self {
+            Compute::Host(Precision::F32) => "host f32".to_owned(),
+            Compute::Host(Precision::F64) => "host f64".to_owned(),
+            Compute::Device(engine, products) => {
+                let products = match products {
+                    Products::Exact => "exact",
+                    Products::Fast => "fast",
+                };
+                let library = engine.blaslt().map(|lt| format!(", {}", lt.title()));
+                format!("device {products}{}", library.unwrap_or_default())
+            }
+        }
+    }
+
     /// The device, if it is one.
     pub fn engine(&self) -> Option<&Engine> {
         match self {
@@ -151,15 +168,8 @@ impl From<&Compute> for Compute {
     }
 }
 
-/// `F32`, `F64`, or `Device`, its products and whose: what results depend on.
 impl fmt::Debug for Compute {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Compute::Host(precision) => precision.fmt(f),
-            Compute::Device(engine, products) => {
-                let library = engine.blaslt().map(|lt| format!(" {}", lt.title()));
-                write!(f, "Device {products:?}{}", library.unwrap_or_default())
-            }
-        }
+        f.write_str(&self.name())
     }
 }

@@ -130,6 +130,14 @@ impl Tensor {
         }
     }
 
+    /// The same tensor, moved to the host.
+    pub fn into_host(self) -> Tensor {
+        match &self.data {
+            Data::Device(_) => self.to_host().into_owned(),
+            _ => self,
+        }
+    }
+
     /// The type it computes in, which on a device is f32.
     pub fn precision(&self) -> Precision {
         match self.data {

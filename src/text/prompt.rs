@@ -1,7 +1,8 @@
 //! The token rows of one fact: what its value search and its keys read.
 
-use super::span::{halves, place};
-use super::{Frame, Tokenizer};
+use super::chat::Frame;
+use super::span::{fill, split_template};
+use super::tokenizer::Tokenizer;
 use crate::base::{Error, Result};
 
 /// The prompt at which the subject should stay what it is.
@@ -32,6 +33,21 @@ pub struct Rows {
     /// tokens merged over the seam. The labels sit at the last T positions all the same, as in the
     /// public code; worth a warning.
     pub merged: usize,
+}
+
+impl Rows {
+    /// Gives `add` everything a value search reads of them, piece by piece.
+    pub fn digest(&self, add: &mut dyn FnMut(&[u8])) {
+        let mut ids = |ids: &[u32]| {
+            add(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+        };
+        ids(&[self.rewriting.len() as u32]);
+        for row in self.rewriting.iter().chain([&self.kl]) {
+            ids(&row.ids);
+            ids(&[row.lookup as u32]);
+        }
+        ids(&self.target);
+    }
 }
 
 /// The rows for `prompt` and each of `contexts` (one `{}` each, the bare `{}` first), with
@@ -77,21 +93,21 @@ pub fn rows_in(
         ));
     }
     let row = |before: &str, after: &str| {
-        let place = match frame {
-            None => place(tok, before, subject, after, Tokenizer::encode_spans)?,
+        let filled = match frame {
+            None => fill(tok, before, subject, after, Tokenizer::encode_spans)?,
             Some(Frame { head, tail }) => {
                 let before = [head, before.trim_start()].concat();
                 let after = [after.trim_end(), tail].concat();
-                place(tok, &before, subject, &after, Tokenizer::encode_bare)?
+                fill(tok, &before, subject, &after, Tokenizer::encode_bare)?
             }
         };
-        Ok::<_, Error>(Row { ids: place.ids, lookup: place.subject_last })
+        Ok::<_, Error>(Row { ids: filled.ids, lookup: filled.subject_last })
     };
-    let (before, after) = halves(prompt)?;
+    let (before, after) = split_template(prompt)?;
     let said_text = tok.decode_after(said)?;
     let (mut rewriting, mut keys, mut merged) = (vec![], vec![], 0);
     for context in contexts {
-        let (first, last) = halves(context.as_ref())?;
+        let (first, last) = split_template(context.as_ref())?;
         let (before, after) = (format!("{first}{before}"), format!("{after}{last}"));
         let key = row(&before, &after)?;
         let full = match frame.is_some() || said_text.contains(char::REPLACEMENT_CHARACTER) {

@@ -9,7 +9,7 @@ use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
 use incise::model::pushed::{Problem, Push};
 use incise::model::shared::common;
-use incise::model::{At, Batch, Model, Site};
+use incise::model::{At, Batch, Model, SearchPrecision, Site};
 use incise::tensor::OnDevice;
 use incise::text::{Row, Rows};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ fn weights_that_come_and_go() {
         let model = golden.model(engine.clone());
         part.into_iter().for_each(|bytes| engine.cap(bytes));
         let ids = &golden.json.prompts[0];
-        let z = model.logits(&Batch::whole([ids]), Past::None, &[ids.len() - 1]);
+        let z = model.logits(&Batch::whole([ids]), Past::None, &[ids.len() - 1]).unwrap();
         Some((z.to_f64(), engine.memory().peak))
     };
     let Some((whole, peak)) = logits(None) else { return };
@@ -136,19 +136,21 @@ impl Searched {
     pub fn new(engine: &Engine, config: &Value, fast: bool, attention: bool) -> Searched {
         let compute = engine.clone().into();
         let mut model = Model::random(config, DType::BF16, 0, &compute).unwrap();
-        model.fast = fast;
+        if fast {
+            model.search_precision = SearchPrecision::Fast;
+        }
         let mut draw = Draw::new("memory of a search", false);
         let facts = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
         let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
-    pub fn run(&self, room: u64) -> Vec<value::Value> {
+    pub fn run(&self, room: u64) -> Vec<value::TargetValue> {
         self.until(f64::NEG_INFINITY, room)
     }
 
     /// A search ends where its loss is below `enough`, or after three steps.
-    fn until(&self, enough: f64, room: u64) -> Vec<value::Value> {
+    fn until(&self, enough: f64, room: u64) -> Vec<value::TargetValue> {
         let (push, steps) = (self.push, 3);
         let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
         let eases = false;
@@ -168,7 +170,7 @@ impl Searched {
 /// What a search takes at most, besides the weights, and what was counted for a part of its facts.
 fn searched(engine: &Engine, search: &Searched, enough: f64, part: u64) -> (u64, u64) {
     let Searched { model, facts, push } = search;
-    model.logits(&Batch::whole([[0]]), Past::None, &[0]); // the weights are there
+    model.logits(&Batch::whole([[0]]), Past::None, &[0]).unwrap(); // uploads the weights
     let before = engine.forget_peak();
     let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
     assert_eq!(shared, 20, "the contexts");
@@ -238,15 +240,15 @@ fn a_search_whose_weights_come_and_go() {
         let Some(engine) = twin::engine(test) else { return };
         let resident = Searched::new(&engine, config, fast, attention);
         let want = resident.run(u64::MAX);
-        assert!(!resident.model.streams() && engine.replays() > 0);
+        assert!(!resident.model.offloads_weights() && engine.replays() > 0);
 
         let Some(engine) = twin::engine(test) else { return };
         let streamed = Searched::new(&engine, config, fast, attention);
         let before = engine.memory().used;
-        streamed.model.logits(&Batch::whole([[0]]), Past::None, &[0]);
+        streamed.model.logits(&Batch::whole([[0]]), Past::None, &[0]).unwrap();
         let weights = engine.memory().used - before;
         engine.cap(before + weights / 4 * 5);
-        assert!(streamed.model.streams());
+        assert!(streamed.model.offloads_weights());
         let room = streamed.model.spare().unwrap();
         assert!(streamed.run(room) == want, "{}", config["model_type"]);
         assert!(engine.memory().peak <= before + weights / 4 * 5);

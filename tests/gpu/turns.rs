@@ -22,7 +22,7 @@ fn talk(model: &Model, seed: u64) -> (Vec<f64>, Vec<u32>) {
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
     let mut rng = Rng::new(seed, "a talk");
     let text = model.generate(&prompt, 3, sampling, &mut rng, &[], &mut |_| true);
-    (z.to_f64(), text.unwrap())
+    (z.unwrap().to_f64(), text.unwrap())
 }
 
 /// One thread searches the values of an edit, by recorded steps, while three generate: every bit

@@ -1,4 +1,5 @@
 mod config;
+mod entries;
 mod golden;
 mod gradient;
 mod load;
