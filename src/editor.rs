@@ -23,7 +23,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::base::{Error, Progress, Quiet, Result, Share};
+use crate::base::remedy::Operation;
+use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
 use crate::data::conflicts::OnConflict;
 use crate::data::{Contexts, Request, request};
 use crate::edit::apply;
@@ -69,7 +70,7 @@ struct Opened {
 struct Settings {
     method: Option<&'static dyn Method>,
     hparams: Option<PathBuf>,
-    set: Vec<(String, Value)>,
+    set: Vec<(String, Value, String)>, // with who set it
     statistics: Option<PathBuf>,
     contexts: Option<(PathBuf, Contexts)>,
     chat: Option<Arc<Chat>>,
@@ -143,8 +144,10 @@ impl Editor {
     /// A device without such products: the CPU.
     pub fn fast_search(mut self) -> Result<Editor> {
         if self.opened.model.compute.engine().is_none() {
-            let what = "precision fast: the processor has no fast products";
-            return Err(Error::refused(what, "leave it out, or use a GPU"));
+            let what = "a fast search: the CPU has no fast products";
+            let remedy = Remedy::from("search exactly, or on a GPU");
+            let remedy = remedy.option("device", Some("cuda:0"));
+            return Err(Error::refused(what, remedy));
         }
         let mut opened = Opened::new(&self.opened.dir, &self.opened.device)?;
         opened.model.search_precision = SearchPrecision::Fast;
@@ -182,11 +185,17 @@ impl Editor {
     /// # Errors
     ///
     /// A name that is empty.
-    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Result<Editor> {
+    pub fn set(self, name: &str, value: impl Into<Value>) -> Result<Editor> {
+        self.set_from(name, value, "set")
+    }
+
+    /// The same; `source` says in errors and records who set it.
+    #[doc(hidden)]
+    pub fn set_from(mut self, name: &str, value: impl Into<Value>, source: &str) -> Result<Editor> {
         if name.is_empty() {
             return Err(Error::refused("a hyperparameter without a name", "name one, as v_lr"));
         }
-        self.settings.set.push((name.to_owned(), value.into()));
+        self.settings.set.push((name.to_owned(), value.into(), source.to_owned()));
         Ok(self)
     }
 
@@ -198,7 +207,8 @@ impl Editor {
     pub fn statistics(mut self, dir: impl Into<PathBuf>) -> Result<Editor> {
         let dir = dir.into();
         if !dir.is_dir() {
-            let remedy = "name a folder of collected statistics";
+            let remedy = Remedy::from("name a folder of collected statistics")
+                .operation(Operation::CollectStatistics);
             return Err(Error::input(dir, "statistics", "is no folder", remedy));
         }
         self.settings.statistics = Some(dir);
@@ -404,7 +414,8 @@ impl Editor {
     fn chosen(&self) -> Result<&'static dyn Method> {
         self.settings.method.ok_or_else(|| {
             let names = methods::METHODS.map(|m| m.about().name).join(", ");
-            Error::refused("no method was chosen", format!("choose one of {names}"))
+            let remedy = Remedy::from(format!("choose one of {names}")).option("method", None);
+            Error::refused("no method was chosen", remedy)
         })
     }
 }

@@ -72,12 +72,8 @@ impl Bench {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
         };
         let on_card = compute.engine().is_some();
-        let shape =
-            self.shape.as_deref().unwrap_or(if on_card { "gpt-j-6b" } else { "gpt2-small" });
-        let config = random::config(shape).ok_or_else(|| {
-            let what = format!("--shape {shape}: no such shape");
-            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
-        })?;
+        let precision = if on_card { SearchPrecision::Fast } else { SearchPrecision::Exact };
+        let config = self.config(on_card)?;
         let size = self.size.unwrap_or(if on_card { Size::Large } else { Size::Middle });
         let sizes = match size {
             Size::Small => Sizes::SMALL,
@@ -114,9 +110,7 @@ impl Bench {
                     }
                 }
                 Part::Edit => {
-                    if on_card {
-                        model.search_precision = SearchPrecision::Fast;
-                    }
+                    model.search_precision = precision;
                     edit::measure(model, sizes, limits, last, &mut rows)?;
                 }
             }
@@ -129,6 +123,16 @@ impl Bench {
             true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
             false => Ok(()),
         }
+    }
+
+    /// Of the model of random weights.
+    fn config(&self, on_card: bool) -> Result<Value> {
+        let usual = if on_card { "gpt-j-6b" } else { "gpt2-small" };
+        let shape = self.shape.as_deref().unwrap_or(usual);
+        random::config(shape).ok_or_else(|| {
+            let what = format!("--shape {shape}: no such shape");
+            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
+        })
     }
 
     /// Prints what is new and writes all of it. Returns how many rows there are.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Context, memory, report, stages};
 use crate::base::units::{count, counted};
-use crate::base::{Error, Result, Share};
+use crate::base::{Error, Result, Share, Stage};
 use crate::data::Request;
 use crate::data::conflicts::OnConflict;
 use crate::edit::methods::METHODS;
@@ -104,7 +104,7 @@ impl EditCommand {
             return self.print_values(context, values);
         }
         let edit = prepared.plan()?;
-        context.terminal.enter("writing");
+        context.terminal.enter(Stage::WriteResults);
         edit.write(&self.output)?;
         report::print(context, &edit, &self.method, &self.output)
     }
@@ -137,7 +137,7 @@ impl EditCommand {
             };
             // A bare word is a text; anything else is JSON.
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-            editor = editor.set(name, value)?;
+            editor = editor.set_from(name, value, "--set")?;
         }
         if let Some(file) = &self.contexts {
             editor = editor.contexts(file)?;

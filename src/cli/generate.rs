@@ -60,7 +60,7 @@ impl Generate {
             if show {
                 context.terminal.text(piece)?;
             }
-            Ok(!context.terminal.stop())
+            Ok(!context.terminal.cancelled())
         })?;
         if show {
             return context.terminal.line("");

@@ -10,6 +10,7 @@ mod doctor;
 mod edit;
 mod embedded;
 mod export;
+mod flags;
 mod generate;
 mod inspect;
 mod logits;

@@ -1,20 +1,20 @@
 //! The terminal: results, progress that erases itself, warnings, and quantities with their units.
 
-use std::error::Error as _;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::stages::{Stage, Stages};
-use crate::base::{Error, Progress, Result};
+use super::flags::flags;
+use super::stages::{StageTime, Stages};
+use crate::base::{Error, Progress, Result, Stage};
 
-/// Standard output and standard error, and the user's wish to stop.
+/// Standard output and standard error, and whether the user cancelled.
 #[derive(Clone)]
 pub struct Terminal {
-    stop: Arc<AtomicBool>,
-    bar: Arc<Mutex<Option<(String, ProgressBar)>>>,
+    cancelled: Arc<AtomicBool>,
+    bar: Arc<Mutex<Option<(Stage, ProgressBar)>>>,
     stages: Arc<Mutex<Stages>>,
     remarks: bool, // whether they are shown
 }
@@ -25,17 +25,17 @@ pub fn reader_left(e: &Error) -> bool {
 }
 
 impl Terminal {
-    /// The process's own; from here on Ctrl-C asks to stop, and a second one ends the process.
+    /// The process's own; from here on Ctrl-C cancels, and a second one ends the process.
     pub fn new(remarks: bool) -> Terminal {
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = stop.clone();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let asked = cancelled.clone();
         // A handler that is there already is not ours to replace; Ctrl-C then ends the process.
         let _ = ctrlc::set_handler(move || {
             if asked.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
         });
-        Terminal { stop, bar: Arc::default(), stages: Arc::default(), remarks }
+        Terminal { cancelled, bar: Arc::default(), stages: Arc::default(), remarks }
     }
 
     /// A line of the result.
@@ -63,25 +63,17 @@ impl Terminal {
 
     /// Why the command failed: the chain of causes on one line, and what to do.
     pub fn error(&self, e: &Error) {
-        let mut chain = format!("incise: {e}");
-        let mut cause = e.source();
-        while let Some(e) = cause {
-            chain += &format!(": {e}");
-            cause = e.source();
-        }
-        if let Some(remedy) = e.remedy() {
-            chain += &format!("; {remedy}");
-        }
-        self.say(&chain);
+        let flags = e.remedy().map(|remedy| flags(&remedy)).unwrap_or_default();
+        self.say(&format!("incise: {}{flags}", e.line()));
     }
 
     /// Begins a stage of the work.
-    pub fn enter(&self, stage: &str) {
+    pub fn enter(&self, stage: Stage) {
         self.stages.lock().expect("no thread panics while it enters").enter(stage);
     }
 
     /// What was done so far, stage by stage.
-    pub fn stages(&self) -> Vec<Stage> {
+    pub fn stages(&self) -> Vec<StageTime> {
         self.stages.lock().expect("no thread panics while it enters").all()
     }
 
@@ -101,18 +93,19 @@ impl Terminal {
 }
 
 impl Progress for Terminal {
-    fn at(&self, what: &str, done: u64, total: u64) {
+    fn at(&self, stage: Stage, done: u64, total: u64) {
         let mut slot = self.bar.lock().expect("no thread panics while it draws");
-        if slot.as_ref().is_none_or(|(name, _)| name != what) {
-            if what == "step" && slot.as_ref().is_some_and(|(name, _)| name == "fact") {
-                return; // facts already say how far we are
+        if slot.as_ref().is_none_or(|(shown, _)| *shown != stage) {
+            if stage == Stage::Step && slot.as_ref().is_some_and(|(shown, _)| *shown == Stage::Fact)
+            {
+                return; // facts already show how far we are
             }
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let style = "{prefix} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}";
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-            bar.set_prefix(what.to_owned());
-            *slot = Some((what.to_owned(), bar));
-            self.enter(what);
+            bar.set_prefix(stage.name());
+            *slot = Some((stage, bar));
+            self.enter(stage);
         }
         if let Some((_, bar)) = slot.as_ref() {
             bar.set_length(total);
@@ -137,7 +130,7 @@ impl Progress for Terminal {
         self.say(&format!("warning: {sentence}"));
     }
 
-    fn stop(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
     }
 }

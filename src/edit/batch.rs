@@ -29,7 +29,7 @@ use super::solve::layers::{ClosedForm, LayerCache, LayerChange, Spread};
 use super::state::State;
 use super::value::{Search, TargetValue};
 use super::values::values;
-use crate::base::{Progress, Result, Rng, catch_device_error};
+use crate::base::{Progress, Result, Rng, Stage, catch_device_error};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::{At, Model, Site};
@@ -158,7 +158,7 @@ impl<'a> Run<'_, 'a> {
         let rows: Vec<&Rows> = facts.iter().map(|f| &f.rows).collect();
         let layers = self.by.layers();
         let site = self.search.push.site;
-        progress.at("layer", 0, layers.len() as u64);
+        progress.at(Stage::Layer, 0, layers.len() as u64);
         let contexts = self.on.contexts;
         let reader = Reader::new(&self.model, &rows, contexts, layers[0], self.on.memory / 2);
         let moved: Vec<Vec<f64>> = match c {

@@ -1,7 +1,7 @@
 //! What one edit did to one fact.
 
 use super::value::{Step, TargetValue};
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -112,14 +112,14 @@ impl FactReport {
 ///
 /// # Errors
 ///
-/// A wish to stop, a device without room.
+/// Cancellation, a device without room.
 pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) -> Result<Vec<f64>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(JUDGED) {
-        if progress.stop() {
+        if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
         }
-        progress.at("probability", all.len() as u64, facts.len() as u64);
+        progress.at(Stage::Probability, all.len() as u64, facts.len() as u64);
         let judged: Vec<Completion> = some
             .iter()
             .map(|rows| Completion {

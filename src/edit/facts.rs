@@ -36,8 +36,8 @@ pub fn tokenize(
         let rows = rows_of(model, (tokenizer, chat), request, &contexts).map_err(|e| {
             let field = format!("record `{}`", request.id);
             let (what, remedy) = match &e {
-                Error::Refused { what, remedy } => (what.clone(), remedy.clone()),
-                e => (e.to_string(), "change the record or take it out".to_owned()),
+                Error::Refused { what, remedy } => (what.clone(), (**remedy).clone()),
+                e => (e.to_string(), "change the record or take it out".into()),
             };
             Error::input(file, field, what, remedy)
         })?;

@@ -16,11 +16,8 @@ use super::params::{Absent, FIXED, IGNORED, Param, ParamKind, Params, number};
 use super::presets::{self, Preset};
 use crate::base::file::read_file;
 use crate::base::json::UniqueKeys;
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 use crate::model::Model;
-
-/// The name of a setting's source, as it is printed and recorded in patches.
-pub const SETTING: &str = "--set";
 
 /// Held against the model.
 const MODULE: &str = "rewrite_module_tmp";
@@ -63,7 +60,7 @@ impl HparamSet {
                 true => "name a file".to_owned(),
                 false => format!("name a file, or one of {}", names.join(", ")),
             };
-            Error::input(path, "hparams", what, remedy)
+            Error::input(path, "hyperparameters", what, remedy)
         })
     }
 
@@ -117,9 +114,9 @@ impl HparamSet {
         HparamSet { map: map.into_iter().map(with_source).collect(), file: None }
     }
 
-    /// Puts a value over what is there.
-    pub fn put(&mut self, name: &str, value: Value) {
-        self.map.insert(name.to_owned(), (value, SETTING.to_owned()));
+    /// Puts a value over what is there; `source` says in errors and records who gave it.
+    pub fn put(&mut self, name: &str, value: Value, source: &str) {
+        self.map.insert(name.to_owned(), (value, source.to_owned()));
     }
 
     /// Gives parameters that nothing gives the defaults they have for all models.
@@ -148,13 +145,13 @@ impl HparamSet {
         self.map.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect()
     }
 
-    /// Where each value comes from, for the record: `preset NAME`, the file, [`SETTING`] or
+    /// Where each value comes from, for the record: `preset NAME`, the file, who set it, or
     /// `default`.
     pub fn sources(&self) -> Value {
         self.map.iter().map(|(name, (_, source))| (name.clone(), json!(source))).collect()
     }
 
-    /// What a method takes, by source, for people: `v_lr 0.5 (--set); layers [17] (preset …)`.
+    /// What a method takes, by source, for people: `v_lr 0.5 (FILE); layers [17] (preset …)`.
     pub fn summary(&self, method: &dyn Method) -> String {
         let mut by_source: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for param in method.params() {
@@ -271,7 +268,8 @@ impl HparamSet {
         match self.map.get(name) {
             Some((value, source)) if value != only => {
                 let what = format!("is {value}, and only {only} is done here");
-                let remedy = format!("take it out, or say --set '{name}={only}'");
+                let remedy = Remedy::from(format!("take it out, or set it to {only}"))
+                    .hyperparameter(name, Some(&only.to_string()));
                 Err(Error::input(source, name, what, remedy))
             }
             _ => Ok(()),
@@ -279,8 +277,10 @@ impl HparamSet {
     }
 
     fn bad(&self, name: &str, what: impl Into<String>) -> Error {
-        let remedy = format!("put \"{name}\" into the file of --hparams, or say --set {name}=…");
-        let file = self.file.as_deref().unwrap_or("--hparams");
+        let remedy = Remedy::from(format!("set {name}, in the file of hyperparameters or alone"))
+            .option("hparams", None)
+            .hyperparameter(name, None);
+        let file = self.file.as_deref().unwrap_or("hyperparameters");
         let source = self.map.get(name).map_or(file, |(_, source)| source);
         Error::input(source, name, what, remedy)
     }

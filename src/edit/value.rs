@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::base::catch_device_error;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::gpu::graph::Repeated;
 use crate::model::Model;
 use crate::model::pushed::{Parts, Problem, Push, Pushed};
@@ -143,7 +143,7 @@ pub fn find(
 ///
 /// # Errors
 ///
-/// Numbers that are not finite, naming the fact; a wish to stop; what `each` says.
+/// Numbers that are not finite, naming the fact; cancellation; what `each` says.
 pub fn find_all(
     model: &Model,
     facts: &[Wanted],
@@ -165,7 +165,7 @@ pub fn find_all(
         let room = model.spare().map_or(room, |spare| room.min(spare));
         find_on(model, &wanted, by, room, &Aside(progress), &mut |j, value| {
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            progress.at("fact", done, facts.len() as u64);
+            progress.at(Stage::Fact, done, facts.len() as u64);
             each.lock().unwrap_or_else(PoisonError::into_inner)(own[j], value)
         })
     };
@@ -185,14 +185,14 @@ pub type Each<'a> = &'a mut (dyn FnMut(usize, TargetValue) -> Result<()> + Send)
 struct Aside<'a>(&'a dyn Progress);
 
 impl Progress for Aside<'_> {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
 
     fn warn(&self, sentence: &str) {
         self.0.warn(sentence);
     }
 
-    fn stop(&self) -> bool {
-        self.0.stop()
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
     }
 }
 
@@ -211,7 +211,7 @@ fn find_on(
         let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
         let mut found = vec![false; left.len()];
         let mut most = (0, 0); // facts at a time, and the room that half of them need
-        progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
+        progress.at(Stage::Fact, (facts.len() - left.len()) as u64, facts.len() as u64);
         let searched = catch_device_error(|| {
             let shared = shared(model, &wanted, by, BATCH_INVARIANT_ROWS);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);
@@ -222,7 +222,7 @@ fn find_on(
         });
         match searched {
             // What was estimated was too little: the rest is begun anew, fewer at a time.
-            Err(Error::Room { .. }) if most.0 > 1 => {
+            Err(Error::DeviceMemory { .. }) if most.0 > 1 => {
                 left = left.into_iter().zip(found).filter(|(_, f)| !f).map(|(i, _)| i).collect();
                 room = most.1;
                 progress.warn("the device ran out of memory: half as many facts at a time");
@@ -332,7 +332,7 @@ impl<'m> Searches<'m> {
         let room = room.saturating_sub(self.besides).max(1);
         let mut done = 0;
         while self.next < self.facts.len() || !self.running.is_empty() {
-            if progress.stop() {
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             self.refill(room, most);
@@ -344,7 +344,7 @@ impl<'m> Searches<'m> {
                     each(self.running[slot], self.found(slot))?;
                 }
                 self.retain(&ended);
-                progress.at("fact", done, total);
+                progress.at(Stage::Fact, done, total);
             }
         }
         Ok(())
@@ -440,7 +440,7 @@ impl<'m> Searches<'m> {
     fn tell(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
         let looks = |slot: usize| self.slots.state[slot].1;
         if (self.running.len(), total) == (1, 1) {
-            return progress.at("step", looks(0) as u64, self.by.steps as u64);
+            return progress.at(Stage::Step, looks(0) as u64, self.by.steps as u64);
         }
         let (trace, wide) = (self.slots.trace.to_f64(), 4 * self.by.steps);
         let now = |slot: usize| Step::seen(&trace[slot * wide..][4 * (looks(slot) - 1)..][..4]);
@@ -449,7 +449,7 @@ impl<'m> Searches<'m> {
         let (used, tokens) = (self.used(), self.running_tokens());
         let filled = 100 * tokens / self::tokens(self.model);
         let full = (100 * used / room).max(filled as u64).min(100);
-        progress.at("fact", done, total);
+        progress.at(Stage::Fact, done, total);
         progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
     }
 }

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::edit::Edit;
 use super::state::StateFile;
 use super::{Editor, Settings};
+use crate::base::remedy::Operation;
 use crate::base::units::{count, counted, metric};
-use crate::base::{Error, Progress, Result, Share, catch_device_error, memory};
+use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
 use crate::data::conflicts::{Superseded, resolve};
 use crate::data::{Contexts, Request};
 use crate::edit::cache::Cache;
@@ -51,8 +52,8 @@ impl Prepared {
         let progress = &*settings.progress;
         applies(settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
-        for (name, value) in &settings.set {
-            hparams.put(name, value.clone());
+        for (name, value, source) in &settings.set {
+            hparams.put(name, value.clone(), source);
         }
         hparams.fill(method);
         let name = method.about().name;
@@ -247,6 +248,9 @@ impl Prepared {
         let Some(dir) = &self.editor.settings.statistics else {
             let what = format!("{} needs C, and no statistics are named", self.method.about().name);
             let remedy = format!("collect key statistics of layer {l} and name their folder");
+            let remedy = Remedy::from(remedy)
+                .option("statistics", None)
+                .operation(Operation::CollectStatistics);
             return Err(Error::refused(what, remedy));
         };
         let f = self.model().arch.inner;
@@ -338,7 +342,8 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
             let name = method.about().name;
             let what =
                 format!("{setting} does not apply to {name}, which edits one fact at a time");
-            Err(Error::refused(what, "leave it out, or edit with memit"))
+            let remedy = Remedy::from("leave it out, or edit with memit");
+            Err(Error::refused(what, remedy.option("method", Some("memit"))))
         }
         None => Ok(()),
     }

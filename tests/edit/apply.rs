@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use incise::Error;
 use incise::base::progress::Quiet;
-use incise::base::{DType, Progress};
+use incise::base::{DType, Progress, Stage};
 use incise::edit::apply::{in_place, log, to_folder, undo};
 use incise::gpu::Engine;
 use incise::ops::update::Stored;
@@ -243,18 +243,18 @@ fn folders_that_cannot_be_made() {
 struct Stop(AtomicU64);
 
 impl Progress for Stop {
-    fn at(&self, _: &str, done: u64, total: u64) {
+    fn at(&self, _: Stage, done: u64, total: u64) {
         assert!(done <= total);
     }
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         self.0.fetch_sub(1, Relaxed) == 1
     }
 }
 
-/// A folder that was begun goes away again, wherever the wish is heard.
+/// A folder that was begun goes away again, wherever it is cancelled.
 #[test]
-fn a_wish_to_stop_while_a_folder_is_made() {
+fn cancellation_while_a_folder_is_made() {
     for n in 1.. {
         let (toy, [first, _], [_, w1, _]) = chain(DType::BF16, Layout::InOut);
         let out = toy.beside("out");
@@ -275,7 +275,7 @@ fn a_wish_to_stop_while_a_folder_is_made() {
 }
 
 #[test]
-fn a_wish_to_stop() {
+fn cancellation() {
     for n in 1.. {
         let (toy, [first, second], [w0, w1, _]) = chain(DType::BF16, Layout::InOut);
         let done = in_place(&toy.dir, &[first, second], &Device::Cpu, &Stop(AtomicU64::new(n)));
@@ -295,13 +295,13 @@ fn a_wish_to_stop() {
 struct Closes(Engine);
 
 impl Progress for Closes {
-    fn at(&self, what: &str, done: u64, _: u64) {
-        if what == "write" && done > 0 {
+    fn at(&self, stage: Stage, done: u64, _: u64) {
+        if stage == Stage::WriteWeights && done > 0 {
             self.0.cap(0);
         }
     }
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         false
     }
 }
@@ -321,10 +321,10 @@ fn a_device_that_fails_changes_nothing() {
     let device = Device::from(engine.clone());
     let closes = Closes(engine);
     let failed = in_place(&toy.dir, from_ref(&patch), &device, &closes);
-    assert!(matches!(failed, Err(Error::Room { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(Error::DeviceMemory { .. })), "{failed:?}");
     assert_eq!(bytes(&toy.dir), before);
     assert_eq!(log(&toy.dir).unwrap(), []);
     let out = toy.beside("out");
     let failed = to_folder(&toy.dir, from_ref(&patch), &out, &device, &closes);
-    assert!(matches!(failed, Err(Error::Room { .. })) && !out.exists(), "{failed:?}");
+    assert!(matches!(failed, Err(Error::DeviceMemory { .. })) && !out.exists(), "{failed:?}");
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use incise::base::Stage;
 use incise::data::{Contexts, request};
 use incise::edit::batch::anchor_of;
 use incise::edit::cache::Cache;
@@ -70,7 +71,7 @@ impl Case {
         let mut values =
             HparamSet::parse(Path::new("case"), self.hparams.to_string().as_bytes()).unwrap();
         if self.anchor.is_some() {
-            values.put("norm_anchor", true.into());
+            values.put("norm_anchor", true.into(), "a test");
         }
         let by = values.resolve(method, &model).unwrap();
         let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
@@ -228,9 +229,9 @@ fn a_value_does_not_depend_on_other_facts() {
 struct Stops(std::sync::atomic::AtomicI64);
 
 impl incise::base::Progress for Stops {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use incise::base::remedy::{Setting, SettingKind};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::Method;
 use incise::edit::methods::rome::{R_ROME, ROME};
@@ -119,10 +120,12 @@ fn broken_values_are_named_with_their_file_and_a_remedy() {
         "rewrite_module_tmp: \"transformer.h.{}.mlp.c_fc\"",
         "rewrite_module_tmp: \"model.layers.{}.mlp.down_proj\"",
     ] {
-        let error = with(line).unwrap_err().to_string();
+        let error = with(line).unwrap_err();
         let name = line.split(':').next().unwrap();
-        assert!(error.contains(&format!("rome.yaml: {name}: ")), "{line}: {error}");
-        assert!(error.contains("--set"), "{line}: {error}");
+        assert!(error.to_string().contains(&format!("rome.yaml: {name}: ")), "{line}: {error}");
+        let settings = error.remedy().unwrap().settings;
+        let is_it = |s: &Setting| s.kind == SettingKind::Hyperparameter && s.name == name;
+        assert!(settings.iter().any(is_it), "{line}: {settings:?}");
     }
 }
 
@@ -226,7 +229,7 @@ fn a_file_wins_over_a_preset_and_set_over_both() {
     std::fs::write(&file, "v_lr: 0.25\n").unwrap();
     model.arch = arch("gpt2", 48, 1600, 50257); // sizes alone; nothing is run
     let mut values = HparamSet::choose(Some(&file), &R_ROME, &model).unwrap();
-    values.put("kl_factor", 1.into());
+    values.put("kl_factor", 1.into(), "--set");
     let (all, from) = (values.to_json(), values.sources());
     assert_eq!((&all["v_lr"], &all["kl_factor"]), (&0.25.into(), &1.into()));
     assert_eq!(all["layers"], serde_json::json!([17]));

@@ -137,7 +137,7 @@ fn parameters_are_sound() {
             names.push(param.name);
             if param.absent == Absent::Needed {
                 let value = if param.name == "layers" { "[0]" } else { "1" };
-                set.put(param.name, serde_json::from_str(value).unwrap());
+                set.put(param.name, serde_json::from_str(value).unwrap(), "a test");
             }
         }
         let resolved = set.resolve(method, editor.model().inner());

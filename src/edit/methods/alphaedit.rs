@@ -18,7 +18,7 @@ use std::sync::Arc;
 use faer::Mat;
 
 use super::memit::learn;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::edit::batch;
 use crate::edit::cost::Cost;
 use crate::edit::facts::TokenizedFact;
@@ -152,7 +152,7 @@ fn bases(
     progress: &dyn Progress,
 ) -> Result<LayerTensors> {
     for (i, &layer) in layers.iter().enumerate() {
-        progress.at("null space", i as u64, layers.len() as u64);
+        progress.at(Stage::NullSpace, i as u64, layers.len() as u64);
         if let Entry::Vacant(place) = bases.entry(layer) {
             let moment = moments(layer)?;
             place.insert(Arc::new(null_space(&moment, threshold)?));
@@ -191,7 +191,8 @@ pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
         let which = if q == 0 { "no eigenvalue" } else { "every eigenvalue" };
         return Err(Error::numeric(
             format!("layer {layer}: {which} of C is below nullspace_threshold {threshold:e}"),
-            format!("say --set nullspace_threshold=… between {least:.2e} and {most:.2e}"),
+            Remedy::from(format!("set nullspace_threshold between {least:.2e} and {most:.2e}"))
+                .hyperparameter("nullspace_threshold", None),
         ));
     }
     Ok(u.subcols(0, q).to_owned())
@@ -215,7 +216,10 @@ impl ClosedForm for AlphaEdit {
         let route = Route::choose(&prior, 1.0, [q, k.ncols(), r.nrows()]);
         let change = least_squares::solve(&prior, 1.0, &k, r, route, solver).ok_or_else(|| {
             let what = format!("layer {layer}: the system of {q} directions cannot be solved");
-            Error::numeric(what, "say --set L2=… with a larger number")
+            Error::numeric(
+                what,
+                Remedy::from("set L2 to a larger number").hyperparameter("L2", None),
+            )
         })?;
         let whole = |m: &Mat<f64>| times(u.as_ref().as_ref(), m.as_ref());
         Ok(match change {

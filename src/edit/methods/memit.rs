@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use faer::Mat;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 use crate::edit::batch;
 use crate::edit::cost::Cost;
 use crate::edit::facts::TokenizedFact;
@@ -189,8 +189,11 @@ pub fn solve(
     made.ok_or_else(|| match epsilon == 0.0 {
         true => Error::numeric(
             format!("layer {}: the facts' keys depend on each other", moment.layer),
-            "say --set emmet_lambda=0.1: prompts in which the same text precedes a subject share a \
-             key, whatever follows it",
+            Remedy::from(
+                "set emmet_lambda to 0.1: prompts in which the same text precedes a subject share \
+                 a key, whatever follows it",
+            )
+            .hyperparameter("emmet_lambda", Some("0.1")),
         ),
         false => indefinite(moment.layer),
     })

@@ -19,7 +19,7 @@
 
 use std::path::Path;
 
-use crate::base::{Error, Progress, Quiet, Result};
+use crate::base::{Error, Progress, Quiet, Result, Stage};
 use crate::edit::cost::Cost;
 use crate::edit::fact_report::{FactReport, How, probabilities};
 use crate::edit::facts::TokenizedFact;
@@ -143,7 +143,7 @@ impl Method for Rome {
         let mut reports = Vec::new();
         let weight = norm(&model.layers[l].down.w.to_dense::<f64>());
         for (i, fact) in facts.iter().enumerate() {
-            progress.at("fact", i as u64, facts.len() as u64);
+            progress.at(Stage::Fact, i as u64, facts.len() as u64);
             let one = plan_one(&now, c.as_ref(), &fact.rows, self.keys, &search, progress)?;
             let before = norm(&now.layers[l].down.w.to_dense::<f64>());
             let after = now.with_down(l, changed(&now, l, &one));
@@ -155,7 +155,7 @@ impl Method for Rome {
             deltas.push(Delta::LowRank { left: single(one.left), right: single(one.right), r: 1 });
             now = after;
         }
-        progress.at("fact", facts.len() as u64, facts.len() as u64);
+        progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
         let sizes = model.layers[l].down.w.dims();
         let delta = sum(&deltas, sizes);
         let norm = norm(&dense(&delta, sizes));

@@ -14,7 +14,7 @@ use faer::Mat;
 
 use super::delta::{pack, with_delta};
 use super::device::with_solver;
-use crate::base::{Progress, Result};
+use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver};
@@ -116,7 +116,7 @@ impl Spread<'_> {
         let n = self.layers.len();
         let mut done = Vec::new();
         for (i, &layer) in self.layers.iter().enumerate() {
-            progress.at("layer", i as u64, n as u64);
+            progress.at(Stage::Layer, i as u64, n as u64);
             let (delta, ridge) = match cache.lookup(i)? {
                 Some(found) => found,
                 None => {
@@ -133,7 +133,7 @@ impl Spread<'_> {
             model = changed;
             done.push(LayerChange { layer, delta, norm, weight, ridge });
         }
-        progress.at("layer", n as u64, n as u64);
+        progress.at(Stage::Layer, n as u64, n as u64);
         Ok((model, done))
     }
 }
