@@ -230,6 +230,7 @@ impl Model {
         if batch.is_empty() {
             return;
         }
+        let _hold = self.compute.hold();
         run.fit(self, batch);
         for l in layers {
             let w = &self.layers[l];
