@@ -14,12 +14,11 @@ mod support;
 use std::time::Instant;
 
 use incise::base::{DType, Quiet, Rng};
-use incise::edit::value::{self, Search};
-use incise::model::pushed::Push;
+use incise::edit::prompts::{FactRows, PromptRow};
+use incise::edit::search::{self, Push, Search};
 use incise::model::{At, Model, Site};
 use incise::store::Checkpoint;
 use incise::tensor::Device;
-use incise::text::{Row, Rows};
 use support::shapes::Shape;
 use support::{products, spread};
 
@@ -27,18 +26,20 @@ const LAYER: usize = 8;
 const STEPS: usize = 20;
 const RUNS: usize = 5;
 
-fn rows(vocabulary: usize) -> Rows {
+fn rows(vocabulary: usize) -> FactRows {
     let mut rng = Rng::new(1, "search bench");
     let mut ids = |n: usize| -> Vec<u32> {
         (0..n).map(|_| (rng.uniform() * vocabulary as f64) as u32).collect()
     };
     let bare = ids(8);
-    let prefixed =
-        |prefix: Vec<u32>| Row { lookup: prefix.len() + 4, ids: [&prefix, &bare[..]].concat() };
+    let prefixed = |prefix: Vec<u32>| PromptRow {
+        lookup: prefix.len() + 4,
+        ids: [&prefix, &bare[..]].concat(),
+    };
     let mut rewriting = vec![prefixed(vec![])];
     rewriting.extend((0..5).map(|_| prefixed(ids(11))));
-    let kl = Row { lookup: 2, ids: [&bare[2..5], &ids(2)].concat() };
-    Rows { keys: rewriting.clone(), rewriting, kl, target: vec![17], merged: 0 }
+    let kl = PromptRow { lookup: 2, ids: [&bare[2..5], &ids(2)].concat() };
+    FactRows { keys: rewriting.clone(), rewriting, kl, target: vec![17], merged: 0 }
 }
 
 fn main() {
@@ -61,7 +62,7 @@ fn run(dtype: DType) {
     let by = Search {
         steps: STEPS,
         lr: 0.5,
-        decay: 0.5,
+        weight_decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
         push: Push {
@@ -70,14 +71,14 @@ fn run(dtype: DType) {
             loss_layer: model.arch.layers - 1,
         },
         nll_factor: 1.0,
-        eases: false,
-        enough: f64::NEG_INFINITY,
+        anneal_nll: false,
+        loss_tolerance: f64::NEG_INFINITY,
     };
     let search = || {
         let start = Instant::now();
-        let found = value::find(&model, &rows, &by, &Quiet).expect("finite numbers");
+        let found = search::find(&model, &rows, &by, &Quiet).expect("finite numbers");
         assert_eq!(found.trace.len(), STEPS);
-        let (first, last) = (found.trace[0].parts.nll, found.trace[STEPS - 1].parts.nll);
+        let (first, last) = (found.trace[0].nll, found.trace[STEPS - 1].nll);
         assert!(last < first, "the search makes the target likelier: {first} → {last}");
         start.elapsed().as_secs_f64()
     };

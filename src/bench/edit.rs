@@ -11,9 +11,9 @@ use crate::base::{Progress, Result, rescue};
 use crate::data::{Contexts, request};
 use crate::edit::batch::Batches;
 use crate::edit::facts::Fact;
+use crate::edit::search::packing::suffix_tokens;
 use crate::edit::settings::{Form, Settings};
 use crate::edit::state::State;
-use crate::model::pushed::Problem;
 use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
 use crate::ops::gram::{Totals, packed_len};
 use crate::stats::{Moment, file::Origin};
@@ -61,7 +61,7 @@ pub fn measure(
     batches.run(&facts, State::default(), None, &clock)?;
     clock.at("", 0, 0);
 
-    let tokens = Problem::tokens(&facts[0].rows);
+    let tokens = suffix_tokens(&facts[0].rows);
     let flop = 4.0 * (model.arch.layers - 1 - last) as f64 * weights(model);
     let limit = Some(limits.product / flop / (tokens * by.search.steps) as f64);
     let mut row = |name: String, seconds: f64, limit| {

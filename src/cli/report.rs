@@ -233,9 +233,7 @@ fn fact_json(o: &Outcome) -> Value {
     let trace: Vec<_> = o
         .trace
         .iter()
-        .map(
-            |s| json!({"total": s.total(), "nll": s.parts.nll, "kl": s.parts.kl, "decay": s.decay}),
-        )
+        .map(|s| json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": s.weight_decay}))
         .collect();
     let mut json = json!({
         "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),

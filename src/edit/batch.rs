@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each batch of facts, on the model as the batches before it left it:
-//!     v*  ← the value search of every fact                                    edit/value.rs
+//!     v*  ← the value search of every fact                                    edit/search
 //!     Z   ← v*, perhaps anchored                                              edit/anchor.rs
 //!     Δ_l ← the method's closed form, layer by layer                          edit/spread.rs
 //!     Q_l ← Q_l + KKᵀ with the finished weights, where more is to come
@@ -29,19 +29,19 @@ use super::memit::{Memit, Moments};
 use super::outcome::{How, Outcome, probabilities};
 use super::plan::Planned;
 use super::pmet::Pmet;
+use super::prompts::FactRows;
+use super::search::memory::{SearchMemory, max_tokens};
+use super::search::packing::suffix_tokens;
+use super::search::{SearchFact, TargetValue, find_all};
 use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
-use super::value::{self, Value, Wanted, find_all};
 use crate::base::{Progress, Result, Rng, rescue};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
-use crate::model::pushed::Problem;
-use crate::model::shared::common;
 use crate::model::{At, Model, Site};
 use crate::stats::Moment;
 use crate::store::{Fingerprint, Kind};
-use crate::text::Rows;
 
 /// What an edit of many facts works with.
 ///
@@ -146,19 +146,18 @@ impl Batches<'_> {
     /// besides, however many there are at a time.
     pub fn bytes(&self, facts: &[Fact]) -> [u64; 2] {
         let (model, push) = (self.model, &self.by.search.push);
-        let rows = || facts.iter().map(|f| &f.rows);
-        let shared = common(rows().map(Problem::kinds)).iter().map(Vec::len).sum();
-        let all: u64 = rows().map(|rows| push.bytes(model, rows, shared)).sum();
-        [all / facts.len().max(1) as u64, push.bytes_besides(model, rows(), shared)]
+        let memory = SearchMemory::new(model, push, facts.iter().map(|f| &f.rows));
+        let all: u64 = memory.facts.iter().sum();
+        [all / facts.len().max(1) as u64, memory.fixed_bytes]
     }
 
     /// How many facts of the mean size are searched at a time.
     pub fn at_a_time(&self, facts: &[Fact]) -> u64 {
         let n = facts.len().max(1) as u64;
-        let tokens: usize = facts.iter().map(|f| Problem::tokens(&f.rows)).sum();
+        let tokens: usize = facts.iter().map(|f| suffix_tokens(&f.rows)).sum();
         let [mean, besides] = self.bytes(facts);
         let by_room = self.room.saturating_sub(besides) / mean.max(1);
-        by_room.min(value::tokens(self.model) as u64 * n / tokens.max(1) as u64).clamp(1, n)
+        by_room.min(max_tokens(self.model) as u64 * n / tokens.max(1) as u64).clamp(1, n)
     }
 
     /// Plans the change of all facts. Returns what the method carries on, too.
@@ -184,7 +183,7 @@ impl Batches<'_> {
         mut kept: Option<&mut Kept>,
         progress: &dyn Progress,
     ) -> Result<(Planned, State)> {
-        let all: Vec<&Rows> = facts.iter().map(|f| &f.rows).collect();
+        let all: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
         let before = probabilities(self.model, &all, progress)?;
         if self.by.anchor.is_some() && state.anchor.is_none() {
             state.anchor = Some(self.reference(facts, kept.as_deref_mut(), progress)?);
@@ -198,7 +197,7 @@ impl Batches<'_> {
         for (b, batch) in batches.iter().enumerate() {
             let batch: Vec<&Fact> = batch.iter().collect();
             let found = self.values(&model, &name, &batch, kept.as_deref_mut(), progress)?;
-            let rows: Vec<&Rows> = batch.iter().map(|f| &f.rows).collect();
+            let rows: Vec<&FactRows> = batch.iter().map(|f| &f.rows).collect();
             let first = self.by.layers[0];
             progress.at("layer", 0, self.by.layers.len() as u64);
             let reader = Reader::new(&model, &rows, self.contexts, first, self.room / 2);
@@ -284,18 +283,18 @@ impl Batches<'_> {
         facts: &[&Fact],
         mut kept: Option<&mut Kept>,
         progress: &dyn Progress,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<Vec<TargetValue>> {
         let keys: Vec<String> = facts.iter().map(|f| self.key(name, &f.rows)).collect();
-        let mut found: Vec<Option<Value>> = vec![None; facts.len()];
+        let mut found: Vec<Option<TargetValue>> = vec![None; facts.len()];
         if let Some(kept) = kept.as_deref() {
             for (found, key) in found.iter_mut().zip(&keys) {
                 *found = kept.values.get(key)?;
             }
         }
         let missing: Vec<usize> = (0..facts.len()).filter(|&i| found[i].is_none()).collect();
-        let wanted = |&i: &usize| Wanted { id: &facts[i].request.id, rows: &facts[i].rows };
-        let wanted: Vec<Wanted> = missing.iter().map(wanted).collect();
-        let mut each = |i: usize, value: Value| {
+        let wanted = |&i: &usize| SearchFact { id: &facts[i].request.id, rows: &facts[i].rows };
+        let wanted: Vec<SearchFact> = missing.iter().map(wanted).collect();
+        let mut each = |i: usize, value: TargetValue| {
             if let Some(kept) = kept.as_deref_mut() {
                 kept.values.put(&keys[missing[i]], &value)?;
             }
@@ -311,7 +310,7 @@ impl Batches<'_> {
         &self,
         model: &Model,
         reader: &Reader,
-        found: &[Value],
+        found: &[TargetValue],
         c: Option<f64>,
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<f64>>> {
@@ -319,7 +318,7 @@ impl Batches<'_> {
             return Ok(found.iter().map(|value| value.delta.clone()).collect());
         };
         let v0 = self.v0(model, reader, progress)?;
-        let moved = |(value, v0): (&Value, &Vec<f64>)| anchor::anchored(v0, &value.delta, c);
+        let moved = |(value, v0): (&TargetValue, &Vec<f64>)| anchor::anchored(v0, &value.delta, c);
         Ok(found.iter().zip(&v0).map(moved).collect())
     }
 
@@ -360,13 +359,13 @@ impl Batches<'_> {
         progress: &dyn Progress,
     ) -> Result<f64> {
         let found = self.values(self.model, &self.name, sample, kept, progress)?;
-        let rows: Vec<&Rows> = sample.iter().map(|f| &f.rows).collect();
+        let rows: Vec<&FactRows> = sample.iter().map(|f| &f.rows).collect();
         let first = self.by.layers[0];
         let v0 = rescue(|| {
             let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);
             self.v0(self.model, &reader, progress)
         })?;
-        let length = |(value, v0): (&Value, &Vec<f64>)| {
+        let length = |(value, v0): (&TargetValue, &Vec<f64>)| {
             norm(&v0.iter().zip(&value.delta).map(|(v, d)| v + d).collect::<Vec<f64>>())
         };
         Ok(anchor::reference(found.iter().zip(&v0).map(length).collect()))
@@ -387,8 +386,8 @@ impl Batches<'_> {
     }
 
     /// Of everything a value depends on. The version stands for the way of computing.
-    fn key(&self, name: &str, rows: &Rows) -> String {
-        let Rows { rewriting, kl, target, .. } = rows;
+    fn key(&self, name: &str, rows: &FactRows) -> String {
+        let FactRows { rewriting, kl, target, .. } = rows;
         let how = format!("{:?} {:?}", self.by.search, self.model.steps());
         let what = format!("{rewriting:?} {kl:?} {target:?}");
         hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])

@@ -12,12 +12,11 @@ use serde_saphyr::UserMessageFormatter;
 
 use super::presets::{self, Preset};
 use super::rome::Keys;
+use super::search::{LOSS_TOLERANCE, Push, Search};
 use super::settings;
-use super::value::{ENOUGH, Search};
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 use crate::data::json::Once;
-use crate::model::pushed::Push;
 use crate::model::{At, Model, Site};
 
 /// The methods of this version.
@@ -300,12 +299,12 @@ impl Values {
             push: Push { site, attention: false, loss_layer: last },
             steps: self.steps()?,
             lr: self.positive("v_lr")?,
-            decay: self.weight("v_weight_decay")?,
+            weight_decay: self.weight("v_weight_decay")?,
             clamp: self.positive("clamp_norm_factor")?,
             kl_factor: self.weight("kl_factor")?,
             nll_factor: 1.0,
-            eases: false,
-            enough: ENOUGH,
+            anneal_nll: false,
+            loss_tolerance: LOSS_TOLERANCE,
         };
         let mom2 = self.need("mom2_adjustment")?;
         let mom2_adjustment = mom2

@@ -5,8 +5,8 @@
 //!     lock                        held by the run that uses it
 //!     values                      "incise values 1\n", then a record a fact:
 //!         key                     32 hexadecimal digits: of everything the value depends on
-//!         D, A, S                 u32, little-endian: sizes of t₀ and δ, of `aside`, steps
-//!         t₀ δ aside              f64
+//!         D, A, S                 u32, little-endian: sizes of t₀ and δ, of δ_a, steps
+//!         t₀ δ δ_a                f64
 //!         nll kl decay            f64, for each step
 //!         sum                     16 bytes of BLAKE3 of the record before it
 //!     layer-<key>.safetensors     the change of a finished layer
@@ -22,10 +22,9 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::value::{Step, Value};
+use super::search::{LossStep, TargetValue};
 use crate::base::file::open_file;
 use crate::base::{DType, Error, Result};
-use crate::model::pushed::Parts;
 use crate::store::lock::Lock;
 use crate::store::write::{self, Item};
 use crate::store::{Fingerprint, Kind, Shard};
@@ -144,18 +143,17 @@ impl Values {
     /// # Errors
     ///
     /// A file that cannot be read.
-    pub fn get(&self, key: &str) -> Result<Option<Value>> {
+    pub fn get(&self, key: &str) -> Result<Option<TargetValue>> {
         let Some(&(from, sizes @ [d, a, _])) = self.at.get(key) else { return Ok(None) };
         let mut bytes = vec![0; 8 * floats(sizes) as usize];
         let read = self.file.read_exact_at(&mut bytes, from + (KEY + 12) as u64);
         read.map_err(|e| Error::io(&self.path, "read", e))?;
         let mut floats = bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
         let mut take = |n: usize| floats.by_ref().take(n).collect::<Vec<f64>>();
-        let (t0, delta, aside) = (take(d), take(d), take(a));
-        let step =
-            |s: &[f64]| Step { parts: Parts { nll: s[0], kl: s[1], missed: 0 }, decay: s[2] };
+        let (t0, delta, attention_delta) = (take(d), take(d), take(a));
+        let step = |s: &[f64]| LossStep { nll: s[0], kl: s[1], weight_decay: s[2], missed: 0 };
         let trace = take(3 * sizes[2]).chunks_exact(3).map(step).collect();
-        Ok(Some(Value { t0, delta, aside, trace }))
+        Ok(Some(TargetValue { t0, delta, attention_delta, trace }))
     }
 
     /// Adds a value.
@@ -163,14 +161,14 @@ impl Values {
     /// # Errors
     ///
     /// A file that cannot be written.
-    pub fn put(&mut self, key: &str, value: &Value) -> Result<()> {
+    pub fn put(&mut self, key: &str, value: &TargetValue) -> Result<()> {
         assert_eq!(key.len(), KEY, "a key of another kind");
-        let Value { t0, delta, aside, trace } = value;
-        let sizes = [t0.len(), aside.len(), trace.len()];
+        let TargetValue { t0, delta, attention_delta, trace } = value;
+        let sizes = [t0.len(), attention_delta.len(), trace.len()];
         let mut record = key.as_bytes().to_vec();
         sizes.iter().for_each(|&n| record.extend((n as u32).to_le_bytes()));
-        let steps = trace.iter().flat_map(|s| [s.parts.nll, s.parts.kl, s.decay]);
-        let all = t0.iter().chain(delta).chain(aside).copied().chain(steps);
+        let steps = trace.iter().flat_map(|s| [s.nll, s.kl, s.weight_decay]);
+        let all = t0.iter().chain(delta).chain(attention_delta).copied().chain(steps);
         all.for_each(|x| record.extend(x.to_le_bytes()));
         record.extend(&blake3::hash(&record).as_bytes()[..SUM]);
         self.at.insert(key.to_owned(), (self.end, sizes));

@@ -2,7 +2,7 @@
 //! change; it touches nothing. Writing a change is the business of [`apply`], for all alike, and
 //! handing it to other programs that of [`export`].
 //!
-//! Start reading at [`rome`], then [`value`], which all methods share; for many facts at
+//! Start reading at [`rome`], then [`search`], which all methods share; for many facts at
 //! [`batch`], [`spread`] and [`memit`].
 
 pub mod alphaedit;
@@ -23,8 +23,9 @@ pub mod outcome;
 pub mod plan;
 pub mod pmet;
 pub mod presets;
+pub mod prompts;
 pub mod rome;
+pub mod search;
 pub mod settings;
 pub mod spread;
 pub mod state;
-pub mod value;

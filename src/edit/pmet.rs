@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! δ_m, δ_a    pushed into the outputs of the MLP and of the attention of the last layer; the loss
-//!             is nll_f·NLL + κ KL + decay (‖δ_m‖/‖m₀‖² + ‖δ_a‖/‖a₀‖²)           edit/value.rs
+//!             is nll_f·NLL + κ KL + decay (‖δ_m‖/‖m₀‖² + ‖δ_a‖/‖a₀‖²)           edit/search
 //! Z = m₀ + δ_m                         δ_a is forgotten
 //! R = (Z − M)/√(n − i)                 M the MLP's output now; the root, where MEMIT has n − i
 //! Δ = R Xᵀ                             as MEMIT

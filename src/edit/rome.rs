@@ -8,7 +8,7 @@
 //! C  (F, F)  E[k kᵀ] over running text
 //! k* (F)     key at the subject's last token, mean over all contexts
 //! k₀ (F)     the same of the bare prompt alone
-//! v* (D)     value under which the model says the new object                     edit/value.rs
+//! v* (D)     value under which the model says the new object                     edit/search
 //!
 //! R-ROME  Δ = (v* − W k* − b) xᵀ,   x = C⁻¹k* / k*ᵀC⁻¹k*          afterwards  Ŵ k* + b = v*
 //! ROME    Δ = (v* − m₀) xᵀ,         x = C⁻¹k* / k₀ᵀC⁻¹k*          afterwards  Ŵ k₀ + b = v*
@@ -17,13 +17,13 @@
 //! with m₀ = W k₀ + b. Either way Ŵk = Wk for every k with kᵀC⁻¹k* = 0. ROME's two keys are the
 //! public code's; they make the denominator small by accident, which is what R-ROME mends.
 
-use super::value::{self, Search, Value};
+use super::prompts::{FactRows, PromptRow};
+use super::search::{self, Search, TargetValue};
 use crate::base::{Error, Progress, Result, rescue};
 use crate::linalg::vector::dot;
 use crate::model::{At, Model, Site};
 use crate::stats::Covariance;
 use crate::tensor::Tensor;
-use crate::text::Rows;
 
 /// Which key divides and is taken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct RankOne {
     /// k₀.
     pub k0: Vec<f64>,
     /// The search behind v*.
-    pub value: Value,
+    pub value: TargetValue,
 }
 
 /// Plans one fact at one layer. Without C the direction is k* itself, which is what the field
@@ -57,16 +57,17 @@ pub struct RankOne {
 pub fn plan(
     model: &Model,
     c: Option<&Covariance>,
-    rows: &Rows,
+    rows: &FactRows,
     layer: usize,
     keys: Keys,
     by: &Search,
     progress: &dyn Progress,
 ) -> Result<RankOne> {
-    let all = rescue(|| Ok(model.read(&rows.keys, Site { layer, at: At::Key })))?;
+    let texts: Vec<&[u32]> = rows.keys.iter().map(PromptRow::up_to_lookup).collect();
+    let all = rescue(|| Ok(model.read(&texts, Site { layer, at: At::Key })))?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
-    let value = value::find(model, rows, by, progress)?;
+    let value = search::find(model, rows, by, progress)?;
     let ck = match c {
         Some(c) => c.solve(&k_star),
         None => k_star.clone(),

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use super::hparams::{Method, Values};
-use super::value::{ENOUGH, Search};
+use super::search::{LOSS_TOLERANCE, Push, Search};
 use crate::base::Result;
-use crate::model::pushed::Push;
 use crate::model::{At, Model, Site};
 
 /// Settings of MEMIT and its family.
@@ -86,12 +85,12 @@ impl Values {
             push: Push { site, attention: pmet, loss_layer },
             steps: self.steps()?,
             lr: self.positive("v_lr")?,
-            decay: self.weight("v_weight_decay")?,
+            weight_decay: self.weight("v_weight_decay")?,
             clamp: self.positive("clamp_norm_factor")?,
             kl_factor: self.weight("kl_factor")?,
             nll_factor: if pmet { self.positive("nll_loss_factor")? } else { 1.0 },
-            eases: pmet,
-            enough: ENOUGH,
+            anneal_nll: pmet,
+            loss_tolerance: LOSS_TOLERANCE,
         };
         let mass = || self.above_rounding("mom2_update_weight");
         let form = match method {

@@ -109,8 +109,9 @@ impl Model {
         }
     }
 
-    /// x ← x + down(act(up(norm₂(x))))
-    pub(super) fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
+    /// Turns dx (N, D) after the second half of layer l into dx before it; `run` holds its
+    /// activations. x ← x + down(act(up(norm₂(x))))
+    pub fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
         let (w, a) = (&self.layers[l], run.acts(l));
         linear::backward(read(dx, &mut b.rounded), &w.down.w, &mut b.dkey, false);
         let gate = a.gate.as_ref().zip(b.dgate.as_mut());

@@ -220,7 +220,7 @@ impl Model {
     }
 
     /// The first half of a sequential layer: x ← x + o(attention(norm₁(x))).
-    pub(super) fn first_half(
+    pub fn first_half(
         &self,
         batch: &Batch,
         l: usize,
@@ -236,14 +236,7 @@ impl Model {
     }
 
     /// The second half of a sequential layer: x ← x + down(act(up(norm₂(x)))).
-    pub(super) fn second_half(
-        &self,
-        batch: &Batch,
-        l: usize,
-        x: &mut Tensor,
-        run: &mut Run,
-        hook: Hook,
-    ) {
+    pub fn second_half(&self, batch: &Batch, l: usize, x: &mut Tensor, run: &mut Run, hook: Hook) {
         run.fit(self, batch);
         run.enter(l, x);
         self.mlp(l, &self.layers[l], x, false, run, hook);
@@ -261,8 +254,9 @@ impl Model {
         self.open_mlp(l, w, &mut x, !self.arch.parallel, run);
     }
 
-    /// The same of a layer of which only the second half was run.
-    pub(super) fn recall_half(&self, l: usize, run: &mut Run) {
+    /// Runs the second half of layer l again, if only its entry was kept, for what
+    /// [`mlp_backward`](Model::mlp_backward) reads.
+    pub fn recall_half(&self, l: usize, run: &mut Run) {
         if let Some(entry) = run.entries.get(l - run.first) {
             let mut x = entry.clone();
             self.open_mlp(l, &self.layers[l], &mut x, false, run);

@@ -8,7 +8,6 @@ use crate::ops::attention::Seq;
 use crate::ops::loss;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
-use crate::text::Row;
 
 /// A text whose last tokens are to be judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +46,10 @@ impl Model {
         texts.iter().map(mean).collect()
     }
 
-    /// What `site` holds at each row's lookup token: (rows, F) or (rows, D). Stops after its layer.
-    pub fn read(&self, rows_: &[Row], site: Site) -> Tensor {
-        let batch = Batch::whole(rows_.iter().map(|r| &r.ids[..r.lookup + 1]));
+    /// What `site` holds at the last token of each text: (texts, F) or (texts, D). Stops after its
+    /// layer.
+    pub fn read(&self, texts: &[&[u32]], site: Site) -> Tensor {
+        let batch = Batch::whole(texts);
         let chosen: Vec<usize> = batch.seqs.iter().map(|s| s.rows.end - 1).collect();
         let chosen = Index::new(&self.compute, chosen);
         let mut out = Tensor::zeros(&self.compute, &[0, 0]);

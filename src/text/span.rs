@@ -28,7 +28,10 @@ pub fn subject_token(tok: &Tokenizer, template: &str, subject: &str) -> Result<P
 }
 
 /// What stands before and after the one `{}` of a template.
-pub(super) fn halves(template: &str) -> Result<(&str, &str)> {
+///
+/// # Errors
+/// A template without exactly one `{}`.
+pub fn halves(template: &str) -> Result<(&str, &str)> {
     match template.split_once("{}") {
         Some((before, after)) if !after.contains("{}") => Ok((before, after)),
         _ => Err(Error::refused(
@@ -39,10 +42,13 @@ pub(super) fn halves(template: &str) -> Result<(&str, &str)> {
 }
 
 /// How a text becomes tokens.
-pub(super) type Encode = fn(&Tokenizer, &str) -> Result<Encoded>;
+pub type Encode = fn(&Tokenizer, &str) -> Result<Encoded>;
 
 /// As [`subject_token`], for a template already cut at its `{}`: neither half is searched again.
-pub(super) fn place(
+///
+/// # Errors
+/// As [`subject_token`].
+pub fn place(
     tok: &Tokenizer,
     before: &str,
     subject: &str,

@@ -54,7 +54,7 @@ fn yaml_and_json_files_say_the_same() {
     assert_eq!(from_yaml.unknown(Method::Rome), Vec::<&str>::new());
     let h = from_yaml.rome(&model()).unwrap();
     assert_eq!((h.layer, h.search.steps, h.mom2_adjustment), (1, 25, false));
-    assert_eq!((h.search.lr, h.search.decay, h.search.clamp), (0.5, 1e-3, 4.0));
+    assert_eq!((h.search.lr, h.search.weight_decay, h.search.clamp), (0.5, 1e-3, 4.0));
     let json = "{\n\t\"layers\": [1], \"v_num_grad_steps\": 25, \"v_lr\": 5e-1,\n\t\
         \"v_weight_decay\": 1e-3, \"clamp_norm_factor\": 4, \"kl_factor\": 0.0625,\n\t\
         \"mom2_adjustment\": false}";

@@ -10,7 +10,7 @@ use incise::data::{Contexts, request};
 use incise::edit::facts::facts;
 use incise::edit::hparams::{Method, Values};
 use incise::edit::plan::{Planned, plan};
-use incise::edit::value::ENOUGH;
+use incise::edit::search::LOSS_TOLERANCE;
 use incise::model::Model;
 use incise::stats::file::Origin;
 use incise::stats::{Covariance, Moment};
@@ -145,7 +145,7 @@ fn a_change_by_kernels_is_the_references() {
     }
 }
 
-/// Fast products take other steps, and end where exact ones do: below the loss that is enough.
+/// Fast products take other steps, and end where exact ones do: below the loss that ends a search.
 #[test]
 fn fast_products_find_a_value_too() {
     let test = "edit::reference::fast_products_find_a_value_too";
@@ -158,7 +158,7 @@ fn fast_products_find_a_value_too() {
         let fast = planned(case, &dir, &model);
         for (fast, exact) in fast.outcomes.iter().zip(&exact.outcomes) {
             let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());
-            assert!(want < ENOUGH && last < ENOUGH, "{last} and {want}");
+            assert!(want < LOSS_TOLERANCE && last < LOSS_TOLERANCE, "{last} and {want}");
             assert_ne!(last, want, "the steps were fast");
         }
     }

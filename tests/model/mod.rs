@@ -1,6 +1,5 @@
 mod config;
-mod golden;
-mod gradient;
+pub mod golden;
 mod load;
 mod passes;
 mod stories;

@@ -9,7 +9,6 @@ use incise::model::generate::Sampling;
 use incise::model::{At, Batch, Cache, Model, Run, Site};
 use incise::ops::sample;
 use incise::tensor::Precision;
-use incise::text::Row;
 
 use crate::support::budget::{U32, off};
 use crate::support::golden::{Golden, NAMES};
@@ -87,11 +86,12 @@ fn reading_a_site_is_hooking_a_whole_pass() {
             all
         };
         hold(hooked, |model, prompts| {
-            let row = |(p, lookup): (&Vec<u32>, usize)| Row { ids: p.clone(), lookup };
-            let each = prompts.iter().flat_map(|p| (0..p.len()).map(move |lookup| (p, lookup)));
-            let rows: Vec<Row> = each.map(row).collect();
+            let begin =
+                |p: &'_ Vec<u32>| (1..=p.len()).map(|n| p[..n].to_vec()).collect::<Vec<_>>();
+            let begun: Vec<Vec<u32>> = prompts.iter().flat_map(begin).collect();
+            let texts: Vec<&[u32]> = begun.iter().map(Vec::as_slice).collect();
             let layers = 0..model.arch.layers;
-            layers.flat_map(|layer| model.read(&rows, Site { layer, at }).to_f64()).collect()
+            layers.flat_map(|layer| model.read(&texts, Site { layer, at }).to_f64()).collect()
         });
     }
 }
