@@ -5,7 +5,7 @@ use crate::store::Fingerprint;
 use crate::text::span::{halves, place};
 use crate::text::{Frame, Tokenizer};
 
-/// The prompt at which the model's idea of the subject should stay as it is.
+/// The prompt whose continuation the search holds to what it was.
 const KL_PROMPT: (&str, &str) = ("", " is a");
 
 /// One sequence of tokens in which the subject of a fact stands.

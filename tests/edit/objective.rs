@@ -44,7 +44,7 @@ fn rows(model: &Model, draw: &mut Draw, shape: &Shape) -> FactRows {
     FactRows { rewriting, kl: row(&shape.kl, &[]), keys: vec![], target, merged: 0 }
 }
 
-/// Losses (facts) and gradients (facts, P·D) at δ (facts, P·D), after the first look at δ = 0.
+/// Losses (facts) and gradients (facts, P·D) at δ (facts, P·D), after the first step at δ = 0.
 struct Search<'m>(Objective<'m>, usize);
 
 impl<'m> Search<'m> {

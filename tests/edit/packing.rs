@@ -80,7 +80,7 @@ fn batches_and_pieces_are_filled_up() {
         assert_eq!(piece.read[row], 0, "any row will do");
         assert_eq!(layout.losses[row], RowLoss::CrossEntropy { target: 0, weight: 0.0 });
     }
-    assert_eq!(layout.groups, [0..3], "nobody's loss");
+    assert_eq!(layout.groups, [0..3], "they belong to no fact");
 }
 
 #[test]
@@ -99,13 +99,13 @@ fn many_rows_of_logits_are_several_pieces() {
 }
 
 #[test]
-fn those_that_stay_keep_their_rows() {
+fn facts_that_are_left_keep_their_rows() {
     let shared = [0..1, 1..2, 2..5];
     let packed = [fact(20, &[30, 31]), fact(21, &[32]), fact(22, &[33])]
         .map(|rows| PackedFact::new(&rows, &shared));
-    let stays = retained(&packed, &[false, true, true], 5);
+    let left = retained(&packed, &[false, true, true], 5);
     let tokens = (7..17).collect();
-    assert_eq!(stays, Retained { facts: vec![1, 2], cache: vec![0..5, 7..9, 9..11], tokens });
+    assert_eq!(left, Retained { facts: vec![1, 2], cache: vec![0..5, 7..9, 9..11], tokens });
     let none = retained(&packed, &[false; 3], 5);
     let only_shared = Vec::from([0..5]);
     assert_eq!(none, Retained { facts: vec![], cache: only_shared, tokens: vec![] });

@@ -81,7 +81,7 @@ impl Case {
             nll_factor: 0.75,
             stop: StopRule { loss_tolerance, anneal_nll, max_steps: STEPS },
         };
-        // The first row of a slot is a KL, and one between two slots is nobody's.
+        // The first row of a slot is a KL, and one between two slots belongs to none.
         let (mut rows, mut nll) = (Vec::new(), Vec::new());
         for _ in fates {
             let from = nll.len();
@@ -138,7 +138,7 @@ impl Case {
     }
 }
 
-/// One search, as the formulas say it.
+/// One search, by the formulas.
 struct Search<T> {
     delta: Vec<T>,
     m: Vec<T>,
@@ -301,7 +301,7 @@ fn kernels() {
     }
 }
 
-/// Those that stay go on as if nobody had left, and those that come as if they were first.
+/// Slots that are left go on as if none had gone, and new ones as if they were first.
 #[test]
 fn slots_do_not_see_each_other() {
     let mut computes: Vec<Compute> = vec![Precision::F64.into()];

@@ -16,7 +16,7 @@ use crate::model::Model;
 ///
 /// # Errors
 ///
-/// Numbers that are not finite, naming the fact; a wish to stop; what `each` returns.
+/// Numbers that are not finite, naming the fact; an interruption; what `each` returns.
 pub fn find_all(
     model: &Model,
     facts: &[SearchFact],

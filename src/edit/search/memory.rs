@@ -1,11 +1,11 @@
 //! How much memory a value search takes, counted before it runs.
 //!
 //! ```text
-//! a fact    max(a step, taking it in) + what stays between steps
-//! a step    tokens · (layers · kept + pass + back) + what is pushed, δ and its gradient;
-//!           of layers · kept only one, and the stream by layer, where weights come and go
-//! taking in prefix · layers · past + tokens · (kept + pass), in the type of the model
-//! stays     the stream, the prefix, ln p⁰, t₀ and Adam's moments
+//! a fact    max(a step, its admission) + what is held between steps
+//! a step    tokens · (layers · saved + pass + back) + what is pushed, δ and its gradient;
+//!           where weights are offloaded, saved of one layer only, and the stream of each
+//! admission prefix · layers · past + tokens · (saved + pass), in the type of the model
+//! held      the stream, the prefix, ln p⁰, t₀ and Adam's moments
 //! fixed     rows of logits that are held at a time, and the prefix that facts share
 //! ```
 //!
@@ -58,10 +58,10 @@ pub fn max_tokens(model: &Model) -> usize {
 
 /// Bytes a token takes in various places.
 struct TokenBytes {
-    kept: usize, // of a layer, for backward
-    pass: usize, // of a pass forward without that: the stream, and buffers
-    back: usize, // of a pass backward: its gradient, and buffers
-    past: usize, // of a layer, as key and value
+    saved: usize, // of a layer, for backward
+    pass: usize,  // of a pass forward without that: the stream, and buffers
+    back: usize,  // of a pass backward: its gradient, and buffers
+    past: usize,  // of a layer, as key and value
 }
 
 impl TokenBytes {
@@ -78,7 +78,7 @@ impl TokenBytes {
         };
         let rounded = if narrow < wide { d } else { 0 };
         TokenBytes {
-            kept: wide * (norms + a.queries)
+            saved: wide * (norms + a.queries)
                 + narrow * (q + 2 * kv + up)
                 + if a.head_norms { head_norms } else { 0 },
             pass: wide * (2 * d + angles) + narrow * (d + q + a.inner),
@@ -97,15 +97,15 @@ pub fn fact_bytes(model: &Model, push: &Push, rows: &FactRows, shared: usize) ->
     let tokens = suffix_tokens(rows);
     let before: usize = rows.by_kind().map(|row| row.lookup).sum();
     let own = before.saturating_sub(shared);
-    let stays = wide * (tokens * a.width + a.vocabulary + 3 * push.vectors() * a.width)
+    let held = wide * (tokens * a.width + a.vocabulary + 3 * push.vectors() * a.width)
         + own * push.above().len() * step.past;
     let pushed = wide * a.width * (rows.by_kind().count() + 2 * push.vectors());
-    let layers = push.kept(model).len();
-    let kept =
-        if model.streams() { layers * wide * a.width + step.kept } else { layers * step.kept };
-    let step = tokens * (kept + step.pass + step.back) + pushed;
-    let taken_in = own * push.layers() * once.past + own.max(tokens) * (once.kept + once.pass);
-    (stays + step.max(taken_in)) as u64
+    let layers = push.saved_layers(model).len();
+    let saved =
+        if model.streams() { layers * wide * a.width + step.saved } else { layers * step.saved };
+    let step = tokens * (saved + step.pass + step.back) + pushed;
+    let admission = own * push.layers() * once.past + own.max(tokens) * (once.saved + once.pass);
+    (held + step.max(admission)) as u64
 }
 
 /// Bytes a search of such facts takes however many there are at a time; `shared` as above.
@@ -122,7 +122,7 @@ fn fixed_bytes<'a>(
     let read = facts.into_iter().map(logit_rows).sum::<usize>().min(LOGIT_ROWS);
     let rounded = if narrow < wide { a.vocabulary } else { 0 };
     let row = wide * (a.vocabulary + 4 * a.width) + narrow * (rounded + a.width);
-    // The model's own, a copy that facts are taken in with, and that of the steps.
+    // The model's own, a copy for admissions, and that of the steps.
     let past = 2 * push.layers() * TokenBytes::new(model, &model.compute).past
         + push.above().len() * TokenBytes::new(model, &steps).past;
     (read * row + shared * past) as u64

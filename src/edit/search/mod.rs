@@ -1,10 +1,11 @@
-//! v*, the vector that, held by one site, makes the model say the new object.
+//! The search for v*, the vector that, as the value at one site, makes the model predict the new
+//! object.
 //!
 //! ```text
 //! v* = t₀ + δ,   ‖δ‖ ≤ clamp·‖t₀‖
-//! δ  = argmin  mean_j −(1/T) Σ_t ln P[y_t | row j, push δ]      say the new object
-//!            + κ KL(P[· | row′, push δ] ‖ P[· | row′])          stay what it is
-//!            + decay ‖δ‖/‖t₀‖²                                  stay small
+//! δ  = argmin  mean_j −(1/T) Σ_t ln P[y_t | row j, push δ]      the new object
+//!            + κ KL(P[· | row′, push δ] ‖ P[· | row′])          what the subject is
+//!            + decay ‖δ‖/‖t₀‖²                                  how far δ goes
 //! ```
 //!
 //! t₀ (D) is what the site holds at the bare prompt's subject. Adam from δ = 0; the search ends

@@ -1,18 +1,17 @@
 //! The loss of the value search and its gradient for the vectors pushed into the stream.
 //!
 //! ```text
-//! loss(δ) = mean_j −(1/T) Σ_t ln P[y_t | row j, push δ]      say the new object
-//!         + κ KL(P[· | row′, push δ] ‖ P[· | row′])          stay what it is
+//! loss(δ) = mean_j −(1/T) Σ_t ln P[y_t | row j, push δ]      the new object
+//!         + κ KL(P[· | row′, push δ] ‖ P[· | row′])          what the subject is
 //! ```
 //!
 //! A push at (layer, token) changes only that layer's stream from that token on. So what precedes
-//! the token is run once and kept as keys and values, what lies below the layer is run once, and
+//! the token is run once, into keys and values, what lies below the layer is run once, and
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
 //!
 //! Facts come and go while others go on. From [`STEADY`](crate::ops::linear::STEADY) rows on, a
-//! fact's numbers do not depend on who else is there. [`super::plain`] has the same without any of
-//! this.
+//! fact's numbers do not depend on the others. [`super::plain`] is the same without any of this.
 
 use std::sync::Arc;
 
@@ -75,7 +74,7 @@ impl<'m> Objective<'m> {
             past,
             step: StepInputs::new(&model.compute, layout),
             reference: empty(model.arch.vocabulary),
-            run: Run::keeping(&stepping, push.kept(model)),
+            run: Run::keeping(&stepping, push.saved_layers(model)),
             back: Back::new(&stepping),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
@@ -92,7 +91,7 @@ impl<'m> Objective<'m> {
         let model = self.model;
         let push = self.push;
         // Taking facts in has the memory of a step, which will need another size of it.
-        self.run = Run::keeping(&self.stepping, push.kept(model));
+        self.run = Run::keeping(&self.stepping, push.saved_layers(model));
         self.back = Back::new(&self.stepping);
         let (own, tokens) = self.run_prefixes(facts);
         let shared = self.prefixes.rows();
@@ -165,18 +164,18 @@ impl<'m> Objective<'m> {
     /// Lets facts go: those at which `keep` is false.
     pub fn retain(&mut self, keep: &[bool]) {
         let compute = &self.model.compute;
-        let stays = retained(&self.facts, keep, self.prefixes.tokens());
+        let left = retained(&self.facts, keep, self.prefixes.tokens());
         let mut reference = Tensor::zeros(compute, &[0, self.model.arch.vocabulary]);
-        for &fact in &stays.facts {
+        for &fact in &left.facts {
             reference.push_rows_of(&self.reference, fact..fact + 1);
         }
-        let mut entry = Tensor::zeros(compute, &[stays.tokens.len(), self.model.arch.width]);
-        rows::gather(&self.entry, &Index::new(compute, stays.tokens), &mut entry);
+        let mut entry = Tensor::zeros(compute, &[left.tokens.len(), self.model.arch.width]);
+        rows::gather(&self.entry, &Index::new(compute, left.tokens), &mut entry);
         self.entry = entry;
         self.reference = reference;
-        self.past.keep(self.push.above(), &stays.cache);
+        self.past.keep(self.push.above(), &left.cache);
         let mut keep = keep.iter();
-        self.facts.retain(|_| *keep.next().expect("a word on every fact"));
+        self.facts.retain(|_| *keep.next().expect("one for every fact"));
         self.replan();
     }
 
@@ -278,7 +277,7 @@ impl<'m> Objective<'m> {
     }
 }
 
-/// Where rows lie, told to where the model runs.
+/// Where rows lie, as lists where the model runs.
 struct StepInputs {
     layout: StepLayout,
     pushed: Index,

@@ -213,7 +213,7 @@ fn pieces(read: &[usize], losses: &mut Vec<RowLoss>, least: usize) -> Vec<LogitP
     (0..count).map(piece).collect()
 }
 
-/// The rows of those facts that stay when others leave.
+/// The rows of the facts that are left when others leave.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Retained {
     /// The facts.
@@ -224,10 +224,10 @@ pub struct Retained {
     pub tokens: Vec<usize>,
 }
 
-/// What stays where facts leave at which `keep` is false; the first `shared` rows of the cache
+/// What is left where facts leave at which `keep` is false; the first `shared` rows of the cache
 /// belong to all.
 pub fn retained(facts: &[PackedFact], keep: &[bool], shared: usize) -> Retained {
-    let mut stays =
+    let mut left =
         Retained { facts: Vec::new(), cache: Vec::from([0..shared]), tokens: Vec::new() };
     let (mut cached, mut token) = (shared, 0);
     for (i, fact) in facts.iter().enumerate() {
@@ -235,10 +235,10 @@ pub fn retained(facts: &[PackedFact], keep: &[bool], shared: usize) -> Retained 
         let tokens = token..token + fact.tokens();
         (cached, token) = (own.end, tokens.end);
         if keep[i] {
-            stays.facts.push(i);
-            stays.cache.push(own);
-            stays.tokens.extend(tokens);
+            left.facts.push(i);
+            left.cache.push(own);
+            left.tokens.extend(tokens);
         }
     }
-    stays
+    left
 }

@@ -72,7 +72,7 @@ pub fn find_on_device(
         let outcome = run(model, &own, search, STEADY, room, progress, &mut found)?;
         let Some(smaller) = outcome.shrink_to else { return Ok(()) };
         let mut done = outcome.done.iter();
-        left.retain(|_| !done.next().expect("a word on every fact"));
+        left.retain(|_| !done.next().expect("one for every fact"));
         room = smaller;
         progress.warn("the device ran out of memory: half as many facts at a time");
     }

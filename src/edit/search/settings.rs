@@ -105,8 +105,8 @@ impl Push {
         self.attention && !model.arch.parallel
     }
 
-    /// The layers whose activations a step keeps.
-    pub fn kept(&self, model: &Model) -> Range<usize> {
+    /// The layers whose activations a step saves.
+    pub fn saved_layers(&self, model: &Model) -> Range<usize> {
         let above = self.above();
         above.start - usize::from(self.through_mlp(model))..above.end
     }
