@@ -54,10 +54,10 @@ impl FactRows {
     }
 
     /// Adds to a fingerprint what a value search reads of them.
-    pub fn digest(&self, all: &mut Fingerprint) {
+    pub fn digest(&self, into: &mut Fingerprint) {
         let mut tokens = |ids: &[u32]| {
-            all.add(&(ids.len() as u64).to_le_bytes());
-            ids.iter().for_each(|id| all.add(&id.to_le_bytes()));
+            into.add(&(ids.len() as u64).to_le_bytes());
+            ids.iter().for_each(|id| into.add(&id.to_le_bytes()));
         };
         tokens(&self.target);
         for row in self.by_kind() {

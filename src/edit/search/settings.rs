@@ -61,7 +61,7 @@ impl Search {
     }
 
     /// Adds all settings to a fingerprint.
-    pub fn digest(&self, all: &mut Fingerprint) {
+    pub fn digest(&self, into: &mut Fingerprint) {
         // A new field does not compile until it stands here.
         let Search {
             push,
@@ -74,12 +74,12 @@ impl Search {
             anneal_nll,
             loss_tolerance,
         } = self;
-        push.digest(all);
-        all.add(&(*steps as u64).to_le_bytes());
+        push.digest(into);
+        into.add(&(*steps as u64).to_le_bytes());
         for x in [lr, weight_decay, clamp, kl_factor, nll_factor, loss_tolerance] {
-            all.add(&x.to_le_bytes());
+            into.add(&x.to_le_bytes());
         }
-        all.add(&[u8::from(*anneal_nll)]);
+        into.add(&[u8::from(*anneal_nll)]);
     }
 }
 
@@ -117,7 +117,7 @@ impl Push {
     }
 
     /// Adds it to a fingerprint.
-    pub fn digest(&self, all: &mut Fingerprint) {
+    pub fn digest(&self, into: &mut Fingerprint) {
         let Push { site: Site { layer, at }, attention, loss_layer } = self;
         let at = match at {
             At::Attention => 0,
@@ -125,8 +125,8 @@ impl Push {
             At::Value => 2,
             At::Stream => 3,
         };
-        all.add(&(*layer as u64).to_le_bytes());
-        all.add(&[at, u8::from(*attention)]);
-        all.add(&(*loss_layer as u64).to_le_bytes());
+        into.add(&(*layer as u64).to_le_bytes());
+        into.add(&[at, u8::from(*attention)]);
+        into.add(&(*loss_layer as u64).to_le_bytes());
     }
 }
