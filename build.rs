@@ -24,7 +24,7 @@ use std::sync::Mutex;
 use std::{env, fs, thread};
 
 use kernel::Source;
-use nvrtc::{Header, Nvrtc};
+use nvrtc::{NamedText, Nvrtc};
 
 /// What is compiled: PTX for cards to come, machine code for A100, Hopper and Blackwell.
 const ARCHES: [&str; 4] = ["compute_80", "sm_80", "sm_90a", "sm_100"];
@@ -78,7 +78,7 @@ fn kernels() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let (texts, headers) =
         (read(&root.join("kernels"), "cu")?, read(&root.join("kernels"), "cuh")?);
-    let parse = |(name, text): &Header| Source::parse(&format!("kernels/{name}"), text);
+    let parse = |(name, text): &NamedText| Source::parse(&format!("kernels/{name}"), text);
     let sources: Vec<Source> = texts.iter().map(parse).collect::<Result<_, _>>()?;
     let jobs = match Nvrtc::find(&root) {
         Ok(nvrtc) => {
@@ -96,7 +96,7 @@ fn kernels() -> Result<(), String> {
 }
 
 /// Files of an ending, by name.
-fn read(dir: &Path, ending: &str) -> Result<Vec<Header>, String> {
+fn read(dir: &Path, ending: &str) -> Result<Vec<NamedText>, String> {
     let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -120,8 +120,8 @@ fn arches() -> Result<Vec<&'static str>, String> {
 
 fn jobs(
     sources: &[Source],
-    texts: &[Header],
-    headers: &[Header],
+    texts: &[NamedText],
+    headers: &[NamedText],
     arches: &[&'static str],
     out: &Path,
 ) -> Vec<Job> {
@@ -144,8 +144,8 @@ fn jobs(
 fn compile(
     nvrtc: &Nvrtc,
     jobs: &[Job],
-    texts: &[Header],
-    headers: &[Header],
+    texts: &[NamedText],
+    headers: &[NamedText],
 ) -> Result<(), String> {
     let todo = Mutex::new(jobs.iter().filter(|job| !job.path.exists()));
     let worker = || {

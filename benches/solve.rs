@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use faer::Mat;
 use incise::base::Rng;
-use incise::linalg::keyspace::{Change, Prior, Route, on_host, solve};
+use incise::linalg::least_squares::{Prior, Route, Solution, on_host, solve};
 use support::peak;
 
 fn main() {
@@ -39,8 +39,8 @@ fn main() {
     let seconds = start.elapsed().as_secs_f64();
     // The answer: (M + KKᵀ)Δᵀ = KRᵀ, for one row of Δ.
     let row: Vec<f64> = match &change {
-        Change::Whole(x) => (0..f).map(|i| x[(i, 0)]).collect(),
-        Change::Right(x) => (0..f).map(|i| (0..n).map(|t| x[(i, t)] * r[(0, t)]).sum()).collect(),
+        Solution::Whole(x) => (0..f).map(|i| x[(i, 0)]).collect(),
+        Solution::Right(x) => (0..f).map(|i| (0..n).map(|t| x[(i, t)] * r[(0, t)]).sum()).collect(),
     };
     let along: Vec<f64> = (0..n).map(|t| (0..f).map(|i| k[(i, t)] * row[i]).sum()).collect();
     let (mut gap, mut size) = (0.0, 0.0);

@@ -144,12 +144,15 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 
 /// Types at the beginning of a text; two spaces end them.
 fn types_of(text: &str) -> Result<Vec<String>, String> {
-    let said = text.trim_start().split("  ").next().unwrap_or_default();
-    let known = |t: &str| match TYPES.contains(&t) {
-        true => Ok(t.to_owned()),
-        false => Err(format!("`{t}` is none of the types {}", TYPES.join(", "))),
+    let list = text.trim_start().split("  ").next().unwrap_or_default();
+    let known = |t: &str| {
+        if TYPES.contains(&t) {
+            Ok(t.to_owned())
+        } else {
+            Err(format!("`{t}` is none of the types {}", TYPES.join(", ")))
+        }
     };
-    said.split_whitespace().map(known).collect()
+    list.split_whitespace().map(known).collect()
 }
 
 fn constant(rest: &str) -> Result<(String, i64), String> {
@@ -185,10 +188,7 @@ fn parameter(text: &str) -> Result<Parameter, String> {
     let kind = match kind.strip_suffix('*') {
         None => Kind::Scalar(SCALARS.iter().find(|(cuda, _)| *cuda == kind).ok_or_else(bad)?.1),
         Some(to) => {
-            let known = |t: &str| match POINTED.contains(&t) {
-                true => Ok(t.to_owned()),
-                false => Err(bad()),
-            };
+            let known = |t: &str| if POINTED.contains(&t) { Ok(t.to_owned()) } else { Err(bad()) };
             match (to.strip_prefix("const "), to.strip_prefix("inout ")) {
                 (Some(t), _) => Kind::In(known(t)?),
                 (_, Some(t)) => Kind::InOut(known(t)?),

@@ -2,10 +2,15 @@
 
 use super::Job;
 use super::kernel::{Kernel, Kind, Parameter, Source};
-use super::nvrtc::Header;
+use super::nvrtc::NamedText;
 
 /// `OUT_DIR/kernels.rs`, which `src/gpu/kernels.rs` includes.
-pub fn rust(sources: &[Source], jobs: &[Job], texts: &[Header], headers: &[Header]) -> String {
+pub fn rust(
+    sources: &[Source],
+    jobs: &[Job],
+    texts: &[NamedText],
+    headers: &[NamedText],
+) -> String {
     let module = |(i, source): (usize, &Source)| {
         let images: String = jobs.iter().filter(|job| job.source == i).map(image).collect();
         module(source, &texts[i].1, &images)
@@ -38,6 +43,7 @@ fn module(source: &Source, text: &str, images: &str) -> String {
         "
 /// `kernels/{name}.cu`.
 pub mod {name} {{
+    use crate::gpu::Engine;
     use crate::gpu::launch::*;
 
 {constants}
@@ -48,6 +54,7 @@ pub mod {name} {{
         variants: &{variants:?},
         kernels: &{kernels:?},
         images: &[{images}],
+        headers: super::HEADERS,
     }};
 {launchers}}}
 "

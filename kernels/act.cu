@@ -14,15 +14,15 @@
 constexpr int THREADS = 256;
 
 // a(x) and a'(x).
-struct Both { float value, slope; };
+struct ValueSlope { float value, slope; };
 
 // x sig(u) and its slope, du = du/dx. 1 - sig is not formed where it cancels.
-HD Both x_sigma(float x, float u, float du) {
+HD ValueSlope x_sigma(float x, float u, float du) {
     const float e = expf(-u), s = 1 / (1 + e), rest = e < 1 ? e * s : 1 - s;
     return {x * s, s + x * s * rest * du};
 }
 
-HD Both both(int act, float x) {
+HD ValueSlope value_and_slope(int act, float x) {
     if (act == 0) return {x > 0 ? x : 0.0f, x > 0 ? 1.0f : 0.0f};
     if (act == 1) {
         const float below = 0.5f * erfcf(-0.70710678f * x);
@@ -39,25 +39,25 @@ HD long long element() { return static_cast<long long>(blockIdx.x) * THREADS + t
 
 extern "C" __global__ void act_fwd(const elem* up, int act, long long n, elem* key) {
     const long long i = element();
-    if (i < n) put(&key[i], both(act, f32(up[i])).value);
+    if (i < n) put(&key[i], value_and_slope(act, f32(up[i])).value);
 }
 
 extern "C" __global__ void act_bwd(const elem* up, int act, long long n, inout elem* dkey) {
     const long long i = element();
-    if (i < n) put(&dkey[i], f32(dkey[i]) * both(act, f32(up[i])).slope);
+    if (i < n) put(&dkey[i], f32(dkey[i]) * value_and_slope(act, f32(up[i])).slope);
 }
 
 extern "C" __global__ void gated_fwd(const elem* up, const elem* gate, int act, long long n,
                                      elem* key) {
     const long long i = element();
-    if (i < n) put(&key[i], both(act, f32(gate[i])).value * f32(up[i]));
+    if (i < n) put(&key[i], value_and_slope(act, f32(gate[i])).value * f32(up[i]));
 }
 
 extern "C" __global__ void gated_bwd(const elem* up, const elem* gate, int act, long long n,
                                      inout elem* dkey, elem* dgate) {
     const long long i = element();
     if (i >= n) return;
-    const Both a = both(act, f32(gate[i]));
+    const ValueSlope a = value_and_slope(act, f32(gate[i]));
     const float d = f32(dkey[i]);
     put(&dgate[i], d * f32(up[i]) * a.slope);
     put(&dkey[i], d * a.value);

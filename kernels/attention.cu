@@ -22,9 +22,9 @@ constexpr int SLICE = 128;
 constexpr int SLICE_BWD = 64;
 constexpr int DEPTH = 32;
 constexpr int SIDE = 16;  // threads along a side
-constexpr int EACH = 4;   // rows and columns a thread has
+constexpr int ITEMS = 4;  // rows and columns of a thread
 
-static_assert(SIDE * SIDE == THREADS && SIDE * EACH == TILE, "4 x 4 numbers a thread");
+static_assert(SIDE * SIDE == THREADS && SIDE * ITEMS == TILE, "4 x 4 numbers a thread");
 static_assert(SLICE % TILE == 0 && SLICE_BWD % TILE == 0, "slices of whole tiles");
 
 struct Shared {
@@ -39,14 +39,12 @@ struct Shared {
 static_assert(DEPTH * SLICE <= 2 * DEPTH * (TILE + 1), "a slice fits the stage");
 
 // A thread's part of a tile: rows row() + SIDE i, columns column() + SIDE j.
-typedef float Square[EACH][EACH];
+typedef float Acc[ITEMS][ITEMS];
 HD int row() { return threadIdx.x / SIDE; }
 HD int column() { return threadIdx.x % SIDE; }
 
-HD int least(int a, int b) { return a < b ? a : b; }
-
-// A panel of n <= TILE rows x(i), from e on.
-template <class X> HD void lay(float* panel, X x, int n, int e, int E) {
+// A panel of n <= TILE rows x(i), from column e on.
+template <class X> HD void load_tile(float* panel, X x, int n, int e, int E) {
     for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
         const int of = i / DEPTH, k = i % DEPTH;
         panel[k * (TILE + 1) + of] = of < n && e + k < E ? f32(x(of)[e + k]) : 0.0f;
@@ -55,59 +53,59 @@ template <class X> HD void lay(float* panel, X x, int n, int e, int E) {
 
 // all = <x_i, y_j>.
 template <class X, class Y>
-HD void products(Shared& s, X x, int x_n, Y y, int y_n, int E, Square& all) {
+HD void products(Shared& s, X x, int x_n, Y y, int y_n, int E, Acc& all) {
     float *a = s.stage, *b = s.stage + DEPTH * (TILE + 1);
-    for (int i = 0; i < EACH; i++)
-        for (int j = 0; j < EACH; j++) all[i][j] = 0;
+    for (int i = 0; i < ITEMS; i++)
+        for (int j = 0; j < ITEMS; j++) all[i][j] = 0;
     for (int e = 0; e < E; e += DEPTH) {
-        lay(a, x, x_n, e, E);
-        lay(b, y, y_n, e, E);
+        load_tile(a, x, x_n, e, E);
+        load_tile(b, y, y_n, e, E);
         __syncthreads();
         // A panel is summed by itself: the error grows with DEPTH + E / DEPTH, not with E.
-        Square sum = {};
-        for (int k = 0; k < least(E - e, DEPTH); k++)
-            for (int i = 0; i < EACH && SIDE * i < x_n; i++)
-                for (int j = 0; j < EACH && SIDE * j < y_n; j++)
+        Acc sum = {};
+        for (int k = 0; k < min(E - e, DEPTH); k++)
+            for (int i = 0; i < ITEMS && SIDE * i < x_n; i++)
+                for (int j = 0; j < ITEMS && SIDE * j < y_n; j++)
                     sum[i][j] += a[k * (TILE + 1) + row() + SIDE * i] *
                                  b[k * (TILE + 1) + column() + SIDE * j];
-        for (int i = 0; i < EACH; i++)
-            for (int j = 0; j < EACH; j++) all[i][j] += sum[i][j];
+        for (int i = 0; i < ITEMS; i++)
+            for (int j = 0; j < ITEMS; j++) all[i][j] += sum[i][j];
         __syncthreads();
     }
 }
 
 // A thread's part of rows row() + SIDE i of a result, column_of(c) of a slice's columns.
-template <int COLUMNS> struct Sums { float x[EACH][COLUMNS / SIDE]; };
+template <int COLUMNS> struct RowAcc { float x[ITEMS][COLUMNS / SIDE]; };
 
-HD int column_of(int c) { return c / EACH * TILE + EACH * column() + c % EACH; }
+HD int column_of(int c) { return c / ITEMS * TILE + ITEMS * column() + c % ITEMS; }
 
 // all = keep_i all + sum_j p_ij x_j for `rows` rows of p and n of x, a slice of it from e on.
 template <int COLUMNS, class X>
-HD void add(Shared& s, int rows, X x, int n, int e, int E, const float (&keep)[EACH],
-            Sums<COLUMNS>& all) {
-    Sums<COLUMNS> sum = {};
+HD void add(Shared& s, int rows, X x, int n, int e, int E, const float (&keep)[ITEMS],
+            RowAcc<COLUMNS>& all) {
+    RowAcc<COLUMNS> sum = {};
     for (int from = 0; from < n; from += DEPTH) {
         for (int i = threadIdx.x; i < DEPTH * COLUMNS; i += THREADS) {
             const int j = from + i / COLUMNS, c = e + i % COLUMNS;
             s.stage[i] = j < n && c < E ? f32(x(j)[c]) : 0.0f;
         }
         __syncthreads();
-        for (int k = 0; k < least(n - from, DEPTH); k++)
+        for (int k = 0; k < min(n - from, DEPTH); k++)
             for (int c = 0; c < COLUMNS / SIDE; c++)
-                for (int i = 0; i < EACH && SIDE * i < rows && e + c / EACH * TILE < E; i++)
+                for (int i = 0; i < ITEMS && SIDE * i < rows && e + c / ITEMS * TILE < E; i++)
                     sum.x[i][c] += s.p[row() + SIDE * i][from + k] *
                                    s.stage[k * COLUMNS + column_of(c)];
         __syncthreads();
     }
-    for (int i = 0; i < EACH; i++)
+    for (int i = 0; i < ITEMS; i++)
         for (int c = 0; c < COLUMNS / SIDE; c++)
             all.x[i][c] = keep[i] * all.x[i][c] + sum.x[i][c];
 }
 
 template <int COLUMNS>
-HD void write(const Sums<COLUMNS>& y, const float (&factor)[EACH], elem* to, long long stride,
+HD void write(const RowAcc<COLUMNS>& y, const float (&factor)[ITEMS], elem* to, long long stride,
               int n, int e, int E) {
-    for (int i = 0; i < EACH; i++)
+    for (int i = 0; i < ITEMS; i++)
         for (int c = 0; c < COLUMNS / SIDE; c++)
             if (row() + SIDE * i < n && e + column_of(c) < E)
                 put(&to[(row() + SIDE * i) * stride + e + column_of(c)], factor[i] * y.x[i][c]);
@@ -135,7 +133,7 @@ HD Tile tile_at(const int* places, int h, int window, int H, int E) {
     Tile t;
     t.seq = seq_at(places);
     t.from = places[6];
-    t.n = least(queries_of(t.seq) - t.from, TILE);
+    t.n = min(queries_of(t.seq) - t.from, TILE);
     t.first_key = first_seen(t.seq, t.from, window);
     t.keys = past_of(t.seq) + t.from + t.n;
     t.head = static_cast<long long>(t.seq.rows + t.from) * H + h;
@@ -157,20 +155,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
     const auto query = [&](int i) { return q + t.head * E + i * t.stride; };
     const auto key = [&](int j) { return s.k[j]; };
     const auto value = [&](int j) { return s.v[j]; };
-    Sums<SLICE> sum = {};
-    float top[EACH], total[EACH];
-    for (int i = 0; i < EACH; i++) top[i] = -INFINITY, total[i] = 0;
+    RowAcc<SLICE> sum = {};
+    float top[ITEMS], total[ITEMS];
+    for (int i = 0; i < ITEMS; i++) top[i] = -INFINITY, total[i] = 0;
     for (int j0 = t.first_key; j0 < t.keys; j0 += TILE) {
-        const int n = least(t.keys - j0, TILE);
-        find(s.k, t.seq, j0, n, past_k, k, G, g, E);
-        find(s.v, t.seq, j0, n, past_v, v, G, g, E);
+        const int n = min(t.keys - j0, TILE);
+        locate(s.k, t.seq, j0, n, past_k, k, G, g, E);
+        locate(s.v, t.seq, j0, n, past_v, v, G, g, E);
         __syncthreads();
-        Square score;
+        Acc score;
         products(s, query, t.n, key, n, E, score);
-        float keep[EACH];
-        for (int i = 0; i < EACH; i++) {
+        float keep[ITEMS];
+        for (int i = 0; i < ITEMS; i++) {
             float higher = top[i];
-            for (int j = 0; j < EACH; j++) {
+            for (int j = 0; j < ITEMS; j++) {
                 const int a = t.from + row() + SIDE * i, at = j0 + column() + SIDE * j;
                 score[i][j] = sees(t.seq, a, at, window) ? scale * score[i][j] : -INFINITY;
                 higher = fmaxf(higher, score[i][j]);
@@ -179,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
             // A row that has seen no key yet has no top.
             const float base = higher > -INFINITY ? higher : 0.0f;
             float here = 0;
-            for (int j = 0; j < EACH; j++) {
+            for (int j = 0; j < ITEMS; j++) {
                 const float p = expf(score[i][j] - base);
                 s.p[row() + SIDE * i][column() + SIDE * j] = p;
                 here += p;
@@ -190,8 +188,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
         }
         add(s, t.n, value, n, e, E, keep, sum);
     }
-    float factor[EACH];
-    for (int i = 0; i < EACH; i++) {
+    float factor[ITEMS];
+    for (int i = 0; i < ITEMS; i++) {
         factor[i] = 1 / total[i];
         if (column() == 0 && e == 0 && row() + SIDE * i < t.n)
             lse[t.head + (row() + SIDE * i) * H] = top[i] + logf(total[i]);
@@ -211,25 +209,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
     const auto d_out = [&](int i) { return d_o + t.head * E + i * t.stride; };
     const auto key = [&](int j) { return s.k[j]; };
     const auto value = [&](int j) { return s.v[j]; };
-    const float ones[EACH] = {1, 1, 1, 1}, scales[EACH] = {scale, scale, scale, scale};
-    Sums<SLICE_BWD> sum = {};
+    const float ones[ITEMS] = {1, 1, 1, 1}, scales[ITEMS] = {scale, scale, scale, scale};
+    RowAcc<SLICE_BWD> sum = {};
     if (threadIdx.x < TILE) s.p_sum[threadIdx.x] = s.pt_sum[threadIdx.x] = 0;
     // First the mean, then what is off it: a difference of sums would lose the digits they share.
     for (int pass = 0; pass < 2; pass++) {
         for (int j0 = t.first_key; j0 < t.keys; j0 += TILE) {
-            const int n = least(t.keys - j0, TILE);
-            find(s.k, t.seq, j0, n, past_k, k, G, g, E);
-            find(s.v, t.seq, j0, n, past_v, v, G, g, E);
+            const int n = min(t.keys - j0, TILE);
+            locate(s.k, t.seq, j0, n, past_k, k, G, g, E);
+            locate(s.v, t.seq, j0, n, past_v, v, G, g, E);
             __syncthreads();
-            Square p, of_v;
+            Acc p, of_v;
             products(s, query, t.n, key, n, E, p);
             products(s, d_out, t.n, value, n, E, of_v);
-            for (int i = 0; i < EACH; i++) {
+            for (int i = 0; i < ITEMS; i++) {
                 const int r = row() + SIDE * i;
                 const float log_sum = r < t.n ? lse[t.head + r * H] : 0.0f;
                 const float about = pass == 1 ? s.pt_sum[r] / s.p_sum[r] : 0.0f;
                 float p_sum = 0, pt_sum = 0;
-                for (int j = 0; j < EACH; j++) {
+                for (int j = 0; j < ITEMS; j++) {
                     const int c = column() + SIDE * j;
                     const bool seen = sees(t.seq, t.from + r, j0 + c, window);
                     const float here = seen ? expf(scale * p[i][j] - log_sum) : 0.0f;
@@ -261,27 +259,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
     Shared& s = shared();
     const int g = blockIdx.y, share = H / G, e = blockIdx.z * SLICE_BWD;
     const Seq seq = seq_at(tiles + 7 * blockIdx.x);
-    const int from = tiles[7 * blockIdx.x + 6], n = least(queries_of(seq) - from, TILE);
+    const int from = tiles[7 * blockIdx.x + 6], n = min(queries_of(seq) - from, TILE);
     const int last = from + n - 1, past = past_of(seq);
     const int end = window > 0 && window < queries_of(seq) - last ? last + window : queries_of(seq);
     const long long own = (static_cast<long long>(seq.rows + from) * G + g) * E;
     const long long step = static_cast<long long>(G) * E, stride = static_cast<long long>(H) * E;
     const auto key = [&](int j) { return k + own + j * step; };
     const auto value = [&](int j) { return v + own + j * step; };
-    const float ones[EACH] = {1, 1, 1, 1}, scales[EACH] = {scale, scale, scale, scale};
-    Sums<SLICE_BWD> to_k = {}, to_v = {};
+    const float ones[ITEMS] = {1, 1, 1, 1}, scales[ITEMS] = {scale, scale, scale, scale};
+    RowAcc<SLICE_BWD> to_k = {}, to_v = {};
     for (int at = 0; at < (end - from + TILE - 1) / TILE * share; at++) {
-        const int i0 = from + at / share * TILE, queries = least(end - i0, TILE);
+        const int i0 = from + at / share * TILE, queries = min(end - i0, TILE);
         const long long head = static_cast<long long>(seq.rows + i0) * H + g * share + at % share;
         const auto query = [&](int i) { return q + head * E + i * stride; };
         const auto d_out = [&](int i) { return d_o + head * E + i * stride; };
-        Square p, of_v;
+        Acc p, of_v;
         products(s, key, n, query, queries, E, p);
         products(s, value, n, d_out, queries, E, of_v);
-        for (int j = 0; j < EACH; j++) {
+        for (int j = 0; j < ITEMS; j++) {
             const int c = column() + SIDE * j;
             const long long i = head + (c < queries ? c : 0) * H;
-            for (int r = 0; r < EACH; r++) {
+            for (int r = 0; r < ITEMS; r++) {
                 const int key_at = from + row() + SIDE * r;
                 const bool seen = c < queries && sees(seq, i0 + c, past + key_at, window);
                 p[r][j] = seen ? expf(scale * p[r][j] - lse[i]) / total[i] : 0.0f;
@@ -290,8 +288,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
             }
         }
         add(s, n, d_out, queries, e, E, ones, to_v);
-        for (int r = 0; r < EACH; r++)
-            for (int j = 0; j < EACH; j++)
+        for (int r = 0; r < ITEMS; r++)
+            for (int j = 0; j < ITEMS; j++)
                 s.p[row() + SIDE * r][column() + SIDE * j] = of_v[r][j];
         add(s, n, query, queries, e, E, ones, to_k);
     }

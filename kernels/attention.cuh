@@ -28,7 +28,7 @@ HD const elem* key(const Seq& s, int j, const elem* past, const elem* batch, int
 }
 
 // Where n of them lie, from the j-th on.
-HD void find(const elem** where, const Seq& s, int from, int n, const elem* past,
+HD void locate(const elem** where, const Seq& s, int from, int n, const elem* past,
              const elem* batch, int G, int g, int E) {
     for (int j = threadIdx.x; j < n; j += blockDim.x)
         where[j] = key(s, from + j, past, batch, G, g, E);

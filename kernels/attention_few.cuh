@@ -1,18 +1,18 @@
 // attention_few.cuh: a few rows against some keys.
 //
 // A block has ROWS rows at a time and reads every key once for them, straight into registers: no
-// other thread wants the same elements. E is a multiple of PACK, neighbours a lane reads at once.
+// other thread wants the same elements. E is a multiple of VEC, neighbours a lane reads at once.
 #pragma once
 #include "attention.cuh"
 
 constexpr int WARPS = THREADS / WARP;
-constexpr int LANES = 8;  // that share a product
-constexpr int SLOTS = THREADS / LANES;
-constexpr int DEALT = 4;         // keys a slot has at a time
-constexpr int PIECE = 2 * WARP;  // elements of a row that a warp sums at a time
+constexpr int GROUP_LANES = 8;  // that sum a product together
+constexpr int GROUPS = THREADS / GROUP_LANES;
+constexpr int GROUP_KEYS = 4;        // of a group at a time
+constexpr int SEGMENT = 2 * WARP;  // elements of a row that a warp sums at a time
 
 static_assert(ROWS == WARPS, "a warp a row, for what is done row by row");
-static_assert(ROWS * DEALT == 2 * LANES, "scattered_sum leaves two numbers a lane");
+static_assert(ROWS * GROUP_KEYS == 2 * GROUP_LANES, "reduce_scatter leaves two numbers a lane");
 
 // n rows, `stride` elements apart.
 template <class T> struct Strided {
@@ -22,20 +22,20 @@ template <class T> struct Strided {
 };
 
 // COUNT elements of a row in one access, or in accesses of 16 bytes; all rows begin on so many.
-template <int COUNT> struct Together {
+template <int COUNT> struct AlignedVector {
     static constexpr int BYTES = COUNT * sizeof(elem);
     alignas(BYTES < 16 ? BYTES : 16) elem x[COUNT];
 };
 
-template <int COUNT> HD void read(const elem* at, float (&x)[COUNT]) {
+template <int COUNT> HD void load(const elem* at, float (&x)[COUNT]) {
     in_global(at);
-    const Together<COUNT> all = *reinterpret_cast<const Together<COUNT>*>(at);
+    const AlignedVector<COUNT> all = *reinterpret_cast<const AlignedVector<COUNT>*>(at);
     for (int c = 0; c < COUNT; c++) x[c] = f32(all.x[c]);
 }
 
-// Of the sums of 2 LANES numbers over LANES lanes, lane l gets those of 2l and 2l + 1.
-HD void scattered_sum(float (&x)[2 * LANES]) {
-    for (int d = LANES / 2; d > 0; d /= 2) {
+// Of the sums of 2 GROUP_LANES numbers over GROUP_LANES lanes, lane l gets those of 2l and 2l + 1.
+HD void reduce_scatter(float (&x)[2 * GROUP_LANES]) {
+    for (int d = GROUP_LANES / 2; d > 0; d /= 2) {
         const bool high = threadIdx.x & d;
         for (int i = 0; i < 2 * d; i++) {
             const float give = high ? x[i] : x[i + 2 * d], keep = high ? x[i + 2 * d] : x[i];
@@ -46,38 +46,38 @@ HD void scattered_sum(float (&x)[2 * LANES]) {
 
 // s[j][i] = <x_i, y_j> for j < n. What has no row i is anything.
 HD void products(Strided<const elem> x, const elem* const* y, int n, int E, float (*s)[ROWS]) {
-    const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
-    for (int from = 0; from < n; from += DEALT * SLOTS) {
-        const elem* mine[DEALT];
-        for (int k = 0; k < DEALT; k++) {
-            const int j = from + SLOTS * k + slot;
+    const int lane = threadIdx.x % GROUP_LANES, group = threadIdx.x / GROUP_LANES;
+    for (int from = 0; from < n; from += GROUP_KEYS * GROUPS) {
+        const elem* mine[GROUP_KEYS];
+        for (int k = 0; k < GROUP_KEYS; k++) {
+            const int j = from + GROUPS * k + group;
             mine[k] = y[j < n ? j : n - 1];
         }
-        float sum[DEALT * ROWS] = {};
-        for (int e = PACK * lane; e < E; e += PACK * LANES) {
-            float of_x[ROWS][PACK];
+        float sum[GROUP_KEYS * ROWS] = {};
+        for (int e = VEC * lane; e < E; e += VEC * GROUP_LANES) {
+            float of_x[ROWS][VEC];
             for (int i = 0; i < ROWS; i++)
-                read(x.at + (i < x.n ? i : 0) * x.stride + e, of_x[i]);
-            for (int k = 0; k < DEALT; k++) {
-                if (from + SLOTS * k >= n) continue;
-                float of_y[PACK];
-                read(mine[k] + e, of_y);
+                load(x.at + (i < x.n ? i : 0) * x.stride + e, of_x[i]);
+            for (int k = 0; k < GROUP_KEYS; k++) {
+                if (from + GROUPS * k >= n) continue;
+                float of_y[VEC];
+                load(mine[k] + e, of_y);
                 for (int i = 0; i < ROWS; i++)
-                    for (int c = 0; c < PACK; c++) sum[ROWS * k + i] += of_x[i][c] * of_y[c];
+                    for (int c = 0; c < VEC; c++) sum[ROWS * k + i] += of_x[i][c] * of_y[c];
             }
         }
-        scattered_sum(sum);
+        reduce_scatter(sum);
         for (int c = 0; c < 2; c++) {
-            const int which = 2 * lane + c, j = from + SLOTS * (which / ROWS) + slot;
+            const int which = 2 * lane + c, j = from + GROUPS * (which / ROWS) + group;
             if (j < n) s[j][which % ROWS] = sum[c];
         }
     }
 }
 
 // Column i of s, scores of n keys, becomes exp(s - top) where first <= j <= last, else 0.
-struct Top { float top, total; };
+struct RowStats { float top, total; };
 
-HD Top exponents(float (*s)[ROWS], int i, int n, int first, int last, float scale) {
+HD RowStats softmax_numerators(float (*s)[ROWS], int i, int n, int first, int last, float scale) {
     float top = -INFINITY, total = 0;
     for (int j = threadIdx.x % WARP; j < n; j += WARP) {
         s[j][i] = first <= j && j <= last ? scale * s[j][i] : -INFINITY;
@@ -89,19 +89,19 @@ HD Top exponents(float (*s)[ROWS], int i, int n, int first, int last, float scal
 }
 
 // What the warps of a block have of a piece of ROWS sums.
-typedef float Parts[WARPS][ROWS][PIECE];
+typedef float Partials[WARPS][ROWS][SEGMENT];
 
 // y_i = factor sum_j w[j][i] x_j over from <= j < n. Every warp has a part of the terms.
 template <class X, class T>
-HD void combine(const float (*w)[ROWS], X x, int from, int n, int E, float factor, Parts& parts,
+HD void combine(const float (*w)[ROWS], X x, int from, int n, int E, float factor, Partials& parts,
                 Strided<T> y) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    for (int e = 2 * lane; e - 2 * lane < E; e += PIECE) {
+    for (int e = 2 * lane; e - 2 * lane < E; e += SEGMENT) {
         float sum[ROWS][2] = {};
         if (e < E) {
             for (int j = from + warp; j < n; j += WARPS) {
                 float of_x[2];
-                read(x(j) + e, of_x);
+                load(x(j) + e, of_x);
                 for (int i = 0; i < ROWS; i++)
                     for (int c = 0; c < 2; c++) sum[i][c] += w[j][i] * of_x[c];
             }

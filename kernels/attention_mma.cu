@@ -2,7 +2,7 @@
 //
 //   maths    attention.cu's. p = hi + lo, each the bf16 next to what is left: o is off by 2^-16 of
 //            the largest v at most, 2^-8 of what its own rounding to bf16 may cost
-//   shapes   attention.cu's;   E a multiple of DEPTH, at most WIDEST
+//   shapes   attention.cu's;   E a multiple of MMA_K, at most MAX_HEAD_DIM
 //   types    bf16                                                  every sum in f32
 //   launch   a block a tile of TILE queries, head and SLICE columns of the result, a warp 16 of the
 //            queries; grid (T, H, slices)
@@ -15,27 +15,25 @@ constexpr int TILE = 64;
 constexpr int THREADS = 128;
 constexpr int KEYS = 32;  // at a time
 constexpr int SLICE = 128;
-constexpr int WIDEST = 256;
-constexpr int DEPTH = 16;  // of a product
-constexpr int PACK = 8;    // elements of a copy, and columns of a product
+constexpr int MAX_HEAD_DIM = 256;
+constexpr int MMA_K = 16;  // of a product
+constexpr int VEC = 8;     // elements of a copy, and columns of a product
 
 static_assert(TILE == THREADS / WARP * 16, "a warp 16 queries");
-static_assert(sizeof(elem) * PACK == 16, "copies of 16 bytes");
+static_assert(sizeof(elem) * VEC == 16, "copies of 16 bytes");
 
 // Rows are a pack longer than they need be, so that eight of them meet all banks.
 struct Shared {
-    alignas(16) elem k[KEYS][WIDEST + PACK];
-    alignas(16) elem v[KEYS][SLICE + PACK];
+    alignas(16) elem k[KEYS][MAX_HEAD_DIM + VEC];
+    alignas(16) elem v[KEYS][SLICE + VEC];
     const elem *at_k[KEYS], *at_v[KEYS];  // where they lie
 };
 
-HD int least(int a, int b) { return a < b ? a : b; }
-
-// Starts to copy `packs` packs of each of n rows, and zeros of the rest of KEYS.
+// Starts to copy `vectors` vectors of each of n rows, and zeros of the rest of KEYS.
 template <int WIDTH>
-HD void fetch(elem (*to)[WIDTH], const elem* const* from, int e, int packs, int n) {
-    for (int i = threadIdx.x; i < KEYS * packs; i += THREADS) {
-        const int j = i / packs, c = i % packs * PACK;
+HD void load_tile(elem (*to)[WIDTH], const elem* const* from, int e, int vectors, int n) {
+    for (int i = threadIdx.x; i < KEYS * vectors; i += THREADS) {
+        const int j = i / vectors, c = i % vectors * VEC;
         cp_async(&to[j][c], from[j < n ? j : 0] + e + c, j < n ? 16 : 0);
     }
     cp_async_commit();
@@ -59,38 +57,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_fwd(
     const int h = blockIdx.y, g = h / (H / G), from_e = blockIdx.z * SLICE;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Seq seq = seq_at(tiles + 7 * blockIdx.x);
-    const int from = tiles[7 * blockIdx.x + 6], queries = least(queries_of(seq) - from, TILE);
+    const int from = tiles[7 * blockIdx.x + 6], queries = min(queries_of(seq) - from, TILE);
     const int past = past_of(seq), keys = past + from + queries;
-    const int columns = least(E - from_e, SLICE);
+    const int columns = min(E - from_e, SLICE);
     // A lane has two rows of its warp's, `mine` and eight on, and of every product two columns.
     const int mine = 16 * warp + lane / 4, pair = 2 * (lane % 4);
     const long long head = static_cast<long long>(seq.rows + from) * H + h;
     const long long stride = static_cast<long long>(H) * E;
 
-    unsigned of_q[WIDEST / DEPTH][4];
-    for (int c = 0; c < WIDEST / DEPTH; c++)
-        for (int i = 0; i < 4 && c * DEPTH < E; i++) {
+    unsigned of_q[MAX_HEAD_DIM / MMA_K][4];
+    for (int c = 0; c < MAX_HEAD_DIM / MMA_K; c++)
+        for (int i = 0; i < 4 && c * MMA_K < E; i++) {
             const int row = mine + 8 * (i % 2);
-            const elem* at = q + head * E + row * stride + c * DEPTH + 8 * (i / 2) + pair;
+            const elem* at = q + head * E + row * stride + c * MMA_K + 8 * (i / 2) + pair;
             of_q[c][i] = row < queries ? *reinterpret_cast<const unsigned*>(at) : 0;
         }
-    float sum[SLICE / PACK][4] = {};
+    float sum[SLICE / VEC][4] = {};
     float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
     for (int j0 = first_seen(seq, from, window); j0 < keys; j0 += KEYS) {
-        const int n = least(keys - j0, KEYS);
-        find(s.at_k, seq, j0, n, past_k, k, G, g, E);
-        find(s.at_v, seq, j0, n, past_v, v, G, g, E);
+        const int n = min(keys - j0, KEYS);
+        locate(s.at_k, seq, j0, n, past_k, k, G, g, E);
+        locate(s.at_v, seq, j0, n, past_v, v, G, g, E);
         __syncthreads();
-        fetch(s.k, s.at_k, 0, E / PACK, n);
-        fetch(s.v, s.at_v, from_e, columns / PACK, n);
+        load_tile(s.k, s.at_k, 0, E / VEC, n);
+        load_tile(s.v, s.at_v, from_e, columns / VEC, n);
         cp_async_wait<1>();
         __syncthreads();
         float p[KEYS / 8][4] = {};  // first scores
-        for (int c = 0; c < WIDEST / DEPTH; c++) {
-            if (c * DEPTH >= E) continue;
+        for (int c = 0; c < MAX_HEAD_DIM / MMA_K; c++) {
+            if (c * MMA_K >= E) continue;
             for (int j = 0; j < KEYS; j += 16) {
                 unsigned b[4];
-                ldmatrix(b, &s.k[j + lane / 16 * 8 + lane % 8][c * DEPTH + lane / 8 % 2 * 8]);
+                ldmatrix(b, &s.k[j + lane / 16 * 8 + lane % 8][c * MMA_K + lane / 8 % 2 * 8]);
                 mma<bf16>(p[j / 8], of_q[c], {b[0], b[1]});
                 mma<bf16>(p[j / 8 + 1], of_q[c], {b[2], b[3]});
             }
@@ -115,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_fwd(
                     here += p[j][i] = expf(p[j][i] - base);
             total[half] = keep * total[half] + row_sum(here);
             top[half] = higher;
-            for (int c = 0; c < SLICE / PACK; c++)
+            for (int c = 0; c < SLICE / VEC; c++)
                 for (int i = 2 * half; i < 2 * half + 2; i++) sum[c][i] *= keep;
         }
         cp_async_wait<0>();
@@ -128,10 +126,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_fwd(
                 hi[i] = round_bf16(x, y);
                 lo[i] = round_bf16(x - of_bits(hi[i] << 16), y - of_bits(hi[i] & 0xffff0000u));
             }
-            for (int c = 0; c < SLICE / PACK; c += 2) {
-                if (c * PACK >= columns) continue;
+            for (int c = 0; c < SLICE / VEC; c += 2) {
+                if (c * VEC >= columns) continue;
                 unsigned b[4];
-                ldmatrix_trans(b, &s.v[j + lane % 16][c * PACK + lane / 16 * 8]);
+                ldmatrix_trans(b, &s.v[j + lane % 16][c * VEC + lane / 16 * 8]);
                 for (int i = 0; i < 2; i++) {
                     mma<bf16>(sum[c + i], lo, {b[2 * i], b[2 * i + 1]});
                     mma<bf16>(sum[c + i], hi, {b[2 * i], b[2 * i + 1]});
@@ -144,9 +142,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_fwd(
         const int row = mine + 8 * half;
         if (row >= queries) continue;
         elem* to = o + head * E + row * stride + from_e + pair;
-        for (int c = 0; c < SLICE / PACK; c++)
-            for (int i = 0; i < 2 && c * PACK < columns; i++)
-                put(&to[c * PACK + i], sum[c][2 * half + i] / total[half]);
+        for (int c = 0; c < SLICE / VEC; c++)
+            for (int i = 0; i < 2 && c * VEC < columns; i++)
+                put(&to[c * VEC + i], sum[c][2 * half + i] / total[half]);
         if (pair == 0 && from_e == 0) lse[head + row * H] = top[half] + logf(total[half]);
     }
 }

@@ -6,7 +6,7 @@
 //   shapes   attention.cu's;   spans (B, 7): rows of the batch, of the shared past and of its own
 //            past, from and to; the first key   parts (B, H, E + 2) f32: part, top, total
 //            merges (S, 3): a sequence's row of the batch, its first span and how many
-//            E a multiple of PACK
+//            E a multiple of VEC
 //   types    f32 bf16                                              every sum in f32
 //   launch   a block a span and group, grid (B, G); then a block a sequence and head, grid (S, H)
 //   cost     4 H E FLOP a key; K and V once for ROWS heads of a group: bandwidth-bound
@@ -15,7 +15,7 @@
 
 constexpr int THREADS = 128;
 constexpr int ROWS = 4;  // at a time
-constexpr int PACK = 8;
+constexpr int VEC = 8;
 constexpr int SPAN = 128;
 
 #include "attention_few.cuh"
@@ -23,7 +23,7 @@ constexpr int SPAN = 128;
 struct Shared {
     const elem *k[SPAN], *v[SPAN];  // where they lie
     alignas(16) float s[SPAN][ROWS];
-    Parts parts;
+    Partials parts;
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_row_fwd(
@@ -34,8 +34,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_row_fwd(
     const Seq seq = seq_at(spans + 7 * blockIdx.x);
     const int from = spans[7 * blockIdx.x + 6], left = keys_of(seq) - from;
     const int n = left < SPAN ? left : SPAN, first = first_seen(seq, 0, window) - from;
-    find(s.k, seq, from, n, past_k, k, G, g, E);
-    find(s.v, seq, from, n, past_v, v, G, g, E);
+    locate(s.k, seq, from, n, past_k, k, G, g, E);
+    locate(s.v, seq, from, n, past_v, v, G, g, E);
     __syncthreads();
     q += (static_cast<long long>(seq.rows) * H + g * share) * E;
     parts += (static_cast<long long>(blockIdx.x) * H + g * share) * (E + 2);
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_row_fwd(
         products({q + h * E, E, rows}, s.k, n, E, s.s);
         __syncthreads();
         if (i < rows) {
-            const Top a = exponents(s.s, i, n, first, n - 1, scale);
+            const RowStats a = softmax_numerators(s.s, i, n, first, n - 1, scale);
             if (lane == 0) part[i * (E + 2) + E] = a.top;
             if (lane == 0) part[i * (E + 2) + E + 1] = a.total;
         }

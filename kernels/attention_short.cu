@@ -3,7 +3,7 @@
 //   maths    attention.cu's; p is formed anew from the scores, which are all at hand
 //   shapes   attention.cu's;   seqs (S, 6): rows of the batch, of the shared past and of its own
 //            past, from and to: at most KEYS keys, and n queries with
-//            n' n H / G <= OWN, where n' is n rounded up to ROWS   E a multiple of PACK
+//            n' n H / G <= OWN, where n' is n rounded up to ROWS   E a multiple of VEC
 //   types    f32 bf16                                              every sum in f32
 //   launch   a block a sequence and head, backward and group; grid (S, H) or (S, G)
 //   cost     4 H E FLOP a query and key, backward 10, at the rate of f32; q, k, v and o once from
@@ -14,7 +14,7 @@
 
 constexpr int THREADS = 128;
 constexpr int ROWS = 4;  // at a time
-constexpr int PACK = 8;
+constexpr int VEC = 8;
 constexpr int KEYS = 64;
 constexpr int OWN = 1024;
 
@@ -26,10 +26,10 @@ struct Shared {
     alignas(16) float t[KEYS][ROWS];
     alignas(16) float own_p[OWN / ROWS][ROWS];
     alignas(16) float own_e[OWN / ROWS][ROWS];
-    Parts parts;
+    Partials parts;
 };
 
-static_assert(KEYS == DEALT * SLOTS, "products goes through the keys once");
+static_assert(KEYS == GROUP_KEYS * GROUPS, "products goes through the keys once");
 
 // Where own key j's p and e of query a and head h of a group stand, j / ROWS by j / ROWS.
 HD int own_at(int j, int a, int h, int queries, int share) {
@@ -43,8 +43,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_fwd(
     const int h = blockIdx.y, lane = threadIdx.x % WARP, i = threadIdx.x / WARP;
     const Seq seq = seq_at(seqs + 6 * blockIdx.x);
     const int queries = queries_of(seq), past = past_of(seq);
-    find(s.k, seq, 0, keys_of(seq), past_k, k, G, h / (H / G), E);
-    find(s.v, seq, 0, keys_of(seq), past_v, v, G, h / (H / G), E);
+    locate(s.k, seq, 0, keys_of(seq), past_k, k, G, h / (H / G), E);
+    locate(s.v, seq, 0, keys_of(seq), past_v, v, G, h / (H / G), E);
     __syncthreads();
     for (int from = 0; from < queries; from += ROWS) {
         const int rows = queries - from < ROWS ? queries - from : ROWS, n = past + from + rows;
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_fwd(
         __syncthreads();
         if (i < rows) {
             const int first = first_seen(seq, from + i, window), last = past + from + i;
-            const Top a = exponents(s.s, i, n, first, last, scale);
+            const RowStats a = softmax_numerators(s.s, i, n, first, last, scale);
             for (int j = lane; j < n; j += WARP) s.s[j][i] /= a.total;
             if (lane == 0) lse[at + i * H] = a.top + logf(a.total);
         }
@@ -75,8 +75,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_bwd(
     const int queries = queries_of(seq), past = past_of(seq);
     const long long stride = static_cast<long long>(H) * E;
     const long long corner = seq.rows * stride + static_cast<long long>(g) * share * E;
-    find(s.k, seq, 0, keys_of(seq), past_k, k, G, g, E);
-    find(s.v, seq, 0, keys_of(seq), past_v, v, G, g, E);
+    locate(s.k, seq, 0, keys_of(seq), past_k, k, G, g, E);
+    locate(s.v, seq, 0, keys_of(seq), past_v, v, G, g, E);
     __syncthreads();
     for (int step = 0; step < share * ((queries + ROWS - 1) / ROWS); step++) {
         const int h = step % share, from = step / share * ROWS;
@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_bwd(
         __syncthreads();
         if (i < rows) {
             const int first = first_seen(seq, from + i, window), last = past + from + i;
-            const float total = exponents(s.s, i, n, first, last, scale).total;
+            const float total = softmax_numerators(s.s, i, n, first, last, scale).total;
             float mean = 0;
             for (int j = lane; j < n; j += WARP) mean += s.s[j][i] / total * s.t[j][i];
             mean = warp_sum(mean);

@@ -10,7 +10,7 @@
 //            first pivot that is not a positive number; nothing is written from there on
 //   types    f32                                no elem occurs: every number is f64
 //   launch   factor: a block of THREADS; solve: SYSTEMS a block of THREADS; update: TILE x TILE of
-//            c a block of UPDATERS
+//            c a block of UPDATE_THREADS
 //   cost     N^3 / 3 FLOP, 2 N^2 a pair of solves and system. Updates move N^3 / (6 PANEL) numbers
 //            in and out of the card's memory, which bounds them; a panel's factor and solve, some
 //            microseconds each, bound small N
@@ -21,11 +21,12 @@ constexpr int PANEL = 64;
 constexpr int THREADS = 256;
 constexpr int SYSTEMS = 32;
 constexpr int TILE = 64;
-constexpr int UPDATERS = 128;
+constexpr int UPDATE_THREADS = 128;
 constexpr int DEPTH = 16;
-constexpr int ACROSS = 2;  // warps along a side of a tile
-constexpr int OWN = 4;     // matrices (8, 8) along a side of a warp's part of it
-static_assert(UPDATERS == ACROSS * ACROSS * WARP && TILE == ACROSS * OWN * 8, "a tile is shared");
+constexpr int SIDE_WARPS = 2;  // along a side of a tile
+constexpr int MMAS = 4;        // matrices (8, 8) along a side of a warp's part of it
+static_assert(UPDATE_THREADS == SIDE_WARPS * SIDE_WARPS * WARP, "a tile is shared");
+static_assert(TILE == SIDE_WARPS * MMAS * 8, "a tile is shared");
 static_assert(SYSTEMS == WARP && DEPTH % 4 == 0, "a lane a system, whole products");
 
 // Rows are padded so that neither a column nor a fragment meets a bank twice.
@@ -86,7 +87,7 @@ cholesky_solve(const double* l, const int* bad, int n, long long ld, int transpo
         const int high = i > j ? i : j, low = i > j ? j : i;
         return s.l[high * (high + 1) / 2 + low];
     };
-    const auto place = [&](int i) { return transposed ? n - 1 - i : i; };
+    const auto index = [&](int i) { return transposed ? n - 1 - i : i; };
     for (int i = t / PANEL; i < n; i += THREADS / PANEL) {
         const int j = t % PANEL;
         if (j <= i) s.l[i * (i + 1) / 2 + j] = l[i * ld + j];
@@ -97,14 +98,14 @@ cholesky_solve(const double* l, const int* bad, int n, long long ld, int transpo
         s.x[i][c] = c < own ? x[i * down + c * across] : 0;
     }
     __syncthreads();
-    if (warp == 0) s.x[place(0)][lane] /= factor(0, 0);
+    if (warp == 0) s.x[index(0)][lane] /= factor(0, 0);
     for (int k = 0; k < n; k++) {
         __syncthreads();
-        const double known = s.x[place(k)][lane];
+        const double known = s.x[index(k)][lane];
         for (int i = k + 1 + ((warp - k - 1) & (warps - 1)); i < n; i += warps) {
-            double rest = s.x[place(i)][lane] - factor(i, k) * known;
+            double rest = s.x[index(i)][lane] - factor(i, k) * known;
             if (i == k + 1) rest /= factor(i, i);
-            s.x[place(i)][lane] = rest;
+            s.x[index(i)][lane] = rest;
         }
     }
     __syncthreads();
@@ -115,15 +116,15 @@ cholesky_solve(const double* l, const int* bad, int n, long long ld, int transpo
 }
 
 // A tile (TILE, DEPTH), zero beyond its rows; neighbours read along whichever side is dense.
-HD void fill(double (*tile)[DEPTH + 4], const double* from, int rows, int K, long long down,
+HD void load_tile(double (*tile)[DEPTH + 4], const double* from, int rows, int K, long long down,
              long long along) {
-    for (int at = threadIdx.x; at < TILE * DEPTH; at += UPDATERS) {
+    for (int at = threadIdx.x; at < TILE * DEPTH; at += UPDATE_THREADS) {
         const int i = along == 1 ? at / DEPTH : at % TILE, k = along == 1 ? at % DEPTH : at / TILE;
         tile[i][k] = i < rows && k < K ? from[i * down + k * along] : 0;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(UPDATERS)
+extern "C" __global__ void __launch_bounds__(UPDATE_THREADS)
 cholesky_update(const double* a, const double* b, const int* bad, long long a_row, long long a_k,
                 long long b_k, long long b_col, int R, int K, int C, int lower, int adds,
                 long long c_row, long long c_col, inout double* c) {
@@ -131,23 +132,23 @@ cholesky_update(const double* a, const double* b, const int* bad, long long a_ro
     if (*bad >= 0 || (lower && j0 > i0)) return;  // the whole block
     Shared& s = shared();
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
-    const int row = warp / ACROSS * OWN * 8, col = warp % ACROSS * OWN * 8;
-    double sum[OWN][OWN][2] = {};
+    const int row = warp / SIDE_WARPS * MMAS * 8, col = warp % SIDE_WARPS * MMAS * 8;
+    double sum[MMAS][MMAS][2] = {};
     for (int k0 = 0; k0 < K; k0 += DEPTH) {
-        fill(s.a, a + i0 * a_row + k0 * a_k, R - i0, K - k0, a_row, a_k);
-        fill(s.b, b + j0 * b_col + k0 * b_k, C - j0, K - k0, b_col, b_k);
+        load_tile(s.a, a + i0 * a_row + k0 * a_k, R - i0, K - k0, a_row, a_k);
+        load_tile(s.b, b + j0 * b_col + k0 * b_k, C - j0, K - k0, b_col, b_k);
         __syncthreads();
         for (int k = 0; k < DEPTH; k += 4) {
-            double x[OWN], y[OWN];
-            for (int i = 0; i < OWN; i++) x[i] = s.a[row + 8 * i + g][k + t];
-            for (int j = 0; j < OWN; j++) y[j] = s.b[col + 8 * j + g][k + t];
-            for (int i = 0; i < OWN; i++)
-                for (int j = 0; j < OWN; j++) mma(sum[i][j], x[i], y[j]);
+            double x[MMAS], y[MMAS];
+            for (int i = 0; i < MMAS; i++) x[i] = s.a[row + 8 * i + g][k + t];
+            for (int j = 0; j < MMAS; j++) y[j] = s.b[col + 8 * j + g][k + t];
+            for (int i = 0; i < MMAS; i++)
+                for (int j = 0; j < MMAS; j++) mma(sum[i][j], x[i], y[j]);
         }
         __syncthreads();
     }
-    for (int i = 0; i < OWN; i++)
-        for (int j = 0; j < OWN; j++)
+    for (int i = 0; i < MMAS; i++)
+        for (int j = 0; j < MMAS; j++)
             for (int e = 0; e < 2; e++) {
                 const int at = i0 + row + 8 * i + g, to = j0 + col + 8 * j + 2 * t + e;
                 if (at < R && to < C && !(lower && to > at))

@@ -13,8 +13,8 @@
 //
 // Keys in f32 are hi + lo + r in bf16, summed in three products, as in linear_mma.cu: besides the
 // rounding of sums an element is off by no more than 4 (1 + 2^-19) 2^-17 sum_n |k_i| |k_j|. Keys in
-// bf16 are what they are. Sums of tensor cores, which cut off, are moved to sums that round after
-// every RUN tokens, these to part with the launch, and part to f64 with the flush.
+// bf16 are what they are. Sums of tensor cores, which cut off, are promoted to sums that round
+// after every RUN tokens, these to part with the launch, and part to f64 with the flush.
 #include "common.cuh"
 #include "tiles.cuh"
 
@@ -28,7 +28,7 @@ struct Plan {
     static constexpr int depth = 32 / parts;
     static constexpr int tile = SIDE * depth;  // numbers of one part
     static constexpr int stages = 3;
-    static_assert(RUN % depth == 0 && SIDE / DOWN * (SIDE / ACROSS) * WARP == THREADS, "");
+    static_assert(RUN % depth == 0 && SIDE / WARP_M * (SIDE / WARP_N) * WARP == THREADS, "");
 };
 
 // Tiles of K, (depth, SIDE): the rows and the columns of the block.
@@ -43,35 +43,35 @@ extern "C" __global__ void __launch_bounds__(256) gram_add(const elem* k, int N,
     const int i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
     if (j0 > i0) return;  // the whole block
     Shared& s = shared();
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, wide = SIDE / LINE;
-    const int row = warp % (SIDE / DOWN) * DOWN, col = warp / (SIDE / DOWN) * ACROSS;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, wide = SIDE / VEC;
+    const int row = warp % (SIDE / WARP_M) * WARP_M, col = warp / (SIDE / WARP_M) * WARP_N;
     const Matrix<elem> x = matrix(k + i0, F, 1, N, F - i0), y = matrix(k + j0, F, 1, N, F - j0);
-    const bool busy = i0 + row < F && j0 + col <= i0 + row + DOWN - 1;
+    const bool busy = i0 + row < F && j0 + col <= i0 + row + WARP_M - 1;
 
-    Staging<elem, Plan::tile, THREADS> of_rows, of_cols;
-    Sums all = {}, sum = {};
+    TileLoader<elem, Plan::tile, THREADS> of_rows, of_cols;
+    Acc all = {}, sum = {};
     const auto begin = [&](int tile, int stage) {
-        of_rows.begin(x, tile * Plan::depth, 0, wide, s.rows[stage]);
-        of_cols.begin(y, tile * Plan::depth, 0, wide, s.cols[stage]);
+        of_rows.load(x, tile * Plan::depth, 0, wide, s.rows[stage]);
+        of_cols.load(y, tile * Plan::depth, 0, wide, s.cols[stage]);
     };
     const auto end = [&](int stage) {
-        of_rows.end(wide, s.rows[stage]);
-        of_cols.end(wide, s.cols[stage]);
+        of_rows.store(wide, s.rows[stage]);
+        of_cols.store(wide, s.cols[stage]);
     };
     const auto use = [&](int tile, int stage) {
         if (busy)
-            multiply<Plan::parts, Plan::parts, Plan::depth>(sum, s.rows[stage], s.cols[stage], row,
+            warp_mma<Plan::parts, Plan::parts, Plan::depth>(sum, s.rows[stage], s.cols[stage], row,
                                                             col, false, false);
-        if ((tile + 1) % (RUN / Plan::depth) == 0) move(all, sum);
+        if ((tile + 1) % (RUN / Plan::depth) == 0) promote(all, sum);
     };
     pipeline<Plan::stages>((N + Plan::depth - 1) / Plan::depth, begin, end, use);
-    move(all, sum);
+    promote(all, sum);
 
-    UNROLL for (int e = 0; e < DOWN / 16 * 4; e++) {
+    UNROLL for (int e = 0; e < WARP_M / 16 * 4; e++) {
         const int f = i0 + row + e / 4 * 16 + lane / 4 + e / 2 % 2 * 8;
         const int g = j0 + col + lane % 4 * 2 + e % 2;
         float* to = &part[static_cast<long long>(f) * F + g];
-        UNROLL for (int j = 0; j < ACROSS / 8; j++)
+        UNROLL for (int j = 0; j < WARP_N / 8; j++)
             if (f < F && g + 8 * j <= f) to[8 * j] += all.x[e / 4][j][e % 4];
     }
 }

@@ -27,7 +27,7 @@
 // (the last times 1 + 2^-19). Tensor cores cut off what is below the last of at least 24 bits of
 // the largest of the 17 numbers they add at once, so a run of RUN numbers, 8 instructions a product
 // of parts, may lose 8 17 2^-23 of its sum |a| |w|, always towards zero. Lest that grow with K, a
-// run's sums are moved to others, which the ordinary units add and round. The host rounds, and
+// run's sums are promoted: the ordinary units add them to others, and round. The host rounds, and
 // shows none of this.
 //
 // How many rows there are, and what others hold, changes no bit of a row. What is infinite gives
@@ -46,7 +46,7 @@ struct Plan {
     static constexpr int tile = ROWS * depth;  // numbers of one part
     static constexpr int stages = (48 << 10) / (2 * tile * (a + w));
     static_assert(stages >= 2 && RUN % depth == 0 && depth % 16 == 0, "");
-    static_assert(ROWS == COLS && ROWS / DOWN * (COLS / ACROSS) * WARP == THREADS, "");
+    static_assert(ROWS == COLS && ROWS / WARP_M * (COLS / WARP_N) * WARP == THREADS, "");
 };
 
 // Tiles of a, (ROWS, depth), and of W: (COLS, depth) where it lies along k, else (depth, COLS).
@@ -62,42 +62,42 @@ extern "C" __global__ void __launch_bounds__(256) linear_mma(
     Shared& s = shared();
     const int t = threadIdx.x, lane = t % WARP, warp = t / WARP;
     const int n0 = blockIdx.x * ROWS, m0 = blockIdx.y * COLS;
-    const int row = warp % (ROWS / DOWN) * DOWN, col = warp / (ROWS / DOWN) * ACROSS;
+    const int row = warp % (ROWS / WARP_M) * WARP_M, col = warp / (ROWS / WARP_M) * WARP_N;
     // Neighbouring threads read neighbouring elements, whichever way W lies.
     const bool along_k = stride_m != 1;
-    const int wide = (along_k ? Plan::depth : COLS) / LINE;
+    const int wide = (along_k ? Plan::depth : COLS) / VEC;
     const Matrix<elem> x = matrix(a + static_cast<long long>(n0) * K, K, 1, N - n0, K);
     const weight* from = w + m0 * stride_m;
     const Matrix<weight> y = along_k ? matrix(from, stride_m, stride_k, M - m0, K)
                                      : matrix(from, stride_k, stride_m, K, M - m0);
     const bool busy = n0 + row < N && m0 + col < M;
 
-    Staging<elem, Plan::tile, THREADS> of_a;
-    Staging<weight, Plan::tile, THREADS> of_w;
-    Sums all = {}, sum = {};
+    TileLoader<elem, Plan::tile, THREADS> of_a;
+    TileLoader<weight, Plan::tile, THREADS> of_w;
+    Acc all = {}, sum = {};
     const auto begin = [&](int tile, int stage) {
         const int k = tile * Plan::depth;
-        of_a.begin(x, 0, k, Plan::depth / LINE, s.a[stage]);
-        of_w.begin(y, along_k ? 0 : k, along_k ? k : 0, wide, s.w[stage]);
+        of_a.load(x, 0, k, Plan::depth / VEC, s.a[stage]);
+        of_w.load(y, along_k ? 0 : k, along_k ? k : 0, wide, s.w[stage]);
     };
     const auto end = [&](int stage) {
-        of_a.end(Plan::depth / LINE, s.a[stage]);
-        of_w.end(wide, s.w[stage]);
+        of_a.store(Plan::depth / VEC, s.a[stage]);
+        of_w.store(wide, s.w[stage]);
     };
     const auto use = [&](int tile, int stage) {
         if (busy)
-            multiply<Plan::a, Plan::w, Plan::depth>(sum, s.a[stage], s.w[stage], row, col, true,
+            warp_mma<Plan::a, Plan::w, Plan::depth>(sum, s.a[stage], s.w[stage], row, col, true,
                                                     along_k);
-        if ((tile + 1) % (RUN / Plan::depth) == 0) move(all, sum);
+        if ((tile + 1) % (RUN / Plan::depth) == 0) promote(all, sum);
     };
     pipeline<Plan::stages>((K + Plan::depth - 1) / Plan::depth, begin, end, use);
-    move(all, sum);
+    promote(all, sum);
 
-    UNROLL for (int e = 0; e < DOWN / 16 * 4; e++) {
+    UNROLL for (int e = 0; e < WARP_M / 16 * 4; e++) {
         const int i = e / 4, n = n0 + row + 16 * i + lane / 4 + e / 2 % 2 * 8;
         const int m = m0 + col + lane % 4 * 2 + e % 2;
         const long long at = static_cast<long long>(n) * M + m;
-        UNROLL for (int j = 0; j < ACROSS / 8; j++) {
+        UNROLL for (int j = 0; j < WARP_N / 8; j++) {
             if (n >= N || m + 8 * j >= M) continue;
             float sum = all.x[i][j][e % 4];
             if (biased) sum += b[m + 8 * j];

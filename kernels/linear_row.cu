@@ -9,9 +9,9 @@
 //            block, from the L2 cache
 //   source   -
 //
-// Where W lies along k, a warp has EACH columns of c and its lanes take turns along k; where it
-// lies along m, four lanes have the columns of a block and the others take turns along k. Either
-// way the numbers of a which a thread needs it needs for every column it has, from shared memory.
+// Where W lies along k, a warp has WARP_COLS columns of c and its lanes take turns along k; where
+// it lies along m, COL_LANES lanes have the columns of a block and the others take turns along k.
+// Either way a thread uses each number of a, from shared memory, for every column it has.
 #include "common.cuh"
 #include "tiles.cuh"
 
@@ -20,11 +20,12 @@ constexpr int COLS = 32;
 constexpr int THREADS = 256;
 constexpr int DEPTH = 1024;  // numbers of a row of a in shared memory at a time
 constexpr int WARPS = 8;
-constexpr int EACH = 4;
-constexpr int LANES = 4;     // lanes across a block's columns
-constexpr int HALF = 528;    // the padding keeps the halves of eight numbers in different banks
-static_assert(WARPS * WARP == THREADS && WARPS * EACH == COLS && LANES * LINE == COLS, "");
-static_assert(2 * HALF == DEPTH + WARP && ROWS * COLS == THREADS && EACH * ROWS == WARP, "");
+constexpr int WARP_COLS = 4;
+constexpr int COL_LANES = 4;  // lanes across a block's columns
+constexpr int HALF = 528;     // the padding keeps the halves of eight numbers in different banks
+static_assert(WARPS * WARP == THREADS && WARPS * WARP_COLS == COLS, "");
+static_assert(COL_LANES * VEC == COLS, "");
+static_assert(2 * HALF == DEPTH + WARP && ROWS * COLS == THREADS && WARP_COLS * ROWS == WARP, "");
 
 struct Shared {
     alignas(16) float a[ROWS][2 * HALF];
@@ -33,14 +34,14 @@ struct Shared {
 
 // Of eight numbers, the first four lie in the first half: so a warp's lanes, which read four of
 // their eight at a time, read neighbouring ones.
-HD int place_of(int k) { return k % LINE / 4 * HALF + k / LINE * 4 + k % 4; }
+HD int padded_index(int k) { return k % VEC / 4 * HALF + k / VEC * 4 + k % 4; }
 
 // Rows of a from k0 on; zeros beyond its end and for rows up to COUNT.
-template <int COUNT> HD void stage(Shared& s, const elem* a, int N, int K, int k0) {
+template <int COUNT> HD void load_rows(Shared& s, const elem* a, int N, int K, int k0) {
     __syncthreads();  // nobody reads what was there
     for (int n = 0; n < COUNT; n++)
         for (int k = threadIdx.x; k < DEPTH; k += THREADS)
-            s.a[n][place_of(k)] =
+            s.a[n][padded_index(k)] =
                 n < N && k0 + k < K ? f32(a[static_cast<long long>(n) * K + k0 + k]) : 0.0f;
     __syncthreads();
 }
@@ -49,26 +50,26 @@ template <int COUNT> HD void stage(Shared& s, const elem* a, int N, int K, int k
 template <int COUNT> HD float along_k(Shared& s, const elem* a, const Matrix<weight>& w, int N,
                                       int K) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float sum[EACH][COUNT] = {};
+    float sum[WARP_COLS][COUNT] = {};
     for (int k0 = 0; k0 < K; k0 += DEPTH) {
-        stage<COUNT>(s, a, N, K, k0);
+        load_rows<COUNT>(s, a, N, K, k0);
         const int end = K - k0 < DEPTH ? K - k0 : DEPTH;
-        for (int k = lane * LINE; k < end; k += WARP * LINE) {
-            Raw<weight> raw[EACH];
-            UNROLL for (int i = 0; i < EACH; i++)
-                raw[i] = fetch(w, warp * EACH + i, k0 + k);
+        for (int k = lane * VEC; k < end; k += WARP * VEC) {
+            Raw<weight> raw[WARP_COLS];
+            UNROLL for (int i = 0; i < WARP_COLS; i++)
+                raw[i] = load_vector(w, warp * WARP_COLS + i, k0 + k);
             UNROLL for (int n = 0; n < COUNT; n++) {
                 const float* x = &s.a[n][k / 2];
-                UNROLL for (int j = 0; j < LINE; j++)
-                    UNROLL for (int i = 0; i < EACH; i++)
+                UNROLL for (int j = 0; j < VEC; j++)
+                    UNROLL for (int i = 0; i < WARP_COLS; i++)
                         sum[i][n] += x[j / 4 * HALF + j % 4] * get(raw[i], j);
             }
         }
     }
-    UNROLL for (int i = 0; i < EACH; i++)
+    UNROLL for (int i = 0; i < WARP_COLS; i++)
         UNROLL for (int n = 0; n < COUNT; n++) {
             const float all = warp_sum(sum[i][n]);
-            if (lane == 0) s.part[0][n][warp * EACH + i] = all;
+            if (lane == 0) s.part[0][n][warp * WARP_COLS + i] = all;
         }
     __syncthreads();
     return s.part[0][warp][lane];
@@ -76,24 +77,24 @@ template <int COUNT> HD float along_k(Shared& s, const elem* a, const Matrix<wei
 
 template <int COUNT> HD float along_m(Shared& s, const elem* a, const Matrix<weight>& w, int N,
                                       int K) {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, turn = threadIdx.x / LANES;
-    float sum[COUNT][LINE] = {};
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, turn = threadIdx.x / COL_LANES;
+    float sum[COUNT][VEC] = {};
     for (int k0 = 0; k0 < K; k0 += DEPTH) {
-        stage<COUNT>(s, a, N, K, k0);
+        load_rows<COUNT>(s, a, N, K, k0);
         const int end = K - k0 < DEPTH ? K - k0 : DEPTH;
-        for (int k = turn; k < end; k += THREADS / LANES) {
-            const Raw<weight> raw = fetch(w, k0 + k, lane % LANES * LINE);
+        for (int k = turn; k < end; k += THREADS / COL_LANES) {
+            const Raw<weight> raw = load_vector(w, k0 + k, lane % COL_LANES * VEC);
             UNROLL for (int n = 0; n < COUNT; n++) {
-                const float x = s.a[n][place_of(k)];
-                UNROLL for (int j = 0; j < LINE; j++) sum[n][j] += x * get(raw, j);
+                const float x = s.a[n][padded_index(k)];
+                UNROLL for (int j = 0; j < VEC; j++) sum[n][j] += x * get(raw, j);
             }
         }
     }
     UNROLL for (int n = 0; n < COUNT; n++)
-        UNROLL for (int j = 0; j < LINE; j++) {
+        UNROLL for (int j = 0; j < VEC; j++) {
             float all = sum[n][j];
-            for (int d = WARP / 2; d >= LANES; d /= 2) all += __shfl_xor_sync(ALL, all, d);
-            if (lane < LANES) s.part[warp][n][lane * LINE + j] = all;
+            for (int d = WARP / 2; d >= COL_LANES; d /= 2) all += __shfl_xor_sync(ALL, all, d);
+            if (lane < COL_LANES) s.part[warp][n][lane * VEC + j] = all;
         }
     __syncthreads();
     float all = 0;

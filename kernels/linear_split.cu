@@ -14,7 +14,7 @@
 
 constexpr int THREADS = 256;
 constexpr int NUMBERS = 8;  // of a thread
-static_assert(NUMBERS == LINE, "");
+static_assert(NUMBERS == VEC, "");
 
 extern "C" __global__ void __launch_bounds__(256) linear_split(const float* x, int N, elem* y) {
     const int i = (blockIdx.x * THREADS + threadIdx.x) * NUMBERS;

@@ -5,7 +5,7 @@
 //            kept = the first top_k in order; of these those down to the first with S >= top_p S
 //            of all; id = the first with S > uniform S of all that are kept
 //   shapes   z (R, V) f32   uniform (R) in [0, 1)   id (R), -1 where logits are not finite
-//            values ids (R, k), k <= MOST, in order
+//            values ids (R, k), k <= MAX_K, in order
 //   types    f32
 //   launch   a block a row, THREADS each; any R, any V < 2^24
 //   cost     both find a place in the order bit by bit, with 17 readings of V, 16 or so more if
@@ -19,14 +19,14 @@
 #include "common.cuh"
 
 constexpr int THREADS = 512;
-constexpr int MOST = 64;
+constexpr int MAX_K = 64;
 
 struct Shared {
     float part[THREADS / WARP];
-    unsigned most[THREADS / WARP];
+    unsigned maxima[THREADS / WARP];
     int taken;
-    unsigned value[MOST];
-    int id[MOST];
+    unsigned value[MAX_K];
+    int id[MAX_K];
 };
 
 // Unsigned numbers in the order of f32.
@@ -40,17 +40,17 @@ HD float number(unsigned order) {
     return of_bits(order & sign ? order ^ sign : ~order);
 }
 
-HD unsigned block_most(unsigned x) {
-    unsigned* most = shared().most;
+HD unsigned block_max(unsigned x) {
+    unsigned* maxima = shared().maxima;
     for (int pass = 0; pass < 2; pass++) {
         for (int d = WARP / 2; d > 0; d /= 2) {
             const unsigned other = __shfl_xor_sync(ALL, x, d);
             x = other > x ? other : x;
         }
         if (pass == 0) {
-            if (threadIdx.x % WARP == 0) most[threadIdx.x / WARP] = x;
+            if (threadIdx.x % WARP == 0) maxima[threadIdx.x / WARP] = x;
             __syncthreads();
-            x = most[threadIdx.x % (THREADS / WARP)];
+            x = maxima[threadIdx.x % (THREADS / WARP)];
         }
     }
     __syncthreads();
@@ -58,9 +58,9 @@ HD unsigned block_most(unsigned x) {
 }
 
 // A place in the order.
-struct Place { unsigned value; int id; };
+struct Position { unsigned value; int id; };
 
-HD bool down_to(Place last, unsigned value, int id) {
+HD bool down_to(Position last, unsigned value, int id) {
     return value > last.value || (value == last.value && id <= last.id);
 }
 
@@ -75,7 +75,7 @@ HD float weight(const Row& r, float z) {
     return r.ones ? 1.0f : expf((z - r.top) / r.temperature);
 }
 
-HD float sum_down_to(const Row& r, Place last) {
+HD float sum_down_to(const Row& r, Position last) {
     float sum = 0;
     for (int i = threadIdx.x; i < r.V; i += THREADS)
         if (down_to(last, ordered(r.z[i]), i)) sum += weight(r, r.z[i]);
@@ -83,7 +83,7 @@ HD float sum_down_to(const Row& r, Place last) {
 }
 
 // The first of a value, and how many there are.
-HD Place first_of(const Row& r, unsigned value, float& equals) {
+HD Position first_of(const Row& r, unsigned value, float& equals) {
     unsigned lowest = 0;
     float count = 0;
     for (int i = threadIdx.x; i < r.V; i += THREADS) {
@@ -92,12 +92,12 @@ HD Place first_of(const Row& r, unsigned value, float& equals) {
         count += 1;
     }
     equals = block_sum(count, shared().part);
-    return {value, static_cast<int>(~block_most(lowest))};
+    return {value, static_cast<int>(~block_max(lowest))};
 }
 
 // The first token with S >= x, 0 < x <= S of all: the largest value down to which S reaches x, two
 // bits at a time, then among equals the lowest such id.
-HD Place reaching(const Row& r, float x) {
+HD Position first_reaching(const Row& r, float x) {
     unsigned value = 0;
     for (int bit = 30; bit >= 0; bit -= 2) {
         float sum[3] = {};
@@ -113,14 +113,14 @@ HD Place reaching(const Row& r, float x) {
         value += high << bit;
     }
     float equals;
-    Place place = first_of(r, value, equals);
-    if (equals <= 1) return place;
+    Position position = first_of(r, value, equals);
+    if (equals <= 1) return position;
     int bit = 1, before = 0;
     while (bit < r.V) bit *= 2;
     for (; bit > 0; bit /= 2)
         if (sum_down_to(r, {value, before + bit - 1}) < x) before += bit;
-    place.id = before;
-    return place;
+    position.id = before;
+    return position;
 }
 
 HD unsigned largest(const float* z, int V) {
@@ -129,7 +129,7 @@ HD unsigned largest(const float* z, int V) {
         const unsigned at = ordered(z[i]);
         top = at > top ? at : top;
     }
-    return block_most(top);
+    return block_max(top);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -139,7 +139,7 @@ sample_top(const float* z, int V, int k, float* values, int* ids) {
     const long long row = blockIdx.x;
     z += row * V;
     const Row r = {z, V, true, 0, 1};
-    const Place last = reaching(r, k);
+    const Position last = first_reaching(r, k);
     if (t == 0) s.taken = 0;
     __syncthreads();
     for (int i = t; i < V; i += THREADS) {
@@ -162,23 +162,23 @@ sample(const float* z, const float* uniform, float temperature, int top_k, float
     z += static_cast<long long>(blockIdx.x) * V;
     const float top = number(largest(z, V));
     const Row one = {z, V, true, 0, 1}, r = {z, V, false, top, temperature};
-    Place last = {0, V};
+    Position last = {0, V};
     float all = sum_down_to(r, last);
     if (!(all < INFINITY)) {
         if (threadIdx.x == 0) id[blockIdx.x] = -1;
         return;  // the whole block
     }
     if (top_k > 0 && top_k < V) {
-        last = reaching(one, top_k);
+        last = first_reaching(one, top_k);
         all = sum_down_to(r, last);
     }
     if (top_p < 1) {
         // The first is always kept; its weight is 1.
-        last = reaching(r, fmaxf(top_p * all, 1e-30f));
+        last = first_reaching(r, fmaxf(top_p * all, 1e-30f));
         all = sum_down_to(r, last);
     }
     // S > x is S >= the number above x; at most all, should x be rounded up to it.
     const float x = of_bits(bits_of(uniform[blockIdx.x] * all) + 1);
-    const Place found = reaching(r, fminf(x, all));
+    const Position found = first_reaching(r, fminf(x, all));
     if (threadIdx.x == 0) id[blockIdx.x] = found.id;
 }

@@ -4,7 +4,7 @@
 // is left. A tile lies in shared memory once a part.
 #pragma once
 
-constexpr int LINE = 8;  // numbers at a time
+constexpr int VEC = 8;  // numbers at a time
 
 template <class T> struct Parts { static constexpr int count = 2; };
 template <> struct Parts<bf16> { static constexpr int count = 1; };
@@ -30,7 +30,7 @@ template <class T> struct Raw { Packet x[sizeof(T) / 2]; };
 
 template <class T> HD int count(const Matrix<T>& m, int row, int col) {
     const int left = row < m.rows ? m.cols - col : 0;
-    return left < 0 ? 0 : left < LINE ? left : LINE;
+    return left < 0 ? 0 : left < VEC ? left : VEC;
 }
 
 HD void set(Raw<float>& raw, int i, float x) { raw.x[i / 4].x[i % 4] = bits_of(x); }
@@ -44,15 +44,15 @@ template <class T> HD float get(const Raw<T>& raw, int i) {
 }
 
 // Zeros beyond the matrix.
-template <class T> HD Raw<T> fetch(const Matrix<T>& m, int row, int col) {
+template <class T> HD Raw<T> load_vector(const Matrix<T>& m, int row, int col) {
     const int n = count(m, row, col);
     const T* from = m.at + row * m.row + col * m.step;
     Raw<T> raw = {};
-    if (m.whole && n == LINE) {
+    if (m.whole && n == VEC) {
         for (unsigned i = 0; i < sizeof(T) / 2; i++)
             raw.x[i] = reinterpret_cast<const Packet*>(from)[i];
     } else {
-        for (int i = 0; i < LINE; i++)
+        for (int i = 0; i < VEC; i++)
             if (i < n) set(raw, i, from[i * m.step]);
     }
     return raw;
@@ -60,7 +60,7 @@ template <class T> HD Raw<T> fetch(const Matrix<T>& m, int row, int col) {
 
 // The parts of eight numbers; lo is left as it is where there is one.
 template <int COUNT, class T> HD void split(const Raw<T>& raw, Packet& hi, Packet& lo) {
-    for (int j = 0; j < LINE / 2; j++) {
+    for (int j = 0; j < VEC / 2; j++) {
         const float x = get(raw, 2 * j), y = get(raw, 2 * j + 1);
         hi.x[j] = round_bf16(x, y);
         if (COUNT == 2)
@@ -68,31 +68,30 @@ template <int COUNT, class T> HD void split(const Raw<T>& raw, Packet& hi, Packe
     }
 }
 
-// Where eight numbers lie in a tile of `wide` times as many a row: moved along their row, so that
-// those of eight rows, which ldmatrix reads at once, lie in eight different sets of banks.
-HD int place(int row, int packet, int wide) {
+// Where eight numbers lie in a tile of `wide` times as many a row: swizzled along their row, so
+// that those of eight rows, which ldmatrix reads at once, lie in eight different sets of banks.
+HD int swizzle(int row, int packet, int wide) {
     const int moved = wide < 8 ? row / (8 / wide) % wide : row % 8;
-    return (row * wide + (packet ^ moved)) * LINE;
+    return (row * wide + (packet ^ moved)) * VEC;
 }
 
-// A thread's share of a tile on its way: from `begin` on to registers, at the `end` in parts to
-// shared memory.
-template <class T, int TILE, int THREADS> struct Staging {
-    static constexpr int each = TILE / (LINE * THREADS);
-    static_assert(each * LINE * THREADS == TILE, "");
+// Loads a thread's share of a tile into registers, and stores it in parts into shared memory.
+template <class T, int TILE, int THREADS> struct TileLoader {
+    static constexpr int each = TILE / (VEC * THREADS);
+    static_assert(each * VEC * THREADS == TILE, "");
     Raw<T> raw[each];
 
-    HD void begin(const Matrix<T>& m, int row, int col, int wide, bf16 (*)[TILE]) {
+    HD void load(const Matrix<T>& m, int row, int col, int wide, bf16 (*)[TILE]) {
         for (int i = 0; i < each; i++) {
             const int packet = threadIdx.x + i * THREADS;
-            raw[i] = fetch(m, row + packet / wide, col + packet % wide * LINE);
+            raw[i] = load_vector(m, row + packet / wide, col + packet % wide * VEC);
         }
     }
 
-    HD void end(int wide, bf16 (*to)[TILE]) {
+    HD void store(int wide, bf16 (*to)[TILE]) {
         for (int i = 0; i < each; i++) {
             const int packet = threadIdx.x + i * THREADS;
-            const int at = place(packet / wide, packet % wide, wide);
+            const int at = swizzle(packet / wide, packet % wide, wide);
             Packet hi, lo;
             split<Parts<T>::count>(raw[i], hi, lo);
             *reinterpret_cast<Packet*>(&to[0][at]) = hi;
@@ -101,24 +100,24 @@ template <class T, int TILE, int THREADS> struct Staging {
     }
 };
 
-// What is bf16 already is copied past the registers, where packets can be.
-template <int TILE, int THREADS> struct Staging<bf16, TILE, THREADS> {
-    static constexpr int each = TILE / (LINE * THREADS);
-    static_assert(each * LINE * THREADS == TILE, "");
-    HD void begin(const Matrix<bf16>& m, int row, int col, int wide, bf16 (*to)[TILE]) {
+// bf16 is copied to shared memory without registers between, where packets can be.
+template <int TILE, int THREADS> struct TileLoader<bf16, TILE, THREADS> {
+    static constexpr int each = TILE / (VEC * THREADS);
+    static_assert(each * VEC * THREADS == TILE, "");
+    HD void load(const Matrix<bf16>& m, int row, int col, int wide, bf16 (*to)[TILE]) {
         for (int i = 0; i < each; i++) {
             const int packet = threadIdx.x + i * THREADS;
-            const int r = row + packet / wide, c = col + packet % wide * LINE;
+            const int r = row + packet / wide, c = col + packet % wide * VEC;
             Packet* at = reinterpret_cast<Packet*>(
-                &to[0][place(packet / wide, packet % wide, wide)]);
+                &to[0][swizzle(packet / wide, packet % wide, wide)]);
             const int n = count(m, r, c);
             if (m.whole)
                 cp_async(at, n ? m.at + r * m.row + c : m.at, n * 2);
             else
-                *at = fetch(m, r, c).x[0];
+                *at = load_vector(m, r, c).x[0];
         }
     }
-    HD void end(int, bf16 (*)[TILE]) {}
+    HD void store(int, bf16 (*)[TILE]) {}
 };
 
 // Tile after tile through STAGES stages of shared memory: while one is used, others are on their
@@ -143,43 +142,43 @@ HD void pipeline(int tiles, Begin begin, End end, Use use) {
     }
 }
 
-// A warp's piece of a product.
-constexpr int DOWN = 64;
-constexpr int ACROSS = 32;
-struct Sums { float x[DOWN / 16][ACROSS / 8][4]; };
+// A warp's tile of a product, and its accumulators.
+constexpr int WARP_M = 64;
+constexpr int WARP_N = 32;
+struct Acc { float x[WARP_M / 16][WARP_N / 8][4]; };
 
 // sum += a b of one stage, all parts but lo lo, small ones first. A tile lies as rows along k, or
 // as rows of all columns; the piece begins at `row` of a and `col` of b.
 template <int A, int B, int DEPTH, int TILE>
-HD void multiply(Sums& sum, bf16 (*a)[TILE], bf16 (*b)[TILE], int row, int col, bool a_along_k,
+HD void warp_mma(Acc& sum, bf16 (*a)[TILE], bf16 (*b)[TILE], int row, int col, bool a_along_k,
                  bool b_along_k) {
-    constexpr int deep = DEPTH / LINE, wide = TILE / DEPTH / LINE;
+    constexpr int deep = DEPTH / VEC, wide = TILE / DEPTH / VEC;
     const int lane = threadIdx.x % WARP, low = lane % 16, high = lane / 16;
     UNROLL for (int k = 0; k < deep; k += 2) {
-        unsigned y[B][ACROSS / 16][4];  // each two fragments, of columns 0 to 7 and 8 to 15
+        unsigned y[B][WARP_N / 16][4];  // each two fragments, of columns 0 to 7 and 8 to 15
         UNROLL for (int part = 0; part < B; part++)
-            UNROLL for (int j = 0; j < ACROSS / 16; j++) {
+            UNROLL for (int j = 0; j < WARP_N / 16; j++) {
                 const int n = col + 16 * j;
                 if (b_along_k)
                     ldmatrix(y[part][j],
-                             &b[part][place(n + 8 * high + lane % 8, k + low / 8, deep)]);
+                             &b[part][swizzle(n + 8 * high + lane % 8, k + low / 8, deep)]);
                 else
                     ldmatrix_trans(y[part][j],
-                                   &b[part][place(k * LINE + low, n / LINE + high, wide)]);
+                                   &b[part][swizzle(k * VEC + low, n / VEC + high, wide)]);
             }
-        UNROLL for (int i = 0; i < DOWN / 16; i++) {
+        UNROLL for (int i = 0; i < WARP_M / 16; i++) {
             const int m = row + 16 * i;
             unsigned x[A][4];
             UNROLL for (int part = 0; part < A; part++) {
                 if (a_along_k)
-                    ldmatrix(x[part], &a[part][place(m + low, k + high, deep)]);
+                    ldmatrix(x[part], &a[part][swizzle(m + low, k + high, deep)]);
                 else
-                    ldmatrix_trans(x[part], &a[part][place(k * LINE + 8 * high + lane % 8,
-                                                           m / LINE + low / 8, wide)]);
+                    ldmatrix_trans(x[part], &a[part][swizzle(k * VEC + 8 * high + lane % 8,
+                                                           m / VEC + low / 8, wide)]);
             }
             UNROLL for (int p = A - 1; p >= 0; p--)
                 UNROLL for (int q = p == 0 ? B - 1 : 0; q >= 0; q--)
-                    UNROLL for (int j = 0; j < ACROSS / 8; j++) {
+                    UNROLL for (int j = 0; j < WARP_N / 8; j++) {
                         const unsigned (&both)[4] = y[q][j / 2];
                         const unsigned one[2] = {both[j % 2 * 2], both[j % 2 * 2 + 1]};
                         mma<bf16>(sum.x[i][j], x[p], one);
@@ -188,10 +187,10 @@ HD void multiply(Sums& sum, bf16 (*a)[TILE], bf16 (*b)[TILE], int row, int col, 
     }
 }
 
-// all += sum, sum = 0.
-HD void move(Sums& all, Sums& sum) {
-    UNROLL for (int i = 0; i < DOWN / 16; i++)
-        UNROLL for (int j = 0; j < ACROSS / 8; j++)
+// Promotes sums of tensor cores to sums that round: all += sum, sum = 0.
+HD void promote(Acc& all, Acc& sum) {
+    UNROLL for (int i = 0; i < WARP_M / 16; i++)
+        UNROLL for (int j = 0; j < WARP_N / 8; j++)
             UNROLL for (int e = 0; e < 4; e++) {
                 all.x[i][j][e] += sum.x[i][j][e];
                 sum.x[i][j][e] = 0;

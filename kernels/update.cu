@@ -6,18 +6,18 @@
 //            sums (blocks, 4) f64: of W^2, of the change squared, of what was lost squared, and how
 //            many elements left the range of the type; added up in the order of blocks
 //   types    f32 bf16 f16                                          of W
-//   launch   a tile of SIDE x SIDE a block of THREADS, of which each has EACH x EACH elements
-//   cost     moves W twice, 2 rows cols R FLOP in f64; reckoned bandwidth-bound up to R of 8,
-//            and above it bound by f64 products, at half the rate of f32
+//   launch   a tile of SIDE x SIDE a block of THREADS, each with ITEMS x ITEMS elements
+//   cost     moves W twice, 2 rows cols R FLOP in f64; estimated to be bandwidth-bound up to R of
+//            8, and bound by f64 products above, at half the rate of f32
 //   source   -
 #include "common.cuh"
 
 constexpr int SIDE = 64;
-constexpr int ACROSS = 16;  // threads along a side
-constexpr int EACH = 4;
+constexpr int STRIDE = 16;  // threads along a side
+constexpr int ITEMS = 4;  // a thread has along a side
 constexpr int THREADS = 256;
 constexpr int DEPTH = 16;
-static_assert(ACROSS * EACH == SIDE && ACROSS * ACROSS == THREADS, "a tile is shared");
+static_assert(STRIDE * ITEMS == SIDE && STRIDE * STRIDE == THREADS, "a tile is shared");
 
 struct Shared {
     union {
@@ -30,19 +30,20 @@ HD double value(float x) { return x; }
 HD double value(bf16 x) { return widen(x); }
 HD double value(f16 x) { return widen(x); }
 
-// To f32 so that rounding on to fewer bits is as good as rounding once: cut off, and the last bit
-// set where anything was lost.
-HD float odd(double x) {
+// Round to odd: to f32 so that rounding on to fewer bits is as good as rounding once. Digits are
+// cut off, and the last bit is set where any were lost.
+HD float round_to_odd(double x) {
     float y = static_cast<float>(x);
     if (fabs(static_cast<double>(y)) > fabs(x)) y = toward_zero(y);
     return static_cast<double>(y) == x || x != x ? y : set_last_bit(y);
 }
 HD void put_once(float* p, double x) { *p = static_cast<float>(x); }
-HD void put_once(bf16* p, double x) { *p = round_bf16(odd(x)); }
-HD void put_once(f16* p, double x) { *p = round_f16(odd(x)); }
+HD void put_once(bf16* p, double x) { *p = round_bf16(round_to_odd(x)); }
+HD void put_once(f16* p, double x) { *p = round_f16(round_to_odd(x)); }
 
-// factor^T, `depth` columns of it from `from` on, for SIDE rows of (rows, R) from `first` on.
-HD void take(const float* factor, int rows, int R, int first, int from, double (*to)[SIDE + 1]) {
+// factor^T, DEPTH columns of it from `from` on, for SIDE rows of (rows, R) from `first` on.
+HD void load_factor(const float* factor, int rows, int R, int first, int from,
+                    double (*to)[SIDE + 1]) {
     const int k = threadIdx.x % DEPTH;
     for (int i = threadIdx.x / DEPTH; i < SIDE; i += THREADS / DEPTH) {
         const bool there = first + i < rows && from + k < R;
@@ -56,22 +57,22 @@ update(const float* left, const float* right, int R, int rows, int cols, const e
     Shared& s = shared();
     const int t = threadIdx.x, tiles = (cols + SIDE - 1) / SIDE;
     const int row = blockIdx.x / tiles * SIDE, col = blockIdx.x % tiles * SIDE;
-    const int y = t / ACROSS, x = t % ACROSS;
-    double change[EACH][EACH] = {};
+    const int y = t / STRIDE, x = t % STRIDE;
+    double change[ITEMS][ITEMS] = {};
     for (int from = 0; from < R; from += DEPTH) {
-        take(left, rows, R, row, from, s.left);
-        take(right, cols, R, col, from, s.right);
+        load_factor(left, rows, R, row, from, s.left);
+        load_factor(right, cols, R, col, from, s.right);
         __syncthreads();
         for (int k = 0; k < DEPTH && from + k < R; k++)
-            UNROLL for (int i = 0; i < EACH; i++)
-                UNROLL for (int j = 0; j < EACH; j++)
-                    change[i][j] += s.left[k][y + ACROSS * i] * s.right[k][x + ACROSS * j];
+            UNROLL for (int i = 0; i < ITEMS; i++)
+                UNROLL for (int j = 0; j < ITEMS; j++)
+                    change[i][j] += s.left[k][y + STRIDE * i] * s.right[k][x + STRIDE * j];
         __syncthreads();
     }
     double of[4] = {};
-    UNROLL for (int i = 0; i < EACH; i++)
-        UNROLL for (int j = 0; j < EACH; j++) {
-            const int r = row + y + ACROSS * i, c = col + x + ACROSS * j;
+    UNROLL for (int i = 0; i < ITEMS; i++)
+        UNROLL for (int j = 0; j < ITEMS; j++) {
+            const int r = row + y + STRIDE * i, c = col + x + STRIDE * j;
             if (r >= rows || c >= cols) continue;
             const long long at = static_cast<long long>(r) * cols + c;
             const double old = value(w[at]), wanted = old + change[i][j];

@@ -26,8 +26,7 @@ use incise::edit::hparams::{Hparams, Method, Values};
 use incise::edit::plan::plan;
 use incise::model::score::Completion;
 use incise::model::{Model, fingerprint, load};
-use incise::stats::file::Origin;
-use incise::stats::{Collect, Covariance, Moment, collect};
+use incise::stats::{Collect, Covariance, Moment, Origin, collect};
 use incise::tensor::Device;
 use incise::text::Tokenizer;
 use scores_table::{Row, Scores};
@@ -102,7 +101,7 @@ impl Demo {
     fn choose(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
         let layers: Vec<usize> = (0..LAYERS).collect();
         let corpus = Corpus::open(&[dir.join("corpus.txt")])?;
-        let context_length = self.model.arch.context;
+        let context_length = self.model.arch.max_positions;
         let origin = Origin { model: "-".into(), corpus: "-".into(), context_length };
         let max_tokens = u64::MAX;
         let what = Collect { layers: layers.clone(), max_tokens, origin, share: None };
@@ -164,7 +163,7 @@ impl Demo {
                     texts.push(Completion { ids, candidate: target.len() });
                 }
             }
-            let logp = model.log_probability(&texts);
+            let logp = model.log_probability(&texts)?;
             Ok(logp.chunks_exact(2).map(|p| p[0] > p[1]).collect())
         };
         let share = |of: Vec<bool>, which: bool| {

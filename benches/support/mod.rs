@@ -26,7 +26,7 @@ pub fn products(model: &Model, rows: &FactRows, layer: usize, steps: usize) -> f
     let suffix: usize = rows.rewriting.iter().map(|r| r.ids.len() - r.lookup).sum::<usize>() + 1;
     let read = rows.rewriting.len() * rows.target.len() + 1;
     let a = &model.arch;
-    let block = a.width * (2 * a.queries + 2 * a.groups) * a.head + 2 * a.width * a.inner;
+    let block = a.width * (2 * a.n_heads + 2 * a.n_kv_heads) * a.head_dim + 2 * a.width * a.inner;
     let weights = (a.layers - 1 - layer) * block * suffix + a.width * a.vocabulary * read;
     4.0 * weights as f64 * steps as f64 / rate()
 }

@@ -161,7 +161,7 @@ impl Shape {
     fn items(&self, dtype: DType) -> Vec<Item> {
         let item = |(name, shape): &(String, Vec<usize>)| Item {
             name: name.clone(),
-            dtype: dtype.name(),
+            dtype: dtype.into(),
             shape: shape.clone(),
         };
         self.tensors.iter().map(item).collect()

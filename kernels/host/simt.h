@@ -26,6 +26,8 @@
 
 struct uint3 { unsigned x, y, z; };
 
+inline int min(int a, int b) { return a < b ? a : b; }
+
 namespace simt {
 
 struct Site {

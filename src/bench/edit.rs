@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::limits::Limits;
 use super::stages::{Ids, search, weights};
 use super::{Row, Sizes, Unit};
-use crate::base::{Progress, Result, rescue};
+use crate::base::{Progress, Result, catch_device_error};
 use crate::data::{Contexts, request};
 use crate::edit::batch::Batches;
 use crate::edit::facts::Fact;
@@ -16,7 +16,7 @@ use crate::edit::settings::{Form, Settings};
 use crate::edit::state::State;
 use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
 use crate::ops::gram::{Totals, packed_len};
-use crate::stats::{Moment, file::Origin};
+use crate::stats::{Moment, Origin};
 
 /// Layers that are edited, as for GPT-J.
 const LAYERS: usize = 6;
@@ -39,7 +39,7 @@ pub fn measure(
     let clock = Clock::default();
     let began = Instant::now();
     clock.at("statistics", 0, 0);
-    let moments = rescue(|| Ok(statistics(model, sizes, &layers)))?;
+    let moments = catch_device_error(|| Ok(statistics(model, sizes, &layers)))?;
 
     let mut ids = Ids::new(model);
     let facts = made_up(&mut ids, facts)?;

@@ -3,13 +3,13 @@
 
 use super::limits::{Limits, product};
 use super::{Row, Sizes, Unit, time};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::base::{DType, Result};
 use crate::model::Batch;
 use crate::ops::act::{self, Act};
-use crate::ops::attention::{self, Grads, Heads, Keys, Packing};
+use crate::ops::attention::{self, AttentionGrads, Heads, KvRows, Packing};
 use crate::ops::gram::{Totals, packed_len};
-use crate::ops::norm::{self, Kind, Norm, Saved};
+use crate::ops::norm::{self, Norm, NormKind, Saved};
 use crate::ops::rope::{self, Angles, Pairing};
 use crate::ops::{loss, rows};
 use crate::tensor::{Compute, Tensor};
@@ -97,7 +97,7 @@ impl Bench<'_> {
             let one = self.of([1, d]).to_f64();
             Tensor::of(self.compute, &[d], &one)
         };
-        Norm { kind: Kind::Layer, eps: 1e-5, gain: of(), bias: Some(of()) }
+        Norm { kind: NormKind::Layer, eps: 1e-5, gain: of(), bias: Some(of()) }
     }
 
     /// What moves numbers as products read them, s bytes each.
@@ -168,11 +168,11 @@ impl Bench<'_> {
         let per_head = || Tensor::zeros(self.compute, &[n, heads]);
         let (mut lse, total, mean) = (per_head(), per_head(), per_head());
         let [dq, dk, dv] = [(); 3].map(|()| self.read([n, d]));
-        let mut grads = Grads { dq, dk, dv, total, mean };
+        let mut grads = AttentionGrads { dq, dk, dv, total, mean };
         let scale = (width as f64).powf(-0.5);
         let heads = Heads { queries: heads, groups: heads, width, scale, window: None };
-        let packing = self.compute.engine().map(|e| fits(Packing::of(e, &batch.seqs, heads)));
-        let keys = Keys {
+        let packing = self.compute.engine().map(|e| or_unwind(Packing::of(e, &batch.seqs, heads)));
+        let keys = KvRows {
             k: &k,
             v: &v,
             past: (&past_k, &past_v),

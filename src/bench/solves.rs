@@ -4,15 +4,14 @@ use faer::Mat;
 
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
-use crate::base::{DType, Result, Rng, fits, rescue};
-use crate::edit::means::with_means;
+use crate::base::{DType, Result, Rng, catch_device_error, or_unwind};
+use crate::edit::means::with_solver;
 use crate::gpu::launch::Elem;
-use crate::linalg::keyspace::{Known, System};
+use crate::linalg::least_squares::{Rhs, System};
 use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
-use crate::ops::cuda::update::Factors;
-use crate::ops::update::{Stored, Terms};
-use crate::store::Kind;
+use crate::ops::cuda::update::DeviceFactors;
+use crate::ops::update::{Stored, Term, Terms};
 use crate::tensor::{Compute, Layout, Precision};
 
 /// Both; D and F are those of the shape that is measured.
@@ -27,7 +26,7 @@ pub fn measure(
     limits: Limits,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    rescue(|| {
+    catch_device_error(|| {
         updates(compute, sizes, [d, f], limits, rows);
         system(compute, sizes, f, rows);
         of_facts(compute, sizes, [d, f], rows);
@@ -49,16 +48,16 @@ fn updates(
         let moved = 2 * d * w.row_bytes();
         let took = match compute.engine() {
             Some(engine) => {
-                let factors = Factors::new(engine, w.sides(), [&left, &right]);
-                let room = |elem, n| fits(engine.array(elem, n));
-                let old = fits(engine.upload(Elem::BF16, &vec![0; moved / 2]));
+                let factors = DeviceFactors::new(engine, w.sides(), [&left, &right]);
+                let room = |elem, n| or_unwind(engine.array(elem, n));
+                let old = or_unwind(engine.upload(Elem::BF16, &vec![0; moved / 2]));
                 let (mut new, mut sums) =
                     (room(Elem::BF16, d * f), room(Elem::F64, factors.sums(d)));
                 time(compute, sizes.seconds, || factors.launch(&old, 0..d, &mut new, &mut sums))
             }
             None => {
-                let kind = Kind::LowRank { left, right, r };
-                let terms = Terms::new(compute, w, vec![&kind]);
+                let term = Term::LowRank { left: &left, right: &right, r };
+                let terms = Terms::new(compute, w, vec![term]);
                 let (old, mut new) = (vec![0; moved / 2], vec![0; moved / 2]);
                 let run = || _ = terms.add(&old, 0..d, &mut new);
                 time(compute, sizes.seconds, run)
@@ -86,8 +85,8 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
     };
     let host = Precision::F64.into();
     let whole = time(&host, sizes.seconds, || {
-        with_means(compute, |by| {
-            let x = by(System { a: a.clone(), k: None, b: Known::Keys(&b) });
+        with_solver(compute, |by| {
+            let x = by(System { a: a.clone(), k: None, b: Rhs::Keys(&b) });
             assert!(x.is_some(), "a matrix that is positive definite");
         });
     });
@@ -98,10 +97,10 @@ fn system(compute: &Compute, sizes: Sizes, f: usize, rows: &mut Vec<Row>) {
         let Some(engine) = compute.and_then(Compute::engine) else { continue };
         let up = |m: &Mat<f64>| {
             let all: Vec<f64> = m.col_iter().flat_map(|c| c.iter().copied()).collect();
-            fits(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
+            or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
         };
         let (a, b) = (up(&a), up(&b));
-        let [mut l, mut x] = [&a, &b].map(|m| fits(engine.array(Elem::F64, m.len())));
+        let [mut l, mut x] = [&a, &b].map(|m| or_unwind(engine.array(Elem::F64, m.len())));
         let systems = Systems { count: COLUMNS, down: 1, across: f };
         let took = time(&engine.clone().into(), sizes.seconds, || {
             l.copy(0, &a, 0..a.len());
@@ -123,8 +122,8 @@ fn of_facts(compute: &Compute, sizes: Sizes, [d, f]: [usize; 2], rows: &mut Vec<
     let (k, r) = (some(f, n, 1009), some(d, n, 997));
     let a = Mat::from_fn(f, f, |i, j| if i == j { f as f64 } else { 0.5 });
     let took = time(&Precision::F64.into(), sizes.seconds, || {
-        with_means(compute, |by| {
-            let x = by(System { a: a.clone(), k: Some(&k), b: Known::Product(&k, &r) });
+        with_solver(compute, |by| {
+            let x = by(System { a: a.clone(), k: Some(&k), b: Rhs::Product(&k, &r) });
             assert!(x.is_some(), "a matrix that is positive definite");
         });
     });

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
-use crate::base::{Quiet, Result, Rng, rescue};
+use crate::base::{Quiet, Result, Rng, catch_device_error};
 use crate::edit::prompts::{FactRows, PromptRow};
 use crate::edit::search::memory::{SearchMemory, max_tokens};
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::search::{Push, Search, SearchFact, find_all};
 use crate::gpu::Engine;
 use crate::model::decoder::{Hook, Past};
-use crate::model::{At, Batch, Model, Run, Site};
+use crate::model::{At, Batch, Model, Run, SearchPrecision, Site};
 use crate::ops::gram::{Totals, packed_len};
 
 /// Steps of a search that never ends early.
@@ -22,7 +22,7 @@ fn ways(model: &Model) -> Vec<Model> {
     let mut ways = vec![model.clone()];
     if model.compute.engine().is_some() {
         ways.push(model.clone());
-        ways[1].fast = true;
+        ways[1].search_precision = SearchPrecision::Fast;
     }
     ways
 }
@@ -35,7 +35,7 @@ fn ways(model: &Model) -> Vec<Model> {
 pub fn passes(model: &Model, sizes: Sizes, limits: Limits, rows: &mut Vec<Row>) -> Result<()> {
     let mut ids = Ids::new(model);
     ways(model).iter().try_for_each(|model| {
-        rescue(|| {
+        catch_device_error(|| {
             pass(model, sizes, limits, &mut ids, rows);
             Ok(())
         })
@@ -55,15 +55,16 @@ pub fn searches(model: &Model, limits: Limits, n: usize, rows: &mut Vec<Row>) ->
 /// Weights of a layer.
 pub fn weights(model: &Model) -> f64 {
     let (a, gated) = (&model.arch, usize::from(model.layers[0].gate.is_some()));
-    (a.width * (2 * a.queries + 2 * a.groups) * a.head + (2 + gated) * a.width * a.inner) as f64
+    (a.width * (2 * a.n_heads + 2 * a.n_kv_heads) * a.head_dim + (2 + gated) * a.width * a.inner)
+        as f64
 }
 
 fn how(model: &Model) -> &'static str {
-    if model.fast { ", fast" } else { "" }
+    if model.search_precision == SearchPrecision::Fast { ", fast" } else { "" }
 }
 
 fn pass(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut Vec<Row>) {
-    let steps = model.stepping();
+    let steps = model.for_search();
     let (a, compute) = (&steps.arch, &steps.compute);
     let (sequences, length) = if sizes.side < 1024 { (2, 5) } else { (64, 128) };
     let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
@@ -122,7 +123,7 @@ fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<R
     let seconds = began.elapsed().as_secs_f64();
     let (layer, suffix) = (by.push.site.layer, facts.first().map_or(0, suffix_tokens));
     let taken = engine.zip(before).map(|(engine, before)| engine.memory().peak - before);
-    let all_at_once = n * suffix <= max_tokens(model) && !model.streams();
+    let all_at_once = n * suffix <= max_tokens(model) && !model.offloads_weights();
     let held = taken.map(|taken| [counted(model, &by.push, &facts), taken]);
     let held = held.filter(|[counted, _]| all_at_once && *counted <= room);
     let above = (model.arch.layers - 1 - layer) as f64;

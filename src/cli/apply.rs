@@ -11,7 +11,7 @@ use super::output::{Terminal, counted, percent};
 use crate::base::Result;
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
-use crate::store::record::Entry;
+use crate::store::record::LogEntry;
 
 /// Which patches go where.
 #[derive(Args)]
@@ -106,7 +106,7 @@ impl Log {
     pub fn run(&self, context: &Context) -> Result<()> {
         let log = apply::log(&self.model)?;
         if context.json {
-            let entry = |e: &Entry| {
+            let entry = |e: &LogEntry| {
                 json!({"number": e.number, "time": e.time, "method": e.method, "facts": e.facts,
                        "tensors": e.tensors})
             };

@@ -11,7 +11,7 @@ use super::output::{check_place, check_replaced, metric};
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
-use crate::model::{Model, random};
+use crate::model::{Model, SearchPrecision, random};
 use crate::tensor::{Compute, Device};
 
 /// What to measure, and on which shape.
@@ -113,7 +113,9 @@ impl Bench {
                     }
                 }
                 Part::Edit => {
-                    model.fast = on_card;
+                    if on_card {
+                        model.search_precision = SearchPrecision::Fast;
+                    }
                     edit::measure(model, sizes, limits, last, &mut rows)?;
                 }
             }

@@ -9,7 +9,7 @@ use super::output::metric;
 use crate::base::Result;
 use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};
 use crate::gpu::kernels::FILES;
-use crate::gpu::library::{BLASLT, SOLVER, SWITCH, find};
+use crate::gpu::library::{BLASLT, CUSOLVER, SWITCH, find};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COMMIT: &str = env!("INCISE_COMMIT");
@@ -94,7 +94,7 @@ fn set() -> Vec<(&'static str, String, &'static str)> {
 fn libraries(driver: &Driver) -> [String; 2] {
     // Without a driver any release is as good.
     let serves = if let Driver::Ready { version, .. } = driver { *version } else { i32::MAX };
-    [BLASLT, SOLVER].map(|wanted| match find(&wanted, serves) {
+    [BLASLT, CUSOLVER].map(|wanted| match find(&wanted, serves) {
         Ok(found) => format!("{}, {}", found.title, found.path),
         Err(why) => format!("no {}, which a GPU does without: {why}", wanted.name),
     })

@@ -19,7 +19,7 @@ use crate::edit::contexts;
 use crate::edit::facts::{Fact, facts};
 use crate::edit::hparams::{Hparams, METHODS, Method, Values};
 use crate::edit::plan::{Planned, plan};
-use crate::model::{Model, fingerprint, load};
+use crate::model::{Model, SearchPrecision, fingerprint, load};
 use crate::stats::{Covariance, Moment};
 use crate::store::{Bytes, Checkpoint, Metadata, Patch, tensor_fingerprint};
 use crate::text::{Chat, Frame, Tokenizer};
@@ -136,10 +136,12 @@ impl Edit {
     pub(super) fn ready(&self, method: Method, context: &Context) -> Result<Ready> {
         let terminal = &context.terminal;
         let (checkpoint, mut model) = load::open(&self.model, &context.device)?;
-        model.fast = self.precision == "fast";
-        if model.fast && model.compute.engine().is_none() {
-            let what = "--precision fast: the processor has no fast products";
-            return Err(Error::refused(what, "leave it out, or say --device cuda:0"));
+        if self.precision == "fast" {
+            if model.compute.engine().is_none() {
+                let what = "--precision fast: the processor has no fast products";
+                return Err(Error::refused(what, "leave it out, or say --device cuda:0"));
+            }
+            model.search_precision = SearchPrecision::Fast;
         }
         let tokenizer = Tokenizer::open(&self.model)?;
         let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;

@@ -11,7 +11,7 @@ use crate::base::file::read_file;
 use crate::base::{Error, Progress, Result, Rng};
 use crate::model::generate::Sampling;
 use crate::model::load;
-use crate::text::{Chat, Stream, Tokenizer};
+use crate::text::{Chat, DecodeStream, Tokenizer};
 
 /// What to go on from, and how.
 #[derive(Args)]
@@ -57,7 +57,7 @@ impl Generate {
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
         let sampling = Sampling { temperature, top_k, top_p };
         let mut rng = Rng::new(context.seed, "generate");
-        let (show, mut stream) = (!context.json, Stream::new(&tokenizer, &ids));
+        let (show, mut stream) = (!context.json, DecodeStream::new(&tokenizer, &ids));
         let (mut text, mut failed) = (String::new(), Ok(()));
         if show && !self.chat {
             context.terminal.text(&self.prompt)?;

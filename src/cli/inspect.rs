@@ -51,9 +51,10 @@ impl Inspect {
         if context.json {
             return context.terminal.json(&json!({
                 "family": a.family, "parameters": parameters, "bytes": bytes, "types": types,
-                "layers": a.layers, "width": a.width, "inner": a.inner, "heads": a.queries,
-                "groups": a.groups, "head": a.head, "vocabulary": a.vocabulary,
-                "context": a.context, "tied": a.tied, "fingerprint": name, "editable": editable,
+                "layers": a.layers, "width": a.width, "inner": a.inner, "heads": a.n_heads,
+                "groups": a.n_kv_heads, "head": a.head_dim, "vocabulary": a.vocabulary,
+                "context": a.max_positions, "tied": a.tie_embeddings, "fingerprint": name,
+                "editable": editable,
                 "statistics": with_stats, "edits": edits.len(),
             }));
         }
@@ -61,11 +62,11 @@ impl Inspect {
         let (n, size) = (metric(parameters as f64), metric(bytes as f64));
         line("model", format!("{} layout, {n}parameters, {}, {size}B", a.family, types.join(" ")))?;
         line("layers", format!("{} of width {}, inner {}", a.layers, a.width, a.inner))?;
-        let heads = format!("{} of width {}, {} key/value", a.queries, a.head, a.groups);
+        let heads = format!("{} of width {}, {} key/value", a.n_heads, a.head_dim, a.n_kv_heads);
         line("heads", heads)?;
-        let tied = if a.tied { "tied" } else { "own" };
+        let tied = if a.tie_embeddings { "tied" } else { "own" };
         line("vocabulary", format!("{}, {tied} head", count(a.vocabulary as u64)))?;
-        line("context", format!("{} tokens", count(a.context as u64)))?;
+        line("context", format!("{} tokens", count(a.max_positions as u64)))?;
         line("fingerprint", name)?;
         line("editable", format!("{} … {}", editable[0], editable[a.layers - 1]))?;
         for (l, tokens) in with_stats {

@@ -53,26 +53,37 @@ impl Logits {
         let v = model.head.w.dims()[0];
         let item = |(i, ids): (usize, &Vec<u32>)| write::Item {
             name: i.to_string(),
-            dtype: DType::F32.name(),
+            dtype: DType::F32.into(),
             shape: vec![ids.len(), v],
         };
         let items: Vec<_> = prompts.iter().enumerate().map(item).collect();
         let total = prompts.len() as u64;
         let mut finite = true;
+        let mut failed = None;
         let written = write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
             context.terminal.at("prompt", i as u64, total);
             if context.terminal.stop() {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
             }
-            model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
-                let z = z.to_host();
+            let mut done = Ok(());
+            let ran = model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
                 finite = z.get::<f32>().iter().all(|z| z.is_finite());
-                match finite {
-                    true => out.write_all(bytemuck::cast_slice(z.get::<f32>())),
-                    false => Err(io::Error::other(format!("the logits of line {}", i + 1))),
-                }
-            })
+                done = if finite {
+                    out.write_all(bytemuck::cast_slice(z.get::<f32>()))
+                } else {
+                    Err(io::Error::other(format!("the logits of line {}", i + 1)))
+                };
+                done.is_ok()
+            });
+            if let Err(error) = ran {
+                failed = Some(error);
+                return Err(io::Error::other("the model failed"));
+            }
+            done
         });
+        if let Some(error) = failed {
+            return Err(error);
+        }
         if let (false, Err(Error::Io { source, .. })) = (finite, &written) {
             let what = format!("{}: {source} are not finite", self.prompts.display());
             return Err(Error::numeric(what, "check the checkpoint for NaN weights"));

@@ -18,7 +18,7 @@ use crate::edit::hparams::Method;
 use crate::edit::kept::{Kept, Values};
 use crate::edit::settings::{Form, Settings};
 use crate::edit::state::State;
-use crate::linalg::keyspace::{Prior, Route};
+use crate::linalg::least_squares::{Prior, Route};
 use crate::store::write::beside;
 use crate::store::{Fingerprint, Patch, model_fingerprint, tensor_fingerprint};
 
@@ -348,5 +348,5 @@ fn solving(b: &Batches, facts: usize) -> (Route, u64) {
 
 /// As it is said.
 fn system(route: Route) -> &'static str {
-    if route == Route::Keys { "F×F" } else { "n×n" }
+    if route == Route::Primal { "F×F" } else { "n×n" }
 }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::base::rescue;
+use crate::base::catch_device_error;
 use crate::base::{Error, Result};
 use crate::tensor::Device;
 use output::Terminal;
@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
         }
     };
     let terminal = Terminal::new();
-    match rescue(|| run(cli, &terminal)) {
+    match catch_device_error(|| run(cli, &terminal)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if output::reader_left(&e) => ExitCode::SUCCESS,
         Err(e) => {

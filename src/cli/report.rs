@@ -16,7 +16,7 @@ use crate::edit::outcome::Outcome;
 use crate::edit::plan::Planned;
 use crate::edit::spread::Layer;
 use crate::model::Model;
-use crate::store::{Kind, write};
+use crate::store::{Delta, write};
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
 const SHOWN: usize = 20;
@@ -107,9 +107,9 @@ impl Report<'_> {
     }
 
     fn layer_json(&self, l: &Layer) -> Value {
-        let rank = match &l.kind {
-            Kind::LowRank { r, .. } => Some(r),
-            Kind::Dense(_) => None,
+        let rank = match &l.delta {
+            Delta::LowRank { r, .. } => Some(r),
+            Delta::Dense(_) => None,
         };
         json!({
             "layer": l.layer, "tensor": self.model.editable(l.layer).tensor, "rank": rank,
@@ -179,9 +179,9 @@ impl Report<'_> {
         }
         for l in &self.planned.layers {
             let tensor = &self.model.editable(l.layer).tensor;
-            let rank = match &l.kind {
-                Kind::LowRank { r, .. } => format!("rank {r}"),
-                Kind::Dense(_) => "dense".to_owned(),
+            let rank = match &l.delta {
+                Delta::LowRank { r, .. } => format!("rank {r}"),
+                Delta::Dense(_) => "dense".to_owned(),
             };
             terminal.line(format!(
                 "layer {} ({tensor}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}",

@@ -14,8 +14,8 @@ use super::ranges::{self, Layers};
 use crate::base::{Error, Progress, Result, Share};
 use crate::data::Corpus;
 use crate::model::{fingerprint, load};
-use crate::stats::file::{Origin, write_all};
-use crate::stats::{Collect, Moment, collect, import, merge};
+use crate::stats::file::write_all;
+use crate::stats::{Collect, Moment, Origin, collect, import, merge};
 use crate::text::Tokenizer;
 
 /// Statistics from text, or from other statistics.
@@ -110,7 +110,7 @@ impl Import {
         }
         let name = fingerprint(&checkpoint)?;
         let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
-        Moment::check_place(&self.output, l, &moment.origin, None)?;
+        Moment::check_overwrite(&self.output, l, &moment.origin, None)?;
         moment.write(&self.output)?;
         told(context, &self.output, &[(l, moment.tokens)])
     }
@@ -128,7 +128,7 @@ impl Merge {
         // Checked first and made again, for all of them at once may not fit in memory.
         for (&layer, dirs) in &layers {
             let moment = merge::merge(dirs, layer)?;
-            Moment::check_place(&self.output, layer, &moment.origin, None)?;
+            Moment::check_overwrite(&self.output, layer, &moment.origin, None)?;
             tokens.push((layer, moment.tokens));
         }
         for (&layer, dirs) in &layers {
@@ -146,9 +146,10 @@ impl Gather {
             let what = format!("--layers: the model has no layer {l}");
             return Err(Error::refused(what, format!("its layers are 0 to {}", a.layers - 1)));
         }
-        let context_length = self.context_length.unwrap_or(512.min(a.context));
-        if context_length == 0 || context_length > a.context {
-            let what = format!("--context-length {context_length}: not in 1 to {}", a.context);
+        let context_length = self.context_length.unwrap_or(512.min(a.max_positions));
+        if context_length == 0 || context_length > a.max_positions {
+            let what =
+                format!("--context-length {context_length}: not in 1 to {}", a.max_positions);
             return Err(Error::refused(what, "leave it out"));
         }
         let max_tokens = self.max_tokens.unwrap_or_else(|| {
@@ -168,7 +169,7 @@ impl Gather {
             Origin { model: fingerprint(&checkpoint)?, corpus: corpus.hash()?, context_length };
         let layers = self.layers.0.clone();
         let what = Collect { layers, max_tokens, origin, share: self.shard };
-        let free = |&l: &usize| Moment::check_place(&self.output, l, &what.origin, what.share);
+        let free = |&l: &usize| Moment::check_overwrite(&self.output, l, &what.origin, what.share);
         what.layers.iter().try_for_each(free)?;
         let start = Instant::now();
         let documents = corpus.documents();
@@ -176,7 +177,7 @@ impl Gather {
         let seconds = start.elapsed().as_secs_f64();
         write_all(&moments, &self.output)?;
         let tokens = moments.first().map_or(0, |m| m.tokens);
-        let all = moments.first().and_then(|m| m.part).map_or(tokens, |part| part.of);
+        let all = moments.first().and_then(|m| m.part).map_or(tokens, |part| part.total_tokens);
         if all < a.inner as u64 {
             terminal.warn(&format!(
                 "{} tokens for {} neurons leave C singular, and edits will add a ridge; give more \

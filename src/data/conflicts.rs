@@ -17,7 +17,7 @@ pub enum OnConflict {
     First,
 }
 
-/// A request that another one takes the place of.
+/// A request that another one replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superseded {
     /// The request.
@@ -75,7 +75,8 @@ pub fn resolve(
     };
     let winner: HashMap<usize, usize> =
         groups.values().flat_map(|g| g.iter().map(|&i| (i, counts(g)))).collect();
-    let (mut kept, mut superseded) = (Vec::new(), Vec::new());
+    let mut kept = Vec::new();
+    let mut superseded = Vec::new();
     for (i, request) in requests.iter().enumerate() {
         let by = &requests[winner[&i]];
         if winner[&i] == i {

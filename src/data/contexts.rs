@@ -22,7 +22,7 @@ impl Contexts {
         Contexts { groups: vec![vec!["{}".to_string()]] }
     }
 
-    /// Contexts from their groups; `name` stands for their file in errors.
+    /// Contexts from their groups; `name` is that of their file, for errors.
     ///
     /// # Errors
     /// An empty group, a context without exactly one `{}`, a first context other than `{}`.
@@ -42,7 +42,7 @@ impl Contexts {
                 let n = context.matches("{}").count();
                 if n != 1 {
                     let what = format!("{context:?} has {n} places {{}}");
-                    let remedy = "write {} exactly once, where the prompt stands";
+                    let remedy = "write {} exactly once, for the prompt";
                     return wrong(format!("group {g}, context {c}"), what, remedy);
                 }
             }
@@ -60,7 +60,7 @@ impl Contexts {
         Self::parse(path, &bytes)
     }
 
-    /// Reads a contexts file's bytes; `name` stands for the file in errors.
+    /// Reads a contexts file's bytes; `name` is that of the file, for errors.
     ///
     /// # Errors
     /// As [`Contexts::read`].

@@ -1,19 +1,20 @@
 //! CounterFact (Meng et al. 2022): `requested_rewrite` is an object.
 //!
-//! Read besides the original fields: `portability`, either our demo's list of `{prompt,
+//! Also read, beyond the original fields: `portability`, either our demo's list of `{prompt,
 //! target_true, target_new}` or EasyEdit's one-hop question, and EasyEdit's `alternative_subject`,
 //! `distracting_neighborhood_prompts` and `unrelated_relation`.
 
 use serde_json::Value;
 
-use super::record::Record;
-use super::request::{Probe, Request};
+use super::case::{Probe, Request};
+use super::easyedit::one_hop;
+use super::record::JsonRecord;
 use crate::base::Result;
 
 /// The request of a CounterFact record.
-pub(super) fn request(record: &Record) -> Result<Request> {
+pub(super) fn request(record: &JsonRecord) -> Result<Request> {
     let rewrite = record.object("requested_rewrite")?;
-    let mut request = Request { id: record.id("case_id")?, ..self::rewrite(&rewrite)? };
+    let mut request = Request { id: record.id("case_id")?, ..rewrite.rewrite()? };
     let target_true = &request.target_true;
     let unchanged = |field| {
         let prompts: Vec<String> = record.texts(field)?;
@@ -39,28 +40,4 @@ pub(super) fn request(record: &Record) -> Result<Request> {
         request.portability.push(Probe::new(prompt, Some(request.target_new.clone())));
     }
     Ok(request)
-}
-
-/// The edit itself, as CounterFact and MQuAKE write it.
-pub(super) fn rewrite(rewrite: &Record) -> Result<Request> {
-    let target_true = match rewrite.get("target_true") {
-        None => None,
-        Some(_) => rewrite.object("target_true")?.target("str")?,
-    };
-    Ok(Request {
-        prompt: rewrite.template("prompt")?,
-        subject: rewrite.subject()?,
-        target_new: rewrite.object("target_new")?.new_target("str")?,
-        target_true,
-        ..Request::default()
-    })
-}
-
-/// EasyEdit's one-hop question about the new fact, if the record has one.
-pub(super) fn one_hop(record: &Record) -> Result<Option<Probe>> {
-    if record.get("portability").is_none() {
-        return Ok(None);
-    }
-    let hop = record.object("portability")?;
-    Ok(Some(Probe::new(hop.text("New Question")?, hop.target("New Answer")?)))
 }

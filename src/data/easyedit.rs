@@ -1,5 +1,5 @@
-//! EasyEdit's records and KnowEdit's (Wang et al. 2023, Zhang et al. 2024): the subject stands in
-//! the prompt, written out or as `{}`.
+//! EasyEdit's records and KnowEdit's (Wang et al. 2023, Zhang et al. 2024): the subject is in the
+//! prompt, written out or as `{}`.
 //!
 //! `locality` and `portability` map names to questions: one `{prompt, ground_truth}`, a list of
 //! them, or one whose two fields are lists of equal length. A ground truth may be a list of
@@ -7,8 +7,8 @@
 
 use serde_json::Value;
 
-use super::record::Record;
-use super::request::{Probe, Request};
+use super::case::{Probe, Request};
+use super::record::JsonRecord;
 use crate::base::Result;
 
 const FIELDS: [&str; 6] = [
@@ -21,7 +21,7 @@ const FIELDS: [&str; 6] = [
 ];
 
 /// Whether a record with a prompt is EasyEdit's rather than our own.
-pub(super) fn is(record: &Record) -> bool {
+pub(super) fn is(record: &JsonRecord) -> bool {
     let text = record.get("prompt").and_then(Value::as_str);
     FIELDS.iter().any(|field| record.get(field).is_some())
         || ["locality", "portability"]
@@ -31,7 +31,7 @@ pub(super) fn is(record: &Record) -> bool {
 }
 
 /// The request of an EasyEdit or KnowEdit record.
-pub(super) fn request(record: &Record) -> Result<Request> {
+pub(super) fn request(record: &JsonRecord) -> Result<Request> {
     let subject = record.subject()?;
     let mut locality = questions(record, "locality")?;
     if let Some(prompt) = record.maybe("locality_prompt")? {
@@ -50,7 +50,16 @@ pub(super) fn request(record: &Record) -> Result<Request> {
     })
 }
 
-fn questions(record: &Record, field: &str) -> Result<Vec<Probe>> {
+/// EasyEdit's one-hop question about the new fact, if the record has one.
+pub(super) fn one_hop(record: &JsonRecord) -> Result<Option<Probe>> {
+    if record.get("portability").is_none() {
+        return Ok(None);
+    }
+    let hop = record.object("portability")?;
+    Ok(Some(Probe::new(hop.text("New Question")?, hop.target("New Answer")?)))
+}
+
+fn questions(record: &JsonRecord, field: &str) -> Result<Vec<Probe>> {
     let mut probes = vec![];
     if record.get(field).is_none() {
         return Ok(probes);
@@ -68,7 +77,7 @@ fn questions(record: &Record, field: &str) -> Result<Vec<Probe>> {
     Ok(probes)
 }
 
-fn question_of(question: &Record) -> Result<Vec<Probe>> {
+fn question_of(question: &JsonRecord) -> Result<Vec<Probe>> {
     let truth = question.get("ground_truth");
     if !matches!(question.get("prompt"), Some(Value::Array(_))) {
         return Ok(vec![Probe::new(question.text("prompt")?, first(truth))]);

@@ -4,20 +4,19 @@
 //! Edit i of case c becomes the request "c-i", its own question a paraphrase. The questions go with
 //! the case's last edit, after which their new answer holds.
 
-use super::counterfact::rewrite;
-use super::record::Record;
-use super::request::{Probe, Request};
+use super::case::{Probe, Request};
+use super::record::JsonRecord;
 use crate::base::Result;
 
 /// The requests of a MQuAKE record.
-pub(super) fn requests(record: &Record) -> Result<Vec<Request>> {
+pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Request>> {
     let case = record.id("case_id")?;
     let mut requests = vec![];
     for (i, edit) in record.objects("requested_rewrite")?.iter().enumerate() {
         requests.push(Request {
             id: format!("{case}-{i}"),
             paraphrases: edit.texts("question")?,
-            ..rewrite(edit)?
+            ..edit.rewrite()?
         });
     }
     let Some(last) = requests.last_mut() else {

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::case::Request;
 use crate::base::{Error, Result};
 
-/// An object, and where it stands.
-pub(super) struct Record<'a> {
+/// An object, and where it is.
+pub(super) struct JsonRecord<'a> {
     file: &'a Path,
     /// "line 3", or "record 12" in a JSON array.
-    place: &'a str,
+    position: &'a str,
     /// Counts the file's records from 0; the id of a record that has none.
     pub index: usize,
     /// "requested_rewrite." inside a record, empty at its top.
@@ -18,16 +19,16 @@ pub(super) struct Record<'a> {
     fields: &'a Map<String, Value>,
 }
 
-impl<'a> Record<'a> {
-    /// The record at `place` of `file`.
-    pub fn new(file: &'a Path, place: &'a str, index: usize, value: &'a Value) -> Result<Self> {
+impl<'a> JsonRecord<'a> {
+    /// The record at `position` of `file`.
+    pub fn new(file: &'a Path, position: &'a str, index: usize, value: &'a Value) -> Result<Self> {
         match value {
             Value::Object(fields) => {
-                Ok(Record { file, place, index, within: String::new(), fields })
+                Ok(JsonRecord { file, position, index, within: String::new(), fields })
             }
             other => Err(Error::input(
                 file,
-                place,
+                position,
                 format!("is {}", kind(other)),
                 "write one JSON object a request",
             )),
@@ -36,10 +37,10 @@ impl<'a> Record<'a> {
 
     /// An error about `field`.
     pub fn error(&self, field: &str, what: impl Into<String>, remedy: &str) -> Error {
-        Error::input(self.file, format!("{}: {}{field}", self.place, self.within), what, remedy)
+        Error::input(self.file, format!("{}: {}{field}", self.position, self.within), what, remedy)
     }
 
-    /// The record's field names, as they stand.
+    /// The record's field names.
     pub fn names(&self) -> String {
         self.fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
@@ -49,7 +50,7 @@ impl<'a> Record<'a> {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
-    /// A string that is not blank, as it stands.
+    /// A string that is not blank.
     pub fn text(&self, field: &str) -> Result<String> {
         match self.get(field) {
             Some(Value::String(text)) if !text.trim().is_empty() => Ok(text.clone()),
@@ -100,7 +101,7 @@ impl<'a> Record<'a> {
     }
 
     /// The object in `field`.
-    pub fn object(&self, field: &str) -> Result<Record<'a>> {
+    pub fn object(&self, field: &str) -> Result<JsonRecord<'a>> {
         match self.get(field) {
             Some(value) => self.inner(field, value),
             None => Err(self.error(field, "is missing", "add it")),
@@ -121,16 +122,16 @@ impl<'a> Record<'a> {
     }
 
     /// The objects of the list in `field`; absence is an empty list.
-    pub fn objects(&self, field: &str) -> Result<Vec<Record<'a>>> {
+    pub fn objects(&self, field: &str) -> Result<Vec<JsonRecord<'a>>> {
         self.list(field)?.into_iter().map(|(name, value)| self.inner(&name, value)).collect()
     }
 
     /// `value`, found under the name `field`, as an object.
-    pub fn inner(&self, field: &str, value: &'a Value) -> Result<Record<'a>> {
+    pub fn inner(&self, field: &str, value: &'a Value) -> Result<JsonRecord<'a>> {
         match value {
-            Value::Object(fields) => Ok(Record {
+            Value::Object(fields) => Ok(JsonRecord {
                 file: self.file,
-                place: self.place,
+                position: self.position,
                 index: self.index,
                 within: format!("{}{field}.", self.within),
                 fields,
@@ -166,7 +167,7 @@ impl<'a> Record<'a> {
             n => Err(self.error(
                 field,
                 format!("has {n} places {{}}"),
-                "write {} exactly once, where the subject stands",
+                "write {} exactly once, for the subject",
             )),
         }
     }
@@ -191,9 +192,24 @@ impl<'a> Record<'a> {
             None => Err(self.error(
                 field,
                 format!("{prompt:?} does not contain the subject {subject:?}"),
-                "write {} in the prompt where the subject stands",
+                "write {} in the prompt for the subject",
             )),
         }
+    }
+
+    /// The edit itself, as CounterFact and MQuAKE write it.
+    pub fn rewrite(&self) -> Result<Request> {
+        let target_true = match self.get("target_true") {
+            None => None,
+            Some(_) => self.object("target_true")?.target("str")?,
+        };
+        Ok(Request {
+            prompt: self.template("prompt")?,
+            subject: self.subject()?,
+            target_new: self.object("target_new")?.new_target("str")?,
+            target_true,
+            ..Request::default()
+        })
     }
 }
 

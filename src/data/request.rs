@@ -15,59 +15,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde::Serialize;
 use serde_json::Value;
 
-use super::json::Once;
-use super::record::Record;
+use super::case::{Probe, Request};
+use super::record::JsonRecord;
 use super::{counterfact, easyedit, mquake, zsre};
 use crate::base::file::read_file;
+use crate::base::json::UniqueKeys;
 use crate::base::{Error, Result};
-
-/// One fact to be changed, and what to measure it with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Request {
-    /// Unique in its file: the record's own, else its index from 0.
-    pub id: String,
-    /// Has exactly one `{}`, where the subject stands.
-    pub prompt: String,
-    /// What the fact is about, without white space around it.
-    pub subject: String,
-    /// What the model should say after the prompt.
-    pub target_new: String,
-    /// What it says now, if the source knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target_true: Option<String>,
-    /// The prompt in other words, subject written out.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub paraphrases: Vec<String>,
-    /// The same relation of other subjects, which must not change.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub neighbourhood: Vec<Probe>,
-    /// What follows from the new fact; the target holds after the edit.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub portability: Vec<Probe>,
-    /// Anything else that must not change.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub locality: Vec<Probe>,
-}
-
-/// A prompt to be measured, and the right continuation if it is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Probe {
-    /// The whole prompt.
-    pub prompt: String,
-    /// How it should go on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
-}
-
-impl Probe {
-    /// A prompt that should go on with `target`.
-    pub fn new(prompt: impl Into<String>, target: Option<String>) -> Self {
-        Probe { prompt: prompt.into(), target }
-    }
-}
 
 /// Reads the requests of a file.
 ///
@@ -79,18 +34,18 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Request>> {
     parse(path, &bytes)
 }
 
-/// Reads the requests of a file's contents; `name` stands for the file in errors.
+/// Reads the requests of a file's contents; `name` is that of the file, for errors.
 ///
 /// # Errors
 /// As [`read`].
 pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
     let file = name.as_ref();
     let mut requests = vec![];
-    let mut places: HashMap<String, String> = HashMap::new();
-    for (index, (place, value)) in values(file, bytes)?.iter().enumerate() {
-        let record = Record::new(file, place, index, value)?;
+    let mut positions: HashMap<String, String> = HashMap::new();
+    for (index, (position, value)) in values(file, bytes)?.iter().enumerate() {
+        let record = JsonRecord::new(file, position, index, value)?;
         for request in convert(&record)? {
-            if let Some(first) = places.insert(request.id.clone(), place.clone()) {
+            if let Some(first) = positions.insert(request.id.clone(), position.clone()) {
                 let what = format!("{:?} is also the id of {first}", request.id);
                 return Err(record.error("id", what, "give every record an id of its own"));
             }
@@ -98,8 +53,8 @@ pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
         }
     }
     if requests.is_empty() {
-        let (what, remedy) = ("holds no request", "write one JSON object a line");
-        return Err(Error::input(file, "line 1", what, remedy));
+        let what = "holds no request";
+        return Err(Error::input(file, "line 1", what, "write one JSON object a line"));
     }
     Ok(requests)
 }
@@ -110,7 +65,7 @@ pub fn digest(requests: &[Request]) -> String {
     blake3::hash(&json).to_hex().to_string()
 }
 
-/// The JSON values of a file, each with its place in it.
+/// The JSON values of a file, each with its position in it.
 fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let broken = |e: serde_json::Error| {
@@ -120,13 +75,14 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
         Error::input(file, format!("line {line}"), format!("is not JSON: {e}"), remedy)
     };
     if bytes.trim_ascii_start().starts_with(b"[") {
-        let list: Vec<Once> = serde_json::from_slice(bytes).map_err(broken)?;
-        let name = |(i, Once(value))| (format!("record {i}"), value);
+        let list: Vec<UniqueKeys> = serde_json::from_slice(bytes).map_err(broken)?;
+        let name = |(i, UniqueKeys(value))| (format!("record {i}"), value);
         return Ok(list.into_iter().enumerate().map(name).collect());
     }
     let mut list = vec![];
     let mut stream = serde_json::Deserializer::from_slice(bytes).into_iter();
-    let (mut line, mut counted) = (1, 0);
+    let mut line = 1;
+    let mut counted = 0;
     loop {
         let rest = &bytes[stream.byte_offset()..];
         let start = bytes.len() - rest.trim_ascii_start().len();
@@ -134,7 +90,7 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
         counted = start;
         match stream.next() {
             Some(value) => {
-                let Once(value) = value.map_err(broken)?;
+                let UniqueKeys(value) = value.map_err(broken)?;
                 list.push((format!("line {line}"), value));
             }
             None => return Ok(list),
@@ -143,7 +99,7 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
 }
 
 /// One record in whichever form; MQuAKE's hold several requests.
-fn convert(record: &Record) -> Result<Vec<Request>> {
+fn convert(record: &JsonRecord) -> Result<Vec<Request>> {
     let one = |request: Result<Request>| request.map(|request| vec![request]);
     match record.get("requested_rewrite") {
         Some(Value::Array(_)) => return mquake::requests(record),
@@ -163,7 +119,7 @@ fn convert(record: &Record) -> Result<Vec<Request>> {
     }
 }
 
-fn native(record: &Record) -> Result<Request> {
+fn native(record: &JsonRecord) -> Result<Request> {
     let target_true = record.target("target_true")?;
     Ok(Request {
         id: record.id("id")?,
@@ -178,8 +134,8 @@ fn native(record: &Record) -> Result<Request> {
     })
 }
 
-/// The probes in `field`; a bare string is a prompt that goes on with `target`.
-fn probes(record: &Record, field: &str, target: Option<&String>) -> Result<Vec<Probe>> {
+/// The probes in `field`; a bare string is a prompt whose continuation is `target`.
+fn probes(record: &JsonRecord, field: &str, target: Option<&String>) -> Result<Vec<Probe>> {
     let mut probes = vec![];
     for (name, value) in record.list(field)? {
         probes.push(match value {

@@ -20,7 +20,7 @@ use super::memit::Grams;
 use super::spread::{ClosedForm, Solved};
 use crate::base::{Error, Result};
 use crate::linalg::eigen::symmetric;
-use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram, times};
+use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, add_gram, times};
 use crate::stats::Moment;
 use crate::stats::covariance::matrix;
 
@@ -61,7 +61,7 @@ pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
 }
 
 impl ClosedForm for AlphaEdit {
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
         let u = &self.bases[&layer];
         let k = times(u.transpose(), k.as_ref());
         let q = k.nrows();
@@ -76,14 +76,14 @@ impl ClosedForm for AlphaEdit {
             None => Prior::Scaled(self.l2),
         };
         let route = Route::choose(&prior, 1.0, [q, k.ncols(), r.nrows()]);
-        let change = keyspace::solve(&prior, 1.0, &k, r, route, by).ok_or_else(|| {
+        let change = least_squares::solve(&prior, 1.0, &k, r, route, solver).ok_or_else(|| {
             let what = format!("layer {layer}: the system of {q} directions cannot be solved");
             Error::numeric(what, "say --set L2=… with a larger number")
         })?;
         let whole = |m: &Mat<f64>| times(u.as_ref().as_ref(), m.as_ref());
         Ok(match change {
-            Change::Right(x) => (Change::Right(whole(&x)), None),
-            Change::Whole(x) => (Change::Whole(whole(&x)), None),
+            Solution::Right(x) => (Solution::Right(whole(&x)), None),
+            Solution::Whole(x) => (Solution::Whole(whole(&x)), None),
         })
     }
 

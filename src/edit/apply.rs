@@ -19,14 +19,16 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::base::{Error, Progress, Result, rescue};
+use super::change::term;
+use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
 use crate::store::disk::Os;
-use crate::store::journal::{self, History, Journal};
-use crate::store::record::{Entry, Place};
+use crate::store::history::History;
+use crate::store::journal::{self, Journal};
+use crate::store::record::{FileRange, LogEntry};
 use crate::store::write::{self, Item};
-use crate::store::{Change, Checkpoint, Fingerprint, Kind, Patch, folder};
+use crate::store::{Change, Checkpoint, Delta, Fingerprint, Patch, folder};
 use crate::tensor::{Compute, Device, Layout};
 
 /// Bytes of weights in work at a time.
@@ -105,7 +107,7 @@ pub fn to_file(
         let targets: Vec<_> = plan.targets.iter().collect();
         let item = |(name, target): &(&String, &Target)| Item {
             name: (*name).clone(),
-            dtype: target.stored.dtype.name(),
+            dtype: target.stored.dtype.into(),
             shape: target.stored.sides().to_vec(),
         };
         let items: Vec<Item> = targets.iter().map(item).collect();
@@ -150,13 +152,13 @@ fn planned<T>(
     progress: &dyn Progress,
     then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
 ) -> Result<T> {
-    let _reading = journal::settle(&Os, model)?;
+    let _reading = journal::recover(&Os, model)?;
     let checkpoint = Checkpoint::open(model)?;
     let history = History::read(model)?;
     let past = past(&history)?;
     let computes = device.start()?;
     let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
-    rescue(|| {
+    catch_device_error(|| {
         plan.check(&history, progress)?;
         then(&plan, &checkpoint, &history)
     })
@@ -175,7 +177,7 @@ pub fn in_place(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    rescue(|| changed_in_place(model, patches, device, progress))
+    catch_device_error(|| changed_in_place(model, patches, device, progress))
 }
 
 fn changed_in_place(
@@ -209,7 +211,7 @@ fn changed_in_place(
             let (name, target, rows, place) = &pieces[i];
             // The journal takes back what an error cut off, and sees no device unwind.
             let state = || target.state(name, &terms[name], rows.clone(), original);
-            let (new, more) = rescue(state)?;
+            let (new, more) = catch_device_error(state)?;
             let sum = sums.entry((*name).clone()).or_default();
             *sum = sum.and(more);
             meter.did(place.len)?;
@@ -225,7 +227,7 @@ fn changed_in_place(
 /// # Errors
 ///
 /// Nothing to undo; files that something else has written since; what [`in_place`] refuses.
-pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<Entry>> {
+pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<LogEntry>> {
     Checkpoint::open(model)?;
     journal::undo(&Os, model, keep)
 }
@@ -235,7 +237,7 @@ pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<Entry>> {
 /// # Errors
 ///
 /// No model; one being changed right now; a damaged journal.
-pub fn log(model: &Path) -> Result<Vec<Entry>> {
+pub fn log(model: &Path) -> Result<Vec<LogEntry>> {
     Checkpoint::open(model)?;
     journal::log(model)
 }
@@ -265,9 +267,9 @@ struct Plan<'a> {
 /// One tensor, and what is added to it.
 struct Target<'a> {
     by: &'a Compute,
-    place: Place,
+    place: FileRange,
     stored: Stored,
-    past: Vec<&'a Kind>,
+    past: Vec<&'a Delta>,
     coming: Vec<(usize, &'a Change)>, // with the number of its patch, from 0
 }
 
@@ -291,7 +293,7 @@ impl<'a> Plan<'a> {
         for change in past.iter().flat_map(|patch| &patch.changes) {
             if let Some(target) = targets.get_mut(&change.tensor) {
                 target.agrees(change)?;
-                target.past.push(&change.kind);
+                target.past.push(&change.delta);
             }
         }
         Ok(Plan { targets })
@@ -349,7 +351,7 @@ impl Target<'_> {
         }
         let file = shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (offset, len) = (entry.range.start, entry.range.end - entry.range.start);
-        let place = Place { file, offset, len };
+        let place = FileRange { file, offset, len };
         Ok(Target { by, place, stored, past: Vec::new(), coming: Vec::new() })
     }
 
@@ -365,14 +367,14 @@ impl Target<'_> {
     }
 
     /// The tensor in pieces of whole stored rows.
-    fn pieces(&self) -> impl Iterator<Item = (Range<usize>, Place)> {
+    fn pieces(&self) -> impl Iterator<Item = (Range<usize>, FileRange)> {
         let ([rows, _], row) = (self.stored.sides(), self.stored.row_bytes());
         let step = (PIECE / row.max(1)).max(1);
         (0..rows).step_by(step).map(move |first| {
             let rows = first..(first + step).min(rows);
             let offset = self.place.offset + (first * row) as u64;
             let (file, len) = (self.place.file.clone(), (rows.len() * row) as u64);
-            (rows, Place { file, offset, len })
+            (rows, FileRange { file, offset, len })
         })
     }
 
@@ -399,8 +401,8 @@ impl Target<'_> {
 
     /// All that was added before, and the first `patches` of those that come.
     fn terms(&self, patches: usize) -> Terms<'_> {
-        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.kind);
-        let all = self.past.iter().copied().chain(coming).collect();
+        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.delta);
+        let all = self.past.iter().copied().chain(coming).map(term).collect();
         Terms::new(self.by, self.stored, all)
     }
 

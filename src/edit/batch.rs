@@ -36,12 +36,12 @@ use super::search::{SearchFact, TargetValue, find_all};
 use super::settings::{Form, Settings};
 use super::spread::{ClosedForm, Keep, Layer, spread};
 use super::state::State;
-use crate::base::{Progress, Result, Rng, rescue};
+use crate::base::{Progress, Result, Rng, catch_device_error};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::{At, Model, Site};
 use crate::stats::Moment;
-use crate::store::{Fingerprint, Kind};
+use crate::store::{Delta, Fingerprint};
 
 /// What an edit of many facts works with.
 ///
@@ -173,7 +173,7 @@ impl Batches<'_> {
         kept: Option<&mut Kept>,
         progress: &dyn Progress,
     ) -> Result<(Planned, State)> {
-        rescue(|| self.planned(facts, state, kept, progress))
+        catch_device_error(|| self.planned(facts, state, kept, progress))
     }
 
     fn planned(
@@ -241,10 +241,10 @@ impl Batches<'_> {
         }
         let sizes = self.model.layers[first.layer].down.w.dims();
         let ridge = layers.iter().find_map(|l| l.ridge);
-        let kinds: Vec<Kind> = layers.into_iter().map(|l| l.kind).collect();
-        let kind = sum(&kinds, sizes);
-        let norm = norm(&super::change::dense(&kind, sizes));
-        Layer { kind, norm, ridge, ..first }
+        let kinds: Vec<Delta> = layers.into_iter().map(|l| l.delta).collect();
+        let delta = sum(&kinds, sizes);
+        let norm = norm(&super::change::dense(&delta, sizes));
+        Layer { delta, norm, ridge, ..first }
     }
 
     fn method<'s>(
@@ -361,7 +361,7 @@ impl Batches<'_> {
         let found = self.values(self.model, &self.name, sample, kept, progress)?;
         let rows: Vec<&FactRows> = sample.iter().map(|f| &f.rows).collect();
         let first = self.by.layers[0];
-        let v0 = rescue(|| {
+        let v0 = catch_device_error(|| {
             let reader = Reader::new(self.model, &rows, self.contexts, first, self.room / 2);
             self.v0(self.model, &reader, progress)
         })?;
@@ -388,7 +388,7 @@ impl Batches<'_> {
     /// Of everything a value depends on. The version stands for the way of computing.
     fn key(&self, name: &str, rows: &FactRows) -> String {
         let FactRows { rewriting, kl, target, .. } = rows;
-        let how = format!("{:?} {:?}", self.by.search, self.model.steps());
+        let how = format!("{:?} {:?}", self.by.search, self.model.search_compute());
         let what = format!("{rewriting:?} {kl:?} {target:?}");
         hash(&["value", env!("CARGO_PKG_VERSION"), name, &how, &what])
     }
@@ -455,12 +455,12 @@ impl<'a> Layers<'a> {
 }
 
 impl Keep for Layers<'_> {
-    fn finished(&mut self, i: usize) -> Result<Option<(Kind, Option<f64>)>> {
+    fn finished(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>> {
         let Some(kept) = self.kept else { return Ok(None) };
         Ok(kept.finished(&self.key(i)?, self.sizes(i)))
     }
 
-    fn keep(&mut self, i: usize, kind: &Kind, ridge: Option<f64>) -> Result<()> {
+    fn keep(&mut self, i: usize, kind: &Delta, ridge: Option<f64>) -> Result<()> {
         let Some(kept) = self.kept else { return Ok(()) };
         kept.keep(&self.key(i)?, self.sizes(i), kind, ridge)
     }

@@ -6,10 +6,10 @@
 use faer::Mat;
 
 use crate::base::DType;
-use crate::linalg::keyspace::{Change, product};
+use crate::linalg::least_squares::{Solution, product};
 use crate::model::Model;
-use crate::ops::update::{Stored, Terms, side_by_side};
-use crate::store::Kind;
+use crate::ops::update::{Stored, Term, Terms, side_by_side};
+use crate::store::Delta;
 use crate::tensor::Layout;
 
 /// Whether factors of rank r take less room than the matrix (out, in), and are a change of ours.
@@ -18,14 +18,14 @@ fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
 }
 
 /// Δ = R Xᵀ, or Δ itself, as a patch says it.
-pub fn pack(change: &Change, r: &Mat<f64>) -> Kind {
+pub fn pack(change: &Solution, r: &Mat<f64>) -> Delta {
     match change {
-        Change::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
-            Kind::LowRank { left: rows(r), right: rows(x), r: x.ncols() }
+        Solution::Right(x) if thin(x.ncols(), [r.nrows(), x.nrows()]) => {
+            Delta::LowRank { left: rows(r), right: rows(x), r: x.ncols() }
         }
-        Change::Right(x) => Kind::Dense(rows(&product(r, x))),
-        Change::Whole(transposed) => {
-            Kind::Dense(transposed.col_iter().flat_map(|c| c.iter().map(|&x| x as f32)).collect())
+        Solution::Right(x) => Delta::Dense(rows(&product(r, x))),
+        Solution::Whole(transposed) => {
+            Delta::Dense(transposed.col_iter().flat_map(|c| c.iter().map(|&x| x as f32)).collect())
         }
     }
 }
@@ -36,11 +36,11 @@ fn rows(m: &Mat<f64>) -> Vec<f32> {
 }
 
 /// The sum of changes of one matrix (out, in).
-pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
+pub fn sum(kinds: &[Delta], [out, inner]: [usize; 2]) -> Delta {
     let mut columns = 0;
     let mut factors = Vec::new();
     for kind in kinds {
-        if let Kind::LowRank { left, right, r } = kind {
+        if let Delta::LowRank { left, right, r } = kind {
             columns += r;
             factors.push((&left[..], &right[..], *r));
         }
@@ -50,18 +50,26 @@ pub fn sum(kinds: &[Kind], [out, inner]: [usize; 2]) -> Kind {
         for kind in kinds {
             total.iter_mut().zip(dense(kind, [out, inner])).for_each(|(t, d)| *t += d);
         }
-        return Kind::Dense(total.into_iter().map(|x: f64| x as f32).collect());
+        return Delta::Dense(total.into_iter().map(|x: f64| x as f32).collect());
     }
     let left = side_by_side(out, factors.iter().map(|&(left, _, r)| (left, r)));
     let right = side_by_side(inner, factors.iter().map(|&(_, right, r)| (right, r)));
-    Kind::LowRank { left, right, r: columns }
+    Delta::LowRank { left, right, r: columns }
+}
+
+/// Δ as an operation takes it.
+pub fn term(kind: &Delta) -> Term<'_> {
+    match kind {
+        Delta::LowRank { left, right, r } => Term::LowRank { left, right, r: *r },
+        Delta::Dense(delta) => Term::Dense(delta),
+    }
 }
 
 /// Δ (out, in), row-major.
-pub fn dense(kind: &Kind, [out, inner]: [usize; 2]) -> Vec<f64> {
+pub fn dense(kind: &Delta, [out, inner]: [usize; 2]) -> Vec<f64> {
     match kind {
-        Kind::Dense(delta) => delta.iter().map(|&x| x.into()).collect(),
-        Kind::LowRank { left, right, r } => {
+        Delta::Dense(delta) => delta.iter().map(|&x| x.into()).collect(),
+        Delta::LowRank { left, right, r } => {
             let of = |m: &[f32], n: usize| Mat::from_fn(n, *r, |i, j| f64::from(m[i * r + j]));
             let transposed = product(&of(right, inner), &of(left, out)); // columns are Δ's rows
             transposed.col_iter().flat_map(|c| c.iter().copied()).collect()
@@ -70,13 +78,13 @@ pub fn dense(kind: &Kind, [out, inner]: [usize; 2]) -> Vec<f64> {
 }
 
 /// The model with W + Δ in layer l, rounded to the precision it runs in; and ‖Δ‖ and ‖W‖.
-pub fn with_change(model: &Model, l: usize, kind: &Kind) -> (Model, [f64; 2]) {
+pub fn with_change(model: &Model, l: usize, kind: &Delta) -> (Model, [f64; 2]) {
     let w = &model.layers[l].down.w;
     let [out, inner] = w.dims();
-    if let (Some(_), Kind::LowRank { .. }) = (model.compute.engine(), kind) {
+    if let (Some(_), Delta::LowRank { .. }) = (model.compute.engine(), kind) {
         let stored = Stored { dtype: DType::F32, layout: Layout::OutIn, out, inner };
         let (w, mut new) = (w.to_dense::<f32>(), vec![0.0f32; out * inner]);
-        let terms = Terms::new(&model.compute, stored, vec![kind]);
+        let terms = Terms::new(&model.compute, stored, vec![term(kind)]);
         let made = bytemuck::cast_slice_mut(&mut new);
         let sums = terms.add(bytemuck::cast_slice(&w), 0..out, made);
         let norms = [sums.wanted.sqrt(), sums.weight.sqrt()];

@@ -15,7 +15,7 @@ use faer::Mat;
 
 use super::memit::{Grams, Memit, solve};
 use super::spread::{ClosedForm, Solved};
-use crate::linalg::keyspace::Means;
+use crate::linalg::least_squares::Solver;
 
 /// EMMET.
 pub struct Emmet<'a> {
@@ -28,14 +28,14 @@ pub struct Emmet<'a> {
 }
 
 impl ClosedForm for Emmet<'_> {
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
         let moment = (self.memit.moments)(layer)?;
         let prior = |ridge| {
             let mut m = self.memit.prior(&moment, ridge);
             (0..k.nrows()).for_each(|i| m[(i, i)] += self.update_norm_lambda);
             m
         };
-        solve(&moment, self.emmet_lambda, [k, r], &prior, by)
+        solve(&moment, self.emmet_lambda, [k, r], &prior, solver)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {

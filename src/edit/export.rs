@@ -23,12 +23,13 @@ use std::io::Write;
 use std::path::Path;
 
 use faer::{Mat, MatRef};
+use safetensors::tensor::Dtype;
 use serde_json::json;
 
 use crate::base::{Error, Progress, Result};
 use crate::linalg::low_rank::{self, Nearest};
 use crate::store::write::{self, Item};
-use crate::store::{Change, Kind, Patch, folder};
+use crate::store::{Change, Delta, Patch, folder};
 
 /// The ranks that every server takes.
 pub const RANKS: [usize; 6] = [8, 16, 32, 64, 128, 256];
@@ -108,7 +109,7 @@ impl Adapter {
     fn write(&self, dir: &Path, base: Option<&str>) -> Result<()> {
         let tensor = |module: &Module, side: &str, shape| Item {
             name: format!("base_model.model.{}.lora_{side}.weight", module.module),
-            dtype: "F32",
+            dtype: Dtype::F32,
             shape,
         };
         let r = self.rank;
@@ -192,24 +193,24 @@ fn fitting(patch: &Patch) -> usize {
 
 /// The rank a change can have.
 fn rank_of(change: &Change) -> usize {
-    match change.kind {
-        Kind::LowRank { r, .. } => r,
-        Kind::Dense(_) => change.out.min(change.inner),
+    match change.delta {
+        Delta::LowRank { r, .. } => r,
+        Delta::Dense(_) => change.out.min(change.inner),
     }
 }
 
 impl Module {
     fn of(change: &Change, r: usize) -> Result<Module> {
         let (out, inner) = (change.out, change.inner);
-        let nearest = match &change.kind {
-            Kind::LowRank { left, right, r: k } => {
+        let nearest = match &change.delta {
+            Delta::LowRank { left, right, r: k } => {
                 let (left, right) = (widened(left, out, *k), widened(right, inner, *k));
                 match *k <= r {
                     true => Some(balanced(left, right)),
                     false => low_rank::of_product(left.as_ref(), right.as_ref(), r),
                 }
             }
-            Kind::Dense(delta) => low_rank::of_matrix(widened(delta, out, inner).as_ref(), r),
+            Delta::Dense(delta) => low_rank::of_matrix(widened(delta, out, inner).as_ref(), r),
         };
         let fails = |what: &str| Error::numeric(format!("{}: {what}", change.tensor), IN_FULL);
         let found = nearest.ok_or_else(|| fails("the singular values cannot be found"))?;

@@ -15,8 +15,8 @@ use super::rome::Keys;
 use super::search::{LOSS_TOLERANCE, Push, Search};
 use super::settings;
 use crate::base::file::read_file;
+use crate::base::json::UniqueKeys;
 use crate::base::{Error, Result};
-use crate::data::json::Once;
 use crate::model::{At, Model, Site};
 
 /// The methods of this version.
@@ -195,7 +195,7 @@ impl Values {
             |line: u64, what: String| Error::input(path, format!("line {line}"), what, REMEDY);
         // A JSON file may be indented by tabs, which YAML forbids.
         let value: Value = if bytes.trim_ascii_start().starts_with(b"{") {
-            let Once(value) =
+            let UniqueKeys(value) =
                 serde_json::from_slice(bytes).map_err(|e| bad(e.line() as u64, e.to_string()))?;
             value
         } else {

@@ -27,7 +27,7 @@ use crate::base::file::open_file;
 use crate::base::{DType, Error, Result};
 use crate::store::lock::Lock;
 use crate::store::write::{self, Item};
-use crate::store::{Fingerprint, Kind, Shard};
+use crate::store::{Delta, Fingerprint, Shard};
 
 const MAGIC: &[u8] = b"incise values 1\n";
 const KEY: usize = 32;
@@ -272,7 +272,7 @@ impl Kept {
 
     /// The change of a finished layer of sizes (out, in), and the ridge it needed. One that cannot
     /// be read is made again.
-    pub fn finished(&self, key: &str, [out, inner]: [usize; 2]) -> Option<(Kind, Option<f64>)> {
+    pub fn finished(&self, key: &str, [out, inner]: [usize; 2]) -> Option<(Delta, Option<f64>)> {
         let shard = Shard::open(&self.layer(key)).ok()?;
         let header = shard.header();
         let matrix = |name: &str, rows: usize| {
@@ -283,8 +283,10 @@ impl Kept {
             (n == rows).then_some((values, columns))
         };
         let kind = match (matrix("left", out), matrix("right", inner), matrix("delta", out)) {
-            (Some((left, r)), Some((right, s)), None) if r == s => Kind::LowRank { left, right, r },
-            (None, None, Some((delta, columns))) if columns == inner => Kind::Dense(delta),
+            (Some((left, r)), Some((right, s)), None) if r == s => {
+                Delta::LowRank { left, right, r }
+            }
+            (None, None, Some((delta, columns))) if columns == inner => Delta::Dense(delta),
             _ => return None,
         };
         let ridge = header.metadata.get(RIDGE).map(|r| r.parse()).transpose().ok()?;
@@ -300,18 +302,18 @@ impl Kept {
         &self,
         key: &str,
         [out, inner]: [usize; 2],
-        kind: &Kind,
+        kind: &Delta,
         ridge: Option<f64>,
     ) -> Result<()> {
         let parts: Vec<(&str, [usize; 2], &[f32])> = match kind {
-            Kind::LowRank { left, right, r } => {
+            Delta::LowRank { left, right, r } => {
                 vec![("left", [out, *r], left), ("right", [inner, *r], right)]
             }
-            Kind::Dense(delta) => vec![("delta", [out, inner], delta)],
+            Delta::Dense(delta) => vec![("delta", [out, inner], delta)],
         };
         let item = |(name, shape, _): &(&str, [usize; 2], &[f32])| Item {
             name: (*name).to_owned(),
-            dtype: DType::F32.name(),
+            dtype: DType::F32.into(),
             shape: shape.to_vec(),
         };
         let items: Vec<Item> = parts.iter().map(item).collect();
@@ -324,14 +326,14 @@ impl Kept {
 }
 
 /// A name for the values of a change.
-fn check(kind: &Kind) -> String {
+fn check(kind: &Delta) -> String {
     let mut all = Fingerprint::default();
     match kind {
-        Kind::LowRank { left, right, .. } => {
+        Delta::LowRank { left, right, .. } => {
             all.add(bytemuck::cast_slice(left));
             all.add(bytemuck::cast_slice(right));
         }
-        Kind::Dense(delta) => all.add(bytemuck::cast_slice(delta)),
+        Delta::Dense(delta) => all.add(bytemuck::cast_slice(delta)),
     }
     all.hex()
 }

@@ -18,7 +18,7 @@ use crate::model::decoder::Past;
 use crate::model::prefix::{PrefixCache, common_prefixes};
 use crate::model::site::tap;
 use crate::model::{At, Batch, Model, Run, Site};
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::tensor::Tensor;
 
 /// Tokens run at a time.
@@ -49,7 +49,7 @@ pub struct Reader {
 impl Reader {
     /// Of facts whose rows belong to these contexts, for edits from layer `first` on. `room` is
     /// how many bytes the streams that enter that layer may take. A device without room unwinds to
-    /// [`rescue`](crate::base::rescue), here and in [`look`](Reader::look).
+    /// [`catch_device_error`](crate::base::catch_device_error), here and in [`look`](Reader::look).
     pub fn new(
         model: &Model,
         facts: &[&FactRows],
@@ -92,13 +92,13 @@ impl Reader {
     /// Runs the streams that enter the first layer, where they fit.
     fn keep(&mut self, model: &Model, room: u64) {
         let parts = || self.chunks.iter().flat_map(|c| [&c.bare, &c.others]);
-        let rows: usize = parts().map(|p| p.batch.len().max(STEADY)).sum();
+        let rows: usize = parts().map(|p| p.batch.len().max(BATCH_INVARIANT_ROWS)).sum();
         let size = model.compute.precision().size();
         let bytes = (rows * model.arch.width * size) as u64;
         let kept = self.first > 0 && bytes <= room;
-        let shared = PrefixCache::run(model, &self.beginnings, self.first, STEADY);
+        let shared = PrefixCache::run(model, &self.beginnings, self.first, BATCH_INVARIANT_ROWS);
         for part in self.chunks.iter_mut().flat_map(|c| [&mut c.bare, &mut c.others]) {
-            part.batch.fill(STEADY);
+            part.batch.fill(BATCH_INVARIANT_ROWS);
             if kept {
                 let (mut x, mut run) = (model.embed(&part.batch), Run::new(model));
                 let past = Past::Read(&shared.cache);
@@ -123,7 +123,12 @@ impl Reader {
     ) -> Result<(Mat<f64>, Mat<f64>)> {
         let mut k = Mat::zeros(model.arch.inner, self.facts);
         let mut h = Mat::zeros(model.arch.width, self.facts);
-        let shared = PrefixCache::run(model, &self.beginnings, site.layer.max(layer) + 1, STEADY);
+        let shared = PrefixCache::run(
+            model,
+            &self.beginnings,
+            site.layer.max(layer) + 1,
+            BATCH_INVARIANT_ROWS,
+        );
         for chunk in &self.chunks {
             if progress.stop() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });

@@ -4,20 +4,20 @@
 use faer::Mat;
 use rayon::prelude::*;
 
-use crate::base::{Error, fits, rescue};
+use crate::base::{Error, catch_device_error, or_unwind};
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
-use crate::linalg::keyspace::{Known, Means, System, on_host};
+use crate::linalg::least_squares::{Rhs, Solver, System, on_host};
 use crate::ops::cholesky::{Systems, Triangle};
 use crate::ops::cuda::cholesky;
 use crate::tensor::Compute;
 
 /// Runs `edit` with what is at hand.
-pub fn with_means<T>(compute: &Compute, edit: impl FnOnce(Means) -> T) -> T {
+pub fn with_solver<T>(compute: &Compute, edit: impl FnOnce(Solver) -> T) -> T {
     let Some(engine) = compute.engine() else { return edit(&on_host) };
-    edit(&|system| match rescue(|| Ok(solve(engine, &system))) {
+    edit(&|system| match catch_device_error(|| Ok(solve(engine, &system))) {
         Err(Error::Room { .. }) => on_host(system),
-        x => fits(x),
+        x => or_unwind(x),
     })
 }
 
@@ -29,8 +29,8 @@ fn solve(engine: &Engine, System { a, k, b }: &System) -> Option<Mat<f64>> {
         cholesky::add_gram(engine, &mut l, f, &columns(engine, k));
     }
     let (n, mut x) = match b {
-        Known::Keys(k) => (k.ncols(), columns(engine, k)),
-        Known::Product(k, r) => {
+        Rhs::Keys(k) => (k.ncols(), columns(engine, k)),
+        Rhs::Product(k, r) => {
             let factors = [r, k].map(|m| columns(engine, m));
             (r.nrows(), cholesky::product(engine, [r.nrows(), f], factors.each_ref()))
         }
@@ -51,7 +51,7 @@ fn rows(engine: &Engine, a: &Mat<f64>) -> Array {
     let mut all = vec![0.0; f * f];
     let fill = |(i, row): (usize, &mut [f64])| (0..=i).for_each(|j| row[j] = a[(i, j)]);
     all.par_chunks_mut(f.max(1)).enumerate().for_each(fill);
-    fits(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
+    or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
 }
 
 /// B on the device, column by column.
@@ -61,7 +61,7 @@ fn columns(engine: &Engine, b: &Mat<f64>) -> Array {
         column.iter_mut().zip(b.col(j).iter()).for_each(|(to, x)| *to = *x);
     };
     all.par_chunks_mut(b.nrows().max(1)).enumerate().for_each(fill);
-    fits(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
+    or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&all)))
 }
 
 fn numbers(array: &Array) -> Vec<f64> {

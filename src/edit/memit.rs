@@ -6,7 +6,7 @@
 //! C    E[k kᵀ] over running text; λ says how many such keys count as one      mom2_update_weight
 //! Q    Σ KKᵀ of the batches before this one, read with their finished weights
 //!
-//! Δ = R Xᵀ,   X = (λC + Q + KKᵀ)⁻¹K                                     linalg/keyspace.rs
+//! Δ = R Xᵀ,   X = (λC + Q + KKᵀ)⁻¹K                                     linalg/least_squares.rs
 //! ```
 //!
 //! A C that is singular gets a ridge, which is said. Source: Meng, Sharma, Andonian, Belinkov, Bau
@@ -20,7 +20,7 @@ use faer::Mat;
 
 use super::spread::{ClosedForm, Solved};
 use crate::base::{Error, Result};
-use crate::linalg::keyspace::{self, Change, Means, Prior, Route, add_gram};
+use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, add_gram};
 use crate::stats::Moment;
 use crate::stats::covariance::{indefinite, matrix, with_ridge};
 
@@ -52,9 +52,9 @@ impl Memit<'_> {
 }
 
 impl ClosedForm for Memit<'_> {
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
         let moment = (self.moments)(layer)?;
-        solve(&moment, 1.0, [k, r], &|ridge| self.prior(&moment, ridge), by)
+        solve(&moment, 1.0, [k, r], &|ridge| self.prior(&moment, ridge), solver)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
@@ -77,13 +77,13 @@ pub fn solve(
     epsilon: f64,
     [k, r]: [&Mat<f64>; 2],
     prior: &dyn Fn(f64) -> Mat<f64>,
-    by: Means,
-) -> Result<(Change, Option<f64>)> {
+    solver: Solver,
+) -> Result<(Solution, Option<f64>)> {
     let made = with_ridge(moment, |ridge| {
         let prior = || prior(ridge);
         let prior = Prior::Matrix(&prior);
         let route = Route::choose(&prior, epsilon, [k.nrows(), k.ncols(), r.nrows()]);
-        keyspace::solve(&prior, epsilon, k, r, route, by)
+        least_squares::solve(&prior, epsilon, k, r, route, solver)
     })?;
     made.ok_or_else(|| match epsilon == 0.0 {
         true => Error::numeric(

@@ -2,7 +2,7 @@
 
 use super::prompts::FactRows;
 use super::search::{LossStep, TargetValue};
-use crate::base::{Error, Progress, Result, rescue};
+use crate::base::{Error, Progress, Result};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -126,7 +126,7 @@ pub fn probabilities(
                 candidate: rows.target.len(),
             })
             .collect();
-        let judged = rescue(|| Ok(model.log_probability(&judged)))?;
+        let judged = model.log_probability(&judged)?;
         all.extend(judged.into_iter().map(f64::exp));
     }
     Ok(all)

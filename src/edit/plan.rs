@@ -13,7 +13,7 @@ use crate::base::{Progress, Quiet, Result};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::stats::Covariance;
-use crate::store::{Change, Kind, tensor_fingerprint};
+use crate::store::{Change, Delta, tensor_fingerprint};
 
 /// Changed layers, and the model that has them.
 pub struct Planned {
@@ -55,14 +55,14 @@ pub fn plan(
         let how = How::Alone { norm: norm(&one.left) * norm(&one.right), weight: before };
         outcomes.push(Outcome::new(fact, &one.value, probability, how));
         let single = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
-        kinds.push(Kind::LowRank { left: single(one.left), right: single(one.right), r: 1 });
+        kinds.push(Delta::LowRank { left: single(one.left), right: single(one.right), r: 1 });
         now = after;
     }
     progress.at("fact", facts.len() as u64, facts.len() as u64);
     let sizes = model.layers[l].down.w.dims();
-    let kind = sum(&kinds, sizes);
-    let norm = norm(&dense(&kind, sizes));
-    let layers = vec![Layer { layer: l, kind, norm, weight, ridge: c.and_then(|c| c.ridge) }];
+    let delta = sum(&kinds, sizes);
+    let norm = norm(&dense(&delta, sizes));
+    let layers = vec![Layer { layer: l, delta, norm, weight, ridge: c.and_then(|c| c.ridge) }];
     Ok(Planned { model: now, outcomes, layers })
 }
 
@@ -85,7 +85,7 @@ impl Planned {
                 inner: e.inner,
                 fan_in_fan_out: e.fan_in_fan_out,
                 fingerprint: tensor_fingerprint(stored(layer.layer)?.as_ref()),
-                kind: layer.kind.clone(),
+                delta: layer.delta.clone(),
             })
         };
         let mut changes: Vec<Change> = self.layers.iter().map(change).collect::<Result<_>>()?;
@@ -95,7 +95,7 @@ impl Planned {
 
     /// A model with the changes, made on one without them.
     pub fn on(&self, model: &Model) -> Model {
-        let add = |model: Model, l: &Layer| with_change(&model, l.layer, &l.kind).0;
+        let add = |model: Model, l: &Layer| with_change(&model, l.layer, &l.delta).0;
         self.layers.iter().fold(model.clone(), add)
     }
 }

@@ -14,7 +14,7 @@ use faer::Mat;
 
 use super::memit::{Grams, Memit};
 use super::spread::{ClosedForm, Solved};
-use crate::linalg::keyspace::Means;
+use crate::linalg::least_squares::Solver;
 
 /// PMET.
 pub struct Pmet<'a>(pub Memit<'a>);
@@ -24,8 +24,8 @@ impl ClosedForm for Pmet<'_> {
         1.0 / (left as f64).sqrt()
     }
 
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved {
-        self.0.change(layer, k, r, by)
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
+        self.0.change(layer, k, r, solver)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {

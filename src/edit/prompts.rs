@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Result};
 use crate::store::Fingerprint;
-use crate::text::span::{halves, place};
+use crate::text::span::{fill, split_template};
 use crate::text::{Frame, Tokenizer};
 
 /// The prompt whose continuation the search holds to what it was.
@@ -111,24 +111,24 @@ pub fn framed_rows(
         ));
     }
     let row = |before: &str, after: &str| {
-        let place = match frame {
-            None => place(tok, before, subject, after, Tokenizer::encode_spans)?,
+        let filled = match frame {
+            None => fill(tok, before, subject, after, Tokenizer::encode_spans)?,
             Some(Frame { head, tail }) => {
                 let before = [head, before.trim_start()].concat();
                 let after = [after.trim_end(), tail].concat();
-                place(tok, &before, subject, &after, Tokenizer::encode_bare)?
+                fill(tok, &before, subject, &after, Tokenizer::encode_bare)?
             }
         };
-        Ok::<_, Error>(PromptRow { ids: place.ids, lookup: place.subject_last })
+        Ok::<_, Error>(PromptRow { ids: filled.ids, lookup: filled.subject_last })
     };
-    let (before, after) = halves(prompt)?;
+    let (before, after) = split_template(prompt)?;
     let text = tok.decode_after(without_last)?;
     // A cut inside a character: no text has these tokens, so they are taken as they are.
     let takes_ids = frame.is_some() || text.contains(char::REPLACEMENT_CHARACTER);
     let (mut rewriting, mut keys) = (Vec::new(), Vec::new());
     let mut merged = 0;
     for context in contexts {
-        let (first, last) = halves(context.as_ref())?;
+        let (first, last) = split_template(context.as_ref())?;
         let before = format!("{first}{before}");
         let after = format!("{after}{last}");
         let key = row(&before, &after)?;

@@ -19,7 +19,7 @@
 
 use super::prompts::{FactRows, PromptRow};
 use super::search::{self, Search, TargetValue};
-use crate::base::{Error, Progress, Result, rescue};
+use crate::base::{Error, Progress, Result};
 use crate::linalg::vector::dot;
 use crate::model::{At, Model, Site};
 use crate::stats::Covariance;
@@ -64,7 +64,7 @@ pub fn plan(
     progress: &dyn Progress,
 ) -> Result<RankOne> {
     let texts: Vec<&[u32]> = rows.keys.iter().map(PromptRow::up_to_lookup).collect();
-    let all = rescue(|| Ok(model.read(&texts, Site { layer, at: At::Key })))?;
+    let all = model.read(&texts, Site { layer, at: At::Key })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
     let value = search::find(model, rows, by, progress)?;
@@ -80,7 +80,7 @@ pub fn plan(
             "edit another layer: this one's keys are silent",
         ));
     }
-    let held = model.down(layer, k); // W k + b
+    let held = model.down(layer, k)?; // W k + b
     let left = value.v_star().iter().zip(held).map(|(v, m)| v - m).collect();
     let right = ck.iter().map(|x| x / along).collect();
     Ok(RankOne { left, right, k_star, k0, value })

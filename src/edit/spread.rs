@@ -14,15 +14,15 @@ use faer::Mat;
 
 use super::change::{pack, with_change};
 use super::keys::Reader;
-use super::means::with_means;
+use super::means::with_solver;
 use super::memit::Grams;
 use crate::base::{Progress, Result};
-use crate::linalg::keyspace::{Change, Means};
+use crate::linalg::least_squares::{Solution, Solver};
 use crate::model::{Model, Site};
-use crate::store::Kind;
+use crate::store::Delta;
 
 /// Δ, and the ridge that C needed.
-pub type Solved = Result<(Change, Option<f64>)>;
+pub type Solved = Result<(Solution, Option<f64>)>;
 
 /// How a method solves for the change of one layer.
 pub trait ClosedForm {
@@ -36,7 +36,7 @@ pub trait ClosedForm {
     /// # Errors
     ///
     /// A system that cannot be solved.
-    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Solved;
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
@@ -51,7 +51,7 @@ pub struct Layer {
     /// l.
     pub layer: usize,
     /// Δ.
-    pub kind: Kind,
+    pub delta: Delta,
     /// ‖Δ‖.
     pub norm: f64,
     /// ‖W‖ before it.
@@ -63,9 +63,9 @@ pub struct Layer {
 /// Where finished layers are kept, by number in the window.
 pub trait Keep {
     /// The change of a layer that was finished earlier, and its ridge.
-    fn finished(&mut self, i: usize) -> Result<Option<(Kind, Option<f64>)>>;
+    fn finished(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>>;
     /// Keeps a layer.
-    fn keep(&mut self, i: usize, kind: &Kind, ridge: Option<f64>) -> Result<()>;
+    fn keep(&mut self, i: usize, kind: &Delta, ridge: Option<f64>) -> Result<()>;
 }
 
 /// Changes the layers, lowest first, so that `site` holds Z (D, N) at the bare prompts. Returns
@@ -91,8 +91,8 @@ pub fn spread(
             None => {
                 let (k, h) = reader.look(&model, layer, site, progress)?;
                 let r = (z - h) * faer::Scale(method.share(layers.len() - i));
-                let solve = |by: Means| method.change(layer, &k, &r, by);
-                let (change, ridge) = with_means(&model.compute, solve)?;
+                let solve = |solver: Solver| method.change(layer, &k, &r, solver);
+                let (change, ridge) = with_solver(&model.compute, solve)?;
                 let kind = pack(&change, &r);
                 keep.keep(i, &kind, ridge)?;
                 (kind, ridge)
@@ -100,7 +100,7 @@ pub fn spread(
         };
         let (changed, [norm, weight]) = with_change(&model, layer, &kind);
         model = changed;
-        done.push(Layer { layer, kind, norm, weight, ridge });
+        done.push(Layer { layer, delta: kind, norm, weight, ridge });
     }
     progress.at("layer", layers.len() as u64, layers.len() as u64);
     Ok((model, done))

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use faer::Mat;
+use safetensors::tensor::Dtype;
 
 use super::alphaedit::Bases;
 use super::memit::Grams;
@@ -145,7 +146,7 @@ impl State {
         // only the lower triangle counts.
         let item = |(name, m): (String, &Mat<f64>)| Item {
             name,
-            dtype: "F64",
+            dtype: Dtype::F64,
             shape: vec![m.ncols(), m.nrows()],
         };
         let items: Vec<Item> = parts().map(item).collect();

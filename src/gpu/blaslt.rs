@@ -1,15 +1,15 @@
-//! Products by cuBLASLt, where it was found: c (N, M) f32 or bf16 = a (N, K) bf16 · W bf16 + b,
+//! Products by cuBLASLt, if found: c (N, M) f32 or bf16 = a (N, K) bf16 · W bf16 + b,
 //! with f32 sums.
 //!
-//! The library counts along columns, so a matrix that lies row by row is to it the transposed one,
-//! and it is asked for cᵀ = op(W) aᵀ, of M × N, with op the transposition where W lies along K.
+//! The library is column-major, so a row-major matrix is to it the transposed one, and what it
+//! computes is cᵀ = op(W) aᵀ, of M × N, where op transposes a W whose lines are along K.
 //!
 //! A row's bits depend neither on N nor on the other rows: an algorithm is chosen once for a
-//! [`Shape`], as the library advises for `ADVISED` rows, among those that leave a sum to one
-//! block (no split of K, no reduction) and that the library's own check allows for few rows and
-//! many; it then serves every N. Where there is none the shape has no plan, whatever N, and our own
-//! kernels are there. That a block's sums are as they are wherever its rows stand is left to the
-//! tests on a card.
+//! [`Shape`], from the library's heuristic for `HEURISTIC_ROWS` rows, among those in which one
+//! block computes a whole sum (no split of K, no reduction) and which the library's own check
+//! accepts for few rows and many; it then serves every N. A shape without such an algorithm has no
+//! plan for any N and goes to our own kernels. That a block's sums do not depend on the position of
+//! its rows, the tests on a card check.
 //!
 //! Nothing is allocated in a product, so it may be recorded; one product of each shape has to come
 //! before, for its plan and for the library to load its kernels.
@@ -17,33 +17,35 @@
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr::{from_ref, null_mut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use cudarc::cublaslt::sys::{
     cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
-    cublasLtMatmulDescAttributes_t as Of, cublasLtMatmulPreferenceAttributes_t as Wish,
+    cublasLtMatmulDescAttributes_t as Of, cublasLtMatmulPreferenceAttributes_t as Preference,
     cublasLtMatrixLayoutAttribute_t as Layout, cublasLtReductionScheme_t as Reduction,
     cudaDataType as Kind,
 };
 use cudarc::driver::{result, sys};
 
-use super::launch::{Elem, Place};
+use super::launch::{DeviceSlice, Elem};
 use super::library::{Found, functions};
-use crate::base::{Result, fits};
+use super::lock::lock;
+use super::turns::Hold;
+use crate::base::{Result, or_unwind};
 
 /// Bytes of the library's own memory: what its authors advise for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// bf16 numbers there is room for, [`Turn::room`]: the parts of 2048 rows of 16384 numbers.
+/// bf16 numbers of [`BlasltSession::room`]: the parts of 2048 rows of 16384 numbers.
 const ROOM: usize = 64 << 20;
-/// Rows for which an algorithm is advised.
-const ADVISED: u64 = 4096;
-/// Rows for which it must be allowed besides.
-const ALLOWED: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 16];
-/// CUBLAS_OP_N: a matrix as it lies; CUBLAS_OP_T: the transposed one.
+/// Rows for which the heuristic is asked.
+const HEURISTIC_ROWS: u64 = 4096;
+/// Further rows for which the library must accept an algorithm.
+const CHECKED_ROWS: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 16];
+/// CUBLAS_OP_N: the matrix itself; CUBLAS_OP_T: the transposed one.
 const OPS: [i32; 2] = [0, 1];
-/// How many algorithms are asked for.
-const CHOICE: usize = 16;
-/// On how many bytes every matrix and its columns lie.
+/// How many algorithms the heuristic gives at most.
+const CANDIDATES: usize = 16;
+/// Alignment in bytes of every matrix and of its columns.
 pub const ALIGN: usize = 16;
 
 /// What an algorithm is chosen for.
@@ -55,7 +57,7 @@ pub struct Shape {
     pub m: usize,
     /// Elements from a line of W to the next.
     pub stride: usize,
-    /// Whether a line lies along K; else along M.
+    /// Whether a line is along K; else along M.
     pub along_k: bool,
     /// Whether there is a b (M), of c's type.
     pub biased: bool,
@@ -67,10 +69,10 @@ pub struct Shape {
 pub struct Blaslt {
     call: Functions,
     handle: *mut c_void,
-    wish: *mut c_void,
+    preference: *mut c_void,
     stream: sys::CUstream,
     workspace: u64,
-    room: Place,
+    room: DeviceSlice,
     plans: Mutex<Plans>,
 }
 
@@ -117,7 +119,7 @@ functions! {
         cublasLtMatrixLayoutSetAttribute(*mut c_void, Layout, *const c_void, usize);
         cublasLtMatmulPreferenceCreate(*mut *mut c_void);
         cublasLtMatmulPreferenceDestroy(*mut c_void);
-        cublasLtMatmulPreferenceSetAttribute(*mut c_void, Wish, *const c_void, usize);
+        cublasLtMatmulPreferenceSetAttribute(*mut c_void, Preference, *const c_void, usize);
         cublasLtMatmulAlgoGetHeuristic(
             *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void, *mut c_void,
             *mut c_void, c_int, *mut Advice, *mut c_int,
@@ -152,29 +154,31 @@ impl Blaslt {
     /// What the library says, or the driver where there is no memory.
     pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Blaslt> {
         let call = Functions::of(found)?;
-        let (mut handle, mut wish) = (null_mut(), null_mut());
+        let mut handle = null_mut();
+        let mut preference = null_mut();
         // SAFETY: a context is current, and there is a place for the handle.
         call.found.check(unsafe { (call.cublasLtCreate)(&mut handle) })?;
         // SAFETY: a place for what is made.
-        call.found.check(unsafe { (call.cublasLtMatmulPreferenceCreate)(&mut wish) })?;
+        call.found.check(unsafe { (call.cublasLtMatmulPreferenceCreate)(&mut preference) })?;
         let memory = |bytes| {
             // SAFETY: a context is current, and the piece is not empty.
             let memory = unsafe { result::malloc_sync(bytes) };
             memory.map_err(|e| call.found.refused(format!("{bytes} bytes: {e:?}")))
         };
-        let room = Place { at: memory(2 * ROOM)?, len: ROOM, elem: Elem::BF16 };
+        let room = DeviceSlice { at: memory(2 * ROOM)?, len: ROOM, elem: Elem::BF16 };
         let workspace = memory(WORKSPACE)?;
-        let lt = Blaslt { call, handle, wish, stream, workspace, room, plans: Mutex::default() };
-        lt.wish(Wish::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
+        let lt =
+            Blaslt { call, handle, preference, stream, workspace, room, plans: Mutex::default() };
+        lt.set_preference(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
         let whole = Reduction::CUBLASLT_REDUCTION_SCHEME_NONE as u32;
-        lt.wish(Wish::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &whole)?;
+        lt.set_preference(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &whole)?;
         for matrix in [
-            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-            Wish::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         ] {
-            lt.wish(matrix, &(ALIGN as u32))?;
+            lt.set_preference(matrix, &(ALIGN as u32))?;
         }
         Ok(lt)
     }
@@ -184,23 +188,23 @@ impl Blaslt {
         &self.call.found.title
     }
 
-    /// Until it is dropped, nobody else's products: they would share the room.
-    pub fn turn(&self) -> Turn<'_> {
-        Turn { of: self, plans: self.plans.lock().unwrap_or_else(PoisonError::into_inner) }
+    /// Products of the thread that holds the device.
+    pub fn session(&self, _: &Hold) -> BlasltSession<'_> {
+        BlasltSession { library: self, plans: lock(&self.plans) }
     }
 
-    /// How many shapes it multiplies of those asked for, and how many it does not.
+    /// Of the shapes so far, how many the library multiplies, and how many it does not.
     pub fn shapes(&self) -> [usize; 2] {
-        let plans = self.turn().plans;
+        let plans = lock(&self.plans);
         let served = plans.values().filter(|plan| plan.is_some()).count();
         [served, plans.len() - served]
     }
 
-    fn wish<T>(&self, which: Wish, value: &T) -> Result<()> {
+    fn set_preference<T>(&self, which: Preference, value: &T) -> Result<()> {
         let (value, size) = bytes(value);
-        // SAFETY: the wish is alive, and the value has the size that goes with it.
+        // SAFETY: the preference is alive, and the value has the size that goes with it.
         self.call.found.check(unsafe {
-            (self.call.cublasLtMatmulPreferenceSetAttribute)(self.wish, which, value, size)
+            (self.call.cublasLtMatmulPreferenceSetAttribute)(self.preference, which, value, size)
         })
     }
 
@@ -214,7 +218,9 @@ impl Blaslt {
 
     fn layout(&self, kind: Kind, [rows, cols]: [usize; 2], ld: usize) -> Result<*mut c_void> {
         let mut layout = null_mut();
-        let (rows, cols, ld) = (rows as u64, cols as u64, ld as i64);
+        let rows = rows as u64;
+        let cols = cols as u64;
+        let ld = ld as i64;
         // SAFETY: a place for what is made.
         let made =
             unsafe { (self.call.cublasLtMatrixLayoutCreate)(&mut layout, kind, rows, cols, ld) };
@@ -241,29 +247,27 @@ impl Blaslt {
     fn plan(&self, shape: Shape) -> Result<Option<Plan>> {
         let Shape { k, m, stride, along_k, biased, narrow } = shape;
         let mut product = null_mut();
-        let (f32s, f32_sums) = (Kind::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F);
+        let f32s = Kind::CUDA_R_32F;
+        let f32_sums = Compute::CUBLAS_COMPUTE_32F;
         // SAFETY: a place for what is made.
         let made = unsafe { (self.call.cublasLtMatmulDescCreate)(&mut product, f32_sums, f32s) };
         self.call.found.check(made)?;
-        let (lies, op) = match along_k {
-            true => ([k, m], OPS[1]),
-            false => ([m, k], OPS[0]),
-        };
+        let (w_sizes, op) = if along_k { ([k, m], OPS[1]) } else { ([m, k], OPS[0]) };
         self.set(product, Of::CUBLASLT_MATMUL_DESC_TRANSA, &op)?;
         if biased {
             let with = Epilogue::CUBLASLT_EPILOGUE_BIAS as u32;
             self.set(product, Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &with)?;
-            // Each product's own follows; this one lies as they do.
+            // Each product sets its own later; this one has their alignment.
             self.set(product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &self.room.at)?;
         }
-        let n = ADVISED as usize;
-        let w = self.layout(Kind::CUDA_R_16BF, lies, stride)?;
+        let n = HEURISTIC_ROWS as usize;
+        let w = self.layout(Kind::CUDA_R_16BF, w_sizes, stride)?;
         let a = self.layout(Kind::CUDA_R_16BF, [k, n], k)?;
         let c = self.layout(if narrow { Kind::CUDA_R_16BF } else { f32s }, [m, n], m)?;
         let plan = Plan { product, w, a, c, algorithm: [0; 8] };
         let serves = |advice: &&Advice| {
             let plan = Plan { algorithm: advice.algorithm, ..plan };
-            advice.holds() && ALLOWED.iter().all(|&n| self.allowed(&plan, n))
+            advice.holds() && CHECKED_ROWS.iter().all(|&n| self.allowed(&plan, n))
         };
         let found = self.advice(&plan).iter().find(serves).map(|advice| advice.algorithm);
         if found.is_none() {
@@ -272,7 +276,7 @@ impl Blaslt {
         Ok(found.map(|algorithm| Plan { algorithm, ..plan }))
     }
 
-    /// Gives a plan's descriptions back. What a failed card refuses it does not keep either.
+    /// Destroys a plan's descriptions. Errors of a failed card do not matter: its memory is gone.
     fn forget(&self, plan: &Plan) {
         // SAFETY: made by `plan`, and not used again.
         unsafe {
@@ -286,8 +290,9 @@ impl Blaslt {
     /// Algorithms, the fastest first; none where the library multiplies no such matrices.
     fn advice(&self, plan: &Plan) -> Vec<Advice> {
         let Plan { product, w, a, c, .. } = *plan;
-        let (mut all, mut count) = ([Advice::default(); CHOICE], 0);
-        // SAFETY: live descriptions, and room for as many as are asked for.
+        let mut all = [Advice::default(); CANDIDATES];
+        let mut count = 0;
+        // SAFETY: live descriptions, and room for as many candidates.
         let asked = unsafe {
             (self.call.cublasLtMatmulAlgoGetHeuristic)(
                 self.handle,
@@ -296,8 +301,8 @@ impl Blaslt {
                 a,
                 c,
                 c,
-                self.wish,
-                CHOICE as c_int,
+                self.preference,
+                CANDIDATES as c_int,
                 all.as_mut_ptr(),
                 &mut count,
             )
@@ -305,14 +310,14 @@ impl Blaslt {
         if asked != 0 {
             return Vec::new();
         }
-        all[..CHOICE.min(count as usize)].to_vec()
+        all[..CANDIDATES.min(count as usize)].to_vec()
     }
 
     /// Whether the library lets a plan's algorithm multiply n rows.
     fn allowed(&self, plan: &Plan, n: u64) -> bool {
         let Plan { product, w, a, c, algorithm } = *plan;
         let mut advice = Advice::default();
-        fits(self.rows(plan, n));
+        or_unwind(self.rows(plan, n));
         // SAFETY: live descriptions, an algorithm that the library gave, room for the answer.
         let checked = unsafe {
             (self.call.cublasLtMatmulAlgoCheck)(
@@ -331,12 +336,12 @@ impl Blaslt {
 }
 
 impl Drop for Blaslt {
-    /// What a failed card refuses it does not keep either.
+    /// Errors of a failed card do not matter: its memory is gone.
     fn drop(&mut self) {
-        self.turn().plans.values().flatten().for_each(|plan| self.forget(plan));
+        lock(&self.plans).values().flatten().for_each(|plan| self.forget(plan));
         // SAFETY: made by `open` in the context that is current, and not used again.
         unsafe {
-            let _ = (self.call.cublasLtMatmulPreferenceDestroy)(self.wish);
+            let _ = (self.call.cublasLtMatmulPreferenceDestroy)(self.preference);
             let _ = (self.call.cublasLtDestroy)(self.handle);
             let _ = result::free_sync(self.workspace);
             let _ = result::free_sync(self.room.at);
@@ -344,21 +349,21 @@ impl Drop for Blaslt {
     }
 }
 
-/// The right to use the library's memory.
-pub struct Turn<'a> {
-    of: &'a Blaslt,
+/// Use of the library and its memory.
+pub struct BlasltSession<'a> {
+    library: &'a Blaslt,
     plans: MutexGuard<'a, Plans>,
 }
 
-impl Turn<'_> {
+impl BlasltSession<'_> {
     /// Whether the library multiplies so, whatever N.
     pub fn serves(&mut self, shape: Shape) -> bool {
-        self.plans.entry(shape).or_insert_with(|| fits(self.of.plan(shape))).is_some()
+        self.plans.entry(shape).or_insert_with(|| or_unwind(self.library.plan(shape))).is_some()
     }
 
     /// Memory for the parts of rows.
-    pub fn room(&self) -> Place {
-        self.of.room
+    pub fn room(&self) -> DeviceSlice {
+        self.library.room
     }
 
     /// c (N, M) = a (N, K) W + b, + c where `add`, of a shape that is served.
@@ -366,7 +371,13 @@ impl Turn<'_> {
     /// # Panics
     ///
     /// Where a part is smaller than the shape says.
-    pub fn multiply(&mut self, shape: Shape, add: bool, [a, w, c]: [Place; 3], b: Option<Place>) {
+    pub fn multiply(
+        &mut self,
+        shape: Shape,
+        add: bool,
+        [a, w, c]: [DeviceSlice; 3],
+        b: Option<DeviceSlice>,
+    ) {
         let Shape { k, m, stride, along_k, biased, .. } = shape;
         let n = a.len / k;
         let lines = if along_k { m } else { k };
@@ -376,17 +387,17 @@ impl Turn<'_> {
             "cuBLASLt: {shape:?} of {n} rows"
         );
         let plan = self.plans[&shape].as_ref().expect("a shape that is served");
-        let of = self.of;
-        fits(of.rows(plan, n as u64));
+        let library = self.library;
+        or_unwind(library.rows(plan, n as u64));
         if let Some(b) = b {
-            fits(of.set(plan.product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b.at));
+            or_unwind(library.set(plan.product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b.at));
         }
         let beta = if add { 1.0 } else { 0.0 };
         let pointer = |at: u64| at as *mut c_void;
         // SAFETY: the matrices are as large as the descriptions say, and of this stream.
         let enqueued = unsafe {
-            (of.call.cublasLtMatmul)(
-                of.handle,
+            (library.call.cublasLtMatmul)(
+                library.handle,
                 plan.product,
                 &1.0,
                 pointer(w.at),
@@ -399,11 +410,11 @@ impl Turn<'_> {
                 pointer(c.at),
                 plan.c,
                 &plan.algorithm,
-                pointer(of.workspace),
+                pointer(library.workspace),
                 WORKSPACE,
-                of.stream,
+                library.stream,
             )
         };
-        fits(of.call.found.check(enqueued));
+        or_unwind(library.call.found.check(enqueued));
     }
 }

@@ -1,20 +1,21 @@
-//! A card, through the driver: memory, copies and launches on one stream, large uploads beside it.
+//! A card, through the driver: memory, copies and launches on one stream, large uploads on another.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
 
 use super::blaslt::Blaslt;
 use super::context::Context;
+use super::cusolver::Cusolver;
 use super::driver::{self, FORCE_PTX, Gpu, POOL};
 use super::launch::{Argument, File, Grid, types};
+use super::lock::lock;
 use super::pool::Pool;
-use super::solver::Solver;
 use super::upload::{self, Uploads};
 use super::{image, library};
-use crate::base::{Error, Result, fits};
+use crate::base::{Error, Result, or_unwind};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
@@ -26,23 +27,23 @@ pub struct Cuda {
     pool: Option<Mutex<Pool>>, // none where each array has memory of its own
     serves: i32,               // CUDA 1000·major + 10·minor
     blaslt: Option<Blaslt>,
-    solver: OnceLock<Option<Solver>>,
+    cusolver: OnceLock<Option<Cusolver>>,
 }
 
-/// Memory is asked for in pieces of so many bytes, or more.
+/// The driver allocates memory in pieces of at least so many bytes.
 const PIECE: u64 = 1 << 30;
 /// Bytes that the driver copies at once, without waiting for the card.
 const SMALL: usize = 64 << 10;
 
 /// A graph that can be launched.
-pub(super) struct Tape(sys::CUgraphExec);
+pub(super) struct CudaGraph(sys::CUgraphExec);
 
 // SAFETY: as of `Cuda`'s handles.
-unsafe impl Send for Tape {}
+unsafe impl Send for CudaGraph {}
 // SAFETY: as above.
-unsafe impl Sync for Tape {}
+unsafe impl Sync for CudaGraph {}
 
-impl Drop for Tape {
+impl Drop for CudaGraph {
     fn drop(&mut self) {
         // SAFETY: made by `end`, and nobody else has it; the driver waits for launches under way.
         let _ = unsafe { result::graph::exec_destroy(self.0) };
@@ -63,7 +64,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's.
     pub fn open(gpu: &Gpu) -> Result<Cuda> {
         let failed = |e: result::DriverError| {
             let what = format!("cuda:{} ({}): {e:?}", gpu.ordinal, gpu.name);
@@ -91,24 +92,24 @@ impl Cuda {
             pool: (!is(POOL, "off")).then(Mutex::default),
             serves,
             blaslt,
-            solver: OnceLock::new(),
+            cusolver: OnceLock::new(),
         })
     }
 
-    /// cuBLASLt, where it was found.
+    /// cuBLASLt, if found.
     pub(super) fn blaslt(&self) -> Option<&Blaslt> {
         self.enter();
         self.blaslt.as_ref()
     }
 
-    /// cuSOLVER, where it is found; it is large, and looked for when it is first asked for.
-    pub(super) fn solver(&self) -> Option<&Solver> {
+    /// cuSOLVER, if found; it is large, and searched for on first use.
+    pub(super) fn cusolver(&self) -> Option<&Cusolver> {
         self.enter();
         let open = || {
-            let found = library::find(&library::SOLVER, self.serves).ok();
-            fits(found.map(|found| Solver::open(found, self.stream)).transpose())
+            let found = library::find(&library::CUSOLVER, self.serves).ok();
+            or_unwind(found.map(|found| Cusolver::open(found, self.stream)).transpose())
         };
-        self.solver.get_or_init(open).as_ref()
+        self.cusolver.get_or_init(open).as_ref()
     }
 
     /// Bytes that nobody has taken yet.
@@ -221,7 +222,7 @@ impl Cuda {
         answer(done, || format!("zeros to {bytes} bytes on the card"));
     }
 
-    /// From here on the stream records. The driver may be asked for memory and modules meanwhile.
+    /// Begins a capture of the stream. Memory and modules may be allocated meanwhile.
     pub(super) fn begin(&self) {
         self.enter();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -230,22 +231,22 @@ impl Cuda {
         answer(began, || "a recording".to_owned());
     }
 
-    /// What was recorded; nothing where the driver could not follow.
-    pub(super) fn end(&self) -> Option<Tape> {
+    /// Ends the capture; nothing where the driver could not record it.
+    pub(super) fn end(&self) -> Option<CudaGraph> {
         self.enter();
         // SAFETY: the stream is ours and records; the graph is destroyed once.
         unsafe {
             let graph = result::stream::end_capture(self.stream).ok().filter(|g| !g.is_null())?;
-            let tape = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
-            tape.ok().map(Tape)
+            executable.ok().map(CudaGraph)
         }
     }
 
-    pub(super) fn replay(&self, tape: &Tape) {
+    pub(super) fn replay(&self, graph: &CudaGraph) {
         self.enter();
         // SAFETY: the graph lives, and so does what it was recorded of.
-        let launched = unsafe { result::graph::launch(tape.0, self.stream) };
+        let launched = unsafe { result::graph::launch(graph.0, self.stream) };
         answer(launched, || "a replay".to_owned());
     }
 
@@ -280,7 +281,7 @@ impl Cuda {
         self.function(file, kernel, types);
     }
 
-    /// The kernel for some types, loaded when it is first asked for.
+    /// The kernel for some types, loaded on first use.
     fn function(
         &self,
         file: &File,
@@ -293,16 +294,16 @@ impl Cuda {
         };
         let mut modules = lock(&self.modules);
         let (module, functions) = modules.entry([file.name, elem, weight]).or_insert_with(|| {
-            let image = fits(image::image(file, (elem, weight), self.arch));
+            let image = or_unwind(image::image(file, (elem, weight), self.arch));
             // SAFETY: an image that NVRTC made; PTX ends in a NUL.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            (fits(module.map_err(refused)), Functions::new())
+            (or_unwind(module.map_err(refused)), Functions::new())
         });
         *functions.entry(kernel).or_insert_with(|| {
             let name = CString::new(kernel).expect("names hold no NUL");
             // SAFETY: the module stays loaded as long as `self` lives.
             let function = unsafe { result::module::get_function(*module, name) };
-            fits(function.map_err(refused))
+            or_unwind(function.map_err(refused))
         })
     }
 
@@ -312,7 +313,7 @@ impl Cuda {
 }
 
 impl Drop for Cuda {
-    /// Gives back what it has of the card. One that failed refuses, and keeps nothing either.
+    /// Frees everything. Errors of a failed card do not matter: its memory is gone.
     fn drop(&mut self) {
         let _ = self.context.enter();
         let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -321,7 +322,8 @@ impl Drop for Cuda {
         // is left, and what was enqueued is waited for.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
-            (self.blaslt, self.solver) = (None, OnceLock::new());
+            self.blaslt = None;
+            self.cusolver = OnceLock::new();
             for (_, (module, _)) in modules.drain() {
                 let _ = result::module::unload(module);
             }
@@ -333,17 +335,13 @@ impl Drop for Cuda {
     }
 }
 
-/// What the driver did; its refusal unwinds to the door that called.
+/// What the driver did; its refusal unwinds to the API boundary.
 fn answer<T>(
     done: std::result::Result<T, result::DriverError>,
     what: impl FnOnce() -> String,
 ) -> T {
-    fits(done.map_err(|e| {
+    or_unwind(done.map_err(|e| {
         let what = format!("the card failed, {}: {e:?}", what());
         Error::refused(what, "see `incise doctor` and run again, or use --device cpu")
     }))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,6 @@
-//! Which GPUs the NVIDIA driver shows, asked of the driver itself, opened at run time.
-
-use std::path::Path;
+//! The GPUs of the NVIDIA driver, which is opened at run time.
 
 use cudarc::driver::{result, sys};
-
-use super::cuda::Cuda;
-use super::engine::Engine;
-use super::twin::{Order, Twin};
-use crate::base::{Error, Result as Outcome};
 
 /// One GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +15,7 @@ pub struct Gpu {
     pub capability: (i32, i32),
 }
 
-/// What the driver says, or why it says nothing.
+/// The state of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// No driver library on the loader's path.
@@ -38,7 +31,7 @@ pub enum Driver {
     },
 }
 
-/// Asks the driver. Never panics, also where there is none.
+/// Queries the driver. Never panics, also where there is none.
 pub fn probe() -> Driver {
     // SAFETY: looks for a library by name and loads it; no function of it is called.
     if !unsafe { sys::is_culib_present() } {
@@ -47,13 +40,13 @@ pub fn probe() -> Driver {
     ask().unwrap_or_else(|e| Driver::Failed(format!("{e:?}")))
 }
 
-/// Names an executable of the kernels for the host, which then stands for two GPUs. Tests set it.
+/// An executable of the kernels for the host, which then stands in for two GPUs. Tests set it.
 pub const TWIN: &str = "INCISE_TWIN";
 
 /// `off` gives each array memory of its own, so that a sanitizer sees what runs over its end.
 pub const POOL: &str = "INCISE_POOL";
 
-/// `1` makes kernels of PTX, as on cards to come; the driver itself heeds it, too.
+/// `1` compiles kernels from PTX, as future cards will; the driver itself reads it, too.
 pub const FORCE_PTX: &str = "CUDA_FORCE_PTX_JIT";
 
 /// The GPUs of a working driver; none otherwise.
@@ -67,20 +60,6 @@ pub fn gpus() -> Vec<Gpu> {
     match probe() {
         Driver::Ready { gpus, .. } => gpus,
         Driver::Absent | Driver::Failed(_) => Vec::new(),
-    }
-}
-
-impl Gpu {
-    /// What runs kernels on it.
-    ///
-    /// # Errors
-    ///
-    /// What the driver says.
-    pub fn open(&self) -> Outcome<Engine> {
-        let Some(twin) = std::env::var_os(TWIN) else { return Ok(Engine::cuda(Cuda::open(self)?)) };
-        let failed = |e| Error::io(Path::new(&twin), "start", e);
-        let twin = Twin::start(Path::new(&twin), Order::Shuffled).map_err(failed)?;
-        Ok(Engine::twin(twin))
     }
 }
 

@@ -1,36 +1,59 @@
-//! What runs kernels and holds their arrays.
+//! A device that runs kernels: the driver behind it, its memory, and whose turn it is.
+//!
+//! Memory is blocks at addresses here; [`super::array`], [`super::weights`] and [`super::graph`]
+//! make arrays, weights and recordings of them.
 
-use std::fmt;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::any::Any;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::blaslt::Blaslt;
-use super::cuda::Cuda;
-use super::graph::{Graph, Holdings, Tape};
-use super::launch::{Argument, Elem, File, Grid, In, InOut, Out, Place};
-use super::resident::{Residents, Slot};
-use super::solver::Solver;
-use super::twin::Twin;
-use crate::base::{Error, Result};
+use super::cuda::{Cuda, CudaGraph};
+use super::cusolver::Cusolver;
+use super::driver::{Gpu, TWIN};
+use super::launch::{Argument, File, Grid};
+use super::lock::lock;
+use super::resident::{Resident, Residents};
+use super::turns::{Block, Exclusive, Hold, Turns, free_or_leave};
+use super::twin::{Order, Twin, TwinGraph};
+use crate::base::{Error, Result, catch_device_error};
 
-/// A device that takes launches, and whether NVIDIA's libraries are used. Clones are the same
-/// device; one thread at a time uses it.
+/// A device that takes launches. Clones are the same device, which one thread at a time uses:
+/// other threads wait for their turn.
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>, bool);
+pub struct Engine {
+    inner: Arc<Inner>,
+    vendor_libraries: bool,
+}
 
 struct Inner {
     driver: Driver,
+    turns: Turns,
     memory: Mutex<Memory>,
     residents: Residents,
-    recording: Mutex<Option<Holdings>>,
+    capture: Mutex<Option<Capture>>,
     replays: AtomicU64,
 }
 
 enum Driver {
     Cuda(Box<Cuda>),
     Twin(Twin),
+}
+
+/// What the driver made of a recording.
+pub(super) enum DriverGraph {
+    Cuda(CudaGraph),
+    Twin(TwinGraph),
+}
+
+/// What belongs to a recording.
+#[derive(Default)]
+pub(super) struct Capture {
+    /// Blocks of arrays that came and went while it was made.
+    pub freed: Vec<Block>,
+    /// Weights that it reads.
+    pub weights: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Bytes on the device.
@@ -46,25 +69,40 @@ pub struct Memory {
 
 /// Calls a method of whichever driver it is.
 macro_rules! driver {
-    ($engine:expr, $driver:ident => $call:expr) => {
-        match &$engine.0.driver {
+    ($inner:expr, $driver:ident => $call:expr) => {
+        match &$inner.driver {
             Driver::Cuda($driver) => $call,
             Driver::Twin($driver) => $call,
         }
     };
 }
 
-/// Elements on a device, freed with the last who holds them.
-pub struct Array {
-    engine: Engine,
-    place: Place,
-    capacity: usize, // elements there is room for
-}
-
 /// Whether they are the same device.
 impl PartialEq for Engine {
     fn eq(&self, other: &Engine) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Gpu {
+    /// What runs kernels on it.
+    ///
+    /// # Errors
+    ///
+    /// The driver's; a build that aborts on panic.
+    pub fn open(&self) -> Result<Engine> {
+        if cfg!(panic = "abort") {
+            let what = format!(
+                "cuda:{}: this build aborts on panic, so a device without memory would end the \
+                 process",
+                self.ordinal
+            );
+            return Err(Error::refused(what, "use --device cpu, or build with panic = \"unwind\""));
+        }
+        let Some(twin) = std::env::var_os(TWIN) else { return Ok(Engine::cuda(Cuda::open(self)?)) };
+        let failed = |e| Error::io(Path::new(&twin), "start", e);
+        let twin = Twin::start(Path::new(&twin), Order::Shuffled).map_err(failed)?;
+        Ok(Engine::twin(twin))
     }
 }
 
@@ -72,207 +110,100 @@ impl Engine {
     /// Kernels on a card.
     pub fn cuda(cuda: Cuda) -> Engine {
         let limit = cuda.free_bytes();
-        Engine::of(Driver::Cuda(Box::new(cuda)), limit)
+        Engine::new(Driver::Cuda(Box::new(cuda)), limit)
     }
 
     /// Kernels on the host.
     pub fn twin(twin: Twin) -> Engine {
-        Engine::of(Driver::Twin(twin), u64::MAX)
+        Engine::new(Driver::Twin(twin), u64::MAX)
     }
 
-    fn of(driver: Driver, limit: u64) -> Engine {
-        let memory = Mutex::new(Memory { limit, used: 0, peak: 0 });
-        let (residents, recording, replays) = Default::default();
-        Engine(Arc::new(Inner { driver, memory, residents, recording, replays }), true)
+    fn new(driver: Driver, limit: u64) -> Engine {
+        let inner = Inner {
+            driver,
+            turns: Turns::default(),
+            memory: Mutex::new(Memory { limit, used: 0, peak: 0 }),
+            residents: Residents::default(),
+            capture: Mutex::default(),
+            replays: AtomicU64::new(0),
+        };
+        Engine { inner: Arc::new(inner), vendor_libraries: true }
     }
 
-    /// The same device, with kernels of ours alone.
+    /// The same device without NVIDIA's libraries: only our kernels.
     pub fn own(&self) -> Engine {
-        Engine(self.0.clone(), false)
+        Engine { inner: self.inner.clone(), vendor_libraries: false }
     }
 
-    /// What multiplies on this device besides our kernels, where it was found.
+    /// Holds the device for this thread, after those that came before: other threads wait until
+    /// the hold is dropped. A thread may hold a device more than once, and no other meanwhile; nor
+    /// may it wait for another thread that uses the device.
+    pub fn hold(&self) -> Hold<'_> {
+        Hold::new(&*self.inner)
+    }
+
+    /// Runs a computation, all of it on this thread, and holds the device meanwhile; an error that
+    /// unwinds from inside becomes its result.
+    ///
+    /// # Errors
+    ///
+    /// The computation's own; the device's.
+    pub fn run<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        catch_device_error(|| {
+            let _hold = self.hold();
+            run()
+        })
+    }
+
+    /// cuBLASLt, if found.
     pub fn blaslt(&self) -> Option<&Blaslt> {
-        match &self.0.driver {
-            Driver::Cuda(cuda) if self.1 => cuda.blaslt(),
+        match &self.inner.driver {
+            Driver::Cuda(cuda) if self.vendor_libraries => cuda.blaslt(),
             _ => None,
         }
     }
 
-    /// What factors on this device besides our kernels, where it is found. One that refuses to
-    /// start unwinds.
-    pub fn solver(&self) -> Option<&Solver> {
-        match &self.0.driver {
-            Driver::Cuda(cuda) if self.1 => cuda.solver(),
+    /// cuSOLVER, if found. If it refuses to start, the error unwinds.
+    pub fn cusolver(&self) -> Option<&Cusolver> {
+        let _hold = self.hold();
+        match &self.inner.driver {
+            Driver::Cuda(cuda) if self.vendor_libraries => cuda.cusolver(),
             _ => None,
         }
     }
 
     /// What arrays take.
     pub fn memory(&self) -> Memory {
-        *self.ledger()
+        *self.inner.ledger()
     }
 
     /// Measures the peak from now on. Returns what arrays take.
     pub fn forget_peak(&self) -> u64 {
-        let mut memory = self.ledger();
+        let mut memory = self.inner.ledger();
         memory.peak = memory.used;
         memory.used
     }
 
     /// Lets arrays take no more than `bytes` from now on.
     pub fn cap(&self, bytes: u64) {
-        self.ledger().limit = bytes;
-    }
-
-    fn ledger(&self) -> MutexGuard<'_, Memory> {
-        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn recording(&self) -> MutexGuard<'_, Option<Holdings>> {
-        self.0.recording.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Records what `run` enqueues, instead of running it; nothing where a weight is not on the
-    /// device, or there is no room. `run` must neither upload nor download anything, nor may
-    /// another thread use the device meanwhile.
-    pub fn record(&self, run: impl FnOnce()) -> Option<Graph> {
-        driver!(self, d => d.begin());
-        *self.recording() = Some(Holdings::default());
-        let ran = catch_unwind(AssertUnwindSafe(run));
-        let tape = match &self.0.driver {
-            Driver::Cuda(d) => d.end().map(Tape::Cuda),
-            Driver::Twin(d) => d.end().map(Tape::Twin),
-        };
-        let holdings = self.recording().take().expect("recording");
-        match (ran, tape) {
-            (Ok(()), Some(tape)) => Some(Graph { tape, holdings, engine: self.clone() }),
-            (ran, _) => {
-                self.give_back(holdings);
-                if let Err(panic) = ran
-                    && !panic.is::<Error>()
-                {
-                    resume_unwind(panic);
-                }
-                None
-            }
-        }
+        self.inner.ledger().limit = bytes;
     }
 
     /// How many recordings were replayed so far.
     pub fn replays(&self) -> u64 {
-        self.0.replays.load(Ordering::Relaxed)
+        self.inner.replays.load(Ordering::Relaxed)
     }
 
-    pub(super) fn replay(&self, tape: &Tape) {
-        self.0.replays.fetch_add(1, Ordering::Relaxed);
-        match (&self.0.driver, tape) {
-            (Driver::Cuda(d), Tape::Cuda(tape)) => d.replay(tape),
-            (Driver::Twin(d), Tape::Twin(tape)) => d.replay(tape),
-            _ => unreachable!("a recording is of its engine's driver"),
-        }
-    }
-
-    /// Frees what a recording held.
-    pub(super) fn give_back(&self, holdings: Holdings) {
-        for (at, bytes) in holdings.freed {
-            driver!(self, d => d.free(at));
-            self.ledger().used -= bytes;
-        }
-    }
-
-    /// Room for `len` elements. Where there is none, weights that were used longest ago make room.
-    ///
-    /// # Errors
-    ///
-    /// The device has no more memory.
-    pub fn array(&self, elem: Elem, len: usize) -> Result<Array> {
-        let bytes = (len * elem.size()) as u64;
-        loop {
-            if let Some(at) = self.take(bytes) {
-                let place = Place { at, len, elem };
-                return Ok(Array { engine: self.clone(), place, capacity: len });
-            }
-            // What is put out while a recording is made stays the recording's: no room is made.
-            if self.recording().is_some() || !self.0.residents.evict(self) {
-                let Memory { limit, used, .. } = self.memory();
-                return Err(Error::Room { wanted: bytes, used, limit });
-            }
-        }
-    }
-
-    fn take(&self, bytes: u64) -> Option<u64> {
-        if let Some(at) = self.recording().as_mut().and_then(|held| held.reuse(bytes)) {
-            return Some(at);
-        }
-        let mut memory = self.ledger();
-        if memory.used + bytes > memory.limit {
-            return None;
-        }
-        let at = match bytes {
-            0 => 0,
-            _ => driver!(self, d => d.allocate(bytes as usize))?,
-        };
-        memory.used += bytes;
-        memory.peak = memory.peak.max(memory.used);
-        Some(at)
-    }
-
-    /// An array of the bytes of some elements.
-    ///
-    /// # Errors
-    ///
-    /// As [`array`](Engine::array).
-    pub fn upload(&self, elem: Elem, bytes: &[u8]) -> Result<Array> {
-        assert!(self.recording().is_none(), "an upload cannot be recorded");
-        let array = self.array(elem, bytes.len() / elem.size())?;
-        if !bytes.is_empty() {
-            driver!(self, d => d.write(array.place.at, bytes));
-        }
-        Ok(array)
-    }
-
-    /// The elements of a slot on this device, which `fill` writes there piece by piece if they are
-    /// not: it gets the offset of a piece in bytes, and the piece.
-    ///
-    /// # Errors
-    ///
-    /// As [`array`](Engine::array).
-    pub fn resident(
-        &self,
-        slot: &Arc<Slot>,
-        elem: Elem,
-        len: usize,
-        fill: &mut dyn FnMut(usize, &mut [u8]),
-    ) -> Result<Arc<Array>> {
-        self.0.residents.used(slot);
-        let mut recording = self.recording();
-        match (slot.get(self), &mut *recording) {
-            (Some(array), None) => return Ok(array),
-            (Some(array), Some(held)) => {
-                held.weights.push(array.clone());
-                return Ok(array);
-            }
-            (None, Some(_)) => {
-                let Memory { limit, used, .. } = self.memory();
-                return Err(Error::Room { wanted: (len * elem.size()) as u64, used, limit });
-            }
-            (None, None) => drop(recording),
-        }
-        let array = Arc::new(self.array(elem, len)?);
-        driver!(self, d => d.fill(array.place.at, len * elem.size(), fill));
-        slot.put(&array);
-        Ok(array)
-    }
-
-    /// How long the device takes for what `run` enqueues, in seconds.
+    /// How long the device takes for what `run` enqueues on this thread, in seconds.
     pub fn seconds(&self, run: impl FnOnce()) -> f64 {
-        driver!(self, d => d.seconds(run))
+        let _hold = self.hold();
+        driver!(self.inner, d => d.seconds(run))
     }
 
     /// Loads a kernel for some types, as its first launch would.
     pub fn load(&self, file: &File, kernel: &'static str, types: (&'static str, &'static str)) {
-        driver!(self, d => d.load(file, kernel, types));
+        let _hold = self.hold();
+        driver!(self.inner, d => d.load(file, kernel, types));
     }
 
     /// Enqueues a kernel of a file.
@@ -283,117 +214,161 @@ impl Engine {
     pub fn launch(&self, file: &File, kernel: &'static str, grid: Grid, arguments: &[Argument]) {
         if !grid.is_empty() {
             grid.check(kernel);
-            driver!(self, d => d.launch(file, kernel, grid, arguments));
+            let _hold = self.hold();
+            driver!(self.inner, d => d.launch(file, kernel, grid, arguments));
         }
     }
 }
 
-impl Array {
-    /// How many elements.
-    pub fn len(&self) -> usize {
-        self.place.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.place.len == 0
-    }
-
-    /// Of which type they are.
-    pub fn elem(&self) -> Elem {
-        self.place.elem
-    }
-
-    /// The device it is on.
-    pub fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    /// Where it lies.
-    pub fn place(&self) -> Place {
-        self.place
-    }
-
-    /// To be read by a kernel.
-    pub fn read(&self) -> In<'_> {
-        self.place.into()
-    }
-
-    /// To be written by a kernel, all of it.
-    pub fn write(&mut self) -> Out<'_> {
-        self.place.into()
-    }
-
-    /// To be read and written by a kernel.
-    pub fn update(&mut self) -> InOut<'_> {
-        self.place.into()
-    }
-
-    /// Makes it `len` long; what it held stays, new elements are zero.
+/// Blocks of memory, and copies.
+impl Engine {
+    /// A block; where there is no room, the weights least recently used make some.
     ///
     /// # Errors
     ///
-    /// As [`Engine::array`].
-    pub fn resize(&mut self, len: usize) -> Result<()> {
-        let old = self.place.len;
-        if len > self.capacity {
-            // What grows token by token is not copied for each; and little is held for nothing.
-            let room = if old == 0 { len } else { len.max(old + old / 8) };
-            let mut larger = self.engine.array(self.place.elem, room)?;
-            larger.copy(0, self, 0..old);
-            larger.place.len = old;
-            *self = larger;
-        }
-        self.place.len = len;
-        if len > old {
-            let fresh = self.place.part(old, len - old);
-            driver!(self.engine, d => d.zero(fresh.at, fresh.len * fresh.elem.size()));
-        }
-        Ok(())
-    }
-
-    /// Elements from `to` on become a copy of some of another array of the same device and type.
-    pub fn copy(&mut self, to: usize, from: &Array, elements: Range<usize>) {
-        assert_eq!(self.place.elem, from.place.elem, "copy: arrays of two types");
-        if !elements.is_empty() {
-            let to = self.place.part(to, elements.len());
-            let from = from.place.part(elements.start, elements.len());
-            driver!(self.engine, d => d.copy(to.at, from.at, to.len * to.elem.size()));
-        }
-    }
-
-    /// The bytes, once all launches before are done.
-    pub fn download(&self) -> Vec<u8> {
-        self.download_part(0..self.place.len)
-    }
-
-    /// The bytes of some elements, once all launches before are done.
-    pub fn download_part(&self, elements: Range<usize>) -> Vec<u8> {
-        assert!(self.engine.recording().is_none(), "a download cannot be recorded");
-        let part = self.place.part(elements.start, elements.len());
-        let mut bytes = vec![0; part.len * part.elem.size()];
-        if !bytes.is_empty() {
-            driver!(self.engine, d => d.read(part.at, &mut bytes));
-        }
-        bytes
-    }
-}
-
-impl fmt::Debug for Array {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.place.fmt(f)
-    }
-}
-
-impl Drop for Array {
-    fn drop(&mut self) {
-        let bytes = (self.capacity * self.place.elem.size()) as u64;
-        if bytes > 0 {
-            if let Some(held) = &mut *self.engine.recording() {
-                return held.freed.push((self.place.at, bytes));
+    /// The device has no more memory.
+    pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {
+        let hold = self.hold();
+        loop {
+            if let Some(at) = self.take(bytes) {
+                return Ok(at);
             }
-            driver!(self.engine, d => d.free(self.place.at));
-            self.engine.ledger().used -= bytes;
+            // A weight that is evicted while a recording is made stays the recording's: that makes
+            // no room.
+            let capturing = self.inner.capturing().is_some();
+            if capturing || !(hold.free_dropped() || self.inner.residents.evict(self.id())) {
+                return Err(self.no_room(bytes));
+            }
         }
+    }
+
+    fn take(&self, bytes: u64) -> Option<u64> {
+        let inner = &*self.inner;
+        if let Some(at) = inner.capturing().as_mut().and_then(|capture| capture.reuse(bytes)) {
+            return Some(at);
+        }
+        let mut memory = inner.ledger();
+        if memory.used + bytes > memory.limit {
+            return None;
+        }
+        let at = if bytes == 0 { 0 } else { driver!(inner, d => d.allocate(bytes as usize))? };
+        memory.used += bytes;
+        memory.peak = memory.peak.max(memory.used);
+        Some(at)
+    }
+
+    pub(super) fn no_room(&self, wanted: u64) -> Error {
+        let Memory { limit, used, .. } = self.memory();
+        Error::Room { wanted, used, limit }
+    }
+
+    /// Frees a block; while a recording is made, it stays the recording's. Another thread's hold
+    /// is not waited for: its thread frees the block then.
+    pub(super) fn free(&self, block: Block) {
+        free_or_leave(&*self.inner, block, |block| match &mut *self.inner.capturing() {
+            Some(capture) => capture.freed.push(block),
+            None => self.inner.free(block),
+        });
+    }
+
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) {
+        let _hold = self.hold();
+        assert!(self.inner.capturing().is_none(), "an upload cannot be recorded");
+        driver!(self.inner, d => d.write(at, bytes));
+    }
+
+    /// Writes `bytes` bytes, which `fill` gives piece by piece: it gets a piece's offset and the
+    /// piece.
+    pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
+        let _hold = self.hold();
+        driver!(self.inner, d => d.fill(at, bytes, fill));
+    }
+
+    pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
+        let _hold = self.hold();
+        assert!(self.inner.capturing().is_none(), "a download cannot be recorded");
+        driver!(self.inner, d => d.read(at, bytes));
+    }
+
+    pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
+        let _hold = self.hold();
+        driver!(self.inner, d => d.copy(to, from, bytes));
+    }
+
+    pub(super) fn zero(&self, at: u64, bytes: usize) {
+        let _hold = self.hold();
+        driver!(self.inner, d => d.zero(at, bytes));
+    }
+}
+
+/// Weights and recordings.
+impl Engine {
+    /// Tells this device from others while it is open.
+    pub(super) fn id(&self) -> usize {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
+    /// Makes a weight the most recently used.
+    pub(super) fn used<R: Resident + 'static>(&self, weight: &Arc<R>) {
+        self.inner.residents.used(weight.clone());
+    }
+
+    /// What belongs to the recording that is made, if one is; in a hold, it is this thread's.
+    pub(super) fn capturing(&self) -> MutexGuard<'_, Option<Capture>> {
+        self.inner.capturing()
+    }
+
+    /// From here on what is enqueued is recorded, in a hold.
+    pub(super) fn begin_capture(&self) {
+        driver!(self.inner, d => d.begin());
+        *self.inner.capturing() = Some(Capture::default());
+    }
+
+    /// Ends a recording; there is no graph where the driver could not follow.
+    pub(super) fn end_capture(&self) -> (Option<DriverGraph>, Capture) {
+        let graph = match &self.inner.driver {
+            Driver::Cuda(d) => d.end().map(DriverGraph::Cuda),
+            Driver::Twin(d) => d.end().map(DriverGraph::Twin),
+        };
+        (graph, self.inner.capturing().take().expect("a recording"))
+    }
+
+    pub(super) fn replay(&self, graph: &DriverGraph) {
+        let _hold = self.hold();
+        self.inner.replays.fetch_add(1, Ordering::Relaxed);
+        match (&self.inner.driver, graph) {
+            (Driver::Cuda(d), DriverGraph::Cuda(graph)) => d.replay(graph),
+            (Driver::Twin(d), DriverGraph::Twin(graph)) => d.replay(graph),
+            _ => unreachable!("a recording is of its engine's driver"),
+        }
+    }
+}
+
+impl Capture {
+    /// A freed block of just so many bytes.
+    fn reuse(&mut self, bytes: u64) -> Option<u64> {
+        let found = self.freed.iter().position(|free| free.bytes == bytes)?;
+        Some(self.freed.swap_remove(found).at)
+    }
+}
+
+impl Inner {
+    fn ledger(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+
+    fn capturing(&self) -> MutexGuard<'_, Option<Capture>> {
+        lock(&self.capture)
+    }
+}
+
+impl Exclusive for Inner {
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    fn free(&self, block: Block) {
+        driver!(self, d => d.free(block.at));
+        self.ledger().used -= block.bytes;
     }
 }

@@ -9,52 +9,59 @@
 //! ```
 //!
 //! A recording is of addresses. So it holds the weights it reads, and the memory of arrays that
-//! came and went while it was made; arrays that were there before must outlive it.
+//! came and went while it was made; arrays that were there before must outlive it. Each of the four
+//! holds the device: nothing that another thread does is recorded, or comes between.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::engine::{Array, Engine};
-
-/// What the driver made of a recording.
-pub(super) enum Tape {
-    Cuda(super::cuda::Tape),
-    Twin(super::twin::Tape),
-}
-
-/// What belongs to a recording.
-#[derive(Default)]
-pub(super) struct Holdings {
-    /// Addresses and bytes of arrays that were freed.
-    pub freed: Vec<(u64, u64)>,
-    /// Weights.
-    pub weights: Vec<Arc<Array>>,
-}
-
-impl Holdings {
-    /// A freed block of just so many bytes.
-    pub fn reuse(&mut self, bytes: u64) -> Option<u64> {
-        let found = self.freed.iter().position(|(_, free)| *free == bytes)?;
-        Some(self.freed.swap_remove(found).0)
-    }
-}
+use super::engine::{Capture, DriverGraph, Engine};
+use crate::base::Error;
 
 /// A recording.
 pub struct Graph {
-    pub(super) tape: Tape,
-    pub(super) holdings: Holdings,
-    pub(super) engine: Engine, // last: it may be the one that closes the card
+    graph: DriverGraph,
+    capture: Capture,
+    engine: Engine, // last: it may be the one that closes the card
+}
+
+impl Engine {
+    /// Records what `run` enqueues, instead of running it; nothing where a weight is not on the
+    /// device, or there is no room. `run` must neither upload nor download anything.
+    pub fn record(&self, run: impl FnOnce()) -> Option<Graph> {
+        let _hold = self.hold();
+        self.begin_capture();
+        let ran = catch_unwind(AssertUnwindSafe(run));
+        let (graph, capture) = self.end_capture();
+        if let (Ok(()), Some(graph)) = (&ran, graph) {
+            return Some(Graph { graph, capture, engine: self.clone() });
+        }
+        capture.give_back(self);
+        if let Err(panic) = ran
+            && !panic.is::<Error>()
+        {
+            resume_unwind(panic);
+        }
+        None
+    }
 }
 
 impl Graph {
     /// Enqueues what was recorded.
     pub fn replay(&self) {
-        self.engine.replay(&self.tape);
+        self.engine.replay(&self.graph);
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        self.engine.give_back(std::mem::take(&mut self.holdings));
+        std::mem::take(&mut self.capture).give_back(&self.engine);
+    }
+}
+
+impl Capture {
+    /// Frees what the recording had.
+    fn give_back(self, engine: &Engine) {
+        self.freed.into_iter().for_each(|block| engine.free(block));
     }
 }
 
@@ -63,21 +70,27 @@ impl Drop for Graph {
 pub struct Repeated {
     ran: bool,
     graph: Option<Graph>,
-    unfit: bool,
+    cannot_record: bool,
 }
 
 impl Repeated {
     /// What is run enqueues something else from now on.
     pub fn changed(&mut self) {
-        (self.ran, self.graph) = (false, None);
+        self.ran = false;
+        self.graph = None;
     }
 
     /// Runs it, by a recording from the second time on. Without an engine it is just run, and so
     /// it is where not all weights are on the device at once.
     pub fn run(&mut self, engine: Option<&Engine>, mut run: impl FnMut()) {
-        if let (Some(engine), true, false, None) = (engine, self.ran, self.unfit, &self.graph) {
+        let _hold = engine.map(Engine::hold);
+        if let Some(engine) = engine
+            && self.ran
+            && self.graph.is_none()
+            && !self.cannot_record
+        {
             self.graph = engine.record(&mut run);
-            self.unfit = self.graph.is_none();
+            self.cannot_record = self.graph.is_none();
         }
         match &self.graph {
             Some(graph) => graph.replay(),

@@ -1,5 +1,5 @@
 //! The machine code of a file for some types and a card: what the build embedded, else what NVRTC
-//! makes of the text at first use, kept on disk for the next time.
+//! makes of the text on first use, cached on disk.
 
 use std::borrow::Cow;
 use std::collections::hash_map::DefaultHasher;
@@ -8,9 +8,8 @@ use std::hash::{Hash, Hasher};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::kernels::HEADERS;
 use super::launch::File;
-use super::nvrtc::{self, Header, Nvrtc};
+use super::nvrtc::{self, NamedText, Nvrtc};
 use crate::base::{Error, Result};
 
 /// Machine code for this card where there is some, else PTX, which the driver compiles.
@@ -27,7 +26,7 @@ pub fn arch(capability: (i32, i32)) -> &'static str {
 ///
 /// # Errors
 ///
-/// Neither an image nor a compiler; what the compiler says.
+/// Neither an image nor a compiler; the compiler's.
 pub fn image(file: &File, types: (&str, &str), arch: &str) -> Result<Cow<'static, [u8]>> {
     let of =
         |arch: &str| file.images.iter().find(|i| (i.elem, i.weight) == types && i.arch == arch);
@@ -38,11 +37,11 @@ pub fn image(file: &File, types: (&str, &str), arch: &str) -> Result<Cow<'static
     }
 }
 
-/// Made by NVRTC, or read from `cache`, where there was one.
+/// Compiled by NVRTC, or read from `cache`.
 ///
 /// # Errors
 ///
-/// No compiler, or what it says.
+/// No compiler; the compiler's.
 pub fn compiled(
     file: &File,
     (elem, weight): (&str, &str),
@@ -51,7 +50,7 @@ pub fn compiled(
 ) -> Result<Vec<u8>> {
     // Named by all that makes it.
     let mut hash = DefaultHasher::new();
-    (file.text, HEADERS, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
+    (file.text, file.headers, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
     let path = cache.join(format!("{}-{:016x}", file.name, hash.finish()));
     if let Ok(image) = fs::read(&path)
         && let Some((image, sum)) = image.split_last_chunk::<8>()
@@ -65,17 +64,17 @@ pub fn compiled(
         Error::refused(format!("kernels/{}.cu was not compiled: {why}", file.name), remedy)
     })?;
     let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
-    let headers: Vec<Header> = HEADERS.iter().map(owned).collect();
+    let headers: Vec<NamedText> = file.headers.iter().map(owned).collect();
     let options = nvrtc::options(elem, weight);
     let image = nvrtc.compile(&format!("{}.cu", file.name), file.text, &headers, arch, &options);
-    let image = image.map_err(|log| Error::refused(log, "mend the kernel"))?;
+    let image = image.map_err(|log| Error::refused(log, "correct the kernel"))?;
     // A cache that cannot be written costs time, not results.
-    let _ = keep(&path, &image);
+    let _ = store(&path, &image);
     Ok(image)
 }
 
 /// Whole or not at all: another process may be writing the same.
-fn keep(path: &Path, image: &[u8]) -> std::io::Result<()> {
+fn store(path: &Path, image: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().expect("a file in a folder");
     fs::create_dir_all(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -89,7 +88,7 @@ fn checksum(image: &[u8]) -> [u8; 8] {
     *blake3::hash(image).as_bytes().first_chunk().expect("32 bytes")
 }
 
-/// Where images are kept: `INCISE_CACHE`, else the user's folder for such things.
+/// The folder of cached images: under `INCISE_CACHE`, else under the user's cache folder.
 fn cache() -> PathBuf {
     let named =
         |name: &str| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);

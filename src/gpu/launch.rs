@@ -6,7 +6,6 @@
 
 use std::marker::PhantomData;
 
-pub use super::engine::Engine;
 use crate::base::DType;
 
 /// A file of kernels, and what was compiled of it.
@@ -21,6 +20,8 @@ pub struct File {
     pub kernels: &'static [&'static str],
     /// By types and by card.
     pub images: &'static [Image],
+    /// What all files may include: name and text.
+    pub headers: &'static [(&'static str, &'static str)],
 }
 
 /// A file compiled for some types and some card.
@@ -81,9 +82,9 @@ impl From<&DType> for Elem {
     }
 }
 
-/// Where some elements lie on the device.
+/// Some elements in a device's memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct DeviceSlice {
     /// The device's address.
     pub at: u64,
     /// How many elements.
@@ -92,29 +93,29 @@ pub struct Place {
     pub elem: Elem,
 }
 
-impl Place {
+impl DeviceSlice {
     /// `n` elements from the `from`-th on.
-    pub fn part(self, from: usize, n: usize) -> Place {
+    pub fn part(self, from: usize, n: usize) -> DeviceSlice {
         assert!(from + n <= self.len, "a part of {n} from {from} of {} elements", self.len);
-        Place { at: self.at + (from * self.elem.size()) as u64, len: n, ..self }
+        DeviceSlice { at: self.at + (from * self.elem.size()) as u64, len: n, ..self }
     }
 }
 
 macro_rules! pointers {
     ($($(#[$doc:meta])* $name:ident)+) => {$(
         $(#[$doc])*
-        pub struct $name<'a>(Place, PhantomData<&'a ()>);
+        pub struct $name<'a>(DeviceSlice, PhantomData<&'a ()>);
 
         impl $name<'_> {
             /// The argument of a parameter that points at `to`.
             pub fn argument(self, name: &'static str, to: &'static str) -> Argument {
-                Argument::Pointer { name, to, place: self.0 }
+                Argument::Pointer { name, to, slice: self.0 }
             }
         }
 
-        impl From<Place> for $name<'_> {
-            fn from(place: Place) -> Self {
-                $name(place, PhantomData)
+        impl From<DeviceSlice> for $name<'_> {
+            fn from(slice: DeviceSlice) -> Self {
+                $name(slice, PhantomData)
             }
         }
     )+};
@@ -132,7 +133,7 @@ pointers! {
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, non_camel_case_types, reason = "the names are types'")]
 pub enum Argument {
-    Pointer { name: &'static str, to: &'static str, place: Place },
+    Pointer { name: &'static str, to: &'static str, slice: DeviceSlice },
     i32(i32),
     i64(i64),
     f32(f32),
@@ -142,7 +143,7 @@ impl Argument {
     /// In eight bytes.
     pub fn slot(self) -> u64 {
         match self {
-            Argument::Pointer { place, .. } => place.at,
+            Argument::Pointer { slice, .. } => slice.at,
             Argument::i32(x) => u64::from(x as u32),
             Argument::i64(x) => x as u64,
             Argument::f32(x) => u64::from(x.to_bits()),
@@ -196,10 +197,11 @@ impl Grid {
 /// Where an argument's elements are of another type than its parameter's, two parameters of type
 /// `elem` got two types, or the file is not compiled for a type.
 pub fn types(file: &File, kernel: &str, arguments: &[Argument]) -> (&'static str, &'static str) {
-    let (mut elem, mut weight) = ("", "");
+    let mut elem = "";
+    let mut weight = "";
     for argument in arguments {
-        let Argument::Pointer { name, to, place } = argument else { continue };
-        let is = place.elem.name();
+        let Argument::Pointer { name, to, slice } = argument else { continue };
+        let is = slice.elem.name();
         let wanted = match *to {
             "elem" => &mut elem,
             "weight" => &mut weight,
@@ -213,9 +215,9 @@ pub fn types(file: &File, kernel: &str, arguments: &[Argument]) -> (&'static str
         }
         assert_eq!(*wanted, is, "{kernel}: `{name}` is of another type");
     }
-    let fits = |(e, w): &&(&str, &str)| {
+    let has_types = |(e, w): &&(&str, &str)| {
         (elem.is_empty() || elem == *e) && (weight.is_empty() || weight == *w)
     };
-    let found = file.variants.iter().find(fits);
+    let found = file.variants.iter().find(has_types);
     *found.unwrap_or_else(|| panic!("{kernel} is not compiled for {elem} {weight}"))
 }

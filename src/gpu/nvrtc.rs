@@ -1,8 +1,7 @@
-//! NVRTC, looked for and loaded when it is needed: CUDA text in, PTX or a cubin out. The build uses
-//! this file too.
+//! NVRTC, loaded on demand: CUDA text in, PTX or a cubin out. The build uses this file too.
 //!
-//! Looked for in `INCISE_NVRTC` (a folder), `.build/nvrtc` of the checkout, the CUDA toolkit
-//! (`CUDA_HOME`, `CUDA_PATH`, /usr/local/cuda), Python environments, and the loader's path.
+//! It is searched for in `INCISE_NVRTC` (a folder), `.build/nvrtc` of the checkout, the CUDA
+//! toolkit (`CUDA_HOME`, `CUDA_PATH`, /usr/local/cuda), Python environments, and the loader's path.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
@@ -14,8 +13,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 /// The release whose images the oldest supported drivers load.
 pub const PINNED: (c_int, c_int) = (12, 8);
 
-/// What the compiler is told for the types that `elem` and `weight` stand for; the second may be
-/// empty.
+/// The compiler's options for what `elem` and `weight` stand for; the second may be empty.
 pub fn options(elem: &str, weight: &str) -> Vec<String> {
     let word = |t: &str| if t == "f32" { "float".to_owned() } else { t.to_owned() };
     let mut options = vec!["--std=c++17".to_owned(), format!("-DELEM={}", word(elem))];
@@ -53,16 +51,16 @@ struct Getter {
     get: unsafe extern "C" fn(Program, *mut c_char) -> Code,
 }
 
-/// A header a program may include: its name and its text.
-pub type Header = (String, String);
+/// A file's name and its text.
+pub type NamedText = (String, String);
 
 impl Nvrtc {
-    /// Looks in every place; `Err` says that there is none, or why one that was found is not used.
+    /// Searches everywhere; `Err` says that there is none, or why one that was found is not used.
     pub fn find(checkout: &Path) -> Result<Nvrtc, String> {
         let mut why = "NVRTC was not found".to_owned();
         let named = std::env::var_os("INCISE_NVRTC").map(PathBuf::from);
         let first = named.into_iter().chain([checkout.join(".build/nvrtc")]).collect();
-        for dir in places(first, &["nvidia/cuda_nvrtc/lib"]) {
+        for dir in library_folders(first, &["nvidia/cuda_nvrtc/lib"]) {
             let Some(library) = newest(&dir, "libnvrtc.so") else { continue };
             match Nvrtc::load(&library, newest(&dir, "libnvrtc-builtins.so")) {
                 Ok(nvrtc) => return Ok(nvrtc),
@@ -73,16 +71,16 @@ impl Nvrtc {
     }
 
     fn load(path: &Path, builtins: Option<PathBuf>) -> Result<Nvrtc, String> {
-        let said = |e: libloading::Error| e.to_string();
+        let text = |e: libloading::Error| e.to_string();
         // SAFETY: NVIDIA's libraries; their initialisers have no demands.
         let open = |path: &Path| unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-        // First its builtins: a wheel does not tell the loader where they lie.
-        let builtins = builtins.map(|path| open(&path)).transpose().map_err(said)?;
-        let library = open(path).map_err(said)?;
+        // First its builtins: the loader does not know the wheel's folder.
+        let builtins = builtins.map(|path| open(&path)).transpose().map_err(text)?;
+        let library = open(path).map_err(text)?;
         macro_rules! function {
             ($name:literal) => {
                 // SAFETY: the field's type is the function's signature in nvrtc.h.
-                unsafe { *library.get($name).map_err(said)? }
+                unsafe { *library.get($name).map_err(text)? }
             };
         }
         let nvrtc = Nvrtc {
@@ -113,7 +111,8 @@ impl Nvrtc {
 
     /// Major and minor.
     pub fn version(&self) -> (c_int, c_int) {
-        let (mut major, mut minor) = (0, 0);
+        let mut major = 0;
+        let mut minor = 0;
         // SAFETY: two integers to write to.
         unsafe { (self.version)(&mut major, &mut minor) };
         (major, minor)
@@ -125,19 +124,22 @@ impl Nvrtc {
         &self,
         name: &str,
         text: &str,
-        headers: &[Header],
+        headers: &[NamedText],
         arch: &str,
         options: &[String],
     ) -> Result<Vec<u8>, String> {
         let c = |s: &str| CString::new(s).expect("sources hold no NUL");
-        let (name, text) = (c(name), c(text));
+        let name = c(name);
+        let text = c(text);
         let names: Vec<CString> = headers.iter().map(|h| c(&h.0)).collect();
         let texts: Vec<CString> = headers.iter().map(|h| c(&h.1)).collect();
         let arch_option = format!("--gpu-architecture={arch}");
         let options = options.iter().map(String::as_str).chain([arch_option.as_str()]);
         let options: Vec<CString> = options.map(c).collect();
         let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
-        let (names, texts, options) = (pointers(&names), pointers(&texts), pointers(&options));
+        let names = pointers(&names);
+        let texts = pointers(&texts);
+        let options = pointers(&options);
         let mut program = null_mut();
         // SAFETY: every pointer is to a text that lives until the end of this function.
         let code = unsafe {
@@ -171,7 +173,7 @@ impl Nvrtc {
         // SAFETY: a live program, and a number to write to.
         self.check(unsafe { (what.size)(program, &mut size) })?;
         let mut bytes = vec![0u8; size];
-        // SAFETY: as many bytes as the library asked for.
+        // SAFETY: as many bytes as the library needs.
         self.check(unsafe { (what.get)(program, bytes.as_mut_ptr().cast()) })?;
         Ok(bytes)
     }
@@ -181,14 +183,14 @@ impl Nvrtc {
             return Ok(());
         }
         // SAFETY: gives a text that lives as long as the library.
-        let said = unsafe { CStr::from_ptr((self.explain)(code)) };
-        Err(said.to_string_lossy().into_owned())
+        let text = unsafe { CStr::from_ptr((self.explain)(code)) };
+        Err(text.to_string_lossy().into_owned())
     }
 }
 
 /// Folders that may hold a library of NVIDIA's: under `first`, of a CUDA toolkit, of a Python
 /// environment that has `wheels`, of the loader's path.
-pub fn places(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
+pub fn library_folders(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let mut roots = first;
     roots.extend(["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| variable(name)));
@@ -196,21 +198,21 @@ pub fn places(first: Vec<PathBuf>, wheels: &[&str]) -> Vec<PathBuf> {
     roots.extend(["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| variable(name)));
     roots.extend(variable("HOME").map(|home| home.join(".local")));
     roots.extend(["/usr/local", "/usr"].map(PathBuf::from));
-    let mut places = Vec::new();
+    let mut folders = Vec::new();
     for root in roots {
-        places.extend(["", "lib64", "lib"].iter().chain(wheels).map(|inside| root.join(inside)));
+        folders.extend(["", "lib64", "lib"].iter().chain(wheels).map(|inside| root.join(inside)));
         let inside = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
         let pythons = inside.filter(|dir| dir.file_name().to_string_lossy().starts_with("python"));
         for packages in pythons.map(|python| python.path()).flat_map(|python| {
             ["site-packages", "dist-packages"].map(|packages| python.join(packages))
         }) {
-            places.extend(wheels.iter().map(|wheel| packages.join(wheel)));
+            folders.extend(wheels.iter().map(|wheel| packages.join(wheel)));
         }
     }
     let loader = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    places.extend(loader.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from));
-    places.push("/usr/lib/x86_64-linux-gnu".into());
-    places
+    folders.extend(loader.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    folders.push("/usr/lib/x86_64-linux-gnu".into());
+    folders
 }
 
 /// The file of that name, or of that name and a version, in a folder.

@@ -1,15 +1,16 @@
 //! The driver's twin: a process that runs kernels on the host (`kernels/host/`).
 //!
-//! It is spoken to over a pipe, in the words of `kernels/host/main.cpp`. Memory is its own, so what
-//! a kernel breaks ends that process, and its last words are the panic's.
+//! Commands go over a pipe, in the protocol of `kernels/host/main.cpp`. Its memory is its own, so a
+//! kernel that breaks something ends that process, whose last output the panic reports.
 
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::launch::{Argument, File, Grid, types};
+use super::lock::lock;
 
 /// In which order blocks, and threads between two waits, take their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +25,11 @@ pub enum Order {
 pub struct Twin {
     pipes: Mutex<Pipes>,
     order: Order,
-    recording: Mutex<Option<Tape>>,
+    recording: Mutex<Option<TwinGraph>>,
 }
 
 /// The messages of a recording, and whether each is answered.
-pub(super) type Tape = Vec<(Vec<u8>, bool)>;
+pub(super) type TwinGraph = Vec<(Vec<u8>, bool)>;
 
 struct Pipes {
     child: Child,
@@ -41,15 +42,15 @@ impl Twin {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's.
     pub fn start(program: &Path, order: Order) -> std::io::Result<Twin> {
         let mut command = Command::new(program);
         // The first finding ends the process.
         command.env("TSAN_OPTIONS", "halt_on_error=1").env("UBSAN_OPTIONS", "print_stacktrace=1");
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn()?;
-        let to = child.stdin.take().expect("asked for");
-        let from = BufReader::new(child.stdout.take().expect("asked for"));
+        let to = child.stdin.take().expect("a pipe");
+        let from = BufReader::new(child.stdout.take().expect("a pipe"));
         Ok(Twin {
             pipes: Mutex::new(Pipes { child, to, from }),
             order,
@@ -58,7 +59,7 @@ impl Twin {
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
-        let at = self.pipes().say(b'A', &[bytes as u64], &[]).number();
+        let at = self.pipes().request(b'A', &[bytes as u64], &[]).number();
         (at != 0).then_some(at)
     }
 
@@ -68,11 +69,11 @@ impl Twin {
     }
 
     pub(super) fn write(&self, at: u64, bytes: &[u8]) {
-        self.pipes().say(b'W', &[at, bytes.len() as u64], bytes);
+        self.pipes().request(b'W', &[at, bytes.len() as u64], bytes);
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
-        self.pipes().say(b'R', &[at, bytes.len() as u64], &[]).take(bytes);
+        self.pipes().request(b'R', &[at, bytes.len() as u64], &[]).take(bytes);
     }
 
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
@@ -97,20 +98,20 @@ impl Twin {
 
     /// From here on messages are recorded.
     pub(super) fn begin(&self) {
-        *lock(&self.recording) = Some(Tape::new());
+        *lock(&self.recording) = Some(TwinGraph::new());
     }
 
-    pub(super) fn end(&self) -> Option<Tape> {
+    pub(super) fn end(&self) -> Option<TwinGraph> {
         lock(&self.recording).take()
     }
 
-    pub(super) fn replay(&self, tape: &Tape) {
-        tape.iter().for_each(|(message, answered)| self.send(message, *answered));
+    pub(super) fn replay(&self, graph: &TwinGraph) {
+        graph.iter().for_each(|(message, answered)| self.send(message, *answered));
     }
 
     fn enqueue(&self, message: Vec<u8>, answered: bool) {
         match &mut *lock(&self.recording) {
-            Some(tape) => tape.push((message, answered)),
+            Some(graph) => graph.push((message, answered)),
             None => self.send(&message, answered),
         }
     }
@@ -126,7 +127,7 @@ impl Twin {
     /// Asserts that the process has it.
     pub(super) fn load(&self, file: &File, kernel: &str, (elem, weight): (&str, &str)) {
         let name = symbol(file.name, elem, weight, kernel);
-        let shared = self.pipes().say(b'S', &[name.len() as u64], name.as_bytes()).number();
+        let shared = self.pipes().request(b'S', &[name.len() as u64], name.as_bytes()).number();
         assert_ne!(shared, u64::from(u32::MAX), "no kernel {name}");
     }
 
@@ -153,10 +154,6 @@ impl Twin {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The twin's name of a kernel for some types: `norm.bf16.norm_fwd`.
 pub fn symbol(file: &str, elem: &str, weight: &str, kernel: &str) -> String {
     let types = [elem, weight].into_iter().filter(|t| !t.is_empty());
@@ -171,7 +168,7 @@ fn command(letter: u8, numbers: &[u64], bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Pipes {
-    fn say(&mut self, command: u8, numbers: &[u64], bytes: &[u8]) -> &mut Pipes {
+    fn request(&mut self, command: u8, numbers: &[u64], bytes: &[u8]) -> &mut Pipes {
         self.send(&self::command(command, numbers, bytes))
     }
 
@@ -194,14 +191,14 @@ impl Pipes {
         }
     }
 
-    /// Panics with what the process said.
+    /// Panics with the process's last output.
     fn died(&mut self) -> ! {
-        let mut said = String::new();
+        let mut output = String::new();
         if let Some(mut errors) = self.child.stderr.take() {
-            let _ = errors.read_to_string(&mut said);
+            let _ = errors.read_to_string(&mut output);
         }
         let status = self.child.wait();
-        panic!("the kernel ended its process ({status:?}):\n{said}");
+        panic!("the kernel ended its process ({status:?}):\n{output}");
     }
 }
 

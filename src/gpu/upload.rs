@@ -1,4 +1,4 @@
-//! Large uploads, on a stream of their own beside what the card computes.
+//! Large uploads, on a stream of their own, so that the card computes meanwhile.
 //!
 //! A pair is a pinned buffer on the host and a block of as many bytes on the card:
 //!
@@ -10,7 +10,7 @@
 //!
 //! Copies run ahead of kernels by as many bytes as there are pairs. A block is moved to its place
 //! in the order of the computing stream, so the place may be memory that a kernel enqueued before
-//! still reads: a weight's that was put out to make room.
+//! still reads: that of a weight which was evicted.
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -21,8 +21,8 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUstream};
 
 use super::context::Context;
-use super::cuda::lock;
-use crate::base::{Error, fits};
+use super::lock::lock;
+use crate::base::{Error, or_unwind};
 
 type Answer<T> = Result<T, DriverError>;
 
@@ -61,7 +61,7 @@ impl Uploads {
     ///
     /// # Errors
     ///
-    /// What the driver says. A card or a host without room for the pairs unwinds.
+    /// The driver's. A card or a host without memory for the pairs unwinds.
     pub fn fill(
         &self,
         computes: CUstream,
@@ -72,7 +72,7 @@ impl Uploads {
         for from in (0..bytes).step_by(PIECE) {
             let len = PIECE.min(bytes - from);
             let mut pair = self.pair();
-            // No lock is held: `fill` may run other work on this thread, and that for another card.
+            // The pair is this thread's alone meanwhile.
             fill(from, pair.empty(len)?);
             self.context.enter()?;
             pair.send(len, self.copies, computes, at + from as u64)?;
@@ -92,7 +92,7 @@ impl Uploads {
                 Error::refused(what, "leave the card to fewer programs, or use --device cpu")
             };
             let pairs = (0..PAIRS).map(|_| Pair::new(&self.context));
-            ready.extend(fits(pairs.collect::<Answer<Vec<_>>>().map_err(refused)));
+            ready.extend(or_unwind(pairs.collect::<Answer<Vec<_>>>().map_err(refused)));
         }
         ready.pop_front().expect("made where there was none")
     }

@@ -18,16 +18,19 @@ impl Cholesky {
     /// Factors A, whose lower triangle is read, in its place; `None` where A is not positive
     /// definite.
     pub fn of(mut a: Mat<f64>) -> Option<Cholesky> {
-        let (f, par, spec) = (a.nrows(), pieces(), Spec::default());
-        let need = llt::factor::cholesky_in_place_scratch::<f64>(f, par, spec);
-        let mut memory = MemBuffer::new(need);
-        let (stack, none) = (MemStack::new(&mut memory), Default::default());
-        llt::factor::cholesky_in_place(a.as_mut(), none, par, stack, spec).ok()?;
+        let f = a.nrows();
+        let par = pieces();
+        let spec = Spec::default();
+        let mut memory =
+            MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(f, par, spec));
+        let stack = MemStack::new(&mut memory);
+        let no_regularization = Default::default();
+        llt::factor::cholesky_in_place(a.as_mut(), no_regularization, par, stack, spec).ok()?;
         // A NaN passes comparisons: look at what came out.
         (0..f).all(|i| a[(i, i)].is_finite()).then_some(Cholesky { l: a })
     }
 
-    /// The smallest pivot, squared as it stands in A.
+    /// The smallest pivot, as in A: L's squared.
     pub fn smallest(&self) -> f64 {
         let pivots = (0..self.l.nrows()).map(|i| self.l[(i, i)] * self.l[(i, i)]);
         pivots.fold(f64::INFINITY, f64::min)

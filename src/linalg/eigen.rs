@@ -8,12 +8,15 @@ use faer::{Mat, Spec};
 use super::pieces;
 
 /// σ ascending, and U (F, F) by columns, of A (F, F), whose lower triangle is read; `None` where
-/// they do not converge. Cost: about 9·F³ FLOP and 3·F² elements beside A.
+/// they do not converge. Cost: about 9·F³ FLOP and 3·F² elements besides A.
 pub fn symmetric(a: &Mat<f64>) -> Option<(Vec<f64>, Mat<f64>)> {
-    let (f, par, spec) = (a.nrows(), pieces(), Spec::default());
+    let f = a.nrows();
+    let par = pieces();
+    let spec = Spec::default();
     let need = self_adjoint_evd_scratch::<f64>(f, ComputeEigenvectors::Yes, par, spec);
     let mut memory = MemBuffer::new(need);
-    let (mut sigma, mut u) = (Diag::<f64>::zeros(f), Mat::zeros(f, f));
+    let mut sigma = Diag::<f64>::zeros(f);
+    let mut u = Mat::zeros(f, f);
     let stack = MemStack::new(&mut memory);
     self_adjoint_evd(a.as_ref(), sigma.as_mut(), Some(u.as_mut()), par, stack, spec).ok()?;
     Some((sigma.column_vector().iter().copied().collect(), u))

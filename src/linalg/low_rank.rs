@@ -45,7 +45,8 @@ fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
 }
 
 fn product(left: MatRef<f64>, right: MatRef<f64>, r: usize) -> Option<Nearest> {
-    let (left, right) = (left.qr(), right.qr());
+    let left = left.qr();
+    let right = right.qr();
     let core = left.thin_R() * right.thin_R().transpose();
     let core = matrix(core.as_ref(), r)?;
     Some(Nearest {
@@ -57,7 +58,9 @@ fn product(left: MatRef<f64>, right: MatRef<f64>, r: usize) -> Option<Nearest> {
 
 fn matrix(delta: MatRef<f64>, r: usize) -> Option<Nearest> {
     let svd = delta.thin_svd().ok()?;
-    let (u, v, sigma) = (svd.U(), svd.V(), svd.S().column_vector());
+    let u = svd.U();
+    let v = svd.V();
+    let sigma = svd.S().column_vector();
     let r = r.min(sigma.nrows());
     // From the smallest up, so that the dropped ones are not lost in the sum.
     let squares = |from: usize| (from..sigma.nrows()).rev().map(|i| sigma[i] * sigma[i]).sum();

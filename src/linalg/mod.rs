@@ -2,7 +2,7 @@
 
 pub mod cholesky;
 pub mod eigen;
-pub mod keyspace;
+pub mod least_squares;
 pub mod low_rank;
 pub mod vector;
 

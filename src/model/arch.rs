@@ -1,11 +1,11 @@
-//! What a decoder is: sizes and choices, read from `config.json` by the row of its family.
+//! The architecture of a decoder as data, read from `config.json` by the row of its family.
 
 use super::rotary::Rotary;
 use crate::ops::act::Act;
 use crate::ops::attention::Heads;
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 
-/// A decoder as data. Letters are those of the crate's alphabet.
+/// Sizes and options of a decoder. Letters are those of the crate's alphabet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arch {
     /// `model_type` of the configuration.
@@ -16,44 +16,45 @@ pub struct Arch {
     pub width: usize,
     /// F.
     pub inner: usize,
-    /// H.
-    pub queries: usize,
-    /// G.
-    pub groups: usize,
+    /// H, query heads.
+    pub n_heads: usize,
+    /// G, key/value heads.
+    pub n_kv_heads: usize,
     /// E.
-    pub head: usize,
+    pub head_dim: usize,
     /// V, rows of the embedding.
     pub vocabulary: usize,
-    /// The most tokens a sequence may have.
-    pub context: usize,
-    /// How many tokens each layer's queries see, their own included; `None` for all before.
+    /// Maximum length of a sequence, in tokens.
+    pub max_positions: usize,
+    /// The attention window of each layer, in tokens, the query's own included; `None` is full
+    /// causal attention.
     pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
-    pub norm: Kind,
-    /// Whether each query and key is normalised (RMS) by itself.
-    pub head_norms: bool,
+    pub norm: NormKind,
+    /// Whether each head of q and k is RMS-normalised.
+    pub qk_norm: bool,
     /// Added to the variance in every norm.
     pub eps: f64,
     /// Activation of the MLP.
     pub act: Act,
     /// Whether attention and MLP of a layer both read the stream that enters it.
     pub parallel: bool,
-    /// How tokens know their place.
+    /// Position encoding.
     pub positions: Positions,
     /// Factor of the attention scores.
     pub scale: Scale,
     /// Which projections have a bias.
     pub biases: Biases,
     /// Whether the head is the token embedding.
-    pub tied: bool,
+    pub tie_embeddings: bool,
 }
 
-/// How tokens know their place.
+/// Position encoding.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
-    /// A row of a matrix is added to the embedding.
+    /// A learned embedding, added to that of the token.
     Learned,
-    /// Queries and keys turn.
+    /// Rotary (RoPE).
     Rotary(Rotary),
 }
 
@@ -80,11 +81,26 @@ pub struct Scale {
 }
 
 impl Arch {
-    /// How layer l attends.
+    /// H·E, the width of q.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// G·E, the width of k and v.
+    pub fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Heads, score scale and window of layer l.
     pub fn heads(&self, l: usize) -> Heads {
-        let by_head = if self.scale.by_head { (self.head as f64).powf(-0.5) } else { 1.0 };
+        let by_head = if self.scale.by_head { (self.head_dim as f64).powf(-0.5) } else { 1.0 };
         let scale = if self.scale.by_layer { by_head / (l + 1) as f64 } else { by_head };
-        let Arch { queries, groups, head: width, .. } = *self;
-        Heads { queries, groups, width, scale, window: self.windows[l] }
+        Heads {
+            queries: self.n_heads,
+            groups: self.n_kv_heads,
+            width: self.head_dim,
+            scale,
+            window: self.windows[l],
+        }
     }
 }

@@ -1,38 +1,40 @@
 //! The gradient of a loss for the residual stream, from the logits down to a layer's entry.
 //!
-//! Weights are frozen and the cached past does not depend on what is pushed, so dx is all there
-//! is. Each step undoes the line of [`super::decoder`] that it names.
+//! Weights and the cached past are constants, so dx is the only gradient. Each step differentiates
+//! the line of [`super::decoder`] that it names. As there, all of this unwinds where a device is
+//! out of memory.
 
 use std::ops::Range;
 
 use super::batch::Batch;
-use super::cache::Cache;
+use super::cache::KvCache;
 use super::decoder::Run;
-use super::load::{Layer, Model};
-use crate::ops::attention::{Grads, Keys};
+use super::model::{Layer, Model};
+use crate::ops::attention::{AttentionGrads, KvRows};
 use crate::ops::norm::Saved;
 use crate::ops::{act, attention, linear, norm, rope, rows};
 use crate::tensor::{Compute, Tensor};
 
-/// Room for the backward pass of a batch.
+/// The buffers of a backward pass.
 pub struct Back {
     dkey: Tensor,          // (N, F), then dup
     dgate: Option<Tensor>, // (N, F)
     dnorm: Tensor,         // (N, D)
     dattn: Tensor,         // (N, H·E)
-    grads: Grads,
-    rounded: Option<Tensor>, // (N, D): dx as products read it
+    grads: AttentionGrads,
+    rounded: Option<Tensor>, // (N, D): dx in the type that products read
 }
 
-/// Room for rows of what products read, where that is not what they are computed in.
-fn room(compute: &Compute, width: usize) -> Option<Tensor> {
+/// An empty buffer for rows in the type that products read, if it is not the type they are computed
+/// in.
+fn rounding_buffer(compute: &Compute, width: usize) -> Option<Tensor> {
     (compute.narrow_size() < compute.precision().size())
         .then(|| Tensor::narrow(compute, &[0, width]))
 }
 
-/// x as products read it.
-fn read<'a>(x: &'a Tensor, room: &'a mut Option<Tensor>) -> &'a Tensor {
-    let Some(rounded) = room else { return x };
+/// x in the type that products read.
+fn rounded<'a>(x: &'a Tensor, buffer: &'a mut Option<Tensor>) -> &'a Tensor {
+    let Some(rounded) = buffer else { return x };
     let n = x.shape()[0];
     rounded.set_rows(n);
     rows::put(x, 0..n, rounded, 0);
@@ -40,31 +42,30 @@ fn read<'a>(x: &'a Tensor, room: &'a mut Option<Tensor>) -> &'a Tensor {
 }
 
 impl Back {
-    /// Room for no token yet.
+    /// Empty buffers.
     pub fn new(model: &Model) -> Back {
         let a = &model.arch;
         let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
-        let rows = |width| Tensor::narrow(&model.compute, &[0, width]);
-        let (qw, kw) = (a.queries * a.head, a.groups * a.head);
+        let narrow = |width| Tensor::narrow(&model.compute, &[0, width]);
         Back {
-            dkey: rows(a.inner),
-            dgate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
+            dkey: narrow(a.inner),
+            dgate: model.layers[0].gate.as_ref().map(|_| narrow(a.inner)),
             dnorm: wide(a.width),
-            dattn: rows(qw),
-            grads: Grads {
-                dq: rows(qw),
-                dk: rows(kw),
-                dv: rows(kw),
-                total: wide(a.queries),
-                mean: wide(a.queries),
+            dattn: narrow(a.q_width()),
+            grads: AttentionGrads {
+                dq: narrow(a.q_width()),
+                dk: narrow(a.kv_width()),
+                dv: narrow(a.kv_width()),
+                total: wide(a.n_heads),
+                mean: wide(a.n_heads),
             },
-            rounded: room(&model.compute, a.width),
+            rounded: rounding_buffer(&model.compute, a.width),
         }
     }
 
-    /// Room for N tokens.
+    /// Sizes all buffers for N tokens.
     pub fn fit(&mut self, n: usize) {
-        let Grads { dq, dk, dv, total, mean } = &mut self.grads;
+        let AttentionGrads { dq, dk, dv, total, mean } = &mut self.grads;
         for t in [&mut self.dkey, &mut self.dnorm, &mut self.dattn, dq, dk, dv, total, mean] {
             t.set_rows(n);
         }
@@ -73,47 +74,51 @@ impl Back {
 }
 
 impl Model {
-    /// dx (rows, D) = the gradient for what [`Model::head`] read, from dz (rows, V).
+    /// dx (rows, D) = the gradient for the x that [`Model::head`] read, from dz (rows, V).
+    #[doc(hidden)]
     pub fn head_backward(&self, dz: &Tensor, saved: &Saved) -> Tensor {
         let shape = [saved.x.shape()[0], self.arch.width];
         let mut dnorm = Tensor::zeros(&self.compute, &shape);
         let mut dx = Tensor::zeros(&self.compute, &shape);
-        let mut rounded = room(&self.compute, self.arch.vocabulary);
+        let mut buffer = rounding_buffer(&self.compute, self.arch.vocabulary);
         // z = head(norm(x))
-        linear::backward(read(dz, &mut rounded), &self.head.w, &mut dnorm, false);
+        linear::backward(rounded(dz, &mut buffer), &self.head.w, &mut dnorm, false);
         norm::backward(&dnorm, &self.norm, saved, &mut dx);
         dx
     }
 
-    /// Turns dx (N, D) after `layers` into dx before them; `run` holds their activations.
+    /// dx (N, D) before `layers`, in place of that after them; `run` holds their activations.
+    #[doc(hidden)]
     pub fn backward(
         &self,
         batch: &Batch,
         layers: Range<usize>,
-        past: &Cache,
+        past: &KvCache,
         dx: &mut Tensor,
         run: &mut Run,
         back: &mut Back,
     ) {
         for l in layers.rev() {
             let w = &self.layers[l];
-            self.recall(l, batch, past, run);
+            self.recompute(l, batch, past, run);
             if self.arch.parallel {
-                linear::backward(read(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
+                linear::backward(rounded(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
             }
             self.mlp_backward(l, dx, run, back);
             if !self.arch.parallel {
-                linear::backward(read(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
+                linear::backward(rounded(dx, &mut back.rounded), &w.o.w, &mut back.dattn, false);
             }
             self.attend_backward(l, w, batch, past, dx, run, back);
         }
     }
 
-    /// Turns dx (N, D) after the second half of layer l into dx before it; `run` holds its
+    /// dx (N, D) before the second half of layer l, in place of that after it; `run` holds its
     /// activations. x ← x + down(act(up(norm₂(x))))
+    #[doc(hidden)]
     pub fn mlp_backward(&self, l: usize, dx: &mut Tensor, run: &Run, b: &mut Back) {
-        let (w, a) = (&self.layers[l], run.acts(l));
-        linear::backward(read(dx, &mut b.rounded), &w.down.w, &mut b.dkey, false);
+        let w = &self.layers[l];
+        let a = run.acts(l);
+        linear::backward(rounded(dx, &mut b.rounded), &w.down.w, &mut b.dkey, false);
         let gate = a.gate.as_ref().zip(b.dgate.as_mut());
         act::backward(self.arch.act, &a.up, gate, &mut b.dkey);
         linear::backward(&b.dkey, &w.up.w, &mut b.dnorm, false);
@@ -124,27 +129,33 @@ impl Model {
     }
 
     /// attended = attention(norm₁(x)), from its gradient in `dattn`
-    #[allow(clippy::too_many_arguments)] // the operands of the line it undoes
+    #[allow(clippy::too_many_arguments)] // the operands of the line it differentiates
     fn attend_backward(
         &self,
         l: usize,
         w: &Layer,
         batch: &Batch,
-        past: &Cache,
+        past: &KvCache,
         dx: &mut Tensor,
         run: &Run,
         b: &mut Back,
     ) {
         let a = run.acts(l);
-        let (k, v, grads) = (&a.k, &a.v, &mut b.grads);
-        let (past, seqs, packing) = (past.layer(l), &batch.seqs[..], run.packing.as_ref());
-        let keys = Keys { k, v, past, seqs, packing, heads: w.heads };
+        let keys = KvRows {
+            k: &a.k,
+            v: &a.v,
+            past: past.layer(l),
+            seqs: &batch.seqs,
+            packing: run.packing.as_ref(),
+            heads: w.heads,
+        };
+        let grads = &mut b.grads;
         attention::backward(&b.dattn, &a.q, keys, &a.lse, grads);
         if let Some(angles) = &run.angles {
             rope::rotate(&mut grads.dq, w.heads.queries, angles, true);
             rope::rotate(&mut grads.dk, w.heads.groups, angles, true);
         }
-        if let (Some([q, k]), Some([sq, sk])) = (&w.head_norms, &a.head_norms) {
+        if let (Some([q, k]), Some([sq, sk])) = (&w.qk_norm, &a.qk_norm) {
             norm::heads_backward(&mut grads.dq, q, sq);
             norm::heads_backward(&mut grads.dk, k, sk);
         }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use crate::ops::attention::Seq;
 
-/// N tokens of S sequences, each of which may go on from rows of a cache.
+/// N tokens of S sequences, each of which may continue rows of a cache.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// (N).
     pub ids: Vec<u32>,
-    /// (N), place of each token in its sequence, from 0.
+    /// (N), position of each token in its sequence, from 0.
     pub positions: Vec<usize>,
     /// (S).
     pub seqs: Vec<Seq>,
-    version: Arc<()>, // another with every change
+    version: Arc<()>, // replaced by every change
 }
 
 impl Batch {
@@ -27,12 +27,12 @@ impl Batch {
         batch
     }
 
-    /// Adds a sequence that goes on after the cached rows `past`; returns its rows.
+    /// Adds a sequence that continues the cached rows `past`; returns its rows.
     pub fn push(&mut self, ids: &[u32], past: Range<usize>) -> Range<usize> {
         self.push_after(ids, [0..0, past])
     }
 
-    /// Adds a sequence that goes on after cached rows, first shared and then its own; returns its
+    /// Adds a sequence that continues cached rows, first shared ones and then its own; returns its
     /// rows.
     pub fn push_after(&mut self, ids: &[u32], past: [Range<usize>; 2]) -> Range<usize> {
         let rows = self.ids.len()..self.ids.len() + ids.len();
@@ -44,18 +44,18 @@ impl Batch {
         rows
     }
 
-    /// Adds sequences of one token until there are at least `least` tokens: nobody reads them.
-    /// From [`STEADY`](crate::ops::linear::STEADY) rows on, a row's numbers do not depend on which
-    /// others the batch holds.
+    /// Pads the batch with sequences of one token, which nobody reads, to at least `least` tokens.
+    /// From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a row's numbers do not depend on the
+    /// other rows of the batch.
     pub fn fill(&mut self, least: usize) {
         while self.len() < least {
             self.push(&[0], 0..0);
         }
-        // A sequence without a token has nothing to attend.
+        // A sequence without a token attends to nothing.
         self.seqs.retain(|s| !s.rows.is_empty());
     }
 
-    /// Batches of one version, by its address, hold the same tokens.
+    /// Batches of one version, compared by address, hold the same tokens.
     pub(super) fn version(&self) -> &Arc<()> {
         &self.version
     }

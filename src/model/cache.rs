@@ -1,22 +1,23 @@
-//! Keys and values of tokens that later tokens look back at.
+//! The key/value cache: keys and values of tokens that later tokens attend to.
 
 use std::ops::Range;
 
-use super::Arch;
+use super::arch::Arch;
 use crate::ops::rows::{self, Index};
 use crate::tensor::{Compute, Tensor};
 
-/// Keys (turned already) and values of every layer, one row a token.
+/// Keys (rotated already) and values of every layer, one row a token. On a device without memory
+/// for them, its methods unwind.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>, // (rows, G·E) each
 }
 
-impl Cache {
-    /// No rows yet.
-    pub fn new(arch: &Arch, compute: &Compute) -> Cache {
-        let empty = || Tensor::narrow(compute, &[0, arch.groups * arch.head]);
-        Cache { layers: (0..arch.layers).map(|_| (empty(), empty())).collect() }
+impl KvCache {
+    /// Without rows.
+    pub fn new(arch: &Arch, compute: &Compute) -> KvCache {
+        let empty = || Tensor::narrow(compute, &[0, arch.kv_width()]);
+        KvCache { layers: (0..arch.layers).map(|_| (empty(), empty())).collect() }
     }
 
     /// Keys and values of layer l.
@@ -38,20 +39,20 @@ impl Cache {
         }
     }
 
-    /// Adds some rows of another cache to some layers, rounded to the type they are kept in here.
-    pub fn take(&mut self, layers: Range<usize>, from: &Cache, rows: Range<usize>) {
-        let take = |to: &mut Tensor, from: &Tensor| {
+    /// Appends some rows of another cache to some layers, rounded to the type of this one.
+    pub fn append(&mut self, layers: Range<usize>, from: &KvCache, rows: Range<usize>) {
+        let append = |to: &mut Tensor, from: &Tensor| {
             let old = to.shape()[0];
             to.set_rows(old + rows.len());
             rows::put(from, rows.clone(), to, old);
         };
         for l in layers {
-            take(&mut self.layers[l].0, &from.layers[l].0);
-            take(&mut self.layers[l].1, &from.layers[l].1);
+            append(&mut self.layers[l].0, &from.layers[l].0);
+            append(&mut self.layers[l].1, &from.layers[l].1);
         }
     }
 
-    /// Adds the rows of a batch to layer l.
+    /// Appends the rows of a batch to layer l.
     pub fn push(&mut self, l: usize, k: &Tensor, v: &Tensor) {
         self.layers[l].0.push_rows(k);
         self.layers[l].1.push_rows(v);

@@ -1,4 +1,4 @@
-//! Reading `config.json`: every field by name, every complaint with the file and the field.
+//! Fields of `config.json` by name. Every error names the file and the field.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ impl Config<'_> {
             (None, Some(default)) => Ok(default),
             (None, None) => Err(self.error(field, "is missing")),
             (Some(v), _) => match v.as_u64() {
-                // 2³¹: far above any real size, and small enough that products do not overflow.
+                // 2³¹ is far above any real size, and small enough that products do not overflow.
                 Some(n) if n > 0 && n < 1 << 31 => Ok(n as usize),
                 _ => Err(self.error(field, format!("{v} is not a size"))),
             },
@@ -60,8 +60,8 @@ impl Config<'_> {
         }
     }
 
-    /// A switch, or `default`.
-    pub fn switch_or(&self, field: &str, default: bool) -> Result<bool> {
+    /// A boolean, or `default`.
+    pub fn bool_or(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {
             None => Ok(default),
             Some(v) => {
@@ -70,16 +70,16 @@ impl Config<'_> {
         }
     }
 
-    /// A text, or `default`.
-    pub fn text_or<'a>(&'a self, field: &str, default: &'a str) -> Result<&'a str> {
+    /// A string, or `default`.
+    pub fn string_or<'a>(&'a self, field: &str, default: &'a str) -> Result<&'a str> {
         match self.get(field) {
             None => Ok(default),
-            Some(v) => v.as_str().ok_or_else(|| self.error(field, format!("{v} is not a text"))),
+            Some(v) => v.as_str().ok_or_else(|| self.error(field, format!("{v} is not a string"))),
         }
     }
 
     /// An object inside this one, with the same file for messages.
-    pub fn inside<'a>(&'a self, field: &str) -> Result<Option<Config<'a>>> {
+    pub fn object<'a>(&'a self, field: &str) -> Result<Option<Config<'a>>> {
         match self.get(field) {
             None => Ok(None),
             Some(value) if value.is_object() => Ok(Some(Config { value, path: self.path.clone() })),

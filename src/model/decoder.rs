@@ -7,121 +7,136 @@
 //! z = head(norm(x))
 //! ```
 //!
-//! In gated families the key is act(gate(norm₂(x))) · up(norm₂(x)), element by element. Where there
-//! are norms of heads, each head of q and k is normalised by itself; where positions are rotary, q
-//! and k are then turned by them, and only turned keys are kept. Where a layer's two parts are
-//! parallel, both read the x that enters it.
+//! In gated families the key is act(gate(norm₂(x))) · up(norm₂(x)), element by element. With
+//! qk-norm, each head of q and k is normalised; with rotary positions, q and k are then rotated,
+//! and the cache holds rotated keys. Where a layer is parallel, both its parts read the x that
+//! enters it.
+//!
+//! The parts of a pass unwind where a device is out of memory: call them inside
+//! [`catch_device_error`](crate::base::catch_device_error).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::arch::Positions;
 use super::batch::Batch;
-use super::cache::Cache;
-use super::load::{Layer, Linear, Model};
+use super::cache::KvCache;
+use super::model::{Layer, Linear, Model};
 use super::site::{At, Site};
-use crate::base::fits;
-use crate::ops::attention::{Keys, Packing};
+use crate::base::{Result, catch_device_error, or_unwind};
+use crate::ops::attention::{KvRows, Packing};
 use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
 use crate::ops::rows::{self, Index};
 use crate::ops::{act, attention, embed, linear, norm, rope};
 use crate::tensor::Tensor;
 
-/// What a layer looks back at beyond the batch itself.
+/// The keys and values that a batch attends to beyond its own.
 pub enum Past<'a> {
-    /// Nothing: every sequence is whole.
+    /// None: every sequence is whole.
     None,
-    /// Rows of a cache, which stays as it is.
-    Read(&'a Cache),
-    /// Rows of a cache, to which the batch's own are added.
-    Grow(&'a mut Cache),
+    /// Rows of a cache, which does not change.
+    Read(&'a KvCache),
+    /// Rows of a cache, to which the batch's own are appended.
+    Grow(&'a mut KvCache),
 }
 
-/// Sees, and may change, the tensor at every site the pass comes by.
+/// Is called with the tensor at every site of the pass, and may change it.
 pub type Hook<'a> = &'a mut dyn FnMut(Site, &mut Tensor);
 
-/// What backward keeps of a layer.
+/// The [`Hook`] of a pass that nobody observes: `&mut no_hook`.
+pub fn no_hook(_: Site, _: &mut Tensor) {}
+
+/// Activations of a layer that backward reads.
 pub struct Acts {
     pub(super) norm1: Saved,
-    pub(super) q: Tensor,   // (N, H·E), turned
-    pub(super) k: Tensor,   // (N, G·E), turned
+    pub(super) q: Tensor,   // (N, H·E), rotated
+    pub(super) k: Tensor,   // (N, G·E), rotated
     pub(super) v: Tensor,   // (N, G·E)
     pub(super) lse: Tensor, // (N, H)
-    pub(super) head_norms: Option<[Saved; 2]>,
-    pub(super) norm2: Option<Saved>, // where it does not read what norm1 reads
+    pub(super) qk_norm: Option<[Saved; 2]>,
+    pub(super) norm2: Option<Saved>, // of sequential layers; in parallel ones x is that of norm1
     pub(super) up: Tensor,           // (N, F), before the activation, or beside a gate
     pub(super) gate: Option<Tensor>, // (N, F), before the activation
 }
 
-/// The memory of a pass: activations of the layers that backward will visit, and room to work in.
-/// Where weights come and go, a layer's are there once a direction, so of those layers only the
-/// stream at their entry is kept, and backward runs a layer again while its weights are there.
-/// One `Run` serves many passes; it grows to the largest.
+/// What a pass keeps for backward.
+enum Keep {
+    /// Nothing: each layer overwrites the activations of the one before.
+    Nothing,
+    /// The activations of every layer.
+    All,
+    /// The stream (N, D) at the entry of every layer. Backward runs each layer again, so that
+    /// offloaded weights are uploaded once in each direction.
+    Entries(Vec<Tensor>),
+}
+
+/// The buffers of a pass. One `Run` serves many passes; it grows to the largest.
 pub struct Run {
-    acts: Vec<Acts>,
-    first: usize,            // the layer of acts[0]
-    entries: Vec<Tensor>,    // (N, D) by layer, in place of all acts but one
-    normed: Tensor,          // (N, D)
-    attended: Tensor,        // (N, H·E)
-    added: Tensor,           // (N, D)
-    key: Tensor,             // (N, F)
-    empty: Tensor,           // (0, G·E)
-    placed: Option<Arc<()>>, // the batch's version of which are:
+    keep: Keep,
+    first: usize,           // the lowest layer of which something is kept
+    acts: Vec<Acts>,        // of every layer from `first` on, or of the layer that is running
+    normed: Tensor,         // (N, D)
+    attended: Tensor,       // (N, H·E)
+    added: Tensor,          // (N, D)
+    key: Tensor,            // (N, F)
+    empty: Tensor,          // (0, G·E)
+    batch: Option<Arc<()>>, // the version of the batch that these two belong to:
     pub(super) angles: Option<Angles>,
     pub(super) packing: Option<Packing>, // on a device
 }
 
 impl Run {
-    /// Room for passes without backward.
+    /// Empty buffers, for passes without backward.
     pub fn new(model: &Model) -> Run {
-        Run::of(model, 0..1)
+        Run::of(model, Keep::Nothing, 0..1)
     }
 
-    /// Room for passes over `layers` that backward will visit.
+    /// Empty buffers, for passes over `layers` that backward will visit.
     pub fn keeping(model: &Model, layers: Range<usize>) -> Run {
-        if !model.streams() {
-            return Run::of(model, layers);
+        if !model.offloads_weights() {
+            return Run::of(model, Keep::All, layers);
         }
         let entry = |_| Tensor::zeros(&model.compute, &[0, model.arch.width]);
-        let entries = layers.clone().map(entry).collect();
-        Run { entries, ..Run::of(model, layers.start..layers.start + 1) }
+        let entries = Keep::Entries(layers.clone().map(entry).collect());
+        Run::of(model, entries, layers.start..layers.start + 1)
     }
 
-    fn of(model: &Model, layers: Range<usize>) -> Run {
+    /// Empty buffers with activations of some layers.
+    fn of(model: &Model, keep: Keep, layers: Range<usize>) -> Run {
         let a = &model.arch;
         let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
-        let rows = |width| Tensor::narrow(&model.compute, &[0, width]);
+        let narrow = |width| Tensor::narrow(&model.compute, &[0, width]);
         let norm = |width| Saved::new(&model.compute, 0, width);
-        let heads = || Saved { x: rows(a.head), ..norm(a.head) };
-        let (qw, kw) = (a.queries * a.head, a.groups * a.head);
+        let head_norm = || Saved { x: narrow(a.head_dim), ..norm(a.head_dim) };
         let acts = |_| Acts {
             norm1: norm(a.width),
-            q: rows(qw),
-            k: rows(kw),
-            v: rows(kw),
-            lse: wide(a.queries),
-            head_norms: a.head_norms.then(|| [heads(), heads()]),
+            q: narrow(a.q_width()),
+            k: narrow(a.kv_width()),
+            v: narrow(a.kv_width()),
+            lse: wide(a.n_heads),
+            qk_norm: a.qk_norm.then(|| [head_norm(), head_norm()]),
             norm2: (!a.parallel).then(|| norm(a.width)),
-            up: rows(a.inner),
-            gate: model.layers[0].gate.as_ref().map(|_| rows(a.inner)),
+            up: narrow(a.inner),
+            gate: model.layers[0].gate.as_ref().map(|_| narrow(a.inner)),
         };
         Run {
+            keep,
             first: layers.start,
             acts: layers.map(acts).collect(),
-            entries: Vec::new(),
-            normed: rows(a.width),
-            attended: rows(qw),
+            normed: narrow(a.width),
+            attended: narrow(a.q_width()),
             added: wide(a.width),
-            key: rows(a.inner),
-            empty: rows(kw),
-            placed: None,
+            key: narrow(a.inner),
+            empty: narrow(a.kv_width()),
+            batch: None,
             angles: None,
             packing: None,
         }
     }
 
-    /// Sizes everything for the tokens of a batch and looks up their angles, once a batch.
+    /// Sizes all buffers for the tokens of a batch, and computes its angles and packing, once a
+    /// batch.
     fn fit(&mut self, model: &Model, batch: &Batch) {
         let n = batch.len();
         for a in &mut self.acts {
@@ -135,10 +150,10 @@ impl Run {
         for t in [&mut self.normed, &mut self.attended, &mut self.added, &mut self.key] {
             t.set_rows(n);
         }
-        if self.placed.as_ref().is_some_and(|placed| Arc::ptr_eq(placed, batch.version())) {
+        if self.batch.as_ref().is_some_and(|version| Arc::ptr_eq(version, batch.version())) {
             return;
         }
-        self.placed = Some(batch.version().clone());
+        self.batch = Some(batch.version().clone());
         self.angles = match &model.arch.positions {
             Positions::Learned => None,
             Positions::Rotary(r) => Some(r.angles(&model.compute, &batch.positions)),
@@ -146,23 +161,34 @@ impl Run {
         self.packing = model
             .compute
             .engine()
-            .map(|e| fits(Packing::of(e, &batch.seqs, model.layers[0].heads)));
+            .map(|e| or_unwind(Packing::of(e, &batch.seqs, model.layers[0].heads)));
     }
 
-    /// Where layer l keeps its activations; passes without backward use one place for all.
+    /// The index in `acts` of layer l's activations.
     fn index(&self, l: usize) -> usize {
-        if self.acts.len() == 1 { 0 } else { l - self.first }
+        match self.keep {
+            Keep::All => l - self.first,
+            Keep::Nothing | Keep::Entries(_) => 0,
+        }
     }
 
-    /// What is kept of layer l.
+    /// The activations of layer l.
     pub(super) fn acts(&self, l: usize) -> &Acts {
         &self.acts[self.index(l)]
     }
 
-    /// Keeps the stream at the entry of layer l, where that is all that is kept.
+    /// Keeps the stream at the entry of layer l, if entries are kept.
     fn enter(&mut self, l: usize, x: &Tensor) {
-        if let Some(entry) = self.entries.get_mut(l - self.first) {
-            entry.copy_from(x);
+        if let Keep::Entries(entries) = &mut self.keep {
+            entries[l - self.first].copy_from(x);
+        }
+    }
+
+    /// A copy of the stream at the entry of layer l, if entries are kept.
+    fn entry(&self, l: usize) -> Option<Tensor> {
+        match &self.keep {
+            Keep::Entries(entries) => Some(entries[l - self.first].clone()),
+            Keep::Nothing | Keep::All => None,
         }
     }
 }
@@ -172,7 +198,7 @@ fn apply(x: &Tensor, p: &Linear, y: &mut Tensor) {
 }
 
 impl Layer {
-    /// added = o(attended); shows it.
+    /// added = o(attended), then the hook.
     fn close_attention(&self, layer: usize, run: &mut Run, hook: Hook) {
         apply(&run.attended, &self.o, &mut run.added);
         hook(Site { layer, at: At::Attention }, &mut run.added);
@@ -180,7 +206,8 @@ impl Layer {
 }
 
 impl Model {
-    /// x (N, D) ← the embedding of a batch.
+    /// x (N, D) ← the embedding of a batch. Unwinds where the device is out of memory.
+    #[doc(hidden)]
     pub fn embed(&self, batch: &Batch) -> Tensor {
         let mut x = Tensor::zeros(&self.compute, &[batch.len(), self.arch.width]);
         let positions = self.positions.as_ref().map(|w| (w, &batch.positions[..]));
@@ -188,7 +215,9 @@ impl Model {
         x
     }
 
-    /// x (N, D) ← the residual stream after `layers`, from that before them.
+    /// x (N, D) ← the residual stream after `layers`, from that before them. Unwinds where the
+    /// device is out of memory.
+    #[doc(hidden)]
     pub fn forward(
         &self,
         batch: &Batch,
@@ -220,6 +249,7 @@ impl Model {
     }
 
     /// The first half of a sequential layer: x ← x + o(attention(norm₁(x))).
+    #[doc(hidden)]
     pub fn first_half(
         &self,
         batch: &Batch,
@@ -236,6 +266,7 @@ impl Model {
     }
 
     /// The second half of a sequential layer: x ← x + down(act(up(norm₂(x)))).
+    #[doc(hidden)]
     pub fn second_half(&self, batch: &Batch, l: usize, x: &mut Tensor, run: &mut Run, hook: Hook) {
         run.fit(self, batch);
         run.enter(l, x);
@@ -243,22 +274,21 @@ impl Model {
         rows::add(x, &run.added);
     }
 
-    /// Runs layer l again, if only its entry was kept, for what backward reads.
-    pub(super) fn recall(&self, l: usize, batch: &Batch, past: &Cache, run: &mut Run) {
-        let Some(entry) = run.entries.get(l - run.first) else { return };
-        let (w, mut x) = (&self.layers[l], entry.clone());
+    /// Computes the activations of layer l again, if only its entry was kept.
+    pub(super) fn recompute(&self, l: usize, batch: &Batch, past: &KvCache, run: &mut Run) {
+        let Some(mut x) = run.entry(l) else { return };
+        let w = &self.layers[l];
         self.attend(l, w, batch, &mut Past::Read(past), &x, run);
         if !self.arch.parallel {
-            w.close_attention(l, run, &mut |_, _| {});
+            w.close_attention(l, run, &mut no_hook);
         }
         self.open_mlp(l, w, &mut x, !self.arch.parallel, run);
     }
 
-    /// Runs the second half of layer l again, if only its entry was kept, for what
-    /// [`mlp_backward`](Model::mlp_backward) reads.
-    pub fn recall_half(&self, l: usize, run: &mut Run) {
-        if let Some(entry) = run.entries.get(l - run.first) {
-            let mut x = entry.clone();
+    /// The same for a layer of which only the second half was run.
+    #[doc(hidden)]
+    pub fn recompute_half(&self, l: usize, run: &mut Run) {
+        if let Some(mut x) = run.entry(l) {
             self.open_mlp(l, &self.layers[l], &mut x, false, run);
         }
     }
@@ -279,7 +309,7 @@ impl Model {
         apply(&run.normed, &w.q, &mut a.q);
         apply(&run.normed, &w.k, &mut a.k);
         apply(&run.normed, &w.v, &mut a.v);
-        if let (Some([q, k]), Some([sq, sk])) = (&w.head_norms, &mut a.head_norms) {
+        if let (Some([q, k]), Some([sq, sk])) = (&w.qk_norm, &mut a.qk_norm) {
             norm::heads_forward(&mut a.q, q, sq);
             norm::heads_forward(&mut a.k, k, sk);
         }
@@ -287,22 +317,26 @@ impl Model {
             rope::rotate(&mut a.q, w.heads.queries, angles, false);
             rope::rotate(&mut a.k, w.heads.groups, angles, false);
         }
-        let seen = match past {
-            Past::None => (&run.empty, &run.empty),
-            Past::Read(cache) => cache.layer(l),
-            Past::Grow(cache) => cache.layer(l),
+        let keys = KvRows {
+            k: &a.k,
+            v: &a.v,
+            past: match past {
+                Past::None => (&run.empty, &run.empty),
+                Past::Read(cache) => cache.layer(l),
+                Past::Grow(cache) => cache.layer(l),
+            },
+            seqs: &batch.seqs,
+            packing: run.packing.as_ref(),
+            heads: w.heads,
         };
-        let (k, v) = (&a.k, &a.v);
-        let packing = run.packing.as_ref();
-        let keys = Keys { k, v, past: seen, seqs: &batch.seqs, packing, heads: w.heads };
         attention::forward(&a.q, keys, &mut run.attended, &mut a.lse);
         if let Past::Grow(cache) = past {
             cache.push(l, &a.k, &a.v);
         }
     }
 
-    /// added = down(act(up(norm₂(x)))) of layer l; shows the key and the value. Where it `adds`,
-    /// x ← x + added comes first.
+    /// added = down(act(up(norm₂(x)))) of layer l, with hooks at the key and the value. If it
+    /// `adds`, x ← x + added comes first.
     fn mlp(&self, l: usize, w: &Layer, x: &mut Tensor, adds: bool, run: &mut Run, hook: Hook) {
         self.open_mlp(l, w, x, adds, run);
         let a = &run.acts[run.index(l)];
@@ -312,14 +346,15 @@ impl Model {
         hook(Site { layer: l, at: At::Value }, &mut run.added);
     }
 
-    /// up(norm₂(x)), and what gates it; x ← x + added first, where it `adds`.
+    /// up(norm₂(x)) and gate(norm₂(x)) of layer l. If it `adds`, x ← x + added comes first.
     fn open_mlp(&self, l: usize, w: &Layer, x: &mut Tensor, adds: bool, run: &mut Run) {
         let i = run.index(l);
         let a = &mut run.acts[i];
         let saved = a.norm2.as_mut().unwrap_or(&mut a.norm1);
-        match adds {
-            true => norm::forward_adding(x, &run.added, &w.norm2, &mut run.normed, saved),
-            false => norm::forward(x, &w.norm2, &mut run.normed, saved),
+        if adds {
+            norm::forward_adding(x, &run.added, &w.norm2, &mut run.normed, saved);
+        } else {
+            norm::forward(x, &w.norm2, &mut run.normed, saved);
         }
         apply(&run.normed, &w.up, &mut a.up);
         if let (Some(gate), Some(w)) = (&mut a.gate, &w.gate) {
@@ -328,7 +363,8 @@ impl Model {
     }
 
     /// Logits z (rows, V) of rows of the residual stream after the last layer; `saved` is for
-    /// backward.
+    /// backward. Unwinds where the device is out of memory.
+    #[doc(hidden)]
     pub fn head(&self, x: &Tensor, saved: &mut Saved, z: &mut Tensor) {
         let [n, d] = x.dims();
         let mut normed = Tensor::narrow(&self.compute, &[n, d]);
@@ -338,33 +374,50 @@ impl Model {
         apply(&normed, &self.head, z);
     }
 
-    /// The residual stream after all layers.
-    pub fn stream(&self, batch: &Batch, past: Past) -> Tensor {
-        let mut x = self.embed(batch);
-        let mut run = Run::new(self);
-        self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut |_, _| {});
-        x
-    }
-
-    /// Logits (chosen, V) of chosen rows after a whole pass over a batch.
-    pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Tensor {
-        self.logits_of(&self.stream(batch, past), chosen)
-    }
-
-    /// Logits of every token of a whole text, `most` rows at a time, in order.
+    /// Logits (chosen, V), on the host, of chosen rows after a whole pass over a batch.
     ///
     /// # Errors
     ///
-    /// Whatever `each` returns.
-    pub fn logits_in_chunks<E>(
+    /// A device that is out of memory.
+    pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Result<Tensor> {
+        catch_device_error(|| Ok(self.compute_logits(batch, past, chosen).into_host()))
+    }
+
+    /// Logits of every token of a whole text, on the host, at most `rows` rows at a time, in order.
+    /// `each` may end the computation by returning false.
+    ///
+    /// # Errors
+    ///
+    /// A device that is out of memory.
+    pub fn logits_in_chunks(
         &self,
         ids: &[u32],
-        most: usize,
-        each: &mut dyn FnMut(&Tensor) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let x = self.stream(&Batch::whole([ids]), Past::None);
+        rows: usize,
+        each: &mut dyn FnMut(&Tensor) -> bool,
+    ) -> Result<()> {
         let all: Vec<usize> = (0..ids.len()).collect();
-        all.chunks(most).try_for_each(|rows| each(&self.logits_of(&x, rows)))
+        let x = catch_device_error(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
+        for chosen in all.chunks(rows) {
+            let z = catch_device_error(|| Ok(self.logits_of(&x, chosen).into_host()))?;
+            if !each(&z) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits (chosen, V), where the model computes, of chosen rows after a whole pass. Unwinds
+    /// where the device is out of memory.
+    pub(super) fn compute_logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Tensor {
+        self.logits_of(&self.last_stream(batch, past), chosen)
+    }
+
+    /// The residual stream after the last layer.
+    fn last_stream(&self, batch: &Batch, past: Past) -> Tensor {
+        let mut x = self.embed(batch);
+        let mut run = Run::new(self);
+        self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut no_hook);
+        x
     }
 
     /// Logits of chosen rows of the residual stream after the last layer.

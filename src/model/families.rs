@@ -1,38 +1,57 @@
-//! The families as data, a row each. Read [`super::family`] for what a row says.
+//! The families as data, a row each. [`super::family`] says what a row contains.
 
-use super::family::{Choice, Eps, Family, Keys, Names, Place, Qkv, Size, Turning, Windows};
-use crate::ops::norm::Kind;
+use super::config::Config;
+use super::family::{ConfigKeys, Dim, Eps, Family, Flag, Names, PositionEncoding, Qkv, Windows};
+use super::rotary::RotaryDim;
+use crate::base::{Error, Result};
+use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
-use Choice::{Is, Says};
-
-/// Every family this version runs.
+/// The families that are implemented.
 pub static FAMILIES: [Family; 8] = [GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, QWEN2, QWEN3];
+
+/// The row of the family that a configuration names.
+///
+/// # Errors
+///
+/// A `model_type` that is not in the table.
+pub fn find(config: &Config) -> Result<&'static Family> {
+    let name = config.string_or("model_type", "")?;
+    FAMILIES.iter().find(|family| family.name == name).ok_or_else(|| {
+        let known: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
+        Error::input(
+            &config.path,
+            "model_type",
+            format!("`{name}` is not implemented"),
+            format!("use a model of one of: {}", known.join(", ")),
+        )
+    })
+}
 
 const GPT2: Family = Family {
     name: "gpt2",
-    norm: Kind::Layer,
-    place: Place::Learned { offset: 0 },
-    parallel: Is(false),
-    keys: Keys {
+    norm: NormKind::Layer,
+    positions: PositionEncoding::Learned { offset: 0 },
+    parallel: Flag::Const(false),
+    keys: ConfigKeys {
         layers: "n_layer",
         width: "n_embd",
-        inner: Size::Said("n_inner"),
-        queries: "n_head",
-        groups: Size::Follows,
-        head: Size::Follows,
-        context: "n_positions",
+        inner: Dim::Config("n_inner"),
+        n_heads: "n_head",
+        n_kv_heads: Dim::Derived,
+        head_dim: Dim::Derived,
+        max_positions: "n_positions",
         windows: Windows::None,
-        eps: Eps::Says("layer_norm_epsilon", 1e-5),
+        eps: Eps::Config("layer_norm_epsilon", 1e-5),
         act: ("activation_function", "gelu_new"),
-        scale_by_head: Says("scale_attn_weights", true),
-        scale_by_layer: Says("scale_attn_by_inverse_layer_idx", false),
-        bias_qkv: Is(true),
-        bias_o: Is(true),
-        bias_mlp: Is(true),
+        scale_by_head: Flag::Config("scale_attn_weights", true),
+        scale_by_layer: Flag::Config("scale_attn_by_inverse_layer_idx", false),
+        bias_qkv: Flag::Const(true),
+        bias_o: Flag::Const(true),
+        bias_mlp: Flag::Const(true),
         bias_head: false,
-        tied: true,
+        tie_embeddings: true,
     },
     fixed: &[("add_cross_attention", false)],
     as_wide: &[],
@@ -43,7 +62,7 @@ const GPT2: Family = Family {
         layer: "h.",
         norm1: "ln_1",
         qkv: Qkv::Stacked("attn.c_attn"),
-        head_norms: None,
+        qk_norm: None,
         o: "attn.c_proj",
         norm2: "ln_2",
         gate: None,
@@ -57,16 +76,16 @@ const GPT2: Family = Family {
 
 const GPTJ: Family = Family {
     name: "gptj",
-    norm: Kind::Layer,
-    place: Place::Rotary(Turning::Elements("rotary_dim", 64), Pairing::Adjacent),
-    parallel: Is(true),
-    keys: Keys {
-        scale_by_head: Is(true),
-        scale_by_layer: Is(false),
-        bias_qkv: Is(false),
-        bias_o: Is(false),
+    norm: NormKind::Layer,
+    positions: PositionEncoding::Rotary(RotaryDim::Elements("rotary_dim", 64), Pairing::Adjacent),
+    parallel: Flag::Const(true),
+    keys: ConfigKeys {
+        scale_by_head: Flag::Const(true),
+        scale_by_layer: Flag::Const(false),
+        bias_qkv: Flag::Const(false),
+        bias_o: Flag::Const(false),
         bias_head: true,
-        tied: false,
+        tie_embeddings: false,
         ..GPT2.keys
     },
     fixed: &[],
@@ -86,17 +105,17 @@ const GPTJ: Family = Family {
 
 const GPT_NEOX: Family = Family {
     name: "gpt_neox",
-    norm: Kind::Layer,
-    place: Place::Rotary(Turning::Share("rotary_pct", 0.25), Pairing::Halves),
-    parallel: Says("use_parallel_residual", true),
-    keys: Keys {
-        groups: Size::Follows,
-        head: Size::Follows,
-        eps: Eps::Says("layer_norm_eps", 1e-5),
+    norm: NormKind::Layer,
+    positions: PositionEncoding::Rotary(RotaryDim::Fraction("rotary_pct", 0.25), Pairing::Halves),
+    parallel: Flag::Config("use_parallel_residual", true),
+    keys: ConfigKeys {
+        n_kv_heads: Dim::Derived,
+        head_dim: Dim::Derived,
+        eps: Eps::Config("layer_norm_eps", 1e-5),
         act: ("hidden_act", "gelu"),
-        bias_qkv: Says("attention_bias", true),
-        bias_o: Says("attention_bias", true),
-        bias_mlp: Is(true),
+        bias_qkv: Flag::Config("attention_bias", true),
+        bias_o: Flag::Config("attention_bias", true),
+        bias_mlp: Flag::Const(true),
         ..LLAMA.keys
     },
     fixed: &[],
@@ -117,19 +136,19 @@ const GPT_NEOX: Family = Family {
 
 const OPT: Family = Family {
     name: "opt",
-    norm: Kind::Layer,
-    place: Place::Learned { offset: 2 },
-    parallel: Is(false),
-    keys: Keys {
-        inner: Size::Needed("ffn_dim"),
-        groups: Size::Follows,
-        head: Size::Follows,
-        eps: Eps::Is(1e-5),
+    norm: NormKind::Layer,
+    positions: PositionEncoding::Learned { offset: 2 },
+    parallel: Flag::Const(false),
+    keys: ConfigKeys {
+        inner: Dim::Required("ffn_dim"),
+        n_kv_heads: Dim::Derived,
+        head_dim: Dim::Derived,
+        eps: Eps::Const(1e-5),
         act: ("activation_function", "relu"),
-        bias_qkv: Says("enable_bias", true),
-        bias_o: Says("enable_bias", true),
-        bias_mlp: Says("enable_bias", true),
-        tied: true,
+        bias_qkv: Flag::Config("enable_bias", true),
+        bias_o: Flag::Config("enable_bias", true),
+        bias_mlp: Flag::Config("enable_bias", true),
+        tie_embeddings: true,
         ..LLAMA.keys
     },
     fixed: &[
@@ -154,27 +173,27 @@ const OPT: Family = Family {
 
 const LLAMA: Family = Family {
     name: "llama",
-    norm: Kind::Rms,
-    place: Place::Rotary(Turning::Whole, Pairing::Halves),
-    parallel: Is(false),
-    keys: Keys {
+    norm: NormKind::Rms,
+    positions: PositionEncoding::Rotary(RotaryDim::Full, Pairing::Halves),
+    parallel: Flag::Const(false),
+    keys: ConfigKeys {
         layers: "num_hidden_layers",
         width: "hidden_size",
-        inner: Size::Needed("intermediate_size"),
-        queries: "num_attention_heads",
-        groups: Size::Said("num_key_value_heads"),
-        head: Size::Said("head_dim"),
-        context: "max_position_embeddings",
+        inner: Dim::Required("intermediate_size"),
+        n_heads: "num_attention_heads",
+        n_kv_heads: Dim::Config("num_key_value_heads"),
+        head_dim: Dim::Config("head_dim"),
+        max_positions: "max_position_embeddings",
         windows: Windows::None,
-        eps: Eps::Says("rms_norm_eps", 1e-6),
+        eps: Eps::Config("rms_norm_eps", 1e-6),
         act: ("hidden_act", "silu"),
-        scale_by_head: Is(true),
-        scale_by_layer: Is(false),
-        bias_qkv: Says("attention_bias", false),
-        bias_o: Says("attention_bias", false),
-        bias_mlp: Says("mlp_bias", false),
+        scale_by_head: Flag::Const(true),
+        scale_by_layer: Flag::Const(false),
+        bias_qkv: Flag::Config("attention_bias", false),
+        bias_o: Flag::Config("attention_bias", false),
+        bias_mlp: Flag::Config("mlp_bias", false),
         bias_head: false,
-        tied: false,
+        tie_embeddings: false,
     },
     fixed: &[],
     as_wide: &[],
@@ -185,7 +204,7 @@ const LLAMA: Family = Family {
         layer: "layers.",
         norm1: "input_layernorm",
         qkv: Qkv::Three(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
-        head_norms: None,
+        qk_norm: None,
         o: "self_attn.o_proj",
         norm2: "post_attention_layernorm",
         gate: Some("mlp.gate_proj"),
@@ -199,12 +218,12 @@ const LLAMA: Family = Family {
 
 const MISTRAL: Family = Family {
     name: "mistral",
-    keys: Keys {
-        groups: Size::SaidOr("num_key_value_heads", 8),
+    keys: ConfigKeys {
+        n_kv_heads: Dim::ConfigOr("num_key_value_heads", 8),
         windows: Windows::Every("sliding_window", 4096),
-        bias_qkv: Is(false),
-        bias_o: Is(false),
-        bias_mlp: Is(false),
+        bias_qkv: Flag::Const(false),
+        bias_o: Flag::Const(false),
+        bias_mlp: Flag::Const(false),
         ..LLAMA.keys
     },
     ..LLAMA
@@ -212,12 +231,12 @@ const MISTRAL: Family = Family {
 
 const QWEN2: Family = Family {
     name: "qwen2",
-    keys: Keys {
-        groups: Size::SaidOr("num_key_value_heads", 32),
+    keys: ConfigKeys {
+        n_kv_heads: Dim::ConfigOr("num_key_value_heads", 32),
         windows: Windows::Some,
-        bias_qkv: Is(true),
-        bias_o: Is(false),
-        bias_mlp: Is(false),
+        bias_qkv: Flag::Const(true),
+        bias_o: Flag::Const(false),
+        bias_mlp: Flag::Const(false),
         ..LLAMA.keys
     },
     ..LLAMA
@@ -225,12 +244,12 @@ const QWEN2: Family = Family {
 
 const QWEN3: Family = Family {
     name: "qwen3",
-    keys: Keys {
-        head: Size::SaidOr("head_dim", 128),
-        bias_qkv: Says("attention_bias", false),
-        bias_o: Says("attention_bias", false),
+    keys: ConfigKeys {
+        head_dim: Dim::ConfigOr("head_dim", 128),
+        bias_qkv: Flag::Config("attention_bias", false),
+        bias_o: Flag::Config("attention_bias", false),
         ..QWEN2.keys
     },
-    names: Names { head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..LLAMA.names },
+    names: Names { qk_norm: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..LLAMA.names },
     ..LLAMA
 };

@@ -1,13 +1,13 @@
-//! What a row of [`super::families`] says: where a configuration says what, and how a checkpoint
-//! names its tensors. A field that a family's framework code does not read is not read here.
+//! What a row of [`super::families`] contains: under which fields a configuration states its sizes
+//! and options, and how a checkpoint names its tensors. A field that a family's framework code does
+//! not read is not read here.
 
 use super::arch::{Arch, Biases, Positions, Scale};
 use super::config::Config;
-use super::families::FAMILIES;
-use super::rotary::Rotary;
+use super::rotary::{Rotary, RotaryDim};
 use crate::base::{Error, Result};
 use crate::ops::act::Act;
-use crate::ops::norm::Kind;
+use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
@@ -15,127 +15,117 @@ use crate::tensor::Layout;
 pub struct Family {
     /// `model_type`.
     pub name: &'static str,
-    pub(super) norm: Kind,
-    pub(super) place: Place,
-    pub(super) parallel: Choice,
-    pub(super) keys: Keys,
-    /// Options that change the forward pass and are not implemented, with the value that is.
+    pub(super) norm: NormKind,
+    pub(super) positions: PositionEncoding,
+    pub(super) parallel: Flag,
+    pub(super) keys: ConfigKeys,
+    /// Options that change the forward pass, with the only value that is implemented.
     pub(super) fixed: &'static [(&'static str, bool)],
-    /// Widths that a configuration may say and that must be D.
+    /// Widths that a configuration may set and that must equal D.
     pub(super) as_wide: &'static [&'static str],
     /// Names of tensors.
     pub names: Names,
 }
 
-/// The configuration's words.
-pub(super) struct Keys {
+/// The fields of `config.json`.
+pub(super) struct ConfigKeys {
     pub layers: &'static str,
     pub width: &'static str,
-    pub inner: Size, // follows: 4D
-    pub queries: &'static str,
-    pub groups: Size, // follows: H
-    pub head: Size,   // follows: D/H
-    pub context: &'static str,
+    pub inner: Dim, // derived: 4D
+    pub n_heads: &'static str,
+    pub n_kv_heads: Dim, // derived: H
+    pub head_dim: Dim,   // derived: D/H
+    pub max_positions: &'static str,
     pub windows: Windows,
     pub eps: Eps,
     pub act: (&'static str, &'static str),
-    pub scale_by_head: Choice,
-    pub scale_by_layer: Choice,
-    pub bias_qkv: Choice,
-    pub bias_o: Choice,
-    pub bias_mlp: Choice,
+    pub scale_by_head: Flag,
+    pub scale_by_layer: Flag,
+    pub bias_qkv: Flag,
+    pub bias_o: Flag,
+    pub bias_mlp: Flag,
     pub bias_head: bool,
-    pub tied: bool, // where `tie_word_embeddings` is absent
+    pub tie_embeddings: bool, // where `tie_word_embeddings` is absent
 }
 
-/// A yes or no.
+/// An option that is on or off.
 #[derive(Clone, Copy)]
-pub(super) enum Choice {
-    /// The family's own.
-    Is(bool),
-    /// The configuration's, in this field; its value where the field is absent.
-    Says(&'static str, bool),
+pub(super) enum Flag {
+    /// The same in every model of the family.
+    Const(bool),
+    /// This field of the configuration, with the default where it is absent.
+    Config(&'static str, bool),
 }
 
 /// What norms add to the variance.
 #[derive(Clone, Copy)]
 pub(super) enum Eps {
-    /// The family's own.
-    Is(f64),
-    /// The configuration's, in this field; its value where the field is absent.
-    Says(&'static str, f64),
+    /// The same in every model of the family.
+    Const(f64),
+    /// This field of the configuration, with the default where it is absent.
+    Config(&'static str, f64),
 }
 
 /// A size.
 #[derive(Clone, Copy)]
-pub(super) enum Size {
-    /// It follows from others.
-    Follows,
-    /// The configuration may say it; else it follows from others.
-    Said(&'static str),
-    /// … else it is this; where the field is null, it follows from others.
-    SaidOr(&'static str, usize),
-    /// The configuration must say it.
-    Needed(&'static str),
+pub(super) enum Dim {
+    /// Derived from other sizes.
+    Derived,
+    /// This field of the configuration; derived where it is absent or null.
+    Config(&'static str),
+    /// This field of the configuration; the default where it is absent, derived where it is null.
+    ConfigOr(&'static str, usize),
+    /// This field of the configuration, which must be there.
+    Required(&'static str),
 }
 
-/// How tokens know their place.
-pub(super) enum Place {
-    /// By a matrix, whose first rows belong to no token.
+/// Position encoding.
+pub(super) enum PositionEncoding {
+    /// A learned embedding, whose first `offset` rows belong to no token.
     Learned { offset: usize },
-    /// By turning queries and keys.
-    Rotary(Turning, Pairing),
+    /// Rotary (RoPE).
+    Rotary(RotaryDim, Pairing),
 }
 
-/// How many elements of a head turn.
-#[derive(Clone, Copy)]
-pub(super) enum Turning {
-    /// All.
-    Whole,
-    /// As many as this field says, or this many, at the frequencies of θ = 10,000, never scaled.
-    Elements(&'static str, usize),
-    /// The share that this field says, or this one.
-    Share(&'static str, f64),
-}
-
-/// Which layers see only the last tokens.
+/// Which layers use sliding-window attention.
 #[derive(Clone, Copy)]
 pub(super) enum Windows {
     /// None.
     None,
-    /// All, or those that `layer_types` names: as many tokens as this field says, or this many; all
-    /// tokens where it is null.
+    /// All, or those that `layer_types` names. This field gives the window in tokens, with the
+    /// default where it is absent; where it is null, attention is full.
     Every(&'static str, usize),
-    /// With `use_sliding_window` those that `layer_types` names, or all from `max_window_layers`.
+    /// If `use_sliding_window` is set, those that `layer_types` names, or all from
+    /// `max_window_layers` on.
     Some,
 }
 
-/// Where queries, keys and values are.
+/// Where queries, keys and values are stored.
 pub enum Qkv {
     /// In three tensors.
     Three([&'static str; 3]),
-    /// In rows of one: all queries, all keys, all values.
+    /// In the rows of one: all queries, all keys, all values.
     Stacked(&'static str),
-    /// In rows of one: each head's query, key and value.
+    /// In the rows of one, head by head: its query, its key, its value.
     ByHead(&'static str),
 }
 
-/// A checkpoint's words, without `.weight` and `.bias`.
+/// Tensor names in a checkpoint, without `.weight` and `.bias`.
 pub struct Names {
-    /// Before every name but the head's; a checkpoint may lack it, or its first parts.
+    /// Before every name but the head's; a checkpoint may omit it, or its first parts.
     pub prefix: &'static str,
     /// Token embedding.
     pub embed: &'static str,
     /// Position embedding.
     pub positions: &'static str,
-    /// Before the names of a layer and its number.
+    /// Before a layer's number and the names inside it.
     pub layer: &'static str,
     /// Norm before attention.
     pub norm1: &'static str,
     /// Queries, keys, values.
     pub qkv: Qkv,
-    /// Norms of each query and each key.
-    pub head_norms: Option<[&'static str; 2]>,
+    /// Norms of the heads of q and of k.
+    pub qk_norm: Option<[&'static str; 2]>,
     /// Attention's output projection.
     pub o: &'static str,
     /// Norm before the MLP.
@@ -154,90 +144,52 @@ pub struct Names {
     pub layout: Layout,
 }
 
-/// The row of the table and the architecture that a configuration describes.
-///
-/// # Errors
-///
-/// A family that is not in the table, a field that is missing or out of range, an option that
-/// changes the forward pass and is not implemented; each names the field.
-pub fn read(config: &Config) -> Result<(&'static Family, Arch)> {
-    let name = config.text_or("model_type", "")?;
-    let Some(family) = FAMILIES.iter().find(|f| f.name == name) else {
-        let known: Vec<_> = FAMILIES.iter().map(|f| f.name).collect();
-        return Err(Error::input(
-            &config.path,
-            "model_type",
-            format!("`{name}` is not a family this version runs"),
-            format!("use a model of one of: {}", known.join(", ")),
-        ));
-    };
-    family.refuse(config)?;
-    Ok((family, family.arch(config)?))
-}
-
 impl Family {
-    /// Refuses options that change the forward pass and are not implemented.
-    fn refuse(&self, config: &Config) -> Result<()> {
-        let refused = |field, what| {
-            Err(Error::input(&config.path, field, what, "use another checkpoint of this family"))
-        };
-        for &(field, works) in self.fixed {
-            if config.switch_or(field, works)? != works {
-                return refused(field, format!("only {works} is implemented"));
-            }
-        }
-        let width = config.size(self.keys.width)?;
-        for &field in self.as_wide {
-            if config.size_or(field, Some(width))? != width {
-                let what = format!("only the model's own width, {width}, is implemented");
-                return refused(field, what);
-            }
-        }
-        Ok(())
-    }
-
-    fn arch(&self, config: &Config) -> Result<Arch> {
+    /// The architecture that a configuration of this family describes.
+    ///
+    /// # Errors
+    ///
+    /// A field that is missing or out of range, an option that changes the forward pass and is not
+    /// implemented; each names the field.
+    pub fn arch(&self, config: &Config) -> Result<Arch> {
+        self.refuse_unimplemented(config)?;
         let keys = &self.keys;
-        let (layers, width) = (config.size(keys.layers)?, config.size(keys.width)?);
-        // Lists of layers are made before the weights are asked; the deepest have some hundreds.
+        let layers = config.size(keys.layers)?;
+        // Per-layer lists are allocated before any weight is looked up; the deepest real models
+        // have a few hundred layers.
         if layers > 1 << 16 {
             return Err(config.error(keys.layers, format!("{layers} layers are no real model's")));
         }
-        let queries = config.size(keys.queries)?;
-        let head = match keys.head.read(config, 0)? {
-            0 if width.is_multiple_of(queries) => width / queries,
-            0 => {
-                let what = format!("{queries} heads do not divide the width {width}");
-                return Err(config.error(keys.queries, what));
-            }
-            said => said,
-        };
-        let groups = keys.groups.read(config, queries)?;
-        if !queries.is_multiple_of(groups) {
-            let what = format!("{groups} groups do not divide {queries} heads");
+        let width = config.size(keys.width)?;
+        let n_heads = config.size(keys.n_heads)?;
+        let head_dim = self.head_dim(config, width, n_heads)?;
+        let n_kv_heads = keys.n_kv_heads.read(config, n_heads)?;
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            let what = format!("{n_kv_heads} key/value heads do not divide {n_heads} heads");
             return Err(config.error("num_key_value_heads", what));
         }
-        let context = config.size(keys.context)?;
+        let max_positions = config.size(keys.max_positions)?;
         Ok(Arch {
             family: self.name,
             layers,
             width,
             inner: keys.inner.read(config, 4 * width)?,
-            queries,
-            groups,
-            head,
+            n_heads,
+            n_kv_heads,
+            head_dim,
             vocabulary: config.size("vocab_size")?,
-            context,
+            max_positions,
             windows: keys.windows.read(config, layers)?,
             norm: self.norm,
-            head_norms: self.names.head_norms.is_some(),
+            qk_norm: self.names.qk_norm.is_some(),
             eps: keys.eps.read(config)?,
             act: activation(config, keys.act)?,
             parallel: self.parallel.read(config)?,
-            positions: match self.place {
-                Place::Learned { .. } => Positions::Learned,
-                Place::Rotary(turning, pairing) => {
-                    Positions::Rotary(Rotary::read(config, turning, pairing, head, context)?)
+            positions: match self.positions {
+                PositionEncoding::Learned { .. } => Positions::Learned,
+                PositionEncoding::Rotary(dim, pairing) => {
+                    let rotary = Rotary::read(config, dim, pairing, head_dim, max_positions)?;
+                    Positions::Rotary(rotary)
                 }
             },
             scale: Scale {
@@ -250,16 +202,48 @@ impl Family {
                 mlp: keys.bias_mlp.read(config)?,
                 head: keys.bias_head,
             },
-            tied: config.switch_or("tie_word_embeddings", keys.tied)?,
+            tie_embeddings: config.bool_or("tie_word_embeddings", keys.tie_embeddings)?,
         })
+    }
+
+    /// Refuses options that change the forward pass and are not implemented.
+    fn refuse_unimplemented(&self, config: &Config) -> Result<()> {
+        let refused = |field, what| {
+            Err(Error::input(&config.path, field, what, "use another checkpoint of this family"))
+        };
+        for &(field, implemented) in self.fixed {
+            if config.bool_or(field, implemented)? != implemented {
+                return refused(field, format!("only {implemented} is implemented"));
+            }
+        }
+        let width = config.size(self.keys.width)?;
+        for &field in self.as_wide {
+            if config.size_or(field, Some(width))? != width {
+                let what = format!("only the model's own width, {width}, is implemented");
+                return refused(field, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// E, as the configuration gives it or as D/H.
+    fn head_dim(&self, config: &Config, width: usize, n_heads: usize) -> Result<usize> {
+        match self.keys.head_dim.read(config, 0)? {
+            0 if width.is_multiple_of(n_heads) => Ok(width / n_heads),
+            0 => {
+                let what = format!("{n_heads} heads do not divide the width {width}");
+                Err(config.error(self.keys.n_heads, what))
+            }
+            given => Ok(given),
+        }
     }
 }
 
-impl Choice {
+impl Flag {
     fn read(self, config: &Config) -> Result<bool> {
         match self {
-            Choice::Is(choice) => Ok(choice),
-            Choice::Says(field, default) => config.switch_or(field, default),
+            Flag::Const(value) => Ok(value),
+            Flag::Config(field, default) => config.bool_or(field, default),
         }
     }
 }
@@ -267,20 +251,20 @@ impl Choice {
 impl Eps {
     fn read(self, config: &Config) -> Result<f64> {
         match self {
-            Eps::Is(eps) => Ok(eps),
-            Eps::Says(field, default) => config.positive_or(field, default),
+            Eps::Const(eps) => Ok(eps),
+            Eps::Config(field, default) => config.positive_or(field, default),
         }
     }
 }
 
-impl Size {
-    fn read(self, config: &Config, follows: usize) -> Result<usize> {
+impl Dim {
+    fn read(self, config: &Config, derived: usize) -> Result<usize> {
         match self {
-            Size::Follows => Ok(follows),
-            Size::Said(field) => config.size_or(field, Some(follows)),
-            Size::SaidOr(field, default) if config.value.get(field).is_none() => Ok(default),
-            Size::SaidOr(field, _) => config.size_or(field, Some(follows)),
-            Size::Needed(field) => config.size(field),
+            Dim::Derived => Ok(derived),
+            Dim::Config(field) => config.size_or(field, Some(derived)),
+            Dim::ConfigOr(field, default) if config.value.get(field).is_none() => Ok(default),
+            Dim::ConfigOr(field, _) => config.size_or(field, Some(derived)),
+            Dim::Required(field) => config.size(field),
         }
     }
 }
@@ -291,25 +275,25 @@ impl Windows {
         let (window, from) = match self {
             Windows::None => return Ok(vec![None; layers]),
             Windows::Every(field, default) => (Windows::tokens(config, field, default)?, 0.0),
-            Windows::Some if config.switch_or("use_sliding_window", false)? => (
+            Windows::Some if config.bool_or("use_sliding_window", false)? => (
                 Windows::tokens(config, "sliding_window", 4096)?,
                 config.number_or("max_window_layers", 28.0)?,
             ),
             Windows::Some => (None, 0.0),
         };
-        let narrow = match config.get("layer_types") {
+        let sliding = match config.get("layer_types") {
             None => (0..layers).map(|l| window.is_some() && l as f64 >= from).collect(),
             Some(types) => layer_types(config, types, layers)?,
         };
-        if window.is_none() && narrow.contains(&true) {
-            let what = "asks for sliding_attention, but sliding_window or use_sliding_window says \
-                        that there is none";
+        if window.is_none() && sliding.contains(&true) {
+            let what = "asks for sliding_attention, but by sliding_window or use_sliding_window \
+                        there is no window";
             return Err(config.error("layer_types", what));
         }
-        Ok(narrow.into_iter().map(|narrow| window.filter(|_| narrow)).collect())
+        Ok(sliding.into_iter().map(|sliding| window.filter(|_| sliding)).collect())
     }
 
-    /// How many tokens a window has; none where the field is null.
+    /// The size of the window in tokens; none where the field is null.
     fn tokens(config: &Config, field: &str, default: usize) -> Result<Option<usize>> {
         match config.value.get(field) {
             None => Ok(Some(default)),
@@ -318,24 +302,23 @@ impl Windows {
     }
 }
 
-/// Which layers have a window.
+/// Which layers have a window, by `layer_types`.
 fn layer_types(config: &Config, types: &serde_json::Value, layers: usize) -> Result<Vec<bool>> {
-    let named: Option<Vec<bool>> = types.as_array().and_then(|types| {
-        let one = |t: &serde_json::Value| match t.as_str() {
-            Some("sliding_attention") => Some(true),
-            Some("full_attention") => Some(false),
-            _ => None,
-        };
-        types.iter().map(one).collect()
-    });
-    named.filter(|named| named.len() == layers).ok_or_else(|| {
+    let sliding = |name: &serde_json::Value| match name.as_str() {
+        Some("sliding_attention") => Some(true),
+        Some("full_attention") => Some(false),
+        _ => None,
+    };
+    let each: Option<Vec<bool>> =
+        types.as_array().and_then(|types| types.iter().map(sliding).collect());
+    each.filter(|each| each.len() == layers).ok_or_else(|| {
         let what = format!("is not {layers} times full_attention or sliding_attention");
         config.error("layer_types", what)
     })
 }
 
 fn activation(config: &Config, (field, default): (&str, &str)) -> Result<Act> {
-    let name = config.text_or(field, default)?;
+    let name = config.string_or(field, default)?;
     match name {
         "gelu" | "gelu_python" => Ok(Act::Gelu),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Act::GeluTanh),

@@ -1,4 +1,4 @@
-//! From a checkpoint to a model: every tensor by name, every size checked, no weight read.
+//! From a checkpoint to a model: every tensor by name, every size checked, no matrix read.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -7,91 +7,23 @@ use std::sync::Arc;
 
 use super::arch::Arch;
 use super::config::Config;
-use super::family::{self, Family, Names, Place, Qkv};
-use crate::base::rescue;
-use crate::base::{Error, Result};
-use crate::linalg::vector::dot;
-use crate::ops::attention::Heads;
-use crate::ops::norm::{Kind, Norm};
+use super::families;
+use super::family::{Family, PositionEncoding, Qkv};
+use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
+use crate::base::{Error, Result, catch_device_error};
+use crate::ops::norm::{Norm, NormKind};
 use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
-/// A decoder with its weights. Cloning shares them.
+/// The checkpoint of a folder and its model.
 ///
-/// On a device without room, what returns a `Result` says so; what returns none unwinds to
-/// [`rescue`].
-#[derive(Clone)]
-pub struct Model {
-    /// Sizes and choices.
-    pub arch: Arch,
-    /// Where and in which type it computes.
-    pub compute: Compute,
-    /// Whether a search's steps may take fast products, where there are such.
-    pub fast: bool,
-    /// Further devices that share facts and text with it.
-    pub peers: Vec<Compute>,
-    /// Token embedding (V, D).
-    pub embed: Weight,
-    /// Position embedding (context, D), where positions are learned.
-    pub positions: Option<Weight>,
-    /// The layers, first one first.
-    pub layers: Vec<Arc<Layer>>,
-    /// Before the head.
-    pub norm: Norm,
-    /// (V, D).
-    pub head: Linear,
-    pub(super) editable: Vec<Editable>,
-}
-
-/// y = x Wᵀ + b.
-#[derive(Clone)]
-pub struct Linear {
-    /// (out, in).
-    pub w: Weight,
-    /// (out).
-    pub b: Option<Tensor>,
-}
-
-/// The weights of one layer.
-#[derive(Clone)]
-pub struct Layer {
-    /// Before attention.
-    pub norm1: Norm,
-    /// (H·E, D).
-    pub q: Linear,
-    /// (G·E, D).
-    pub k: Linear,
-    /// (G·E, D).
-    pub v: Linear,
-    /// (D, H·E).
-    pub o: Linear,
-    /// Before the MLP.
-    pub norm2: Norm,
-    /// (F, D), in gated MLPs.
-    pub gate: Option<Linear>,
-    /// (F, D).
-    pub up: Linear,
-    /// (D, F): what edits change.
-    pub down: Linear,
-    /// H, G, E and the scale of the scores.
-    pub heads: Heads,
-    /// Of each query and each key (E), where the family has them.
-    pub head_norms: Option<[Norm; 2]>,
-}
-
-/// What the store must know of a matrix that edits change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Editable {
-    /// Its name in the checkpoint.
-    pub tensor: String,
-    /// The framework's path of its module, with the prefix even where the checkpoint lacks it.
-    pub module: String,
-    /// Whether it is stored (in, out).
-    pub fan_in_fan_out: bool,
-    /// D.
-    pub out: usize,
-    /// F.
-    pub inner: usize,
+/// # Errors
+///
+/// As [`Checkpoint::open`] and [`Model::open`].
+pub fn open(dir: &Path, device: &Device) -> Result<(Checkpoint, Model)> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let model = Model::open(&checkpoint, device)?;
+    Ok((checkpoint, model))
 }
 
 impl Model {
@@ -107,92 +39,26 @@ impl Model {
         Ok(model)
     }
 
-    /// The model of a checkpoint, computing where and in which type is said.
+    /// The model of a checkpoint, computing in a given place and type.
     ///
     /// # Errors
     ///
-    /// A configuration that is not of a family we run; a tensor that is missing, of another shape
-    /// or of a type we do not compute with; one of the layers that the configuration does not tell
-    /// of; a stored head that differs from the embedding it is tied to.
+    /// A configuration whose family is not implemented; a tensor that is missing, of another shape
+    /// or of a type we do not compute with; a tensor of the layers that the configuration does not
+    /// account for; a stored head that differs from the embedding it is tied to; a device that is
+    /// out of memory.
     pub fn load(checkpoint: &Checkpoint, compute: impl Into<Compute>) -> Result<Model> {
         let (family, arch) = read_arch(checkpoint)?;
-        rescue(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
-    }
-
-    /// The matrix that edits of layer l change.
-    pub fn editable(&self, l: usize) -> &Editable {
-        &self.editable[l]
-    }
-
-    /// The same model, as a search's steps compute.
-    pub fn stepping(&self) -> Model {
-        Model { compute: self.steps(), ..self.clone() }
-    }
-
-    /// Where and how a search's steps compute.
-    pub fn steps(&self) -> Compute {
-        if self.fast { self.compute.fast() } else { self.compute.clone() }
-    }
-
-    /// Bytes of the weights as they are stored.
-    fn bytes(&self) -> u64 {
-        let layer = |l: &Layer| -> u64 {
-            let linears = [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate);
-            linears.map(|linear| linear.w.bytes()).sum()
-        };
-        let embeddings = self.embed.bytes() + self.positions.as_ref().map_or(0, Weight::bytes);
-        let head = if self.arch.tied { 0 } else { self.head.w.bytes() };
-        self.layers.iter().map(|l| layer(l)).sum::<u64>() + embeddings + head
-    }
-
-    /// Whether weights come and go on the device: they would leave a quarter of it or less.
-    pub fn streams(&self) -> bool {
-        self.compute.engine().is_some_and(|e| self.bytes() > e.memory().limit / 4 * 3)
-    }
-
-    /// Bytes of a device that are left for other things, once the weights are there; nothing on
-    /// the host. Weights that come and go have half of the device.
-    pub fn spare(&self) -> Option<u64> {
-        let limit = self.compute.engine()?.memory().limit;
-        let weights = if self.streams() { limit / 2 } else { self.bytes() };
-        Some((limit - weights) / 4 * 3)
-    }
-
-    /// W k + b of layer l's down projection, in f64: k (F), result (D).
-    pub fn down(&self, l: usize, k: &[f64]) -> Vec<f64> {
-        let Linear { w, b } = &self.layers[l].down;
-        let [out, inner] = w.dims();
-        let mut row = vec![0.0; inner];
-        let mut m = b.as_ref().map_or(vec![0.0; out], Tensor::to_f64);
-        for (i, m) in m.iter_mut().enumerate() {
-            w.row(i, &mut row);
-            *m += dot(&row, k);
-        }
-        m
-    }
-
-    /// The same model with another down projection in layer l: W (D, F), kept in f64 by a model
-    /// that computes in it.
-    pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
-        let [out, inner] = self.layers[l].down.w.dims();
-        let w = match self.compute.precision() {
-            Precision::F32 => {
-                Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
-            }
-            Precision::F64 => Weight::dense_f64(w, out, inner),
-        };
-        let mut model = self.clone();
-        Arc::make_mut(&mut model.layers[l]).down.w = w;
-        model
+        catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
 }
 
-/// The fingerprint of a checkpoint's model, which leaves out the down projections: an edited
+/// The fingerprint of a checkpoint's model. It leaves out the down projections, so an edited
 /// checkpoint has that of its base.
 ///
 /// # Errors
 ///
-/// A configuration that is not of a family we run.
+/// A configuration whose family is not implemented.
 pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
     let (family, arch) = read_arch(checkpoint)?;
     let loader = Loader::new(checkpoint, family, &arch, Precision::F32.into());
@@ -203,7 +69,10 @@ pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
 
 fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {
     let path = checkpoint.dir().join("config.json");
-    family::read(&Config { value: checkpoint.config(), path })
+    let config = Config { value: checkpoint.config(), path };
+    let family = families::find(&config)?;
+    let arch = family.arch(&config)?;
+    Ok((family, arch))
 }
 
 struct Loader<'a> {
@@ -211,13 +80,14 @@ struct Loader<'a> {
     family: &'static Family,
     arch: &'a Arch,
     compute: Compute,
-    prefix: &'static str,            // as this checkpoint has it
-    asked: RefCell<HashSet<String>>, // names of tensors
+    prefix: &'static str,                // as this checkpoint has it
+    requested: RefCell<HashSet<String>>, // names of tensors
 }
 
 const TWO_MODELS: &str = "compare config.json with the checkpoint: they are of two models";
 
-/// What layers of old checkpoints hold and no code reads: masks, and frequencies made anew.
+/// Tensors in the layers of old checkpoints that no code reads: masks, and frequencies that are
+/// computed anew.
 const BUFFERS: [&str; 5] = [
     "attn.bias",
     "attn.masked_bias",
@@ -236,46 +106,37 @@ impl<'a> Loader<'a> {
         let names = &family.names;
         let has =
             |prefix: &str| checkpoint.entry(&format!("{prefix}{}.weight", names.embed)).is_some();
-        let ends = names.prefix.match_indices('.').map(|(dot, _)| &names.prefix[dot + 1..]);
-        let prefix = ends.into_iter().find(|prefix| has(prefix)).unwrap_or(names.prefix);
-        Loader { checkpoint, family, arch, compute, prefix, asked: RefCell::default() }
+        let mut ends = names.prefix.match_indices('.').map(|(dot, _)| &names.prefix[dot + 1..]);
+        let prefix = ends.find(|prefix| has(prefix)).unwrap_or(names.prefix);
+        Loader { checkpoint, family, arch, compute, prefix, requested: RefCell::default() }
     }
 
     fn model(&self) -> Result<Model> {
-        let (names, a) = (&self.family.names, self.arch);
+        let names = &self.family.names;
+        let a = self.arch;
         let beyond = self.layer_name(a.layers, names.norm1) + ".weight";
         if self.checkpoint.entry(&beyond).is_some() {
-            let what = format!("config.json tells of {} layers, and here is one more", a.layers);
+            let what = format!("is stored, and config.json has {} layers", a.layers);
             return Err(Error::input(self.checkpoint.dir(), beyond, what, TWO_MODELS));
         }
         let embed_name = format!("{}{}", self.prefix, names.embed);
         let embed = self.matrix(&embed_name, Layout::OutIn, [a.vocabulary, a.width])?;
-        let positions = match self.family.place {
-            Place::Rotary(..) => None,
-            Place::Learned { offset } => {
-                let (name, rows) =
-                    (format!("{}{}", self.prefix, names.positions), offset..offset + a.context);
-                Some(self.matrix(&name, Layout::OutIn, [rows.end, a.width])?.slice(rows))
-            }
-        };
+        let positions = self.positions()?;
         let has = |name: &&&str| self.checkpoint.entry(&format!("{name}.weight")).is_some();
         let head_name = names.head.iter().find(has).unwrap_or(&names.head[0]);
-        let head = Linear {
-            w: match a.tied {
-                true => {
-                    self.tied_to(&format!("{embed_name}.weight"))?;
-                    embed.clone()
-                }
-                false => self.matrix(head_name, Layout::OutIn, [a.vocabulary, a.width])?,
-            },
-            b: self.bias(head_name, a.vocabulary, a.biases.head)?,
+        let head_weight = if a.tie_embeddings {
+            self.refuse_another_head(&format!("{embed_name}.weight"))?;
+            embed.clone()
+        } else {
+            self.matrix(head_name, Layout::OutIn, [a.vocabulary, a.width])?
         };
+        let head = Linear { w: head_weight, b: self.bias(head_name, a.vocabulary, a.biases.head)? };
         let layers = (0..a.layers).map(|l| self.layer(l).map(Arc::new)).collect::<Result<_>>()?;
-        self.nothing_unread()?;
+        self.refuse_unread()?;
         Ok(Model {
             arch: a.clone(),
             compute: self.compute.clone(),
-            fast: false,
+            search_precision: SearchPrecision::Exact,
             peers: Vec::new(),
             embed,
             positions,
@@ -286,32 +147,41 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// Refuses a stored head that is not the embedding where the configuration says it is. As many
-    /// bytes of the two are compared as enter a fingerprint, so a head that differs in a few rows
-    /// only may pass.
-    fn tied_to(&self, embed: &str) -> Result<()> {
+    /// The position embedding without the rows that belong to no token, where it is learned.
+    fn positions(&self) -> Result<Option<Weight>> {
+        let PositionEncoding::Learned { offset } = self.family.positions else { return Ok(None) };
+        let name = format!("{}{}", self.prefix, self.family.names.positions);
+        let rows = offset..offset + self.arch.max_positions;
+        let whole = self.matrix(&name, Layout::OutIn, [rows.end, self.arch.width])?;
+        Ok(Some(whole.slice(rows)))
+    }
+
+    /// Refuses a stored head that differs from the embedding where the configuration ties the two.
+    /// The same sample of bytes is compared as enters a fingerprint, so a head that differs in a
+    /// few rows only may pass.
+    fn refuse_another_head(&self, embed: &str) -> Result<()> {
         for head in self.family.names.head.iter().map(|head| format!("{head}.weight")) {
             let stored = [embed, &head].map(|name| self.checkpoint.entry(name));
-            let [Some((of, e)), Some((by, h))] = stored else { continue };
+            let [Some((embed_file, e)), Some((head_file, h))] = stored else { continue };
             let alike = e.dtype == h.dtype && e.shape == h.shape;
-            if !alike || !same_sample(&of.bytes(&e.range), &by.bytes(&h.range))? {
+            if !alike || !same_sample(&embed_file.bytes(&e.range), &head_file.bytes(&h.range))? {
                 let what = format!("is stored and differs from {embed}, and config.json ties them");
-                let remedy = "say \"tie_word_embeddings\": false in config.json if the head is the \
-                              model's own, else take it out of the checkpoint";
+                let remedy = "set \"tie_word_embeddings\": false in config.json if the model has \
+                              a head of its own, else remove this tensor from the checkpoint";
                 return Err(Error::input(self.checkpoint.dir(), head, what, remedy));
             }
         }
         Ok(())
     }
 
-    /// Refuses a tensor of the layers that no line above asked for: a bias that the configuration
-    /// switches off, another family's norms, an adapter. The model without it is another one.
-    fn nothing_unread(&self) -> Result<()> {
-        let (asked, ours) =
-            (self.asked.borrow(), format!("{}{}", self.prefix, self.family.names.layer));
+    /// Refuses a tensor of the layers that was not requested: a bias that the configuration
+    /// switches off, another family's norms, an adapter. Without it this would be another model.
+    fn refuse_unread(&self) -> Result<()> {
+        let requested = self.requested.borrow();
+        let layers = format!("{}{}", self.prefix, self.family.names.layer);
         let unread = |name: &&str| {
             let buffer = || BUFFERS.iter().any(|buffer| name.ends_with(buffer));
-            name.starts_with(&ours) && !asked.contains(*name) && !buffer()
+            name.starts_with(&layers) && !requested.contains(*name) && !buffer()
         };
         let Some(name) = self.checkpoint.names().find(unread) else { return Ok(()) };
         let what = "is stored, and by config.json the model has no such tensor: config and weights \
@@ -321,23 +191,28 @@ impl<'a> Loader<'a> {
     }
 
     fn layer(&self, l: usize) -> Result<Layer> {
-        let (names, a) = (&self.family.names, self.arch);
+        let names = &self.family.names;
+        let a = self.arch;
         let linear = |name, out, inner, biased| {
             self.linear(&self.layer_name(l, name), names.layout, [out, inner], biased)
         };
-        let (qw, kw) = (a.queries * a.head, a.groups * a.head);
-        let (biased, mlp) = (a.biases.qkv, a.biases.mlp);
+        let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
+        let head_norm = |name| self.norm(&self.layer_name(l, name), NormKind::Rms, a.head_dim);
         let [q, k, v] = match names.qkv {
-            Qkv::Stacked(name) | Qkv::ByHead(name) => self.fused(&self.layer_name(l, name))?,
+            Qkv::Stacked(name) => {
+                let outs = [a.q_width(), a.kv_width(), a.kv_width()];
+                self.fused(&self.layer_name(l, name), outs, 1)?
+            }
+            Qkv::ByHead(name) => {
+                self.fused(&self.layer_name(l, name), [a.head_dim; 3], a.n_heads)?
+            }
             Qkv::Three([q, k, v]) => [
-                linear(q, qw, a.width, biased)?,
-                linear(k, kw, a.width, biased)?,
-                linear(v, kw, a.width, biased)?,
+                linear(q, a.q_width(), a.width, a.biases.qkv)?,
+                linear(k, a.kv_width(), a.width, a.biases.qkv)?,
+                linear(v, a.kv_width(), a.width, a.biases.qkv)?,
             ],
         };
-        let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
-        let head_norm = |name| self.norm(&self.layer_name(l, name), Kind::Rms, a.head);
-        let head_norms = match names.head_norms {
+        let qk_norm = match names.qk_norm {
             Some([q, k]) => Some([head_norm(q)?, head_norm(k)?]),
             None => None,
         };
@@ -346,13 +221,16 @@ impl<'a> Loader<'a> {
             q,
             k,
             v,
-            o: linear(names.o, a.width, qw, a.biases.o)?,
+            o: linear(names.o, a.width, a.q_width(), a.biases.o)?,
             norm2: norm(names.norm2)?,
-            gate: names.gate.map(|gate| linear(gate, a.inner, a.width, mlp)).transpose()?,
-            up: linear(names.up, a.inner, a.width, mlp)?,
-            down: linear(names.down, a.width, a.inner, mlp)?,
+            gate: names
+                .gate
+                .map(|gate| linear(gate, a.inner, a.width, a.biases.mlp))
+                .transpose()?,
+            up: linear(names.up, a.inner, a.width, a.biases.mlp)?,
+            down: linear(names.down, a.width, a.inner, a.biases.mlp)?,
             heads: a.heads(l),
-            head_norms,
+            qk_norm,
         })
     }
 
@@ -374,7 +252,7 @@ impl<'a> Loader<'a> {
     /// A tensor of the given stored shape.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
         let dir = self.checkpoint.dir();
-        self.asked.borrow_mut().insert(name.to_owned());
+        self.requested.borrow_mut().insert(name.to_owned());
         let tensor = self
             .checkpoint
             .tensor(name)?
@@ -407,16 +285,12 @@ impl<'a> Loader<'a> {
         biased.then(|| self.vector(&format!("{name}.bias"), len)).transpose()
     }
 
-    /// Queries, keys and values stored as rows of one matrix: one after the other, or by heads.
-    fn fused(&self, name: &str) -> Result<[Linear; 3]> {
-        let (a, Names { qkv, layout, .. }) = (self.arch, &self.family.names);
-        let [qw, kw] = [a.queries, a.groups].map(|heads| heads * a.head);
-        let (outs, blocks) = match qkv {
-            Qkv::ByHead(_) => ([a.head; 3], a.queries),
-            _ => ([qw, kw, kw], 1),
-        };
+    /// Queries, keys and values stored as rows of one matrix, in blocks of `outs` rows of each.
+    fn fused(&self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
+        let a = self.arch;
         let period: usize = outs.iter().sum();
-        let whole = self.linear(name, *layout, [blocks * period, a.width], a.biases.qkv)?;
+        let size = [blocks * period, a.width];
+        let whole = self.linear(name, self.family.names.layout, size, a.biases.qkv)?;
         let bias = whole.b.map(|b| b.to_f64());
         let mut from = 0;
         Ok(outs.map(|out| {
@@ -424,30 +298,19 @@ impl<'a> Loader<'a> {
             from += out;
             let b = bias.as_ref().map(|b| {
                 let own: Vec<f64> =
-                    b.chunks(period).flat_map(|b| b[rows.clone()].iter().copied()).collect();
+                    b.chunks(period).flat_map(|block| &block[rows.clone()]).copied().collect();
                 Tensor::of(&self.compute, &[own.len()], &own)
             });
             Linear { w: whole.w.every(rows, period), b }
         }))
     }
 
-    fn norm(&self, name: &str, kind: Kind, width: usize) -> Result<Norm> {
+    fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
         Ok(Norm {
             kind,
             eps: self.arch.eps,
             gain: self.vector(&format!("{name}.weight"), width)?,
-            bias: self.bias(name, width, kind == Kind::Layer)?,
+            bias: self.bias(name, width, kind == NormKind::Layer)?,
         })
     }
-}
-
-/// The checkpoint of a folder and its model.
-///
-/// # Errors
-///
-/// As [`Checkpoint::open`] and [`Model::open`].
-pub fn open(dir: &Path, device: &Device) -> Result<(Checkpoint, Model)> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let model = Model::open(&checkpoint, device)?;
-    Ok((checkpoint, model))
 }

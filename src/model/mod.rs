@@ -1,5 +1,5 @@
-//! Floor 4: transformer decoders, forward and backward. One decoder, driven by data: a family is
-//! a row in [`families`], not a file of code.
+//! Floor 4: transformer decoders, forward and backward. There is one decoder, driven by data: a
+//! family is a row in [`families`], not a file of code.
 //!
 //! Start reading at [`decoder`], then [`backward`], which reads the same lines from the bottom up.
 
@@ -13,6 +13,8 @@ pub mod families;
 pub mod family;
 pub mod generate;
 pub mod load;
+#[allow(clippy::module_inception)]
+pub mod model;
 pub mod peers;
 pub mod prefix;
 pub mod random;
@@ -22,8 +24,9 @@ pub mod site;
 
 pub use arch::Arch;
 pub use batch::Batch;
-pub use cache::Cache;
+pub use cache::KvCache;
 pub use decoder::Run;
 pub use family::Family;
-pub use load::{Linear, Model, fingerprint};
+pub use load::fingerprint;
+pub use model::{Linear, Model, SearchPrecision};
 pub use site::{At, Site};

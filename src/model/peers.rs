@@ -1,28 +1,28 @@
-//! The same model on another device: devices of one machine share facts and text, each with the
-//! whole model.
+//! Copies of a model on further devices. The devices of a machine share facts and text; each has
+//! the whole model.
 
 use std::sync::Arc;
 
-use super::load::{Layer, Linear, Model};
-use crate::base::{Result, rescue};
+use super::model::{Layer, Linear, Model};
+use crate::base::{Result, catch_device_error};
 use crate::ops::norm::Norm;
 use crate::tensor::{Compute, Tensor};
 
 impl Model {
-    /// The model and its copies on the devices beside its own.
+    /// The model, and a copy on each further device.
     ///
     /// # Errors
     ///
-    /// A device without room.
+    /// A device that is out of memory.
     pub fn everywhere(&self) -> Result<Vec<Model>> {
         let mut all = vec![Model { peers: Vec::new(), ..self.clone() }];
         for peer in &self.peers {
-            all.push(rescue(|| Ok(self.on(peer)))?);
+            all.push(catch_device_error(|| Ok(self.on(peer)))?);
         }
         Ok(all)
     }
 
-    /// With the same weights: what a device once took of them stays there with the model.
+    /// A copy on another device, with the same weights: those uploaded there stay with the model.
     fn on(&self, compute: &Compute) -> Model {
         Model {
             compute: compute.clone(),
@@ -48,10 +48,7 @@ impl Layer {
             up: self.up.on(compute),
             down: self.down.on(compute),
             heads: self.heads,
-            head_norms: self
-                .head_norms
-                .as_ref()
-                .map(|norms| norms.each_ref().map(|n| n.on(compute))),
+            qk_norm: self.qk_norm.as_ref().map(|norms| norms.each_ref().map(|n| n.on(compute))),
         }
     }
 }

@@ -7,15 +7,15 @@
 use std::ops::Range;
 
 use super::batch::Batch;
-use super::cache::Cache;
+use super::cache::KvCache;
 use super::decoder::{Past, Run};
-use super::load::Model;
+use super::model::Model;
 
 /// The shared beginning of each kind of text, run.
 pub struct PrefixCache {
     rows: Vec<Range<usize>>,
     /// Keys and values of the layers that were run, (tokens, G·E) each.
-    pub cache: Cache,
+    pub cache: KvCache,
 }
 
 /// The longest common beginning of each kind of text.
@@ -44,7 +44,7 @@ impl PrefixCache {
         let mut batch = Batch::default();
         let rows = prefixes.iter().map(|ids| batch.push(ids, 0..0)).collect();
         let tokens = batch.len();
-        let mut cache = Cache::new(&model.arch, &model.compute);
+        let mut cache = KvCache::new(&model.arch, &model.compute);
         if !batch.is_empty() {
             batch.fill(least);
             let (mut x, mut run) = (model.embed(&batch), Run::new(model));

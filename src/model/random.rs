@@ -1,5 +1,5 @@
-//! Models of known shapes with random weights: what benchmarks run. Time depends on shapes, and on
-//! how full of ones the numbers are, but not on what they mean.
+//! Models of known shapes with random weights, for benchmarks. Time depends on the shapes, and on
+//! how many bits of the weights are set, but not on their meaning.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::arch::{Arch, Positions};
 use super::config::Config;
-use super::family::{self, Place};
-use super::load::{Editable, Layer, Linear, Model};
-use crate::base::{DType, Result, Rng, rescue};
-use crate::ops::norm::{Kind, Norm};
+use super::families;
+use super::family::Names;
+use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
+use crate::base::{DType, Result, Rng, catch_device_error};
+use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
 
-/// Numbers that are drawn; they repeat. A prime, so that no two rows are alike.
+/// How many numbers are drawn; they repeat. A prime, so that no two rows are alike.
 const DRAWN: usize = 1_000_003;
 
 /// The configuration of a shape, if it is known: `tiny`, `gpt2-small` or `gpt-j-6b`.
@@ -37,8 +39,8 @@ pub fn config(shape: &str) -> Option<Value> {
     }
 }
 
-/// Draws matrices of one model. Those of one size share their bytes on the host, and have their
-/// own on a device.
+/// Draws the weights of one model. Matrices of one size share their bytes on the host; on a device
+/// each has its own.
 struct Draw {
     bytes: HashMap<usize, Arc<Vec<u8>>>, // by length
     drawn: Vec<u8>,
@@ -51,55 +53,38 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// A configuration that is not of a family we run; a device without room.
+    /// A configuration whose family is not implemented; a device that is out of memory.
     pub fn random(config: &Value, dtype: DType, seed: u64, compute: &Compute) -> Result<Model> {
         let config = Config { value: config, path: PathBuf::from("random model") };
-        let (family, a) = family::read(&config)?;
+        let family = families::find(&config)?;
+        let a = family.arch(&config)?;
+        let names = &family.names;
         let mut rng = Rng::new(seed, "random model");
         let values: Vec<f64> = (0..DRAWN).map(|_| 0.02 * rng.normal()).collect();
         let mut drawn = Vec::new();
         dtype.narrow(&values, &mut drawn);
         let mut draw = Draw { bytes: HashMap::new(), drawn, dtype, compute: compute.clone() };
-        let (layout, qw, kw) = (family.names.layout, a.queries * a.head, a.groups * a.head);
-        rescue(|| {
-            let layer = |l, draw: &mut Draw| Layer {
-                norm1: draw.norm(a.norm, a.eps, a.width),
-                q: draw.linear([qw, a.width], layout, a.biases.qkv),
-                k: draw.linear([kw, a.width], layout, a.biases.qkv),
-                v: draw.linear([kw, a.width], layout, a.biases.qkv),
-                o: draw.linear([a.width, qw], layout, a.biases.o),
-                norm2: draw.norm(a.norm, a.eps, a.width),
-                gate: family
-                    .names
-                    .gate
-                    .map(|_| draw.linear([a.inner, a.width], layout, a.biases.mlp)),
-                up: draw.linear([a.inner, a.width], layout, a.biases.mlp),
-                down: draw.linear([a.width, a.inner], layout, a.biases.mlp),
-                heads: a.heads(l),
-                head_norms: a
-                    .head_norms
-                    .then(|| [0; 2].map(|_| draw.norm(Kind::Rms, a.eps, a.head))),
-            };
-            let layers = (0..a.layers).map(|l| Arc::new(layer(l, &mut draw))).collect();
+        catch_device_error(|| {
+            let layers = (0..a.layers).map(|l| Arc::new(draw.layer(&a, names, l))).collect();
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
-            let learned = matches!(family.place, Place::Learned { .. });
             let mut head = draw.linear([a.vocabulary, a.width], Layout::OutIn, a.biases.head);
-            if a.tied {
+            if a.tie_embeddings {
                 head.w = embed.clone();
             }
+            let learned = a.positions == Positions::Learned;
             let editable = |l| Editable {
-                tensor: format!("{l}.{}.weight", family.names.down),
-                module: format!("{l}.{}", family.names.down),
-                fan_in_fan_out: layout == Layout::InOut,
+                tensor: format!("{l}.{}.weight", names.down),
+                module: format!("{l}.{}", names.down),
+                fan_in_fan_out: names.layout == Layout::InOut,
                 out: a.width,
                 inner: a.inner,
             };
             Ok(Model {
-                positions: learned.then(|| draw.matrix([a.context, a.width], Layout::OutIn)),
+                positions: learned.then(|| draw.matrix([a.max_positions, a.width], Layout::OutIn)),
                 norm: draw.norm(a.norm, a.eps, a.width),
                 editable: (0..a.layers).map(editable).collect(),
                 compute: compute.clone(),
-                fast: false,
+                search_precision: SearchPrecision::Exact,
                 peers: Vec::new(),
                 arch: a.clone(),
                 layers,
@@ -111,6 +96,23 @@ impl Model {
 }
 
 impl Draw {
+    fn layer(&mut self, a: &Arch, names: &Names, l: usize) -> Layer {
+        let layout = names.layout;
+        Layer {
+            norm1: self.norm(a.norm, a.eps, a.width),
+            q: self.linear([a.q_width(), a.width], layout, a.biases.qkv),
+            k: self.linear([a.kv_width(), a.width], layout, a.biases.qkv),
+            v: self.linear([a.kv_width(), a.width], layout, a.biases.qkv),
+            o: self.linear([a.width, a.q_width()], layout, a.biases.o),
+            norm2: self.norm(a.norm, a.eps, a.width),
+            gate: names.gate.map(|_| self.linear([a.inner, a.width], layout, a.biases.mlp)),
+            up: self.linear([a.inner, a.width], layout, a.biases.mlp),
+            down: self.linear([a.width, a.inner], layout, a.biases.mlp),
+            heads: a.heads(l),
+            qk_norm: a.qk_norm.then(|| [0; 2].map(|_| self.norm(NormKind::Rms, a.eps, a.head_dim))),
+        }
+    }
+
     fn matrix(&mut self, [out, inner]: [usize; 2], layout: Layout) -> Weight {
         let len = out * inner * self.dtype.size();
         let repeated = || Arc::new(self.drawn.iter().copied().cycle().take(len).collect());
@@ -123,9 +125,9 @@ impl Draw {
         Linear { w: self.matrix(size, layout), b }
     }
 
-    fn norm(&self, kind: Kind, eps: f64, width: usize) -> Norm {
+    fn norm(&self, kind: NormKind, eps: f64, width: usize) -> Norm {
         let gain = Tensor::of(&self.compute, &[width], &vec![1.0; width]);
-        let bias = (kind == Kind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
+        let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
         Norm { kind, eps, gain, bias }
     }
 }

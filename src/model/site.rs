@@ -1,23 +1,23 @@
-//! Named places in the decoder: the only hook there is.
+//! Sites: the named places in the decoder where a hook is called.
 //!
-//! At each site the forward pass shows the tensor to whoever runs it, who may copy rows out (a
-//! tap) or add to rows (a push). That replaces module-path strings.
+//! At each site the forward pass hands the tensor to the hook of its caller, which may copy rows
+//! out (a tap) or add to rows (a push). Sites take the place of module paths as strings.
 
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
 
-/// Rows of what a site shows, one vector each.
-pub fn tap(shown: &Tensor, rows: &[usize]) -> Vec<Vec<f64>> {
-    let [_, width] = shown.dims();
-    let mut read = shown.like(&[rows.len(), width]);
-    rows::gather(shown, &Index::new(&shown.compute(), rows), &mut read);
+/// Rows of the tensor at a site, one vector each. Unwinds where the device is out of memory.
+pub fn tap(at_site: &Tensor, rows: &[usize]) -> Vec<Vec<f64>> {
+    let [_, width] = at_site.dims();
+    let mut read = at_site.like(&[rows.len(), width]);
+    rows::gather(at_site, &Index::new(&at_site.compute(), rows), &mut read);
     read.to_f64().chunks(width).map(<[f64]>::to_vec).collect()
 }
 
 /// Where in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum At {
-    /// Output of the attention's projection with its bias, (N, D): PMET's a.
+    /// Output of attention's projection with its bias, (N, D): PMET's a.
     Attention,
     /// Input of the down projection, (N, F): ROME's k.
     Key,

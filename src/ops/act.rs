@@ -10,21 +10,9 @@
 //!
 //! All (N, F). Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; Shazeer 2020, arXiv:2002.05202.
 
+pub use super::cpu::act::Act;
 use super::{cpu, cuda};
 use crate::tensor::{Tensor, on};
-
-/// Which function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// max(x, 0).
-    Relu,
-    /// x·Φ(x): `gelu`.
-    Gelu,
-    /// GELU by its tanh form: `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`.
-    GeluTanh,
-    /// x·σ(x).
-    Silu,
-}
 
 /// key = a(up), or a(gate) ∘ up where there is a gate.
 pub fn forward(act: Act, up: &Tensor, gate: Option<&Tensor>, key: &mut Tensor) {

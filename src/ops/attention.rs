@@ -13,41 +13,16 @@
 //! frozen: no gradient is formed for it. Probabilities are recomputed in backward from lse.
 //! Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245.
 
-use std::ops::Range;
-
+pub use super::cpu::attention::{Heads, Seq};
+pub use super::cuda::attention::Packing;
 use super::{cpu, cuda};
-use crate::base::{Float, fits};
+use crate::base::{Float, or_unwind};
 use crate::gpu::launch::Elem;
 use crate::tensor::{Tensor, on, shapes};
 
-/// One sequence of a packed batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seq {
-    /// Its rows in the batch.
-    pub rows: Range<usize>,
-    /// The rows of the cache that hold its earlier tokens: first those it may share with other
-    /// sequences, then its own.
-    pub past: [Range<usize>; 2],
-}
-
-/// The heads and the scale of the scores.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Heads {
-    /// H, query heads.
-    pub queries: usize,
-    /// G, key/value heads.
-    pub groups: usize,
-    /// E, width of a head.
-    pub width: usize,
-    /// Factor of the scores, 1/√E as a rule.
-    pub scale: f64,
-    /// How many tokens a query sees, its own included; `None` for all before it.
-    pub window: Option<usize>,
-}
-
 /// The keys and values that a batch's queries look at.
 #[derive(Clone, Copy)]
-pub struct Keys<'a> {
+pub struct KvRows<'a> {
     /// k (N, G·E), the batch's own.
     pub k: &'a Tensor,
     /// v (N, G·E), the batch's own.
@@ -62,32 +37,10 @@ pub struct Keys<'a> {
     pub heads: Heads,
 }
 
-pub use cuda::attention::Packing;
-
-impl Seq {
-    /// The rows of the past, shared and own, and of the batch that the query of row i sees.
-    pub fn seen(&self, i: usize, window: Option<usize>) -> [Range<usize>; 3] {
-        let [shared, own] = self.past.clone();
-        let all = [shared, own, self.rows.start..i + 1];
-        let tokens: usize = all.iter().map(Range::len).sum();
-        let mut hidden = tokens.saturating_sub(window.unwrap_or(usize::MAX));
-        all.map(|rows| {
-            let here = hidden.min(rows.len());
-            hidden -= here;
-            rows.start + here..rows.end
-        })
-    }
-
-    /// The rows of the queries that see the key of row j.
-    pub fn seen_by(&self, j: usize, window: Option<usize>) -> Range<usize> {
-        j..self.rows.end.min(j.saturating_add(window.unwrap_or(usize::MAX)))
-    }
-}
-
-impl<'a> Keys<'a> {
+impl<'a> KvRows<'a> {
     /// The definition's form.
-    fn get<T: Float>(&self) -> cpu::attention::Keys<'a, T> {
-        cpu::attention::Keys {
+    fn get<T: Float>(&self) -> cpu::attention::HostKvRows<'a, T> {
+        cpu::attention::HostKvRows {
             k: self.k.get(),
             v: self.v.get(),
             past_k: self.past.0.get(),
@@ -98,8 +51,8 @@ impl<'a> Keys<'a> {
     }
 
     /// The launch's form.
-    fn on_device(&self) -> cuda::attention::Keys<'a> {
-        cuda::attention::Keys {
+    fn on_device(&self) -> cuda::attention::DeviceKvRows<'a> {
+        cuda::attention::DeviceKvRows {
             k: self.k.array(),
             v: self.v.array(),
             past: (self.past.0.array(), self.past.1.array()),
@@ -112,23 +65,26 @@ impl<'a> Keys<'a> {
     fn check(&self, q: &Tensor) -> [[usize; 2]; 2] {
         let [n, _] = q.dims();
         let Heads { queries, groups, width, .. } = self.heads;
-        let (qw, kw) = (queries * width, groups * width);
+        let qw = queries * width;
+        let kw = groups * width;
         shapes!("attention": q => [n, qw], self.k => [n, kw], self.v => [n, kw]);
         [[n, qw], [n, kw]]
     }
 }
 
 /// o (N, H·E) and lse (N, H) from q, k, v.
-pub fn forward(q: &Tensor, keys: Keys, o: &mut Tensor, lse: &mut Tensor) {
+pub fn forward(q: &Tensor, keys: KvRows, o: &mut Tensor, lse: &mut Tensor) {
     let [[n, qw], _] = keys.check(q);
     shapes!("attention": o => [n, qw], lse => [n, keys.heads.queries]);
     on!(q,
         host T => cpu::attention::forward::<T>(keys.get(), q.get(), o.get_mut(), lse.get_mut()),
         device e => {
             let keys = keys.on_device();
-            let mut parts = fits(e.array(Elem::F32, keys.packing.parts(keys.heads)));
-            let (o, lse, parts) = (o.array_mut(), lse.array_mut(), &mut parts);
-            let to = cuda::attention::Outputs { o, lse, parts };
+            let mut parts = or_unwind(e.array(Elem::F32, keys.packing.parts(keys.heads)));
+            let o = o.array_mut();
+            let lse = lse.array_mut();
+            let parts = &mut parts;
+            let to = cuda::attention::AttentionOutputs { o, lse, parts };
             cuda::attention::forward(e, q.array(), keys, to);
         },
     );
@@ -136,7 +92,7 @@ pub fn forward(q: &Tensor, keys: Keys, o: &mut Tensor, lse: &mut Tensor) {
 
 /// The gradients of the loss for q, k and v.
 #[derive(Clone, Debug)]
-pub struct Grads {
+pub struct AttentionGrads {
     /// (N, H·E).
     pub dq: Tensor,
     /// (N, G·E).
@@ -150,7 +106,7 @@ pub struct Grads {
 }
 
 /// dq, dk and dv from do (N, H·E); the rest as in forward.
-pub fn backward(d_o: &Tensor, q: &Tensor, keys: Keys, lse: &Tensor, grads: &mut Grads) {
+pub fn backward(d_o: &Tensor, q: &Tensor, keys: KvRows, lse: &Tensor, grads: &mut AttentionGrads) {
     let [[n, qw], [_, kw]] = keys.check(q);
     shapes!("attention backward": d_o => [n, qw], grads.dq => [n, qw], grads.dk => [n, kw],
         grads.dv => [n, kw], lse => [n, keys.heads.queries]);
@@ -165,14 +121,16 @@ pub fn backward(d_o: &Tensor, q: &Tensor, keys: Keys, lse: &Tensor, grads: &mut 
             grads.dv.get_mut(),
         ),
         device e => {
-            let grads = cuda::attention::Grads {
+            let grads = cuda::attention::DeviceAttentionGrads {
                 dq: grads.dq.array_mut(),
                 dk: grads.dk.array_mut(),
                 dv: grads.dv.array_mut(),
                 total: grads.total.array_mut(),
                 mean: grads.mean.array_mut(),
             };
-            let (d_o, q, lse) = (d_o.array(), q.array(), lse.array());
+            let d_o = d_o.array();
+            let q = q.array();
+            let lse = lse.array();
             cuda::attention::backward(e, d_o, q, keys.on_device(), lse, grads);
         },
     );

@@ -9,48 +9,8 @@
 //! 2002, Accuracy and Stability of Numerical Algorithms, chapter 10.
 
 use super::cpu;
+pub use super::cpu::cholesky::{Side, Systems, Triangle};
 use crate::base::Float;
-
-/// How a lower triangle lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Triangle {
-    /// N.
-    pub n: usize,
-    /// Elements from a row to the next.
-    pub ld: usize,
-}
-
-impl Triangle {
-    /// Elements up to the last of its own.
-    pub fn len(self) -> usize {
-        self.n.saturating_sub(1) * self.ld + self.n
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(self) -> bool {
-        self.n == 0
-    }
-}
-
-/// How the unknowns of some systems lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Systems {
-    /// How many systems.
-    pub count: usize,
-    /// Elements from an unknown to the next.
-    pub down: usize,
-    /// Elements from a system to the next.
-    pub across: usize,
-}
-
-/// Which triangle a solve is with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// L.
-    Lower,
-    /// Lᵀ.
-    Upper,
-}
 
 /// Turns A into L. Where a pivot is not a positive number, its index, and A is of no more use.
 pub fn factor<T: Float>(a: &mut [T], of: Triangle) -> Option<usize> {

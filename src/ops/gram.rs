@@ -7,16 +7,9 @@
 
 use std::borrow::Cow;
 
+pub use super::cpu::gram::{TOKENS, packed_len};
 use super::{cpu, cuda};
 use crate::tensor::{Compute, Tensor, on};
-
-/// Tokens summed in the type of K before they join the f64 totals.
-pub const TOKENS: usize = 512;
-
-/// Elements of the packed lower triangle of an F × F matrix.
-pub fn packed_len(f: usize) -> usize {
-    f * (f + 1) / 2
-}
 
 /// total += Kᵀ K.
 pub fn accumulate(k: &Tensor, total: &mut [f64]) {
@@ -33,7 +26,7 @@ pub enum Totals {
     /// Packed.
     Host(Vec<f64>),
     /// Where f32 sums of many tokens wait to join them.
-    Device(cuda::gram::Totals),
+    Device(cuda::gram::DeviceTotals),
 }
 
 impl Totals {
@@ -43,7 +36,7 @@ impl Totals {
         match compute {
             Compute::Host(_) => Totals::Host(packed),
             Compute::Device(engine, _) => {
-                Totals::Device(cuda::gram::Totals::new(engine, f, &packed))
+                Totals::Device(cuda::gram::DeviceTotals::new(engine, f, &packed))
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::tensor::{Tensor, Weight, on, shapes};
 
 /// From so many rows on, a row's product does not depend on how many others there are, nor on
 /// what they are.
-pub const STEADY: usize = cpu::dots::FEW + 1;
+pub const BATCH_INVARIANT_ROWS: usize = cpu::dots::FEW + 1;
 
 /// y (N, out) = x (N, in) Wᵀ + b.
 pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
@@ -19,7 +19,8 @@ pub fn forward(x: &Tensor, w: &Weight, b: Option<&Tensor>, y: &mut Tensor) {
     on!(x,
         host T => cpu::linear::forward::<T>(x.get(), w, b.map(|b| b.get()), y.get_mut()),
         device e => {
-            let (w, b) = (w.on(e), b.map(Tensor::array));
+            let w = w.on(e);
+            let b = b.map(Tensor::array);
             cuda::linear::forward(e, x.array(), (&w).into(), b, y.array_mut());
         },
     );

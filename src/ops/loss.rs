@@ -14,7 +14,7 @@ use std::ops::Range;
 
 pub use super::cpu::loss::{RowLoss, RowResult};
 use super::{cpu, cuda};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::tensor::{Compute, Tensor, on, shapes};
 
 /// Row i of `logp` (rows.len(), V) = ln softmax of row `rows[i]` of z.
@@ -43,7 +43,7 @@ pub struct LossRows {
 impl LossRows {
     /// The rows of each group, and the loss of each row.
     pub fn new(compute: &Compute, groups: Vec<Range<usize>>, rows: Vec<RowLoss>) -> LossRows {
-        let on_device = |e| fits(cuda::loss::DeviceLossRows::new(e, &groups, &rows));
+        let on_device = |e| or_unwind(cuda::loss::DeviceLossRows::new(e, &groups, &rows));
         LossRows {
             device: compute.engine().map(on_device),
             scaled: rows.clone(),
@@ -81,7 +81,7 @@ impl LossRows {
     pub fn set_results(&mut self, results: Vec<RowResult>) {
         assert_eq!(results.len(), self.rows.len(), "loss: a row without a result");
         if let Some(device) = &mut self.device {
-            fits(device.set_results(&results));
+            or_unwind(device.set_results(&results));
         }
         self.results = results;
     }

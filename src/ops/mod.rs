@@ -1,6 +1,6 @@
-//! Floor 3: what can be computed. One front door an operation, which checks shapes and dispatches;
-//! the definition has the same name under `cpu/`, the launch under `cuda/`. Operations never
-//! allocate results: the caller owns the outputs.
+//! Floor 3: what can be computed. A file an operation checks shapes and dispatches; the definition
+//! has the same name under `cpu/`, the launch under `cuda/`. Operations never allocate results: the
+//! caller owns the outputs.
 
 pub mod act;
 pub mod adam;

@@ -9,23 +9,15 @@
 //! x, y (N, D); g, b (D); m, s (N). g and b are frozen. A head is a row by itself. Source:
 //! Ba, Kiros, Hinton 2016, arXiv:1607.06450; Zhang, Sennrich 2019, arXiv:1910.07467.
 
+pub use super::cpu::norm::NormKind;
 use super::{cpu, cuda, rows};
 use crate::tensor::{Compute, Tensor, on, shapes};
-
-/// Which normalisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Mean taken off, divided by the standard deviation.
-    Layer,
-    /// Divided by the root of the mean square.
-    Rms,
-}
 
 /// The frozen parameters of one normalisation.
 #[derive(Clone, Debug)]
 pub struct Norm {
     /// Layer or RMS.
-    pub kind: Kind,
+    pub kind: NormKind,
     /// Added to the variance.
     pub eps: f64,
     /// g (D).
@@ -35,13 +27,15 @@ pub struct Norm {
 }
 
 impl Norm {
-    fn on_device(&self) -> cuda::norm::Norm<'_> {
-        let (kind, eps, bias) = (self.kind, self.eps as f32, self.bias.as_ref());
-        cuda::norm::Norm { kind, eps, gain: self.gain.array(), bias: bias.map(Tensor::array) }
+    fn on_device(&self) -> cuda::norm::DeviceNorm<'_> {
+        let kind = self.kind;
+        let eps = self.eps as f32;
+        let bias = self.bias.as_ref();
+        cuda::norm::DeviceNorm { kind, eps, gain: self.gain.array(), bias: bias.map(Tensor::array) }
     }
 }
 
-/// What the backward pass keeps: the input and two numbers a row.
+/// What the backward pass needs: the input and two numbers a row.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// x (N, D).
@@ -60,9 +54,9 @@ impl Saved {
         Saved { x: zeros(&[n, d]), mean: zeros(&[n]), rstd: zeros(&[n]) }
     }
 
-    fn kept(&mut self) -> cuda::norm::Kept<'_> {
+    fn on_device(&mut self) -> cuda::norm::DeviceSaved<'_> {
         let Saved { x, mean, rstd } = self;
-        cuda::norm::Kept { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
+        cuda::norm::DeviceSaved { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
     }
 
     /// Makes room for another number of rows, memory kept.
@@ -73,7 +67,7 @@ impl Saved {
     }
 }
 
-/// y = g·(x − m)·s + b, row by row; keeps x, m and s in `saved`.
+/// y = g·(x − m)·s + b, row by row; stores x, m and s in `saved`.
 pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
     let [n, d] = x.dims();
     shapes!("norm": p.gain => [d], y => [n, d], saved.x => [n, d], saved.mean => [n],
@@ -93,7 +87,7 @@ pub fn forward(x: &Tensor, p: &Norm, y: &mut Tensor, saved: &mut Saved) {
             );
         },
         device e => {
-            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), saved.kept());
+            cuda::norm::forward(e, x.array(), p.on_device(), y.array_mut(), saved.on_device());
         },
     );
 }
@@ -107,11 +101,13 @@ pub fn forward_adding(x: &mut Tensor, added: &Tensor, p: &Norm, y: &mut Tensor, 
     let [n, d] = added.dims();
     shapes!("norm of a sum": x => [n, d], p.gain => [d], y => [n, d], saved.x => [n, d],
         saved.mean => [n], saved.rstd => [n]);
-    let (x, added, y) = (x.array_mut(), added.array(), y.array_mut());
-    cuda::norm::forward_adding(e, x, added, p.on_device(), y, saved.kept());
+    let x = x.array_mut();
+    let added = added.array();
+    let y = y.array_mut();
+    cuda::norm::forward_adding(e, x, added, p.on_device(), y, saved.on_device());
 }
 
-/// Every head of x (N, heads·E) ← itself normalised; x as it was is kept, and m and s by head.
+/// Every head of x (N, heads·E) ← itself normalised; `saved` gets the input, and m and s by head.
 pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
     let ([n, width], [e]) = (x.dims(), p.gain.dims());
     assert!(width.is_multiple_of(e), "norm of heads: heads of another width");
@@ -132,14 +128,14 @@ pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
             );
         },
         device e => {
-            cuda::norm::heads_forward(e, x.array_mut(), p.on_device(), saved.kept());
+            cuda::norm::heads_forward(e, x.array_mut(), p.on_device(), saved.on_device());
         },
     );
 }
 
 /// Turns the gradient for normalised heads (N, heads·E) into that for them as they were.
 pub fn heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
-    assert_eq!(d.len(), saved.x.len(), "norm of heads: another number of heads was kept");
+    assert_eq!(d.len(), saved.x.len(), "norm of heads: another number of heads was saved");
     on!(saved.x,
         host T => {
             let dy = d.get::<T>().to_vec();
@@ -155,8 +151,8 @@ pub fn heads_backward(d: &mut Tensor, p: &Norm, saved: &Saved) {
             );
         },
         device e => {
-            let kept = [saved.mean.array(), saved.rstd.array()];
-            cuda::norm::heads_backward(e, p.on_device(), saved.x.array(), kept, d.array_mut());
+            let stats = [saved.mean.array(), saved.rstd.array()];
+            cuda::norm::heads_backward(e, p.on_device(), saved.x.array(), stats, d.array_mut());
         },
     );
 }
@@ -176,9 +172,10 @@ pub fn backward(dy: &Tensor, p: &Norm, saved: &Saved, dx: &mut Tensor) {
             dx.get_mut(),
         ),
         device e => {
-            let kept = [saved.mean.array(), saved.rstd.array()];
-            let (dy, x) = (dy.array(), saved.x.array());
-            cuda::norm::backward(e, dy, p.on_device(), x, kept, dx.array_mut());
+            let stats = [saved.mean.array(), saved.rstd.array()];
+            let dy = dy.array();
+            let x = saved.x.array();
+            cuda::norm::backward(e, dy, p.on_device(), x, stats, dx.array_mut());
         },
     );
 }

@@ -7,17 +7,9 @@
 //! x (N, heads·E), rotated in place; cos, sin (N, R/2), always from f32 tables, where R ≤ E is how
 //! many elements of a head turn. Source: Su et al. 2021, arXiv:2104.09864.
 
+pub use super::cpu::rope::Pairing;
 use super::{cpu, cuda};
 use crate::tensor::{Tensor, on, shapes};
-
-/// Which elements of a head form a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pairing {
-    /// i and i + R/2 (Llama, GPT-NeoX).
-    Halves,
-    /// 2i and 2i + 1 (GPT-J).
-    Adjacent,
-}
 
 /// The angles of a batch: cos and sin (N, R/2).
 #[derive(Clone, Debug)]
@@ -46,8 +38,10 @@ pub fn rotate(x: &mut Tensor, heads: usize, angles: &Angles, back: bool) {
             back,
         ),
         device e => {
-            let (cos, sin, pairing) = (angles.cos.array(), angles.sin.array(), angles.pairing);
-            let angles = cuda::rope::Angles { cos, sin, half, pairing };
+            let cos = angles.cos.array();
+            let sin = angles.sin.array();
+            let pairing = angles.pairing;
+            let angles = cuda::rope::DeviceAngles { cos, sin, half, pairing };
             cuda::rope::rotate(e, x.array_mut(), [heads, width / heads], angles, back);
         },
     );

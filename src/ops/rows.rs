@@ -22,7 +22,7 @@ impl Index {
     }
 
     fn on_device(&self) -> &Array {
-        self.device.as_ref().expect("rows of a tensor on a device are told there")
+        self.device.as_ref().expect("an index of the tensor's device")
     }
 }
 
@@ -74,7 +74,8 @@ pub fn scatter_add_part(x: &mut Tensor, rows: &Index, from: usize, y: &Tensor) {
 pub fn put(x: &Tensor, rows: Range<usize>, y: &mut Tensor, to: usize) {
     let ([_, d], [m, width]) = (x.dims(), y.dims());
     assert!(d == width && to + rows.len() <= m, "put: {rows:?} of {d} from {to} of {m}, {width}");
-    let (from, to) = (rows.start * d..rows.end * d, to * d);
+    let from = rows.start * d..rows.end * d;
+    let to = to * d;
     on!(x,
         host T => y.get_mut::<T>()[to..][..from.len()].copy_from_slice(&x.get()[from]),
         device e => cuda::rows::put(e, x.array(), from, y.array_mut(), to),

@@ -4,30 +4,15 @@
 //! order   larger z first, −0 below 0, among equals the lower id
 //! w = exp((z − max z)/temperature)      S(i) = Σ of w in order down to token i
 //! kept    the first top_k in order; of these, those down to the first with S ≥ top_p S of all
-//! id      the first with S > uniform · S of all that are kept
+//! id      the first with S > uniform · S of all kept ones
 //! ```
 //!
 //! Source of top_p: Holtzman et al. 2020, arXiv:1904.09751.
 
+pub use super::cpu::sample::Sampling;
 use super::{cpu, cuda};
-use crate::base::{Float, fits};
+use crate::base::{Float, or_unwind};
 use crate::tensor::Tensor;
-
-/// How one of the tokens is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the likeliest token; 1 samples from the model's own distribution.
-    pub temperature: f64,
-    /// Only the k likeliest tokens take part; 0 for all.
-    pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability take part; 1 for all.
-    pub top_p: f64,
-}
-
-impl Sampling {
-    /// The likeliest token, always.
-    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
-}
 
 /// A token by logits (1, V) and a number in [0, 1); none where they are NaN, or infinite but −∞,
 /// which is never chosen.
@@ -35,13 +20,15 @@ pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
     let [_, v] = z.dims();
     let greedy = by.temperature == 0.0;
     match z.engine() {
-        Some(e) if greedy => fits(cuda::sample::likeliest(e, z.array())),
-        Some(e) => fits(cuda::sample::chosen(e, z.array(), by, uniform)),
+        Some(e) if greedy => or_unwind(cuda::sample::likeliest(e, z.array())),
+        Some(e) => or_unwind(cuda::sample::chosen(e, z.array(), by, uniform)),
         None => {
-            let (z, mut id) = (z.row_f64(0), [0]);
-            match greedy {
-                true => top(&z, v, 1, &mut [0.0], &mut id),
-                false => choose(&z, v, by, &[uniform], &mut id),
+            let z = z.row_f64(0);
+            let mut id = [0];
+            if greedy {
+                top(&z, v, 1, &mut [0.0], &mut id);
+            } else {
+                choose(&z, v, by, &[uniform], &mut id);
             }
             let numbers = z.iter().all(|&z| z < f64::INFINITY) && z[id[0] as usize].is_finite();
             numbers.then_some(id[0])

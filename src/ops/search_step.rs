@@ -14,7 +14,7 @@ pub use super::cpu::search_step::{ANNEALED_NLL, KL_TOLERANCE, SearchRule, Search
 use super::loss::LossRows;
 use super::rows::{self, Index};
 use super::{cpu, cuda};
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::gpu::Array;
 use crate::tensor::{Compute, Tensor, on, shapes};
 
@@ -90,7 +90,8 @@ impl SearchSlots {
 
     fn upload_status(&mut self) {
         if let Some(engine) = self.t0.engine() {
-            self.on_device = Some(fits(cuda::search_step::upload_status(engine, &self.status)));
+            self.on_device =
+                Some(or_unwind(cuda::search_step::upload_status(engine, &self.status)));
         }
     }
 }

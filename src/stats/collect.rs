@@ -11,14 +11,15 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
-use super::file::{Moment, Origin, Part};
-use super::partial;
-use crate::base::{Error, Progress, Result, Share, rescue};
+use super::file::Moment;
+use super::origin::{Collect, Part};
+use super::partial::{self, PartialSums};
+use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
 use crate::ops::gram::{self, Totals};
@@ -26,23 +27,10 @@ use crate::text::Tokenizer;
 
 /// Tokens a batch has at least, unless the text ends.
 const BATCH: usize = 1024;
-/// Batches after which a device's sums join its totals: the text alone says where.
+/// Batches after which a device's sums join its totals: they depend on the text alone.
 const SETTLE: usize = 8;
 /// How often the work so far is written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
-
-/// What to collect.
-#[derive(Clone, Debug)]
-pub struct Collect {
-    /// Layers, ascending, without repeats.
-    pub layers: Vec<usize>,
-    /// Exactly this many tokens, if the text has them.
-    pub max_tokens: u64,
-    /// What the statistics belong to.
-    pub origin: Origin,
-    /// The share of the windows that is run; all where there is none.
-    pub share: Option<Share>,
-}
 
 /// The windows of a text, in order.
 struct Windows<'a, D> {
@@ -69,12 +57,12 @@ impl<D: Iterator<Item = Result<String>>> Iterator for Windows<'_, D> {
 }
 
 /// Runs the text and returns the second moment of each layer. Work in progress is kept in `dir`
-/// and taken up again by the same call.
+/// and continued by the same call.
 ///
 /// # Errors
 ///
-/// Text that cannot be read or has no token, statistics in progress of something else, a wish to
-/// stop (the work so far is kept), keys that are not finite, a device without room.
+/// Text that cannot be read or has no token, statistics in progress of something else, cancellation
+/// (the work so far is kept), keys that are not finite, a device out of memory.
 pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -83,7 +71,7 @@ pub fn collect(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
-    rescue(|| collected(model, tokenizer, documents, what, dir, progress))
+    catch_device_error(|| collected(model, tokenizer, documents, what, dir, progress))
 }
 
 fn collected(
@@ -94,50 +82,51 @@ fn collected(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
-    let mut state = partial::open(dir, what, model.arch.inner)?;
+    let mut sums = partial::open(dir, what, model.arch.inner)?;
     let length = what.origin.context_length;
     let mut windows = Windows { documents, tokenizer, length, ready: VecDeque::new() };
-    for _ in 0..state.windows {
+    for _ in 0..sums.windows {
         windows.next().transpose()?;
     }
-    let mut lanes = lanes(model, what, std::mem::take(&mut state.totals))?;
-    let (mut saved, mut rounds) = (Instant::now(), 0usize);
+    let mut workers = workers(model, what, std::mem::take(&mut sums.totals))?;
+    let mut saved = Instant::now();
+    let mut rounds = 0usize;
     loop {
         let mut batches = Vec::new();
-        while batches.len() < lanes.len()
-            && let Some(batch) = next_batch(model, &mut windows, what, &mut state)?
+        while batches.len() < workers.len()
+            && let Some(batch) = next_batch(model, &mut windows, what, &mut sums)?
         {
             batches.push(batch);
         }
         if batches.is_empty() {
             break;
         }
-        let each = lanes.par_iter_mut().zip(&batches);
-        each.for_each(|(lane, batch)| lane.run(&what.layers, batch));
-        progress.at("token", state.met, what.max_tokens);
+        run_all(&mut workers, &what.layers, &batches);
+        progress.at("token", sums.tokens_read, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
-            lanes.iter_mut().flat_map(|lane| &mut lane.totals).for_each(Totals::settle);
+            workers.iter_mut().flat_map(|w| &mut w.totals).for_each(Totals::settle);
         }
-        // On one device, what goes on later from here adds up as if it had never stopped.
-        if !lanes.iter().flat_map(|lane| &lane.totals).all(Totals::settled) {
+        // On one device, sums that are continued from here are those of an uninterrupted run.
+        if !workers.iter().flat_map(|w| &w.totals).all(Totals::settled) {
             continue;
         }
         if progress.stop() {
-            partial::save(dir, what, &state, &gathered(&mut lanes))?;
-            let kept = format!("{} tokens are kept; the same command goes on", state.tokens);
+            partial::save(dir, what, &sums, &added(&mut workers))?;
+            let kept =
+                format!("{} tokens are kept; the same command continues from them", sums.tokens);
             return Err(Error::Interrupted { kept });
         }
         if saved.elapsed() > SAVE_EVERY {
-            partial::save(dir, what, &state, &gathered(&mut lanes))?;
+            partial::save(dir, what, &sums, &added(&mut workers))?;
             saved = Instant::now();
         }
     }
-    if state.tokens == 0 {
-        return Err(nothing(what, &state));
+    if sums.tokens == 0 {
+        return Err(no_tokens(what, &sums));
     }
-    let (f, tokens, origin) = (model.arch.inner, state.tokens, &what.origin);
-    let part = what.share.map(|share| Part { share, of: state.met });
+    let f = model.arch.inner;
+    let part = what.share.map(|share| Part { share, total_tokens: sums.tokens_read });
     let moment = |(&layer, total): (&usize, Cow<[f64]>)| {
         if !total.iter().all(|t| t.is_finite()) {
             return Err(Error::numeric(
@@ -145,35 +134,47 @@ fn collected(
                 "check the checkpoint for NaN weights",
             ));
         }
-        Ok(Moment { part, ..Moment::of(layer, f, tokens, &total, origin) })
+        Ok(Moment { part, ..Moment::of(layer, f, sums.tokens, &total, &what.origin) })
     };
-    what.layers.iter().zip(gathered(&mut lanes)).map(moment).collect()
+    what.layers.iter().zip(added(&mut workers)).map(moment).collect()
 }
 
 /// One device: its model, and what it has added up.
-struct Lane {
+struct Worker {
     model: Model,
     run: Run,
     totals: Vec<Totals>, // one a layer
 }
 
-/// A lane a device; the first goes on from what is there.
-fn lanes(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec<Lane>> {
+/// Each worker's batch, on a thread of its own: one of rayon's pool that waits would be given
+/// another device's pass, while it holds its own.
+fn run_all(workers: &mut [Worker], layers: &[usize], batches: &[Batch]) {
+    thread::scope(|scope| {
+        let passes = workers.iter_mut().zip(batches);
+        let start = passes.map(|(worker, batch)| scope.spawn(move || worker.run(layers, batch)));
+        let threads: Vec<_> = start.collect();
+        threads.into_iter().for_each(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    });
+}
+
+/// A worker a device; the first continues from the totals `from`.
+fn workers(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec<Worker>> {
     let f = model.arch.inner;
-    let lane = |model: Model| {
+    let worker = |model: Model| {
         let zeros = || what.layers.iter().map(|_| vec![0.0; gram::packed_len(f)]).collect();
         let from = if from.is_empty() { zeros() } else { std::mem::take(&mut from) };
         let totals = from.into_iter().map(|total| Totals::new(&model.compute, f, total));
-        Lane { run: Run::new(&model), totals: totals.collect(), model }
+        Worker { run: Run::new(&model), totals: totals.collect(), model }
     };
-    Ok(model.everywhere()?.into_iter().map(lane).collect())
+    Ok(model.everywhere()?.into_iter().map(worker).collect())
 }
 
-impl Lane {
+impl Worker {
     /// Adds a batch's keys.
     fn run(&mut self, layers: &[usize], batch: &Batch) {
-        let Lane { model, run, totals } = self;
-        let (mut x, end) = (model.embed(batch), layers.iter().max().map_or(0, |l| l + 1));
+        let Worker { model, run, totals } = self;
+        let mut x = model.embed(batch);
+        let end = layers.iter().max().map_or(0, |l| l + 1);
         model.forward(batch, 0..end, Past::None, &mut x, run, &mut |site, k| {
             if site.at == At::Key
                 && let Some(i) = layers.iter().position(|&l| l == site.layer)
@@ -184,12 +185,12 @@ impl Lane {
     }
 }
 
-/// The totals of all lanes together, packed, one a layer.
-fn gathered(lanes: &mut [Lane]) -> Vec<Cow<'_, [f64]>> {
-    let mut lanes = lanes.iter_mut().map(|lane| lane.totals.iter_mut().map(Totals::packed));
-    let mut all: Vec<_> = lanes.next().expect("a device").collect();
-    for lane in lanes {
-        for (all, total) in all.iter_mut().zip(lane) {
+/// The totals of all workers added up, packed, one a layer.
+fn added(workers: &mut [Worker]) -> Vec<Cow<'_, [f64]>> {
+    let mut each = workers.iter_mut().map(|worker| worker.totals.iter_mut().map(Totals::packed));
+    let mut all: Vec<_> = each.next().expect("a device").collect();
+    for totals in each {
+        for (all, total) in all.iter_mut().zip(totals) {
             all.to_mut().iter_mut().zip(total.iter()).for_each(|(a, t)| *a += t);
         }
     }
@@ -197,11 +198,11 @@ fn gathered(lanes: &mut [Lane]) -> Vec<Cow<'_, [f64]>> {
 }
 
 /// Why no token was counted.
-fn nothing(what: &Collect, state: &partial::State) -> Error {
+fn no_tokens(what: &Collect, sums: &PartialSums) -> Error {
     match what.share {
-        Some(share) if state.windows > 0 => Error::refused(
-            format!("shard {share} gets none of the text's {} sequences", state.windows),
-            format!("spread over {} shards or fewer", state.windows),
+        Some(share) if sums.windows > 0 => Error::refused(
+            format!("shard {share} gets none of the text's {} sequences", sums.windows),
+            format!("spread over {} shards or fewer", sums.windows),
         ),
         _ => Error::refused(
             "the corpus has no token",
@@ -215,19 +216,19 @@ fn next_batch(
     model: &Model,
     windows: &mut impl Iterator<Item = Result<Vec<u32>>>,
     what: &Collect,
-    state: &mut partial::State,
+    sums: &mut PartialSums,
 ) -> Result<Option<Batch>> {
-    let (mut batch, limit) = (Batch::default(), what.max_tokens);
-    while batch.len() < BATCH && state.met < limit {
+    let mut batch = Batch::default();
+    while batch.len() < BATCH && sums.tokens_read < what.max_tokens {
         let Some(mut ids) = windows.next().transpose()? else { break };
         model.check(&ids)?;
-        ids.truncate((limit - state.met).min(ids.len() as u64) as usize);
-        state.met += ids.len() as u64;
-        if what.share.is_none_or(|share| share.has(state.windows)) {
-            state.tokens += ids.len() as u64;
+        ids.truncate((what.max_tokens - sums.tokens_read).min(ids.len() as u64) as usize);
+        sums.tokens_read += ids.len() as u64;
+        if what.share.is_none_or(|share| share.has(sums.windows)) {
+            sums.tokens += ids.len() as u64;
             batch.push(&ids, 0..0);
         }
-        state.windows += 1;
+        sums.windows += 1;
     }
     Ok((!batch.is_empty()).then_some(batch))
 }

@@ -43,13 +43,13 @@ impl Covariance {
 pub fn matrix(moment: &Moment, ridge: f64) -> Mat<f64> {
     let f = moment.f;
     let add = |i, j| if i == j { ridge } else { 0.0 };
-    // C is symmetric, and columns of the matrix are what lies together.
+    // C is symmetric, and the matrix is stored column by column.
     Mat::from_fn(f, f, |i, j| f64::from(moment.second_moment[j * f + i]) + add(i, j))
 }
 
 /// Tries to solve with a ridge of 0, then with growing ones; with fewer tokens than F, C is
 /// singular by construction and gets a ridge at once. Returns the ridge that was needed; `None`
-/// where none of them will do.
+/// where none is enough.
 ///
 /// # Errors
 ///
@@ -80,7 +80,7 @@ pub fn with_ridge<T>(
     Ok(None)
 }
 
-/// C is none.
+/// C is no second moment.
 pub fn indefinite(layer: usize) -> Error {
     Error::numeric(
         format!("layer {layer}: C is not positive definite even with a ridge"),

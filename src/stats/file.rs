@@ -10,8 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use super::origin::{Origin, Part};
 use super::partial;
 use crate::base::{DType, Error, Result, Share};
 use crate::store::{Shard, write};
@@ -20,26 +19,6 @@ const TENSOR: &str = "second_moment";
 const SHARD: &str = "shard";
 const SHARDS_TOKENS: &str = "shards_tokens";
 const COLLECT: &str = "collect it with `incise stats`";
-
-/// What statistics belong to: a file of another origin is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// Fingerprint of the model (of all but its down projections).
-    pub model: String,
-    /// Hash of the text.
-    pub corpus: String,
-    /// Longest sequence, in tokens; 0 where it is not known.
-    pub context_length: usize,
-}
-
-/// What a shard is a part of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Which of how many.
-    pub share: Share,
-    /// Tokens of all shards together.
-    pub of: u64,
-}
 
 /// A second moment C = E[k kᵀ].
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +33,7 @@ pub struct Moment {
     pub second_moment: Vec<f32>,
     /// What it was made from.
     pub origin: Origin,
-    /// Where it is of one shard of the text alone, and says nothing until it is merged.
+    /// Where it is of one shard of the text alone, and of no use until it is merged.
     pub part: Option<Part>,
 }
 
@@ -72,7 +51,7 @@ impl Moment {
         Moment { layer, f, tokens, second_moment, origin: origin.clone(), part: None }
     }
 
-    /// Where layer l's statistics stand in a folder.
+    /// The file of layer l's statistics in a folder.
     pub fn path(dir: &Path, layer: usize) -> PathBuf {
         dir.join(format!("layer-{layer}.safetensors"))
     }
@@ -92,23 +71,23 @@ impl Moment {
             ("model".to_owned(), model.clone()),
             ("corpus".to_owned(), corpus.clone()),
         ]);
-        if let Some(Part { share, of }) = self.part {
+        if let Some(Part { share, total_tokens }) = self.part {
             metadata.insert(SHARD.to_owned(), share.to_string());
-            metadata.insert(SHARDS_TOKENS.to_owned(), of.to_string());
+            metadata.insert(SHARDS_TOKENS.to_owned(), total_tokens.to_string());
         }
         let shape = vec![self.f, self.f];
-        let item = write::Item { name: TENSOR.to_owned(), dtype: DType::F32.name(), shape };
+        let item = write::Item { name: TENSOR.to_owned(), dtype: DType::F32.into(), shape };
         write::write(&Moment::path(dir, self.layer), &metadata, &[item], &mut |_, out| {
             out.write_all(bytemuck::cast_slice(&self.second_moment))
         })
     }
 
-    /// Refuses a place where statistics of another origin stand, which would be lost.
+    /// Refuses a folder with statistics of another origin, which would be overwritten.
     ///
     /// # Errors
     ///
-    /// Such statistics; a file there that is none.
-    pub fn check_place(
+    /// Such statistics; a file that holds no statistics.
+    pub fn check_overwrite(
         dir: &Path,
         layer: usize,
         origin: &Origin,
@@ -119,21 +98,18 @@ impl Moment {
             return Ok(());
         }
         let Head { origin: there, part, .. } = Head::read(&path, layer)?;
-        let said = |share: Option<Share>| share.map_or("none".to_owned(), |s| s.to_string());
+        let shard = |share: Option<Share>| share.map_or("none".to_owned(), |s| s.to_string());
+        let lengths = [&there, origin].map(|o| o.context_length.to_string());
         let pairs = [
             ("model", &there.model, &origin.model),
             ("corpus", &there.corpus, &origin.corpus),
-            (
-                "context_length",
-                &there.context_length.to_string(),
-                &origin.context_length.to_string(),
-            ),
-            (SHARD, &said(part.map(|part| part.share)), &said(share)),
+            ("context_length", &lengths[0], &lengths[1]),
+            (SHARD, &shard(part.map(|part| part.share)), &shard(share)),
         ];
         let Some((field, old, new)) = pairs.into_iter().find(|(_, old, new)| old != new) else {
             return Ok(());
         };
-        let what = format!("of what stands there is {old}, and of what would replace it {new}");
+        let what = format!("is {old} in the file that is there, and {new} in the new one");
         Err(Error::input(path, field, what, "name another folder with -o, or remove the file"))
     }
 
@@ -185,7 +161,7 @@ impl Moment {
     }
 }
 
-/// What a file says before its matrix.
+/// What precedes the matrix in a file.
 struct Head {
     shard: Arc<Shard>,
     f: usize,
@@ -212,11 +188,11 @@ impl Head {
             corpus: text("corpus")?,
             context_length: number("context_length")? as usize,
         };
-        let piece = |said: &String| {
-            let share = said.parse().map_err(|what| bad(SHARD, what))?;
-            Ok(Part { share, of: number(SHARDS_TOKENS)? })
+        let part = |shard: &String| {
+            let share = shard.parse().map_err(|what| bad(SHARD, what))?;
+            Ok(Part { share, total_tokens: number(SHARDS_TOKENS)? })
         };
-        let part = header.metadata.get(SHARD).map(piece).transpose()?;
+        let part = header.metadata.get(SHARD).map(part).transpose()?;
         if number("layer")? != layer as u64 {
             return Err(bad("layer", format!("is not {layer}")));
         }

@@ -5,7 +5,7 @@
 //! mom2.count   () i4 or i8         how many keys were added
 //! ```
 //!
-//! and others that say nothing needed here. EasyEdit writes the same. Source: the public code's
+//! and others that are not needed here. EasyEdit writes the same. Source: the public code's
 //! `util/runningstats.py`, `SecondMoment` inside a `CombinedStat`.
 
 use std::fs::File;
@@ -15,7 +15,8 @@ use std::path::Path;
 use npyz::NpyFile;
 use zip::ZipArchive;
 
-use super::file::{Moment, Origin};
+use super::file::Moment;
+use super::origin::Origin;
 use crate::base::file::open_file;
 use crate::base::{Error, Result};
 use crate::store::Fingerprint;
@@ -37,7 +38,7 @@ const SKEW: f32 = 2.0 * 15_000.0 / 16_777_216.0;
 ///
 /// # Errors
 ///
-/// No npz, an array that is missing, cut off, of another size or type, no token, values that are
+/// No npz, an array that is missing, truncated, of another size or type, no token, values that are
 /// not finite or cannot be a second moment. File and array are named.
 pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     let mut npz = Npz::open(path)?;
@@ -48,21 +49,23 @@ pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     }
     let mut c = Vec::new();
     npz.each(MATRIX, &[f as u64, f as u64], floats, &mut |sum| c.push((sum / tokens) as f32))?;
-    mend(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
+    symmetrise(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
     let corpus = format!("npz-{}", hash(path)?);
     let origin = Origin { model: model.to_owned(), corpus, context_length: 0 };
     Ok(Moment { layer, f, tokens: tokens as u64, second_moment: c, origin, part: None })
 }
 
-/// Makes (F, F) symmetric, or says why it is no second moment.
-fn mend(c: &mut [f32], f: usize) -> std::result::Result<(), String> {
+/// Makes (F, F) symmetric; an error where it is no second moment.
+fn symmetrise(c: &mut [f32], f: usize) -> std::result::Result<(), String> {
     if let Some(at) = c.iter().position(|x| !x.is_finite()) {
         return Err(format!("entry ({}, {}) is not finite", at / f, at % f));
     }
     let root: Vec<f32> = (0..f).map(|i| c[i * f + i].sqrt()).collect(); // NaN below 0
     for i in 0..f {
         for j in 0..=i {
-            let (low, high, size) = (c[i * f + j], c[j * f + i], root[i] * root[j]);
+            let low = c[i * f + j];
+            let high = c[j * f + i];
+            let size = root[i] * root[j];
             // An entry below 0 on the diagonal has no root.
             if size.is_nan() || (low - high).abs() > SKEW * size {
                 return Err(format!(
@@ -79,7 +82,8 @@ fn mend(c: &mut [f32], f: usize) -> std::result::Result<(), String> {
 /// The hash of a file's bytes.
 fn hash(path: &Path) -> Result<String> {
     let failed = |e| Error::io(path, "read", e);
-    let (mut file, mut hash) = (open_file(path)?, Fingerprint::default());
+    let mut file = open_file(path)?;
+    let mut hash = Fingerprint::default();
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).map_err(failed)? {
@@ -106,13 +110,13 @@ impl Npz<'_> {
         Error::input(self.path, array, what, REMEDY)
     }
 
-    /// Shows every number of an array of that shape and kind, in order.
+    /// Visits every number of an array of that shape and kind, in order.
     fn each(
         &mut self,
         array: &str,
         shape: &[u64],
-        kind: Kind,
-        show: &mut dyn FnMut(f64),
+        kind: NumberKind,
+        visit: &mut dyn FnMut(f64),
     ) -> Result<()> {
         let path = self.path;
         let bad = |what: String| Error::input(path, array, what, REMEDY);
@@ -139,7 +143,7 @@ impl Npz<'_> {
         let (wanted, numbers) = kind(npy);
         let numbers = numbers.ok_or_else(|| bad(format!("is of type {dtype}, not {wanted}")))?;
         for number in numbers {
-            show(number.map_err(broken)?);
+            visit(number.map_err(broken)?);
         }
         // The checksum is compared at the end of the entry.
         match io::copy(&mut entry, &mut io::sink()).map_err(broken)? {
@@ -149,12 +153,12 @@ impl Npz<'_> {
     }
 }
 
-type Entry<'r, 'f> = &'r mut io::Take<zip::read::ZipFile<'f, File>>;
+type ArrayFile<'r, 'f> = &'r mut io::Take<zip::read::ZipFile<'f, File>>;
 type Numbers<'r> = Box<dyn Iterator<Item = io::Result<f64>> + 'r>;
 /// What types a kind of numbers has, and the numbers of an array of one of them.
-type Kind = for<'r, 'f> fn(NpyFile<Entry<'r, 'f>>) -> (&'static str, Option<Numbers<'r>>);
+type NumberKind = for<'r, 'f> fn(NpyFile<ArrayFile<'r, 'f>>) -> (&'static str, Option<Numbers<'r>>);
 
-fn floats<'r>(npy: NpyFile<Entry<'r, '_>>) -> (&'static str, Option<Numbers<'r>>) {
+fn floats<'r>(npy: NpyFile<ArrayFile<'r, '_>>) -> (&'static str, Option<Numbers<'r>>) {
     let numbers: Option<Numbers> = match npy.try_data::<f32>() {
         Ok(all) => Some(Box::new(all.map(|x| x.map(f64::from)))),
         Err(npy) => npy.try_data::<f64>().ok().map(|all| Box::new(all) as Numbers),
@@ -162,7 +166,7 @@ fn floats<'r>(npy: NpyFile<Entry<'r, '_>>) -> (&'static str, Option<Numbers<'r>>
     ("f4 or f8", numbers)
 }
 
-fn whole<'r>(npy: NpyFile<Entry<'r, '_>>) -> (&'static str, Option<Numbers<'r>>) {
+fn whole<'r>(npy: NpyFile<ArrayFile<'r, '_>>) -> (&'static str, Option<Numbers<'r>>) {
     let numbers: Option<Numbers> = match npy.try_data::<i32>() {
         Ok(all) => Some(Box::new(all.map(|x| x.map(f64::from)))),
         Err(npy) => {

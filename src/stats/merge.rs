@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::file::{Moment, Part};
+use super::file::Moment;
+use super::origin::Part;
 use crate::base::{Error, Result, Share};
 
 const REMEDY: &str = "merge statistics of one model, each of a text or a shard of its own";
@@ -46,7 +47,8 @@ pub fn layers(dirs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<&Path>>> {
 /// As [`Moment::open`]; moments of different models, sizes or context lengths, or of the same text;
 /// shards that are not each of those of one run, once.
 pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
-    let (mut all, mut texts): (Option<(Moment, Vec<f64>)>, Texts) = (None, Texts::default());
+    let mut all: Option<(Moment, Vec<f64>)> = None;
+    let mut texts = Texts::default();
     for dir in dirs {
         let next = Moment::open(dir, layer)?;
         let bad = |field: &str, what: String| {
@@ -91,12 +93,12 @@ pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
     Ok(merged)
 }
 
-/// The texts that were met, and of each that comes in shards, which of them with how many tokens.
+/// The texts so far, and of each that comes in shards, which of them with how many tokens.
 #[derive(Default)]
 struct Texts(BTreeMap<String, Vec<(Part, u64)>>);
 
 impl Texts {
-    /// Adds what a moment is of; else says the field that does not fit, and why.
+    /// Adds what a moment is of; else the field that does not fit, and why.
     fn add(&mut self, next: &Moment) -> std::result::Result<(), (&'static str, String)> {
         for text in next.origin.corpus.split('+') {
             let shard = next.part.map(|part| (part, next.tokens));
@@ -107,12 +109,13 @@ impl Texts {
             let (Some((part, _)), Some((one, _))) = (shard, shards.first()) else {
                 return Err(("corpus", format!("the text {text} would count twice")));
             };
-            let Part { share, of } = part;
+            let Part { share, total_tokens } = part;
             if share.n != one.share.n {
                 return Err(("shard", format!("is {share}, and {} before", one.share)));
             }
-            if of != one.of {
-                return Err(("shards_tokens", format!("is {of}, and {} before", one.of)));
+            if total_tokens != one.total_tokens {
+                let what = format!("is {total_tokens}, and {} before", one.total_tokens);
+                return Err(("shards_tokens", what));
             }
             if shards.iter().any(|(one, _)| one.share == share) {
                 return Err(("shard", format!("{share} of the text {text} would count twice")));
@@ -125,19 +128,20 @@ impl Texts {
     /// The name of all texts, each of them whole.
     fn whole(self, layer: usize) -> Result<String> {
         for (text, shards) in &self.0 {
-            let Some((Part { share: Share { n, .. }, of }, _)) = shards.first() else { continue };
-            let met = |i: &u64| shards.iter().any(|(part, _)| part.share.i == *i);
-            if let Some(i) = (0..*n).find(|i| !met(i)) {
+            let Some((part, _)) = shards.first() else { continue };
+            let Part { share: Share { n, .. }, total_tokens } = *part;
+            let is_there = |i: &u64| shards.iter().any(|(part, _)| part.share.i == *i);
+            if let Some(i) = (0..n).find(|i| !is_there(i)) {
                 let what = format!("layer {layer}: shard {i}/{n} of the text {text} is missing");
                 let remedy = format!("name its folder too, or collect it with --shard {i}/{n}");
                 return Err(Error::refused(what, remedy));
             }
             let sum: u128 = shards.iter().map(|(_, tokens)| u128::from(*tokens)).sum();
-            if sum != u128::from(*of) {
+            if sum != u128::from(total_tokens) {
                 let what =
                     format!("layer {layer}: the shards of the text {text} have {sum} tokens");
                 let remedy = "collect all of them again with one choice of --max-tokens";
-                return Err(Error::refused(format!("{what}, not {of}"), remedy));
+                return Err(Error::refused(format!("{what}, not {total_tokens}"), remedy));
             }
         }
         Ok(self.0.into_keys().collect::<Vec<_>>().join("+"))

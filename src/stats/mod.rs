@@ -5,8 +5,10 @@ pub mod covariance;
 pub mod file;
 pub mod import;
 pub mod merge;
+pub mod origin;
 pub mod partial;
 
-pub use collect::{Collect, collect};
+pub use collect::collect;
 pub use covariance::Covariance;
 pub use file::Moment;
+pub use origin::{Collect, Origin, Part};

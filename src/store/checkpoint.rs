@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::disk::Os;
-use super::folder;
 use super::header::Entry;
 use super::journal;
 use super::shard::{Bytes, Shard};
+use super::write::is_name;
 use crate::base::file::read_file;
 use crate::base::{DType, Error, Result};
 
@@ -42,18 +42,19 @@ pub struct StoredTensor {
 }
 
 impl Checkpoint {
-    /// Opens the folder. A change that was cut off (a killed process, a power failure) is undone
-    /// first, as [`journal`] describes.
+    /// Opens the folder. A change that was interrupted (a killed process, a power failure) is
+    /// rolled back first, as [`journal`] describes.
     ///
     /// # Errors
     ///
-    /// A folder that is none or holds another format, with the command that mends it; a broken
-    /// file, naming file and field; a change being written by another process right now.
+    /// No folder, or one of another format, with the command that converts it; a broken file,
+    /// naming file and field; a change being written by another process right now.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
         is_folder(dir)?;
         let config = read_config(dir)?;
-        let _reading = journal::settle(&Os, dir)?; // no writer starts while we map
-        let (mut shards, mut tensors) = (Vec::new(), BTreeMap::new());
+        let _reading = journal::recover(&Os, dir)?; // no writer starts while we map
+        let mut shards = Vec::new();
+        let mut tensors = BTreeMap::new();
         if dir.join(WHOLE).exists() {
             let shard = Shard::open(&dir.join(WHOLE))?;
             tensors.extend(shard.header().tensors.keys().map(|name| (name.clone(), 0)));
@@ -85,12 +86,12 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Name, file and place of every tensor, sorted by name.
+    /// Name, file and header entry of every tensor, sorted by name.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Arc<Shard>, &Entry)> {
         self.names().filter_map(|name| self.entry(name).map(|(shard, entry)| (name, shard, entry)))
     }
 
-    /// File and place of a tensor.
+    /// File and header entry of a tensor.
     pub fn entry(&self, name: &str) -> Option<(&Arc<Shard>, &Entry)> {
         let shard = &self.shards[*self.tensors.get(name)?];
         Some((shard, shard.header().tensors.get(name)?))
@@ -109,8 +110,12 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<Option<StoredTensor>> {
         let Some((shard, entry)) = self.entry(name) else { return Ok(None) };
         let dtype = float(shard, name, entry)?;
-        let (name, shape) = (name.to_owned(), entry.shape.clone());
-        Ok(Some(StoredTensor { name, dtype, shape, bytes: shard.bytes(&entry.range) }))
+        Ok(Some(StoredTensor {
+            name: name.to_owned(),
+            dtype,
+            shape: entry.shape.clone(),
+            bytes: shard.bytes(&entry.range),
+        }))
     }
 }
 
@@ -129,12 +134,11 @@ fn is_folder(dir: &Path) -> Result<()> {
     let shown = dir.display().to_string();
     let field = "model";
     if dir.is_file() {
-        return Err(match dir.extension().is_some_and(|e| e == "gguf") {
-            true => gguf(dir.parent().unwrap_or(dir), dir),
-            false => {
-                Error::input(dir, field, "is a file", "name the folder that holds config.json")
-            }
-        });
+        if dir.extension().is_some_and(|e| e == "gguf") {
+            return Err(gguf(dir.parent().unwrap_or(dir), dir));
+        }
+        let remedy = "name the folder that holds config.json";
+        return Err(Error::input(dir, field, "is a file", remedy));
     }
     let word = |s: &str| {
         !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
@@ -235,8 +239,8 @@ fn read_index(dir: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let mut files = BTreeMap::<String, Vec<String>>::new();
     for (name, file) in map {
         let file = file.as_str().ok_or_else(|| wrong(name, "its file is no string"))?;
-        if !folder::is_name(file) {
-            return Err(wrong(name, "its file lies outside the folder"));
+        if !is_name(file) {
+            return Err(wrong(name, "its file is outside the folder"));
         }
         files.entry(file.to_owned()).or_default().push(name.clone());
     }
@@ -253,7 +257,7 @@ fn open_part(dir: &Path, file: &str, names: &[String]) -> Result<Arc<Shard>> {
     match names.iter().find(|name| !shard.header().tensors.contains_key(*name)) {
         None => Ok(shard),
         Some(name) => {
-            let what = format!("{INDEX} says it holds this tensor, and it does not");
+            let what = format!("{INDEX} lists this tensor in it, and it is not there");
             Err(Error::input(path, name, what, "fetch the file and the index again"))
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result};
 
-/// What is done to files. Paths name what an operation is about; [`Os`] does what it says.
+/// Operations on files. The path is the file's, for errors and for tests; [`Os`] performs them.
 pub trait Disk: Sync {
     /// Makes a folder.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
@@ -58,7 +58,7 @@ impl Disk for Os {
     }
 }
 
-/// An open file that remembers its path and the disk it is on, and says both in its errors.
+/// An open file that knows its path, for errors, and the disk it is on.
 pub struct Handle<'a> {
     disk: &'a dyn Disk,
     path: PathBuf,
@@ -107,19 +107,19 @@ impl<'a> Handle<'a> {
         self.disk.sync(&self.path, &self.file).map_err(|e| Error::io(&self.path, "sync", e))
     }
 
-    /// A stream of writes from the file's first byte on.
-    pub fn stream(&self) -> Stream<'_> {
-        Stream { handle: self, at: 0 }
+    /// Writes one after another, from the file's first byte on.
+    pub fn writer(&self) -> HandleWriter<'_> {
+        HandleWriter { handle: self, at: 0 }
     }
 }
 
-/// Writes one after another. See [`Handle::stream`].
-pub struct Stream<'a> {
+/// Writes one after another. See [`Handle::writer`].
+pub struct HandleWriter<'a> {
     handle: &'a Handle<'a>,
     at: u64,
 }
 
-impl Write for Stream<'_> {
+impl Write for HandleWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Handle { disk, path, file } = self.handle;
         disk.write(path, file, bytes, self.at)?;

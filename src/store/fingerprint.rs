@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::{Bytes, Checkpoint};
 use crate::base::Result;
 
-/// Keys of `config.json` that say who wrote it and nothing of the computation.
-const IDLE: [&str; 2] = ["_name_or_path", "transformers_version"];
+/// Keys of `config.json` that do not change the computation.
+const IGNORED: [&str; 2] = ["_name_or_path", "transformers_version"];
 
 /// Bytes of a tensor that enter the fingerprint of a model.
 const SAMPLE: usize = 64 << 10;
@@ -101,12 +101,12 @@ fn sample(len: usize) -> [Range<usize>; 3] {
     }
 }
 
-/// The value as JSON with sorted keys and no space, without the idle ones.
+/// The value as JSON with sorted keys and no space, without those that are ignored.
 fn canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(fields) => {
             let mut fields: Vec<_> =
-                fields.iter().filter(|(key, _)| !IDLE.contains(&key.as_str())).collect();
+                fields.iter().filter(|(key, _)| !IGNORED.contains(&key.as_str())).collect();
             fields.sort_by_key(|(key, _)| key.as_str());
             out.push('{');
             for (key, value) in fields {

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::journal;
+use super::history;
 use super::write::sync_dir;
 use crate::base::{Error, Progress, Result};
 
@@ -12,8 +12,8 @@ use crate::base::{Error, Progress, Result};
 ///
 /// # Errors
 ///
-/// A file, or a folder that is not empty, of that name; what `fill` says; what the system refuses.
-/// Nothing is left behind then.
+/// A file, or a folder that is not empty, of that name; what `fill` returns; what the system
+/// refuses. Nothing is left behind then.
 pub fn build<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let free = !out.exists() || fs::read_dir(out).is_ok_and(|mut files| files.next().is_none());
     if !free {
@@ -42,14 +42,14 @@ pub fn build<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> 
 ///
 /// # Errors
 ///
-/// `to` lies inside `from`; what the system refuses; a wish to stop, heard between two files.
+/// `to` lies inside `from`; what the system refuses; a cancellation, seen between two files.
 pub fn copy(from: &Path, to: &Path, progress: &dyn Progress) -> Result<()> {
     let whole = |p: &Path| fs::canonicalize(p).map_err(|e| Error::io(p, "find", e));
     if whole(to)?.starts_with(whole(from)?) {
-        let what = format!("a copy of {} cannot lie inside it", from.display());
+        let what = format!("a copy of {} cannot be inside it", from.display());
         return Err(Error::refused(what, "name a folder elsewhere"));
     }
-    copy_files(from, to, &|name| name == journal::FOLDER, progress)
+    copy_files(from, to, &|name| name == history::FOLDER, progress)
 }
 
 fn copy_files(
@@ -61,7 +61,8 @@ fn copy_files(
     let listed = fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
     for file in listed {
         let file = file.map_err(|e| Error::io(from, "list", e))?;
-        let (path, copy) = (file.path(), to.join(file.file_name()));
+        let path = file.path();
+        let copy = to.join(file.file_name());
         if skip(&file.file_name().to_string_lossy()) {
             continue;
         }
@@ -80,11 +81,6 @@ fn copy_files(
         }
     }
     Ok(())
-}
-
-/// Whether this names a file directly in a folder, and nothing outside it.
-pub fn is_name(file: &str) -> bool {
-    Path::new(file).file_name().is_some_and(|last| last == file)
 }
 
 /// Opens a file of a copy for writing, whether or not its original may be written.

@@ -1,4 +1,4 @@
-//! The header of a safetensors file, read and refused.
+//! The header of a safetensors file: read, validated, refused.
 //!
 //! # The format
 //!
@@ -9,31 +9,38 @@
 //! ```
 //!
 //! The header is one object. The key `__metadata__`, which may be absent, maps strings to strings.
-//! Every other key names a tensor: `dtype` (a name of [`bits`]), `shape` (the empty one is a
+//! Every other key names a tensor: `dtype` (a name of [`Dtype`]), `shape` (the empty one is a
 //! scalar) and `data_offsets` [begin, end) counted from the first byte of `data`. The tensors cover
-//! `data` exactly, without holes and without sharing a byte, and a key occurs once: so a file means
-//! one thing to every reader, and no byte travels unseen.
+//! `data` exactly, without gaps and without sharing a byte, and a key occurs once: so a file means
+//! one thing to every reader, and no byte goes unseen.
 //!
-//! An element type nobody here has heard of is not refused, because a checkpoint may hold buffers
-//! we never touch; its size cannot be checked then, and using the tensor is the error.
+//! The format's own library describes a tensor ([`TensorInfo`]) and has the last word on all of
+//! them together ([`Metadata`]). The checks before it are ours: they name the tensor, and refuse
+//! what the library lets pass, as a key that occurs twice.
+//!
+//! An element type that the library does not know is not refused, because a checkpoint may hold
+//! buffers we never touch; its size cannot be checked then, and using the tensor is the error.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::marker::PhantomData;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::base::{Error, Result};
+use crate::base::json::UniqueKeys;
+use crate::base::{DType, Error, Result};
 
 /// The longest header a reader accepts, in bytes.
-pub const LONGEST: u64 = 100_000_000;
+pub const MAX_LEN: u64 = 100_000_000;
+
+/// The key that names no tensor.
+pub const METADATA: &str = "__metadata__";
 
 const DAMAGED: &str = "the file is damaged or no safetensors file: fetch or write it again";
 
-/// What a safetensors file says before its data.
+/// What precedes the data of a safetensors file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// `__metadata__`.
@@ -47,7 +54,7 @@ pub struct Header {
 /// One tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The element type's name in the format.
+    /// The element type's name in the file.
     pub dtype: String,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
@@ -55,25 +62,20 @@ pub struct Entry {
     pub range: Range<u64>,
 }
 
-/// Bits of one element of a type the format knows.
-pub fn bits(dtype: &str) -> Option<u64> {
-    Some(match dtype {
-        "F4" => 4,
-        "F6_E2M3" | "F6_E3M2" => 6,
-        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E5M2FNUZ"
-        | "F8_E4M3FNUZ" => 8,
-        "U16" | "I16" | "F16" | "BF16" => 16,
-        "U32" | "I32" | "F32" => 32,
-        "U64" | "I64" | "F64" | "C64" => 64,
-        _ => return None,
-    })
+impl From<DType> for Dtype {
+    fn from(dtype: DType) -> Dtype {
+        match dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+        }
+    }
 }
 
-/// Bytes of a tensor: `None` where the type is unknown, the size overflows or is no whole byte.
-pub fn size(dtype: &str, shape: &[usize]) -> Option<u64> {
-    let sides = shape.iter().map(|&s| s as u64);
-    let all = sides.into_iter().try_fold(bits(dtype)?, u64::checked_mul)?;
-    (all % 8 == 0).then_some(all / 8)
+/// Bytes of a tensor: `None` where the size overflows or is no whole byte.
+pub fn size(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    let bits = shape.iter().copied().try_fold(dtype.bitsize(), usize::checked_mul)?;
+    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 impl Header {
@@ -88,8 +90,8 @@ impl Header {
             return Err(wrong("length", format!("the file has {} bytes, not 8", file.len())));
         };
         let n = u64::from_le_bytes(*word);
-        if n > LONGEST {
-            return Err(wrong("length", format!("a header of {n} bytes is over {LONGEST}")));
+        if n > MAX_LEN {
+            return Err(wrong("length", format!("a header of {n} bytes is over {MAX_LEN}")));
         }
         if n > rest.len() as u64 {
             let what = format!("a header of {n} bytes, but {} follow", rest.len());
@@ -99,46 +101,31 @@ impl Header {
         if json.first() != Some(&b'{') {
             return Err(wrong("header", "does not begin with '{'".into()));
         }
-        let Pairs(keys): Pairs<Pairs<Value>> =
-            serde_json::from_slice(json).map_err(|e| wrong("header", e.to_string()))?;
+        let json = serde_json::from_slice(json).map_err(|e| wrong("header", e.to_string()))?;
+        let UniqueKeys(Value::Object(fields)) = json else {
+            return Err(wrong("header", "is no object".into()));
+        };
         let mut header = Header { len: 8 + n, ..Header::default() };
-        for (name, Pairs(fields)) in keys {
-            if name == "__metadata__" {
-                header.metadata = metadata(fields).map_err(|e| wrong(&name, e))?;
-            } else {
-                let entry = entry(fields, header.len, data.len() as u64);
-                header.tensors.insert(name.clone(), entry.map_err(|e| wrong(&name, e))?);
+        let mut tensors = Vec::new();
+        for (name, value) in fields {
+            if name == METADATA {
+                header.metadata = metadata(value).map_err(|e| wrong(&name, e))?;
+                continue;
             }
+            let read = tensor(value, header.len, data.len());
+            let (entry, info) = read.map_err(|e| wrong(&name, e))?;
+            header.tensors.insert(name.clone(), entry);
+            tensors.push((name, info));
         }
-        header.covers(8 + n + data.len() as u64).map_err(|(name, e)| wrong(name, e))?;
+        tensors.sort_by_key(|(_, info)| info.data_offsets);
+        end_to_end(&tensors, data.len()).map_err(|(name, e)| wrong(name, e))?;
+        Metadata::new(None, tensors).map_err(|e| wrong("header", e.to_string()))?;
         Ok(header)
-    }
-
-    /// The tensors lie end to end from the header to the end of the file.
-    fn covers(&self, end: u64) -> std::result::Result<(), (&str, String)> {
-        let mut order: Vec<_> = self.tensors.iter().collect();
-        order.sort_by_key(|(_, t)| (t.range.start, t.range.end));
-        let (mut at, mut last) = (self.len, "data");
-        for (name, t) in order {
-            if t.range.start < at {
-                return Err((name, format!("shares bytes with {last}")));
-            }
-            if t.range.start > at {
-                let hole = t.range.start - at;
-                return Err((name, format!("{hole} bytes before it belong to no tensor")));
-            }
-            (at, last) = (t.range.end, name);
-        }
-        match end - at {
-            0 => Ok(()),
-            more => Err((last, format!("{more} bytes after it belong to no tensor"))),
-        }
     }
 }
 
-type Fields = Vec<(String, Value)>;
-
-fn metadata(fields: Fields) -> std::result::Result<BTreeMap<String, String>, String> {
+fn metadata(value: Value) -> std::result::Result<BTreeMap<String, String>, String> {
+    let Value::Object(fields) = value else { return Err("is no object".into()) };
     let strings = fields.into_iter().map(|(key, value)| match value {
         Value::String(text) => Ok((key, text)),
         _ => Err(format!("{key} is not a string")),
@@ -146,56 +133,55 @@ fn metadata(fields: Fields) -> std::result::Result<BTreeMap<String, String>, Str
     strings.collect()
 }
 
-fn entry(fields: Fields, first: u64, data: u64) -> std::result::Result<Entry, String> {
-    let fields = Value::Object(fields.into_iter().collect());
-    let t: RawEntry = serde_json::from_value(fields).map_err(|e| e.to_string())?;
-    let (begin, end) = t.data_offsets;
+/// One tensor of a file whose data begin at byte `first`, and how the library describes it. One of
+/// a type that it does not know is so many bytes to it.
+fn tensor(
+    mut value: Value,
+    first: u64,
+    data: usize,
+) -> std::result::Result<(Entry, TensorInfo), String> {
+    let dtype = value.get("dtype").and_then(Value::as_str);
+    let dtype = dtype.ok_or("missing field `dtype`, a string")?.to_owned();
+    let is_known = Dtype::deserialize(&value["dtype"]).is_ok();
+    if !is_known {
+        value["dtype"] = "U8".into();
+    }
+    let mut info: TensorInfo = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let shape = info.shape.clone();
+    let (begin, end) = info.data_offsets;
     if begin > end || end > data {
         return Err(format!("data_offsets [{begin}, {end}) lie outside the {data} data bytes"));
     }
-    if bits(&t.dtype).is_some() && size(&t.dtype, &t.shape) != Some(end - begin) {
-        let (dtype, shape, have) = (&t.dtype, &t.shape, end - begin);
-        return Err(format!("{have} bytes do not hold {dtype} of the shape {shape:?}"));
+    let bytes = end - begin;
+    if !is_known {
+        info.shape = vec![bytes];
+    } else if size(info.dtype, &shape) != Some(bytes) {
+        return Err(format!("{bytes} bytes do not hold {dtype} of the shape {shape:?}"));
     }
-    Ok(Entry { dtype: t.dtype, shape: t.shape, range: first + begin..first + end })
+    Ok((Entry { dtype, shape, range: first + begin as u64..first + end as u64 }, info))
 }
 
-#[derive(serde::Deserialize)]
-struct RawEntry {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
-}
-
-/// An object as it stands in the file. The library's own maps keep the last of two equal keys.
-struct Pairs<V>(Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        struct Visit<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Visit<V> {
-            type Value = Pairs<V>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Pairs<V>, A::Error> {
-                let (mut pairs, mut seen) = (Vec::new(), BTreeSet::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    if !seen.insert(key.clone()) {
-                        return Err(A::Error::custom(format!("{key} is named twice")));
-                    }
-                    let value = map.next_value();
-                    let value = value.map_err(|e| A::Error::custom(format!("{key}: {e}")))?;
-                    pairs.push((key, value));
-                }
-                Ok(Pairs(pairs))
-            }
+/// The tensors, in the order of their bytes, lie end to end from the first byte of the data to the
+/// last.
+fn end_to_end(
+    tensors: &[(String, TensorInfo)],
+    data: usize,
+) -> std::result::Result<(), (&str, String)> {
+    let mut next = 0;
+    let mut last = "data";
+    for (name, info) in tensors {
+        let (begin, end) = info.data_offsets;
+        if begin < next {
+            return Err((name, format!("shares bytes with {last}")));
         }
-        d.deserialize_map(Visit(PhantomData))
+        if begin > next {
+            return Err((name, format!("{} bytes before it belong to no tensor", begin - next)));
+        }
+        next = end;
+        last = name;
+    }
+    match data - next {
+        0 => Ok(()),
+        more => Err((last, format!("{more} bytes after it belong to no tensor"))),
     }
 }

@@ -14,22 +14,38 @@
 //! # What happens when
 //!
 //! ```text
-//! apply    1  write the patch and, as N.partial, every old byte; sync both files
-//!          2  rename to N.journal; sync the folder
-//!          3  write the new bytes; sync the model's files
-//!          4  mark COMMIT; sync
-//! undo     1  mark UNDOING; sync
-//!          2  write the old bytes; sync the model's files
-//!          3  remove N.journal; sync the folder; remove the patch
-//! open     newest first, for each record without COMMIT or with UNDOING: undo, from step 2
+//! apply     1  write the patch and, as N.partial, every old byte; sync both files
+//!           2  rename to N.journal; sync the folder
+//!           3  write the new bytes; sync the model's files
+//!           4  mark COMMIT; sync
+//! undo      1  mark UNDOING; sync
+//!           2  roll back
+//! rollback  1  write the old bytes; sync the model's files
+//!           2  remove N.journal; sync the folder
+//! recover   newest first, roll back each record without COMMIT or with UNDOING; then remove what
+//!           belongs to no record: patches, N.partial
 //! ```
 //!
-//! A model's file is written only while a complete record of its old bytes lies in the synced
-//! folder, and it is whole, old or new, whenever no record says otherwise. A file's length never
-//! changes. Undo puts bytes back, not sums: low-rank factors cannot return what rounding took.
+//! Opening a checkpoint recovers it. `record.rs` draws the states of a record.
 //!
-//! Before step 1 of either, everything that could refuse is asked: links that share the bytes with
-//! others, files nobody may write, and, for undo, bytes that are no longer those the change wrote.
+//! # Invariants
+//!
+//! * **J1**: A byte of the model is overwritten only while a complete record of its old value, and
+//!   the patch, lie in the synced folder.
+//! * **J2**: After recovery each tensor is all old or all new, as the log says. Without a record in
+//!   progress the model's files are whole.
+//! * **J3**: What was reported as done is done, through a kill and a power cut. What was reported
+//!   as failed has not happened, if the disk let it be put back.
+//! * **J4**: Recovery may be interrupted anywhere and starts again. It needs no free space.
+//! * **J5**: Undo puts bytes back, not sums: low-rank factors cannot return what rounding took. The
+//!   length of a file and its header never change.
+//! * **J6**: What could refuse is asked before the first byte is written: links that share the
+//!   bytes with others, files nobody may write, and, for undo, bytes that are no longer those the
+//!   change wrote.
+//! * **J7**: A record, wherever it comes from, makes us write to files of its own folder only,
+//!   behind their headers, and no byte twice.
+//!
+//! `tests/store/crash.rs` and its neighbours hold these by name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,137 +56,42 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disk::{Disk, Handle, Os};
 use super::header;
+use super::history::{History, files, folder, patch_path, read, record_path};
 use super::lock::Lock;
 use super::patch::Patch;
-use super::record::{Entry, Head, Known, Place, REMEDY, Record, State, checksum};
+use super::record::{
+    FileIdentity, FileRange, Head, LogEntry, REMEDY, Record, RecordState, checksum,
+};
 use crate::base::{Error, Result};
-
-/// The journal's folder in a checkpoint.
-pub const FOLDER: &str = ".incise";
-
-/// The changes a checkpoint has seen, oldest first.
-#[derive(Clone, Debug)]
-pub struct History {
-    dir: PathBuf,
-    records: Vec<Record>,
-}
-
-impl History {
-    /// Reads what is there; nothing where nothing was changed.
-    ///
-    /// # Errors
-    ///
-    /// A folder of another's journal; a damaged record.
-    pub fn read(dir: &Path) -> Result<History> {
-        let mut records = Vec::new();
-        for path in files(&folder(dir)?)? {
-            if path.extension().is_some_and(|e| e == "journal") {
-                records.push(Record::read(&path)?);
-            }
-        }
-        records.sort_by_key(|r| r.head().entry.number);
-        Ok(History { dir: dir.to_path_buf(), records })
-    }
-
-    /// For the log.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.records.iter().map(|r| &r.head().entry)
-    }
-
-    /// The patch of change `number`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Patch::read`].
-    pub fn patch(&self, number: u32) -> Result<Patch> {
-        Patch::read(&patch_path(&self.dir.join(FOLDER), number))
-    }
-
-    /// The bytes of a place before any change: those of the oldest record that overwrote them, else
-    /// those in the file.
-    ///
-    /// # Errors
-    ///
-    /// A damaged record; one that overwrote a part of the place only, which none of ours does.
-    pub fn original(&self, place: &Place) -> Result<Vec<u8>> {
-        for record in &self.records {
-            let (bytes, found) = before(record, place)?;
-            if found == place.len {
-                return Ok(bytes);
-            }
-            if found > 0 {
-                let what = format!("{found} of {} bytes of {} are in it", place.len, place.file);
-                let remedy = "undo this change first";
-                return Err(Error::input(record.path(), "places", what, remedy));
-            }
-        }
-        self.current(place)
-    }
-
-    /// The bytes of a place as they are.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read.
-    pub fn current(&self, place: &Place) -> Result<Vec<u8>> {
-        read(&Handle::open(&Os, &self.dir.join(&place.file), false)?, place)
-    }
-}
-
-fn read(file: &Handle, place: &Place) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; place.len as usize];
-    file.read(&mut bytes, place.offset)?;
-    Ok(bytes)
-}
-
-/// What `record` overwrote of a place, and how many of its bytes that is.
-fn before(record: &Record, place: &Place) -> Result<(Vec<u8>, u64)> {
-    let (mut bytes, mut found) = (Vec::new(), 0);
-    for (i, p) in record.head().places.iter().enumerate() {
-        let (from, to) = (p.offset.max(place.offset), p.range().end.min(place.range().end));
-        if p.file != place.file || from >= to {
-            continue;
-        }
-        let old = record.old(i)?;
-        if p == place {
-            return Ok((old, place.len));
-        }
-        bytes.resize(place.len as usize, 0);
-        let part = &old[(from - p.offset) as usize..(to - p.offset) as usize];
-        bytes[(from - place.offset) as usize..][..part.len()].copy_from_slice(part);
-        found += to - from;
-    }
-    Ok((bytes, found))
-}
 
 /// The changes a checkpoint has seen.
 ///
 /// # Errors
 ///
 /// A change being written right now; a damaged record.
-pub fn log(dir: &Path) -> Result<Vec<Entry>> {
-    let _reading = settle(&Os, dir)?;
+pub fn log(dir: &Path) -> Result<Vec<LogEntry>> {
+    let _reading = recover(&Os, dir)?;
     Ok(History::read(dir)?.entries().cloned().collect())
 }
 
-/// Undoes a change that was cut off, if there is one, and keeps writers away while the result is
+/// Rolls back an interrupted change, if there is one, and keeps writers away while the result is
 /// held.
 ///
 /// # Errors
 ///
-/// A change being written right now; one that was cut off in a folder that cannot be written.
-pub fn settle(disk: &dyn Disk, dir: &Path) -> Result<Option<Lock>> {
+/// A change being written right now; an interrupted one in a folder that cannot be written.
+pub fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Lock>> {
     let folder = folder(dir)?;
     let lock = Lock::shared(&folder)?;
     let history = History::read(dir)?;
-    if history.records.iter().all(|r| r.state() == State::Committed) {
+    if history.records.iter().all(|r| r.state() == RecordState::Committed) {
         return Ok(lock);
     }
     drop(lock);
     Journal::open(disk, dir).map_err(|e| {
         let why = std::error::Error::source(&e).map_or(String::new(), |s| format!(" ({s})"));
-        let what = format!("a change was cut off and cannot be undone now: {e}{why}");
-        Error::input(&folder, "journal", what, "mend that and open the model again")
+        let what = format!("an interrupted change cannot be rolled back now: {e}{why}");
+        Error::input(&folder, "journal", what, "fix that and open the model again")
     })?;
     Lock::shared(&folder)
 }
@@ -180,22 +101,26 @@ pub fn settle(disk: &dyn Disk, dir: &Path) -> Result<Option<Lock>> {
 /// # Errors
 ///
 /// Nothing to undo; and what [`Journal::undo`] refuses.
-pub fn undo(disk: &dyn Disk, dir: &Path, keep: Option<usize>) -> Result<Vec<Entry>> {
-    let nothing = |what: String| Error::refused(what, "`incise log` lists the changes");
+pub fn undo(disk: &dyn Disk, dir: &Path, keep: Option<usize>) -> Result<Vec<LogEntry>> {
     if log(dir)?.is_empty() {
-        return Err(nothing("no change is applied here".into()));
+        return Err(nothing_to_undo());
     }
     let mut journal = Journal::open(disk, dir)?;
     let there = journal.history.records.len();
     let keep = keep.unwrap_or(there.saturating_sub(1));
     if keep >= there {
-        return Err(nothing(format!("{there} changes are applied, and {keep} are to be kept")));
+        let what = format!("{there} changes are applied, and {keep} are to be kept");
+        return Err(Error::refused(what, "keep fewer"));
     }
     (keep..there).map(|_| journal.undo()).collect()
 }
 
+fn nothing_to_undo() -> Error {
+    Error::refused("no change is applied here", "name the folder of a model that was changed")
+}
+
 /// The right to change a checkpoint. One exists at a time, and while it does nobody opens the
-/// checkpoint; a change that was cut off is undone before it is handed out.
+/// checkpoint; an interrupted change is rolled back before it is handed out.
 pub struct Journal<'a> {
     disk: &'a dyn Disk,
     folder: PathBuf,
@@ -206,11 +131,11 @@ pub struct Journal<'a> {
 /// The files of a change, open for writing, by name.
 type Files<'a> = BTreeMap<String, Handle<'a>>;
 
-/// Makes the new bytes of place i from its original ones.
-pub type Fill<'a> = dyn FnMut(usize, &[u8]) -> Result<Vec<u8>> + 'a;
+/// Makes the new bytes of range i from its original ones.
+pub type NewBytes<'a> = dyn FnMut(usize, &[u8]) -> Result<Vec<u8>> + 'a;
 
 impl<'a> Journal<'a> {
-    /// Takes the lock and undoes what was cut off.
+    /// Takes the lock and recovers.
     pub fn open(disk: &'a dyn Disk, dir: &Path) -> Result<Journal<'a>> {
         let folder = folder(dir)?;
         if !folder.exists() {
@@ -220,7 +145,7 @@ impl<'a> Journal<'a> {
         let lock = Lock::exclusive(&folder)?;
         let history = History { dir: dir.to_path_buf(), records: Vec::new() };
         let mut journal = Journal { disk, folder, history, _lock: lock };
-        journal.recover(None)?;
+        journal.recover()?;
         Ok(journal)
     }
 
@@ -229,23 +154,28 @@ impl<'a> Journal<'a> {
         &self.history
     }
 
-    /// Applies a change: `fill` makes the new bytes of place i from its original ones (those of
-    /// [`History::original`]). Places are whole tensors, in pieces that fit in memory.
+    /// Applies a change: `new_bytes` makes the new bytes of range i from its original ones (those
+    /// of [`History::original`]). Ranges are whole tensors, in pieces that fit in memory.
     ///
     /// # Errors
     ///
-    /// Whatever went wrong; the change is then undone already, or will be when the checkpoint is
-    /// opened next.
+    /// Whatever went wrong; the change is then rolled back already, or will be when the checkpoint
+    /// is opened next.
     ///
     /// # Panics
     ///
-    /// Where `fill` makes another number of bytes than the place holds.
-    pub fn apply(&mut self, patch: &Patch, places: Vec<Place>, fill: &mut Fill) -> Result<Entry> {
+    /// Where `new_bytes` makes another number of bytes than the range holds.
+    pub fn apply(
+        &mut self,
+        patch: &Patch,
+        ranges: Vec<FileRange>,
+        new_bytes: &mut NewBytes,
+    ) -> Result<LogEntry> {
         let number = 1 + self.history.entries().last().map_or(0, |e| e.number);
-        let done = self.try_apply(number, patch, places, fill);
+        let done = self.try_apply(number, patch, ranges, new_bytes);
         if done.is_err() {
             // Should this fail too, the record is still there for the next who opens.
-            let _ = self.recover(Some(number));
+            let _ = self.abort(number);
         }
         done
     }
@@ -254,30 +184,30 @@ impl<'a> Journal<'a> {
         &mut self,
         number: u32,
         patch: &Patch,
-        places: Vec<Place>,
-        fill: &mut Fill,
-    ) -> Result<Entry> {
-        let files = self.files(places.iter().map(|p| p.file.as_str()))?;
-        let known = files.iter().map(|(name, file)| known(name, file)).collect::<Result<_>>()?;
+        ranges: Vec<FileRange>,
+        new_bytes: &mut NewBytes,
+    ) -> Result<LogEntry> {
+        let files = self.open_files(ranges.iter().map(|range| range.file.as_str()))?;
+        let identities = files.iter().map(|(name, file)| identity(name, file));
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        let entry = Entry {
+        let entry = LogEntry {
             number,
             time,
             method: patch.metadata.method.clone(),
             facts: patch.metadata.facts,
             tensors: patch.changes.iter().map(|c| c.tensor.clone()).collect(),
         };
-        let head = Head { entry: entry.clone(), files: known, places };
+        let head = Head { entry: entry.clone(), files: identities.collect::<Result<_>>()?, ranges };
         let mut record = self.save(&head, patch, &files)?;
-        let mut new = Vec::with_capacity(head.places.len());
-        for (i, place) in head.places.iter().enumerate() {
-            let bytes = fill(i, &self.history.original(place)?)?;
-            assert_eq!(bytes.len() as u64, place.len, "Journal::apply: new bytes of place {i}");
-            files[&place.file].write(&bytes, place.offset)?;
-            new.push(checksum(&bytes));
+        let mut checksums = Vec::with_capacity(head.ranges.len());
+        for (i, range) in head.ranges.iter().enumerate() {
+            let bytes = new_bytes(i, &self.history.original(range)?)?;
+            assert_eq!(bytes.len() as u64, range.len, "Journal::apply: new bytes of range {i}");
+            files[&range.file].write(&bytes, range.offset)?;
+            checksums.push(checksum(&bytes));
         }
         files.values().try_for_each(Handle::sync)?;
-        record.commit(self.disk, &new)?;
+        record.commit(self.disk, &checksums)?;
         self.history.records.push(record);
         Ok(entry)
     }
@@ -288,17 +218,28 @@ impl<'a> Journal<'a> {
         let path = patch_path(&self.folder, number);
         patch.check(&path)?;
         let copy = Handle::create(self.disk, &path)?;
-        let mut out = BufWriter::new(copy.stream());
-        let written = patch.stream(&mut out).and_then(|()| out.flush());
+        let mut out = BufWriter::new(copy.writer());
+        let written = patch.write_to(&mut out).and_then(|()| out.flush());
         written.map_err(|e| Error::io(&path, "write", e))?;
         drop(out);
         copy.sync()?;
         let partial = self.folder.join(format!("{number:04}.partial"));
-        Record::write(self.disk, &partial, head, &mut |p| read(&files[&p.file], p))?;
-        let path = self.folder.join(format!("{number:04}.journal"));
+        Record::write(self.disk, &partial, head, &mut |range| read(&files[&range.file], range))?;
+        let path = record_path(&self.folder, number);
         self.disk.rename(&partial, &path).map_err(|e| Error::io(&partial, "rename", e))?;
         sync_dir(self.disk, &self.folder)?;
         Record::read(&path)
+    }
+
+    /// Takes back a change that failed: also where its COMMIT was written and only the sync failed.
+    fn abort(&mut self, number: u32) -> Result<()> {
+        let history = History::read(&self.history.dir)?;
+        for mut record in history.records {
+            if record.head().entry.number == number && record.state() == RecordState::Committed {
+                record.start_undo(self.disk)?;
+            }
+        }
+        self.recover()
     }
 
     /// Undoes the newest change.
@@ -307,86 +248,62 @@ impl<'a> Journal<'a> {
     ///
     /// No change; bytes that are not those the change wrote (something else has written the file
     /// since); a damaged record; files that cannot be written. Nothing has happened then.
-    pub fn undo(&mut self) -> Result<Entry> {
-        let Some(record) = self.history.records.last() else {
-            return Err(Error::refused("no change is applied here", "`incise log` lists them"));
-        };
-        let files = self.files(record.head().files.iter().map(|f| f.file.as_str()))?;
-        for (i, place) in record.head().places.iter().enumerate() {
+    pub fn undo(&mut self) -> Result<LogEntry> {
+        let mut record = self.history.records.last().cloned().ok_or_else(nothing_to_undo)?;
+        let entry = record.head().entry.clone();
+        let files = self.files_of(&record)?;
+        for (i, range) in record.head().ranges.iter().enumerate() {
             record.old(i)?;
-            if !record.wrote(i, &read(&files[&place.file], place)?)? {
-                let number = record.head().entry.number;
+            let file = &files[&range.file];
+            if !record.wrote(i, &read(file, range)?)? {
+                let number = entry.number;
                 let what =
-                    format!("is not as change {number} left it: {place:?} was written since");
+                    format!("is not as change {number} left it: {range:?} was written since");
                 let remedy = "restore the file from a copy, then remove the folder .incise";
-                return Err(Error::input(files[&place.file].path(), "data", what, remedy));
+                return Err(Error::input(file.path(), "data", what, remedy));
             }
         }
-        let (record, entry) = (record.clone(), record.head().entry.clone());
-        let done = self.restore(record, &files);
+        check(&record, &files)?;
+        let started = record.start_undo(self.disk);
+        let done = started.and_then(|()| self.rollback(&record, &files));
         // Removes the patch; finishes an undo that failed on the way, if the failure has passed.
-        let recovered = self.recover(None);
-        match self.history.entries().all(|e| e.number != entry.number) {
-            true => Ok(entry),
-            false => Err(done.err().or(recovered.err()).expect("one of the two failed")),
+        let recovered = self.recover();
+        if self.history.entries().all(|e| e.number != entry.number) {
+            Ok(entry)
+        } else {
+            Err(done.err().or(recovered.err()).expect("one of the two failed"))
         }
     }
 
-    /// Undoes records that are not committed and the one called `failed`, and removes what was left
-    /// lying about.
-    fn recover(&mut self, failed: Option<u32>) -> Result<()> {
+    /// Rolls back what is not committed or being undone, and removes what belongs to no record.
+    fn recover(&mut self) -> Result<()> {
         self.history = History::read(&self.history.dir)?;
-        let mut kept = Vec::new();
         for record in self.history.records.iter().rev() {
-            let number = record.head().entry.number;
-            if record.state() == State::Committed && failed != Some(number) {
-                kept.push(record.clone());
-                continue;
+            if record.state() != RecordState::Committed {
+                self.rollback(record, &self.files_of(record)?)?;
             }
-            let files = self.files(record.head().files.iter().map(|f| f.file.as_str()));
-            self.restore(record.clone(), &files?)?;
         }
-        kept.reverse();
-        self.history.records = kept;
-        let kept: Vec<PathBuf> = self
-            .history
-            .entries()
-            .flat_map(|e| {
-                [journal_path(&self.folder, e.number), patch_path(&self.folder, e.number)]
-            })
+        self.history.records.retain(|record| record.state() == RecordState::Committed);
+        let numbers = self.history.entries().map(|e| e.number);
+        let wanted: Vec<PathBuf> = numbers
+            .flat_map(|n| [record_path(&self.folder, n), patch_path(&self.folder, n)])
             .collect();
         for path in files(&self.folder)? {
             let ours = [".journal", ".partial", ".patch.safetensors"];
             let name = path.to_string_lossy();
-            if ours.iter().any(|end| name.ends_with(end)) && !kept.contains(&path) {
+            if ours.iter().any(|end| name.ends_with(end)) && !wanted.contains(&path) {
                 self.disk.remove(&path).map_err(|e| Error::io(&path, "remove", e))?;
             }
         }
         Ok(())
     }
 
-    /// Undo, from its first step for a committed record, else from the second. The patch is left
-    /// to [`Journal::recover`]: a power failure may have taken it already.
-    fn restore(&self, mut record: Record, files: &Files) -> Result<()> {
-        for was in &record.head().files {
-            let now = known(&was.file, &files[&was.file])?;
-            if now != *was {
-                let what = "is another file than the one a change was cut off in";
-                let remedy = "if it is whole, remove the folder .incise beside it";
-                return Err(Error::input(files[&was.file].path(), "header", what, remedy));
-            }
-        }
-        for place in &record.head().places {
-            if place.offset < data(&files[&place.file])? {
-                let what = format!("{place:?} begins inside the header");
-                return Err(Error::input(record.path(), "places", what, REMEDY));
-            }
-        }
-        if record.state() == State::Committed {
-            record.start_undo(self.disk)?;
-        }
-        for (i, place) in record.head().places.iter().enumerate() {
-            files[&place.file].write(&record.old(i)?, place.offset)?;
+    /// Puts the old bytes back and removes the record. The patch is left to [`Journal::recover`]: a
+    /// power failure may have taken it already.
+    fn rollback(&self, record: &Record, files: &Files) -> Result<()> {
+        check(record, files)?;
+        for (i, range) in record.head().ranges.iter().enumerate() {
+            files[&range.file].write(&record.old(i)?, range.offset)?;
         }
         files.values().try_for_each(Handle::sync)?;
         let path = record.path();
@@ -394,8 +311,13 @@ impl<'a> Journal<'a> {
         sync_dir(self.disk, &self.folder)
     }
 
+    /// The files a record writes, open.
+    fn files_of(&self, record: &Record) -> Result<Files<'a>> {
+        self.open_files(record.head().files.iter().map(|f| f.file.as_str()))
+    }
+
     /// Opens files of the checkpoint for writing, once each.
-    fn files<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Files<'a>> {
+    fn open_files<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Files<'a>> {
         let mut files = Files::new();
         for name in names {
             if !files.contains_key(name) {
@@ -408,66 +330,56 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// The journal's folder of a checkpoint, there or not. A link to another's would undo here what
-/// was changed there.
-fn folder(dir: &Path) -> Result<PathBuf> {
-    let folder = dir.join(FOLDER);
-    match fs::symlink_metadata(&folder) {
-        Ok(metadata) if !metadata.is_dir() => {
-            let remedy = "remove it: a model's changes are kept beside its own files";
-            Err(Error::input(&folder, "journal", "is no folder of its own", remedy))
+/// The files are those the record was made for, and what it writes lies behind their headers.
+fn check(record: &Record, files: &Files) -> Result<()> {
+    for was in &record.head().files {
+        let now = identity(&was.file, &files[&was.file])?;
+        if now != *was {
+            let what = "is another file than the one that an interrupted change wrote to";
+            let remedy = "if it is whole, remove the folder .incise beside it";
+            return Err(Error::input(files[&was.file].path(), "header", what, remedy));
         }
-        _ => Ok(folder),
     }
+    for range in &record.head().ranges {
+        if range.offset < data_start(&files[&range.file])? {
+            let what = format!("{range:?} begins inside the header");
+            return Err(Error::input(record.path(), "ranges", what, REMEDY));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses files whose bytes belong to others too, and files marked as not to be written.
 fn may_write(path: &Path) -> Result<()> {
     let metadata = fs::symlink_metadata(path).map_err(|e| Error::io(path, "look at", e))?;
-    let what = if metadata.is_symlink() {
-        "is a symbolic link, so others may use the same bytes"
-    } else if metadata.nlink() > 1 {
-        "has several names (hard links), so others may use the same bytes"
-    } else if metadata.permissions().readonly() {
-        let remedy = "make it writable with `chmod u+w`, or write a new folder with `-o DIR`";
-        return Err(Error::input(path, "file", "is read-only", remedy));
-    } else {
-        return Ok(());
-    };
-    Err(Error::input(path, "file", what, "write a new folder with `-o DIR`"))
+    let elsewhere = "write a new folder instead of changing this one";
+    let refuse = |what, remedy: String| Err(Error::input(path, "file", what, remedy));
+    if metadata.is_symlink() {
+        return refuse("is a symbolic link, so others may use the same bytes", elsewhere.into());
+    }
+    if metadata.nlink() > 1 {
+        let what = "has several names (hard links), so others may use the same bytes";
+        return refuse(what, elsewhere.into());
+    }
+    if metadata.permissions().readonly() {
+        let remedy = format!("make it writable with `chmod u+w`, or {elsewhere}");
+        return refuse("is read-only", remedy);
+    }
+    Ok(())
 }
 
 /// The first byte behind a file's header.
-fn data(file: &Handle) -> Result<u64> {
+fn data_start(file: &Handle) -> Result<u64> {
     let mut word = [0; 8];
     file.read(&mut word, 0)?;
-    Ok(8 + u64::from_le_bytes(word).min(header::LONGEST).min(file.size()? - 8))
+    Ok(8 + u64::from_le_bytes(word).min(header::MAX_LEN).min(file.size()? - 8))
 }
 
-fn known(name: &str, file: &Handle) -> Result<Known> {
-    let mut bytes = vec![0; (data(file)? - 8) as usize];
+fn identity(name: &str, file: &Handle) -> Result<FileIdentity> {
+    let mut bytes = vec![0; (data_start(file)? - 8) as usize];
     file.read(&mut bytes, 8)?;
     let header = blake3::hash(&bytes).to_hex().to_string();
-    Ok(Known { file: name.to_owned(), len: file.size()?, header })
-}
-
-fn patch_path(folder: &Path, number: u32) -> PathBuf {
-    folder.join(format!("{number:04}.patch.safetensors"))
-}
-
-fn journal_path(folder: &Path, number: u32) -> PathBuf {
-    folder.join(format!("{number:04}.journal"))
-}
-
-/// The files in a folder, sorted; none where there is no folder.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let list = || fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>();
-    let mut paths: Vec<PathBuf> = list().map_err(|e| Error::io(folder, "list", e))?;
-    paths.sort();
-    Ok(paths)
+    Ok(FileIdentity { file: name.to_owned(), len: file.size()?, header })
 }
 
 fn sync_dir(disk: &dyn Disk, path: &Path) -> Result<()> {

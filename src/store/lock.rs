@@ -31,7 +31,8 @@ impl Lock {
         Lock::alone(&folder.join(NAME), "another process is opening or changing this checkpoint")
     }
 
-    /// The lock on a file that is made where it is not there; `held` says who has it.
+    /// The lock on a file, which is created where it does not exist; `held` names its holder for
+    /// errors.
     ///
     /// # Errors
     ///

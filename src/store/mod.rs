@@ -2,13 +2,14 @@
 //!
 //! | file | is |
 //! | --- | --- |
-//! | `header` | the header of a safetensors file, read and refused |
+//! | `header` | the header of a safetensors file: read, validated, refused |
 //! | `shard` | one mapped file |
 //! | `checkpoint` | a model folder: configuration, files, names → bytes |
 //! | `fingerprint` | names for contents |
 //! | `write`, `folder` | writing a safetensors file, making a model folder |
 //! | `patch` | the change of a few matrices, as a file |
-//! | `journal`, `record`, `lock` | changing a checkpoint in place, and undoing it |
+//! | `journal` | changing a checkpoint in place, and undoing it |
+//! | `history`, `record`, `lock` | what it has seen, one change of that, who may write |
 //! | `disk` | what the journal does to files, as one trait |
 //!
 //! This floor knows no devices and no models.
@@ -18,6 +19,7 @@ pub mod disk;
 pub mod fingerprint;
 pub mod folder;
 pub mod header;
+pub mod history;
 pub mod journal;
 pub mod lock;
 pub mod patch;
@@ -27,5 +29,5 @@ pub mod write;
 
 pub use checkpoint::{Checkpoint, StoredTensor};
 pub use fingerprint::{Fingerprint, model_fingerprint, same_sample, tensor_fingerprint};
-pub use patch::{Change, Kind, Metadata, Patch};
+pub use patch::{Change, Delta, Metadata, Patch};
 pub use shard::{Bytes, Shard};

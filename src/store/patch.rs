@@ -23,13 +23,14 @@
 //! | `version` | of the program that made it |
 //! | `tensors` | JSON: NAME → `module` (the framework's path), `fan_in_fan_out`, `fingerprint` |
 //!
-//! `fan_in_fan_out` says that the checkpoint stores W as (in, out). `fingerprint` is the
+//! `fan_in_fan_out` tells that the checkpoint stores W as (in, out). `fingerprint` is the
 //! [`tensor_fingerprint`](super::tensor_fingerprint) of the bytes the change is to be added to.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
+use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,7 +40,7 @@ use super::write::{self, Item};
 use crate::base::{DType, Error, Result};
 
 const FORMAT: &str = "incise patch 1";
-const REMAKE: &str = "make the patch again with `incise edit`";
+const REMAKE: &str = "make the patch again";
 
 /// The change of a few matrices of one model.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +51,7 @@ pub struct Patch {
     pub metadata: Metadata,
 }
 
-/// What a patch says of its making.
+/// How a patch was made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     /// The method's name.
@@ -87,12 +88,12 @@ pub struct Change {
     /// Of the tensor's bytes before the change.
     pub fingerprint: String,
     /// What is added.
-    pub kind: Kind,
+    pub delta: Delta,
 }
 
 /// What is added to W (out, in).
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum Delta {
     /// left · rightᵀ.
     LowRank {
         /// (out, r), row-major.
@@ -106,7 +107,7 @@ pub enum Kind {
     Dense(Vec<f32>),
 }
 
-/// What the metadata says of one tensor.
+/// The metadata of one tensor.
 #[derive(Serialize, Deserialize)]
 struct About {
     module: String,
@@ -115,21 +116,23 @@ struct About {
 }
 
 impl Change {
-    /// Names, shapes and values of the tensors that say it.
+    /// Names, shapes and values of the tensors it is stored as.
     fn parts(&self) -> Vec<(String, Vec<usize>, &[f32])> {
-        let (name, out, inner) = (&self.tensor, self.out, self.inner);
-        match &self.kind {
-            Kind::LowRank { left, right, r } => vec![
-                (format!("{name}.left"), vec![out, *r], left),
-                (format!("{name}.right"), vec![inner, *r], right),
+        let name = &self.tensor;
+        match &self.delta {
+            Delta::LowRank { left, right, r } => vec![
+                (format!("{name}.left"), vec![self.out, *r], left),
+                (format!("{name}.right"), vec![self.inner, *r], right),
             ],
-            Kind::Dense(delta) => vec![(format!("{name}.delta"), vec![out, inner], delta)],
+            Delta::Dense(delta) => {
+                vec![(format!("{name}.delta"), vec![self.out, self.inner], delta)]
+            }
         }
     }
 
     /// What is wrong with it: the part, and what.
     fn check(&self) -> std::result::Result<(), (String, String)> {
-        if let Kind::LowRank { r, .. } = self.kind
+        if let Delta::LowRank { r, .. } = self.delta
             && !(1..=self.out.min(self.inner)).contains(&r)
         {
             let what = format!("rank {r} is not in 1 ..= min({}, {})", self.out, self.inner);
@@ -156,16 +159,15 @@ impl Patch {
     /// what the system refuses.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check(path)?;
-        let (metadata, items) = (self.metadata(), self.items());
-        write::write(path, &metadata, &items, &mut |i, out| self.fill(i, out))
+        write::write(path, &self.metadata(), &self.items(), &mut |i, out| self.fill(i, out))
     }
 
     /// Writes the file's bytes.
-    pub(crate) fn stream(&self, out: &mut dyn Write) -> io::Result<()> {
-        write::stream(out, &self.metadata(), &self.items(), &mut |i, out| self.fill(i, out))
+    pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        write::write_to(out, &self.metadata(), &self.items(), &mut |i, out| self.fill(i, out))
     }
 
-    /// An error naming `path` unless the patch means something.
+    /// An error naming `path` unless the patch is valid.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         for (i, change) in self.changes.iter().enumerate() {
             change.check().map_err(|(part, what)| Error::input(path, part, what, REMAKE))?;
@@ -174,15 +176,15 @@ impl Patch {
                 return Err(Error::input(path, &change.tensor, what, "add the changes up"));
             }
         }
-        match self.changes.is_empty() {
-            true => Err(Error::input(path, "tensors", "the patch changes nothing", REMAKE)),
-            false => Ok(()),
+        if self.changes.is_empty() {
+            return Err(Error::input(path, "tensors", "the patch changes nothing", REMAKE));
         }
+        Ok(())
     }
 
     fn items(&self) -> Vec<Item> {
         let parts = self.changes.iter().flat_map(Change::parts);
-        parts.map(|(name, shape, _)| Item { name, dtype: "F32", shape }).collect()
+        parts.map(|(name, shape, _)| Item { name, dtype: Dtype::F32, shape }).collect()
     }
 
     fn fill(&self, i: usize, out: &mut dyn Write) -> io::Result<()> {
@@ -271,18 +273,18 @@ fn read_change(
         DType::F32.widen(&shard.bytes(&entry.range), &mut values);
         Ok(Some(([rows, cols], values)))
     };
-    let ([out, inner], kind) = match (take("left")?, take("right")?, take("delta")?) {
+    let ([out, inner], delta) = match (take("left")?, take("right")?, take("delta")?) {
         (Some(([out, r], left)), Some(([inner, s], right)), None) if r == s => {
-            ([out, inner], Kind::LowRank { left, right, r })
+            ([out, inner], Delta::LowRank { left, right, r })
         }
-        (None, None, Some((sizes, delta))) => (sizes, Kind::Dense(delta)),
+        (None, None, Some((sizes, delta))) => (sizes, Delta::Dense(delta)),
         _ => {
             let what = "needs `.left` and `.right` of one rank, or `.delta` alone";
             return Err(Error::input(shard.path(), tensor, what, REMAKE));
         }
     };
     let About { module, fan_in_fan_out, fingerprint } = about;
-    Ok(Change { tensor, module, out, inner, fan_in_fan_out, fingerprint, kind })
+    Ok(Change { tensor, module, out, inner, fan_in_fan_out, fingerprint, delta })
 }
 
 struct Text<'a> {

@@ -17,15 +17,23 @@
 //! Checksums are BLAKE3. COMMIT is the checksum of the head's checksum, the new bytes' checksums
 //! and the word; UNDOING that of the head's checksum and the word. A mark that a power failure cut
 //! in half is therefore no mark.
+//!
+//! # The states
+//!
+//! ```text
+//!         Journal::save             Record::commit               Record::start_undo
+//! (none) ───────────────► Writing ─────────────────► Committed ─────────────────────► Undoing
+//!    ▲                       │                                                           │
+//!    └───────────────────────┴──────────── Journal::rollback ────────────────────────────┘
+//! ```
 
 use std::io::{BufWriter, Write};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Handle, Os};
-use super::folder;
+use super::write;
 use crate::base::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"INCISEJ1";
@@ -37,7 +45,7 @@ const SUM: u64 = size_of::<Checksum>() as u64;
 
 /// A change in the log of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LogEntry {
     /// Counts from 1.
     pub number: u32,
     /// When it was applied, in seconds since 1970 began.
@@ -52,7 +60,7 @@ pub struct Entry {
 
 /// Bytes of one file of the checkpoint that are overwritten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct FileRange {
     /// The file's name in the folder.
     pub file: String,
     /// The first byte.
@@ -61,16 +69,16 @@ pub struct Place {
     pub len: u64,
 }
 
-impl Place {
-    /// From the first byte to after the last.
-    pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset.saturating_add(self.len)
+impl FileRange {
+    /// The byte after the last.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
     }
 }
 
 /// A file as the change found it: what an edit of weights leaves as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct FileIdentity {
     /// Its name in the folder.
     pub file: String,
     /// Its length in bytes.
@@ -79,55 +87,56 @@ pub struct Known {
     pub header: String,
 }
 
-/// What a record says before the old bytes.
+/// What precedes the old bytes in a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// For the log.
-    pub entry: Entry,
+    pub entry: LogEntry,
     /// The files that are written.
-    pub files: Vec<Known>,
+    pub files: Vec<FileIdentity>,
     /// What is overwritten; no byte twice.
-    pub places: Vec<Place>,
+    #[serde(rename = "places")] // the name in the format
+    pub ranges: Vec<FileRange>,
 }
 
-/// Seconds from 1970 to the end of the year 9999, the last that a date has room for.
+/// Seconds from 1970 to the end of the year 9999, the last that a date can have.
 const LAST: u64 = 253_402_300_799;
 
 impl Head {
-    /// What none of our records says. A folder may come from anywhere, and opening it puts old
-    /// bytes back: they must lie in the folder's own files, behind the length that these begin with
-    /// and no byte of them twice. That they lie behind the headers, the journal asks of the files.
+    /// What is wrong with it. A folder may come from anywhere, and opening it puts old bytes back:
+    /// they must be in the folder's own files, behind the length that these begin with, and no byte
+    /// of them twice (J7). That they are behind the headers, the journal checks in the files.
     fn check(&self, path: &Path) -> std::result::Result<(), String> {
-        let Entry { number, time, .. } = self.entry;
+        let LogEntry { number, time, .. } = self.entry;
         if path.file_stem().is_none_or(|stem| *stem != *format!("{number:04}")) {
             return Err(format!("it is the record of change {number}, under another's name"));
         }
         if number == u32::MAX || time > LAST {
-            return Err(format!("change {number} at second {time} is beyond every count"));
+            return Err(format!("change {number} at second {time} is out of range"));
         }
-        if let Some(known) = self.files.iter().find(|known| !folder::is_name(&known.file)) {
-            return Err(format!("{:?} is no file of this folder", known.file));
+        if let Some(file) = self.files.iter().find(|file| !write::is_name(&file.file)) {
+            return Err(format!("{:?} is no file of this folder", file.file));
         }
-        let fits = |place: &&Place| {
-            let file = self.files.iter().find(|known| known.file == place.file);
-            file.is_some_and(|known| place.offset >= 8 && place.range().end <= known.len)
+        let is_inside = |range: &&FileRange| {
+            let file = self.files.iter().find(|file| file.file == range.file);
+            file.is_some_and(|file| range.offset >= 8 && range.end() <= file.len)
         };
-        if let Some(place) = self.places.iter().find(|place| !fits(place)) {
-            return Err(format!("{place:?} lies in no file that it lists"));
+        if let Some(range) = self.ranges.iter().find(|range| !is_inside(range)) {
+            return Err(format!("{range:?} is in no file that it lists"));
         }
-        let mut places: Vec<&Place> = self.places.iter().collect();
-        places.sort_by_key(|place| (&place.file, place.offset));
-        let overlap = |p: &&[&Place]| p[0].file == p[1].file && p[0].range().end > p[1].offset;
-        match places.windows(2).find(overlap) {
+        let mut ranges: Vec<&FileRange> = self.ranges.iter().collect();
+        ranges.sort_by_key(|range| (&range.file, range.offset));
+        let overlap = |p: &&[&FileRange]| p[0].file == p[1].file && p[0].end() > p[1].offset;
+        match ranges.windows(2).find(overlap) {
             Some(p) => Err(format!("{:?} and {:?} share bytes", p[0], p[1])),
             None => Ok(()),
         }
     }
 }
 
-/// How far a change has come.
+/// How far a change has come, as the head of this file draws it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum RecordState {
     /// New bytes may be there, or some of them.
     Writing,
     /// All new bytes are there.
@@ -143,11 +152,11 @@ pub struct Record {
     head: Head,
     head_sum: Checksum,
     body: u64, // where the first old bytes are
-    state: State,
+    state: RecordState,
 }
 
 impl Record {
-    /// Writes a record to `path` and syncs it; `old` reads the bytes of a place.
+    /// Writes a record to `path` and syncs it; `old` reads the bytes of a range.
     ///
     /// # Errors
     ///
@@ -156,23 +165,23 @@ impl Record {
         disk: &dyn Disk,
         path: &Path,
         head: &Head,
-        old: &mut dyn FnMut(&Place) -> Result<Vec<u8>>,
+        old: &mut dyn FnMut(&FileRange) -> Result<Vec<u8>>,
     ) -> Result<()> {
         let file = Handle::create(disk, path)?;
         let failed = |e| Error::io(path, "write", e);
         let json = serde_json::to_vec(head).expect("strings and numbers");
-        let mut out = BufWriter::new(file.stream());
+        let mut out = BufWriter::new(file.writer());
         let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(failed);
         put(MAGIC)?;
         put(&(json.len() as u64).to_le_bytes())?;
         put(&json)?;
         put(&sum(&[&json]))?;
-        for place in &head.places {
-            let bytes = old(place)?;
+        for range in &head.ranges {
+            let bytes = old(range)?;
             put(&bytes)?;
             put(&sum(&[&bytes]))?;
         }
-        let marks = head.places.len() + 2;
+        let marks = head.ranges.len() + 2;
         put(&vec![0; marks * SUM as usize])?;
         out.flush().map_err(failed)?;
         drop(out);
@@ -190,7 +199,7 @@ impl Record {
         let size = file.size()?;
         let mut start = [0; 16];
         if size < 16 + SUM {
-            return Err(damaged("the record is cut off"));
+            return Err(damaged("the record is truncated"));
         }
         file.read(&mut start, 0)?;
         let (magic, n) = start.split_at(8);
@@ -209,25 +218,25 @@ impl Record {
         head.check(path).map_err(|what| damaged(&what))?;
         let body = 16 + n + SUM;
         let mut record =
-            Record { path: path.to_path_buf(), head, head_sum, body, state: State::Writing };
-        if record.at(record.head.places.len()).checked_add(record.marks_len()) != Some(size) {
-            return Err(damaged("the record is cut off"));
+            Record { path: path.to_path_buf(), head, head_sum, body, state: RecordState::Writing };
+        if record.at(record.head.ranges.len()).checked_add(record.marks_len()) != Some(size) {
+            return Err(damaged("the record is truncated"));
         }
         record.state = record.read_state(&file)?;
         Ok(record)
     }
 
-    fn read_state(&self, file: &Handle) -> Result<State> {
+    fn read_state(&self, file: &Handle) -> Result<RecordState> {
         let mut marks = vec![0; self.marks_len() as usize];
-        file.read(&mut marks, self.at(self.head.places.len()))?;
+        file.read(&mut marks, self.at(self.head.ranges.len()))?;
         let (new, marks) = marks.split_at(marks.len() - 2 * SUM as usize);
         let (commit, undoing) = marks.split_at(SUM as usize);
         Ok(if undoing == self.undoing() {
-            State::Undoing
+            RecordState::Undoing
         } else if commit == self.commit_mark(new) {
-            State::Committed
+            RecordState::Committed
         } else {
-            State::Writing
+            RecordState::Writing
         })
     }
 
@@ -236,37 +245,35 @@ impl Record {
         &self.path
     }
 
-    /// What it says.
+    /// What precedes the old bytes.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
     /// How far the change has come.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RecordState {
         self.state
     }
 
-    /// The bytes place i held before.
+    /// The bytes that range i held before.
     ///
     /// # Errors
     ///
     /// A record that cannot be read; old bytes that no longer match their checksum.
     pub fn old(&self, i: usize) -> Result<Vec<u8>> {
         let file = Handle::open(&Os, &self.path, false)?;
-        let mut bytes = vec![0; self.head.places[i].len as usize];
+        let mut bytes = vec![0; self.head.ranges[i].len as usize];
         let mut want = [0; 32];
         file.read(&mut bytes, self.at(i))?;
         file.read(&mut want, self.at(i) + bytes.len() as u64)?;
-        match sum(&[&bytes]) == want {
-            true => Ok(bytes),
-            false => {
-                let what = format!("the old bytes of place {i} are damaged");
-                Err(Error::input(&self.path, "old bytes", what, REMEDY))
-            }
+        if sum(&[&bytes]) != want {
+            let what = format!("the old bytes of range {i} are damaged");
+            return Err(Error::input(&self.path, "old bytes", what, REMEDY));
         }
+        Ok(bytes)
     }
 
-    /// Whether these are the bytes that a committed change wrote to place i.
+    /// Whether these are the bytes that a committed change wrote to range i.
     ///
     /// # Errors
     ///
@@ -274,11 +281,11 @@ impl Record {
     pub fn wrote(&self, i: usize, bytes: &[u8]) -> Result<bool> {
         let file = Handle::open(&Os, &self.path, false)?;
         let mut want = [0; 32];
-        file.read(&mut want, self.at(self.head.places.len()) + i as u64 * SUM)?;
+        file.read(&mut want, self.at(self.head.ranges.len()) + i as u64 * SUM)?;
         Ok(sum(&[bytes]) == want)
     }
 
-    /// Marks the change as complete, and syncs; `new` holds a [`checksum`] for each place.
+    /// Marks the change as complete, and syncs; `new` holds a [`checksum`] for each range.
     ///
     /// # Errors
     ///
@@ -286,9 +293,9 @@ impl Record {
     pub fn commit(&mut self, disk: &dyn Disk, new: &[Checksum]) -> Result<()> {
         let file = Handle::open(disk, &self.path, true)?;
         let marks = [new.as_flattened(), &self.commit_mark(new.as_flattened())].concat();
-        file.write(&marks, self.at(self.head.places.len()))?;
+        file.write(&marks, self.at(self.head.ranges.len()))?;
         file.sync()?;
-        self.state = State::Committed;
+        self.state = RecordState::Committed;
         Ok(())
     }
 
@@ -301,18 +308,18 @@ impl Record {
         let file = Handle::open(disk, &self.path, true)?;
         file.write(&self.undoing(), file.size()? - SUM)?;
         file.sync()?;
-        self.state = State::Undoing;
+        self.state = RecordState::Undoing;
         Ok(())
     }
 
-    /// Where the old bytes of place i are, or, for one more than there are, the marks.
+    /// Where the old bytes of range i are, or, for one more than there are, the marks.
     fn at(&self, i: usize) -> u64 {
-        let before = self.head.places[..i].iter().map(|p| p.len.saturating_add(SUM));
+        let before = self.head.ranges[..i].iter().map(|p| p.len.saturating_add(SUM));
         before.fold(self.body, u64::saturating_add)
     }
 
     fn marks_len(&self) -> u64 {
-        (self.head.places.len() as u64 + 2) * SUM
+        (self.head.ranges.len() as u64 + 2) * SUM
     }
 
     fn commit_mark(&self, new: &[u8]) -> Checksum {

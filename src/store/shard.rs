@@ -53,7 +53,7 @@ impl Shard {
     pub fn open(path: &Path) -> Result<Arc<Shard>> {
         let metadata = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
         if !metadata.is_file() {
-            let remedy = "put the file of weights in its place";
+            let remedy = "replace it by the file of weights";
             return Err(Error::input(path, "file", "is a folder, a pipe or a device", remedy));
         }
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
@@ -63,7 +63,7 @@ impl Shard {
         // files appear by rename), and a writer of ours refuses to start while a reader opens and
         // the other way round. What is left is another program that truncates the file under us:
         // the system then ends this process with SIGBUS, as for every program that maps files. One
-        // that overwrites it makes us read its bytes; `unchanged` tells.
+        // that overwrites it makes us read its bytes; `unchanged` detects it.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
         let header = Header::parse(path, &map)?;
         let stamp = Stamp::of(&metadata);
@@ -75,7 +75,7 @@ impl Shard {
         &self.path
     }
 
-    /// What it says of its tensors.
+    /// Its tensors and metadata.
     pub fn header(&self) -> &Header {
         &self.header
     }

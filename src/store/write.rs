@@ -1,8 +1,9 @@
 //! Writing a safetensors file: the same content gives the same bytes, and a reader never sees half.
 //!
-//! Metadata keys are sorted; tensors lie from the widest element type to the narrowest, then by
-//! name; the header is padded with spaces to a multiple of 8. So every tensor starts at a multiple
-//! of its element's size, counted from the start of the file.
+//! Metadata keys are sorted. The rest is as the format's own library lays it out: tensors from the
+//! last element type of [`Dtype`]'s order, which is the widest, to the first, then by name; the
+//! header padded with spaces to a multiple of 8. So every tensor starts at a multiple of its
+//! element's size, counted from the start of the file.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,15 +12,16 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::header;
+use super::header::{METADATA, size};
 use crate::base::{Error, Result};
 
 #[cfg(target_endian = "big")]
 compile_error!(
-    "safetensors files are little-endian, and incise writes numbers as they lie in memory"
+    "safetensors files are little-endian, and incise writes numbers as they are in memory"
 );
 
 /// Bytes collected before they go to the system.
@@ -30,14 +32,14 @@ const BUFFER: usize = 1 << 20;
 pub struct Item {
     /// Its name.
     pub name: String,
-    /// The name of its element type in the format, one that [`header::bits`] knows.
-    pub dtype: &'static str,
+    /// Its element type.
+    pub dtype: Dtype,
     /// Its sizes, outermost first.
     pub shape: Vec<usize>,
 }
 
-/// Writes item i's bytes, little-endian and row-major, into the writer; as many as its shape says.
-pub type Fill<'a> = dyn FnMut(usize, &mut dyn Write) -> io::Result<()> + 'a;
+/// Writes item i's bytes, little-endian and row-major, into the writer; as many as its shape has.
+pub type WriteItem<'a> = dyn FnMut(usize, &mut dyn Write) -> io::Result<()> + 'a;
 
 /// Writes the file at `path` through a temporary sibling: it appears whole, and replaces what was
 /// there, or does not appear.
@@ -48,23 +50,23 @@ pub type Fill<'a> = dyn FnMut(usize, &mut dyn Write) -> io::Result<()> + 'a;
 ///
 /// # Panics
 ///
-/// Where `fill` writes more or fewer bytes than the item's shape says.
+/// Where `write_item` writes more or fewer bytes than the item's shape has.
 pub fn write(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     items: &[Item],
-    fill: &mut Fill,
+    write_item: &mut WriteItem,
 ) -> Result<()> {
     unique(path, items)?;
     let failed = |e| Error::io(path, "write", e);
     let mut file = temporary(path)?;
-    stream(file.as_file_mut(), metadata, items, fill).map_err(failed)?;
+    write_to(file.as_file_mut(), metadata, items, write_item).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     sync_dir(folder(path))
 }
 
-/// A temporary sibling of a file, readable by whom the system's mask says, as any new file.
+/// A temporary sibling of a file, with the permissions of any new file.
 ///
 /// # Errors
 ///
@@ -92,57 +94,67 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Whether this names a file directly in a folder, and nothing outside it.
+pub fn is_name(file: &str) -> bool {
+    Path::new(file).file_name().is_some_and(|last| last == file)
+}
+
 /// Makes the names in a folder last through a power failure.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, "sync", e))
 }
 
 /// Writes the bytes of such a file into `out`.
-pub(crate) fn stream(
+pub(crate) fn write_to(
     out: &mut dyn Write,
     metadata: &BTreeMap<String, String>,
     items: &[Item],
-    fill: &mut Fill,
+    write_item: &mut WriteItem,
 ) -> io::Result<()> {
     let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|&i| (Reverse(header::bits(items[i].dtype)), &items[i].name));
+    order.sort_by_key(|&i| (Reverse(items[i].dtype), &items[i].name));
+    let layout = layout(items, &order);
     let mut out = BufWriter::with_capacity(BUFFER, out);
-    out.write_all(&head(metadata, items, &order))?;
+    out.write_all(&header(metadata, &layout))?;
     for &i in &order {
+        let name = &items[i].name;
+        let (begin, end) = layout.info(name).expect("one of the items").data_offsets;
         let mut counted = Counted { out: &mut out, bytes: 0 };
-        fill(i, &mut counted)?;
-        assert_eq!(counted.bytes, len(&items[i]), "{}: bytes written", items[i].name);
+        write_item(i, &mut counted)?;
+        assert_eq!(counted.bytes, end - begin, "{name}: bytes written");
     }
     out.flush()
 }
 
-fn len(item: &Item) -> u64 {
-    header::size(item.dtype, &item.shape).expect("a type of the format, and a size that exists")
+/// The items end to end in that order.
+fn layout(items: &[Item], order: &[usize]) -> Metadata {
+    let mut begin = 0;
+    let mut tensors = Vec::with_capacity(order.len());
+    for &i in order {
+        let Item { name, dtype, shape } = items[i].clone();
+        let end = begin + size(dtype, &shape).expect("a size that exists, in whole bytes");
+        tensors.push((name, TensorInfo { dtype, shape, data_offsets: (begin, end) }));
+        begin = end;
+    }
+    Metadata::new(None, tensors).expect("tensors end to end, each of its size")
 }
 
 /// The length word and the header.
-fn head(metadata: &BTreeMap<String, String>, items: &[Item], order: &[usize]) -> Vec<u8> {
-    let mut fields = Vec::new();
+fn header(metadata: &BTreeMap<String, String>, layout: &Metadata) -> Vec<u8> {
+    let mut json = serde_json::to_string(layout).expect("strings and numbers");
     if !metadata.is_empty() {
-        fields.push(format!("\"__metadata__\":{}", json!(metadata)));
+        // Ours, because the library writes the keys in the order of a hash map.
+        let comma = if json == "{}" { "" } else { "," };
+        json.insert_str(1, &format!("\"{METADATA}\":{}{comma}", json!(metadata)));
     }
-    let mut at = 0;
-    for item in order.iter().map(|&i| &items[i]) {
-        let (name, end) = (json!(item.name), at + len(item));
-        let (dtype, shape) = (item.dtype, json!(item.shape));
-        fields.push(format!(
-            "{name}:{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[{at},{end}]}}"
-        ));
-        at = end;
-    }
-    let mut json = format!("{{{}}}", fields.join(",")).into_bytes();
+    let mut json = json.into_bytes();
     json.resize(json.len().next_multiple_of(8), b' ');
     [&(json.len() as u64).to_le_bytes()[..], &json].concat()
 }
 
 fn unique(path: &Path, items: &[Item]) -> Result<()> {
     let mut names: Vec<_> = items.iter().map(|item| item.name.as_str()).collect();
-    names.push("__metadata__");
+    names.push(METADATA);
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         None => Ok(()),
@@ -154,13 +166,13 @@ fn unique(path: &Path, items: &[Item]) -> Result<()> {
 
 struct Counted<'a> {
     out: &'a mut dyn Write,
-    bytes: u64,
+    bytes: usize,
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.out.write(bytes)?;
-        self.bytes += n as u64;
+        self.bytes += n;
         Ok(n)
     }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::gpu::Engine;
+use crate::base::Result;
 use crate::gpu::launch::Elem;
+use crate::gpu::{Engine, Hold};
 
 /// The type a computation on the host runs in: `F32` for work, `F64` for oracles and gradient
 /// checks.
@@ -84,11 +85,48 @@ impl Compute {
         }
     }
 
+    /// What results depend on, as a stable name for keys of kept work: `host f32`, `device exact`,
+    /// `device fast, ` and the library that multiplies.
+    pub fn name(&self) -> String {
+        match self {
+            Compute::Host(Precision::F32) => "host f32".to_owned(),
+            Compute::Host(Precision::F64) => "host f64".to_owned(),
+            Compute::Device(engine, products) => {
+                let products = match products {
+                    Products::Exact => "exact",
+                    Products::Fast => "fast",
+                };
+                let library = engine.blaslt().map(|lt| format!(", {}", lt.title()));
+                format!("device {products}{}", library.unwrap_or_default())
+            }
+        }
+    }
+
     /// The device, if it is one.
     pub fn engine(&self) -> Option<&Engine> {
         match self {
             Compute::Host(_) => None,
             Compute::Device(engine, _) => Some(engine),
+        }
+    }
+
+    /// Holds the device for this thread until the hold is dropped: [`Engine::hold`]. On the host
+    /// there is nothing to hold.
+    pub fn hold(&self) -> Option<Hold<'_>> {
+        self.engine().map(Engine::hold)
+    }
+
+    /// Runs a computation, all of it on this thread. It holds the device meanwhile, and an error
+    /// that unwinds from inside becomes its result: [`Engine::run`]. Every public entry that
+    /// computes runs so.
+    ///
+    /// # Errors
+    ///
+    /// The computation's own; the device's.
+    pub fn run<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.engine() {
+            Some(engine) => engine.run(run),
+            None => run(), // which throws nothing
         }
     }
 

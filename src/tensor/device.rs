@@ -36,7 +36,7 @@ impl Device {
         let Some(numbers) = numbers else {
             return Err(Error::refused(
                 format!("--device {name}: no such device"),
-                "say auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
+                "use auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
             ));
         };
         let gpus = gpu::gpus();
@@ -60,7 +60,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What the driver says; a program without kernels for a card.
+    /// The driver's; a program without kernels for a card; a build that aborts on panic.
     pub fn start(&self) -> Result<Vec<Compute>> {
         match self {
             Device::Cpu => Ok(vec![Precision::F32.into()]),
@@ -72,7 +72,8 @@ impl Device {
 /// A device that runs already.
 impl From<Engine> for Device {
     fn from(engine: Engine) -> Device {
-        let (name, memory) = ("a GPU in use".to_owned(), engine.memory().limit as usize);
+        let name = "a GPU in use".to_owned();
+        let memory = engine.memory().limit as usize;
         let gpu = Gpu { ordinal: 0, name, memory, capability: (0, 0) };
         Device::Cuda([Card { gpu, engine: Mutex::new(Some(engine)) }].into())
     }

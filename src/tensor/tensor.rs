@@ -7,8 +7,7 @@ use std::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use super::compute::{Compute, Precision};
-use crate::base::fits;
-use crate::base::{DType, Float};
+use crate::base::{DType, Float, or_unwind};
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
 
@@ -68,7 +67,7 @@ impl Tensor {
             Compute::Host(Precision::F32) => Data::F32(single(values)),
             Compute::Host(Precision::F64) => Data::F64(values.to_vec()),
             Compute::Device(engine, _) => {
-                Data::Device(fits(engine.upload(Elem::F32, cast_slice(&single(values)))))
+                Data::Device(or_unwind(engine.upload(Elem::F32, cast_slice(&single(values)))))
             }
         };
         Tensor { shape: shape.to_vec(), data }
@@ -81,9 +80,10 @@ impl Tensor {
             (Some(here), Some(there)) => here == there,
             _ => false,
         };
-        match here {
-            true => Cow::Borrowed(self),
-            false => Cow::Owned(Tensor::of(compute, &self.shape, &self.to_f64())),
+        if here {
+            Cow::Borrowed(self)
+        } else {
+            Cow::Owned(Tensor::of(compute, &self.shape, &self.to_f64()))
         }
     }
 
@@ -130,6 +130,14 @@ impl Tensor {
         }
     }
 
+    /// The same tensor, moved to the host.
+    pub fn into_host(self) -> Tensor {
+        match &self.data {
+            Data::Device(_) => self.to_host().into_owned(),
+            _ => self,
+        }
+    }
+
     /// The type it computes in, which on a device is f32.
     pub fn precision(&self) -> Precision {
         match self.data {
@@ -165,7 +173,7 @@ impl Tensor {
         match &mut self.data {
             Data::F32(d) => d.resize(len, 0.0),
             Data::F64(d) => d.resize(len, 0.0),
-            Data::Device(array) => fits(array.resize(len)),
+            Data::Device(array) => or_unwind(array.resize(len)),
         }
     }
 
@@ -191,7 +199,7 @@ impl Tensor {
             (Data::F64(d), Data::F64(o)) => d.extend_from_slice(&o[part]),
             (Data::Device(d), Data::Device(o)) => {
                 let old = d.len();
-                fits(d.resize(old + part.len()));
+                or_unwind(d.resize(old + part.len()));
                 d.copy(old, o, part);
             }
             _ => panic!("push_rows: tensors of two precisions"),
@@ -243,7 +251,7 @@ impl Tensor {
             (Data::F32(d), Data::F32(o)) => d.clone_from(o),
             (Data::F64(d), Data::F64(o)) => d.clone_from(o),
             (Data::Device(d), Data::Device(o)) => {
-                fits(d.resize(o.len()));
+                or_unwind(d.resize(o.len()));
                 d.copy(0, o, 0..o.len());
             }
             _ => panic!("copy_from: tensors of two precisions"),
@@ -261,8 +269,8 @@ impl Clone for Tensor {
 
 impl Data {
     fn zeros(engine: &Engine, elem: Elem, len: usize) -> Data {
-        let mut array = fits(engine.array(elem, 0));
-        fits(array.resize(len));
+        let mut array = or_unwind(engine.array(elem, 0));
+        or_unwind(array.resize(len));
         Data::Device(array)
     }
 }

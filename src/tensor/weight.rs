@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::base::{DType, Float, fits};
+use crate::base::{DType, Float, or_unwind};
 use crate::gpu::launch::Elem;
-use crate::gpu::resident::Slot;
+use crate::gpu::weights::WeightSlot;
 use crate::gpu::{Array, Engine};
 
 /// Bytes that one core copies at a time on their way to a device.
@@ -30,11 +30,11 @@ pub enum Layout {
 }
 
 /// Bytes that stay valid while someone holds them: a range of a mapped file.
-pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 #[derive(Clone)]
 enum Source {
-    Stored(DType, Shared),
+    Stored(DType, SharedBytes),
     F32(Arc<Vec<f32>>),
     F64(Arc<Vec<f64>>),
 }
@@ -48,9 +48,9 @@ pub struct Weight {
     first: usize,
     row_stride: usize,
     col_stride: usize,
-    block: usize, // rows that lie row_stride apart …
-    gap: usize,   // … and elements left out after so many
-    slot: Arc<Slot>,
+    block: usize, // rows that are row_stride apart …
+    gap: usize,   // … and elements skipped after so many
+    slot: Arc<WeightSlot>,
 }
 
 /// W (out, in) on a device; element (i, j) is `w[i * row_stride + j * col_stride]`.
@@ -79,7 +79,12 @@ pub struct Panel<'a, T> {
 
 impl Weight {
     /// A stored matrix of (out, in).
-    pub fn stored(bytes: Shared, dtype: DType, layout: Layout, [rows, cols]: [usize; 2]) -> Weight {
+    pub fn stored(
+        bytes: SharedBytes,
+        dtype: DType,
+        layout: Layout,
+        [rows, cols]: [usize; 2],
+    ) -> Weight {
         let have = (*bytes).as_ref().len();
         assert_eq!(have, rows * cols * dtype.size(), "Weight: bytes do not fit the shape");
         let (row_stride, col_stride) = match layout {
@@ -95,7 +100,8 @@ impl Weight {
         [rows, cols]: [usize; 2],
         [row_stride, col_stride]: [usize; 2],
     ) -> Weight {
-        let (block, slot) = (rows.max(1), Arc::default());
+        let block = rows.max(1);
+        let slot = Arc::default();
         Weight { source, rows, cols, first: 0, row_stride, col_stride, block, gap: 0, slot }
     }
 
@@ -104,18 +110,20 @@ impl Weight {
         assert!(rows.end <= self.rows, "Weight: rows outside the matrix");
         assert_eq!(self.gap, 0, "Weight: rows of blocks of rows");
         let first = self.first + rows.start * self.row_stride;
-        let (rows, slot) = (rows.len(), Arc::default());
+        let rows = rows.len();
+        let slot = Arc::default();
         Weight { rows, first, block: rows.max(1), slot, ..self.clone() }
     }
 
-    /// The rows `rows` of every `period`: where heads lie side by side, the same part of each.
+    /// The rows `rows` of every `period`: the same part of each head, where heads are interleaved.
     pub fn every(&self, rows: Range<usize>, period: usize) -> Weight {
         assert!(rows.end <= period && self.rows.is_multiple_of(period), "Weight: no such blocks");
         assert_eq!(self.gap, 0, "Weight: blocks of blocks of rows");
         let first = self.first + rows.start * self.row_stride;
         let gap = (period - rows.len()) * self.row_stride;
         let all = self.rows / period * rows.len();
-        let (block, slot) = (rows.len(), Arc::default());
+        let block = rows.len();
+        let slot = Arc::default();
         Weight { rows: all, first, block, gap, slot, ..self.clone() }
     }
 
@@ -154,7 +162,8 @@ impl Weight {
         scratch: &'a mut Vec<T>,
     ) -> Panel<'a, T> {
         let at = |row, col| self.at(row, col);
-        let (row_stride, col_stride) = (self.row_stride, self.col_stride);
+        let row_stride = self.row_stride;
+        let col_stride = self.col_stride;
         let one_block =
             self.gap == 0 || rows.start / self.block == rows.end.saturating_sub(1) / self.block;
         let whole: Option<&[T]> = match &self.source {
@@ -169,7 +178,8 @@ impl Weight {
             return Panel { data: &whole[at(rows.start, cols.start)..], row_stride, col_stride };
         }
         // Runs of stored neighbours: rows of an (out, in) matrix, columns of an (in, out) one.
-        let (high, wide) = (rows.len(), cols.len());
+        let high = rows.len();
+        let wide = cols.len();
         scratch.resize(high * wide, T::default());
         if col_stride == 1 {
             for (row, out) in rows.zip(scratch.chunks_exact_mut(wide.max(1))) {
@@ -208,7 +218,7 @@ impl Weight {
         let (elem, bytes): (Elem, &[u8]) = match &self.source {
             Source::Stored(dtype, bytes) => (dtype.into(), (**bytes).as_ref()),
             Source::F32(values) => (Elem::F32, bytemuck::cast_slice(values)),
-            Source::F64(_) => panic!("a weight in f64 was asked for by a device"),
+            Source::F64(_) => panic!("a weight in f64 cannot go to a device"),
         };
         // Runs of neighbours, one after the other: rows, or columns where they are stored so.
         let by_row = self.col_stride == 1;
@@ -216,7 +226,8 @@ impl Weight {
         assert!(by_row || self.rows <= self.block, "Weight: blocks of rows of an (in, out) matrix");
         let size = elem.size();
         let copy = |from: usize, mut piece: &mut [u8]| {
-            let (mut i, mut within) = (from / (run * size), from % (run * size));
+            let mut i = from / (run * size);
+            let mut within = from % (run * size);
             while !piece.is_empty() {
                 let at = if by_row { self.at(i, 0) } else { self.at(0, i) } * size + within;
                 let here = piece.len().min(run * size - within);
@@ -225,12 +236,17 @@ impl Weight {
                 (piece, i, within) = (rest, i + 1, 0);
             }
         };
-        // One core copies slower than a card takes it, and slower still from a file not read yet.
+        // One core copies slower than a card takes it, and slower still from a file not read yet. A
+        // thread of the pool copies alone: waiting for others it would be given other work, while
+        // it holds the device.
         let mut fill = |from: usize, piece: &mut [u8]| {
+            if rayon::current_thread_index().is_some() {
+                return copy(from, piece);
+            }
             let parts = piece.par_chunks_mut(PART).enumerate();
             parts.for_each(|(i, part)| copy(from + i * PART, part));
         };
-        let w = fits(engine.resident(&self.slot, elem, runs * run, &mut fill));
+        let w = or_unwind(engine.resident(&self.slot, elem, runs * run, &mut fill));
         let [row_stride, col_stride] = if by_row { [self.cols, 1] } else { [1, self.rows] };
         OnDevice { w, out: self.rows, inner: self.cols, row_stride, col_stride }
     }

@@ -1,13 +1,13 @@
-//! Chats: a message as the model's own template shows it to the model.
+//! Chats: a user's message rendered by the model's own chat template.
 //!
 //! The template is Jinja, from `chat_template.jinja`, `chat_template.json` or
-//! `tokenizer_config.json`, in this order; of several the one named `default`. Its surroundings are
-//! those of the transformers library (`jinja.rs` says what it may cost): `messages`, `tools`
-//! and `documents` (none), `add_generation_prompt`, the special tokens by name (from
-//! `special_tokens_map.json` those that `tokenizer_config.json` does not name), and the tags
-//! `generation`, which mark what training needs and are passed over.
+//! `tokenizer_config.json`, in this order; of several, the one named `default`. It finds what the
+//! transformers library gives it (`jinja.rs` has its limits): `messages`, `tools` and `documents`
+//! (none), `add_generation_prompt`, and the special tokens by name (from `special_tokens_map.json`
+//! those that `tokenizer_config.json` does not name). The tags `generation`, which mark what
+//! training needs, are ignored.
 //!
-//! A rendered chat holds its special tokens as text, so none are added when it is tokenised.
+//! A rendered chat contains its special tokens as text, so none are added when it is tokenised.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,31 +21,37 @@ use crate::base::{Error, Result};
 
 const NAME: &str = "chat";
 const REMEDY: &str = "take the template from the model's source, or leave --chat out";
-/// Stands for a message where its place is looked for: a character for private use.
+/// A stand-in for the message, to find where the template puts it: a private-use character.
 const MARK: &str = "\u{E000}";
-/// Bytes a template may have; the longest in use have some twenty thousand.
-const LONGEST: usize = 256 << 10;
-/// Bytes of a JSON file beside it.
-const CONFIG: u64 = 64 << 20;
+/// Maximum size of a template; the longest in use have some twenty thousand bytes.
+const MAX_TEMPLATE_BYTES: usize = 256 << 10;
+/// Maximum size of the JSON files.
+const MAX_JSON_BYTES: u64 = 64 << 20;
 
-/// What a template puts around the one message of a user, the answer's opening included.
+/// The text that a template puts around a user's message, the answer's opening included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Before the message.
     pub head: String,
-    /// After it: the answer follows.
+    /// After it; the answer follows.
     pub tail: String,
 }
 
 /// A model's chat template.
 pub struct Chat {
     env: Environment<'static>,
-    /// The file, and what stands before the line in errors.
-    place: (PathBuf, &'static str),
+    source: Source,
     /// The special tokens by name.
     tokens: BTreeMap<String, String>,
     /// The template, as the checkpoint has it.
     pub template: String,
+}
+
+/// Where a template comes from, for errors.
+struct Source {
+    file: PathBuf,
+    /// The field in the file that holds it, followed by a comma and a space, or nothing.
+    field: &'static str,
 }
 
 impl Chat {
@@ -56,58 +62,60 @@ impl Chat {
     pub fn open(dir: impl AsRef<Path>) -> Result<Chat> {
         let dir = dir.as_ref();
         let config = json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let (place, template) = find(dir, &config)?;
+        let (source, template) = find(dir, &config)?;
         let mut env = jinja::environment();
-        let source = without_generation(&template);
-        let found = jinja::deep(|| env.add_template_owned(NAME, source));
-        found.map_err(|e| failed(&place, &e))?;
+        let text = without_generation(&template);
+        let parsed = jinja::with_large_stack(|| env.add_template_owned(NAME, text));
+        parsed.map_err(|e| source.error(&e))?;
         let others = json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
-        let mut tokens = tokens(&others);
-        tokens.extend(self::tokens(&config));
-        Ok(Chat { env, place, tokens, template })
+        let mut tokens = special_tokens(&others);
+        tokens.extend(special_tokens(&config));
+        Ok(Chat { env, source, tokens, template })
     }
 
-    /// The chat of one message of a user, up to where the answer begins.
+    /// The chat of one user message, up to where the answer begins.
     ///
     /// # Errors
     /// A template that fails, or refuses the message; file and line are named.
     pub fn render(&self, message: &str) -> Result<String> {
         let message = context! { role => "user", content => message };
-        let said = context! {
+        let variables = context! {
             messages => vec![message],
             tools => (),
             documents => (),
             add_generation_prompt => true,
         };
         let tokens = Jinja::from_pairs(self.tokens.clone());
-        let template = self.env.get_template(NAME).map_err(|e| failed(&self.place, &e))?;
-        let shown = jinja::render(&template, context! { ..said, ..tokens });
-        shown.map_err(|e| failed(&self.place, &e))
+        let template = self.env.get_template(NAME).map_err(|e| self.source.error(&e))?;
+        let rendered = jinja::render(&template, context! { ..variables, ..tokens });
+        rendered.map_err(|e| self.source.error(&e))
     }
 
-    /// What the template puts around a message. White space around the message is not part of
-    /// it: many templates drop it.
+    /// The text that the template puts around a message. White space around the message is not
+    /// part of it: many templates drop it.
     ///
     /// # Errors
-    /// As [`render`](Chat::render); a template that does not show the message once, as it is.
+    /// As [`render`](Chat::render); a template that does not output the message exactly once and
+    /// unchanged.
     pub fn frame(&self, message: &str) -> Result<Frame> {
-        let (marked, message) = (self.render(MARK)?, message.trim());
+        let marked = self.render(MARK)?;
+        let message = message.trim();
         if let Some((head, tail)) = marked.split_once(MARK)
             && self.render(message)? == [head, message, tail].concat()
         {
             return Ok(Frame { head: head.to_owned(), tail: tail.to_owned() });
         }
-        let what = format!("does not show the message {message:?} once and as it is");
-        Err(Error::input(&self.place.0, "chat_template", what, "edit without --chat"))
+        let what = format!("does not output the message {message:?} exactly once and unchanged");
+        Err(Error::input(&self.source.file, "chat_template", what, "edit without --chat"))
     }
 }
 
-/// The file with the template, what stands before the line in errors, and the template.
-fn find(dir: &Path, config: &Value) -> Result<((PathBuf, &'static str), String)> {
+/// The template of a folder, and where it comes from.
+fn find(dir: &Path, config: &Value) -> Result<(Source, String)> {
     let path = dir.join("chat_template.jinja");
     if path.exists() {
-        let text = read_text(&path, LONGEST as u64)?;
-        return Ok(((path, ""), text));
+        let text = read_text(&path, MAX_TEMPLATE_BYTES as u64)?;
+        return Ok((Source { file: path, field: "" }, text));
     }
     let path = dir.join("chat_template.json");
     let own = json(&path)?;
@@ -128,13 +136,13 @@ fn find(dir: &Path, config: &Value) -> Result<((PathBuf, &'static str), String)>
             }
             _ => return wrong("has no template named `default`"),
         },
-        _ => return wrong("is neither a text nor a list of named texts"),
+        _ => return wrong("is neither a string nor a list of named templates"),
     };
-    if text.len() > LONGEST {
-        return wrong(&format!("has more than {LONGEST} bytes"));
+    if text.len() > MAX_TEMPLATE_BYTES {
+        return wrong(&format!("has more than {MAX_TEMPLATE_BYTES} bytes"));
     }
     let text = text.to_owned();
-    Ok(((path, "chat_template, "), text))
+    Ok((Source { file: path, field: "chat_template, " }, text))
 }
 
 /// A JSON file, if it is there.
@@ -142,39 +150,46 @@ fn json(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = read_file(path, CONFIG)?;
+    let bytes = read_file(path, MAX_JSON_BYTES)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|e| {
         let what = format!("is not JSON: {e}");
         Error::input(path, format!("line {}", e.line()), what, REMEDY)
     })
 }
 
-/// `bos_token` and the like: texts, or objects with the text as their `content`.
-fn tokens(config: &Value) -> BTreeMap<String, String> {
+/// `bos_token` and the like: strings, or objects with the string as their `content`.
+fn special_tokens(config: &Value) -> BTreeMap<String, String> {
     let named = config.as_object().into_iter().flatten().filter(|(n, _)| n.ends_with("_token"));
     let text = |v: &Value| v.as_str().or_else(|| v["content"].as_str()).map(String::from);
     named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
 }
 
-fn failed((path, before): &(PathBuf, &'static str), e: &minijinja::Error) -> Error {
-    let line = e.line().map_or("the template".to_owned(), |n| format!("line {n}"));
-    let what = e.detail().map_or(e.kind().to_string(), |detail| format!("{}: {detail}", e.kind()));
-    Error::input(path, format!("{before}{line}"), what, REMEDY)
+impl Source {
+    /// An error of the template, with file and line.
+    fn error(&self, e: &minijinja::Error) -> Error {
+        let line = e.line().map_or("the template".to_owned(), |n| format!("line {n}"));
+        let what = match e.detail() {
+            Some(detail) => format!("{}: {detail}", e.kind()),
+            None => e.kind().to_string(),
+        };
+        Error::input(&self.file, format!("{}{line}", self.field), what, REMEDY)
+    }
 }
 
-/// The template with `{% generation %}` … `{% endgeneration %}` as a condition that holds, lines
-/// and trimming kept.
+/// The template with `{% generation %}` … `{% endgeneration %}` as a condition that always holds,
+/// so that lines and trimming stay the same.
 fn without_generation(template: &str) -> String {
-    let (mut out, mut rest) = (String::new(), template);
+    let mut out = String::new();
+    let mut rest = template;
     while let Some(at) = rest.find("{%") {
         let tag = rest[at + 2..].trim_start_matches(['-', '+']).trim_start();
         out.push_str(&rest[..rest.len() - tag.len()]);
         rest = tag;
-        for (word, by) in [("generation", "if true"), ("endgeneration", "endif")] {
+        for (word, replacement) in [("generation", "if true"), ("endgeneration", "endif")] {
             if let Some(after) = tag.strip_prefix(word)
                 && after.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
             {
-                out.push_str(by);
+                out.push_str(replacement);
                 rest = after;
             }
         }

@@ -1,9 +1,9 @@
-//! GPT-2's two tokenizer files, told in the words of a `tokenizer.json`.
+//! GPT-2's two tokenizer files, converted to a `tokenizer.json`.
 //!
 //! `vocab.json` (or `encoder.json`) maps pieces to ids, `merges.txt` (or `vocab.bpe`) lists pairs
-//! in the order in which they merge: byte-level BPE (Radford et al. 2019). What the files leave
-//! open stands in `tokenizer_config.json` where there is one: special tokens, `add_bos_token`
-//! (OPT), `add_prefix_space`; without it the special token is GPT-2's `<|endoftext|>`.
+//! in the order in which they merge: byte-level BPE (Radford et al. 2019). Special tokens,
+//! `add_bos_token` (OPT) and `add_prefix_space` come from `tokenizer_config.json`; without that
+//! file, the special token is GPT-2's `<|endoftext|>`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Result};
 
-/// Bytes of a tokenizer's file; the largest have some thirty million.
-pub(super) const MOST: u64 = 1 << 28;
+/// Maximum size of a tokenizer's file; the largest have some thirty million bytes.
+pub(super) const MAX_BYTES: u64 = 1 << 28;
 const NAMES: [(&str, &str); 2] = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")];
 
 /// The vocabulary's path and the whole tokenizer as JSON, if the folder holds the two files.
 ///
 /// # Errors
-/// One of the files cannot be read or says something else.
+/// One of the files cannot be read, or has another format.
 pub fn describe(dir: &Path) -> Result<Option<(PathBuf, Value)>> {
     let paths = NAMES.map(|(vocab, merges)| (dir.join(vocab), dir.join(merges)));
     let Some((vocab_path, merges_path)) =
@@ -87,7 +87,7 @@ fn starts_with(token: &str, id: &Value) -> Value {
 }
 
 fn object(path: &Path) -> Result<Value> {
-    let bytes = read_file(path, MOST)?;
+    let bytes = read_file(path, MAX_BYTES)?;
     let remedy = "copy the file again from the model's source";
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(path, format!("line {}", e.line()), format!("is not JSON: {e}"), remedy)
@@ -99,7 +99,7 @@ fn object(path: &Path) -> Result<Value> {
 }
 
 fn merges(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = read_text(path, MOST)?;
+    let text = read_text(path, MAX_BYTES)?;
     let mut merges = vec![];
     for (i, line) in text.lines().enumerate() {
         if line.is_empty() || (i == 0 && line.starts_with("#version")) {

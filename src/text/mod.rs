@@ -1,4 +1,4 @@
-//! Floor 1: text to tokens and back, and where in them the subject of a fact ends.
+//! Floor 1: text to tokens and back, and the last token of a fact's subject.
 
 pub mod chat;
 mod jinja;
@@ -8,6 +8,6 @@ pub mod stream;
 pub mod tokenizer;
 
 pub use chat::{Chat, Frame};
-pub use span::{Place, subject_token};
-pub use stream::Stream;
+pub use span::{FilledTemplate, subject_token};
+pub use stream::DecodeStream;
 pub use tokenizer::{Encoded, Tokenizer};

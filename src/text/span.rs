@@ -1,15 +1,15 @@
-//! Which token ends the subject: where a fact is read and written.
+//! The subject's last token: where a fact is read and written.
 //!
 //! The whole text is tokenised once, and the subject's last token is the last one whose bytes
-//! intersect the filled `{}`. The public code tokenises the text in pieces and adds lengths, which
-//! goes wrong where a token crosses the seam.
+//! intersect the subject's. The public code tokenises the text in pieces and adds their lengths,
+//! which is wrong where a token crosses from one piece into the next.
 
-use super::{Encoded, Tokenizer};
+use super::tokenizer::{Encoded, Tokenizer};
 use crate::base::{Error, Result};
 
-/// A tokenised text and the subject's place in it.
+/// A template whose `{}` is filled with a subject, as tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FilledTemplate {
     /// The ids of the text, with the special tokens the tokenizer adds.
     pub ids: Vec<u32>,
     /// Index into `ids` of the subject's last token.
@@ -18,20 +18,21 @@ pub struct Place {
 
 /// Fills the one `{}` of `template` with `subject` and finds the subject's last token.
 ///
-/// White space around the subject is not part of it: it would hand the place on to the next word.
+/// White space around the subject is not part of it: with it, the token found could be the next
+/// word's.
 ///
 /// # Errors
-/// A template without exactly one `{}`, an empty subject, or one the tokenizer leaves no token of.
-pub fn subject_token(tok: &Tokenizer, template: &str, subject: &str) -> Result<Place> {
-    let (before, after) = halves(template)?;
-    place(tok, before, subject, after, Tokenizer::encode_spans)
+/// A template without exactly one `{}`, an empty subject, or one that the tokenizer drops.
+pub fn subject_token(tok: &Tokenizer, template: &str, subject: &str) -> Result<FilledTemplate> {
+    let (before, after) = split_template(template)?;
+    fill(tok, before, subject, after, Tokenizer::encode_spans)
 }
 
-/// What stands before and after the one `{}` of a template.
+/// The text before and after the one `{}` of a template.
 ///
 /// # Errors
-/// A template without exactly one `{}`.
-pub fn halves(template: &str) -> Result<(&str, &str)> {
+/// No `{}`, or more than one.
+pub fn split_template(template: &str) -> Result<(&str, &str)> {
     match template.split_once("{}") {
         Some((before, after)) if !after.contains("{}") => Ok((before, after)),
         _ => Err(Error::refused(
@@ -44,17 +45,17 @@ pub fn halves(template: &str) -> Result<(&str, &str)> {
 /// How a text becomes tokens.
 pub type Encode = fn(&Tokenizer, &str) -> Result<Encoded>;
 
-/// As [`subject_token`], for a template already cut at its `{}`: neither half is searched again.
+/// As [`subject_token`], for a template that is already split: a `{}` inside its halves is text.
 ///
 /// # Errors
-/// As [`subject_token`].
-pub fn place(
+/// An empty subject, or one that the tokenizer drops.
+pub fn fill(
     tok: &Tokenizer,
     before: &str,
     subject: &str,
     after: &str,
     encode: Encode,
-) -> Result<Place> {
+) -> Result<FilledTemplate> {
     let name = subject.trim();
     if name.is_empty() {
         return Err(Error::refused("the subject is empty", "name the subject of the fact"));
@@ -62,9 +63,9 @@ pub fn place(
     let start = before.len() + subject.len() - subject.trim_start().len();
     let end = start + name.len();
     let encoded = encode(tok, &[before, subject, after].concat())?;
-    let inside = |&(a, b): &(usize, usize)| a < b && a < end && start < b;
-    match encoded.spans.iter().rposition(inside) {
-        Some(subject_last) => Ok(Place { ids: encoded.ids, subject_last }),
+    let intersects = |&(a, b): &(usize, usize)| a < b && a < end && start < b;
+    match encoded.spans.iter().rposition(intersects) {
+        Some(subject_last) => Ok(FilledTemplate { ids: encoded.ids, subject_last }),
         None => Err(Error::refused(
             format!("the tokenizer leaves nothing of the subject {name:?}"),
             "write the subject in characters it has tokens for",

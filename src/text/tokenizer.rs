@@ -1,17 +1,15 @@
 //! A checkpoint's tokenizer: text in, ids and byte spans out, and back.
 //!
-//! The work is the `tokenizers` crate's. What is decided here:
+//! The `tokenizers` crate does the work. Decided here:
 //!
 //! * truncation, padding and BPE dropout stored in a `tokenizer.json` are switched off: an edit
 //!   needs every token of its text, the same ones each time;
-//! * `trim_offsets` is switched off too, so that a span says which bytes a token stands for,
-//!   leading space included;
-//! * targets are tokenised and partial targets decoded as text that follows other text. A
-//!   SentencePiece-style tokenizer puts a space before the start of a text when it encodes and
-//!   takes it away when it decodes, which would add a lone `▁` to a target or glue it to its
-//!   prompt.
+//! * `trim_offsets` is switched off too, so that a span covers all bytes of its token, leading
+//!   space included;
+//! * targets are encoded, and partial targets decoded, as text that follows other text. A
+//!   SentencePiece-style tokenizer inserts a space at the start of a text when it encodes and
+//!   removes it when it decodes, which would add a lone `▁` to a target or join it to its prompt.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
@@ -20,15 +18,15 @@ use super::legacy;
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
-/// Text that stands before a target while it is tokenised or decoded.
+/// Text put before a target while it is encoded or decoded.
 const BEFORE: &str = "a";
 
 /// A tokenizer, ready to use from several threads.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// What it adds before an empty text: the beginning-of-sequence token, or nothing.
+    /// The ids it adds before a text: the beginning-of-sequence token, or none.
     pub bos: Vec<u32>,
-    /// What it adds after a text; language models rarely want that, and edits refuse it.
+    /// The ids it adds after a text; language models rarely have any, and edits refuse them.
     pub eos: Vec<u32>,
     before: Vec<u32>,
     before_text: String,
@@ -39,8 +37,8 @@ pub struct Tokenizer {
 pub struct Encoded {
     /// One id a token, special tokens included.
     pub ids: Vec<u32>,
-    /// The bytes `start..end` of the text that each token stands for. Tokens that share a character
-    /// each span all of it; special tokens that are not in the text span nothing.
+    /// The bytes `start..end` of the text that each token covers. Tokens that share a character
+    /// each cover all of it; special tokens that are not in the text have an empty span.
     pub spans: Vec<(usize, usize)>,
 }
 
@@ -54,7 +52,7 @@ impl Tokenizer {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
         if path.is_file() {
-            let bytes = read_file(&path, legacy::MOST)?;
+            let bytes = read_file(&path, legacy::MAX_BYTES)?;
             return Self::from_json(&path, &bytes);
         }
         match legacy::describe(dir)? {
@@ -69,7 +67,7 @@ impl Tokenizer {
         }
     }
 
-    /// Reads the contents of a `tokenizer.json`; `name` stands for the file in errors.
+    /// From the contents of a `tokenizer.json`; errors name the file `name`.
     ///
     /// # Errors
     /// Not JSON, or not a tokenizer.
@@ -118,38 +116,49 @@ impl Tokenizer {
     }
 
     /// The ids of a text, with the special tokens the tokenizer adds.
+    ///
+    /// # Errors
+    /// A tokenizer that fails on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.run(text, true)?.get_ids().to_vec())
     }
 
-    /// The ids of a text and the bytes each stands for, with the special tokens the tokenizer adds.
+    /// The ids of a text and the bytes each covers, with the special tokens the tokenizer adds.
+    ///
+    /// # Errors
+    /// A tokenizer that fails on the text.
     pub fn encode_spans(&self, text: &str) -> Result<Encoded> {
         let encoding = self.run(text, true)?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
 
-    /// As [`encode_spans`](Self::encode_spans), for a text that says its special tokens itself, as
-    /// a rendered chat does: none are added.
+    /// As [`encode_spans`](Self::encode_spans), for a text that contains its special tokens, as a
+    /// rendered chat does: none are added.
+    ///
+    /// # Errors
+    /// A tokenizer that fails on the text.
     pub fn encode_bare(&self, text: &str) -> Result<Encoded> {
         let encoding = self.run(text, false)?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
 
-    /// The ids a target has after a prompt: no special tokens, and one space before it unless it
-    /// starts with one.
+    /// The ids of a target that follows a prompt: no special tokens, and one space before it unless
+    /// it starts with one.
     ///
     /// # Errors
-    /// A target that leaves no token.
+    /// A target without tokens.
     pub fn encode_target(&self, target: &str) -> Result<Vec<u32>> {
-        let target =
-            if target.starts_with(' ') { Cow::from(target) } else { format!(" {target}").into() };
-        self.encode_after(BEFORE, &target)
+        if target.starts_with(' ') {
+            self.encode_after(BEFORE, target)
+        } else {
+            self.encode_after(BEFORE, &format!(" {target}"))
+        }
     }
 
-    /// The ids that a text has after another one: no special tokens are added.
+    /// The ids of a text that follows another one: no special tokens are added.
     ///
     /// # Errors
-    /// A text that leaves no token.
+    /// A text without tokens.
     pub fn encode_after(&self, before: &str, text: &str) -> Result<Vec<u32>> {
         let ahead = self.encode_bare(before)?.ids;
         let joint = self.encode_bare(&[before, text].concat())?.ids;
@@ -157,7 +166,7 @@ impl Tokenizer {
             Some(ids) => ids.to_vec(),
             None => self.encode_bare(text)?.ids,
         };
-        // A normaliser may leave no more than the space before it.
+        // A normaliser may drop everything but the space before it.
         if text.trim().is_empty() || self.decode_after(&ids)?.trim().is_empty() {
             let what = format!("the tokenizer leaves nothing of the target {text:?}");
             return Err(Error::refused(what, "give a target it has tokens for"));
@@ -165,16 +174,22 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of ids that begin a text, special tokens included. An id that the vocabulary does
-    /// not hold adds nothing: heads are often padded beyond it.
+    /// The text of ids at the start of a text, special tokens included. An id outside the
+    /// vocabulary adds nothing: heads are often padded beyond it.
+    ///
+    /// # Errors
+    /// A tokenizer that fails on the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, false).map_err(|e| {
             Error::refused(format!("the tokenizer cannot decode {ids:?}: {e}"), "check the ids")
         })
     }
 
-    /// The text of ids that follow other text: as [`decode`](Self::decode), but a leading space
-    /// stays. Bytes that form no whole character become U+FFFD.
+    /// The text of ids that follow other text: as [`decode`](Self::decode), but with its leading
+    /// space. Bytes that form no whole character become U+FFFD.
+    ///
+    /// # Errors
+    /// A tokenizer that fails on the ids.
     pub fn decode_after(&self, ids: &[u32]) -> Result<String> {
         let text = self.decode(&[&self.before, ids].concat())?;
         match text.strip_prefix(&self.before_text) {
@@ -198,7 +213,7 @@ impl Tokenizer {
         }
     }
 
-    /// The largest id and one: a model with fewer embedding rows does not fit.
+    /// The largest id plus one: the least number of embedding rows of a model that it fits.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
@@ -216,14 +231,14 @@ fn keep_spaces_in_spans(processor: &mut Value) {
     }
 }
 
-/// Refuses a template with a token that it does not define, for which the crate panics.
+/// Refuses a template that names an undefined token, on which the crate panics.
 fn check_template(path: &Path, processor: &Value) -> Result<()> {
     let pieces = ["single", "pair"].iter().filter_map(|field| processor[field].as_array());
     for piece in pieces.flatten() {
         if let Some(token) = piece["SpecialToken"]["id"].as_str()
             && processor["special_tokens"].get(token).is_none()
         {
-            let what = format!("the template names {token:?}, which special_tokens do not define");
+            let what = format!("the template names {token:?}, which is not in special_tokens");
             return Err(Error::input(path, "post_processor", what, REMEDY));
         }
     }
@@ -231,7 +246,7 @@ fn check_template(path: &Path, processor: &Value) -> Result<()> {
     inner.into_iter().flatten().try_for_each(|inner| check_template(path, inner))
 }
 
-/// Refuses a merge whose result is not in the vocabulary, for which the crate panics.
+/// Refuses a merge whose result is not in the vocabulary, on which the crate panics.
 fn check_merges(path: &Path, model: &Value) -> Result<()> {
     let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
     else {
@@ -248,7 +263,7 @@ fn check_merges(path: &Path, model: &Value) -> Result<()> {
             return Err(Error::input(
                 path,
                 format!("merge {i}"),
-                format!("{merge} gives no piece of the vocabulary"),
+                format!("the result of {merge} is not in the vocabulary"),
                 "take vocabulary and merges from the same tokenizer",
             ));
         }

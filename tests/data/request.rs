@@ -108,10 +108,10 @@ fn errors_name_file_line_and_field() {
     }
     assert_says(&error("[".repeat(100_000)), &["is not JSON"]);
     let twice = r#"{"prompt": "{} is in", "subject": "a", "subject": "b", "target_new": "c"}"#;
-    let words = ["line 2: is not JSON", "\"subject\" stands twice"];
+    let words = ["line 2: is not JSON", "\"subject\" is named twice"];
     assert_says(&error(format!("{SHORT}\n{twice}")), &words);
     assert_says(&error(format!("[{SHORT},\n{twice}]")), &words);
-    assert_says(&error(r#"{"x": [{"a": 1, "a": 1}]}"#), &["\"a\" stands twice"]);
+    assert_says(&error(r#"{"x": [{"a": 1, "a": 1}]}"#), &["\"a\" is named twice"]);
     assert_says(&read("/no/such/file").unwrap_err().to_string(), &["/no/such/file: cannot read"]);
 }
 

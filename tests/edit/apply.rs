@@ -12,7 +12,7 @@ use incise::base::{DType, Progress};
 use incise::edit::apply::{in_place, log, to_folder, undo};
 use incise::gpu::Engine;
 use incise::ops::update::Stored;
-use incise::store::{Change, Kind, Patch, tensor_fingerprint};
+use incise::store::{Change, Delta, Patch, tensor_fingerprint};
 use incise::tensor::{Device, Layout};
 
 use crate::ops::update::{low_rank, oracle};
@@ -27,7 +27,7 @@ fn stored(dtype: DType, layout: Layout) -> Stored {
 }
 
 /// A change of `name` for the bytes `before`.
-fn change(name: &str, layout: Layout, kind: Kind, before: &[u8]) -> Change {
+fn change(name: &str, layout: Layout, delta: Delta, before: &[u8]) -> Change {
     Change {
         tensor: name.into(),
         module: name.trim_end_matches(".weight").into(),
@@ -35,7 +35,7 @@ fn change(name: &str, layout: Layout, kind: Kind, before: &[u8]) -> Change {
         inner: IN,
         fan_in_fan_out: layout == Layout::InOut,
         fingerprint: tensor_fingerprint(before),
-        kind,
+        delta,
     }
 }
 
@@ -105,7 +105,7 @@ fn a_second_patch_costs_no_second_rounding() {
         assert_eq!(tensor(&from_edited, A), w2, "{dtype:?} {layout:?}");
         undo(&toy.dir, Some(0)).unwrap();
         assert_eq!(tensor(&toy.dir, A), w0, "{dtype:?} {layout:?}");
-        let (twice, _) = oracle(&w1, w, &[&second.changes[0].kind]);
+        let (twice, _) = oracle(&w1, w, &[&second.changes[0].delta]);
         twice_differs += usize::from(twice != w2);
     }
     assert!(twice_differs >= 4, "the case does not tell one rounding from two");
@@ -161,7 +161,7 @@ fn a_new_folder() {
     assert_eq!(bytes(&out).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert_eq!(fs::read_dir(toy.beside("new")).unwrap().count(), 1, "temporary folders are left");
     // The copy starts anew: the second patch fits it, in place, and is rounded from what it has.
-    let kind = second.changes[0].kind.clone();
+    let kind = second.changes[0].delta.clone();
     in_place(&out, &[second], &Device::Cpu, &Quiet).unwrap();
     let again = oracle(&w1, stored(DType::F16, Layout::OutIn), &[&kind]).0;
     assert_eq!(tensor(&out, A), again);
@@ -174,8 +174,8 @@ fn a_new_folder() {
     assert!(!third.join(".incise").exists());
 }
 
-fn zero() -> Kind {
-    Kind::Dense(vec![0.0; OUT * IN])
+fn zero() -> Delta {
+    Delta::Dense(vec![0.0; OUT * IN])
 }
 
 /// Both ways refuse, in these words, and nothing has happened.
@@ -207,7 +207,7 @@ fn patches_that_do_not_fit() {
     refused(&toy, &[other(&|c| c.tensor = "c".into())], "c: no such tensor");
     refused(&toy, &[other(&|c| c.fan_in_fan_out = true)], "has the shape [7, 5]");
     refused(&toy, &[other(&|c| c.fingerprint = "0".into())], "patch 1 is for 0");
-    let nan = Kind::Dense(vec![f32::NAN; OUT * IN]);
+    let nan = Delta::Dense(vec![f32::NAN; OUT * IN]);
     refused(&toy, &[patch(vec![change(A, Layout::OutIn, nan, &w0)])], "value 0 is NaN");
     refused(&toy, &[patch(vec![])], "changes nothing");
     in_place(&toy.dir, from_ref(&first), &Device::Cpu, &Quiet).unwrap();
@@ -217,7 +217,7 @@ fn patches_that_do_not_fit() {
 #[test]
 fn values_the_type_cannot_hold() {
     let toy = Toy::new(DType::F16, [OUT, IN]);
-    let huge = Kind::Dense(vec![1e5; OUT * IN]);
+    let huge = Delta::Dense(vec![1e5; OUT * IN]);
     let patch = patch(vec![change(A, Layout::OutIn, huge, &tensor(&toy.dir, A))]);
     refused(&toy, &[patch], "35 values do not fit F16");
     assert_eq!(toy.journal(), ["lock"]);
@@ -231,7 +231,7 @@ fn folders_that_cannot_be_made() {
     assert!(to(&toy.dir).contains("is there and not empty"));
     assert!(to(&toy.dir.join("model.safetensors")).contains("is there and not empty"));
     let inside = to(&toy.dir.join("copy"));
-    assert!(inside.contains("cannot lie inside it"), "{inside}");
+    assert!(inside.contains("cannot be inside it"), "{inside}");
     assert_eq!(toy.bytes(), before);
     assert_eq!(fs::read_dir(&toy.dir).unwrap().count(), 2);
     let empty = toy.beside("empty");

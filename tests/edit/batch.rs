@@ -128,7 +128,7 @@ fn check(case: &Case, compute: impl Into<Compute>, bar: f64) -> (Ready, Planned)
     for layer in &planned.layers {
         let sizes = ready.model.layers[layer.layer].down.w.dims();
         let want = tensor(&file, &format!("{}.change", layer.layer));
-        change = change.max(off(&dense(&layer.kind, sizes), &want));
+        change = change.max(off(&dense(&layer.delta, sizes), &want));
     }
     println!("{} {compute:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
     assert!(change <= bar, "{} {compute:?}: ΔW is off by {change:e}", case.name);
@@ -180,7 +180,7 @@ fn devices_share_facts_and_keep_weights() {
 /// Bytes of everything a plan says.
 fn bits(planned: &Planned) -> Vec<u64> {
     let sizes = |l: usize| planned.model.layers[l].down.w.dims();
-    let layers = planned.layers.iter().flat_map(|l| dense(&l.kind, sizes(l.layer)));
+    let layers = planned.layers.iter().flat_map(|l| dense(&l.delta, sizes(l.layer)));
     let traces = planned.outcomes.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
     layers.chain(traces).map(f64::to_bits).collect()
 }
@@ -286,7 +286,7 @@ fn alphaedit_leaves_what_text_uses() {
         let c = matrix(moment, 0.0);
         let eigen = c.self_adjoint_eigen(faer::Side::Lower).unwrap();
         let sizes @ [out, inner] = ready.model.layers[layer.layer].down.w.dims();
-        let delta = dense(&layer.kind, sizes);
+        let delta = dense(&layer.delta, sizes);
         let (mut kept, mut used) = (0.0f64, 0);
         for (j, u) in eigen.U().col_iter().enumerate() {
             if eigen.S().column_vector()[j] >= nullspace_threshold {

@@ -10,7 +10,7 @@ use incise::base::progress::Quiet;
 use incise::base::{DType, Progress};
 use incise::edit::apply::{in_place, to_file, to_folder};
 use incise::edit::export::{Adapter, Module, RANKS, lora};
-use incise::store::{Change, Kind, Patch, tensor_fingerprint};
+use incise::store::{Change, Delta, Patch, tensor_fingerprint};
 use incise::tensor::Device;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use crate::store::toy::{A, B, NORM, Toy, metadata, refusal, tensor};
 use crate::support::budget::{U32, U64, on_one_and_two};
 
 /// A change of layer `l`.
-fn change(l: usize, [out, inner]: [usize; 2], kind: Kind) -> Change {
+fn change(l: usize, [out, inner]: [usize; 2], delta: Delta) -> Change {
     Change {
         tensor: format!("h.{l}.mlp.c_proj.weight"),
         module: format!("transformer.h.{l}.mlp.c_proj"),
@@ -29,7 +29,7 @@ fn change(l: usize, [out, inner]: [usize; 2], kind: Kind) -> Change {
         inner,
         fan_in_fan_out: true,
         fingerprint: tensor_fingerprint(b"bytes"),
-        kind,
+        delta,
     }
 }
 
@@ -43,11 +43,11 @@ fn adapter(changes: Vec<Change>, rank: Option<usize>) -> Adapter {
 
 /// left · rightᵀ, or the dense change itself, in f64.
 fn whole(c: &Change) -> Vec<f64> {
-    let of = |o: usize, i: usize| match &c.kind {
-        Kind::LowRank { left, right, r } => {
+    let of = |o: usize, i: usize| match &c.delta {
+        Delta::LowRank { left, right, r } => {
             (0..*r).map(|k| f64::from(left[o * r + k]) * f64::from(right[i * r + k])).sum()
         }
-        Kind::Dense(delta) => f64::from(delta[o * c.inner + i]),
+        Delta::Dense(delta) => f64::from(delta[o * c.inner + i]),
     };
     (0..c.out).flat_map(|o| (0..c.inner).map(move |i| (o, i))).map(|(o, i)| of(o, i)).collect()
 }
@@ -103,10 +103,10 @@ fn singular_values(matrix: &[f64], [rows, cols]: [usize; 2]) -> Vec<f64> {
 }
 
 /// A change with a spectrum that falls by half each time, as factors far apart in size.
-fn falling(out: usize, inner: usize, k: usize, seed: u64) -> Kind {
+fn falling(out: usize, inner: usize, k: usize, seed: u64) -> Delta {
     let left = random(out * k, 1.0, seed);
     let falls = |(i, x)| x * 0.5f32.powi((i % k) as i32);
-    Kind::LowRank {
+    Delta::LowRank {
         left: left.into_iter().enumerate().map(falls).collect(),
         right: random(inner * k, 1e-3, seed + 1),
         r: k,
@@ -115,7 +115,7 @@ fn falling(out: usize, inner: usize, k: usize, seed: u64) -> Kind {
 
 fn dense(c: &Change) -> Change {
     let delta = whole(c).into_iter().map(|x| x as f32).collect();
-    Change { kind: Kind::Dense(delta), ..c.clone() }
+    Change { delta: Delta::Dense(delta), ..c.clone() }
 }
 
 /// Layers of different rank and size share one r; the products are those of the patch to the bit.
@@ -126,14 +126,14 @@ fn factors_are_exact_padded_and_balanced() {
     let change = |(l, &(sides, k)): (usize, &([usize; 2], usize))| {
         let [out, inner] = sides;
         let left = random(out * k, 1e3, l as u64);
-        change(l, sides, Kind::LowRank { left, right: random(inner * k, 1e-5, 9), r: k })
+        change(l, sides, Delta::LowRank { left, right: random(inner * k, 1e-5, 9), r: k })
     };
     let changes: Vec<Change> = layers.map(change).collect();
     let adapter = adapter(changes.clone(), None);
     let r = adapter.rank;
     assert_eq!((r, adapter.fan_in_fan_out), (16, true));
     for (m, c) in adapter.modules.iter().zip(&changes) {
-        let Kind::LowRank { left, right, r: k } = &c.kind else { unreachable!() };
+        let Delta::LowRank { left, right, r: k } = &c.delta else { unreachable!() };
         assert_eq!((m.rank, m.lost), (*k, 0.0));
         assert_eq!((m.a.len(), m.b.len()), (r * c.inner, c.out * r));
         for j in 0..r {
@@ -168,7 +168,7 @@ fn the_rank_is_the_smallest_that_holds_the_patch() {
     let cut = adapter(vec![of(257)], None);
     assert!(cut.rank == 256 && cut.modules[0].lost > 0.0);
     assert_eq!(adapter(vec![of(3)], Some(64)).rank, 64);
-    assert_eq!(adapter(vec![change(0, [9, 30], Kind::Dense(vec![1.0; 270]))], None).rank, 16);
+    assert_eq!(adapter(vec![change(0, [9, 30], Delta::Dense(vec![1.0; 270]))], None).rank, 16);
     for rank in [0, 1, 7, 12, 512] {
         let why = refusal(Adapter::of(&patch(vec![of(3)]), Some(rank), &Quiet));
         assert!(why.contains(&format!("{RANKS:?}")), "{why}");
@@ -200,7 +200,7 @@ fn a_cut_change_is_the_nearest() {
 
 #[test]
 fn a_dense_change_of_few_rows_loses_nothing() {
-    let c = change(0, [7, 30], Kind::Dense(random(210, 0.1, 3)));
+    let c = change(0, [7, 30], Delta::Dense(random(210, 0.1, 3)));
     let delta = whole(&c);
     let found = adapter(vec![c], None);
     let (m, sigma) = (&found.modules[0], singular_values(&delta, [7, 30]));
@@ -213,8 +213,9 @@ fn a_dense_change_of_few_rows_loses_nothing() {
 
 #[test]
 fn changes_of_nothing() {
-    let zero = |k: usize| Kind::LowRank { left: vec![0.0; 20 * k], right: vec![1.0; 20 * k], r: k };
-    for kind in [zero(1), zero(12), Kind::Dense(vec![0.0; 400])] {
+    let zero =
+        |k: usize| Delta::LowRank { left: vec![0.0; 20 * k], right: vec![1.0; 20 * k], r: k };
+    for kind in [zero(1), zero(12), Delta::Dense(vec![0.0; 400])] {
         let m = &adapter(vec![change(0, [20, 20], kind)], Some(8)).modules[0];
         assert_eq!(m.lost, 0.0);
         assert!(product(m, 8).iter().all(|x| *x == 0.0));
@@ -239,7 +240,7 @@ fn patches_that_make_no_adapter() {
     assert!(nameless.contains(&one.tensor) && nameless.contains("no module"), "{nameless}");
     assert!(why(vec![]).contains("changes nothing"));
     // The largest singular value is 240 MAX², and a vector of 20 equal numbers has it in its root.
-    let huge = Kind::LowRank { left: vec![f32::MAX; 240], right: vec![f32::MAX; 240], r: 12 };
+    let huge = Delta::LowRank { left: vec![f32::MAX; 240], right: vec![f32::MAX; 240], r: 12 };
     let huge = patch(vec![change(0, [20, 20], huge)]);
     let huge = refusal(Adapter::of(&huge, Some(8), &Quiet));
     assert!(huge.contains("do not fit F32"), "{huge}");
@@ -382,7 +383,7 @@ fn a_file_is_whole_or_as_it_was() {
     };
     refused(&|c| c.fingerprint = "0".into(), "patch 1 is for 0");
     refused(&|c| c.tensor = NORM.into(), "has the shape [7]");
-    refused(&|c| c.kind = Kind::Dense(vec![1e5; 35]), "35 values do not fit F16");
+    refused(&|c| c.delta = Delta::Dense(vec![1e5; 35]), "35 values do not fit F16");
     for n in 1.. {
         let stop = Stop(AtomicU64::new(n));
         match to_file(&toy.dir, &[patch(vec![change.clone()])], &file, &Device::Cpu, &stop) {

@@ -86,7 +86,7 @@ impl FactLm {
                     })
                 })
                 .collect();
-            let logp = model.log_probability(&texts);
+            let logp = model.log_probability(&texts).unwrap();
             let new_wins: Vec<f64> =
                 logp.chunks(2).map(|p| f64::from(u8::from(p[0] > p[1]))).collect();
             let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
@@ -113,7 +113,7 @@ fn three_records_are_the_public_codes() {
             .flat_map(|i| (0..inner).map(move |j| (i, j)))
             .map(|(i, j)| stored[j * out + i])
             .collect();
-        let gap = off(&dense(&layer.kind, [out, inner]), &want);
+        let gap = off(&dense(&layer.delta, [out, inner]), &want);
         println!("layer {}: ΔW {gap:.1e}", layer.layer);
         assert!(gap <= 1e-4, "layer {}: off by {gap:e}", layer.layer);
     }

@@ -8,10 +8,9 @@ use incise::edit::emmet::Emmet;
 use incise::edit::memit::{Grams, Memit};
 use incise::edit::pmet::Pmet;
 use incise::edit::spread::ClosedForm;
-use incise::linalg::keyspace::{Change, on_host};
+use incise::linalg::least_squares::{Solution, on_host};
 use incise::linalg::vector::dot;
-use incise::stats::file::Origin;
-use incise::stats::{Covariance, Moment};
+use incise::stats::{Covariance, Moment, Origin};
 
 /// C of drawn text, keys K (F, N) and residuals R (D, N).
 fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>) {
@@ -29,8 +28,8 @@ fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>)
 /// Δ (D, F) of a method.
 fn delta(method: &dyn ClosedForm, k: &Mat<f64>, r: &Mat<f64>) -> Mat<f64> {
     match method.change(0, k, r, &on_host).unwrap().0 {
-        Change::Right(x) => r * x.transpose(),
-        Change::Whole(transposed) => transposed.transpose().to_owned(),
+        Solution::Right(x) => r * x.transpose(),
+        Solution::Whole(transposed) => transposed.transpose().to_owned(),
     }
 }
 

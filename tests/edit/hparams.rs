@@ -136,7 +136,7 @@ fn files_that_cannot_be_read_name_the_line() {
     for (text, what) in [
         ("layers: [5]\nlayers: [6]\n", "duplicate"),
         ("layers: [5]\n---\nlayers: [6]\n", "single YAML document"),
-        ("{\"layers\": [5],\n \"layers\": [6]}", "line 2: the field \"layers\" stands twice"),
+        ("{\"layers\": [5],\n \"layers\": [6]}", "line 2: \"layers\" is named twice"),
     ] {
         let error = yaml(text).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");

@@ -8,8 +8,7 @@ use incise::edit::rome::{self, Keys, RankOne};
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
 use incise::model::{At, Model, Site};
-use incise::stats::file::Origin;
-use incise::stats::{Covariance, Moment};
+use incise::stats::{Covariance, Moment, Origin};
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
 use incise::text::Tokenizer;
@@ -65,7 +64,7 @@ fn planned(name: &str, keys: Keys) -> Planned {
 /// Ŵ k + b.
 fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
     let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
-    after.down(LAYER, k)
+    after.down(LAYER, k).unwrap()
 }
 
 /// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
@@ -107,10 +106,10 @@ fn keys_orthogonal_by_c_keep_their_values() {
         let along = dot(&u, &p.one.k_star) / dot(&p.one.k_star, &p.one.k_star);
         u.iter_mut().zip(&p.one.k_star).for_each(|(u, k)| *u -= along * k);
         let k: Vec<f64> = p.c.chunks_exact(f).map(|row| dot(row, &u)).collect();
-        close(&held_after(&p, &k), &p.model.down(LAYER, &k), f);
+        close(&held_after(&p, &k), &p.model.down(LAYER, &k).unwrap(), f);
         // A key that is not orthogonal moves.
         let moved = held_after(&p, &p.one.k_star);
-        let before = p.model.down(LAYER, &p.one.k_star);
+        let before = p.model.down(LAYER, &p.one.k_star).unwrap();
         assert!(moved.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3));
     }
 }

@@ -2,8 +2,8 @@
 
 use faer::Mat;
 use incise::base::Rng;
-use incise::edit::means::with_means;
-use incise::linalg::keyspace::{Change, Means, Prior, Route, on_host, solve};
+use incise::edit::means::with_solver;
+use incise::linalg::least_squares::{Prior, Route, Solution, Solver, on_host, solve};
 use incise::tensor::Compute;
 
 use crate::support::twin;
@@ -22,13 +22,13 @@ fn a_device_solves_what_the_host_solves() {
     let c = &keys * keys.transpose() * faer::Scale(1.0 / (4 * f) as f64);
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
-    for (n, d, route) in [(7, 12, Route::Facts), (7, 12, Route::Keys), (90, 12, Route::Keys)] {
+    for (n, d, route) in [(7, 12, Route::Dual), (7, 12, Route::Primal), (90, 12, Route::Primal)] {
         let (k, r) = (draw(&mut rng, f, n), draw(&mut rng, d, n));
-        let by = |means: Means| match solve(&prior, 0.7, &k, &r, route, means).unwrap() {
-            Change::Right(x) | Change::Whole(x) => x,
+        let by = |means: Solver| match solve(&prior, 0.7, &k, &r, route, means).unwrap() {
+            Solution::Right(x) | Solution::Whole(x) => x,
         };
         let here = by(&on_host);
-        let there = with_means(&Compute::from(engine.clone()), by);
+        let there = with_solver(&Compute::from(engine.clone()), by);
         let far = (&there - &here).norm_l2() / here.norm_l2();
         assert!(far <= 2.0 * 10.0 * f as f64 * f64::EPSILON, "{n} {d} {route:?}: {far:e}");
     }
@@ -40,7 +40,7 @@ fn a_device_solves_what_the_host_solves() {
     let prior = Prior::Matrix(&singular);
     let compute = Compute::from(engine.clone());
     let solve = |prior: &Prior| {
-        with_means(&compute, |by| solve(prior, 1.0, &k, &k, Route::Facts, by).is_some())
+        with_solver(&compute, |by| solve(prior, 1.0, &k, &k, Route::Dual, by).is_some())
     };
     assert!(!solve(&prior));
     engine.cap(1000);

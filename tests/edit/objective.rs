@@ -6,7 +6,7 @@ use incise::edit::search::packing::shared_prefixes;
 use incise::edit::search::{LossStep, Push};
 use incise::model::prefix::PrefixCache;
 use incise::model::{At, Model, Site};
-use incise::ops::linear::STEADY;
+use incise::ops::linear::BATCH_INVARIANT_ROWS;
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, along, inner};
@@ -50,8 +50,8 @@ struct Search<'m>(Objective<'m>, usize);
 impl<'m> Search<'m> {
     fn new(model: &'m Model, push: Push, facts: &[&FactRows]) -> Search<'m> {
         let shared = shared_prefixes(facts.iter().copied());
-        let prefixes = PrefixCache::run(model, &shared, push.layers(), STEADY);
-        let mut objective = Objective::new(model, push, KL_FACTOR, prefixes, STEADY);
+        let prefixes = PrefixCache::run(model, &shared, push.layers(), BATCH_INVARIANT_ROWS);
+        let mut objective = Objective::new(model, push, KL_FACTOR, prefixes, BATCH_INVARIANT_ROWS);
         let t0 = objective.admit(facts);
         let mut search = Search(objective, facts.len());
         let losses = search.step(&Tensor::zeros(&model.compute, t0.shape())).0;

@@ -11,10 +11,10 @@ use incise::edit::facts::facts;
 use incise::edit::hparams::{Method, Values};
 use incise::edit::plan::{Planned, plan};
 use incise::edit::search::LOSS_TOLERANCE;
-use incise::model::Model;
-use incise::stats::file::Origin;
+use incise::model::{Model, SearchPrecision};
+use incise::stats::origin::Origin;
 use incise::stats::{Covariance, Moment};
-use incise::store::{Checkpoint, Kind};
+use incise::store::{Checkpoint, Delta};
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
 use safetensors::SafeTensors;
@@ -97,7 +97,7 @@ fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, bar: f64) {
     let planned = planned(case, dir, &model);
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
-    let Kind::LowRank { left, right, r } = planned.layers[0].kind.clone() else {
+    let Delta::LowRank { left, right, r } = planned.layers[0].delta.clone() else {
         panic!("{}: a few facts are of low rank", case.name)
     };
     assert_eq!(r, case.requests.as_array().unwrap().len());
@@ -154,7 +154,7 @@ fn fast_products_find_a_value_too() {
         let dir = golden().join(&case.model);
         let mut model = Model::load(&Checkpoint::open(&dir).unwrap(), engine.clone()).unwrap();
         let exact = planned(case, &dir, &model);
-        model.fast = true;
+        model.search_precision = SearchPrecision::Fast;
         let fast = planned(case, &dir, &model);
         for (fast, exact) in fast.outcomes.iter().zip(&exact.outcomes) {
             let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());

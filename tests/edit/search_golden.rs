@@ -6,7 +6,7 @@ use incise::edit::search::Push;
 use incise::edit::search::objective::Objective;
 use incise::edit::search::packing::shared_prefixes;
 use incise::model::prefix::PrefixCache;
-use incise::model::{At, Model, Site};
+use incise::model::{At, Model, SearchPrecision, Site};
 use incise::tensor::Tensor;
 
 use crate::model::golden::each;
@@ -55,9 +55,9 @@ fn the_search_loss_and_its_gradient_are_the_frameworks() {
     });
 }
 
-/// Fast steps of every shape of model: what is below the tap is exact, KL at δ = 0 is exactly 0,
-/// and a way against the gradient that should win a tenth of a nat wins at least half of it. Logits
-/// here are below 16 in size, and a rounding to bf16 is 2⁻⁹ of one.
+/// Fast steps on every shape of model: below the tap everything is exact, KL at δ = 0 is exactly 0,
+/// and a step against the gradient that should lower the loss by 0.1 lowers it by at least half of
+/// that. Logits here are below 16 in size, and rounding to bf16 changes one by up to 2⁻⁹ of it.
 #[test]
 fn fast_steps_descend() {
     let Some(engine) = twin::engine("edit::search_golden::fast_steps_descend") else { return };
@@ -65,7 +65,7 @@ fn fast_steps_descend() {
         let golden = Golden::open(name);
         let exact = golden.model(engine.clone());
         let mut fast = exact.clone();
-        fast.fast = true;
+        fast.search_precision = SearchPrecision::Fast;
         let (rows, push) = recorded(&golden, &exact);
         let [(t0, at_rest, slope), (same, other, _)] = [&fast, &exact].map(|model| {
             let prefixes = PrefixCache::run(model, &shared_prefixes([&rows]), push.layers(), 0);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use incise::gpu::library::{BLASLT, SOLVER, SWITCH, find, find_in};
+use incise::gpu::library::{BLASLT, CUSOLVER, SWITCH, find, find_in};
 
 use crate::cli::text;
 
@@ -20,7 +20,7 @@ fn plant(dir: &Path, file: &str, function: &str) -> Option<()> {
 
 #[test]
 fn a_library_that_is_missing_is_an_answer() {
-    for wanted in [BLASLT, SOLVER] {
+    for wanted in [BLASLT, CUSOLVER] {
         for serves in [0, 11_080, 12_080, 13_000, i32::MAX] {
             match find(&wanted, serves) {
                 Ok(found) => assert!(found.title.starts_with(wanted.name), "{}", found.title),
@@ -60,7 +60,7 @@ fn what_is_found_is_what_the_driver_serves() {
     assert_eq!(found(13_000).unwrap().1, file);
     plant(&first, "libcusolver.so.12", "another").unwrap();
     fs::write(second.join("libcusolver.so.11"), "no library").unwrap();
-    let why = find_in(&SOLVER, 13_000, &places).err().unwrap();
+    let why = find_in(&CUSOLVER, 13_000, &places).err().unwrap();
     assert!(why.contains("cusolverGetProperty") && why.contains("libcusolver.so.11"), "{why}");
 }
 
@@ -75,7 +75,7 @@ fn doctor_tells_of_libraries() {
     };
     let found = doctor(None);
     assert!(found.contains("cuBLASLt") && found.contains("cuSOLVER"), "{found}");
-    for (value, said) in [("off", "left alone, by INCISE_LIBRARIES=off"), ("no", "say off")] {
+    for (value, said) in [("off", "disabled by INCISE_LIBRARIES=off"), ("no", "set it to off")] {
         let all = doctor(Some(value));
         assert_eq!(all.matches(said).count(), 2, "{all}");
     }

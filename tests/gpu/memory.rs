@@ -10,7 +10,7 @@ use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
-use incise::model::{At, Batch, Model, Site};
+use incise::model::{At, Batch, Model, SearchPrecision, Site};
 use incise::tensor::OnDevice;
 use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ fn weights_that_come_and_go() {
         let model = golden.model(engine.clone());
         part.into_iter().for_each(|bytes| engine.cap(bytes));
         let ids = &golden.json.prompts[0];
-        let z = model.logits(&Batch::whole([ids]), Past::None, &[ids.len() - 1]);
+        let z = model.logits(&Batch::whole([ids]), Past::None, &[ids.len() - 1]).unwrap();
         Some((z.to_f64(), engine.memory().peak))
     };
     let Some((whole, peak)) = logits(None) else { return };
@@ -126,24 +126,26 @@ fn fact(draw: &mut Draw, vocabulary: usize) -> FactRows {
 }
 
 /// A search of some facts, in as much room as there shall be; their values.
-struct Searched {
-    model: Model,
-    facts: Vec<FactRows>,
+pub(super) struct Searched {
+    pub model: Model,
+    pub facts: Vec<FactRows>,
     push: Push,
 }
 
 impl Searched {
-    fn new(engine: &Engine, config: &Value, fast: bool, attention: bool) -> Searched {
+    pub fn new(engine: &Engine, config: &Value, fast: bool, attention: bool) -> Searched {
         let compute = engine.clone().into();
         let mut model = Model::random(config, DType::BF16, 0, &compute).unwrap();
-        model.fast = fast;
+        if fast {
+            model.search_precision = SearchPrecision::Fast;
+        }
         let mut draw = Draw::new("memory of a search", false);
         let facts = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
         let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
-    fn run(&self, room: u64) -> Vec<TargetValue> {
+    pub fn run(&self, room: u64) -> Vec<TargetValue> {
         self.until(f64::NEG_INFINITY, room)
     }
 
@@ -176,7 +178,7 @@ impl Searched {
 /// What a search takes at most, besides the weights, and what was counted for a part of its facts.
 fn searched(engine: &Engine, search: &Searched, loss_tolerance: f64, part: u64) -> (u64, u64) {
     let Searched { model, facts, push } = search;
-    model.logits(&Batch::whole([[0]]), Past::None, &[0]); // the weights are there
+    model.logits(&Batch::whole([[0]]), Past::None, &[0]).unwrap(); // uploads the weights
     let before = engine.forget_peak();
     let shared: usize = shared_prefixes(facts).iter().map(Vec::len).sum();
     assert_eq!(shared, 20, "the contexts");
@@ -187,7 +189,7 @@ fn searched(engine: &Engine, search: &Searched, loss_tolerance: f64, part: u64) 
 }
 
 /// Parallel layers, and sequential ones.
-fn small() -> [Value; 2] {
+pub(super) fn small() -> [Value; 2] {
     let gptj = json!({
         "model_type": "gptj", "n_layer": 5, "n_embd": 96, "n_head": 3, "rotary_dim": 8,
         "vocab_size": 97, "n_positions": 64, "activation_function": "gelu_new",
@@ -245,15 +247,15 @@ fn a_search_whose_weights_come_and_go() {
         let Some(engine) = twin::engine(test) else { return };
         let resident = Searched::new(&engine, config, fast, attention);
         let want = resident.run(u64::MAX);
-        assert!(!resident.model.streams() && engine.replays() > 0);
+        assert!(!resident.model.offloads_weights() && engine.replays() > 0);
 
         let Some(engine) = twin::engine(test) else { return };
         let streamed = Searched::new(&engine, config, fast, attention);
         let before = engine.memory().used;
-        streamed.model.logits(&Batch::whole([[0]]), Past::None, &[0]);
+        streamed.model.logits(&Batch::whole([[0]]), Past::None, &[0]).unwrap();
         let weights = engine.memory().used - before;
         engine.cap(before + weights / 4 * 5);
-        assert!(streamed.model.streams());
+        assert!(streamed.model.offloads_weights());
         let room = streamed.model.spare().unwrap();
         assert!(streamed.run(room) == want, "{}", config["model_type"]);
         assert!(engine.memory().peak <= before + weights / 4 * 5);

@@ -9,3 +9,4 @@ mod library;
 mod memory;
 mod planted;
 mod probe;
+mod turns;

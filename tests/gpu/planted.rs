@@ -11,8 +11,14 @@ use incise::gpu::twin::{Order, Twin};
 use crate::support::twin;
 
 const TEXT: &str = include_str!("planted.cu");
-static FILE: File =
-    File { name: "planted", text: TEXT, variants: &[("f32", "")], kernels: &[], images: &[] };
+static FILE: File = File {
+    name: "planted",
+    text: TEXT,
+    variants: &[("f32", "")],
+    kernels: &[],
+    images: &[],
+    headers: &[],
+};
 
 /// The executables, one a build; none without a compiler.
 fn programs() -> Option<&'static [PathBuf]> {
@@ -31,7 +37,7 @@ fn run(
     let engine = Engine::twin(Twin::start(program, order).unwrap());
     let y = engine.array(Elem::F32, 64).unwrap();
     let launch = || {
-        let to = Argument::Pointer { name: "y", to: "float", place: y.place() };
+        let to = Argument::Pointer { name: "y", to: "float", slice: y.slice() };
         engine.launch(&FILE, kernel, Grid::line(blocks, 64), &[to]);
         twin::down(&y)
     };
@@ -113,7 +119,7 @@ fn arguments_of_other_types_are_refused() {
     let Some([plain, ..]) = programs() else { return };
     let engine = Engine::twin(Twin::start(plain, Order::Forwards).unwrap());
     let y = engine.array(Elem::BF16, 64).unwrap();
-    let to = Argument::Pointer { name: "y", to: "float", place: y.place() };
+    let to = Argument::Pointer { name: "y", to: "float", slice: y.slice() };
     let launch = || engine.launch(&FILE, "right", Grid::line(1, 64), &[to]);
     let said = catch_unwind(AssertUnwindSafe(launch)).unwrap_err();
     assert!(said.downcast_ref::<String>().unwrap().contains("`y` is of another type"));

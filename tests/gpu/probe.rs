@@ -26,7 +26,7 @@ fn product(
 }
 
 fn pointer(name: &'static str, to: &'static str, array: &Array) -> Argument {
-    Argument::Pointer { name, to, place: array.place() }
+    Argument::Pointer { name, to, slice: array.slice() }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use incise::store::{Kind, Patch};
+use incise::store::{Delta, Patch};
 use serde_json::{Value, json};
 
 use crate::cli::{Session, done, fails, incise, strs, text};
@@ -150,7 +150,7 @@ fn dead_relu_neurons() {
     assert!(edited.status.success(), "{warned}");
     assert!(warned.contains("is singular, so ") && warned.contains("never fire"), "{warned}");
     let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
-    let Kind::LowRank { right, .. } = &patch.changes[0].kind else { panic!("no low rank") };
+    let Delta::LowRank { right, .. } = &patch.changes[0].delta else { panic!("no low rank") };
     assert!(right.iter().all(|x| x.is_finite()) && right.iter().any(|&x| x != 0.0));
     assert!(right.iter().step_by(3).all(|&x| x == 0.0), "a dead neuron takes no part");
 }

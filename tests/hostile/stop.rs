@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use incise::base::{DType, Rng};
-use incise::store::{Change, Kind, Patch, tensor_fingerprint};
+use incise::store::{Change, Delta, Patch, tensor_fingerprint};
 
 use crate::cli::{Session, done, json, strs, text};
 use crate::store::toy::{A, Toy, metadata, tensor};
@@ -53,7 +53,7 @@ fn patch(toy: &Toy, n: usize) -> String {
         inner: n,
         fan_in_fan_out: false,
         fingerprint: tensor_fingerprint(&tensor(&toy.dir, A)),
-        kind: Kind::LowRank { left: draw(), right: draw(), r: 1 },
+        delta: Delta::LowRank { left: draw(), right: draw(), r: 1 },
     };
     Patch { changes: vec![change], metadata: metadata() }.write(&path).unwrap();
     path.display().to_string()

@@ -1,1 +1,1 @@
-mod keyspace;
+mod least_squares;

@@ -1,8 +1,8 @@
-//! What a configuration may say, in both dialects, and what is refused, by the field's name.
+//! Fields of a configuration in both dialects, and which values are refused, by name.
 
 use incise::model::arch::{Arch, Positions};
 use incise::model::config::Config;
-use incise::model::family;
+use incise::model::families;
 use incise::ops::act::Act;
 use serde_json::{Value, json};
 
@@ -20,7 +20,8 @@ fn read(name: &'static str, changes: Value) -> Result<Arch, String> {
         };
     }
     let config = Config { value: &value, path: "config.json".into() };
-    family::read(&config).map(|(_, arch)| arch).map_err(|e| e.to_string())
+    let arch = families::find(&config).and_then(|family| family.arch(&config));
+    arch.map_err(|e| e.to_string())
 }
 
 const TYPES: [&str; 3] = ["sliding_attention", "full_attention", "sliding_attention"];
@@ -97,25 +98,25 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
 fn absent_fields_are_the_frameworks() {
     let arch = |name, changes| read(name, changes).unwrap();
     let llama = arch("llama", json!({"num_key_value_heads": "(absent)"}));
-    assert_eq!((llama.queries, llama.groups), (6, 6));
+    assert_eq!((llama.n_heads, llama.n_kv_heads), (6, 6));
     let wide = json!({"num_attention_heads": 16, "head_dim": 4});
     let mut absent = wide.clone();
     absent["num_key_value_heads"] = json!("(absent)");
     let mut null = wide.clone();
     null["num_key_value_heads"] = json!(null);
-    assert_eq!(arch("mistral", absent).groups, 8);
-    assert_eq!(arch("mistral", null).groups, 16);
-    assert_eq!(arch("qwen3", json!({"head_dim": "(absent)"})).head, 128);
+    assert_eq!(arch("mistral", absent).n_kv_heads, 8);
+    assert_eq!(arch("mistral", null).n_kv_heads, 16);
+    assert_eq!(arch("qwen3", json!({"head_dim": "(absent)"})).head_dim, 128);
     assert_eq!(arch("gpt2", json!({"n_inner": "(absent)"})).inner, 4 * 28);
     let wide = arch("gptj", json!({"rotary_dim": "(absent)", "n_embd": 256, "n_head": 2}));
-    let Positions::Rotary(rotary) = wide.positions else { panic!("gptj turns") };
+    let Positions::Rotary(rotary) = wide.positions else { panic!("gptj is rotary") };
     assert_eq!(rotary.frequency.len(), 32, "64 elements");
     let seven = json!({"num_attention_heads": 7, "num_key_value_heads": 7, "head_dim": 4});
-    assert_eq!(arch("llama", seven).head, 4, "said, so 7 need not divide the width");
-    assert!(arch("gpt2", json!({"tie_word_embeddings": "(absent)"})).tied);
-    assert!(!arch("llama", json!({"tie_word_embeddings": "(absent)"})).tied);
+    assert_eq!(arch("llama", seven).head_dim, 4, "given, so 7 need not divide the width");
+    assert!(arch("gpt2", json!({"tie_word_embeddings": "(absent)"})).tie_embeddings);
+    assert!(!arch("llama", json!({"tie_word_embeddings": "(absent)"})).tie_embeddings);
     let neox = arch("neox", json!({"rotary_pct": "(absent)", "use_parallel_residual": null}));
-    let Positions::Rotary(rotary) = neox.positions else { panic!("neox turns") };
+    let Positions::Rotary(rotary) = neox.positions else { panic!("neox is rotary") };
     assert_eq!((rotary.frequency.len(), neox.parallel), (1, true), "a quarter of 8 elements");
 }
 
@@ -151,7 +152,7 @@ fn activations_have_their_names() {
 fn scalings_are_read_in_both_dialects() {
     let frequency = |changes| {
         let Positions::Rotary(r) = read("llama-linear", changes).unwrap().positions else {
-            panic!("llama turns")
+            panic!("llama is rotary")
         };
         (r.frequency, r.factor)
     };

@@ -14,7 +14,7 @@ use crate::support::golden::Golden;
 /// Stored tensors of one file: type, shape and elements.
 type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-/// What opening a recorded model says after its fields and tensors were changed.
+/// The error of opening a recorded model after its fields and tensors were changed.
 fn open(name: &'static str, fields: Value, change: impl Fn(&mut Stored)) -> Result<(), String> {
     let golden = Golden::open(name);
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ fn a_stored_tensor_of_a_layer_that_the_configuration_leaves_unread_is_refused() 
 }
 
 #[test]
-fn what_old_checkpoints_store_and_no_code_reads_is_passed_over() {
+fn what_old_checkpoints_store_and_no_code_reads_is_ignored() {
     for (name, tensors) in [
         ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"]),
         ("neox", ["gpt_neox.layers.0.attention.bias", "gpt_neox.layers.1.attention.masked_bias"]),

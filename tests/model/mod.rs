@@ -1,4 +1,5 @@
 mod config;
+mod entries;
 pub mod golden;
 mod load;
 mod passes;

@@ -6,7 +6,7 @@
 use incise::base::Rng;
 use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
-use incise::model::{At, Batch, Cache, Model, Run, Site};
+use incise::model::{At, Batch, KvCache, Model, Run, Site};
 use incise::ops::sample;
 use incise::tensor::Precision;
 
@@ -34,7 +34,7 @@ fn hold(whole: impl Fn(&Model, &Prompts) -> Vec<f64>, way: impl Fn(&Model, &Prom
 fn logits(model: &Model, prompts: &Prompts) -> Vec<f64> {
     let one = |prompt: &Vec<u32>| {
         let all: Vec<usize> = (0..prompt.len()).collect();
-        model.logits(&Batch::whole([prompt]), Past::None, &all).to_f64()
+        model.logits(&Batch::whole([prompt]), Past::None, &all).unwrap().to_f64()
     };
     prompts.iter().flat_map(one).collect()
 }
@@ -46,12 +46,14 @@ fn a_cache_changes_nothing() {
         hold(logits, |model, prompts| {
             let mut all = Vec::new();
             for prompt in prompts {
-                let (mut cache, mut past) = (Cache::new(&model.arch, &model.compute), 0);
+                let mut cache = KvCache::new(&model.arch, &model.compute);
+                let mut past = 0;
                 for ids in prompt.chunks(step) {
                     let mut batch = Batch::default();
                     batch.push(ids, 0..past);
                     let rows: Vec<usize> = (0..ids.len()).collect();
-                    all.extend(model.logits(&batch, Past::Grow(&mut cache), &rows).to_f64());
+                    let z = model.logits(&batch, Past::Grow(&mut cache), &rows).unwrap();
+                    all.extend(z.to_f64());
                     past += ids.len();
                 }
             }
@@ -65,7 +67,7 @@ fn sequences_of_a_batch_do_not_see_each_other() {
     hold(logits, |model, prompts| {
         let batch = Batch::whole(prompts);
         let all: Vec<usize> = (0..batch.len()).collect();
-        model.logits(&batch, Past::None, &all).to_f64()
+        model.logits(&batch, Past::None, &all).unwrap().to_f64()
     });
 }
 
@@ -86,12 +88,14 @@ fn reading_a_site_is_hooking_a_whole_pass() {
             all
         };
         hold(hooked, |model, prompts| {
-            let begin =
-                |p: &'_ Vec<u32>| (1..=p.len()).map(|n| p[..n].to_vec()).collect::<Vec<_>>();
-            let begun: Vec<Vec<u32>> = prompts.iter().flat_map(begin).collect();
-            let texts: Vec<&[u32]> = begun.iter().map(Vec::as_slice).collect();
+            let mut texts: Vec<&[u32]> = Vec::new();
+            for prompt in prompts {
+                texts.extend((1..=prompt.len()).map(|n| &prompt[..n]));
+            }
             let layers = 0..model.arch.layers;
-            layers.flat_map(|layer| model.read(&texts, Site { layer, at }).to_f64()).collect()
+            layers
+                .flat_map(|layer| model.read(&texts, Site { layer, at }).unwrap().to_f64())
+                .collect()
         });
     }
 }
@@ -106,7 +110,7 @@ fn greedy_text_is_that_of_whole_passes() {
             let mut ids = prompt.clone();
             for _ in 0..12 {
                 let last = [ids.len() - 1];
-                let logits = model.logits(&Batch::whole([&ids]), Past::None, &last);
+                let logits = model.logits(&Batch::whole([&ids]), Past::None, &last).unwrap();
                 ids.push(sample::next(&logits, Sampling::GREEDY, 0.0).unwrap());
             }
             assert_eq!(text.unwrap(), ids[prompt.len()..], "{name}");

@@ -1,5 +1,5 @@
-//! A real trained Llama with grouped heads, stories260K, says from a BOS token what it is recorded
-//! to say. Its file is llama2.c's first format: seven i32 sizes (width, inner, layers, heads,
+//! A real trained Llama with grouped heads, stories260K, generates its recorded story from a BOS
+//! token. Its file is llama2.c's first format: seven i32 sizes (width, inner, layers, heads,
 //! groups, vocabulary, context), then f32 matrices, each kind for all layers.
 
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ fn convert(bin: &Path, dir: &Path) -> usize {
     tensors.push(("model.norm.weight".into(), vec![d], file.take(d)));
     let item = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| Item {
         name: name.clone(),
-        dtype: DType::F32.name(),
+        dtype: DType::F32.into(),
         shape: shape.clone(),
     };
     let items: Vec<Item> = tensors.iter().map(item).collect();

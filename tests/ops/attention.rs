@@ -5,7 +5,7 @@ use std::ops::Range;
 use incise::base::Float;
 use incise::gpu::launch::Elem;
 use incise::gpu::{Array, Engine};
-use incise::ops::attention::{self, Grads, Heads, Keys, Seq};
+use incise::ops::attention::{self, AttentionGrads, Heads, KvRows, Seq};
 use incise::ops::cuda::attention::{self as cuda, Packing};
 use incise::tensor::{Precision, Tensor};
 
@@ -173,10 +173,11 @@ impl Case {
         let past = (&tensor(kw, &self.past_k), &tensor(kw, &self.past_v));
         let mut o = stale(&q);
         let mut lse = tensor(queries, &vec![f64::NAN; q.len() / width]);
-        let keys = Keys { k: &k, v: &v, past, seqs: &self.seqs, packing: None, heads: self.heads };
+        let keys =
+            KvRows { k: &k, v: &v, past, seqs: &self.seqs, packing: None, heads: self.heads };
         attention::forward(&q, keys, &mut o, &mut lse);
         let [total, mean] = [stale(&lse), stale(&lse)];
-        let mut grads = Grads { dq: stale(&q), dk: stale(&k), dv: stale(&v), total, mean };
+        let mut grads = AttentionGrads { dq: stale(&q), dk: stale(&k), dv: stale(&v), total, mean };
         let d_o = tensor(qw, &self.d_o);
         attention::backward(&d_o, &q, keys, &lse, &mut grads);
         [o, lse, grads.dq, grads.dk, grads.dv]
@@ -301,11 +302,11 @@ fn launch(engine: &Engine, heads: Heads, seqs: &[Seq], inputs: &[Array; 6]) -> [
     let (mut lse, mut total, mut mean) = (per_head(), per_head(), per_head());
     let packing = &Packing::of(engine, seqs, heads).unwrap();
     let mut parts = engine.array(Elem::F32, packing.parts(heads)).unwrap();
-    let keys = cuda::Keys { k, v, past: (past_k, past_v), packing, heads };
-    let outputs = cuda::Outputs { o: &mut o, lse: &mut lse, parts: &mut parts };
+    let keys = cuda::DeviceKvRows { k, v, past: (past_k, past_v), packing, heads };
+    let outputs = cuda::AttentionOutputs { o: &mut o, lse: &mut lse, parts: &mut parts };
     cuda::forward(engine, q, keys, outputs);
     let (total, mean) = (&mut total, &mut mean);
-    let grads = cuda::Grads { dq: &mut dq, dk: &mut dk, dv: &mut dv, total, mean };
+    let grads = cuda::DeviceAttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv, total, mean };
     cuda::backward(engine, d_o, q, keys, &lse, grads);
     [o, lse, dq, dk, dv]
 }

@@ -208,7 +208,7 @@ fn kernels_divide() {
 #[test]
 fn library_divides() {
     let test = "ops::cholesky::library_divides";
-    let Some(card) = twin::library(test, |e| e.solver().is_some()) else { return };
+    let Some(card) = twin::library(test, |e| e.cusolver().is_some()) else { return };
     for (n, count) in [(1, 1), (7, 3), (65, 5), (130, 67), (700, 33)] {
         check_division(&card, &format!("cuSOLVER, {n}"), n, count);
         check_no_division(&card, &format!("cuSOLVER, {n}"), n);
@@ -259,7 +259,7 @@ fn kernels_large() {
 #[test]
 fn library_large() {
     let test = "ops::cholesky::library_large";
-    let Some(card) = twin::library(test, |e| e.solver().is_some()) else { return };
+    let Some(card) = twin::library(test, |e| e.cusolver().is_some()) else { return };
     check_large("cuSOLVER", &card, twin::sizes([16384, 1000], [200, 3]));
 }
 

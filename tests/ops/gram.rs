@@ -131,7 +131,7 @@ fn kernels_large() {
         let u = Numbers::draw("large totals", Elem::BF16, [1, f], [0.0, (n as f64).sqrt() / 2.0]);
         let before = (0..f).flat_map(|i| (0..=i).map(move |j| (i, j)));
         let before: Vec<f64> = before.map(|(i, j)| u.at(i) * u.at(j)).collect();
-        let mut totals = cuda::Totals::new(&engine, f, &before);
+        let mut totals = cuda::DeviceTotals::new(&engine, f, &before);
         totals.add(&k.up(&engine));
         let total = totals.packed();
         let s = Matrix {

@@ -4,8 +4,8 @@ use incise::base::Float;
 use incise::gpu::kernels::norm::{NormBwd, NormFwd};
 use incise::gpu::launch::{Elem, Grid};
 use incise::gpu::{Array, Engine};
-use incise::ops::cuda::norm::{self as cuda, Kept};
-use incise::ops::norm::{self, Kind, Norm, Saved};
+use incise::ops::cuda::norm::{self as cuda, DeviceSaved};
+use incise::ops::norm::{self, Norm, NormKind, Saved};
 use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
@@ -29,7 +29,7 @@ const CASES: &[(&str, [usize; 2], Fill)] = &[
 ];
 
 struct Case {
-    kind: Kind,
+    kind: NormKind,
     n: usize,
     eps: f64,
     x: Vec<f64>,
@@ -40,11 +40,11 @@ struct Case {
 }
 
 impl Case {
-    fn draw(draw: &mut Draw, kind: Kind, [n, d]: [usize; 2], fill: Fill) -> Case {
+    fn draw(draw: &mut Draw, kind: NormKind, [n, d]: [usize; 2], fill: Fill) -> Case {
         // A constant row is one number; another row is another.
         let x = (0..n).flat_map(|_| draw.fill(fill, d)).collect();
         let (g, b) = (draw.normal(d), draw.normal(d));
-        let b = (kind == Kind::Layer).then_some(b);
+        let b = (kind == NormKind::Layer).then_some(b);
         let (dy, dx) = (draw.normal(n * d), draw.normal(n * d));
         Case { kind, n, eps: f64::from(1e-5f32), x, g, b, dy, dx }
     }
@@ -83,7 +83,7 @@ impl Op for Case {
         let [mut y, mut mean, mut rstd] = [const { Vec::new() }; 3];
         for row in 0..self.n {
             let (x, dy) = (&all_x[row * d..][..d], &all_dy[row * d..][..d]);
-            let layer = self.kind == Kind::Layer;
+            let layer = self.kind == NormKind::Layer;
             let m = if layer { x.iter().copied().sum::<T>() / len } else { T::default() };
             let var = x.iter().map(|&x| (x - m) * (x - m)).sum::<T>() / len;
             let s = T::of(1.0) / (var + T::of(self.eps)).sqrt();
@@ -128,13 +128,13 @@ impl Case {
         &self,
         engine: &Engine,
         elem: Elem,
-        run: impl FnOnce(cuda::Norm, &mut [Array; 3]) -> Array,
+        run: impl FnOnce(cuda::DeviceNorm, &mut [Array; 3]) -> Array,
     ) -> Vec<Vec<f64>> {
         let (n, d, f32) = (self.n, self.g.len(), Elem::F32);
         let g = twin::up(engine, f32, &self.g);
         let b = self.b.as_ref().map(|b| twin::up(engine, f32, b));
         let (kind, eps) = (self.kind, self.eps as f32);
-        let p = cuda::Norm { kind, eps, gain: &g, bias: b.as_ref() };
+        let p = cuda::DeviceNorm { kind, eps, gain: &g, bias: b.as_ref() };
         let array = |elem, len| engine.array(elem, len).unwrap();
         let mut out = [array(elem, n * d), array(f32, n), array(f32, n)];
         let dx = run(p, &mut out);
@@ -146,7 +146,7 @@ impl Case {
         let mut dx = twin::up(engine, Elem::F32, &self.dx);
         let mut kept = engine.array(Elem::F32, x.len()).unwrap();
         self.on(engine, elem, |p, [y, m, s]| {
-            cuda::forward(engine, &x, p, y, Kept { x: &mut kept, m, s });
+            cuda::forward(engine, &x, p, y, DeviceSaved { x: &mut kept, m, s });
             cuda::backward(engine, &dy, p, &kept, [m, s], &mut dx);
             dx
         })
@@ -157,7 +157,7 @@ impl Case {
         let mut kept = engine.array(elem, self.x.len()).unwrap();
         self.on(engine, elem, |p, [y, m, s]| {
             *y = twin::up(engine, elem, &self.x);
-            cuda::heads_forward(engine, y, p, Kept { x: &mut kept, m, s });
+            cuda::heads_forward(engine, y, p, DeviceSaved { x: &mut kept, m, s });
             cuda::heads_backward(engine, p, &kept, [m, s], &mut d);
             d
         })
@@ -168,7 +168,7 @@ impl Case {
 fn kernels() {
     let Some(engines) = twin::engines("ops::norm::kernels") else { return };
     for &(case, shape, fill) in CASES {
-        for kind in [Kind::Layer, Kind::Rms] {
+        for kind in [NormKind::Layer, NormKind::Rms] {
             for elem in [Elem::F32, Elem::BF16] {
                 let draw = |draw: &mut Draw| Case::draw(draw, kind, shape, fill);
                 let name = format!("norm {kind:?} {elem:?}, {case}");
@@ -193,7 +193,7 @@ fn kernels_of_a_sum() {
         for elem in [Elem::F32, Elem::BF16] {
             let mut draw = Draw::new("norm of a sum", true);
             let mut case =
-                Case::draw(&mut draw, Kind::Layer, shape, Fill::Normal).kernel_inputs(elem);
+                Case::draw(&mut draw, NormKind::Layer, shape, Fill::Normal).kernel_inputs(elem);
             let (x, added) = (case.x.clone(), twin::rounded(F32, &draw.normal(case.x.len())));
             let sum = x.iter().zip(&added).map(|(x, a)| x + a).collect::<Vec<_>>();
             case.x = twin::rounded(F32, &sum);
@@ -204,7 +204,7 @@ fn kernels_of_a_sum() {
                     (twin::up(engine, elem, &case.dy), twin::up(engine, F32, &case.dx));
                 let mut kept = engine.array(F32, case.x.len()).unwrap();
                 let got = case.on(engine, elem, |p, [y, m, s]| {
-                    let all = Kept { x: &mut kept, m, s };
+                    let all = DeviceSaved { x: &mut kept, m, s };
                     cuda::forward_adding(engine, &mut x, &added, p, y, all);
                     cuda::backward(engine, &dy, p, &kept, [m, s], &mut dx);
                     dx
@@ -223,12 +223,12 @@ fn kernels_of_a_sum() {
 fn kernels_off_alignment() {
     let Some(engines) = twin::engines("ops::norm::kernels_off_alignment") else { return };
     let inputs = |draw: &mut Draw| {
-        Case::draw(draw, Kind::Rms, [3, 64], Fill::Normal).kernel_inputs(Elem::BF16)
+        Case::draw(draw, NormKind::Rms, [3, 64], Fill::Normal).kernel_inputs(Elem::BF16)
     };
     let run = |case: &Case, engine: &Engine| {
         let (n, d) = (case.n, case.g.len());
         let shifted = |elem, values: &[f64]| twin::up(engine, elem, &[&[0.0], values].concat());
-        let rest = |array: &Array| array.place().part(1, n * d);
+        let rest = |array: &Array| array.slice().part(1, n * d);
         let (x, dy) = (shifted(F32, &case.x), shifted(Elem::BF16, &case.dy));
         let (y, dx) = (shifted(Elem::BF16, &vec![f64::NAN; n * d]), shifted(F32, &case.dx));
         let grid = Grid { blocks: [1, 1, 1], threads: [16, 4, 1] };
@@ -275,7 +275,7 @@ fn kernels_off_alignment() {
 #[test]
 fn cases() {
     for &(case, shape, fill) in CASES {
-        for kind in [Kind::Layer, Kind::Rms] {
+        for kind in [NormKind::Layer, NormKind::Rms] {
             let name = format!("norm {kind:?}, {case}");
             budget::hold(&name, |draw| Case::draw(draw, kind, shape, fill));
         }
@@ -284,7 +284,7 @@ fn cases() {
 
 #[test]
 fn backward_is_the_slope() {
-    for kind in [Kind::Layer, Kind::Rms] {
+    for kind in [NormKind::Layer, NormKind::Rms] {
         for seed in 0..8 {
             let mut draw = Draw::new(&format!("norm, slope {seed}"), false);
             let case = Case::draw(&mut draw, kind, [3, 37], Fill::Normal);

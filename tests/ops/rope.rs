@@ -84,7 +84,7 @@ impl Turn {
         let [cos, sin] = [&self.cos, &self.sin].map(|t| twin::up(engine, Elem::F32, t));
         let mut x = twin::up(engine, elem, &self.x);
         let (cos, sin, pairing) = (&cos, &sin, self.pairing);
-        let angles = cuda::Angles { cos, sin, half, pairing };
+        let angles = cuda::DeviceAngles { cos, sin, half, pairing };
         cuda::rotate(engine, &mut x, [heads, width], angles, self.back);
         vec![twin::down(&x)]
     }

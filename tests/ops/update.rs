@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use incise::base::{DType, Rng};
-use incise::ops::update::{Stored, Sums, Terms};
-use incise::store::Kind;
+use incise::edit::change::term;
+use incise::ops::update::{Stored, Sums, Term, Terms};
+use incise::store::Delta;
 use incise::tensor::{Layout, Precision};
 
 use crate::support::twin;
@@ -14,8 +15,18 @@ const LAYOUTS: [Layout; 2] = [Layout::OutIn, Layout::InOut];
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// On the host.
-fn update(original: &[u8], w: Stored, rows: Range<usize>, terms: &[&Kind], new: &mut [u8]) -> Sums {
-    Terms::new(&Precision::F32.into(), w, terms.to_vec()).add(original, rows, new)
+fn update(
+    original: &[u8],
+    w: Stored,
+    rows: Range<usize>,
+    terms: &[&Delta],
+    new: &mut [u8],
+) -> Sums {
+    Terms::new(&Precision::F32.into(), w, all(terms)).add(original, rows, new)
+}
+
+fn all<'a>(kinds: &[&'a Delta]) -> Vec<Term<'a>> {
+    kinds.iter().map(|kind| term(kind)).collect()
 }
 
 /// The value an element's bytes hold.
@@ -42,23 +53,23 @@ pub fn nearest(dtype: DType, v: f64) -> Vec<u8> {
 }
 
 /// Σ_p Δ_p at row o, column i, in the order the operation promises.
-fn delta(terms: &[&Kind], inner: usize, o: usize, i: usize) -> f64 {
+fn delta(terms: &[&Delta], inner: usize, o: usize, i: usize) -> f64 {
     let mut sum = 0.0;
     for term in terms {
         match term {
-            Kind::LowRank { left, right, r } => {
+            Delta::LowRank { left, right, r } => {
                 for k in 0..*r {
                     sum += f64::from(left[o * r + k]) * f64::from(right[i * r + k]);
                 }
             }
-            Kind::Dense(delta) => sum += f64::from(delta[o * inner + i]),
+            Delta::Dense(delta) => sum += f64::from(delta[o * inner + i]),
         }
     }
     sum
 }
 
 /// What the whole matrix becomes, element by element.
-pub fn oracle(original: &[u8], w: Stored, terms: &[&Kind]) -> (Vec<u8>, Sums) {
+pub fn oracle(original: &[u8], w: Stored, terms: &[&Delta]) -> (Vec<u8>, Sums) {
     let (mut new, mut sums) = (Vec::new(), Sums::default());
     let [_, cols] = w.sides();
     for (n, old) in original.chunks_exact(w.dtype.size()).enumerate() {
@@ -80,9 +91,9 @@ pub fn random(n: usize, scale: f64, seed: u64) -> Vec<f32> {
     (0..n).map(|_| (rng.normal() * scale) as f32).collect()
 }
 
-pub fn low_rank(out: usize, inner: usize, r: usize, scale: f64, seed: u64) -> Kind {
+pub fn low_rank(out: usize, inner: usize, r: usize, scale: f64, seed: u64) -> Delta {
     let left = random(out * r, scale, seed);
-    Kind::LowRank { left, right: random(inner * r, 1.0, seed + 100), r }
+    Delta::LowRank { left, right: random(inner * r, 1.0, seed + 100), r }
 }
 
 fn weights(w: Stored) -> Vec<u8> {
@@ -99,7 +110,7 @@ fn every_type_and_layout_bit_for_bit() {
         let r = out.min(inner).min(5);
         let terms = [
             &low_rank(out, inner, r, 1e-3, 1),
-            &Kind::Dense(random(out * inner, 1e-3, 2)),
+            &Delta::Dense(random(out * inner, 1e-3, 2)),
             &low_rank(out, inner, 1, 1e-3, 3),
         ];
         for (dtype, layout) in DTYPES.into_iter().flat_map(|t| LAYOUTS.map(|l| (t, l))) {
@@ -142,7 +153,7 @@ fn kernels() {
                 let [mut want, mut got] = [(); 2].map(|()| vec![0; original.len()]);
                 let sums = update(original, w, rows.clone(), &terms, &mut want);
                 for (name, engine) in &engines {
-                    let by = Terms::new(&engine.clone().into(), w, terms.to_vec());
+                    let by = Terms::new(&engine.clone().into(), w, all(&terms));
                     let found = by.add(original, rows.clone(), &mut got);
                     assert!(got == want, "{out} × {inner} {dtype:?} {layout:?} on {name}");
                     for (got, want) in [
@@ -174,10 +185,10 @@ fn kernels_leave_nan_alone() {
         let one = nearest(dtype, 1.0);
         let original = [&one, nan, &one].concat();
         let want = [&nearest(dtype, 1.5), nan, &nearest(dtype, 1.5)].concat();
-        let kind = Kind::LowRank { left: vec![0.5], right: vec![1.0; 3], r: 1 };
+        let kind = Delta::LowRank { left: vec![0.5], right: vec![1.0; 3], r: 1 };
         for by in [engine.clone().into(), Precision::F32.into()] {
             let mut new = vec![0; original.len()];
-            Terms::new(&by, w, vec![&kind]).add(&original, 0..1, &mut new);
+            Terms::new(&by, w, vec![term(&kind)]).add(&original, 0..1, &mut new);
             assert_eq!(new, want, "{dtype:?}");
         }
     }
@@ -188,10 +199,10 @@ fn kernels_leave_nan_alone() {
 fn kernels_count_what_does_not_fit() {
     let Some(engine) = twin::engine("ops::update::kernels_count_what_does_not_fit") else { return };
     let w = Stored { dtype: DType::F16, layout: Layout::OutIn, out: 2, inner: 2 };
-    let factors = Kind::LowRank { left: vec![65_520.0, 1.0], right: vec![1.0, -20.0], r: 1 };
-    let dense = Kind::Dense(vec![65_520.0, -65_520.0 * 20.0, 1.0, -20.0]);
+    let factors = Delta::LowRank { left: vec![65_520.0, 1.0], right: vec![1.0, -20.0], r: 1 };
+    let dense = Delta::Dense(vec![65_520.0, -65_520.0 * 20.0, 1.0, -20.0]);
     for kind in [factors, dense] {
-        let terms = Terms::new(&engine.clone().into(), w, vec![&kind]);
+        let terms = Terms::new(&engine.clone().into(), w, vec![term(&kind)]);
         let mut new = [0; 8];
         assert_eq!(terms.add(&[0; 8], 0..2, &mut new).overflowed, 2);
         assert_eq!(value(DType::F16, &new[6..]), -20.0);
@@ -216,7 +227,7 @@ fn some_rows() {
 #[test]
 fn what_does_not_fit_is_counted() {
     let w = Stored { dtype: DType::F16, layout: Layout::OutIn, out: 2, inner: 2 };
-    let delta = Kind::Dense(vec![65_519.0, 65_520.0, -1e6, 0.0]);
+    let delta = Delta::Dense(vec![65_519.0, 65_520.0, -1e6, 0.0]);
     let sums = update(&[0; 8], w, 0..2, &[&delta], &mut [0; 8]);
     assert_eq!(sums.overflowed, 2);
 }

@@ -3,8 +3,7 @@
 use std::fs;
 
 use incise::base::Rng;
-use incise::stats::file::Origin;
-use incise::stats::{Covariance, Moment};
+use incise::stats::{Covariance, Moment, Origin};
 
 fn moment(f: usize, tokens: usize, key: &mut dyn FnMut(usize) -> f64) -> Moment {
     let mut total = vec![0.0; f * (f + 1) / 2];

@@ -5,8 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use incise::base::Result;
-use incise::stats::file::Origin;
-use incise::stats::{Moment, import, merge};
+use incise::stats::{Moment, Origin, import, merge};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -212,24 +211,21 @@ fn statistics_of_another_origin_are_not_replaced() {
         part: None,
     };
     let place = |origin: &Origin| {
-        Moment::check_place(folder.path(), 3, origin, None).map_err(|e| e.to_string())
+        Moment::check_overwrite(folder.path(), 3, origin, None).map_err(|e| e.to_string())
     };
     assert_eq!(place(&origin), Ok(()));
     of(&origin).write(folder.path()).unwrap();
     assert_eq!(place(&origin), Ok(()));
     let shard = Some("0/2".parse().unwrap());
-    let error = Moment::check_place(folder.path(), 3, &origin, shard).unwrap_err().to_string();
-    assert!(error.contains("shard: of what stands there is none, and of what would"), "{error}");
+    let error = Moment::check_overwrite(folder.path(), 3, &origin, shard).unwrap_err().to_string();
+    assert!(error.contains("shard: is none in the file that is there, and 0"), "{error}");
     for (field, other) in [
         ("model", Origin { model: "n".into(), ..origin.clone() }),
         ("corpus", Origin { corpus: "npz-1".into(), ..origin.clone() }),
         ("context_length", Origin { context_length: 9, ..origin.clone() }),
     ] {
         let error = place(&other).unwrap_err();
-        assert!(
-            error.contains(&format!("layer-3.safetensors: {field}: of what stands")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("layer-3.safetensors: {field}: is ")), "{error}");
         assert!(error.contains("another folder"), "{error}");
     }
     fs::write(Moment::path(folder.path(), 3), "no statistics").unwrap();

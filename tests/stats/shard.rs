@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use incise::base::{Error, Quiet, Share};
 use incise::ops::gram;
-use incise::stats::file::{Part, write_all};
-use incise::stats::{Moment, merge};
+use incise::stats::file::write_all;
+use incise::stats::{Moment, Part, merge};
 use incise::tensor::Precision;
 
 use super::collect::{StopAfter, Toy, toy};
@@ -70,7 +70,9 @@ fn shards_add_up_to_the_whole() {
                 let parts: Vec<Moment> = dirs.iter().map(open).collect();
                 assert_eq!(all.tokens, whole.tokens);
                 assert_eq!((&all.origin, all.part), (&whole.origin, None));
-                assert!(parts.iter().all(|p| p.part.is_some_and(|p| p.of == whole.tokens)));
+                assert!(
+                    parts.iter().all(|p| p.part.is_some_and(|p| p.total_tokens == whole.tokens))
+                );
                 assert_eq!(parts.iter().map(|p| p.tokens).sum::<u64>(), whole.tokens);
                 assert!(n == 1 || parts.iter().all(|p| p.tokens * n < 2 * whole.tokens), "even");
                 let off = off(all, whole, &parts, unit);
@@ -147,7 +149,7 @@ fn a_shard_alone_is_no_statistics() {
     let (toy, at) = (toy(), tempfile::tempdir().unwrap());
     let dir = &shards(&toy, at.path(), &[0], 2, 1500)[0];
     let m = Moment::open(dir, 0).unwrap();
-    assert_eq!(m.part, Some(Part { share: Share { i: 0, n: 2 }, of: 1500 }));
+    assert_eq!(m.part, Some(Part { share: Share { i: 0, n: 2 }, total_tokens: 1500 }));
     let error = Moment::read(dir, 0, m.f, &m.origin.model).unwrap_err().to_string();
     let words = ["layer-0.safetensors: shard: is shard 0/2", "incise stats merge"];
     assert!(words.iter().all(|word| error.contains(word)), "{error}");

@@ -65,7 +65,7 @@ fn an_index_that_points_outside() {
         let index = json!({"weight_map": {A: file}});
         fs::write(toy.dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
         let why = refusal(Checkpoint::open(&toy.dir));
-        assert!(why.contains("a.weight: its file lies outside"), "{file}: {why}");
+        assert!(why.contains("a.weight: its file is outside"), "{file}: {why}");
     }
 }
 

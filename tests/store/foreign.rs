@@ -1,4 +1,4 @@
-//! Journals that came with a folder from elsewhere: opening it must not write where they please.
+//! J7: journals that came with a folder from elsewhere. Opening it writes nowhere else.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use incise::base::DType;
 use incise::store::Checkpoint;
 use incise::store::disk::Os;
-use incise::store::record::{Entry, Head, Known, Place, Record, checksum};
+use incise::store::record::{FileIdentity, FileRange, Head, LogEntry, Record, checksum};
 
 use super::journal::apply;
 use super::toy::{Toy, refusal};
@@ -14,11 +14,11 @@ use super::toy::{Toy, refusal};
 const SHARD: &str = "model-00001-of-00002.safetensors";
 
 /// What the journal says of a file, as it is.
-fn known(dir: &Path, file: &str) -> Known {
+fn known(dir: &Path, file: &str) -> FileIdentity {
     let bytes = fs::read(dir.join(file)).unwrap();
     let n = u64::from_le_bytes(*bytes.first_chunk().unwrap()).min(bytes.len() as u64 - 8);
     let header = blake3_hex(&bytes[8..][..n as usize]);
-    Known { file: file.into(), len: bytes.len() as u64, header }
+    FileIdentity { file: file.into(), len: bytes.len() as u64, header }
 }
 
 fn blake3_hex(bytes: &[u8]) -> String {
@@ -30,9 +30,9 @@ fn blake3_hex(bytes: &[u8]) -> String {
 fn head(toy: &Toy) -> Head {
     let len = fs::metadata(toy.dir.join(SHARD)).unwrap().len();
     let entry =
-        Entry { number: 1, time: 0, method: "rome".into(), facts: 1, tensors: vec!["a".into()] };
-    let place = Place { file: SHARD.into(), offset: len - 4, len: 4 };
-    Head { entry, files: vec![known(&toy.dir, SHARD)], places: vec![place] }
+        LogEntry { number: 1, time: 0, method: "rome".into(), facts: 1, tensors: vec!["a".into()] };
+    let range = FileRange { file: SHARD.into(), offset: len - 4, len: 4 };
+    Head { entry, files: vec![known(&toy.dir, SHARD)], ranges: vec![range] }
 }
 
 /// Lays the record into the model's folder and opens the model.
@@ -40,7 +40,7 @@ fn opened(toy: &Toy, head: &Head, name: &str) -> incise::Result<Checkpoint> {
     let folder = toy.dir.join(".incise");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("lock"), "").unwrap();
-    let nines = &mut |place: &Place| Ok(vec![9; place.len.min(100) as usize]);
+    let nines = &mut |place: &FileRange| Ok(vec![9; place.len.min(100) as usize]);
     Record::write(&Os, &folder.join(name), head, nines).unwrap();
     Checkpoint::open(&toy.dir)
 }
@@ -76,8 +76,8 @@ fn a_file_outside_the_folder() {
         let file = file.to_owned();
         move |toy: &Toy, head: &mut Head| {
             let file = file.replace("BESIDE", toy.temp.path().to_str().unwrap());
-            head.places[0] = Place { file: file.clone(), offset: 8, len: 4 };
-            head.files = vec![Known { file, ..known(toy.temp.path(), "victim") }];
+            head.ranges[0] = FileRange { file: file.clone(), offset: 8, len: 4 };
+            head.files = vec![FileIdentity { file, ..known(toy.temp.path(), "victim") }];
         }
     };
     for file in ["../victim", "BESIDE/victim", "sub/../../victim", "", "..", "./x"] {
@@ -87,24 +87,24 @@ fn a_file_outside_the_folder() {
 
 #[test]
 fn a_place_outside_its_file() {
-    refused(|_, head| head.places[0].file = "config.json".into(), "lies in no file");
-    refused(|_, head| head.places[0].offset += 1, "lies in no file");
-    refused(|_, head| head.places[0].offset = u64::MAX - 1, "lies in no file");
-    refused(|_, head| head.places[0].offset = 4, "lies in no file");
-    refused(|_, head| head.files.clear(), "lies in no file");
-    refused(|_, head| head.places[0].offset = 8, "begins inside the header");
-    refused(|_, head| head.places.push(head.places[0].clone()), "share bytes");
+    refused(|_, head| head.ranges[0].file = "config.json".into(), "is in no file");
+    refused(|_, head| head.ranges[0].offset += 1, "is in no file");
+    refused(|_, head| head.ranges[0].offset = u64::MAX - 1, "is in no file");
+    refused(|_, head| head.ranges[0].offset = 4, "is in no file");
+    refused(|_, head| head.files.clear(), "is in no file");
+    refused(|_, head| head.ranges[0].offset = 8, "begins inside the header");
+    refused(|_, head| head.ranges.push(head.ranges[0].clone()), "share bytes");
 }
 
 #[test]
 fn numbers_beyond_every_count() {
-    refused(|_, head| head.entry.time = u64::MAX, "beyond every count");
+    refused(|_, head| head.entry.time = u64::MAX, "out of range");
     refused(|_, head| head.entry.number = 7, "under another's name");
     let toy = Toy::sharded(DType::F32);
     let mut head = head(&toy);
     head.entry.number = u32::MAX;
     let why = refusal(opened(&toy, &head, "4294967295.journal"));
-    assert!(why.contains("beyond every count"), "{why}");
+    assert!(why.contains("out of range"), "{why}");
 }
 
 /// A record under another name would be taken for a leftover, and the way back removed.

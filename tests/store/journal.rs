@@ -8,9 +8,10 @@ use std::thread;
 
 use incise::base::DType;
 use incise::store::disk::Os;
-use incise::store::journal::{self, History, Journal};
-use incise::store::record::Place;
-use incise::store::{Change, Checkpoint, Kind, Patch};
+use incise::store::history::History;
+use incise::store::journal::{self, Journal};
+use incise::store::record::FileRange;
+use incise::store::{Change, Checkpoint, Delta, Patch};
 
 use super::toy::{A, B, Toy, metadata, refusal};
 
@@ -23,30 +24,30 @@ pub fn patch() -> Patch {
         inner: 5,
         fan_in_fan_out: false,
         fingerprint: String::new(),
-        kind: Kind::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
+        delta: Delta::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
     };
     Patch { changes: vec![change(A), change(B)], metadata: metadata() }
 }
 
 /// A and B in two pieces each.
-pub fn places(toy: &Toy) -> Vec<Place> {
+pub fn ranges(toy: &Toy) -> Vec<FileRange> {
     let checkpoint = toy.open();
     let of = |name| {
         let (shard, entry) = checkpoint.entry(name).unwrap();
         let file = shard.path().file_name().unwrap().to_str().unwrap().to_owned();
         let (start, end, cut) = (entry.range.start, entry.range.end, entry.range.start + 10);
-        let place = move |offset, end| Place { file: file.clone(), offset, len: end - offset };
-        [place(start, cut), place(cut, end)]
+        let range = move |offset, end| FileRange { file: file.clone(), offset, len: end - offset };
+        [range(start, cut), range(cut, end)]
     };
     [of(A), of(B)].concat()
 }
 
 /// Applies a change that adds `by` to every original byte.
 pub fn apply(disk: &dyn incise::store::disk::Disk, toy: &Toy, by: u8) -> incise::Result<()> {
-    let places = places(toy);
+    let ranges = ranges(toy);
     let mut journal = Journal::open(disk, &toy.dir)?;
     let mut fill = |_, old: &[u8]| Ok(old.iter().map(|b| b.wrapping_add(by)).collect());
-    journal.apply(&patch(), places, &mut fill).map(drop)
+    journal.apply(&patch(), ranges, &mut fill).map(drop)
 }
 
 #[test]
@@ -59,11 +60,11 @@ fn apply_log_undo() {
     apply(&Os, &toy, 7).unwrap(); // adds to the original bytes, not to those of the first
     let second = toy.bytes();
     assert!(original != first && first != second);
-    for place in places(&toy) {
-        let at = place.offset as usize..(place.offset + place.len) as usize;
-        let [old, new] = [&original, &second].map(|b| b[&place.file][at.clone()].to_vec());
+    for range in ranges(&toy) {
+        let at = range.offset as usize..range.end() as usize;
+        let [old, new] = [&original, &second].map(|b| b[&range.file][at.clone()].to_vec());
         assert!(old.iter().zip(&new).all(|(old, new)| old.wrapping_add(7) == *new));
-        assert_eq!(History::read(&toy.dir).unwrap().original(&place).unwrap(), old);
+        assert_eq!(History::read(&toy.dir).unwrap().original(&range).unwrap(), old);
     }
     let log = journal::log(&toy.dir).unwrap();
     assert_eq!(log.iter().map(|e| e.number).collect::<Vec<_>>(), [1, 2]);
@@ -81,20 +82,20 @@ fn apply_log_undo() {
     assert!(refusal(journal::undo(&Os, &toy.dir, None)).contains("no change is applied"));
 }
 
-/// A place is found whole in a record that cut the tensor elsewhere; half a place is not made up.
+/// A range is found whole in a record that cut the tensor elsewhere; half a range is not made up.
 #[test]
 fn originals_across_cuts() {
     let toy = Toy::sharded(DType::BF16);
-    let places = places(&toy);
-    let whole = Place { len: places[0].len + places[1].len, ..places[0].clone() };
+    let ranges = ranges(&toy);
+    let whole = FileRange { len: ranges[0].len + ranges[1].len, ..ranges[0].clone() };
     let original = History::read(&toy.dir).unwrap().original(&whole).unwrap();
     apply(&Os, &toy, 1).unwrap();
     let history = History::read(&toy.dir).unwrap();
     assert_ne!(history.current(&whole).unwrap(), original);
     assert_eq!(history.original(&whole).unwrap(), original);
-    let inner = Place { offset: whole.offset + 8, len: 5, ..whole.clone() };
+    let inner = FileRange { offset: whole.offset + 8, len: 5, ..whole.clone() };
     assert_eq!(history.original(&inner).unwrap(), original[8..13]);
-    let over = Place { offset: whole.offset - 1, ..whole };
+    let over = FileRange { offset: whole.offset - 1, ..whole };
     assert!(refusal(history.original(&over)).contains("69 of 70 bytes"));
 }
 
@@ -131,7 +132,7 @@ fn a_writer_beside_processes_that_start() {
     });
 }
 
-/// What happens to the first shard before a change is refused, and the words.
+/// J6: what happens to the first shard before a change is refused, and the words.
 #[track_caller]
 fn refused(spoil: impl FnOnce(&std::path::Path, &Toy), words: &str) {
     let toy = Toy::sharded(DType::F32);
@@ -166,14 +167,14 @@ fn a_read_only_file() {
     refused(|path, _| fs::set_permissions(path, read_only).unwrap(), "is read-only");
 }
 
-/// Undo puts nothing over bytes that something else has written.
+/// J6: undo puts nothing over bytes that something else has written.
 #[test]
 fn bytes_written_since() {
     let toy = Toy::sharded(DType::F32);
     apply(&Os, &toy, 1).unwrap();
-    let place = &places(&toy)[1];
-    let file = fs::File::options().write(true).open(toy.dir.join(&place.file)).unwrap();
-    file.write_all_at(&[9, 9, 9], place.offset + 2).unwrap();
+    let range = &ranges(&toy)[1];
+    let file = fs::File::options().write(true).open(toy.dir.join(&range.file)).unwrap();
+    file.write_all_at(&[9, 9, 9], range.offset + 2).unwrap();
     let now = toy.bytes();
     let why = refusal(journal::undo(&Os, &toy.dir, None));
     assert!(why.contains("is not as change 1 left it"), "{why}");

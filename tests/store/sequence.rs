@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use incise::base::DType;
 use incise::store::disk::Disk;
 use incise::store::journal;
-use incise::store::record::Place;
+use incise::store::record::FileRange;
 use proptest::prelude::*;
 
 use super::faulty::{FAULTS, Fault, Faulty};
-use super::journal::{apply, places};
+use super::journal::{apply, ranges};
 use super::toy::Toy;
 
 type Bytes = BTreeMap<String, Vec<u8>>;
@@ -29,12 +29,12 @@ fn step() -> impl Strategy<Value = (Step, Option<(usize, Fault)>)> {
 }
 
 /// The model's bytes with so much added to every original one.
-fn changed(original: &Bytes, places: &[Place], by: u8) -> Bytes {
+fn changed(original: &Bytes, ranges: &[FileRange], by: u8) -> Bytes {
     let mut bytes = original.clone();
-    for place in places {
-        let range = place.offset as usize..(place.offset + place.len) as usize;
-        let file = bytes.get_mut(&place.file).unwrap();
-        file[range].iter_mut().for_each(|b| *b = b.wrapping_add(by));
+    for range in ranges {
+        let changed = range.offset as usize..range.end() as usize;
+        let file = bytes.get_mut(&range.file).unwrap();
+        file[changed].iter_mut().for_each(|b| *b = b.wrapping_add(by));
     }
     bytes
 }
@@ -55,7 +55,7 @@ proptest! {
     #[test]
     fn all_old_or_all_new(steps in prop::collection::vec(step(), 1..7)) {
         let toy = Toy::sharded(DType::BF16);
-        let places = places(&toy);
+        let ranges = ranges(&toy);
         let mut states = vec![toy.bytes()]; // after each change that is applied
         for (step, fault) in steps {
             let applied = states.len() - 1;
@@ -63,7 +63,7 @@ proptest! {
                 continue;
             }
             if let Step::Apply(by) = step {
-                states.push(changed(&states[0], &places, by));
+                states.push(changed(&states[0], &ranges, by));
             }
             let disk = fault.map_or_else(Faulty::sound, |(n, fault)| Faulty::new(n, fault));
             let (done, wanted) = run(&disk, &toy, &step, applied);

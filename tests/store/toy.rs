@@ -25,7 +25,7 @@ pub const NORM: &str = "norm.weight";
 pub fn file(path: &Path, dtype: DType, tensors: &[(&str, &[usize])], seed: u64) {
     let item = |(name, shape): &(&str, &[usize])| Item {
         name: (*name).to_owned(),
-        dtype: dtype.name(),
+        dtype: dtype.into(),
         shape: shape.to_vec(),
     };
     let items: Vec<Item> = tensors.iter().map(item).collect();

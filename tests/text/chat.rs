@@ -109,27 +109,27 @@ fn templates_that_fail_name_file_and_line() {
     };
     assert!(config(json!("\n{{")).contains("tokenizer_config.json: chat_template, line 2"));
     assert!(config(Value::Null).contains("the model has no chat"));
-    assert!(config(json!(7)).contains("neither a text nor a list"));
+    assert!(config(json!(7)).contains("neither a string nor a list"));
     assert!(config(json!([{"name": "default"}])).contains("no template named `default`"));
     assert!(error(&[]).contains("the model has no chat"));
     assert!(error(&[("tokenizer_config.json", "{\n!")]).contains("line 2"));
 }
 
 #[test]
-fn today_is_said_where_a_template_asks() {
+fn a_template_can_ask_for_the_date() {
     let shown = chat(&[("chat_template.jinja", "{{ strftime_now('%Y/%m') }}")]).unwrap();
     let shown = shown.render("x").unwrap();
     assert!(shown.starts_with("20") && shown.len() == 7 && &shown[4..5] == "/", "{shown}");
 }
 
 #[test]
-fn a_message_that_is_not_shown_once_as_it_is_has_no_frame() {
+fn a_message_that_is_not_output_once_unchanged_has_no_frame() {
     let named = chat(&[("chat_template.jinja", NAMES)]).unwrap();
     let frame = named.frame(" a b ").unwrap();
     assert_eq!((&frame.head[..], &frame.tail[..]), ("<user>", "<assistant>"));
     for text in ["none", "{{ messages[0].content * 2 }}", "{{ messages[0].content | upper }}"] {
         let error = chat(&[("chat_template.jinja", text)]).unwrap().frame("a").unwrap_err();
-        assert!(error.to_string().contains("once and as it is"), "{text}: {error}");
+        assert!(error.to_string().contains("exactly once and unchanged"), "{text}: {error}");
     }
 }
 

@@ -7,9 +7,9 @@ use crate::support::shared::shared;
 
 /// The text of the subject's last token, and the text of all tokens up to and with it.
 fn last(tok: &Tokenizer, template: &str, subject: &str) -> (String, String) {
-    let place = subject_token(tok, template, subject).unwrap();
-    let upto = &place.ids[tok.bos.len()..=place.subject_last];
-    (tok.token_text(place.ids[place.subject_last]), tok.decode_after(upto).unwrap())
+    let filled = subject_token(tok, template, subject).unwrap();
+    let upto = &filled.ids[tok.bos.len()..=filled.subject_last];
+    (tok.token_text(filled.ids[filled.subject_last]), tok.decode_after(upto).unwrap())
 }
 
 /// Template, subject, and the text that ends with the subject's last token.
@@ -61,9 +61,9 @@ fn a_token_that_crosses_the_end_of_the_subject_is_its_last() {
 fn tokens_that_share_a_character_both_belong_to_it() {
     // 東 is æ Ŀ ± and 京 is ä º ¬; one token holds the end of the first and the start of the second.
     let tok = toys::byte_level(&["æĿ", "±äº"]);
-    let place = subject_token(&tok, "{}x", "東").unwrap();
+    let filled = subject_token(&tok, "{}x", "東").unwrap();
     assert_eq!(tok.encode("東x").unwrap().len(), 3);
-    assert_eq!(place.subject_last, 1);
+    assert_eq!(filled.subject_last, 1);
     // The first character's last token is the one that also begins the second.
     assert_eq!(subject_token(&tok, "{}京", "東").unwrap().subject_last, 1);
     assert_eq!(subject_token(&tok, "東{}", "京").unwrap().subject_last, 2);
@@ -72,10 +72,10 @@ fn tokens_that_share_a_character_both_belong_to_it() {
 }
 
 #[test]
-fn the_beginning_of_sequence_shifts_the_place() {
+fn the_beginning_of_sequence_shifts_the_index() {
     let tok = toys::sentencepiece(&["▁Paris"]);
-    let place = subject_token(&tok, "{} is", "Paris").unwrap();
-    assert_eq!((place.ids[0], place.subject_last), (1, 1));
+    let filled = subject_token(&tok, "{} is", "Paris").unwrap();
+    assert_eq!((filled.ids[0], filled.subject_last), (1, 1));
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn a_space_put_in_after_a_special_token_shifts_no_span() {
     for part in ["pre_tokenizer", "post_processor"] {
         json[part]["add_prefix_space"] = true.into();
     }
-    let place = subject_token(&toys::build(&json), "<|endoftext|>{} is", "x").unwrap();
-    assert_eq!(place.subject_last, 1);
+    let filled = subject_token(&toys::build(&json), "<|endoftext|>{} is", "x").unwrap();
+    assert_eq!(filled.subject_last, 1);
 }
 
 #[test]
@@ -99,8 +99,8 @@ fn normalisers_that_change_lengths_shift_no_span() {
         let tok = with(json!({"type": form}));
         for subject in ["Zoe\u{301}", "Zoé", "ﬁﬀ", "ẛ̣"] {
             let before = tok.encode(&format!("ée\u{301} {subject}")).unwrap();
-            let place = subject_token(&tok, "ée\u{301} {} is é", subject).unwrap();
-            assert_eq!(place.subject_last + 1, before.len(), "{form}: {subject}");
+            let filled = subject_token(&tok, "ée\u{301} {} is é", subject).unwrap();
+            assert_eq!(filled.subject_last + 1, before.len(), "{form}: {subject}");
         }
     }
     let tok = with(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
@@ -108,7 +108,7 @@ fn normalisers_that_change_lengths_shift_no_span() {
 }
 
 #[test]
-fn what_cannot_be_placed_is_refused_by_name() {
+fn what_has_no_last_token_is_refused_by_name() {
     let mut json = toys::byte_level_json(&[]);
     json["normalizer"] =
         json!({"type": "Replace", "pattern": {"String": "\u{200b}"}, "content": ""});
@@ -153,8 +153,8 @@ proptest! {
         after in "[a東é京🦀 ,]{0,6}",
     ) {
         let tok = toys::byte_level(&["Ġa", "æĿ", "±ä", "º¬æ", "ĠÃ", "©æ", "©ð", "ŁĢ"]);
-        let place = subject_token(&tok, &format!("{before}{{}}{after}"), &subject).unwrap();
-        prop_assert_eq!(place.subject_last, by_bytes(&tok, &place.ids, &before, &subject));
+        let filled = subject_token(&tok, &format!("{before}{{}}{after}"), &subject).unwrap();
+        prop_assert_eq!(filled.subject_last, by_bytes(&tok, &filled.ids, &before, &subject));
     }
 }
 
@@ -169,9 +169,9 @@ fn the_rule_holds_on_every_counterfact_prompt_with_gpt2() {
     let tok = Tokenizer::open(dir).unwrap();
     for request in incise::data::request::read(cases).unwrap() {
         let template = format!("The first time. {}", request.prompt);
-        let place = subject_token(&tok, &template, &request.subject).unwrap();
+        let filled = subject_token(&tok, &template, &request.subject).unwrap();
         let before = template.split_once("{}").unwrap().0;
-        let want = by_bytes(&tok, &place.ids, before, &request.subject);
-        assert_eq!(place.subject_last, want, "{}", request.id);
+        let want = by_bytes(&tok, &filled.ids, before, &request.subject);
+        assert_eq!(filled.subject_last, want, "{}", request.id);
     }
 }

@@ -1,10 +1,10 @@
-use incise::text::{Stream, Tokenizer};
+use incise::text::{DecodeStream, Tokenizer};
 use proptest::prelude::*;
 
 use super::toys;
 
 fn pieces(tok: &Tokenizer, context: &[u32], ids: &[u32]) -> Vec<String> {
-    let mut stream = Stream::new(tok, context);
+    let mut stream = DecodeStream::new(tok, context);
     let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
     pieces.push(stream.finish().unwrap());
     pieces

@@ -68,21 +68,21 @@ impl TokenBytes {
     fn new(model: &Model, compute: &Compute) -> TokenBytes {
         let a = &model.arch;
         let (wide, narrow) = (compute.precision().size(), compute.narrow_size());
-        let (d, q, kv) = (a.width, a.queries * a.head, a.groups * a.head);
+        let (d, q, kv) = (a.width, a.q_width(), a.kv_width());
         let up = a.inner * (1 + usize::from(model.layers[0].gate.is_some()));
         let norms = (2 - usize::from(a.parallel)) * (d + 2);
-        let head_norms = wide * 2 * (a.queries + a.groups) + narrow * (q + kv);
+        let head_norms = wide * 2 * (a.n_heads + a.n_kv_heads) + narrow * (q + kv);
         let angles = match &a.positions {
             Positions::Learned => 0,
             Positions::Rotary(r) => 2 * r.frequency.len(),
         };
         let rounded = if narrow < wide { d } else { 0 };
         TokenBytes {
-            saved: wide * (norms + a.queries)
+            saved: wide * (norms + a.n_heads)
                 + narrow * (q + 2 * kv + up)
-                + if a.head_norms { head_norms } else { 0 },
+                + if a.qk_norm { head_norms } else { 0 },
             pass: wide * (2 * d + angles) + narrow * (d + q + a.inner),
-            back: wide * (2 * d + 2 * a.queries) + narrow * (2 * q + 2 * kv + up + rounded),
+            back: wide * (2 * d + 2 * a.n_heads) + narrow * (2 * q + 2 * kv + up + rounded),
             past: narrow * 2 * kv,
         }
     }
@@ -93,7 +93,7 @@ pub fn fact_bytes(model: &Model, push: &Push, rows: &FactRows, shared: usize) ->
     let a = &model.arch;
     let wide = model.compute.precision().size();
     let once = TokenBytes::new(model, &model.compute);
-    let step = TokenBytes::new(model, &model.steps());
+    let step = TokenBytes::new(model, &model.search_compute());
     let tokens = suffix_tokens(rows);
     let before: usize = rows.by_kind().map(|row| row.lookup).sum();
     let own = before.saturating_sub(shared);
@@ -101,8 +101,11 @@ pub fn fact_bytes(model: &Model, push: &Push, rows: &FactRows, shared: usize) ->
         + own * push.above().len() * step.past;
     let pushed = wide * a.width * (rows.by_kind().count() + 2 * push.vectors());
     let layers = push.saved_layers(model).len();
-    let saved =
-        if model.streams() { layers * wide * a.width + step.saved } else { layers * step.saved };
+    let saved = if model.offloads_weights() {
+        layers * wide * a.width + step.saved
+    } else {
+        layers * step.saved
+    };
     let step = tokens * (saved + step.pass + step.back) + pushed;
     let admission = own * push.layers() * once.past + own.max(tokens) * (once.saved + once.pass);
     (held + step.max(admission)) as u64
@@ -116,7 +119,7 @@ fn fixed_bytes<'a>(
     shared: usize,
 ) -> u64 {
     let a = &model.arch;
-    let steps = model.steps();
+    let steps = model.search_compute();
     let (wide, narrow) = (steps.precision().size(), steps.narrow_size());
     let logit_rows = |rows: &FactRows| rows.rewriting.len() * rows.target.len() + 1;
     let read = facts.into_iter().map(logit_rows).sum::<usize>().min(LOGIT_ROWS);

@@ -10,7 +10,7 @@
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
 //!
-//! Facts come and go while others go on. From [`STEADY`](crate::ops::linear::STEADY) rows on, a
+//! Facts come and go while others go on. From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a
 //! fact's numbers do not depend on the others. [`super::plain`] is the same without any of this.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::model::backward::Back;
 use crate::model::decoder::{Past, Run};
 use crate::model::prefix::PrefixCache;
 use crate::model::site::tap;
-use crate::model::{At, Cache, Model, Site};
+use crate::model::{At, KvCache, Model, Site};
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -39,7 +39,7 @@ pub struct Objective<'m> {
     least: usize, // rows a product has at least
     facts: Vec<PackedFact>,
     entry: Tensor, // (tokens, D): the stream where a step begins, without δ, fact by fact
-    past: Cache,   // of the layers above: shared tokens, then each fact's own
+    past: KvCache, // of the layers above: shared tokens, then each fact's own
     step: StepInputs,
     reference: Tensor, // (facts, V): ln P at δ = 0
     run: Run,
@@ -51,7 +51,7 @@ pub struct Objective<'m> {
 impl<'m> Objective<'m> {
     /// No fact yet. `prefixes` are the [`shared_prefixes`](super::packing::shared_prefixes) of all
     /// facts to come, run through the [layers](Push::layers) of a search. Products have `least`
-    /// rows or more; below [`STEADY`](crate::ops::linear::STEADY) of them a fact's numbers depend
+    /// rows or more; below [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) of them a fact's numbers depend
     /// on the others.
     pub fn new(
         model: &'m Model,
@@ -62,9 +62,9 @@ impl<'m> Objective<'m> {
     ) -> Self {
         assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
-        let stepping = Arc::new(model.stepping());
-        let mut past = Cache::new(&model.arch, &stepping.compute);
-        past.take(push.above(), &prefixes.cache, 0..prefixes.tokens());
+        let stepping = Arc::new(model.for_search());
+        let mut past = KvCache::new(&model.arch, &stepping.compute);
+        past.append(push.above(), &prefixes.cache, 0..prefixes.tokens());
         let layout = StepLayout::new(&[], prefixes.rows(), kl_factor, 0);
         Objective {
             kl_factor,
@@ -101,14 +101,14 @@ impl<'m> Objective<'m> {
         self.entry.push_rows_of(&entry, 0..packed.iter().map(PackedFact::tokens).sum());
         self.facts.extend(packed);
         let shared = self.prefixes.tokens();
-        self.past.take(push.above(), &own, shared..shared + tokens);
+        self.past.append(push.above(), &own, shared..shared + tokens);
         self.replan();
         t0
     }
 
     /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
     /// both, and how many tokens were run.
-    fn run_prefixes(&self, facts: &[&FactRows]) -> (Cache, usize) {
+    fn run_prefixes(&self, facts: &[&FactRows]) -> (KvCache, usize) {
         let model = self.model;
         let mut batch = own_prefixes(facts.iter().copied(), self.prefixes.rows());
         let tokens = batch.len();
@@ -126,7 +126,7 @@ impl<'m> Objective<'m> {
     }
 
     /// The stream where a step begins, and t₀ (facts, P·D).
-    fn run_below(&self, layout: &StepLayout, past: &Cache) -> (Tensor, Tensor) {
+    fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Tensor) {
         let model = self.model;
         let push = self.push;
         let l = push.site.layer;
@@ -222,7 +222,7 @@ impl<'m> Objective<'m> {
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             if part == 1 && through {
-                model.recall_half(l, &mut self.run);
+                model.recompute_half(l, &mut self.run);
                 model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
             }
             rows::gather(&dx, pushed, &mut push);

@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::edit::prompts::{FactRows, PromptRow};
 use crate::model::Batch;
 use crate::model::prefix::common_prefixes;
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::loss::RowLoss;
 
 /// Rows of logits held at a time.
@@ -190,7 +190,12 @@ impl StepLayout {
 /// Rows of logits in pieces of at most [`LOGIT_ROWS`], and of at least `least`: rows that fill one
 /// have no weight.
 fn pieces(read: &[usize], losses: &mut Vec<RowLoss>, least: usize) -> Vec<LogitPiece> {
-    const { assert!(2 * STEADY <= LOGIT_ROWS, "only a single piece is filled up, at its end") };
+    const {
+        assert!(
+            2 * BATCH_INVARIANT_ROWS <= LOGIT_ROWS,
+            "only a single piece is filled up, at its end"
+        )
+    };
     let n = read.len();
     let count = n.div_ceil(LOGIT_ROWS);
     let size = n.div_ceil(count.max(1)); // of all but the last, so that they reuse memory

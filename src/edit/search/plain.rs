@@ -17,7 +17,7 @@ use crate::edit::prompts::FactRows;
 use crate::linalg::vector::{dot, norm};
 use crate::model::backward::Back;
 use crate::model::decoder::Past;
-use crate::model::{Batch, Cache, Model, Run};
+use crate::model::{Batch, KvCache, Model, Run};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
@@ -170,7 +170,7 @@ impl<'m> Pass<'m> {
         let dz = Tensor::of(&model.compute, &[self.read.len(), vocabulary], dz);
         let mut dx = Tensor::zeros(&model.compute, &[self.batch.len(), d]);
         rows::scatter_add(&mut dx, &self.read, &model.head_backward(&dz, &self.saved));
-        let nothing = Cache::new(&model.arch, &model.compute);
+        let nothing = KvCache::new(&model.arch, &model.compute);
         let above = self.push.above();
         model.backward(&self.batch, above, &nothing, &mut dx, &mut self.run, &mut self.back);
         let mut gradient = Vec::new();

@@ -6,13 +6,13 @@ use super::objective::Objective;
 use super::packing::{shared_prefixes, suffix_tokens};
 use super::settings::Search;
 use super::value::{LossStep, TargetValue};
-use crate::base::rescue;
+use crate::base::catch_device_error;
 use crate::base::{Error, Progress, Result};
 use crate::edit::prompts::FactRows;
 use crate::gpu::graph::Repeated;
 use crate::model::Model;
 use crate::model::prefix::PrefixCache;
-use crate::ops::linear::STEADY;
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::search_step::{self, SearchRule, SearchSlots, SearchStatus};
 use crate::tensor::{Compute, Precision, Tensor};
 
@@ -69,7 +69,7 @@ pub fn find_on_device(
         let own: Vec<SearchFact> = left.iter().map(|&i| facts[i]).collect();
         progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
         let mut found = |i: usize, value| each(left[i], value);
-        let outcome = run(model, &own, search, STEADY, room, progress, &mut found)?;
+        let outcome = run(model, &own, search, BATCH_INVARIANT_ROWS, room, progress, &mut found)?;
         let Some(smaller) = outcome.shrink_to else { return Ok(()) };
         let mut done = outcome.done.iter();
         left.retain(|_| !done.next().expect("one for every fact"));
@@ -98,7 +98,7 @@ fn run(
     each: Each,
 ) -> Result<RunOutcome> {
     let mut batch = None;
-    let searched = rescue(|| {
+    let searched = catch_device_error(|| {
         let prefixes = shared_prefixes(facts.iter().map(|fact| fact.rows));
         let prefixes = PrefixCache::run(model, &prefixes, search.push.layers(), least);
         let batch = batch.insert(SearchBatch::new(model, facts, search, prefixes, least));
@@ -127,7 +127,7 @@ fn warn_of_loading(
     room: u64,
     progress: &dyn Progress,
 ) {
-    if !model.streams() {
+    if !model.offloads_weights() {
         return;
     }
     let all: usize = facts.iter().map(|f| suffix_tokens(f.rows)).sum();
@@ -271,7 +271,7 @@ impl<'m> SearchBatch<'m> {
     fn step(&mut self) -> Result<Vec<bool>> {
         let SearchBatch { model, search, rule, slots, objective, step, .. } = self;
         // Weights that come and go are not there when a step is recorded.
-        let engine = model.compute.engine().filter(|_| !model.streams());
+        let engine = model.compute.engine().filter(|_| !model.offloads_weights());
         step.run(engine, || {
             let gradient = objective.gradient(&slots.delta, &slots.factor);
             search_step::step(rule, model.arch.width, objective.losses(), &gradient, slots);

@@ -4,7 +4,19 @@ use rayon::prelude::*;
 
 use super::lanes::vectorised;
 use crate::base::Float;
-use crate::ops::act::Act;
+
+/// Which function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// max(x, 0).
+    Relu,
+    /// x·Φ(x): `gelu`.
+    Gelu,
+    /// GELU by its tanh form: `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// x·σ(x).
+    Silu,
+}
 
 /// Elements a task takes.
 const CHUNK: usize = 4096;
@@ -12,7 +24,8 @@ const CHUNK: usize = 4096;
 /// a(x) and a'(x).
 #[inline(always)]
 fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
-    let (zero, one) = (T::default(), T::of(1.0));
+    let zero = T::default();
+    let one = T::of(1.0);
     match act {
         Act::Relu if x > zero => (x, one),
         Act::Relu => (zero, zero),
@@ -23,7 +36,8 @@ fn value_and_slope<T: Float>(act: Act, x: T) -> (T, T) {
         }
         Act::GeluTanh => {
             // (1 + tanh u)/2 = σ(2u), which cancels nothing where tanh u is near −1.
-            let (root, cubic) = (T::of((8.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
+            let root = T::of((8.0 / std::f64::consts::PI).sqrt());
+            let cubic = T::of(0.044715);
             let u2 = root * (x + cubic * x * x * x);
             x_sigma(x, u2, root * (one + T::of(3.0) * cubic * x * x))
         }

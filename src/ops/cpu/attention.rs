@@ -5,11 +5,57 @@
 //! an f32 sum loses up to n roundings, in blocks some 64 + n/64. Blocks are counted from the sum's
 //! first term, so a row's bits do not depend on how its past is cut.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::lanes::{add_scaled, dot, vectorised};
 use crate::base::Float;
-use crate::ops::attention::{Heads, Seq};
+
+/// One sequence of a packed batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seq {
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// The rows of the cache that hold its earlier tokens: first those it may share with other
+    /// sequences, then its own.
+    pub past: [Range<usize>; 2],
+}
+
+/// The heads and the scale of the scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// H, query heads.
+    pub queries: usize,
+    /// G, key/value heads.
+    pub groups: usize,
+    /// E, width of a head.
+    pub width: usize,
+    /// Factor of the scores, 1/√E as a rule.
+    pub scale: f64,
+    /// How many tokens a query sees, its own included; `None` for all before it.
+    pub window: Option<usize>,
+}
+
+impl Seq {
+    /// The rows of the past, shared and own, and of the batch that the query of row i sees.
+    pub fn seen(&self, i: usize, window: Option<usize>) -> [Range<usize>; 3] {
+        let [shared, own] = self.past.clone();
+        let all = [shared, own, self.rows.start..i + 1];
+        let tokens: usize = all.iter().map(Range::len).sum();
+        let mut hidden = tokens.saturating_sub(window.unwrap_or(usize::MAX));
+        all.map(|rows| {
+            let here = hidden.min(rows.len());
+            hidden -= here;
+            rows.start + here..rows.end
+        })
+    }
+
+    /// The rows of the queries that see the key of row j.
+    pub fn seen_by(&self, j: usize, window: Option<usize>) -> Range<usize> {
+        j..self.rows.end.min(j.saturating_add(window.unwrap_or(usize::MAX)))
+    }
+}
 
 /// Terms that are added to each other before they join the sum.
 const BLOCK: usize = 64;
@@ -53,9 +99,9 @@ impl<'y, T: Float> Rows<'y, T> {
     }
 }
 
-/// Keys and values a query may look at, and how they are packed.
+/// HostKvRows and values a query may look at, and how they are packed.
 #[derive(Clone, Copy)]
-pub struct Keys<'a, T> {
+pub struct HostKvRows<'a, T> {
     /// (N, G·E), the batch's own.
     pub k: &'a [T],
     /// (N, G·E), the batch's own.
@@ -70,14 +116,16 @@ pub struct Keys<'a, T> {
     pub heads: Heads,
 }
 
-impl<'a, T: Float> Keys<'a, T> {
+impl<'a, T: Float> HostKvRows<'a, T> {
     /// Key and value of head h for every j that query row i of `seq` sees, oldest first.
     #[inline(always)]
     fn seen(&self, seq: &Seq, i: usize, h: usize, mut see: impl FnMut(&'a [T], &'a [T])) {
         let Heads { queries, groups, width, window, .. } = self.heads;
-        let (row, at) = (groups * width, h * groups / queries * width);
+        let row = groups * width;
+        let at = h * groups / queries * width;
         let [shared, past, own] = seq.seen(i, window);
-        let (before, here) = ((self.past_k, self.past_v), (self.k, self.v));
+        let before = (self.past_k, self.past_v);
+        let here = (self.k, self.v);
         for ((k, v), rows) in [(before, shared), (before, past), (here, own)] {
             for j in rows {
                 see(&k[j * row + at..][..width], &v[j * row + at..][..width]);
@@ -96,7 +144,7 @@ impl<'a, T: Float> Keys<'a, T> {
 }
 
 /// o and lse from q, k, v.
-pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
+pub fn forward<T: Float>(keys: HostKvRows<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
     let Heads { queries, width, .. } = keys.heads;
     let rows = keys.rows();
     assert_eq!(rows.len() * queries, lse.len(), "attention: sequences do not fill the batch");
@@ -106,14 +154,16 @@ pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
         let q = &q[i * queries * width..][..queries * width];
         vectorised(|| {
             for h in 0..queries {
-                let (q, o) = (&q[h * width..][..width], &mut o[h * width..][..width]);
+                let q = &q[h * width..][..width];
+                let o = &mut o[h * width..][..width];
                 p.clear();
                 keys.seen(rows[i], i, h, |k, _| p.push(keys.scale() * dot(q, k)));
                 let top = p.iter().fold(p[0], |a, &b| a.max(b));
                 p.iter_mut().for_each(|s| *s = (*s - top).exp());
                 let total = sum(p, |&p| p);
                 lse[h] = top + total.ln();
-                let (mut o, mut p) = (Rows::of(o, block), p.iter());
+                let mut o = Rows::of(o, block);
+                let mut p = p.iter();
                 keys.seen(rows[i], i, h, |_, v| {
                     o.add(*p.next().expect("as many as above") / total, v);
                 });
@@ -125,7 +175,7 @@ pub fn forward<T: Float>(keys: Keys<T>, q: &[T], o: &mut [T], lse: &mut [T]) {
 
 /// dq, dk and dv from do.
 pub fn backward<T: Float>(
-    keys: Keys<T>,
+    keys: HostKvRows<T>,
     q: &[T],
     lse: &[T],
     d_o: &[T],
@@ -138,14 +188,16 @@ pub fn backward<T: Float>(
     let head = |i: usize, h: usize| (i * queries + h) * width..(i * queries + h + 1) * width;
     // Σ_j p_ij, which is 1 but for the rounding of a large lse, and Σ_j p_ij t_ij, which every key
     // needs again.
-    let (mut total, mut mean) = (vec![T::default(); lse.len()], vec![T::default(); lse.len()]);
+    let mut total = vec![T::default(); lse.len()];
+    let mut mean = vec![T::default(); lse.len()];
     let each = total.par_chunks_mut(queries).zip(mean.par_chunks_mut(queries));
     let each = dq.par_chunks_mut(queries * width).zip(each).enumerate();
     let room = || (Vec::new(), vec![T::default(); width]);
     each.for_each_init(room, |(pt, block), (i, (dq, (total, mean)))| {
         vectorised(|| {
             for h in 0..queries {
-                let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                let q = &q[head(i, h)];
+                let d_o = &d_o[head(i, h)];
                 let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
                 pt.clear();
                 keys.seen(rows[i], i, h, |k, v| pt.push((p(k), dot(d_o, v))));
@@ -168,13 +220,15 @@ pub fn backward<T: Float>(
             for g in 0..groups {
                 let at = g * width;
                 let own = j * groups * width + at;
-                let (k, v) = (&keys.k[own..][..width], &keys.v[own..][..width]);
+                let k = &keys.k[own..][..width];
+                let v = &keys.v[own..][..width];
                 let mut dk = Rows::of(&mut dk[at..][..width], block_k);
                 let mut dv = Rows::of(&mut dv[at..][..width], block_v);
                 let share = queries / groups;
                 let queries_of = |i| (g * share..(g + 1) * share).map(move |h| (i, h));
                 for (i, h) in rows[j].seen_by(j, window).flat_map(queries_of) {
-                    let (q, d_o) = (&q[head(i, h)], &d_o[head(i, h)]);
+                    let q = &q[head(i, h)];
+                    let d_o = &d_o[head(i, h)];
                     let at_query = i * queries + h;
                     let p = (keys.scale() * dot(q, k) - lse[at_query]).exp() / total[at_query];
                     dk.add(keys.scale() * (p * (dot(d_o, v) - mean[at_query])), q);

@@ -57,7 +57,8 @@ impl<'a, W: FnMut(usize, usize, f32)> Dots<'a, W> {
     fn columns<S: Simd, const R: usize>(&mut self, simd: S, j: usize) {
         let blocks = self.rows.div_ceil(HIGH);
         for block in 0..blocks {
-            let (i, end) = (block * self.rows / blocks, (block + 1) * self.rows / blocks);
+            let i = block * self.rows / blocks;
+            let end = (block + 1) * self.rows / blocks;
             match end - i {
                 1 => self.block::<S, R, 1>(simd, i, j),
                 2 => self.block::<S, R, 2>(simd, i, j),

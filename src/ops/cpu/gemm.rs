@@ -1,5 +1,5 @@
 //! Products of dense blocks: the one place that calls the `gemm` crate, behind checked bounds.
-//! With few rows, operands that lie right for it go to [`super::dots`].
+//! With few rows, operands of the right layout go to [`super::dots`].
 //!
 //! The order in which a product sums over its inner dimension depends on that dimension alone
 //! (the crate cuts it by cache size), so results do not depend on the number of threads, and a
@@ -72,11 +72,14 @@ pub fn tiles<T: Float>(
 ) -> impl ParallelIterator<Item = Tile<'_, T>> {
     let rows = matrix.len().checked_div(cols).unwrap_or(0);
     assert_eq!(matrix.len(), rows * cols, "tiles: not a whole number of rows");
-    let (down, across) = (rows.div_ceil(height), cols.div_ceil(width));
-    let (height, width) = (rows.div_ceil(down.max(1)), cols.div_ceil(across.max(1)));
+    let down = rows.div_ceil(height);
+    let across = cols.div_ceil(width);
+    let height = rows.div_ceil(down.max(1));
+    let width = cols.div_ceil(across.max(1));
     let first = matrix.as_mut_ptr() as usize;
     (0..down * across).into_par_iter().map(move |i| {
-        let (row, col) = (i / across * height, i % across * width);
+        let row = i / across * height;
+        let col = i % across * width;
         Tile {
             // In range: row < rows and col < cols.
             first: (first as *mut T).wrapping_add(row * cols + col),
@@ -142,7 +145,8 @@ impl<'a, T: Float> Tile<'a, T> {
             return;
         }
         let rows = SMALL / cols + 1;
-        let (mut x, mut y) = (vec![T::default(); rows * inner], vec![T::default(); rows * cols]);
+        let mut x = vec![T::default(); rows * inner];
+        let mut y = vec![T::default(); rows * cols];
         for i in 0..self.rows {
             for k in 0..inner {
                 x[i * inner + k] = a.data[i * a.row_stride + k * a.col_stride];
@@ -157,7 +161,8 @@ impl<'a, T: Float> Tile<'a, T> {
 
     /// The product in f32 where both operands are contiguous along `inner`.
     fn dots(&mut self, inner: usize, a: View<T>, b: View<T>, add: bool) {
-        let (rows, cols) = (self.rows, self.cols);
+        let rows = self.rows;
+        let cols = self.cols;
         let a = (bytemuck::cast_slice(a.data), a.row_stride);
         let b = (bytemuck::cast_slice(b.data), b.col_stride);
         let write = |i: usize, j: usize, sum: f32| {

@@ -4,7 +4,14 @@ use rayon::prelude::*;
 
 use super::gemm::{Tile, View};
 use crate::base::Float;
-use crate::ops::gram::TOKENS;
+
+/// Tokens summed in the type of K before they join the f64 totals.
+pub const TOKENS: usize = 512;
+
+/// Elements of the packed lower triangle of an F × F matrix.
+pub fn packed_len(f: usize) -> usize {
+    f * (f + 1) / 2
+}
 
 /// Rows of the triangle a task takes.
 const ROWS: usize = 128;

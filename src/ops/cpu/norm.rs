@@ -4,12 +4,20 @@ use rayon::prelude::*;
 
 use super::lanes::{self, vectorised};
 use crate::base::Float;
-use crate::ops::norm::Kind;
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Mean taken off, divided by the standard deviation.
+    Layer,
+    /// Divided by the root of the mean square.
+    Rms,
+}
 
 /// y, m, s from x, row by row.
 #[allow(clippy::too_many_arguments)] // two inputs, two parameters, three outputs, one switch
 pub fn forward<T: Float>(
-    kind: Kind,
+    kind: NormKind,
     x: &[T],
     g: &[T],
     b: Option<&[T]>,
@@ -24,8 +32,8 @@ pub fn forward<T: Float>(
     rows.for_each(|(((y, x), m), s)| {
         vectorised(|| {
             *m = match kind {
-                Kind::Layer => lanes::sum(d, |i| x[i]) / len,
-                Kind::Rms => T::default(),
+                NormKind::Layer => lanes::sum(d, |i| x[i]) / len,
+                NormKind::Rms => T::default(),
             };
             let c = |i: usize| x[i] - *m;
             // Two passes: mean(x²) − m² loses digits when |m| is large beside the spread.
@@ -41,18 +49,28 @@ pub fn forward<T: Float>(
 }
 
 /// dx += s (p − mean(p) − h mean(p h)), p = g dy.
-pub fn backward<T: Float>(kind: Kind, dy: &[T], g: &[T], x: &[T], m: &[T], s: &[T], dx: &mut [T]) {
+pub fn backward<T: Float>(
+    kind: NormKind,
+    dy: &[T],
+    g: &[T],
+    x: &[T],
+    m: &[T],
+    s: &[T],
+    dx: &mut [T],
+) {
     let d = g.len();
     let len = T::of(d as f64);
     dx.par_chunks_mut(d).enumerate().for_each(|(row, dx)| {
-        let (dy, x) = (&dy[row * d..][..d], &x[row * d..][..d]);
-        let (m, s) = (m[row], s[row]);
+        let dy = &dy[row * d..][..d];
+        let x = &x[row * d..][..d];
+        let m = m[row];
+        let s = s[row];
         vectorised(|| {
             let p = |i: usize| g[i] * dy[i];
             let h = |i: usize| (x[i] - m) * s;
             let mean_p = match kind {
-                Kind::Layer => lanes::sum(d, p) / len,
-                Kind::Rms => T::default(),
+                NormKind::Layer => lanes::sum(d, p) / len,
+                NormKind::Rms => T::default(),
             };
             let mean_ph = lanes::sum(d, |i| p(i) * h(i)) / len;
             for (i, dx) in dx.iter_mut().enumerate() {

@@ -3,7 +3,15 @@
 use rayon::prelude::*;
 
 use crate::base::Float;
-use crate::ops::rope::Pairing;
+
+/// Which elements of a head form a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// i and i + R/2 (Llama, GPT-NeoX).
+    Halves,
+    /// 2i and 2i + 1 (GPT-J).
+    Adjacent,
+}
 
 /// Rotates every head of every row in place.
 pub fn rotate<T: Float>(
@@ -28,7 +36,8 @@ pub fn rotate<T: Float>(
                     Pairing::Adjacent => (2 * i, 2 * i + 1),
                 };
                 let sin = if back { -sin[i] } else { sin[i] };
-                let (a, b) = (head[i_a], head[i_b]);
+                let a = head[i_a];
+                let b = head[i_b];
                 head[i_a] = a * cos[i] - b * sin;
                 head[i_b] = b * cos[i] + a * sin;
             }

@@ -3,7 +3,22 @@
 use std::cmp::Ordering;
 
 use crate::base::Float;
-use crate::ops::sample::Sampling;
+
+/// How one of the tokens is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the likeliest token; 1 samples from the model's own distribution.
+    pub temperature: f64,
+    /// Only the k likeliest tokens take part; 0 for all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together reach this probability take part; 1 for all.
+    pub top_p: f64,
+}
+
+impl Sampling {
+    /// The likeliest token, always.
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
+}
 
 /// Which of two tokens comes first.
 fn likelier<T: Float>(z: &[T], a: u32, b: u32) -> Ordering {

@@ -5,9 +5,77 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::lanes::vectorised;
-use crate::ops::update::{Stored, Sums};
-use crate::store::Kind;
+use crate::base::DType;
 use crate::tensor::Layout;
+
+/// A matrix W (out, in) as a checkpoint stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Of its elements.
+    pub dtype: DType,
+    /// Which side comes first.
+    pub layout: Layout,
+    /// Rows of W.
+    pub out: usize,
+    /// Columns of W.
+    pub inner: usize,
+}
+
+impl Stored {
+    /// Rows and columns as they lie in the file.
+    pub fn sides(&self) -> [usize; 2] {
+        match self.layout {
+            Layout::OutIn => [self.out, self.inner],
+            Layout::InOut => [self.inner, self.out],
+        }
+    }
+
+    /// Bytes of a stored row.
+    pub fn row_bytes(&self) -> usize {
+        self.sides()[1] * self.dtype.size()
+    }
+}
+
+/// Sums of squares over the elements that were changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Σ W².
+    pub weight: f64,
+    /// Σ Δ², what was wanted.
+    pub wanted: f64,
+    /// Σ (W + Δ − new)², what rounding lost.
+    pub lost: f64,
+    /// Elements that were finite and are not any more: the type is too narrow for the change.
+    pub overflowed: usize,
+}
+
+impl Sums {
+    /// The sums over both parts.
+    pub fn and(self, other: Sums) -> Sums {
+        Sums {
+            weight: self.weight + other.weight,
+            wanted: self.wanted + other.wanted,
+            lost: self.lost + other.lost,
+            overflowed: self.overflowed + other.overflowed,
+        }
+    }
+}
+
+/// A change of W (out, in).
+#[derive(Clone, Copy, Debug)]
+pub enum Term<'a> {
+    /// left · rightᵀ.
+    LowRank {
+        /// (out, r), row-major.
+        left: &'a [f32],
+        /// (in, r), row-major.
+        right: &'a [f32],
+        /// Columns of both.
+        r: usize,
+    },
+    /// Δ (out, in), row-major.
+    Dense(&'a [f32]),
+}
 
 /// Stored rows of a task: a tile's factor is transposed once for as many.
 const ROWS: usize = 64;
@@ -19,7 +87,7 @@ pub fn update(
     original: &[u8],
     w: Stored,
     rows: Range<usize>,
-    terms: &[&Kind],
+    terms: &[Term],
     new: &mut [u8],
 ) -> Sums {
     let task = ROWS * w.row_bytes();
@@ -38,30 +106,32 @@ pub fn update(
 
 /// A few stored rows from row `first` on, tile by tile.
 #[inline(always)]
-fn band(original: &[u8], w: Stored, first: usize, terms: &[&Kind], new: &mut [u8]) -> Sums {
+fn band(original: &[u8], w: Stored, first: usize, terms: &[Term], new: &mut [u8]) -> Sums {
     let ([_, cols], row, size) = (w.sides(), w.row_bytes(), w.dtype.size());
     let mut delta = vec![[0.0; COLS]; original.len() / row];
-    let (mut tile, mut rounded) = (Vec::new(), Vec::new());
+    let mut tile = Vec::new();
+    let mut rounded = Vec::new();
     let mut sums = Sums::default();
     for col in (0..cols).step_by(COLS) {
         let width = COLS.min(cols - col);
         delta.fill([0.0; COLS]);
-        for term in terms {
+        for &term in terms {
             match term {
-                Kind::LowRank { left, right, r } => {
+                Term::LowRank { left, right, r } => {
                     let (a, b) = match w.layout {
                         Layout::OutIn => (left, right),
                         Layout::InOut => (right, left),
                     };
-                    transpose(&b[col * r..][..width * r], *r, &mut tile);
-                    add_products(&a[first * r..], *r, &tile, &mut delta);
+                    transpose(&b[col * r..][..width * r], r, &mut tile);
+                    add_products(&a[first * r..], r, &tile, &mut delta);
                 }
-                Kind::Dense(dense) => add_dense(dense, w, first, col..col + width, &mut delta),
+                Term::Dense(dense) => add_dense(dense, w, first, col..col + width, &mut delta),
             }
         }
         for (i, delta) in delta.iter().enumerate() {
             let at = i * row + col * size..i * row + (col + width) * size;
-            let (old, new) = (&original[at.clone()], &mut new[at]);
+            let old = &original[at.clone()];
+            let new = &mut new[at];
             sums = sums.and(round(old, w, &delta[..width], &mut rounded, new));
         }
     }
@@ -114,7 +184,9 @@ fn add_dense(
 #[inline(always)]
 fn round(old: &[u8], w: Stored, delta: &[f64], rounded: &mut Vec<u8>, new: &mut [u8]) -> Sums {
     let n = delta.len();
-    let (mut before, mut wanted, mut after) = ([0.0; COLS], [0.0; COLS], [0.0; COLS]);
+    let mut before = [0.0; COLS];
+    let mut wanted = [0.0; COLS];
+    let mut after = [0.0; COLS];
     w.dtype.widen(old, &mut before[..n]);
     for j in 0..n {
         wanted[j] = before[j] + delta[j];

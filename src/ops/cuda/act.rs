@@ -3,7 +3,7 @@
 use crate::gpu::kernels::act::{ActBwd, ActFwd, GatedBwd, GatedFwd, THREADS};
 use crate::gpu::launch::Grid;
 use crate::gpu::{Array, Engine};
-use crate::ops::act::Act;
+use crate::ops::cpu::act::Act;
 
 /// The kernel's number of a function.
 fn number(act: Act) -> i32 {
@@ -17,8 +17,11 @@ fn number(act: Act) -> i32 {
 
 /// key from up, and gate where there is one.
 pub fn forward(engine: &Engine, act: Act, up: &Array, gate: Option<&Array>, key: &mut Array) {
-    let (grid, n, act) = (Grid::each(up.len(), THREADS), up.len() as i64, number(act));
-    let (up, key) = (up.read(), key.write());
+    let grid = Grid::each(up.len(), THREADS);
+    let n = up.len() as i64;
+    let act = number(act);
+    let up = up.read();
+    let key = key.write();
     match gate {
         None => ActFwd { up, act, n, key }.launch(engine, grid),
         Some(gate) => GatedFwd { up, gate: gate.read(), act, n, key }.launch(engine, grid),
@@ -33,12 +36,16 @@ pub fn backward(
     gate: Option<(&Array, &mut Array)>,
     dkey: &mut Array,
 ) {
-    let (grid, n, act) = (Grid::each(up.len(), THREADS), up.len() as i64, number(act));
-    let (up, dkey) = (up.read(), dkey.update());
+    let grid = Grid::each(up.len(), THREADS);
+    let n = up.len() as i64;
+    let act = number(act);
+    let up = up.read();
+    let dkey = dkey.update();
     match gate {
         None => ActBwd { up, act, n, dkey }.launch(engine, grid),
         Some((gate, dgate)) => {
-            let (gate, dgate) = (gate.read(), dgate.write());
+            let gate = gate.read();
+            let dgate = dgate.write();
             GatedBwd { up, gate, act, n, dkey, dgate }.launch(engine, grid);
         }
     }

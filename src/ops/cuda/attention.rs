@@ -10,7 +10,7 @@ use crate::gpu::kernels::attention_row::{self as row, AttentionRowFwd, Attention
 use crate::gpu::kernels::attention_short::{self as short, AttentionShortBwd, AttentionShortFwd};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::attention::{Heads, Seq};
+use crate::ops::cpu::attention::{Heads, Seq};
 
 /// Queries of a sequence up to which the short form is the fastest.
 const FEW: usize = 16;
@@ -26,7 +26,7 @@ pub struct Packing {
 
 /// The keys and values that a batch's queries look at.
 #[derive(Clone, Copy)]
-pub struct Keys<'a> {
+pub struct DeviceKvRows<'a> {
     /// k (N, G·E), the batch's own.
     pub k: &'a Array,
     /// v (N, G·E), the batch's own.
@@ -40,7 +40,7 @@ pub struct Keys<'a> {
 }
 
 /// What forward gives.
-pub struct Outputs<'a> {
+pub struct AttentionOutputs<'a> {
     /// (N, H·E).
     pub o: &'a mut Array,
     /// (N, H).
@@ -50,7 +50,7 @@ pub struct Outputs<'a> {
 }
 
 /// The gradients for q, k and v, and what is computed on the way to them.
-pub struct Grads<'a> {
+pub struct DeviceAttentionGrads<'a> {
     /// (N, H·E).
     pub dq: &'a mut Array,
     /// (N, G·E).
@@ -80,7 +80,7 @@ impl Form {
         let keys = queries + seq.past.iter().map(|r| r.len()).sum::<usize>();
         let own = heads.queries / heads.groups * queries * queries.next_multiple_of(short::ROWS);
         match () {
-            () if !heads.width.is_multiple_of(short::PACK) => Form::Long,
+            () if !heads.width.is_multiple_of(short::VEC) => Form::Long,
             () if queries <= FEW && keys <= short::KEYS && own <= short::OWN => Form::Short,
             () if queries == 1 => Form::Row,
             () => Form::Long,
@@ -107,7 +107,8 @@ impl Packing {
             let from = |s: &Seq| (0..s.rows.len()).step_by(long::TILE);
             all(form).flat_map(move |s| from(s).flat_map(|from| [places(s), vec![from]].concat()))
         };
-        let (mut spans, mut merges) = (Vec::new(), Vec::new());
+        let mut spans = Vec::new();
+        let mut merges = Vec::new();
         for seq in all(Form::Row) {
             let keys = 1 + seq.past.iter().map(|r| r.len()).sum::<usize>();
             merges.extend([seq.rows.start, spans.len() / 7, keys.div_ceil(row::SPAN)]);
@@ -128,7 +129,7 @@ impl Packing {
         })
     }
 
-    /// How many numbers forward keeps of keys that are summed apart.
+    /// How many numbers of partial results forward needs, of keys summed in several blocks.
     pub fn parts(&self, heads: Heads) -> usize {
         self.spans.len() / 7 * heads.queries * (heads.width + 2)
     }
@@ -156,14 +157,14 @@ fn grid(blocks: [usize; 3], threads: usize) -> Grid {
 }
 
 /// o (N, H·E) and lse (N, H) from q, k, v.
-pub fn forward(engine: &Engine, q: &Array, keys: Keys, to: Outputs) {
-    let Outputs { o, lse, parts } = to;
+pub fn forward(engine: &Engine, q: &Array, keys: DeviceKvRows, to: AttentionOutputs) {
+    let AttentionOutputs { o, lse, parts } = to;
     short_forward(engine, q, keys, o, lse);
     row_forward(engine, q, keys, o, lse, parts);
     long_forward(engine, q, keys, o, lse);
 }
 
-fn short_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut Array) {
+fn short_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, lse: &mut Array) {
     let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
     let seqs = &keys.packing.short;
     AttentionShortFwd {
@@ -187,7 +188,7 @@ fn short_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mu
 fn row_forward(
     engine: &Engine,
     q: &Array,
-    keys: Keys,
+    keys: DeviceKvRows,
     o: &mut Array,
     lse: &mut Array,
     parts: &mut Array,
@@ -220,7 +221,7 @@ fn row_forward(
     .launch(engine, grid([merges.len() / 3, keys.heads.queries, 1], row::THREADS));
 }
 
-fn long_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut Array) {
+fn long_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, lse: &mut Array) {
     const { assert!(long::TILE == mma::TILE, "the same tiles") };
     let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
     let Heads { queries, width, .. } = keys.heads;
@@ -245,7 +246,7 @@ fn long_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut
             .launch(engine, grid(blocks($form::SLICE), $form::THREADS))
         };
     }
-    if q.elem() == Elem::BF16 && width.is_multiple_of(mma::DEPTH) && width <= mma::WIDEST {
+    if q.elem() == Elem::BF16 && width.is_multiple_of(mma::MMA_K) && width <= mma::MAX_HEAD_DIM {
         launch!(AttentionMmaFwd, mma);
     } else {
         launch!(AttentionFwd, long);
@@ -253,7 +254,14 @@ fn long_forward(engine: &Engine, q: &Array, keys: Keys, o: &mut Array, lse: &mut
 }
 
 /// dq, dk and dv from do (N, H·E); the rest as in forward.
-pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array, grads: Grads) {
+pub fn backward(
+    engine: &Engine,
+    d_o: &Array,
+    q: &Array,
+    keys: DeviceKvRows,
+    lse: &Array,
+    grads: DeviceAttentionGrads,
+) {
     let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
     let seqs = &keys.packing.short;
     AttentionShortBwd {
@@ -277,7 +285,14 @@ pub fn backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array
     long_backward(engine, d_o, q, keys, lse, grads);
 }
 
-fn long_backward(engine: &Engine, d_o: &Array, q: &Array, keys: Keys, lse: &Array, grads: Grads) {
+fn long_backward(
+    engine: &Engine,
+    d_o: &Array,
+    q: &Array,
+    keys: DeviceKvRows,
+    lse: &Array,
+    grads: DeviceAttentionGrads,
+) {
     let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
     let Heads { queries, groups, width, .. } = keys.heads;
     let tiles = &keys.packing.tiles;

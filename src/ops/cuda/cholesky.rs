@@ -1,18 +1,18 @@
-//! Launches of `kernels/cholesky.cu`: blocks of a triangle one after another. Whole systems are
-//! cuSOLVER's where it is.
+//! Launches of `kernels/cholesky.cu`: blocks of a triangle one after another. cuSOLVER, if found,
+//! solves whole systems.
 
-use crate::base::fits;
+use crate::base::or_unwind;
+use crate::gpu::cusolver::Lower;
 use crate::gpu::kernels::cholesky::{
-    CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATERS,
+    CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATE_THREADS,
 };
-use crate::gpu::launch::{Elem, Grid, Place};
-use crate::gpu::solver::Lower;
+use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::cholesky::{Side, Systems, Triangle};
+use crate::ops::cpu::cholesky::{Side, Systems, Triangle};
 
-/// What stands from an element on.
-fn from(place: Place, at: usize) -> Place {
-    place.part(at, place.len - at)
+/// The elements from one on.
+fn from(slice: DeviceSlice, at: usize) -> DeviceSlice {
+    slice.part(at, slice.len - at)
 }
 
 /// Turns A f64 into L and B f64 into A⁻¹B. Where a pivot is not a positive number, its index, and
@@ -24,25 +24,29 @@ pub fn divide(
     x: &mut Array,
     systems: Systems,
 ) -> Option<usize> {
-    let mut bad = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
+    let hold = engine.hold();
+    let mut bad = or_unwind(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
     let pivot = |bad: &Array| {
         let bytes = bad.download();
         i32::from_le_bytes(*bytes.first_chunk().expect("one number"))
     };
-    // What lies in another way than the library's is ours.
-    let solver = engine.solver().filter(|_| systems.down == 1 && !of.is_empty());
-    let Some(solver) = solver else {
+    // Other layouts than the library's go to our kernels.
+    let cusolver = engine.cusolver().filter(|_| systems.down == 1 && !of.is_empty());
+    let Some(cusolver) = cusolver else {
         factor(engine, a, of, &mut bad);
         for side in [Side::Lower, Side::Upper] {
             solve(engine, a, of, &bad, side, x, systems);
         }
         return usize::try_from(pivot(&bad)).ok();
     };
-    let l = Lower { place: a.place(), n: of.n, ld: of.ld };
-    let work = fits(engine.array(Elem::F64, solver.work(l)));
-    solver.factor(l, work.place(), bad.place());
+    let l = Lower { slice: a.slice(), n: of.n, ld: of.ld };
+    let work = or_unwind(engine.array(Elem::F64, cusolver.work(l)));
+    cusolver.factor(&hold, l, work.slice(), bad.slice());
     match pivot(&bad) {
-        0 => solver.solve(l, x.place(), [systems.count, systems.across], bad.place()),
+        0 => {
+            let across = [systems.count, systems.across];
+            cusolver.solve(&hold, l, x.slice(), across, bad.slice());
+        }
         // The library counts from one; below 0 are its parameters.
         index => return Some(usize::try_from(index - 1).expect("parameters as they should be")),
     }
@@ -55,7 +59,7 @@ pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
     let Triangle { n, ld } = of;
     for k in (0..n.max(1)).step_by(PANEL) {
         let own = PANEL.min(n - k);
-        let diagonal = from(a.place(), k * ld + k);
+        let diagonal = from(a.slice(), k * ld + k);
         CholeskyFactor {
             from: k as i32,
             n: own as i32,
@@ -71,8 +75,8 @@ pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
             let rows = Systems { count: left, down: 1, across: ld };
             block(engine, diagonal, [own, ld], bad, Side::Lower, below, rows);
             let product = Product {
-                a: Factor { place: below, along: ld, k: 1 },
-                b: Factor { place: below, along: ld, k: 1 },
+                a: Factor { slice: below, along: ld, k: 1 },
+                b: Factor { slice: below, along: ld, k: 1 },
                 c: from(below, own),
                 steps: [ld, 1],
                 sizes: [left, own, left],
@@ -85,25 +89,27 @@ pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
 
 /// The lower triangle of A (N, N) f64, rows N apart, += KKᵀ; K (N, k) f64, columns N apart.
 pub fn add_gram(engine: &Engine, a: &mut Array, n: usize, k: &Array) {
-    let factor = Factor { place: k.place(), along: 1, k: n };
+    let factor = Factor { slice: k.slice(), along: 1, k: n };
     let sizes = [n, k.len() / n.max(1), n];
-    let product = Product { a: factor, b: factor, c: a.place(), steps: [n, 1], sizes, lower: true };
+    let product = Product { a: factor, b: factor, c: a.slice(), steps: [n, 1], sizes, lower: true };
     product.add(engine);
 }
 
 /// A Bᵀ (M, N) f64, row by row, of A (M, k) and B (N, k), both column by column.
 pub fn product(engine: &Engine, [m, n]: [usize; 2], [a, b]: [&Array; 2]) -> Array {
-    let mut c = fits(engine.array(Elem::F64, 0));
-    fits(c.resize(m * n)); // zeros
-    let factor = |of: &Array, along: usize| Factor { place: of.place(), along: 1, k: along };
+    let mut c = or_unwind(engine.array(Elem::F64, 0));
+    or_unwind(c.resize(m * n)); // zeros
+    let factor = |of: &Array, along: usize| Factor { slice: of.slice(), along: 1, k: along };
     let sizes = [m, a.len() / m.max(1), n];
-    let (a, b, steps) = (factor(a, m), factor(b, n), [n, 1]);
-    Product { a, b, c: c.place(), steps, sizes, lower: false }.add(engine);
+    let a = factor(a, m);
+    let b = factor(b, n);
+    let steps = [n, 1];
+    Product { a, b, c: c.slice(), steps, sizes, lower: false }.add(engine);
     c
 }
 
 /// Turns B f64 into X, with L as [`factor`] left it; does nothing where `bad` names a pivot.
-#[allow(clippy::too_many_arguments, reason = "two matrices and how they lie")]
+#[allow(clippy::too_many_arguments, reason = "two matrices and their layouts")]
 pub fn solve(
     engine: &Engine,
     l: &Array,
@@ -120,9 +126,9 @@ pub fn solve(
     }
     for k in blocks {
         let own = PANEL.min(n - k);
-        let known = from(x.place(), k * down);
-        block(engine, from(l.place(), k * ld + k), [own, ld], bad, side, known, systems);
-        // The other unknowns, and the part of L (left, own) that stands before these.
+        let known = from(x.slice(), k * down);
+        block(engine, from(l.slice(), k * ld + k), [own, ld], bad, side, known, systems);
+        // The other unknowns, and the part of L (left, own) that multiplies these.
         let (first, left) = match side {
             Side::Lower => (k + own, n - k - own),
             Side::Upper => (0, k),
@@ -131,11 +137,11 @@ pub fn solve(
             continue;
         }
         let part = match side {
-            Side::Lower => Factor { place: from(l.place(), first * ld + k), along: ld, k: 1 },
-            Side::Upper => Factor { place: from(l.place(), k * ld), along: 1, k: ld },
+            Side::Lower => Factor { slice: from(l.slice(), first * ld + k), along: ld, k: 1 },
+            Side::Upper => Factor { slice: from(l.slice(), k * ld), along: 1, k: ld },
         };
-        let known = Factor { place: known, along: across, k: down };
-        let c = from(x.place(), first * down);
+        let known = Factor { slice: known, along: across, k: down };
+        let c = from(x.slice(), first * down);
         // Neighbours in memory are neighbours in a row of c.
         let (a, b, steps, sizes) = match across {
             1 => (part, known, [down, across], [left, own, count]),
@@ -148,11 +154,11 @@ pub fn solve(
 /// Solves systems with a diagonal block.
 fn block(
     engine: &Engine,
-    l: Place,
+    l: DeviceSlice,
     [n, ld]: [usize; 2],
     bad: &Array,
     side: Side,
-    x: Place,
+    x: DeviceSlice,
     systems: Systems,
 ) {
     CholeskySolve {
@@ -173,16 +179,16 @@ fn block(
 /// summand to the next.
 #[derive(Clone, Copy)]
 struct Factor {
-    place: Place,
+    slice: DeviceSlice,
     along: usize,
     k: usize,
 }
 
-/// A product of some rows and columns, and where it goes.
+/// A product of some rows and columns, and its destination.
 struct Product {
     a: Factor,
     b: Factor,
-    c: Place,
+    c: DeviceSlice,
     steps: [usize; 2], // from a row and from a column of c to the next
     sizes: [usize; 3], // rows, summands, columns
     lower: bool,       // the lower triangle only
@@ -191,7 +197,7 @@ struct Product {
 impl Product {
     /// c += a b.
     fn add(self, engine: &Engine) {
-        let good = fits(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
+        let good = or_unwind(engine.upload(Elem::I32, &(-1i32).to_le_bytes()));
         self.launch(engine, &good, true);
     }
 
@@ -204,8 +210,8 @@ impl Product {
         let [rows, k, columns] = self.sizes;
         let [down, across] = [rows, columns].map(|size| size.div_ceil(TILE) as u32);
         CholeskyUpdate {
-            a: self.a.place.into(),
-            b: self.b.place.into(),
+            a: self.a.slice.into(),
+            b: self.b.slice.into(),
             bad: bad.read(),
             a_row: self.a.along as i64,
             a_k: self.a.k as i64,
@@ -220,6 +226,6 @@ impl Product {
             c_col: self.steps[1] as i64,
             c: self.c.into(),
         }
-        .launch(engine, Grid { blocks: [across, down, 1], threads: [UPDATERS as u32, 1, 1] });
+        .launch(engine, Grid { blocks: [across, down, 1], threads: [UPDATE_THREADS as u32, 1, 1] });
     }
 }

@@ -12,12 +12,14 @@ pub fn forward(
     positions: Option<(&Array, &Array)>,
     x: &mut Array,
 ) {
-    let (n, len) = (ids.len(), x.len());
+    let n = ids.len();
+    let len = x.len();
     let grid = Grid::each(len, THREADS);
     let (n, d) = (n as i32, (len / n.max(1)) as i32);
     EmbedFwd { ids: ids.read(), w: tokens.read(), N: n, D: d, x: x.write() }.launch(engine, grid);
     if let Some((w, at)) = positions {
-        let (ids, w) = (at.read(), w.read());
+        let ids = at.read();
+        let w = w.read();
         EmbedAdd { ids, w, N: n, D: d, x: x.update() }.launch(engine, grid);
     }
 }

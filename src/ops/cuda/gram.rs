@@ -1,11 +1,11 @@
 //! Launches of `kernels/gram_mma.cu`.
 
-use crate::base::fits;
+use crate::base::or_unwind;
 pub use crate::gpu::kernels::gram_mma::FLUSH;
 use crate::gpu::kernels::gram_mma::{GramAdd, GramFlush, SIDE, THREADS};
 use crate::gpu::launch::{Elem, Grid, In};
 use crate::gpu::{Array, Engine};
-use crate::ops::gram::packed_len;
+use crate::ops::cpu::gram::packed_len;
 
 /// part (F, F) f32 += KᵀK of k (N, F), N at most [`FLUSH`]; the lower triangle. It reads and writes
 /// all of part: some thousand tokens at once are fast.
@@ -23,7 +23,7 @@ pub fn flush(engine: &Engine, f: usize, part: &mut Array, total: &mut Array) {
 }
 
 /// Totals (F, F) f64 on a device, the lower triangle, and the f32 sums that wait to join them.
-pub struct Totals {
+pub struct DeviceTotals {
     engine: Engine,
     f: usize,
     part: Array,
@@ -31,17 +31,17 @@ pub struct Totals {
     waiting: usize, // tokens in `part`
 }
 
-impl Totals {
+impl DeviceTotals {
     /// Goes on from packed totals.
-    pub fn new(engine: &Engine, f: usize, packed: &[f64]) -> Totals {
+    pub fn new(engine: &Engine, f: usize, packed: &[f64]) -> DeviceTotals {
         let mut square = vec![0.0; f * f];
         for i in 0..f {
             square[i * f..][..i + 1].copy_from_slice(&packed[packed_len(i)..packed_len(i + 1)]);
         }
-        let mut part = fits(engine.array(Elem::F32, 0));
-        fits(part.resize(f * f));
-        let total = fits(engine.upload(Elem::F64, bytemuck::cast_slice(&square)));
-        Totals { engine: engine.clone(), f, part, total, waiting: 0 }
+        let mut part = or_unwind(engine.array(Elem::F32, 0));
+        or_unwind(part.resize(f * f));
+        let total = or_unwind(engine.upload(Elem::F64, bytemuck::cast_slice(&square)));
+        DeviceTotals { engine: engine.clone(), f, part, total, waiting: 0 }
     }
 
     /// Adds the keys k (N, F).
@@ -50,7 +50,7 @@ impl Totals {
         let mut from = 0;
         while from < k.len() / f {
             let n = (k.len() / f - from).min(FLUSH - self.waiting);
-            let rows = k.place().part(from * f, n * f);
+            let rows = k.slice().part(from * f, n * f);
             add(&self.engine, rows.into(), [n, f], &mut self.part);
             (from, self.waiting) = (from + n, self.waiting + n);
             if self.waiting == FLUSH {

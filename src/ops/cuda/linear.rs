@@ -1,18 +1,19 @@
 //! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`; or products by
 //! cuBLASLt of the parts that `kernels/linear_split.cu` makes.
 //!
-//! Which of them depends on no number of rows but whether there are few, so rows keep their bits.
+//! Which one it is depends on whether rows are few, and not on their number beyond that: so the bits
+//! of a row do not depend on how many others there are.
 
 use super::rows;
-use crate::gpu::blaslt::{ALIGN, Shape, Turn};
+use crate::gpu::blaslt::{ALIGN, BlasltSession, Shape};
 use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
 use crate::gpu::kernels::linear_split::{self as parts, LinearSplit};
-use crate::gpu::launch::{Elem, Grid, Place};
+use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
 use crate::tensor::OnDevice;
 
-/// Rows up to which a forward product goes another way.
+/// Rows up to which a forward product has a kernel of its own.
 pub const FEW: usize = row::ROWS;
 
 /// W (out, in) on the device, as it is stored.
@@ -33,7 +34,10 @@ pub struct Matrix<'a> {
 impl<'a> From<&'a OnDevice> for Matrix<'a> {
     fn from(w: &'a OnDevice) -> Matrix<'a> {
         let OnDevice { w, out, inner, row_stride, col_stride } = w;
-        let (out, inner, row_stride, col_stride) = (*out, *inner, *row_stride, *col_stride);
+        let out = *out;
+        let inner = *inner;
+        let row_stride = *row_stride;
+        let col_stride = *col_stride;
         Matrix { w, out, inner, row_stride, col_stride }
     }
 }
@@ -74,23 +78,23 @@ fn product(
     [n, k, m]: [usize; 3],
     c: &mut Array,
 ) {
-    let (places, bias) = ([a.place(), w.place(), c.place()], b.map(Array::place));
+    let slices = [a.slice(), w.slice(), c.slice()];
+    let bias = b.map(Array::slice);
     if let (Way::Many, Some(lt)) = (way, engine.blaslt())
-        && let Some(shape) = library(places, bias, [k, m], [stride_k, stride_m])
+        && let Some(shape) = library(slices, bias, [k, m], [stride_k, stride_m])
     {
-        let mut turn = lt.turn();
+        let hold = engine.hold();
+        let mut session = lt.session(&hold);
         // Of two parts the first comes without a bias.
-        if turn.serves(shape) && turn.serves(Shape { biased: false, ..shape }) {
-            return by_library(engine, &mut turn, shape, places, bias, add);
+        if session.serves(shape) && session.serves(Shape { biased: false, ..shape }) {
+            return by_library(engine, &mut session, shape, slices, bias, add);
         }
     }
-    let none = |elem| Place { at: 0, len: 0, elem };
+    let none = |elem| DeviceSlice { at: 0, len: 0, elem };
     let narrow = c.elem() != Elem::F32;
     assert!(!(narrow && add), "a product is added to f32");
-    let (wide, rounded) = match narrow {
-        false => (c.place(), none(a.elem())),
-        true => (none(Elem::F32), c.place()),
-    };
+    let (wide, rounded) =
+        if narrow { (none(Elem::F32), c.slice()) } else { (c.slice(), none(a.elem())) };
     macro_rules! launch {
         ($kernel:ident, $blocks:expr, $threads:expr) => {
             $kernel {
@@ -120,12 +124,12 @@ fn product(
     }
 }
 
-/// How cuBLASLt would be asked for a product; `None` is for our kernels. It gets what it is fast
+/// The product as cuBLASLt takes it; `None` is for our kernels. The library gets what it is fast
 /// at: bf16 activations, or f32 ones, which become bf16 parts, by bf16 weights, everything on
 /// [`ALIGN`] bytes. Weights in f32 and f16 would have to be split at every use.
 pub fn library(
-    [a, w, c]: [Place; 3],
-    b: Option<Place>,
+    [a, w, c]: [DeviceSlice; 3],
+    b: Option<DeviceSlice>,
     [k, m]: [usize; 2],
     [stride_k, stride_m]: [usize; 2],
 ) -> Option<Shape> {
@@ -139,53 +143,55 @@ pub fn library(
     let lines = wide(k, Elem::BF16) && wide(m, c.elem) && wide(stride, Elem::BF16);
     let mut starts = [Some(a), Some(w), Some(c), b].into_iter().flatten();
     let lies = lines && starts.all(|p| p.at.is_multiple_of(ALIGN as u64));
-    let fits = types && lies && (along_k || stride_m == 1);
-    fits.then_some(Shape { k, m, stride, along_k, biased: b.is_some(), narrow })
+    let served = types && lies && (along_k || stride_m == 1);
+    served.then_some(Shape { k, m, stride, along_k, biased: b.is_some(), narrow })
 }
 
 fn by_library(
     engine: &Engine,
-    turn: &mut Turn,
+    session: &mut BlasltSession,
     shape: Shape,
-    [a, w, c]: [Place; 3],
-    b: Option<Place>,
+    [a, w, c]: [DeviceSlice; 3],
+    b: Option<DeviceSlice>,
     add: bool,
 ) {
     if a.elem == Elem::F32 {
-        return in_parts(engine, turn, shape, [a, w, c], b, add);
+        return in_parts(engine, session, shape, [a, w, c], b, add);
     }
     // What is added to bf16 has to be bf16.
-    let b = b.map(|b| match shape.narrow {
-        true => {
-            let rounded = turn.room().part(0, b.len);
-            rows::round(engine, b, rounded);
-            rounded
+    let b = b.map(|b| {
+        if !shape.narrow {
+            return b;
         }
-        false => b,
+        let rounded = session.room().part(0, b.len);
+        rows::round(engine, b, rounded);
+        rounded
     });
-    turn.multiply(shape, add, [a, w, c], b);
+    session.multiply(shape, add, [a, w, c], b);
 }
 
 /// Splits as many rows as there is room for and multiplies their two parts, the small one first.
 fn in_parts(
     engine: &Engine,
-    turn: &mut Turn,
+    session: &mut BlasltSession,
     shape: Shape,
-    [a, w, c]: [Place; 3],
-    b: Option<Place>,
+    [a, w, c]: [DeviceSlice; 3],
+    b: Option<DeviceSlice>,
     add: bool,
 ) {
-    let (Shape { k, m, .. }, room) = (shape, turn.room());
-    let (n, most) = (a.len / k, room.len / (2 * k));
+    let (Shape { k, m, .. }, room) = (shape, session.room());
+    let n = a.len / k;
+    let most = room.len / (2 * k);
     assert!(most > 0, "linear: a row of {k} numbers");
     for from in (0..n).step_by(most) {
         let rows = most.min(n - from);
-        let (x, c) = (a.part(from * k, rows * k), c.part(from * m, rows * m));
+        let x = a.part(from * k, rows * k);
+        let c = c.part(from * m, rows * m);
         let y = room.part(0, 2 * rows * k);
         LinearSplit { x: x.into(), N: x.len as i32, y: y.into() }
             .launch(engine, Grid::each(x.len / parts::NUMBERS, parts::THREADS));
         let [hi, lo] = [0, 1].map(|part| y.part(part * x.len, x.len));
-        turn.multiply(Shape { biased: false, ..shape }, add, [lo, w, c], None);
-        turn.multiply(shape, true, [hi, w, c], b);
+        session.multiply(Shape { biased: false, ..shape }, add, [lo, w, c], None);
+        session.multiply(shape, true, [hi, w, c], b);
     }
 }

@@ -108,7 +108,7 @@ pub fn gradient(
     rows: Range<usize>,
     reference: &Array,
 ) {
-    let part = |array: &Array| array.place().part(rows.start, rows.len());
+    let part = |array: &Array| array.slice().part(rows.start, rows.len());
     LossGradient {
         reference: reference.read(),
         target: part(&losses.target).into(),

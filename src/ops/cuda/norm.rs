@@ -1,17 +1,18 @@
 //! Launches of `kernels/norm.cu`.
 
 use crate::gpu::kernels::norm::{
-    BLOCK, EACH, FEWEST, MOST, NormBwd, NormFwd, NormHeadsBwd, NormHeadsFwd, PACKET,
+    BLOCK_THREADS, ITEMS_PER_THREAD, MAX_THREADS, MIN_THREADS, NormBwd, NormFwd, NormHeadsBwd,
+    NormHeadsFwd, VEC,
 };
-use crate::gpu::launch::{Grid, Place};
+use crate::gpu::launch::{DeviceSlice, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::norm::Kind;
+use crate::ops::cpu::norm::NormKind;
 
 /// The frozen parameters of one normalisation.
 #[derive(Clone, Copy)]
-pub struct Norm<'a> {
+pub struct DeviceNorm<'a> {
     /// Layer or RMS.
-    pub kind: Kind,
+    pub kind: NormKind,
     /// Added to the variance.
     pub eps: f32,
     /// g (D).
@@ -20,21 +21,22 @@ pub struct Norm<'a> {
     pub bias: Option<&'a Array>,
 }
 
-impl Norm<'_> {
+impl DeviceNorm<'_> {
     fn centred(&self) -> i32 {
-        i32::from(self.kind == Kind::Layer)
+        i32::from(self.kind == NormKind::Layer)
     }
 }
 
 /// As many threads a row as hold it, and as many rows a block as it has threads for.
 fn grid(n: usize, d: usize) -> Grid {
-    let threads = d.div_ceil(PACKET * EACH).next_power_of_two().clamp(FEWEST, MOST);
-    let rows = (BLOCK / threads).max(1);
+    let threads = d.div_ceil(VEC * ITEMS_PER_THREAD).next_power_of_two();
+    let threads = threads.clamp(MIN_THREADS, MAX_THREADS);
+    let rows = (BLOCK_THREADS / threads).max(1);
     Grid { threads: [threads as u32, rows as u32, 1], ..Grid::line(n.div_ceil(rows), 1) }
 }
 
 /// What a pass leaves for the one back: x (N, D), and m and s (N).
-pub struct Kept<'a> {
+pub struct DeviceSaved<'a> {
     /// x.
     pub x: &'a mut Array,
     /// m.
@@ -44,8 +46,8 @@ pub struct Kept<'a> {
 }
 
 /// y (N, D) from x (N, D).
-pub fn forward(engine: &Engine, x: &Array, p: Norm, y: &mut Array, kept: Kept) {
-    of_sum(engine, x.place(), None, p, y, kept);
+pub fn forward(engine: &Engine, x: &Array, p: DeviceNorm, y: &mut Array, kept: DeviceSaved) {
+    of_sum(engine, x.slice(), None, p, y, kept);
 }
 
 /// x += added (N, D), and y of that.
@@ -53,17 +55,24 @@ pub fn forward_adding(
     engine: &Engine,
     x: &mut Array,
     added: &Array,
-    p: Norm,
+    p: DeviceNorm,
     y: &mut Array,
-    kept: Kept,
+    kept: DeviceSaved,
 ) {
-    of_sum(engine, x.place(), Some(added), p, y, kept);
+    of_sum(engine, x.slice(), Some(added), p, y, kept);
 }
 
-/// x goes by its place: the kernel writes it only where something is added, and then the caller has
-/// it alone.
-fn of_sum(engine: &Engine, x: Place, added: Option<&Array>, p: Norm, y: &mut Array, kept: Kept) {
-    let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
+/// x is a slice: the kernel writes it only where something is added, and then the caller has it
+/// alone.
+fn of_sum(
+    engine: &Engine,
+    x: DeviceSlice,
+    added: Option<&Array>,
+    p: DeviceNorm,
+    y: &mut Array,
+    kept: DeviceSaved,
+) {
+    let (n, d, DeviceSaved { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormFwd {
         added: added.unwrap_or(p.gain).read(),
         g: p.gain.read(),
@@ -87,12 +96,13 @@ fn of_sum(engine: &Engine, x: Place, added: Option<&Array>, p: Norm, y: &mut Arr
 pub fn backward(
     engine: &Engine,
     dy: &Array,
-    p: Norm,
+    p: DeviceNorm,
     x: &Array,
     [m, s]: [&Array; 2],
     dx: &mut Array,
 ) {
-    let (n, d) = (m.len(), p.gain.len());
+    let n = m.len();
+    let d = p.gain.len();
     NormBwd {
         dy: dy.read(),
         g: p.gain.read(),
@@ -107,9 +117,9 @@ pub fn backward(
     .launch(engine, grid(n, d));
 }
 
-/// Every head of x (N, heads·E) ← itself normalised; what is kept is of (N·heads, E).
-pub fn heads_forward(engine: &Engine, x: &mut Array, p: Norm, kept: Kept) {
-    let (n, d, Kept { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
+/// Every head of x (N, heads·E) ← itself normalised; what is saved is of (N·heads, E).
+pub fn heads_forward(engine: &Engine, x: &mut Array, p: DeviceNorm, kept: DeviceSaved) {
+    let (n, d, DeviceSaved { x: kept, m, s }) = (kept.m.len(), p.gain.len(), kept);
     NormHeadsFwd {
         g: p.gain.read(),
         b: p.bias.unwrap_or(p.gain).read(),
@@ -127,8 +137,15 @@ pub fn heads_forward(engine: &Engine, x: &mut Array, p: Norm, kept: Kept) {
 }
 
 /// Turns the gradient for normalised heads (N, heads·E) into that for them as they were, x.
-pub fn heads_backward(engine: &Engine, p: Norm, x: &Array, [m, s]: [&Array; 2], d: &mut Array) {
-    let (n, width) = (m.len(), p.gain.len());
+pub fn heads_backward(
+    engine: &Engine,
+    p: DeviceNorm,
+    x: &Array,
+    [m, s]: [&Array; 2],
+    d: &mut Array,
+) {
+    let n = m.len();
+    let width = p.gain.len();
     NormHeadsBwd {
         g: p.gain.read(),
         x: x.read(),

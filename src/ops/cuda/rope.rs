@@ -3,11 +3,11 @@
 use crate::gpu::kernels::rope::{RopeTurn, THREADS};
 use crate::gpu::launch::Grid;
 use crate::gpu::{Array, Engine};
-use crate::ops::rope::Pairing;
+use crate::ops::cpu::rope::Pairing;
 
 /// The angles of a batch: cos and sin (N, half).
 #[derive(Clone, Copy)]
-pub struct Angles<'a> {
+pub struct DeviceAngles<'a> {
     /// cos(position · frequency).
     pub cos: &'a Array,
     /// sin(position · frequency).
@@ -23,7 +23,7 @@ pub fn rotate(
     engine: &Engine,
     x: &mut Array,
     [heads, width]: [usize; 2],
-    angles: Angles,
+    angles: DeviceAngles,
     back: bool,
 ) {
     let n = x.len() / (heads * width);

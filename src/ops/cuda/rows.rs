@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScatterRows, THREADS};
-use crate::gpu::launch::{Elem, Grid, Place};
+use crate::gpu::launch::{DeviceSlice, Elem, Grid};
 use crate::gpu::{Array, Engine};
 
 /// Where a part of a row is: the row's width, the part's first column and its width.
@@ -13,7 +13,7 @@ type Part = [usize; 3];
 /// Numbers of rows, on the device.
 pub fn indices(engine: &Engine, rows: impl Iterator<Item = usize>) -> Array {
     let rows: Vec<i32> = rows.map(|row| row as i32).collect();
-    fits(engine.upload(Elem::I32, bytemuck::cast_slice(&rows)))
+    or_unwind(engine.upload(Elem::I32, bytemuck::cast_slice(&rows)))
 }
 
 /// Row i of y (n, D) = part of row `rows[i]` of x (N, wide).
@@ -51,11 +51,11 @@ pub fn put(engine: &Engine, x: &Array, elements: Range<usize>, y: &mut Array, to
         return y.copy(to, x, elements);
     }
     let n = elements.len();
-    round(engine, x.place().part(elements.start, n), y.place().part(to, n));
+    round(engine, x.slice().part(elements.start, n), y.slice().part(to, n));
 }
 
 /// y = x in its own type, of the same length; x f32.
-pub fn round(engine: &Engine, x: Place, y: Place) {
+pub fn round(engine: &Engine, x: DeviceSlice, y: DeviceSlice) {
     let n = x.len;
     RoundRows { x: x.into(), n: n as i64, y: y.into() }.launch(engine, Grid::each(n, THREADS));
 }

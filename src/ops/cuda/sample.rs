@@ -1,17 +1,17 @@
 //! Launches of `kernels/sample.cu`.
 
 use crate::base::Result;
-use crate::gpu::kernels::sample::{MOST, Sample, SampleTop, THREADS};
+use crate::gpu::kernels::sample::{MAX_K, Sample, SampleTop, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::sample::Sampling;
+use crate::ops::cpu::sample::Sampling;
 
-/// The k ≤ [`MOST`] likeliest tokens of each row of z (R, V) f32 in order, into `ids` (R, k) i32,
+/// The k ≤ [`MAX_K`] likeliest tokens of each row of z (R, V) f32 in order, into `ids` (R, k) i32,
 /// and their logits into `values` (R, k).
 pub fn top(engine: &Engine, z: &Array, k: usize, values: &mut Array, ids: &mut Array) {
     let rows = ids.len() / k;
     let v = z.len() / rows.max(1);
-    assert!(k <= MOST && (k <= v || rows == 0), "top: {k} of {v} tokens");
+    assert!(k <= MAX_K && (k <= v || rows == 0), "top: {k} of {v} tokens");
     SampleTop { z: z.read(), V: v as i32, k: k as i32, values: values.write(), ids: ids.write() }
         .launch(engine, Grid::line(rows, THREADS as u32));
 }
@@ -39,7 +39,8 @@ pub fn choose(engine: &Engine, z: &Array, by: Sampling, uniform: &Array, ids: &m
 ///
 /// The device has no more memory.
 pub fn likeliest(engine: &Engine, z: &Array) -> Result<Option<u32>> {
-    let (mut value, mut id) = (engine.array(Elem::F32, 1)?, engine.array(Elem::I32, 1)?);
+    let mut value = engine.array(Elem::F32, 1)?;
+    let mut id = engine.array(Elem::I32, 1)?;
     top(engine, z, 1, &mut value, &mut id);
     let finite = f32::from_bits(number(&value)).is_finite();
     Ok(finite.then(|| number(&id)))

@@ -2,33 +2,33 @@
 
 use std::ops::Range;
 
-use crate::base::fits;
+use crate::base::or_unwind;
 use crate::gpu::kernels::update::{SIDE, THREADS, Update};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::update::Sums;
+use crate::ops::cpu::update::Sums;
 
 /// What is added to a matrix (rows, cols) as it is stored.
-pub struct Factors {
+pub struct DeviceFactors {
     left: Array,  // (rows, R)
     right: Array, // (cols, R)
     sides: [usize; 2],
 }
 
-impl Factors {
+impl DeviceFactors {
     /// left (rows, R) and right (cols, R) on a device. One without room unwinds.
-    pub fn new(engine: &Engine, sides: [usize; 2], factors: [&[f32]; 2]) -> Factors {
-        let up = |x: &[f32]| fits(engine.upload(Elem::F32, bytemuck::cast_slice(x)));
+    pub fn new(engine: &Engine, sides: [usize; 2], factors: [&[f32]; 2]) -> DeviceFactors {
+        let up = |x: &[f32]| or_unwind(engine.upload(Elem::F32, bytemuck::cast_slice(x)));
         let [left, right] = factors.map(up);
-        Factors { left, right, sides }
+        DeviceFactors { left, right, sides }
     }
 
     /// new = some rows, whose bytes are `original`, + left rightᵀ, rounded once.
     pub fn add(&self, original: &[u8], elem: Elem, rows: Range<usize>, new: &mut [u8]) -> Sums {
         let engine = self.left.engine();
-        let w = fits(engine.upload(elem, original));
-        let mut now = fits(engine.array(elem, w.len()));
-        let mut sums = fits(engine.array(Elem::F64, self.sums(rows.len())));
+        let w = or_unwind(engine.upload(elem, original));
+        let mut now = or_unwind(engine.array(elem, w.len()));
+        let mut sums = or_unwind(engine.array(Elem::F64, self.sums(rows.len())));
         self.launch(&w, rows, &mut now, &mut sums);
         new.copy_from_slice(&now.download());
         let sums = sums.download();
@@ -53,7 +53,7 @@ impl Factors {
         }
         let r = self.left.len() / all;
         Update {
-            left: self.left.place().part(rows.start * r, n * r).into(),
+            left: self.left.slice().part(rows.start * r, n * r).into(),
             right: self.right.read(),
             R: r as i32,
             rows: n as i32,

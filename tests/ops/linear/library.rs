@@ -2,7 +2,7 @@
 
 use incise::gpu::Engine;
 use incise::gpu::blaslt::Shape;
-use incise::gpu::launch::{Elem, Place};
+use incise::gpu::launch::{DeviceSlice, Elem};
 use incise::ops::cuda::linear as cuda;
 use incise::tensor::Layout;
 
@@ -14,11 +14,11 @@ use crate::support::twin;
 /// Which way a product goes is a matter of types, sizes and addresses; not of rows.
 #[test]
 fn gets_what_suits_it() {
-    let place = |elem, at| Place { at, len: 0, elem };
+    let slice = |elem, at| DeviceSlice { at, len: 0, elem };
     let (f32s, bf16s) = (Elem::F32, Elem::BF16);
     let ask = |elems: [Elem; 3], at: [u64; 4], sizes, strides| {
-        let b = (at[3] > 0).then(|| place(f32s, at[3]));
-        let all = [0, 1, 2].map(|i| place(elems[i], at[i]));
+        let b = (at[3] > 0).then(|| slice(f32s, at[3]));
+        let all = [0, 1, 2].map(|i| slice(elems[i], at[i]));
         cuda::library(all, b, sizes, strides)
     };
     let (types, at, sizes) = ([f32s, bf16s, f32s], [16, 32, 512, 0], [40, 24]);

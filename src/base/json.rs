@@ -1,16 +1,16 @@
-//! JSON in which a field stands once: of two alike, a plain reader keeps the last in silence.
+//! JSON whose keys are unique: of two alike, a plain reader silently keeps the last.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// A value of which no object has a field twice.
-pub struct Once(pub Value);
+/// A value in which no object has a key twice.
+pub struct UniqueKeys(pub Value);
 
-impl<'de> Deserialize<'de> for Once {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Once, D::Error> {
-        from.deserialize_any(Reader).map(Once)
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<UniqueKeys, D::Error> {
+        from.deserialize_any(Reader).map(UniqueKeys)
     }
 }
 
@@ -49,7 +49,7 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut all = vec![];
-        while let Some(Once(item)) = items.next_element()? {
+        while let Some(UniqueKeys(item)) = items.next_element()? {
             all.push(item);
         }
         Ok(all.into())
@@ -57,9 +57,9 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut all = Map::new();
-        while let Some((name, Once(value))) = fields.next_entry::<String, Once>()? {
+        while let Some((name, UniqueKeys(value))) = fields.next_entry::<String, UniqueKeys>()? {
             if all.contains_key(&name) {
-                return Err(de::Error::custom(format!("the field {name:?} stands twice")));
+                return Err(de::Error::custom(format!("{name:?} is named twice")));
             }
             all.insert(name, value);
         }

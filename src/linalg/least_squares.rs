@@ -1,4 +1,4 @@
-//! The least squares behind every edit of many facts.
+//! The least-squares problem behind every edit of many facts.
 //!
 //! ```text
 //! Δ = R Xᵀ,   X = (εM + KKᵀ)⁻¹K          minimises ‖ΔK − R‖² + ε tr ΔMΔᵀ; meets ΔK = R for ε = 0
@@ -6,11 +6,11 @@
 //! K (F, n)  keys, one column a fact       R (D, n)  what is missing of their values
 //! M (F, F)  what keys the change should leave alone, as a second moment; positive definite
 //!
-//! F×F   A = εM + KKᵀ,           X = A⁻¹K                    F²n + F³/3 + 2F²·min(n, D) FLOP
-//! n×n   Y = M⁻¹K, S = εI + KᵀY, X = Y S⁻¹                   F³/3 + 2F²n + 4Fn² + n³/3
+//! primal  F×F   A = εM + KKᵀ,           X = A⁻¹K          F²n + F³/3 + 2F²·min(n, D) FLOP
+//! dual    n×n   Y = M⁻¹K, S = εI + KᵀY, X = Y S⁻¹         F³/3 + 2F²n + 4Fn² + n³/3
 //! ```
 //!
-//! Both are exact (Woodbury); the cheaper one is taken. Where n > D the F×F route solves for
+//! Both are exact (Woodbury); the cheaper one is taken. Where n > D the primal route solves for
 //! Δᵀ = A⁻¹KRᵀ, which has fewer columns than X; KRᵀ costs 2FnD, as RXᵀ does otherwise. Source:
 //! Meng et al. 2023, arXiv:2210.07229, eq. 14.
 
@@ -28,8 +28,8 @@ pub enum Prior<'a> {
     Matrix(&'a dyn Fn() -> Mat<f64>),
 }
 
-/// Δ, one way or the other.
-pub enum Change {
+/// Δ, by its right factor or as a whole.
+pub enum Solution {
     /// X (F, n), of Δ = R Xᵀ.
     Right(Mat<f64>),
     /// Δᵀ (F, D).
@@ -43,22 +43,22 @@ pub struct System<'a> {
     /// K (F, n), where there is one.
     pub k: Option<&'a Mat<f64>>,
     /// B.
-    pub b: Known<'a>,
+    pub b: Rhs<'a>,
 }
 
 /// The right side of a system.
-pub enum Known<'a> {
+pub enum Rhs<'a> {
     /// K (F, n).
     Keys(&'a Mat<f64>),
     /// KRᵀ (F, D).
     Product(&'a Mat<f64>, &'a Mat<f64>),
 }
 
-/// What large systems are solved with, the host or a device: X, or `None` where the matrix is not
-/// positive definite.
-pub type Means<'a> = &'a dyn Fn(System) -> Option<Mat<f64>>;
+/// Solves large systems on the host or a device: X, or `None` where the matrix is not positive
+/// definite.
+pub type Solver<'a> = &'a dyn Fn(System) -> Option<Mat<f64>>;
 
-/// [`Means`] on the host.
+/// The [`Solver`] of the host.
 pub fn on_host(system: System) -> Option<Mat<f64>> {
     let System { mut a, k, b } = system;
     if let Some(k) = k {
@@ -66,8 +66,8 @@ pub fn on_host(system: System) -> Option<Mat<f64>> {
     }
     let factor = Cholesky::of(a)?;
     Some(factor.solve(match b {
-        Known::Keys(k) => k.clone(),
-        Known::Product(k, r) => product(k, r),
+        Rhs::Keys(k) => k.clone(),
+        Rhs::Product(k, r) => product(k, r),
     }))
 }
 
@@ -75,30 +75,30 @@ pub fn on_host(system: System) -> Option<Mat<f64>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// The F×F system.
-    Keys,
+    Primal,
     /// The n×n system.
-    Facts,
+    Dual,
 }
 
 impl Route {
     /// The cheaper way for F, n and D; ε = 0 leaves only n×n.
     pub fn choose(prior: &Prior, epsilon: f64, [f, n, d]: [usize; 3]) -> Route {
         let [f, n, d] = [f, n, d].map(|x| x as f64);
-        let keys = f * f * n + f * f * f / 3.0 + 2.0 * f * f * n.min(d);
-        let facts = match prior {
+        let primal = f * f * n + f * f * f / 3.0 + 2.0 * f * f * n.min(d);
+        let dual = match prior {
             Prior::Scaled(_) => 4.0 * f * n * n + n * n * n / 3.0,
             Prior::Matrix(_) => {
                 f * f * f / 3.0 + 2.0 * f * f * n + 4.0 * f * n * n + n * n * n / 3.0
             }
         };
-        if epsilon == 0.0 || facts < keys { Route::Facts } else { Route::Keys }
+        if epsilon == 0.0 || dual < primal { Route::Dual } else { Route::Primal }
     }
 
     /// Bytes the route takes beyond K and R.
     pub fn bytes(self, [f, n, d]: [usize; 3]) -> u64 {
         let elements = match self {
-            Route::Keys => f * f + f * n.min(d),
-            Route::Facts => f * f + 2 * f * n + n * n,
+            Route::Primal => f * f + f * n.min(d),
+            Route::Dual => f * f + 2 * f * n + n * n,
         };
         8 * elements as u64
     }
@@ -112,16 +112,24 @@ pub fn solve(
     k: &Mat<f64>,
     r: &Mat<f64>,
     route: Route,
-    by: Means,
-) -> Option<Change> {
+    solver: Solver,
+) -> Option<Solution> {
     match route {
-        Route::Keys => by_keys(prior, epsilon, k, r, by),
-        Route::Facts => by_facts(prior, epsilon, k, by).map(Change::Right),
+        Route::Primal => solve_primal(prior, epsilon, k, r, solver),
+        Route::Dual => solve_dual(prior, epsilon, k, solver).map(Solution::Right),
     }
 }
 
-fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>, by: Means) -> Option<Change> {
-    let (f, n, d) = (k.nrows(), k.ncols(), r.nrows());
+fn solve_primal(
+    prior: &Prior,
+    epsilon: f64,
+    k: &Mat<f64>,
+    r: &Mat<f64>,
+    solver: Solver,
+) -> Option<Solution> {
+    let f = k.nrows();
+    let n = k.ncols();
+    let d = r.nrows();
     let a = match prior {
         Prior::Scaled(mu) => Mat::from_fn(f, f, |i, j| if i == j { epsilon * mu } else { 0.0 }),
         Prior::Matrix(m) => {
@@ -132,23 +140,24 @@ fn by_keys(prior: &Prior, epsilon: f64, k: &Mat<f64>, r: &Mat<f64>, by: Means) -
             a
         }
     };
-    match n > d {
-        true => by(System { a, k: Some(k), b: Known::Product(k, r) }).map(Change::Whole),
-        false => by(System { a, k: Some(k), b: Known::Keys(k) }).map(Change::Right),
+    if n > d {
+        solver(System { a, k: Some(k), b: Rhs::Product(k, r) }).map(Solution::Whole)
+    } else {
+        solver(System { a, k: Some(k), b: Rhs::Keys(k) }).map(Solution::Right)
     }
 }
 
-fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>, by: Means) -> Option<Mat<f64>> {
+fn solve_dual(prior: &Prior, epsilon: f64, k: &Mat<f64>, solver: Solver) -> Option<Mat<f64>> {
     let n = k.ncols();
     let y = match prior {
         Prior::Scaled(mu) => Mat::from_fn(k.nrows(), n, |i, j| k[(i, j)] / mu),
-        Prior::Matrix(m) => by(System { a: m(), k: None, b: Known::Keys(k) })?,
+        Prior::Matrix(m) => solver(System { a: m(), k: None, b: Rhs::Keys(k) })?,
     };
     let mut s = times(k.transpose(), y.as_ref());
     let size = (0..n).map(|i| s[(i, i)]).fold(0.0, f64::max);
     (0..n).for_each(|i| s[(i, i)] += epsilon);
     let s = Cholesky::of(s)?;
-    // A key that others make up leaves a pivot of rounding's size, which is none.
+    // A key that is a combination of others leaves a pivot of the size of a rounding error.
     if epsilon == 0.0 && s.smallest() <= f64::EPSILON * n as f64 * size {
         return None;
     }
@@ -157,9 +166,9 @@ fn by_facts(prior: &Prior, epsilon: f64, k: &Mat<f64>, by: Means) -> Option<Mat<
 
 /// The lower triangle of A (F, F) += KKᵀ.
 pub fn add_gram(a: &mut Mat<f64>, k: &Mat<f64>) {
-    let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-    let (add, par) = (Accum::Add, pieces());
-    triangular::matmul(a.as_mut(), lower, add, k, full, k.transpose(), full, 1.0, par);
+    let lower = BlockStructure::TriangularLower;
+    let full = BlockStructure::Rectangular;
+    triangular::matmul(a.as_mut(), lower, Accum::Add, k, full, k.transpose(), full, 1.0, pieces());
 }
 
 /// A B.

@@ -1,18 +1,20 @@
-//! Factors and solves by cuSOLVER, where it was found: A = L Lᵀ and A⁻¹B, in f64.
+//! Factors and solves by cuSOLVER, if found: A = L Lᵀ and A⁻¹B, in f64.
 //!
-//! The library counts along columns: a lower triangle that lies row by row is to it the upper
-//! triangle of the same matrix, U = Lᵀ. Its results are its own whatever ran before: sums in an
-//! order that varies are to be asked for (cusolverDnSetDeterministicMode), and are not.
+//! The library is column-major: a lower triangle in rows is to it the upper triangle of the same
+//! matrix, U = Lᵀ. Its results are reproducible: sums whose order varies come only on request
+//! (cusolverDnSetDeterministicMode).
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use cudarc::driver::sys;
 
-use super::launch::Place;
+use super::launch::DeviceSlice;
 use super::library::{Found, functions};
-use crate::base::{Result, fits};
+use super::lock::lock;
+use super::turns::Hold;
+use crate::base::{Result, or_unwind};
 
 /// CUBLAS_FILL_MODE_UPPER.
 const UPPER: c_int = 1;
@@ -33,7 +35,7 @@ functions! {
 }
 
 /// The library on a card's stream.
-pub struct Solver {
+pub struct Cusolver {
     call: Functions,
     handle: Mutex<Handle>,
 }
@@ -43,7 +45,7 @@ struct Handle(*mut c_void);
 // SAFETY: the handle may be used from any thread, and is by one at a time.
 unsafe impl Send for Handle {}
 
-impl Drop for Solver {
+impl Drop for Cusolver {
     fn drop(&mut self) {
         // SAFETY: made by `open` in the context that is current, and not used again.
         let _ = unsafe { (self.call.cusolverDnDestroy)(self.handle().0) };
@@ -54,30 +56,30 @@ impl Drop for Solver {
 #[derive(Clone, Copy)]
 pub struct Lower {
     /// The elements, f64.
-    pub place: Place,
+    pub slice: DeviceSlice,
     /// N.
     pub n: usize,
     /// Elements from a row to the next.
     pub ld: usize,
 }
 
-impl Solver {
+impl Cusolver {
     /// Starts the library for the card whose context is current.
     ///
     /// # Errors
     ///
-    /// What the library says.
-    pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Solver> {
+    /// The library's.
+    pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Cusolver> {
         let call = Functions::of(found)?;
         let mut handle = null_mut();
         // SAFETY: a context is current, and there is a place for the handle.
         call.found.check(unsafe { (call.cusolverDnCreate)(&mut handle) })?;
         // SAFETY: the handle was made just now; the stream is the context's.
         call.found.check(unsafe { (call.cusolverDnSetStream)(handle, stream) })?;
-        Ok(Solver { call, handle: Mutex::new(Handle(handle)) })
+        Ok(Cusolver { call, handle: Mutex::new(Handle(handle)) })
     }
 
-    /// Doubles of memory that [`factor`](Solver::factor) works in.
+    /// Doubles of memory that [`factor`](Cusolver::factor) works in.
     pub fn work(&self, a: Lower) -> usize {
         let (n, ld, at) = a.described();
         let mut len = 0;
@@ -88,23 +90,34 @@ impl Solver {
         len as usize
     }
 
-    /// Turns A into L. `info` (1) i32 becomes 0, or a bad pivot's index, counted from one.
-    pub fn factor(&self, a: Lower, work: Place, info: Place) {
+    /// Turns A into L. `info` (1) i32 becomes 0, or a bad pivot's index, counted from one. The
+    /// thread holds the device.
+    pub fn factor(&self, _: &Hold, a: Lower, work: DeviceSlice, info: DeviceSlice) {
         let ((n, ld, at), len) = (a.described(), work.len as c_int);
-        let (work, info) = (work.at as *mut f64, info.at as *mut c_int);
-        // SAFETY: a matrix as described, memory of as many doubles as the library asked for.
+        let work = work.at as *mut f64;
+        let info = info.at as *mut c_int;
+        // SAFETY: a matrix as described, memory of as many doubles as the library needs.
         self.check(unsafe {
             (self.call.cusolverDnDpotrf)(self.handle().0, UPPER, n, at, ld, work, len, info)
         });
     }
 
-    /// Turns B into A⁻¹B, with L as [`factor`](Solver::factor) left it: `systems` of them, the
+    /// Turns B into A⁻¹B, with L as [`factor`](Cusolver::factor) left it: `systems` of them, the
     /// unknowns of each side by side, `across` elements from one to the next.
-    pub fn solve(&self, l: Lower, x: Place, [systems, across]: [usize; 2], info: Place) {
+    pub fn solve(
+        &self,
+        _: &Hold,
+        l: Lower,
+        x: DeviceSlice,
+        [systems, across]: [usize; 2],
+        info: DeviceSlice,
+    ) {
         let (n, ld, at) = l.described();
         assert!(systems == 0 || x.len >= (systems - 1) * across + l.n, "cuSOLVER: X is too small");
-        let (systems, across) = (systems as c_int, across as c_int);
-        let (x, info) = (x.at as *mut f64, info.at as *mut c_int);
+        let systems = systems as c_int;
+        let across = across as c_int;
+        let x = x.at as *mut f64;
+        let info = info.at as *mut c_int;
         // SAFETY: matrices as described.
         self.check(unsafe {
             (self.call.cusolverDnDpotrs)(
@@ -122,18 +135,18 @@ impl Solver {
     }
 
     fn handle(&self) -> MutexGuard<'_, Handle> {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.handle)
     }
 
     fn check(&self, status: c_int) {
-        fits(self.call.found.check(status));
+        or_unwind(self.call.found.check(status));
     }
 }
 
 impl Lower {
     fn described(self) -> (c_int, c_int, *mut f64) {
-        let Lower { place, n, ld } = self;
-        assert!(place.len >= n.saturating_sub(1) * ld + n, "cuSOLVER: A is too small");
-        (n as c_int, ld as c_int, place.at as *mut f64)
+        let Lower { slice, n, ld } = self;
+        assert!(slice.len >= n.saturating_sub(1) * ld + n, "cuSOLVER: A is too small");
+        (n as c_int, ld as c_int, slice.at as *mut f64)
     }
 }

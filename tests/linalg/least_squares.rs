@@ -4,7 +4,7 @@ use faer::Mat;
 use incise::base::Rng;
 use incise::linalg::Cholesky;
 use incise::linalg::eigen::symmetric;
-use incise::linalg::keyspace::{Change, Prior, Route, on_host, solve};
+use incise::linalg::least_squares::{Prior, Route, Solution, on_host, solve};
 
 use crate::support::budget::on_one_and_two;
 
@@ -39,10 +39,10 @@ fn gauss(mut a: Mat<f64>, mut b: Mat<f64>) -> Mat<f64> {
 }
 
 /// Δ (D, F).
-fn delta(change: &Change, r: &Mat<f64>) -> Mat<f64> {
+fn delta(change: &Solution, r: &Mat<f64>) -> Mat<f64> {
     match change {
-        Change::Right(x) => r * x.transpose(),
-        Change::Whole(transposed) => transposed.transpose().to_owned(),
+        Solution::Right(x) => r * x.transpose(),
+        Solution::Whole(transposed) => transposed.transpose().to_owned(),
     }
 }
 
@@ -65,7 +65,7 @@ fn both_routes_are_the_dense_solve() {
         let a = &c * faer::Scale(epsilon) + &k * k.transpose();
         let want = &r * gauss(a, k.clone()).transpose();
         let matrix = || c.clone();
-        for route in [Route::Keys, Route::Facts] {
+        for route in [Route::Primal, Route::Dual] {
             let change = solve(&Prior::Matrix(&matrix), epsilon, &k, &r, route, &on_host).unwrap();
             let gap = off(&delta(&change, &r), &want);
             assert!(gap < 1e-8, "{case}, {route:?}: off by {gap:e}");
@@ -73,7 +73,7 @@ fn both_routes_are_the_dense_solve() {
         let identity = Mat::<f64>::identity(f, f);
         let a = &identity * faer::Scale(2.5 * epsilon) + &k * k.transpose();
         let want = &r * gauss(a, k.clone()).transpose();
-        for route in [Route::Keys, Route::Facts] {
+        for route in [Route::Primal, Route::Dual] {
             let change = solve(&Prior::Scaled(2.5), epsilon, &k, &r, route, &on_host).unwrap();
             let gap = off(&delta(&change, &r), &want);
             assert!(gap < 1e-8, "{case}, scaled, {route:?}: off by {gap:e}");
@@ -92,7 +92,7 @@ fn two_thousand_keys() {
     let c = Mat::from_fn(f, f, |i, j| if i == j { 4.0 } else { near(i, j) });
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
-    for route in [Route::Keys, Route::Facts] {
+    for route in [Route::Primal, Route::Dual] {
         let change = solve(&prior, 1.0, &k, &r, route, &on_host).unwrap();
         let delta = delta(&change, &r);
         let left = &delta * &c + (&delta * &k) * k.transpose();
@@ -109,8 +109,8 @@ fn equality_is_met_exactly() {
     let (c, k, r) = (second_moment(&mut rng, f), draw(&mut rng, f, n), draw(&mut rng, d, n));
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
-    assert_eq!(Route::choose(&prior, 0.0, [f, n, d]), Route::Facts);
-    let delta = delta(&solve(&prior, 0.0, &k, &r, Route::Facts, &on_host).unwrap(), &r);
+    assert_eq!(Route::choose(&prior, 0.0, [f, n, d]), Route::Dual);
+    let delta = delta(&solve(&prior, 0.0, &k, &r, Route::Dual, &on_host).unwrap(), &r);
     assert!(off(&(&delta * &k), &r) < 1e-10);
     // u with uᵀK = 0 in every column, then the key C u.
     let u = draw(&mut rng, f, 1);
@@ -128,8 +128,8 @@ fn keys_that_depend_on_each_other() {
     (0..f).for_each(|i| k[(i, 4)] = 2.0 * k[(i, 1)] - k[(i, 3)]);
     let matrix = || c.clone();
     let prior = Prior::Matrix(&matrix);
-    assert!(solve(&prior, 0.0, &k, &r, Route::Facts, &on_host).is_none());
-    assert!(solve(&prior, 0.1, &k, &r, Route::Facts, &on_host).is_some());
+    assert!(solve(&prior, 0.0, &k, &r, Route::Dual, &on_host).is_none());
+    assert!(solve(&prior, 0.1, &k, &r, Route::Dual, &on_host).is_some());
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_prior_that_is_not_positive_definite() {
     let (k, r) = (draw(&mut rng, f, n), draw(&mut rng, d, n));
     for bad in [0.0, -1.0, f64::NAN] {
         let matrix = || Mat::from_fn(f, f, |i, j| if i == j && i != 5 { 1.0 } else { 0.0 } * bad);
-        for route in [Route::Keys, Route::Facts] {
+        for route in [Route::Primal, Route::Dual] {
             assert!(
                 solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route, &on_host).is_none(),
                 "{bad}"
@@ -153,9 +153,9 @@ fn a_prior_that_is_not_positive_definite() {
 fn the_route_is_the_cheaper_one() {
     let matrix = || Mat::zeros(0, 0);
     let prior = Prior::Matrix(&matrix);
-    assert_eq!(Route::choose(&prior, 1.0, [16384, 10_000, 4096]), Route::Keys);
-    assert_eq!(Route::choose(&prior, 1.0, [16384, 100, 4096]), Route::Facts);
-    assert_eq!(Route::choose(&Prior::Scaled(1.0), 1.0, [16384, 1000, 4096]), Route::Facts);
+    assert_eq!(Route::choose(&prior, 1.0, [16384, 10_000, 4096]), Route::Primal);
+    assert_eq!(Route::choose(&prior, 1.0, [16384, 100, 4096]), Route::Dual);
+    assert_eq!(Route::choose(&Prior::Scaled(1.0), 1.0, [16384, 1000, 4096]), Route::Dual);
 }
 
 /// At sizes where the library cuts work into pieces.
@@ -175,10 +175,10 @@ fn bits_do_not_depend_on_threads() {
         sigma.into_iter().map(f64::to_bits).chain(bits(&u)).collect::<Vec<u64>>()
     });
     let matrix = || c.clone();
-    for route in [Route::Keys, Route::Facts] {
+    for route in [Route::Primal, Route::Dual] {
         on_one_and_two("key space", || {
             match solve(&Prior::Matrix(&matrix), 1.0, &k, &r, route, &on_host).unwrap() {
-                Change::Right(x) | Change::Whole(x) => bits(&x),
+                Solution::Right(x) | Solution::Whole(x) => bits(&x),
             }
         });
     }

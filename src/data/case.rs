@@ -1,0 +1,48 @@
+//! One fact to be changed, in whichever form it came.
+
+use serde::Serialize;
+
+/// One fact to be changed, and what to measure it with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// Unique in its file: the record's own, else its index from 0.
+    pub id: String,
+    /// Has exactly one `{}`, for the subject.
+    pub prompt: String,
+    /// What the fact is about, without white space around it.
+    pub subject: String,
+    /// What the model should continue the prompt with.
+    pub target_new: String,
+    /// What it continues it with now, if the source knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_true: Option<String>,
+    /// The prompt in other words, subject written out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paraphrases: Vec<String>,
+    /// The same relation of other subjects, which must not change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub neighbourhood: Vec<Probe>,
+    /// What follows from the new fact; the target holds after the edit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub portability: Vec<Probe>,
+    /// Anything else that must not change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub locality: Vec<Probe>,
+}
+
+/// A prompt to be measured, and the right continuation if it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// The whole prompt.
+    pub prompt: String,
+    /// Its right continuation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+impl Probe {
+    /// A prompt whose right continuation is `target`.
+    pub fn new(prompt: impl Into<String>, target: Option<String>) -> Self {
+        Probe { prompt: prompt.into(), target }
+    }
+}

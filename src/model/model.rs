@@ -1,0 +1,177 @@
+//! A decoder with its weights, and what can be asked of it without running it.
+
+use std::sync::Arc;
+
+use super::arch::Arch;
+use crate::base::{Result, catch_device_error};
+use crate::linalg::vector::dot;
+use crate::ops::attention::Heads;
+use crate::ops::norm::Norm;
+use crate::tensor::{Compute, Precision, Tensor, Weight};
+
+/// A decoder with its weights. Clones share them.
+///
+/// What returns a `Result` reports a device that is out of memory, or fails, as an error. The parts
+/// of a pass return none and unwind instead (they say so); the code that puts them together calls
+/// them inside [`catch_device_error`].
+#[derive(Clone)]
+pub struct Model {
+    /// Sizes and options.
+    pub arch: Arch,
+    /// Where it computes, and in which type.
+    pub compute: Compute,
+    /// Of the steps of a value search, on a device.
+    pub search_precision: SearchPrecision,
+    /// Further devices that share facts and text with it.
+    pub peers: Vec<Compute>,
+    /// Token embedding (V, D).
+    pub embed: Weight,
+    /// Position embedding (positions, D), where it is learned.
+    pub positions: Option<Weight>,
+    /// The layers, first one first.
+    pub layers: Vec<Arc<Layer>>,
+    /// Before the head.
+    pub norm: Norm,
+    /// (V, D).
+    pub head: Linear,
+    pub(super) editable: Vec<Editable>,
+}
+
+/// Precision of the products in the steps of a value search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SearchPrecision {
+    /// As in every other pass.
+    #[default]
+    Exact,
+    /// On a device, products and attention read bf16; on the host the same as `Exact`.
+    Fast,
+}
+
+/// y = x Wᵀ + b.
+#[derive(Clone)]
+pub struct Linear {
+    /// (out, in).
+    pub w: Weight,
+    /// (out).
+    pub b: Option<Tensor>,
+}
+
+/// The weights of one layer.
+#[derive(Clone)]
+pub struct Layer {
+    /// Before attention.
+    pub norm1: Norm,
+    /// (H·E, D).
+    pub q: Linear,
+    /// (G·E, D).
+    pub k: Linear,
+    /// (G·E, D).
+    pub v: Linear,
+    /// (D, H·E).
+    pub o: Linear,
+    /// Before the MLP.
+    pub norm2: Norm,
+    /// (F, D), in gated MLPs.
+    pub gate: Option<Linear>,
+    /// (F, D).
+    pub up: Linear,
+    /// (D, F): the matrix that edits change.
+    pub down: Linear,
+    /// H, G, E, the scale of the scores and the window.
+    pub heads: Heads,
+    /// Norms of each head of q and of k (E), where the family has them.
+    pub qk_norm: Option<[Norm; 2]>,
+}
+
+/// How the checkpoint stores a matrix that edits change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Editable {
+    /// Its name in the checkpoint.
+    pub tensor: String,
+    /// The framework's path of its module, with the prefix even where the checkpoint omits it.
+    pub module: String,
+    /// Whether it is stored (in, out).
+    pub fan_in_fan_out: bool,
+    /// D.
+    pub out: usize,
+    /// F.
+    pub inner: usize,
+}
+
+impl Model {
+    /// How the checkpoint stores the matrix that edits of layer l change.
+    pub fn editable(&self, l: usize) -> &Editable {
+        &self.editable[l]
+    }
+
+    /// The same model, computing as the steps of a search do.
+    pub fn for_search(&self) -> Model {
+        Model { compute: self.search_compute(), ..self.clone() }
+    }
+
+    /// Where the steps of a search compute, and in which type.
+    pub fn search_compute(&self) -> Compute {
+        match self.search_precision {
+            SearchPrecision::Exact => self.compute.clone(),
+            SearchPrecision::Fast => self.compute.fast(),
+        }
+    }
+
+    /// Bytes of the weights as they are stored.
+    fn bytes(&self) -> u64 {
+        let layer = |l: &Layer| -> u64 {
+            let linears = [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate);
+            linears.map(|linear| linear.w.bytes()).sum()
+        };
+        let layers: u64 = self.layers.iter().map(|l| layer(l)).sum();
+        let positions = self.positions.as_ref().map_or(0, Weight::bytes);
+        let head = if self.arch.tie_embeddings { 0 } else { self.head.w.bytes() };
+        layers + self.embed.bytes() + positions + head
+    }
+
+    /// Whether weights are uploaded layer by layer in each pass, and evicted to make room for the
+    /// next: where keeping them would leave a quarter of the device or less.
+    pub fn offloads_weights(&self) -> bool {
+        self.compute.engine().is_some_and(|e| self.bytes() > e.memory().limit / 4 * 3)
+    }
+
+    /// Bytes of the device that are free for other uses once the weights are there; `None` on the
+    /// host. Offloaded weights are given half of the device.
+    pub fn spare(&self) -> Option<u64> {
+        let limit = self.compute.engine()?.memory().limit;
+        let weights = if self.offloads_weights() { limit / 2 } else { self.bytes() };
+        Some((limit - weights) / 4 * 3)
+    }
+
+    /// W k + b of layer l's down projection, in f64: k (F), result (D).
+    ///
+    /// # Errors
+    ///
+    /// A device that fails.
+    pub fn down(&self, l: usize, k: &[f64]) -> Result<Vec<f64>> {
+        let Linear { w, b } = &self.layers[l].down;
+        let [out, inner] = w.dims();
+        let mut m = catch_device_error(|| Ok(b.as_ref().map_or(vec![0.0; out], Tensor::to_f64)))?;
+        let mut row = vec![0.0; inner];
+        for (i, m) in m.iter_mut().enumerate() {
+            w.row(i, &mut row);
+            *m += dot(&row, k);
+        }
+        Ok(m)
+    }
+
+    /// The same model with another down projection in layer l: W (D, F), which a model that
+    /// computes in f64 stores in f64.
+    pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
+        let [out, inner] = self.layers[l].down.w.dims();
+        let w = match self.compute.precision() {
+            Precision::F32 => {
+                Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
+            }
+            Precision::F64 => Weight::dense_f64(w, out, inner),
+        };
+        let mut model = self.clone();
+        Arc::make_mut(&mut model.layers[l]).down.w = w;
+        model
+    }
+}
