@@ -14,6 +14,7 @@ use incise::base::Quiet;
 use incise::edit::prompts::{FactRows, PromptRow};
 use incise::edit::search::{Push, Search, SearchFact, TargetValue, find_all, plain};
 use incise::model::{At, Model, Site};
+use incise::store::Fingerprint;
 use incise::tensor::Precision;
 
 use crate::support::budget::{U32, U64, off};
@@ -196,4 +197,39 @@ fn the_fast_search_finds_what_the_plain_one_does() {
         }
         assert!(!case.attention || found.iter().all(|v| norm(&v.attention_delta) > 0.0));
     }
+}
+
+/// Every setting is in the digest.
+#[test]
+fn another_setting_is_another_digest() {
+    let model = Golden::open("gpt2").model(Precision::F64);
+    let one = settings(&CASES[0], &model);
+    let changes: [fn(&mut Search); 12] = [
+        |s| s.push.site.layer = 0,
+        |s| s.push.site.at = At::Stream,
+        |s| s.push.attention = true,
+        |s| s.push.loss_layer = 1,
+        |s| s.steps = 9,
+        |s| s.lr = 0.25,
+        |s| s.weight_decay = 0.25,
+        |s| s.clamp = 0.25,
+        |s| s.kl_factor = 0.25,
+        |s| s.nll_factor = 0.25,
+        |s| s.anneal_nll = true,
+        |s| s.loss_tolerance = 0.25,
+    ];
+    let digest = |search: &Search| {
+        let mut digest = Fingerprint::default();
+        search.digest(&mut digest);
+        digest.hex()
+    };
+    let mut seen = vec![digest(&one)];
+    for change in changes {
+        let mut other = one.clone();
+        change(&mut other);
+        seen.push(digest(&other));
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 1 + changes.len());
 }
