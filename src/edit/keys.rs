@@ -113,7 +113,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// Keys that are not finite; a wish to stop.
+    /// Keys that are not finite; cancellation.
     pub fn look(
         &self,
         model: &Model,
@@ -130,7 +130,7 @@ impl Reader {
             BATCH_INVARIANT_ROWS,
         );
         for chunk in &self.chunks {
-            if progress.stop() {
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             let first = chunk.facts.start;

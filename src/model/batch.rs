@@ -45,8 +45,8 @@ impl Batch {
     }
 
     /// Pads the batch with sequences of one token, which nobody reads, to at least `least` tokens.
-    /// From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a row's numbers do not depend on the
-    /// other rows of the batch.
+    /// From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a row's
+    /// numbers do not depend on the other rows of the batch.
     pub fn fill(&mut self, least: usize) {
         while self.len() < least {
             self.push(&[0], 0..0);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::run::{Each, SearchFact, find_on_device};
 use super::settings::Search;
-use crate::base::{Progress, Result};
+use crate::base::{Progress, Result, Stage};
 use crate::model::Model;
 
 /// Searches v* for many facts, as many at a time as fit in `room` bytes of each device, or in what
@@ -16,7 +16,7 @@ use crate::model::Model;
 ///
 /// # Errors
 ///
-/// Numbers that are not finite, naming the fact; an interruption; what `each` returns.
+/// Numbers that are not finite, naming the fact; cancellation; what `each` returns.
 pub fn find_all(
     model: &Model,
     facts: &[SearchFact],
@@ -39,7 +39,7 @@ pub fn find_all(
         let room = model.spare().map_or(room, |spare| room.min(spare));
         find_on_device(model, &own, search, room, &FactsOnly(progress), &mut |j, value| {
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            progress.at("fact", done, facts.len() as u64);
+            progress.at(Stage::Fact, done, facts.len() as u64);
             each.lock().unwrap_or_else(PoisonError::into_inner)(numbers[j], value)
         })
     };
@@ -56,13 +56,13 @@ pub fn find_all(
 struct FactsOnly<'a>(&'a dyn Progress);
 
 impl Progress for FactsOnly<'_> {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
 
     fn warn(&self, sentence: &str) {
         self.0.warn(sentence);
     }
 
-    fn stop(&self) -> bool {
-        self.0.stop()
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
     }
 }

@@ -7,7 +7,7 @@ use super::packing::{shared_prefixes, suffix_tokens};
 use super::settings::Search;
 use super::value::{LossStep, TargetValue};
 use crate::base::catch_device_error;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::edit::prompts::FactRows;
 use crate::gpu::graph::Repeated;
 use crate::model::Model;
@@ -67,7 +67,7 @@ pub fn find_on_device(
     warn_of_loading(model, facts, search, room, progress);
     loop {
         let own: Vec<SearchFact> = left.iter().map(|&i| facts[i]).collect();
-        progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
+        progress.at(Stage::Fact, (facts.len() - left.len()) as u64, facts.len() as u64);
         let mut found = |i: usize, value| each(left[i], value);
         let outcome = run(model, &own, search, BATCH_INVARIANT_ROWS, room, progress, &mut found)?;
         let Some(smaller) = outcome.shrink_to else { return Ok(()) };
@@ -107,7 +107,7 @@ fn run(
     match (searched, batch) {
         (Ok(()), Some(batch)) => Ok(RunOutcome { done: batch.done, shrink_to: None }),
         // What was estimated was too little.
-        (Err(Error::Room { .. }), Some(batch)) if batch.largest.facts > 1 => {
+        (Err(Error::DeviceMemory { .. }), Some(batch)) if batch.largest.facts > 1 => {
             let shrink_to = Some(batch.largest.half_bytes);
             Ok(RunOutcome { done: batch.done, shrink_to })
         }
@@ -202,7 +202,7 @@ impl<'m> SearchBatch<'m> {
         let room = room.saturating_sub(self.memory.fixed_bytes).max(1);
         let mut done = 0;
         while self.next < self.facts.len() || !self.active.is_empty() {
-            if progress.stop() {
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             self.admit(room);
@@ -215,7 +215,7 @@ impl<'m> SearchBatch<'m> {
                     each(self.active[slot], self.found(slot))?;
                 }
                 self.retain(&ended);
-                progress.at("fact", done, total);
+                progress.at(Stage::Fact, done, total);
             }
         }
         Ok(())
@@ -317,7 +317,7 @@ impl<'m> SearchBatch<'m> {
 
     fn report(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
         if (self.active.len(), total) == (1, 1) {
-            return progress.at("step", self.steps_of(0) as u64, self.search.steps as u64);
+            return progress.at(Stage::Step, self.steps_of(0) as u64, self.search.steps as u64);
         }
         let trace = self.slots.trace.to_f64();
         let width = 4 * self.search.steps;
@@ -327,7 +327,7 @@ impl<'m> SearchBatch<'m> {
         let mean = (0..slots).map(|slot| last(slot).total()).sum::<f64>() / slots as f64;
         let filled = 100 * self.active_tokens() / max_tokens(self.model);
         let full = (100 * self.active_bytes() / room).max(filled as u64).min(100);
-        progress.at("fact", done, total);
+        progress.at(Stage::Fact, done, total);
         progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
     }
 }
