@@ -2,7 +2,7 @@
 //!
 //! One as it is, to compare results; one under AddressSanitizer and UndefinedBehaviorSanitizer; one
 //! under ThreadSanitizer, which takes every CUDA thread for a thread. Made by the system's C++
-//! compiler; where there is none, the tests that need them say so.
+//! compiler; where there is none, the tests that need them say so, and with `EXPECT_CXX=1` fail.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -108,6 +108,8 @@ pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
 /// Executables of some sources (name and text), one a build; `None` without a compiler.
 pub fn make(name: &str, sources: &[(String, String)]) -> Option<Vec<PathBuf>> {
     if Command::new("c++").arg("--version").output().is_err() {
+        let expected = std::env::var_os("EXPECT_CXX").is_some_and(|v| v == "1");
+        assert!(!expected, "EXPECT_CXX=1, and there is no C++ compiler (c++)");
         return None;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
