@@ -5,10 +5,12 @@ pub mod error;
 pub mod file;
 pub mod float;
 pub mod json;
+pub mod memory;
 pub mod progress;
 pub mod remedy;
 pub mod rng;
 pub mod share;
+pub mod units;
 pub mod unwind;
 
 pub use dtype::DType;

@@ -10,6 +10,9 @@ pub trait Progress: Sync {
     /// How the work that [`at`](Progress::at) counts is doing, in a few words.
     fn detail(&self, _words: &str) {}
 
+    /// What was decided before the work begins: settings, costs, what was found before.
+    fn remark(&self, _sentence: &str) {}
+
     /// A sentence the user should read: what happened, what it may mean, what to do.
     fn warn(&self, sentence: &str);
 

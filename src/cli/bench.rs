@@ -7,11 +7,12 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::output::{check_place, check_replaced, metric};
+use crate::base::units::metric;
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
 use crate::model::{Model, SearchPrecision, random};
+use crate::store::place::{check_place, check_replaced};
 use crate::tensor::{Compute, Device};
 
 /// What to measure, and on which shape.
@@ -85,7 +86,7 @@ impl Bench {
         let began = Instant::now();
         let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
         let mut rows = Vec::new();
-        context.terminal.remark(heading())?;
+        context.terminal.progress_line(heading())?;
         let limits = limits::measure(compute, sizes, &mut rows)?;
         let mut shown = self.show(context, &rows, 0, compute)?;
         let mut model = None;
@@ -116,7 +117,7 @@ impl Bench {
             shown = self.show(context, &rows, shown, compute)?;
         }
         if !left() {
-            context.terminal.remark("the budget is spent; the rest was left out")?;
+            context.terminal.progress_line("the budget is spent; the rest was left out")?;
         }
         match context.json {
             true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
@@ -143,7 +144,7 @@ impl Bench {
         compute: &Compute,
     ) -> Result<usize> {
         if !context.json {
-            rows[from..].iter().try_for_each(|row| context.terminal.remark(line(row)))?;
+            rows[from..].iter().try_for_each(|row| context.terminal.progress_line(line(row)))?;
         }
         if let Some(file) = &self.output {
             let text = format!("{:#}\n", results(rows, &context.device, compute));

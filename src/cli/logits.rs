@@ -11,10 +11,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{check_place, check_replaced, counted};
 use crate::base::file::read_text;
+use crate::base::units::counted;
 use crate::base::{DType, Error, Progress, Result, Stage};
 use crate::model::load;
+use crate::store::place::{check_place, check_replaced};
 use crate::store::{Shard, write};
 use crate::text::Tokenizer;
 

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::memory;
-use super::output::metric;
-use crate::base::Stage;
+use crate::base::units::metric;
+use crate::base::{Stage, memory};
 
 /// What a command did from one progress line to the next.
 #[derive(Clone)]

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::change::term;
+use super::solve::delta::term;
 use crate::base::{Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;

@@ -25,6 +25,7 @@ use crate::model::pushed::{Parts, Problem, Push, Pushed};
 use crate::model::shared::{Shared, common};
 use crate::ops::adam::{self, Rule, Slots, State};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
+use crate::store::Fingerprint;
 use crate::tensor::{Compute, Precision, Tensor};
 use crate::text::Rows;
 
@@ -55,6 +56,19 @@ pub struct Search {
     pub enough: f64,
 }
 
+impl Search {
+    /// Adds every setting to a name for what was found with them.
+    pub fn digest(&self, into: &mut Fingerprint) {
+        let Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases, enough } = self;
+        into.field(format!("{:?}", push.site.at).as_bytes());
+        let counts = [push.site.layer, push.loss_layer, *steps];
+        counts.iter().for_each(|&n| into.add(&(n as u64).to_le_bytes()));
+        [push.attention, *eases].iter().for_each(|&b| into.add(&[u8::from(b)]));
+        let numbers = [lr, decay, clamp, kl_factor, nll_factor, enough];
+        numbers.into_iter().for_each(|x| into.add(&x.to_le_bytes()));
+    }
+}
+
 /// One look at the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -79,7 +93,7 @@ impl Step {
 
 /// What a search found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Value {
+pub struct TargetValue {
     /// t₀ (D).
     pub t0: Vec<f64>,
     /// δ (D).
@@ -90,7 +104,7 @@ pub struct Value {
     pub trace: Vec<Step>,
 }
 
-impl Value {
+impl TargetValue {
     /// v* = t₀ + δ.
     pub fn v_star(&self) -> Vec<f64> {
         self.t0.iter().zip(&self.delta).map(|(t, d)| t + d).collect()
@@ -102,7 +116,12 @@ impl Value {
 /// # Errors
 ///
 /// As [`find_all`].
-pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) -> Result<Value> {
+pub fn find(
+    model: &Model,
+    rows: &Rows,
+    by: &Search,
+    progress: &dyn Progress,
+) -> Result<TargetValue> {
     let mut found = None;
     let facts = [Wanted { id: "", rows }];
     let mut each = |_, value| {
@@ -160,7 +179,7 @@ pub fn find_all(
 }
 
 /// Gets the number of a fact and its value, as soon as it is found.
-pub type Each<'a> = &'a mut (dyn FnMut(usize, Value) -> Result<()> + Send);
+pub type Each<'a> = &'a mut (dyn FnMut(usize, TargetValue) -> Result<()> + Send);
 
 /// One of several searches side by side: how far all are, others say.
 struct Aside<'a>(&'a dyn Progress);
@@ -400,14 +419,14 @@ impl<'m> Searches<'m> {
         Ok(states.iter().map(|s| s.0 == State::Ended).collect())
     }
 
-    fn found(&self, slot: usize) -> Value {
+    fn found(&self, slot: usize) -> TargetValue {
         let row = |x: &Tensor| x.row_f64(slot);
         let (mut t0, mut delta) = (row(&self.slots.t0), row(&self.slots.delta));
         let aside = delta.split_off(self.model.arch.width);
         t0.truncate(self.model.arch.width);
         let looks = self.slots.state[slot].1;
         let trace = row(&self.slots.trace).chunks_exact(4).take(looks).map(Step::seen).collect();
-        Value { t0, delta, aside, trace }
+        TargetValue { t0, delta, aside, trace }
     }
 
     fn used(&self) -> u64 {

@@ -161,9 +161,9 @@ fn a_new_folder() {
     assert_eq!(bytes(&out).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert_eq!(fs::read_dir(toy.beside("new")).unwrap().count(), 1, "temporary folders are left");
     // The copy starts anew: the second patch fits it, in place, and is rounded from what it has.
-    let kind = second.changes[0].delta.clone();
+    let delta = second.changes[0].delta.clone();
     in_place(&out, &[second], &Device::Cpu, &Quiet).unwrap();
-    let again = oracle(&w1, stored(DType::F16, Layout::OutIn), &[&kind]).0;
+    let again = oracle(&w1, stored(DType::F16, Layout::OutIn), &[&delta]).0;
     assert_eq!(tensor(&out, A), again);
     assert_ne!(again, w2, "the case does not tell one rounding from two");
     let journal = out.join(".incise");
@@ -300,8 +300,8 @@ fn a_device_that_fails_changes_nothing() {
     let Some(engine) = twin::engine(test) else { return };
     let toy = Toy::new(DType::F32, [OUT, IN]);
     let of = |name| {
-        let kind = low_rank(OUT, IN, 2, 0.1, 1);
-        change(name, Layout::OutIn, kind, &tensor(&toy.dir, name))
+        let delta = low_rank(OUT, IN, 2, 0.1, 1);
+        change(name, Layout::OutIn, delta, &tensor(&toy.dir, name))
     };
     let patch = patch(vec![of(A), of(B)]);
     let before = bytes(&toy.dir);

@@ -4,17 +4,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use incise::base::Quiet;
 use incise::data::{Contexts, request};
-use incise::edit::facts::facts;
-use incise::edit::hparams::{Method, Values};
-use incise::edit::outcome::Outcome;
-use incise::edit::plan::{Planned, plan};
+use incise::edit::fact_report::FactReport;
+use incise::edit::facts::tokenize;
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::{Context, Moments, Plan};
+use incise::edit::methods::find;
+use incise::edit::state::State;
 use incise::edit::value::ENOUGH;
 use incise::model::{Model, SearchPrecision};
+use incise::stats::Moment;
 use incise::stats::origin::Origin;
-use incise::stats::{Covariance, Moment};
 use incise::store::{Checkpoint, Delta};
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
@@ -129,23 +132,44 @@ fn outer(left: &[f64], right: &[f64]) -> Vec<f64> {
     left.iter().flat_map(|l| right.iter().map(move |r| l * r)).collect()
 }
 
+/// What a method plans with in a test: no cache, no state, all facts at once.
+pub fn alone<'a>(
+    model: &'a Model,
+    statistics: &'a Moments<'a>,
+    contexts: &'a Contexts,
+) -> Context<'a> {
+    Context {
+        model,
+        statistics,
+        contexts,
+        cache: None,
+        state: State::default(),
+        carries: false,
+        sequential: 0,
+        memory: u64::MAX,
+        seed: 0,
+        progress: &Quiet,
+    }
+}
+
 /// What the case's method plans for its requests.
-fn planned(case: &Case, dir: &Path, model: &Model) -> Planned {
+fn planned(case: &Case, dir: &Path, model: &Model) -> Plan {
     let tokenizer = Tokenizer::open(dir).unwrap();
-    let values = Values::parse(Path::new("case"), case.hparams.to_string().as_bytes()).unwrap();
-    let hparams = values.rome(model).unwrap();
+    let method = find(&case.method).unwrap();
+    let values = HparamSet::parse(Path::new("case"), case.hparams.to_string().as_bytes()).unwrap();
+    let by = values.resolve(method, model).unwrap();
     let requests = request::parse("case", case.requests.to_string().as_bytes()).unwrap();
     let contexts = Contexts::new("case", case.contexts.clone()).unwrap();
     let f = model.arch.inner;
-    let c = Covariance::of(&moment(&dir.join(&case.stats), hparams.layer, f)).unwrap();
-    let by = (Method::parse(&case.method).unwrap(), &hparams);
     let facts =
-        facts(model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
-    plan(model, Some(&c), &facts, by, &Quiet).unwrap()
+        tokenize(model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
+    let moments = |l| Ok(Arc::new(moment(&dir.join(&case.stats), l, f)));
+    let mut context = alone(model, &moments, &contexts);
+    method.plan(&mut context, &facts, &by).unwrap()
 }
 
 /// Holds what a case gives to the record, and returns it.
-fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, budget: Budget) -> Planned {
+fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, budget: Budget) -> Plan {
     let compute = compute.into();
     let budget = budget.on(&compute);
     let model = Model::load(&Checkpoint::open(dir).unwrap(), &compute).unwrap();
@@ -159,7 +183,7 @@ fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, budget: Budget) -> 
     let column = |rows: &[f32], i: usize| -> Vec<f64> {
         rows.iter().skip(i).step_by(r).map(|&x| x.into()).collect()
     };
-    for (i, outcome) in planned.outcomes.iter().enumerate() {
+    for (i, outcome) in planned.facts.iter().enumerate() {
         let want = |what: &str| tensor(&file, &format!("{i}.{what}"));
         let delta = outer(&column(&left, i), &column(&right, i));
         let change = off(&delta, &outer(&want("left"), &want("right")));
@@ -216,17 +240,17 @@ fn changes_and_losses_are_the_references() {
         let planned = run(case, &dir, Precision::F64, double);
 
         let number = |name: &str| case.hparams[name].as_f64().unwrap();
-        let at_clamp = |o: &Outcome| {
+        let at_clamp = |o: &FactReport| {
             let [moved, t0] = o.value;
             let longest = number("clamp_norm_factor") * t0;
             // Two norms and a scaling, of D numbers each.
             let rounding = 3.0 * planned.model.arch.width as f64 * f64::EPSILON;
             (moved / longest - 1.0).abs() <= rounding
         };
-        let ended = |o: &Outcome| (o.trace.len() as f64) < number("v_num_grad_steps");
-        clamped += usize::from(planned.outcomes.iter().any(at_clamp));
-        stopped += usize::from(planned.outcomes.iter().any(ended));
-        several += usize::from(planned.outcomes.len() > 1);
+        let ended = |o: &FactReport| (o.trace.len() as f64) < number("v_num_grad_steps");
+        clamped += usize::from(planned.facts.iter().any(at_clamp));
+        stopped += usize::from(planned.facts.iter().any(ended));
+        several += usize::from(planned.facts.len() > 1);
     }
     let acts = [clamped, stopped, several];
     println!("{clamped} cases are clamped, {stopped} end early, {several} have several facts");
@@ -252,8 +276,8 @@ fn fast_products_find_a_value_too() {
     let exact = planned(&case, &dir, &model);
     model.search_precision = SearchPrecision::Fast;
     let fast = planned(&case, &dir, &model);
-    assert!(!exact.outcomes.is_empty());
-    for (fast, exact) in fast.outcomes.iter().zip(&exact.outcomes) {
+    assert!(!exact.facts.is_empty());
+    for (fast, exact) in fast.facts.iter().zip(&exact.facts) {
         let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());
         assert!(want < ENOUGH && last < ENOUGH, "{last} and {want}");
         assert_ne!(last, want, "the steps were fast");

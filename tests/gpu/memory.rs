@@ -145,12 +145,12 @@ impl Searched {
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
-    pub fn run(&self, room: u64) -> Vec<value::Value> {
+    pub fn run(&self, room: u64) -> Vec<value::TargetValue> {
         self.until(f64::NEG_INFINITY, room)
     }
 
     /// A search ends where its loss is below `enough`, or after three steps.
-    fn until(&self, enough: f64, room: u64) -> Vec<value::Value> {
+    fn until(&self, enough: f64, room: u64) -> Vec<value::TargetValue> {
         let (push, steps) = (self.push, 3);
         let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
         let eases = false;
