@@ -20,7 +20,8 @@
 //! A module uses floors below its own, never its own or above; `tests/architecture.rs` enforces it.
 //!
 //! ```text
-//! 8  cli                      doors for people
+//! 9  cli                      arguments, printing, exit codes
+//! 8  editor                   the front door: open, plan, write, apply, export, undo
 //! 7  bench                    how close to the machine's limits
 //! 6  edit                     facts → changes
 //! 5  stats                    key second moments
@@ -37,6 +38,7 @@ pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod edit;
+pub mod editor;
 pub mod gpu;
 pub mod linalg;
 pub mod model;
@@ -47,6 +49,8 @@ pub mod tensor;
 pub mod text;
 
 pub use base::{Error, Result};
+pub use data::Request as Fact;
+pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
 
 /// README's example, compiled and run by `cargo test`.
 #[cfg(doctest)]

@@ -232,6 +232,35 @@ fn place_complaints(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
+/// The library speaks of settings by name; the command line alone knows flags and commands.
+fn flag_complaints(tree: &Tree) -> Vec<String> {
+    const COMMANDS: [&str; 13] = [
+        "demo", "doctor", "inspect", "generate", "logits", "stats", "edit", "merge", "apply",
+        "export", "undo", "log", "bench",
+    ];
+    // The kernels' compiler has flags, and so has a tool that fetches models.
+    let free = |file: &str, line: &str| {
+        file.starts_with("src/cli/") || file == "src/gpu/nvrtc.rs" || line.contains("`hf download")
+    };
+    let flag = |line: &str| {
+        let long = |(at, _): (usize, &str)| line[at + 2..].starts_with(|c: char| c.is_lowercase());
+        line.match_indices("--").any(long) || line.contains("`-o")
+    };
+    let command = |line: &str| {
+        let called = |(at, prefix): (usize, &str)| words(&line[at + prefix.len()..]).next();
+        line.match_indices("`incise ").filter_map(called).any(|word| COMMANDS.contains(&word))
+    };
+    let mut complaints = Vec::new();
+    for (file, text) in tree.iter().filter(|(file, _)| file.starts_with("src/")) {
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !free(file, line)) {
+            if flag(line) || command(line) {
+                complaints.push(format!("{file}:{}: speaks of the command line", i + 1));
+            }
+        }
+    }
+    complaints
+}
+
 /// A file names a folder of somebody's machine. In pieces, so that this file does not.
 fn machine_path(bytes: &[u8]) -> Option<&'static str> {
     const FOLDERS: [&str; 3] =
@@ -327,6 +356,19 @@ fn danger_and_words_are_where_they_may_be() {
     assert_eq!(complaints("src/ops/a.rs", "// unsafe, println!\nlet unsafely = 1;"), 0);
     assert_eq!(complaints("src/ops/a.rs", "let x = unsafe { f() };"), 1);
     assert_eq!(complaints("src/ops/a.rs", "eprintln!(\"a\")"), 1);
+}
+
+#[test]
+fn the_library_names_no_flag() {
+    none(flag_complaints(&tree()));
+    let complaints = |file, text| flag_complaints(&planted([(file, text)])).len();
+    assert_eq!(complaints("src/cli/a.rs", "\"say --set v_lr=0.5\""), 0);
+    assert_eq!(complaints("src/gpu/nvrtc.rs", "\"--std=c++17\""), 0);
+    assert_eq!(complaints("src/ops/a.rs", "let x = y - -z; // a -- b, `incise patch 1`"), 0);
+    assert_eq!(complaints("src/edit/a.rs", "\"say --set v_lr=0.5\""), 1);
+    assert_eq!(complaints("src/edit/a.rs", "//! as `--state` does"), 1);
+    assert_eq!(complaints("src/edit/a.rs", "\"see `incise doctor`\""), 1);
+    assert_eq!(complaints("src/store/a.rs", "\"write a new folder with `-o DIR`\""), 1);
 }
 
 #[test]

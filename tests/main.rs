@@ -12,6 +12,7 @@ mod base;
 mod cli;
 mod data;
 mod edit;
+mod editor;
 mod gpu;
 mod hostile;
 mod linalg;

@@ -20,53 +20,37 @@ use std::fs;
 use std::path::Path;
 
 use incise::base::{Quiet, Rng};
-use incise::data::{Contexts, Corpus, Request, request};
-use incise::edit::facts::facts;
-use incise::edit::hparams::{Hparams, Method, Values};
-use incise::edit::plan::plan;
+use incise::data::{Corpus, Request, request};
+use incise::model::fingerprint;
 use incise::model::score::Completion;
-use incise::model::{Model, fingerprint, load};
-use incise::stats::{Collect, Covariance, Moment, Origin, collect};
-use incise::tensor::Device;
-use incise::text::Tokenizer;
+use incise::stats::origin::Origin;
+use incise::stats::{Collect, collect};
+use incise::store::Checkpoint;
+use incise::{Editor, TextModel};
 use scores_table::{Row, Scores};
 use serde_json::{Value, json};
 
 const LAYERS: usize = 3;
 const CLAMPS: [f64; 6] = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
 
-struct Demo {
-    model: Model,
-    tokenizer: Tokenizer,
-    contexts: Contexts,
-    values: Values,
-    requests: Vec<Request>,
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
-    let (checkpoint, model) = load::open(&dir, &Device::Cpu)?;
+    let editor = Editor::open(&dir)?
+        .method("r-rome")?
+        .hparams(dir.join("hparams.json"))?
+        .contexts(dir.join("contexts.json"))?;
+    let mut requests = request::read(dir.join("edits.json"))?;
     let wanted = std::env::args().nth(1);
-    let mut demo = Demo {
-        tokenizer: Tokenizer::open(&dir)?,
-        contexts: Contexts::read(dir.join("contexts.json"))?,
-        values: Values::read(&dir.join("hparams.json"))?,
-        requests: request::read(dir.join("edits.json"))?,
-        model,
-    };
     if wanted.as_deref() == Some("choose") {
-        return demo.choose(&dir);
+        return choose(&dir, &editor, &requests);
     }
-    let hparams = demo.values.rome(&demo.model)?;
-    let (layer, f) = (hparams.layer, demo.model.arch.inner);
-    let name = fingerprint(&checkpoint)?;
-    let c = Covariance::of(&Moment::read(&dir.join("stats"), layer, f, &name)?)?;
+    let editor = editor.statistics(dir.join("stats"))?;
     if wanted.as_deref() == Some("redraw") {
-        demo.requests = redrawn(&dir.join("edits.json"))?;
-        print!("{}", scores_table::markdown(&demo.measure(&c, &hparams, 1)?));
+        requests = redrawn(&dir.join("edits.json"))?;
+        print!("{}", scores_table::markdown(&measure(&editor, &requests, 1)?));
         return Ok(());
     }
-    let scores = demo.measure(&c, &hparams, 1)?;
+    let scores = measure(&editor, &requests, 1)?;
     fs::write(dir.join("scores.json"), serde_json::to_string_pretty(&scores)? + "\n")?;
     print!("{}", scores_table::markdown(&scores));
     Ok(())
@@ -96,88 +80,87 @@ fn redrawn(path: &Path) -> Result<Vec<Request>, Box<dyn Error>> {
     Ok(request::parse(path, &serde_json::to_vec(&records)?)?)
 }
 
-impl Demo {
-    /// The trade-off over the first layers and clamps on the even records.
-    fn choose(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
-        let layers: Vec<usize> = (0..LAYERS).collect();
-        let corpus = Corpus::open(&[dir.join("corpus.txt")])?;
-        let context_length = self.model.arch.max_positions;
-        let origin = Origin { model: "-".into(), corpus: "-".into(), context_length };
-        let max_tokens = u64::MAX;
-        let what = Collect { layers: layers.clone(), max_tokens, origin, share: None };
-        let folder = tempfile::tempdir()?;
-        let (texts, to) = (corpus.documents(), folder.path());
-        let moments = collect(&self.model, &self.tokenizer, texts, &what, to, &Quiet)?;
-        println!("layer  clamp  rewrite  paraphrase  neighbour");
-        for (layer, moment) in layers.into_iter().zip(&moments) {
-            let c = Covariance::of(moment)?;
-            for clamp in CLAMPS {
-                let mut values = self.values.clone();
-                values.put("layers", json!([layer]));
-                values.put("clamp_norm_factor", json!(clamp));
-                let row = self.measure(&c, &values.rome(&self.model)?, 0)?.after;
-                let [r, p, n] = [row.rewrite, row.paraphrase, row.neighbour];
-                println!("{layer:>5} {clamp:>6} {r:>8.1} {p:>11.1} {n:>10.1}");
+/// The trade-off over the first layers and clamps on the even records.
+fn choose(dir: &Path, editor: &Editor, requests: &[Request]) -> Result<(), Box<dyn Error>> {
+    let layers: Vec<usize> = (0..LAYERS).collect();
+    let corpus = Corpus::open(&[dir.join("corpus.txt")])?;
+    let text_model = editor.model();
+    let model = text_model.inner();
+    let origin = Origin {
+        model: fingerprint(&Checkpoint::open(dir)?)?,
+        corpus: "-".into(),
+        context_length: model.arch.max_positions,
+    };
+    let what = Collect { layers: layers.clone(), max_tokens: u64::MAX, origin, share: None };
+    let folder = tempfile::tempdir()?;
+    let texts = corpus.documents();
+    for moment in collect(model, text_model.tokenizer(), texts, &what, folder.path(), &Quiet)? {
+        moment.write(folder.path())?;
+    }
+    println!("layer  clamp  rewrite  paraphrase  neighbour");
+    for layer in layers {
+        for clamp in CLAMPS {
+            let editor = editor
+                .clone()
+                .statistics(folder.path())?
+                .set("layers", json!([layer]))?
+                .set("clamp_norm_factor", clamp)?;
+            let row = measure(&editor, requests, 0)?.after;
+            let [r, p, n] = [row.rewrite, row.paraphrase, row.neighbour];
+            println!("{layer:>5} {clamp:>6} {r:>8.1} {p:>11.1} {n:>10.1}");
+        }
+    }
+    Ok(())
+}
+
+/// Scores of every second record, from record `first` on.
+fn measure(editor: &Editor, requests: &[Request], first: usize) -> Result<Scores, Box<dyn Error>> {
+    let mut before = vec![];
+    let mut after = vec![];
+    let mut used = (0, 0.0);
+    for request in requests.iter().skip(first).step_by(2) {
+        let edit = editor.plan(std::slice::from_ref(request))?;
+        let [by, _] = edit.hyperparameters();
+        let layer = by["layers"][0].as_u64().ok_or("layers")? as usize;
+        used = (layer, by["clamp_norm_factor"].as_f64().ok_or("clamp_norm_factor")?);
+        before.push(score(&editor.model(), request)?);
+        after.push(score(&edit.model()?, request)?);
+    }
+    let (layer, clamp) = used;
+    let (edits, before, after) = (after.len(), mean(&before), mean(&after));
+    Ok(Scores { edits, layer, clamp, before, after })
+}
+
+/// Success in percent at the rewrite, the paraphrases and the neighbours of one record.
+fn score(text: &TextModel, r: &Request) -> Result<Row, Box<dyn Error>> {
+    let tokenizer = text.tokenizer();
+    let new = tokenizer.encode_target(&r.target_new)?;
+    let old = r.target_true.as_deref().ok_or("a record without target_true")?;
+    let old = tokenizer.encode_target(old)?;
+    // +1 where the new object is likelier than the old one.
+    let wins = |prompts: &[&str]| -> Result<Vec<bool>, Box<dyn Error>> {
+        let mut texts = vec![];
+        for prompt in prompts {
+            let ids = tokenizer.encode(prompt)?;
+            for target in [&new, &old] {
+                let ids = [&ids[..], target].concat();
+                texts.push(Completion { ids, candidate: target.len() });
             }
         }
-        Ok(())
-    }
-
-    /// Scores of every second record, from record `first` on.
-    fn measure(
-        &self,
-        c: &Covariance,
-        by: &Hparams,
-        first: usize,
-    ) -> Result<Scores, Box<dyn Error>> {
-        let (mut before, mut after) = (vec![], vec![]);
-        for request in self.requests.iter().skip(first).step_by(2) {
-            let (one, how) = (std::slice::from_ref(request), (Method::RRome, by));
-            let (text, from) = ((&self.tokenizer, None), (Path::new("edits.json"), one));
-            let facts = facts(&self.model, text, from, &self.contexts)?;
-            let planned = plan(&self.model, Some(c), &facts, how, &Quiet)?;
-            before.push(self.score(&self.model, request)?);
-            after.push(self.score(&planned.model, request)?);
-        }
-        Ok(Scores {
-            edits: after.len(),
-            layer: by.layer,
-            clamp: by.search.clamp,
-            before: mean(&before),
-            after: mean(&after),
-        })
-    }
-
-    /// Success in percent at the rewrite, the paraphrases and the neighbours of one record.
-    fn score(&self, model: &Model, r: &Request) -> Result<Row, Box<dyn Error>> {
-        let new = self.tokenizer.encode_target(&r.target_new)?;
-        let old = r.target_true.as_deref().ok_or("a record without target_true")?;
-        let old = self.tokenizer.encode_target(old)?;
-        // +1 where the new object is likelier than the old one.
-        let wins = |prompts: &[&str]| -> Result<Vec<bool>, Box<dyn Error>> {
-            let mut texts = vec![];
-            for prompt in prompts {
-                let ids = self.tokenizer.encode(prompt)?;
-                for target in [&new, &old] {
-                    let ids = [&ids[..], target].concat();
-                    texts.push(Completion { ids, candidate: target.len() });
-                }
-            }
-            let logp = model.log_probability(&texts)?;
-            Ok(logp.chunks_exact(2).map(|p| p[0] > p[1]).collect())
-        };
-        let share = |of: Vec<bool>, which: bool| {
-            100.0 * of.iter().filter(|&&w| w == which).count() as f64 / of.len() as f64
-        };
-        let filled = r.prompt.replace("{}", &r.subject);
-        let paraphrases: Vec<&str> = r.paraphrases.iter().map(String::as_str).collect();
-        let neighbours: Vec<&str> = r.neighbourhood.iter().map(|p| &*p.prompt).collect();
-        Ok(Row {
-            rewrite: share(wins(&[&filled])?, true),
-            paraphrase: share(wins(&paraphrases)?, true),
-            neighbour: share(wins(&neighbours)?, false),
-        })
-    }
+        let logp = text.inner().log_probability(&texts);
+        Ok(logp?.chunks_exact(2).map(|p| p[0] > p[1]).collect())
+    };
+    let share = |of: Vec<bool>, which: bool| {
+        100.0 * of.iter().filter(|&&w| w == which).count() as f64 / of.len() as f64
+    };
+    let filled = r.prompt.replace("{}", &r.subject);
+    let paraphrases: Vec<&str> = r.paraphrases.iter().map(String::as_str).collect();
+    let neighbours: Vec<&str> = r.neighbourhood.iter().map(|p| &*p.prompt).collect();
+    Ok(Row {
+        rewrite: share(wins(&[&filled])?, true),
+        paraphrase: share(wins(&paraphrases)?, true),
+        neighbour: share(wins(&neighbours)?, false),
+    })
 }
 
 fn mean(rows: &[Row]) -> Row {

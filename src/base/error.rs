@@ -1,16 +1,20 @@
-//! Errors: one variant a kind of failure, one sentence each, with the remedy where there is one.
+//! Errors: one variant a kind of failure, with a stable code and what to do about it.
 //!
-//! Errors happen at doors (files, requests, devices, memory). A shape that does not fit inside the
-//! model is a bug of ours and asserts.
+//! Errors happen at the API boundary (files, requests, devices, memory). A shape that does not fit
+//! inside the model is a bug of ours and asserts.
 
+use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use super::Remedy;
 
 /// The result of everything that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, said so that the reader can mend it.
+/// What went wrong, and how to fix it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The operating system refused something about a file.
     #[error("{}: cannot {action}", path.display())]
@@ -34,7 +38,27 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
         /// What to do about it.
-        remedy: String,
+        remedy: Box<Remedy>,
+    },
+
+    /// Requests that contradict each other.
+    #[error("{}: records: {what}; {remedy}", path.display())]
+    Conflict {
+        /// The file of requests, or the name of an input that is no file.
+        path: PathBuf,
+        /// Which of them.
+        what: String,
+        /// What to do about it.
+        remedy: Box<Remedy>,
+    },
+
+    /// Another process uses the checkpoint or the folder of results; later it may be free.
+    #[error("{}: lock: {holder}; {WAIT}", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Who has it.
+        holder: String,
     },
 
     /// A request or option that contradicts the model or another option.
@@ -43,7 +67,7 @@ pub enum Error {
         /// What cannot be done.
         what: String,
         /// What to do instead.
-        remedy: String,
+        remedy: Box<Remedy>,
     },
 
     /// The numbers do not allow it: a singular matrix, a NaN.
@@ -52,16 +76,23 @@ pub enum Error {
         /// Which quantity, where.
         what: String,
         /// What to do about it.
-        remedy: String,
+        remedy: Box<Remedy>,
     },
 
-    /// A device has no room left.
+    /// A device is not there, cannot be used or failed.
+    #[error("{what}; {remedy}")]
+    Device {
+        /// Which device, and what it or its driver says.
+        what: String,
+        /// What to do about it.
+        remedy: Box<Remedy>,
+    },
+
+    /// A device has no memory left.
     #[error(
-        "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken; \
-         leave it to fewer programs, take less at once (`edit --memory`, fewer layers or tokens), \
-         or use --device cpu"
+        "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken; {LESS}"
     )]
-    Room {
+    DeviceMemory {
         /// Bytes that were asked for.
         wanted: u64,
         /// Bytes that are taken.
@@ -70,13 +101,28 @@ pub enum Error {
         limit: u64,
     },
 
-    /// The user asked to stop; what was finished is kept.
+    /// A program that aborts where it panics cannot use a device: one without memory unwinds.
+    #[error(
+        "{device}: this build aborts on panic, so a device without memory would end the process; \
+         {UNWIND}"
+    )]
+    AbortBuild {
+        /// The device that was asked for.
+        device: String,
+    },
+
+    /// The user cancelled; what was finished is kept.
     #[error("interrupted; {kept}")]
     Interrupted {
         /// What was kept and how to go on.
         kept: String,
     },
 }
+
+const WAIT: &str = "wait until it is done and start again";
+const LESS: &str = "leave it to fewer programs, take less at once (fewer facts, layers or \
+                    tokens), or compute on the CPU";
+const UNWIND: &str = "compute on the CPU, or build with panic = \"unwind\"";
 
 impl Error {
     /// Wraps an [`io::Error`]: `.map_err(|e| Error::io(path, "open", e))`.
@@ -89,35 +135,107 @@ impl Error {
         path: impl AsRef<Path>,
         field: impl Into<String>,
         what: impl Into<String>,
-        remedy: impl Into<String>,
+        remedy: impl Into<Remedy>,
     ) -> Self {
-        let (field, what, remedy) = (field.into(), what.into(), remedy.into());
-        Error::Input { path: path.as_ref().to_path_buf(), field, what, remedy }
+        Error::Input {
+            path: path.as_ref().to_path_buf(),
+            field: field.into(),
+            what: what.into(),
+            remedy: Box::new(remedy.into()),
+        }
     }
 
     /// A request that cannot be met as it stands.
-    pub fn refused(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Error::Refused { what: what.into(), remedy: remedy.into() }
+    pub fn refused(what: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
+        Error::Refused { what: what.into(), remedy: Box::new(remedy.into()) }
     }
 
-    /// What to do where the system refused: it says why, and not what helps.
-    pub fn remedy(&self) -> Option<&'static str> {
-        use io::ErrorKind::{
-            NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
-        };
-        let Error::Io { source, .. } = self else { return None };
-        match source.kind() {
-            NotFound => Some("check the name"),
-            StorageFull | QuotaExceeded => Some("free some space and run the command again"),
-            PermissionDenied | ReadOnlyFilesystem => {
-                Some("change its permissions, or name another place")
-            }
+    /// Numbers that do not allow it.
+    pub fn numeric(what: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
+        Error::Numeric { what: what.into(), remedy: Box::new(remedy.into()) }
+    }
+
+    /// A device that cannot be used.
+    pub fn device(what: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
+        Error::Device { what: what.into(), remedy: Box::new(remedy.into()) }
+    }
+
+    /// The kind of failure, for programs: stable, and another for each variant.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Io { .. } => "io",
+            Error::Input { .. } => "input",
+            Error::Conflict { .. } => "conflict",
+            Error::Locked { .. } => "locked",
+            Error::Refused { .. } => "refused",
+            Error::Numeric { .. } => "numeric",
+            Error::Device { .. } => "device",
+            Error::DeviceMemory { .. } => "device-memory",
+            Error::AbortBuild { .. } => "abort-build",
+            Error::Interrupted { .. } => "interrupted",
+        }
+    }
+
+    /// The file it is about, or the name of an input that is no file.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::Input { path, .. }
+            | Error::Conflict { path, .. }
+            | Error::Locked { path, .. } => Some(path),
             _ => None,
         }
     }
 
-    /// Numbers that do not allow it.
-    pub fn numeric(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Error::Numeric { what: what.into(), remedy: remedy.into() }
+    /// The field, tensor or line inside the file.
+    pub fn field(&self) -> Option<&str> {
+        if let Error::Input { field, .. } = self { Some(field) } else { None }
+    }
+
+    /// What to do about it. The system says why it refused, and not what helps.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Error::Io { source, .. } => system_remedy(source.kind()).map(Remedy::from),
+            Error::Input { remedy, .. }
+            | Error::Conflict { remedy, .. }
+            | Error::Refused { remedy, .. }
+            | Error::Numeric { remedy, .. }
+            | Error::Device { remedy, .. } => Some((**remedy).clone()),
+            Error::Locked { .. } => Some(WAIT.into()),
+            Error::DeviceMemory { .. } => {
+                Some(Remedy::from(LESS).option("memory", None).option("device", Some("cpu")))
+            }
+            Error::AbortBuild { .. } => Some(Remedy::from(UNWIND).option("device", Some("cpu"))),
+            Error::Interrupted { .. } => None,
+        }
+    }
+
+    /// All of it on one line: what went wrong, the chain of causes, and the remedy last.
+    pub fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(e) = cause {
+            line += &format!(": {e}");
+            cause = e.source();
+        }
+        // The others end in their remedy, and have no cause after it.
+        if let (Error::Io { .. }, Some(remedy)) = (self, self.remedy()) {
+            line += &format!("; {remedy}");
+        }
+        line
+    }
+}
+
+fn system_remedy(kind: io::ErrorKind) -> Option<&'static str> {
+    use io::ErrorKind::{
+        NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    match kind {
+        NotFound => Some("check the name"),
+        StorageFull | QuotaExceeded => Some("free some space and start again"),
+        PermissionDenied | ReadOnlyFilesystem => {
+            Some("change its permissions, or name another place")
+        }
+        _ => None,
     }
 }

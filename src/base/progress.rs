@@ -1,28 +1,92 @@
-//! How long work reports that it advances, and how it learns that it should stop.
+//! How long work reports that it advances, and how it learns that it was cancelled.
+
+use std::fmt;
 
 /// What a long computation tells its caller. The library prints nothing itself.
 pub trait Progress: Sync {
-    /// `done` of `total` units (tokens, facts, bytes) of `what` are finished.
-    fn at(&self, what: &str, done: u64, total: u64);
+    /// `done` of `total` units (tokens, facts, bytes) of a stage are finished.
+    fn at(&self, stage: Stage, done: u64, total: u64);
 
     /// How the work that [`at`](Progress::at) counts is doing, in a few words.
     fn detail(&self, _words: &str) {}
 
+    /// What was decided before the work begins: settings, costs, what was found before.
+    fn remark(&self, _sentence: &str) {}
+
     /// A sentence the user should read: what happened, what it may mean, what to do.
     fn warn(&self, sentence: &str);
 
-    /// True once the user asked to stop; the work then keeps what is finished and returns
+    /// True once the user cancelled; the work then keeps what is finished and returns
     /// [`Error::Interrupted`](super::Error::Interrupted).
-    fn stop(&self) -> bool;
+    fn cancelled(&self) -> bool;
 }
 
-/// Says nothing and never stops.
+/// What a long computation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Opens and checks model, requests and settings.
+    Open,
+    /// Searches values, fact by fact.
+    Fact,
+    /// Takes the steps of one search.
+    Step,
+    /// Computes the change, layer by layer.
+    Layer,
+    /// Finds the directions that text does not use, layer by layer.
+    NullSpace,
+    /// Measures the targets' probabilities, fact by fact.
+    Probability,
+    /// Runs the tokens of a corpus.
+    Token,
+    /// Adds up key statistics.
+    Statistics,
+    /// Runs prompts.
+    Prompt,
+    /// Holds weights against what a patch was made for, in bytes.
+    CheckWeights,
+    /// Writes weights, in bytes.
+    WriteWeights,
+    /// Approximates changes by an adapter, matrix by matrix.
+    Matrix,
+    /// Writes the results.
+    WriteResults,
+}
+
+impl Stage {
+    /// As it is shown, and as a key in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Open => "reading",
+            Stage::Fact => "fact",
+            Stage::Step => "step",
+            Stage::Layer => "layer",
+            Stage::NullSpace => "null space",
+            Stage::Probability => "probability",
+            Stage::Token => "token",
+            Stage::Statistics => "statistics",
+            Stage::Prompt => "prompt",
+            Stage::CheckWeights => "check",
+            Stage::WriteWeights => "write",
+            Stage::Matrix => "matrix",
+            Stage::WriteResults => "writing",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Reports nothing and is never cancelled.
 pub struct Quiet;
 
 impl Progress for Quiet {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         false
     }
 }

@@ -7,11 +7,13 @@ use std::time::Instant;
 use super::limits::Limits;
 use super::stages::{Ids, search, weights};
 use super::{Row, Sizes, Unit};
-use crate::base::{Progress, Result, catch_device_error};
+use crate::base::{Progress, Result, Stage, catch_device_error};
 use crate::data::{Contexts, request};
-use crate::edit::batch::Batches;
-use crate::edit::facts::Fact;
-use crate::edit::settings::{Form, Settings};
+use crate::edit::batch;
+use crate::edit::facts::TokenizedFact;
+use crate::edit::hparams::HparamSet;
+use crate::edit::method::Context;
+use crate::edit::methods::memit::{MEMIT, Memit};
 use crate::edit::state::State;
 use crate::model::pushed::Problem;
 use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
@@ -38,34 +40,50 @@ pub fn measure(
     let layers: Vec<usize> = ((last + 1).saturating_sub(LAYERS)..=last).collect();
     let clock = Clock::default();
     let began = Instant::now();
-    clock.at("statistics", 0, 0);
+    clock.at(Stage::Statistics, 0, 0);
     let moments = catch_device_error(|| Ok(statistics(model, sizes, &layers)))?;
 
     let mut ids = Ids::new(model);
     let facts = made_up(&mut ids, facts)?;
     let mut contexts = vec![vec!["{}".to_owned()]];
     contexts.push(vec!["context {}".to_owned(); facts[0].rows.keys.len() - 1]);
-    let form = Form::Memit { mom2_update_weight: 15_000.0 };
-    let by = Settings { layers, search, form, anchor: None };
-    let batches = Batches {
+    let contexts = Contexts::new("contexts of a benchmark", contexts)?;
+    let mut hparams = HparamSet::default();
+    hparams.put("layers", layers.clone().into(), "benchmark");
+    hparams.put("mom2_update_weight", 15_000.into(), "benchmark");
+    hparams.put("v_num_grad_steps", search.steps.into(), "benchmark");
+    let numbers = [
+        ("v_lr", search.lr),
+        ("v_weight_decay", search.decay),
+        ("clamp_norm_factor", search.clamp),
+        ("kl_factor", search.kl_factor),
+    ];
+    numbers.into_iter().for_each(|(name, x)| hparams.put(name, x.into(), "benchmark"));
+    let by = hparams.resolve(&MEMIT, model)?;
+    let mut context = Context {
         model,
-        name: String::new(),
-        moments: &|layer| Ok(moments[layer - by.layers[0]].clone()),
-        contexts: &Contexts::new("contexts of a benchmark", contexts)?,
-        by: &by,
-        sequential: 0,
+        statistics: &|layer| Ok(moments[layer - layers[0]].clone()),
+        contexts: &contexts,
+        cache: None,
+        state: State::default(),
         carries: false,
-        room: model.spare().unwrap_or(1 << 30),
+        sequential: 0,
+        memory: model.spare().unwrap_or(1 << 30),
         seed: 0,
+        progress: &clock,
     };
-    batches.run(&facts, State::default(), None, &clock)?;
-    clock.at("", 0, 0);
+    let moments = context.statistics;
+    // The search never ends early, whatever its loss.
+    batch::plan(&mut context, &facts, &search, &by, &mut |state| {
+        Ok(Box::new(Memit::new(moments, 15_000.0, state)))
+    })?;
+    clock.enter(None);
 
     let tokens = Problem::tokens(&facts[0].rows);
     let flop = 4.0 * (model.arch.layers - 1 - last) as f64 * weights(model);
-    let limit = Some(limits.product / flop / (tokens * by.search.steps) as f64);
+    let limit = Some(limits.product / flop / (tokens * search.steps) as f64);
     let mut row = |name: String, seconds: f64, limit| {
-        let what = [name, format!("layers {} to {last}", by.layers[0])];
+        let what = [name, format!("layers {} to {last}", layers[0])];
         let work = (facts.len() as f64, Unit::Facts);
         rows.push(Row::new("edit", what, [seconds, 0.0], work, limit));
     };
@@ -102,10 +120,11 @@ fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>>
     layers.iter().zip(&mut totals).map(moment).collect()
 }
 
-fn made_up(ids: &mut Ids, n: usize) -> Result<Vec<Fact>> {
+fn made_up(ids: &mut Ids, n: usize) -> Result<Vec<TokenizedFact>> {
     let text = r#"[{"prompt": "{} is", "subject": "it", "target_new": "so"}]"#;
     let request = request::parse("facts of a benchmark", text.as_bytes())?.remove(0);
-    let fact = |_| Fact { request: request.clone(), rows: ids.fact(), token: Default::default() };
+    let fact =
+        |_| TokenizedFact { request: request.clone(), rows: ids.fact(), token: Default::default() };
     Ok((0..n).map(fact).collect())
 }
 
@@ -115,34 +134,38 @@ struct Clock(Mutex<Stages>);
 
 #[derive(Default)]
 struct Stages {
-    seconds: Vec<(String, f64)>, // the one that runs is the last
-    since: Option<Instant>,
+    seconds: Vec<(Stage, f64)>,
+    running: Option<(Stage, Instant)>,
 }
 
 impl Clock {
-    fn stages(self) -> Vec<(String, f64)> {
-        let mut all = self.0.into_inner().expect("nothing fails while it is held").seconds;
-        all.retain(|(name, _)| !name.is_empty());
-        all
+    /// Ends the stage that runs, if one does, and begins another.
+    fn enter(&self, stage: Option<Stage>) {
+        let mut stages = self.0.lock().expect("nothing fails while it is held");
+        let now = Instant::now();
+        if let Some((last, since)) = stages.running {
+            let seconds = now.duration_since(since).as_secs_f64();
+            match stages.seconds.iter_mut().find(|(known, _)| *known == last) {
+                Some((_, sum)) => *sum += seconds,
+                None => stages.seconds.push((last, seconds)),
+            }
+        }
+        stages.running = stage.map(|stage| (stage, now));
+    }
+
+    fn stages(self) -> Vec<(Stage, f64)> {
+        self.0.into_inner().expect("nothing fails while it is held").seconds
     }
 }
 
 impl Progress for Clock {
-    fn at(&self, what: &str, _: u64, _: u64) {
-        let mut stages = self.0.lock().expect("nothing fails while it is held");
-        let Stages { seconds, since } = &mut *stages;
-        let now = Instant::now();
-        if let (Some(since), Some(last)) = (since.replace(now), seconds.last_mut()) {
-            last.1 += now.duration_since(since).as_secs_f64();
-        }
-        let same = seconds.iter().position(|(name, _)| name == what);
-        let stage = same.map_or((what.to_owned(), 0.0), |i| seconds.remove(i));
-        seconds.push(stage);
+    fn at(&self, stage: Stage, _: u64, _: u64) {
+        self.enter(Some(stage));
     }
 
     fn warn(&self, _: &str) {}
 
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         false
     }
 }

@@ -1,7 +1,7 @@
 //! What the machine can do: the rate of a copy, and that of large products.
 
 use super::{Row, Sizes, Unit, time};
-use crate::base::{DType, Error, Result, Rng};
+use crate::base::{DType, Error, Operation, Remedy, Result, Rng};
 use crate::ops::linear;
 use crate::tensor::{Compute, Layout, Tensor, Weight};
 
@@ -93,5 +93,6 @@ fn right(x: &Tensor, w: &Weight, y: &Tensor) -> Result<()> {
         return Ok(());
     }
     let what = format!("a product of {n} × {inner} and {out} × {inner} is wrong: {got} ≠ {want}");
-    Err(Error::numeric(what, "report it, with the output of `incise doctor`"))
+    let remedy = Remedy::from("report it, with what the machine offers");
+    Err(Error::numeric(what, remedy.operation(Operation::Doctor)))
 }

@@ -5,7 +5,7 @@ use faer::Mat;
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
 use crate::base::{DType, Result, Rng, catch_device_error, or_unwind};
-use crate::edit::means::with_solver;
+use crate::edit::solve::device::with_solver;
 use crate::gpu::launch::Elem;
 use crate::linalg::least_squares::{Rhs, System};
 use crate::ops::cholesky::{Systems, Triangle};

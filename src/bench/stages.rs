@@ -135,7 +135,7 @@ fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<R
     Ok(())
 }
 
-/// Bytes that a search of all facts at once is counted to take, as `--dry-run` does.
+/// Bytes that a search of all facts at once is counted to take, as a dry run says.
 fn counted(model: &Model, push: &Push, facts: &[Rows]) -> u64 {
     let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
     let each = facts.iter().map(|rows| push.bytes(model, rows, shared));

@@ -7,8 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{Terminal, counted, percent};
+use super::output::Terminal;
 use crate::base::Result;
+use crate::base::units::{counted, percent};
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
 use crate::store::record::LogEntry;

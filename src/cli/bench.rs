@@ -7,11 +7,12 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::output::{check_place, check_replaced, metric};
+use crate::base::units::metric;
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
 use crate::model::{Model, SearchPrecision, random};
+use crate::store::place::{check_place, check_replaced};
 use crate::tensor::{Compute, Device};
 
 /// What to measure, and on which shape.
@@ -59,18 +60,20 @@ enum Part {
 impl Bench {
     /// Measures, part by part.
     pub fn run(&self, context: &Context) -> Result<()> {
-        self.check_output()?;
+        if let Some(file) = &self.output {
+            check_place(file, &[])?;
+            let ours = std::fs::read(file).is_ok_and(|text| {
+                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
+            });
+            check_replaced(file, ours, "file of measurements")?;
+        }
         let computes = context.device.start()?;
         let [compute] = &computes[..] else {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
         };
         let on_card = compute.engine().is_some();
-        let shape =
-            self.shape.as_deref().unwrap_or(if on_card { "gpt-j-6b" } else { "gpt2-small" });
-        let config = random::config(shape).ok_or_else(|| {
-            let what = format!("--shape {shape}: no such shape");
-            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
-        })?;
+        let precision = if on_card { SearchPrecision::Fast } else { SearchPrecision::Exact };
+        let config = self.config(on_card)?;
         let size = self.size.unwrap_or(if on_card { Size::Large } else { Size::Middle });
         let sizes = match size {
             Size::Small => Sizes::SMALL,
@@ -83,7 +86,7 @@ impl Bench {
         let began = Instant::now();
         let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
         let mut rows = Vec::new();
-        context.terminal.remark(heading())?;
+        context.terminal.progress_line(heading())?;
         let limits = limits::measure(compute, sizes, &mut rows)?;
         let mut shown = self.show(context, &rows, 0, compute)?;
         let mut model = None;
@@ -107,16 +110,14 @@ impl Bench {
                     }
                 }
                 Part::Edit => {
-                    if on_card {
-                        model.search_precision = SearchPrecision::Fast;
-                    }
+                    model.search_precision = precision;
                     edit::measure(model, sizes, limits, last, &mut rows)?;
                 }
             }
             shown = self.show(context, &rows, shown, compute)?;
         }
         if !left() {
-            context.terminal.remark("the budget is spent; the rest was left out")?;
+            context.terminal.progress_line("the budget is spent; the rest was left out")?;
         }
         match context.json {
             true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
@@ -124,16 +125,14 @@ impl Bench {
         }
     }
 
-    /// Refuses to replace a file that is none of measurements.
-    fn check_output(&self) -> Result<()> {
-        if let Some(file) = &self.output {
-            check_place(file, &[])?;
-            let ours = std::fs::read(file).is_ok_and(|text| {
-                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
-            });
-            check_replaced(file, ours, "file of measurements")?;
-        }
-        Ok(())
+    /// Of the model of random weights.
+    fn config(&self, on_card: bool) -> Result<Value> {
+        let usual = if on_card { "gpt-j-6b" } else { "gpt2-small" };
+        let shape = self.shape.as_deref().unwrap_or(usual);
+        random::config(shape).ok_or_else(|| {
+            let what = format!("--shape {shape}: no such shape");
+            Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
+        })
     }
 
     /// Prints what is new and writes all of it. Returns how many rows there are.
@@ -145,7 +144,7 @@ impl Bench {
         compute: &Compute,
     ) -> Result<usize> {
         if !context.json {
-            rows[from..].iter().try_for_each(|row| context.terminal.remark(line(row)))?;
+            rows[from..].iter().try_for_each(|row| context.terminal.progress_line(line(row)))?;
         }
         if let Some(file) = &self.output {
             let text = format!("{:#}\n", results(rows, &context.device, compute));

@@ -6,23 +6,15 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::edit::stored;
-use super::output::percent;
 use super::report::share;
 use super::{Context, embedded};
 use crate::base::file::read_file;
-use crate::base::{Error, Progress, Quiet, Result, Rng};
-use crate::data::{Contexts, Request, request};
-use crate::edit::apply;
-use crate::edit::facts::facts;
-use crate::edit::hparams::{Method, Values};
-use crate::edit::outcome::Outcome;
-use crate::edit::plan::plan;
-use crate::model::generate::Sampling;
-use crate::model::{Model, fingerprint, load};
-use crate::stats::{Covariance, Moment};
-use crate::store::{Metadata, Patch};
-use crate::text::Tokenizer;
+use crate::base::units::percent;
+use crate::base::{Error, Progress, Result};
+use crate::data::Request;
+use crate::edit::fact_report::FactReport;
+use crate::editor::{Editor, TextModel, undo};
+use crate::model::load;
 
 /// Longest completion shown, in tokens.
 const SHOWN: usize = 8;
@@ -110,7 +102,7 @@ impl Demo {
         let last = self.facts(dir)?.pop().expect("at least one fact");
         let (kind, prompt) = last.questions().swap_remove(0);
         let edited = say(dir, context, &prompt)?;
-        apply::undo(dir, None)?;
+        undo(dir)?;
         let undone = say(dir, context, &prompt)?;
         if context.json {
             let undo = json!({"prompt": prompt, "before": edited, "after": undone});
@@ -134,74 +126,42 @@ impl Demo {
 }
 
 /// Plans one fact on the model as it is now, and applies it in place.
-fn change(dir: &Path, context: &Context, show: &Show) -> Result<(Outcome, Vec<Answer>)> {
-    let (checkpoint, model) = load::open(dir, &context.device)?;
-    let tokenizer = Tokenizer::open(dir)?;
-    let values = Values::read(&dir.join("hparams.json"))?;
-    let hparams = values.rome(&model)?;
-    let contexts = Contexts::read(dir.join("contexts.json"))?;
-    let name = fingerprint(&checkpoint)?;
-    let c = Covariance::of(&Moment::read(dir, hparams.layer, model.arch.inner, &name)?)?;
-    let record = json!({
-        "prompt": show.prompt, "subject": show.subject, "target_new": show.target_new,
-    });
-    let requests = request::parse("the command line", record.to_string().as_bytes())?;
-    let by = (Method::RRome, &hparams);
-    let file = Path::new("the command line");
-    let facts = facts(&model, (&tokenizer, None), (file, &requests), &contexts)?;
-    let planned = plan(&model, Some(&c), &facts, by, &Quiet)?;
-    let patch = Patch {
-        changes: planned.changes(|l| stored(&checkpoint, &model, l))?,
-        metadata: metadata(&requests, &contexts, &values, name),
+fn change(dir: &Path, context: &Context, show: &Show) -> Result<(FactReport, Vec<Answer>)> {
+    let editor = Editor::open_on(dir, &context.device)?
+        .method("r-rome")?
+        .statistics(dir)?
+        .hparams(dir.join("hparams.json"))?
+        .contexts(dir.join("contexts.json"))?;
+    let fact = Request::new(&show.prompt, &show.subject, &show.target_new);
+    let edit = editor.plan(&[fact])?;
+    let ask = |model: &TextModel| -> Result<Vec<String>> {
+        show.questions().iter().map(|(_, prompt)| complete(model, prompt)).collect()
     };
-    let ask = |model: &Model| -> Result<Vec<String>> {
-        let questions = show.questions();
-        questions.iter().map(|(_, prompt)| complete(model, &tokenizer, prompt)).collect()
-    };
-    let before = ask(&model)?;
-    apply::in_place(dir, &[patch], &context.device, &Quiet)?;
-    let (_, edited) = load::open(dir, &context.device)?;
-    let after = ask(&edited)?;
+    let before = ask(&editor.model())?;
+    edit.apply_in_place()?;
+    let after = ask(&Editor::open_on(dir, &context.device)?.model())?;
     let answers = show
         .questions()
         .into_iter()
         .zip(before.into_iter().zip(after))
         .map(|((kind, prompt), (before, after))| Answer { kind, prompt, before, after })
         .collect();
-    let outcome = planned.outcomes.into_iter().next().expect("one fact");
-    Ok((outcome, answers))
-}
-
-fn metadata(requests: &[Request], contexts: &Contexts, values: &Values, model: String) -> Metadata {
-    Metadata {
-        method: Method::RRome.name().to_owned(),
-        hyperparameters: values.to_json(),
-        contexts: contexts.to_json(),
-        requests: request::digest(requests),
-        facts: requests.len() as u64,
-        model,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        notes: json!({}),
-    }
+    Ok((edit.facts()[0].clone(), answers))
 }
 
 /// What the model in `dir` says to a prompt now.
 fn say(dir: &Path, context: &Context, prompt: &str) -> Result<String> {
-    let (_, model) = load::open(dir, &context.device)?;
-    complete(&model, &Tokenizer::open(dir)?, prompt)
+    complete(&Editor::open_on(dir, &context.device)?.model(), prompt)
 }
 
 /// The likeliest completion, up to the end of its sentence.
-fn complete(model: &Model, tokenizer: &Tokenizer, prompt: &str) -> Result<String> {
-    let ids = tokenizer.encode(prompt)?;
-    let mut rng = Rng::new(0, "greedy");
-    let tokens = model.generate(&ids, SHOWN, Sampling::GREEDY, &mut rng, &[], &mut |_| true)?;
-    let text = tokenizer.decode_after(&tokens)?;
+fn complete(model: &TextModel, prompt: &str) -> Result<String> {
+    let text = model.generate(prompt, SHOWN)?;
     let end = text.find(['.', ',', '?', '\n', '<']).unwrap_or(text.len());
     Ok(text[..end].trim().to_owned())
 }
 
-fn tell(context: &Context, show: &Show, o: &Outcome, answers: &[Answer]) -> Result<()> {
+fn tell(context: &Context, show: &Show, o: &FactReport, answers: &[Answer]) -> Result<()> {
     let filled = show.prompt.replace("{}", &show.subject);
     let [before, after] = o.probability.map(percent);
     context.terminal.line(format!(

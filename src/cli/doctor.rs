@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::Context;
-use super::output::metric;
 use crate::base::Result;
+use crate::base::units::metric;
 use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};
 use crate::gpu::kernels::FILES;
 use crate::gpu::library::{BLASLT, CUSOLVER, SWITCH, find};

@@ -1,34 +1,23 @@
 //! `incise edit MODEL REQUESTS --method M … -o PATCH`: the patch that changes facts.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Context;
-use super::mass::{self, Mass};
-use super::output::{check_place, check_replaced, count, counted};
-use super::report::{self, Report};
-use super::stages;
-use crate::base::{Error, Progress, Result};
-use crate::data::conflicts::{OnConflict, Superseded, resolve};
-use crate::data::{Contexts, Request, request};
-use crate::edit::contexts;
-use crate::edit::facts::{Fact, facts};
-use crate::edit::hparams::{Hparams, METHODS, Method, Values};
-use crate::edit::plan::{Planned, plan};
-use crate::model::{Model, SearchPrecision, fingerprint, load};
-use crate::stats::{Covariance, Moment};
-use crate::store::{Bytes, Checkpoint, Metadata, Patch, tensor_fingerprint};
-use crate::text::{Chat, Frame, Tokenizer};
+use super::{Context, memory, report, stages};
+use crate::base::units::{count, counted};
+use crate::base::{Error, Result, Share, Stage};
+use crate::data::Request;
+use crate::data::conflicts::OnConflict;
+use crate::edit::methods::METHODS;
+use crate::editor::{Editor, Prepared};
 
 /// What to change, how, and where to put the patch.
 #[derive(Args)]
-pub struct Edit {
+pub struct EditCommand {
     /// Folder of the checkpoint
-    pub(super) model: PathBuf,
+    model: PathBuf,
     /// Requests: JSON Lines or a JSON array, native, CounterFact, zsRE, EasyEdit or MQuAKE
     #[arg(required_unless_present = "subject", conflicts_with = "subject")]
     requests: Option<PathBuf>,
@@ -41,14 +30,15 @@ pub struct Edit {
     /// What the prompt should go on with
     #[arg(long, requires = "subject")]
     to: Option<String>,
-    /// How to edit
-    #[arg(long, value_parser = METHODS.map(|(name, _)| name))]
+    /// How to edit; `incise methods` describes them
+    #[arg(long, value_parser = METHODS.map(|method| method.about().name))]
     method: String,
     /// Folder of `incise stats`; needed where C is used
     #[arg(long)]
-    pub(super) stats: Option<PathBuf>,
-    /// Hyperparameters by the field's names: a JSON or YAML file, or a preset such as gpt2-xl
-    /// [default, and what a file leaves open: the preset of the model's sizes]
+    stats: Option<PathBuf>,
+    /// Hyperparameters by the names of ROME, MEMIT and EasyEdit config files: a JSON or YAML file,
+    /// or a preset such as gpt2-xl [default, and what a file leaves open: the preset of the model's
+    /// sizes]
     #[arg(long, value_name = "FILE|PRESET")]
     hparams: Option<PathBuf>,
     /// One hyperparameter over the others, as in v_lr=0.5
@@ -71,282 +61,146 @@ pub struct Edit {
     precision: String,
     /// Say what would be done, and stop before the work
     #[arg(long)]
-    pub(super) dry_run: bool,
-    #[command(flatten)]
-    pub(super) mass: Mass,
+    dry_run: bool,
+    /// State of a sequential method: read where it is there, and written after the patch
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Edit in batches of so many facts, each on the model as those before it left it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    sequential: Option<u64>,
+    /// Bytes the searches may take, such as 8G [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
+    memory: Option<u64>,
+    /// Search the values of every n-th fact only, from the i-th (from 0), and write them to -o
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Share>,
+    /// Values found before, by `--shard` runs or `incise merge`
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    values: Vec<PathBuf>,
     /// The patch to write
     #[arg(short, long)]
-    pub(super) output: PathBuf,
+    output: PathBuf,
 }
 
-/// Everything an edit needs, read and checked.
-pub struct Ready {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) model: Model,
-    pub(super) method: Method,
-    pub(super) values: Values,
-    pub(super) contexts: Contexts,
-    pub(super) requests: Vec<Request>,
-    pub(super) facts: Vec<Fact>,
-    pub(super) superseded: Vec<Superseded>,
-    /// Of the model without its editable matrices.
-    pub(super) fingerprint: String,
-    notes: Value,
-}
-
-impl Edit {
+impl EditCommand {
     /// Plans the change and writes it.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let method = Method::parse(&self.method)?;
-        let inputs = self.inputs();
-        check_place(&self.output, &inputs)?;
-        check_replaced(&self.output, self.mass.is_older(&self.output), self.mass.what())?;
-        let report = report::path(&self.output);
-        check_place(&report, &inputs)?;
-        check_replaced(&report, report::is_one(&report), "report of an edit")?;
-        match method.keys() {
-            Some(_) => {
-                self.mass.refuse(method)?;
-                let ready = self.ready(method, context)?;
-                let hparams = ready.values.rome(&ready.model)?;
-                if self.dry_run {
-                    return self.say(context, &ready, json!({}));
-                }
-                let c = self.covariance(&ready, &hparams, &context.terminal)?;
-                let by = (method, &hparams);
-                let (model, facts) = (&ready.model, &ready.facts);
-                let planned = plan(model, c.as_ref(), facts, by, &context.terminal)?;
-                let tokens = c.as_ref().map(|c| c.tokens);
-                self.finish(context, &ready, &planned, json!({"tokens": tokens}), || Ok(()))
-            }
-            None => mass::run(self, method, context),
-        }
-    }
-
-    /// Files and folders that are read.
-    pub(super) fn inputs(&self) -> Vec<&Path> {
-        let files = [&self.requests, &self.stats, &self.hparams, &self.contexts];
-        let mut inputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
-        inputs.push(&self.model);
-        inputs.extend(self.mass.values());
-        inputs
-    }
-
-    /// Reads and checks everything but statistics.
-    pub(super) fn ready(&self, method: Method, context: &Context) -> Result<Ready> {
-        let terminal = &context.terminal;
-        let (checkpoint, mut model) = load::open(&self.model, &context.device)?;
-        if self.precision == "fast" {
-            if model.compute.engine().is_none() {
-                let what = "--precision fast: the processor has no fast products";
-                return Err(Error::refused(what, "leave it out, or say --device cuda:0"));
-            }
-            model.search_precision = SearchPrecision::Fast;
-        }
-        let tokenizer = Tokenizer::open(&self.model)?;
-        let chat = self.chat.then(|| Chat::open(&self.model)).transpose()?;
-        let mut values = Values::choose(self.hparams.as_deref(), method, &model)?;
-        self.sets.iter().try_for_each(|set| values.set(set))?;
-        for name in values.unknown(method) {
-            terminal.warn(&format!("hyperparameter `{name}` says nothing to {}", method.name()));
-        }
-        if !context.json {
-            terminal.remark(format!("hyperparameters: {}", values.said(method)))?;
-        }
-        let rule = match self.on_conflict.as_str() {
-            "last" => OnConflict::Last,
-            "first" => OnConflict::First,
-            _ => OnConflict::Error,
-        };
-        let unnamed = PathBuf::from("the command line");
-        let file = self.requests.as_ref().unwrap_or(&unnamed);
-        let (requests, superseded) = resolve(file, self.left(self.requests()?)?, rule)?;
-        if !superseded.is_empty() {
-            let repeats = superseded.iter().filter(|s| s.repeats).count();
-            terminal.warn(&format!(
-                "{} left out: {repeats} ask again for the same, {} give way to others for the \
-                 same prompt; the report names them",
-                counted(superseded.len() as u64, "request"),
-                superseded.len() - repeats,
-            ));
-        }
-        let contexts = match &self.contexts {
-            Some(file) => Contexts::read(file)?,
-            None => contexts::draw(&model, &tokenizer, method, context.seed)?,
-        };
-        let text = (&tokenizer, chat.as_ref());
-        let facts = facts(&model, text, (file, &requests), &contexts)?;
-        let notes = json!({
-            "seed": context.seed, "hyperparameters_from": values.sources(),
-            "chat": chat.map(chat_json).transpose()?,
-        });
-        let fingerprint = fingerprint(&checkpoint)?;
-        Ok(Ready {
-            checkpoint,
-            model,
-            method,
-            values,
-            contexts,
-            requests,
-            facts,
-            superseded,
-            fingerprint,
-            notes,
-        })
-    }
-
-    fn requests(&self) -> Result<Vec<Request>> {
-        match (&self.requests, &self.subject, &self.prompt, &self.to) {
-            (Some(file), ..) => request::read(file),
+        let editor = self.editor(context)?;
+        let prepared = match (&self.requests, &self.subject, &self.prompt, &self.to) {
+            (Some(file), ..) => editor.prepare_file(file)?,
             (None, Some(subject), Some(prompt), Some(to)) => {
-                let record = json!({"prompt": prompt, "subject": subject, "target_new": to});
-                request::parse("the command line", record.to_string().as_bytes())
+                editor.prepare(&[Request::new(prompt, subject, to)])?
             }
-            _ => Err(Error::refused("no request", "name a file, or --subject, --prompt and --to")),
-        }
-    }
-
-    /// The requests without those that are withdrawn.
-    fn left(&self, requests: Vec<Request>) -> Result<Vec<Request>> {
-        let ids: HashSet<&str> = requests.iter().map(|r| r.id.as_str()).collect();
-        if let Some(id) = self.without.iter().find(|id| !ids.contains(id.as_str())) {
-            let what = format!("--without {id}: no request has this id");
-            return Err(Error::refused(what, "ids are in the report of the edit"));
-        }
-        let stays = |r: &Request| !self.without.contains(&r.id);
-        let left: Vec<Request> = requests.into_iter().filter(stays).collect();
-        match left.is_empty() {
-            true => Err(Error::refused("--without leaves no request", "name fewer ids")),
-            false => Ok(left),
-        }
-    }
-
-    fn covariance(
-        &self,
-        ready: &Ready,
-        hparams: &Hparams,
-        progress: &dyn Progress,
-    ) -> Result<Option<Covariance>> {
-        if !hparams.mom2_adjustment {
-            return Ok(None);
-        }
-        let moment = self.moment(ready, hparams.layer)?;
-        let c = Covariance::of(&moment)?;
-        warn_of_ridge(progress, &moment, c.ridge);
-        Ok(Some(c))
-    }
-
-    /// The statistics of a layer.
-    pub(super) fn moment(&self, ready: &Ready, l: usize) -> Result<Arc<Moment>> {
-        let Some(dir) = &self.stats else {
-            return Err(Error::refused(
-                format!("{} needs C, and --stats names no folder", ready.method.name()),
-                format!("run `incise stats MODEL --layers {l} --corpus FILE -o DIR` first"),
-            ));
+            _ => {
+                let remedy = "name a file, or --subject, --prompt and --to";
+                return Err(Error::refused("no request", remedy));
+            }
         };
-        Moment::read(dir, l, ready.model.arch.inner, &ready.fingerprint).map(Arc::new)
+        if self.dry_run {
+            return self.print_costs(context, &prepared);
+        }
+        if self.shard.is_some() {
+            let values = prepared.search_values()?;
+            return self.print_values(context, values);
+        }
+        let edit = prepared.plan()?;
+        context.terminal.enter(Stage::WriteResults);
+        edit.write(&self.output)?;
+        report::print(context, &edit, &self.method, &self.output)
     }
 
-    /// What would be done.
-    pub(super) fn say(&self, context: &Context, ready: &Ready, more: Value) -> Result<()> {
-        let tokens: usize =
-            ready.facts.iter().flat_map(|f| &f.rows.rewriting).map(|r| r.ids.len()).sum();
-        if context.json {
-            let mut all = json!({
-                "dry_run": true, "facts": ready.facts.len(), "tokens": tokens,
-                "superseded": ready.superseded.len(), "hyperparameters": ready.values.to_json(),
+    fn editor(&self, context: &Context) -> Result<Editor> {
+        let mut editor = Editor::open_on(&self.model, &context.device)?
+            .progress(context.terminal.clone())
+            .method(&self.method)?
+            .seed(context.seed)
+            .sequential(self.sequential.unwrap_or(0) as usize)
+            .without(&self.without)
+            .values(&self.values)
+            .on_conflict(match self.on_conflict.as_str() {
+                "last" => OnConflict::Last,
+                "first" => OnConflict::First,
+                _ => OnConflict::Error,
             });
-            if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
-                all.extend(more);
-            }
+        if self.precision == "fast" {
+            editor = editor.fast_search()?;
+        }
+        if let Some(dir) = &self.stats {
+            editor = editor.statistics(dir)?;
+        }
+        if let Some(hparams) = &self.hparams {
+            editor = editor.hparams(hparams)?;
+        }
+        for set in &self.sets {
+            let Some((name, value)) = set.split_once('=') else {
+                return Err(Error::refused(format!("--set {set}: no `=`"), "say --set v_lr=0.5"));
+            };
+            // A bare word is a text; anything else is JSON.
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            editor = editor.set_from(name, value, "--set")?;
+        }
+        if let Some(file) = &self.contexts {
+            editor = editor.contexts(file)?;
+        }
+        if self.chat {
+            editor = editor.chat()?;
+        }
+        if let Some(bytes) = self.memory {
+            editor = editor.memory(bytes);
+        }
+        if let Some(file) = &self.state {
+            editor = editor.state(file);
+        }
+        if let Some(share) = self.shard {
+            editor = editor.shard(share);
+        }
+        editor.output(&self.output)
+    }
+
+    /// What would be done, and what it would take.
+    fn print_costs(&self, context: &Context, prepared: &Prepared) -> Result<()> {
+        let cost = prepared.cost()?;
+        let facts = prepared.facts();
+        let tokens: usize = facts.iter().flat_map(|f| &f.rows.rewriting).map(|r| r.ids.len()).sum();
+        let costs = json!({
+            "layers": prepared.layers(), "search_layer": prepared.search_layer(),
+            "bytes_a_fact": cost.bytes_a_fact, "fixed_bytes": cost.fixed_bytes,
+            "room_bytes": prepared.memory(), "at_a_time": cost.at_a_time,
+            "system": cost.system.map(|route| route.words()), "solve_bytes": cost.solve_bytes,
+            "flop": cost.flop,
+        });
+        let Value::Object(costs) = costs else { unreachable!("an object was made") };
+        if context.json {
+            let [hyperparameters, _] = prepared.hyperparameters();
+            let mut all = json!({
+                "dry_run": true, "facts": facts.len(), "tokens": tokens,
+                "superseded": prepared.superseded().len(), "hyperparameters": hyperparameters,
+            });
+            all.as_object_mut().expect("an object was made").extend(costs);
             return context.terminal.json(&all);
         }
-        let facts = counted(ready.facts.len() as u64, "fact");
+        let facts = counted(facts.len() as u64, "fact");
         let line = format!("dry run: {facts}, {} tokens in all rows", count(tokens as u64));
         context.terminal.line(line)?;
-        let Value::Object(more) = more else { return Ok(()) };
-        more.iter().try_for_each(|(name, what)| match what {
-            Value::String(what) => context.terminal.line(format!("{name}: {what}")),
-            what => context.terminal.line(format!("{name}: {what}")),
+        costs.iter().filter(|(_, value)| !value.is_null()).try_for_each(|(name, value)| match value
+        {
+            Value::String(text) => context.terminal.line(format!("{name}: {text}")),
+            number => context.terminal.line(format!("{name}: {number}")),
         })
     }
 
-    /// Writes patch and report, `also` what goes with them, and tells.
-    pub(super) fn finish(
-        &self,
-        context: &Context,
-        ready: &Ready,
-        planned: &Planned,
-        more: Value,
-        also: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let mut notes = ready.notes.clone();
-        let ridges: Vec<_> = planned.layers.iter().map(|l| l.ridge).collect();
-        notes["ridge"] = json!(ridges);
-        if let (Some(notes), Value::Object(more)) = (notes.as_object_mut(), more) {
-            notes.extend(more);
-        }
-        let patch = Patch {
-            changes: planned.changes(|l| stored(&ready.checkpoint, &ready.model, l))?,
-            metadata: Metadata {
-                method: ready.method.name().to_owned(),
-                hyperparameters: ready.values.to_json(),
-                contexts: ready.contexts.to_json(),
-                requests: request::digest(&ready.requests),
-                facts: ready.requests.len() as u64,
-                model: ready.fingerprint.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                notes,
-            },
-        };
-        context.terminal.enter("writing");
-        patch.write(&self.output)?;
-        let (facts, superseded) = (&ready.facts[..], &ready.superseded[..]);
-        let model = &ready.model;
-        let told = Report { model, planned, facts, superseded, output: &self.output };
-        told.write()?;
-        also()?;
+    fn print_values(&self, context: &Context, values: u64) -> Result<()> {
         let stages = context.terminal.stages();
         let seconds = stages::seconds(&stages);
-        told.warn(&context.terminal);
-        match context.json {
-            true => context.terminal.json(&told.json(json!({
-                "method": self.method, "seconds": seconds, "stages": stages::to_json(&stages),
-                "hyperparameters": ready.values.to_json(),
-                "hyperparameters_from": ready.values.sources(),
-                "contexts": ready.contexts.to_json(),
-            }))),
-            false => {
-                told.tell(context, seconds)?;
-                context.terminal.line(stages::line(&stages))
-            }
+        let output = &self.output;
+        if context.json {
+            let stages = stages::to_json(&stages);
+            return context.terminal.json(&json!({
+                "output": output, "values": values, "seconds": seconds, "stages": stages,
+            }));
         }
+        let values = counted(values, "value");
+        context.terminal.line(format!("{}: {values} in {seconds:.1} s", output.display()))?;
+        context.terminal.line(stages::line(&stages))
     }
-}
-
-/// Says that C was singular.
-pub fn warn_of_ridge(progress: &dyn Progress, moment: &Moment, ridge: Option<f64>) {
-    let Some(ridge) = ridge else { return };
-    let (tokens, f, l) = (count(moment.tokens), count(moment.f as u64), moment.layer);
-    let why = match moment.tokens < moment.f as u64 {
-        true => "collect more tokens for a sharper edit",
-        false => "some neurons never fire, or say the same as others",
-    };
-    progress.warn(&format!(
-        "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was added to \
-         its diagonal; {why}"
-    ));
-}
-
-/// The stored bytes of a layer's down projection.
-pub fn stored(checkpoint: &Checkpoint, model: &Model, l: usize) -> Result<Bytes> {
-    let name = &model.editable(l).tensor;
-    Ok(checkpoint.tensor(name)?.expect("the model was loaded from it").bytes)
-}
-
-/// What a patch says of the chat: the template's hash, and what it puts around messages.
-fn chat_json(chat: Chat) -> Result<Value> {
-    let Frame { head, tail } = chat.frame("message")?;
-    let template = tensor_fingerprint(chat.template.as_bytes());
-    Ok(json!({"template": template, "head": head, "tail": tail}))
 }

@@ -9,10 +9,12 @@ use serde_json::json;
 
 use super::Context;
 use super::apply::{say, tensors};
-use super::output::{Terminal, check_place, check_replaced, counted, percent};
+use super::output::Terminal;
+use crate::base::units::{counted, percent};
 use crate::base::{Error, Progress, Result};
 use crate::edit::apply;
 use crate::edit::export::{self, Module, RANKS};
+use crate::store::place::{check_place, check_replaced};
 use crate::store::{Patch, Shard};
 
 /// Which patch, in which form, and where to.

@@ -1,17 +1,16 @@
 //! `incise generate MODEL --prompt …`: the model's own words.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Context;
-use crate::base::file::read_file;
-use crate::base::{Error, Progress, Result, Rng};
+use crate::base::{Error, Progress, Result};
+use crate::editor::Editor;
+use crate::editor::text_model::Generation;
 use crate::model::generate::Sampling;
-use crate::model::load;
-use crate::text::{Chat, DecodeStream, Tokenizer};
 
 /// What to go on from, and how.
 #[derive(Args)]
@@ -47,56 +46,29 @@ impl Generate {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::refused("--top-p: not above 0 and up to 1", "say 0.9"));
         }
-        let (_, model) = load::open(&self.model, &context.device)?;
-        let tokenizer = Tokenizer::open(&self.model)?;
-        let chat = self.chat.then(|| Chat::open(&self.model)?.render(&self.prompt)).transpose()?;
-        let ids = match &chat {
-            Some(chat) => tokenizer.encode_bare(chat)?.ids,
-            None => tokenizer.encode(&self.prompt)?,
-        };
-        let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
-        let sampling = Sampling { temperature, top_k, top_p };
-        let mut rng = Rng::new(context.seed, "generate");
-        let (show, mut stream) = (!context.json, DecodeStream::new(&tokenizer, &ids));
-        let (mut text, mut failed) = (String::new(), Ok(()));
+        let model = Editor::open_on(&self.model, &context.device)?.model();
+        let sampling =
+            Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p };
+        let (max_tokens, seed, chat) = (self.max_tokens, context.seed, self.chat);
+        let how = Generation { max_tokens, sampling, seed, chat };
+        let show = !context.json;
         if show && !self.chat {
             context.terminal.text(&self.prompt)?;
         }
         let start = Instant::now();
-        let stop = stop_tokens(&self.model);
-        let tokens =
-            model.generate(&ids, self.max_tokens, sampling, &mut rng, &stop, &mut |token| {
-                let shown = stream.push(token).and_then(|piece| {
-                    text.push_str(&piece);
-                    if show { context.terminal.text(&piece) } else { Ok(()) }
-                });
-                failed = shown;
-                failed.is_ok() && !context.terminal.stop()
-            })?;
-        failed?;
-        let rest = stream.finish()?;
-        text.push_str(&rest);
+        let said = model.generate_with(&self.prompt, &how, &mut |piece| {
+            if show {
+                context.terminal.text(piece)?;
+            }
+            Ok(!context.terminal.cancelled())
+        })?;
         if show {
-            return context.terminal.line(rest);
+            return context.terminal.line("");
         }
         context.terminal.json(&json!({
-            "prompt": self.prompt, "chat": chat,
-            "text": text, "prompt_tokens": ids, "tokens": tokens,
+            "prompt": self.prompt, "chat": said.rendered,
+            "text": said.text, "prompt_tokens": said.prompt_tokens, "tokens": said.tokens,
             "seconds": start.elapsed().as_secs_f64(),
         }))
-    }
-}
-
-/// The ids that end a text, by `generation_config.json` or else `config.json`.
-fn stop_tokens(model: &Path) -> Vec<u32> {
-    let read = |file: &str| -> Option<Value> {
-        let bytes = read_file(&model.join(file), 1 << 20).ok()?;
-        serde_json::from_slice::<Value>(&bytes).ok()?.get("eos_token_id").cloned()
-    };
-    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-    match read("generation_config.json").or_else(|| read("config.json")) {
-        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-        Some(one) => id(&one).into_iter().collect(),
-        None => vec![],
     }
 }

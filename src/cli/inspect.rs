@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{count, metric};
+use crate::base::units::{count, metric};
 use crate::base::{Error, Result};
 use crate::edit::apply;
 use crate::model::{fingerprint, load};

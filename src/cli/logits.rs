@@ -11,10 +11,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{check_place, check_replaced, counted};
 use crate::base::file::read_text;
-use crate::base::{DType, Error, Progress, Result};
+use crate::base::units::counted;
+use crate::base::{DType, Error, Progress, Result, Stage};
 use crate::model::load;
+use crate::store::place::{check_place, check_replaced};
 use crate::store::{Shard, write};
 use crate::text::Tokenizer;
 
@@ -61,8 +62,8 @@ impl Logits {
         let mut finite = true;
         let mut failed = None;
         let written = write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
-            context.terminal.at("prompt", i as u64, total);
-            if context.terminal.stop() {
+            context.terminal.at(Stage::Prompt, i as u64, total);
+            if context.terminal.cancelled() {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
             }
             let mut done = Ok(());
@@ -88,7 +89,7 @@ impl Logits {
             let what = format!("{}: {source} are not finite", self.prompts.display());
             return Err(Error::numeric(what, "check the checkpoint for NaN weights"));
         }
-        if context.terminal.stop() && written.is_err() {
+        if context.terminal.cancelled() && written.is_err() {
             return Err(Error::Interrupted { kept: "nothing was written".into() });
         }
         written?;

@@ -1,7 +1,4 @@
-//! `--memory 8G`, and what this machine has to spare.
-
-/// What is taken where the machine does not say what it has.
-const MODEST: u64 = 4 << 30;
+//! `--memory 8G`.
 
 /// Bytes a user names: `512M`, `8G`, `1.5G`, plain bytes.
 pub fn parse(text: &str) -> Result<u64, String> {
@@ -25,25 +22,6 @@ pub fn parse(text: &str) -> Result<u64, String> {
     bytes.map(|b| b as u64).ok_or_else(|| format!("`{text}` is not a size: say 512M or 8G"))
 }
 
-/// Half of the memory that is free now.
-pub fn spare() -> u64 {
-    kilobytes("/proc/meminfo", "MemAvailable:").map_or(MODEST, |kb| kb * 1024 / 2)
-}
-
-/// The most bytes this process had in memory since this was asked last, files it maps included; 0
-/// where the system does not say.
-pub fn peak() -> u64 {
-    let peak = kilobytes("/proc/self/status", "VmHWM:").unwrap_or(0) * 1024;
-    let _ = std::fs::write("/proc/self/clear_refs", "5"); // begins anew
-    peak
-}
-
-fn kilobytes(file: &str, field: &str) -> Option<u64> {
-    let said = std::fs::read_to_string(file).ok()?;
-    let line = said.lines().find_map(|l| l.strip_prefix(field))?;
-    line.trim().trim_end_matches("kB").trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +36,5 @@ mod tests {
         for bad in ["", "G", "-1", "0", "8X", "1e400", "nan"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        assert!(spare() > 0);
     }
 }

@@ -6,9 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use super::output::{check_place, check_replaced, counted};
 use crate::base::Result;
-use crate::edit::kept::Values;
+use crate::base::units::counted;
+use crate::edit::value_store::ValueStore;
+use crate::store::place::{check_place, check_replaced};
 
 /// The pieces, and where to put the whole.
 #[derive(Args)]
@@ -26,12 +27,12 @@ impl Merge {
     pub fn run(&self, context: &Context) -> Result<()> {
         let inputs: Vec<&Path> = self.pieces.iter().map(PathBuf::as_path).collect();
         check_place(&self.output, &inputs)?;
-        let older = Values::read(&self.output).is_ok();
+        let older = ValueStore::read(&self.output).is_ok();
         check_replaced(&self.output, older, "file of values")?;
-        let pieces = self.pieces.iter().map(|p| Values::read(p)).collect::<Result<Vec<_>>>()?;
+        let pieces = self.pieces.iter().map(|p| ValueStore::read(p)).collect::<Result<Vec<_>>>()?;
         let mut many = 0;
-        Values::whole(&self.output, |all| {
-            pieces.iter().try_for_each(|piece| all.take(piece))?;
+        ValueStore::write_whole(&self.output, |all| {
+            pieces.iter().try_for_each(|piece| all.add_all(piece))?;
             many = all.len();
             Ok(())
         })?;

@@ -10,12 +10,13 @@ mod doctor;
 mod edit;
 mod embedded;
 mod export;
+mod flags;
 mod generate;
 mod inspect;
 mod logits;
-mod mass;
 mod memory;
 mod merge;
+mod methods;
 mod output;
 mod ranges;
 mod report;
@@ -73,7 +74,9 @@ enum Command {
     /// Key second moments of some layers, from text
     Stats(stats::Stats),
     /// Compute the patch that changes facts
-    Edit(Box<edit::Edit>),
+    Edit(Box<edit::EditCommand>),
+    /// Which methods there are, what they need, and their parameters
+    Methods(methods::Methods),
     /// Join the values that several `edit --shard` runs found
     Merge(merge::Merge),
     /// Write patches into a new folder or in place
@@ -106,7 +109,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let terminal = Terminal::new();
+    let terminal = Terminal::new(!cli.common.json);
     match catch_device_error(|| run(cli, &terminal)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if output::reader_left(&e) => ExitCode::SUCCESS,
@@ -136,6 +139,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Logits(c) => c.run(&context),
         Command::Stats(c) => c.run(&context),
         Command::Edit(c) => c.run(&context),
+        Command::Methods(c) => c.run(&context),
         Command::Merge(c) => c.run(&context),
         Command::Apply(c) => c.run(&context),
         Command::Export(c) => c.run(&context),

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Context;
-use super::output::{count, counted, metric};
 use super::ranges::{self, Layers};
+use crate::base::units::{count, counted, metric};
 use crate::base::{Error, Progress, Result, Share};
 use crate::data::Corpus;
 use crate::model::{fingerprint, load};

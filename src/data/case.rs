@@ -6,6 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// Unique in its file: the record's own, else its index from 0.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// Has exactly one `{}`, for the subject.
     pub prompt: String,
@@ -28,6 +29,19 @@ pub struct Request {
     /// Anything else that must not change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub locality: Vec<Probe>,
+}
+
+impl Request {
+    /// A fact by its prompt, with `{}` for the subject, its subject, and what the model should
+    /// continue the prompt with; its id will be its number.
+    pub fn new(
+        prompt: impl Into<String>,
+        subject: impl Into<String>,
+        target_new: impl Into<String>,
+    ) -> Request {
+        let (prompt, subject, target_new) = (prompt.into(), subject.into(), target_new.into());
+        Request { prompt, subject, target_new, ..Request::default() }
+    }
 }
 
 /// A prompt to be measured, and the right continuation if it is known.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::Request;
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 
 /// Which of several requests for one prompt counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +65,10 @@ pub fn resolve(
             conflicts.len(),
             some.join("; ")
         );
-        let remedy = "take some out, or say --on-conflict last or first";
-        return Err(Error::input(file, "records", what, remedy));
+        let remedy = Remedy::from("take some out, or let the last or the first count")
+            .option("on_conflict", Some("last"))
+            .option("on_conflict", Some("first"));
+        return Err(Error::Conflict { path: file.to_owned(), what, remedy: Box::new(remedy) });
     }
     // Of mere repeats the first counts.
     let counts = |group: &Vec<usize>| match rule {

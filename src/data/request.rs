@@ -59,6 +59,15 @@ pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
     Ok(requests)
 }
 
+/// Requests made by a program, held to the rules for those of a file; `name` stands for one in
+/// errors.
+///
+/// # Errors
+/// As [`read`].
+pub fn checked(name: impl AsRef<Path>, requests: &[Request]) -> Result<Vec<Request>> {
+    parse(name, &serde_json::to_vec(requests).expect("strings and lists are always JSON"))
+}
+
 /// The blake3 hash, in hexadecimal, of the requests as our own JSON records.
 pub fn digest(requests: &[Request]) -> String {
     let json = serde_json::to_vec(requests).expect("strings and lists are always JSON");

@@ -19,8 +19,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::change::term;
-use crate::base::{Error, Progress, Result, catch_device_error};
+use super::solve::delta::term;
+use crate::base::{Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
 use crate::store::disk::Os;
@@ -61,7 +61,7 @@ pub struct Changed {
 /// # Errors
 ///
 /// Patches that do not fit the model or each other; a folder `out` that is not empty or lies inside
-/// the model's; values the stored type cannot hold; a wish to stop. Nothing is left behind then.
+/// the model's; values the stored type cannot hold; cancellation. Nothing is left behind then.
 pub fn to_folder(
     model: &Path,
     patches: &[Patch],
@@ -200,7 +200,8 @@ fn changed_in_place(
         let targets: BTreeMap<String, &Target> = patch.changes.iter().map(changed).collect();
         let terms: BTreeMap<&String, Terms> =
             targets.iter().map(|(name, t)| (name, t.terms(p + 1))).collect();
-        let mut meter = Meter::new("write", targets.values().map(|t| t.place.len), progress);
+        let mut meter =
+            Meter::new(Stage::WriteWeights, targets.values().map(|t| t.place.len), progress);
         let pieces: Vec<_> = targets
             .iter()
             .flat_map(|(name, t)| t.pieces().map(move |(rows, place)| (name, *t, rows, place)))
@@ -301,13 +302,13 @@ impl<'a> Plan<'a> {
 
     /// Of writing every target once.
     fn meter<'b>(&self, progress: &'b dyn Progress) -> Meter<'b> {
-        Meter::new("write", self.targets.values().map(|t| t.place.len), progress)
+        Meter::new(Stage::WriteWeights, self.targets.values().map(|t| t.place.len), progress)
     }
 
     /// Refuses patches made for other bytes than those they are to be added to.
     fn check(&self, history: &History, progress: &dyn Progress) -> Result<()> {
         let steps = self.targets.values().map(|t| t.place.len * t.coming.len() as u64);
-        let mut meter = Meter::new("check", steps, progress);
+        let mut meter = Meter::new(Stage::CheckWeights, steps, progress);
         for (name, target) in &self.targets {
             for (n, &(p, change)) in target.coming.iter().enumerate() {
                 let mut found = Fingerprint::default();
@@ -325,7 +326,7 @@ impl<'a> Plan<'a> {
                     let (found, want) = (found.hex(), &change.fingerprint);
                     let what = format!("{name} is {found}, and patch {} is for {want}", p + 1);
                     let remedy = "apply patches to the model they were made on, in the order they \
-                                  were made; `incise log` lists those already applied";
+                                  were made; the log lists those already applied";
                     return Err(Error::refused(what, remedy));
                 }
             }
@@ -427,9 +428,9 @@ impl Target<'_> {
     }
 }
 
-/// Tells how far the work is, and stops it where the user wishes.
+/// Reports how far the work is, and ends it where the user cancelled.
 struct Meter<'a> {
-    what: &'static str,
+    stage: Stage,
     done: u64,
     total: u64,
     progress: &'a dyn Progress,
@@ -437,21 +438,20 @@ struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     fn new(
-        what: &'static str,
+        stage: Stage,
         bytes: impl Iterator<Item = u64>,
         progress: &'a dyn Progress,
     ) -> Meter<'a> {
-        Meter { what, done: 0, total: bytes.sum(), progress }
+        Meter { stage, done: 0, total: bytes.sum(), progress }
     }
 
     fn did(&mut self, bytes: u64) -> Result<()> {
         self.done += bytes;
-        self.progress.at(self.what, self.done, self.total);
-        match self.progress.stop() {
-            false => Ok(()),
-            true => Err(Error::Interrupted {
-                kept: "every change is whole or absent, as `incise log` says".into(),
-            }),
+        self.progress.at(self.stage, self.done, self.total);
+        if self.progress.cancelled() {
+            let kept = "every change is whole or absent, as the log says";
+            return Err(Error::Interrupted { kept: kept.into() });
         }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::hparams::Method;
+use super::method::{Batching, Method};
 use crate::base::{Result, Rng};
 use crate::data::Contexts;
 use crate::model::Model;
@@ -27,8 +27,16 @@ const TOP_K: usize = 5;
 /// # Errors
 ///
 /// A tokenizer that does not fit the model.
-pub fn draw(model: &Model, tokenizer: &Tokenizer, method: Method, seed: u64) -> Result<Contexts> {
-    let shapes = if method.keys().is_some() { &SHORT_AND_LONG[..] } else { &LONG };
+pub fn draw(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    method: &dyn Method,
+    seed: u64,
+) -> Result<Contexts> {
+    let shapes = match method.batching() {
+        Batching::OneByOne => &SHORT_AND_LONG[..],
+        Batching::Together => &LONG,
+    };
     let sampling = Sampling { temperature: 1.0, top_k: TOP_K, top_p: 1.0 };
     let mut rng = Rng::new(seed, "contexts");
     let mut drawn = Vec::new();

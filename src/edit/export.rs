@@ -26,7 +26,7 @@ use faer::{Mat, MatRef};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::linalg::low_rank::{self, Nearest};
 use crate::store::write::{self, Item};
 use crate::store::{Change, Delta, Patch, folder};
@@ -34,7 +34,10 @@ use crate::store::{Change, Delta, Patch, folder};
 /// The ranks that every server takes.
 pub const RANKS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 
-const IN_FULL: &str = "write the tensors in full with --delta";
+/// Where an adapter cannot say what a patch does.
+fn in_full() -> Remedy {
+    Remedy::from("write the tensors in full").option("delta", None)
+}
 
 /// A LoRA adapter.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +77,7 @@ impl Adapter {
     /// # Errors
     ///
     /// A rank that is none of [`RANKS`], a patch that does not agree on `fan_in_fan_out`, factors
-    /// that f32 cannot hold, a wish to stop.
+    /// that f32 cannot hold, cancellation.
     pub fn of(patch: &Patch, rank: Option<usize>, progress: &dyn Progress) -> Result<Adapter> {
         let path = Path::new("patch");
         patch.check(path)?;
@@ -82,7 +85,7 @@ impl Adapter {
         let first = &patch.changes[0];
         for change in &patch.changes {
             if change.module.is_empty() {
-                let remedy = "make the patch again with `incise edit`";
+                let remedy = "make the patch again";
                 return Err(Error::input(path, &change.tensor, "names no module", remedy));
             }
             if change.fan_in_fan_out != first.fan_in_fan_out {
@@ -90,13 +93,13 @@ impl Adapter {
                     "fan_in_fan_out is {}, and {} for {}: an adapter has one for all",
                     change.fan_in_fan_out, first.fan_in_fan_out, first.tensor
                 );
-                return Err(Error::input(path, &change.tensor, what, IN_FULL));
+                return Err(Error::input(path, &change.tensor, what, in_full()));
             }
         }
         let mut modules = Vec::new();
         for (i, change) in patch.changes.iter().enumerate() {
-            progress.at("matrix", i as u64, patch.changes.len() as u64);
-            if progress.stop() {
+            progress.at(Stage::Matrix, i as u64, patch.changes.len() as u64);
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".into() });
             }
             modules.push(Module::of(change, rank)?);
@@ -212,7 +215,7 @@ impl Module {
             }
             Delta::Dense(delta) => low_rank::of_matrix(widened(delta, out, inner).as_ref(), r),
         };
-        let fails = |what: &str| Error::numeric(format!("{}: {what}", change.tensor), IN_FULL);
+        let fails = |what: &str| Error::numeric(format!("{}: {what}", change.tensor), in_full());
         let found = nearest.ok_or_else(|| fails("the singular values cannot be found"))?;
         let (mut a, mut b) = (vec![0.0; r * inner], vec![0.0; out * r]);
         for j in 0..found.left.ncols() {

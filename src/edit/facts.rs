@@ -9,7 +9,7 @@ use crate::text::{Chat, Rows, Tokenizer, rows_in};
 
 /// A request and its token rows.
 #[derive(Clone, Debug)]
-pub struct Fact {
+pub struct TokenizedFact {
     /// What is asked for.
     pub request: Request,
     /// Its rows, one a context.
@@ -25,25 +25,25 @@ pub struct Fact {
 ///
 /// A subject or target that vanishes in tokenisation, a text the model cannot run; the record is
 /// named.
-pub fn facts(
+pub fn tokenize(
     model: &Model,
     (tokenizer, chat): (&Tokenizer, Option<&Chat>),
     (file, requests): (&Path, &[Request]),
     contexts: &Contexts,
-) -> Result<Vec<Fact>> {
+) -> Result<Vec<TokenizedFact>> {
     let contexts = contexts.flat();
     let fact = |request: &Request| {
         let rows = rows_of(model, (tokenizer, chat), request, &contexts).map_err(|e| {
             let field = format!("record `{}`", request.id);
             let (what, remedy) = match &e {
-                Error::Refused { what, remedy } => (what.clone(), remedy.clone()),
-                e => (e.to_string(), "change the record or take it out".to_owned()),
+                Error::Refused { what, remedy } => (what.clone(), (**remedy).clone()),
+                e => (e.to_string(), "change the record or take it out".into()),
             };
             Error::input(file, field, what, remedy)
         })?;
         let bare = &rows.keys[0];
         let token = (tokenizer.token_text(bare.ids[bare.lookup]), bare.lookup, bare.ids.len());
-        Ok(Fact { request: request.clone(), rows, token })
+        Ok(TokenizedFact { request: request.clone(), rows, token })
     };
     requests.iter().map(fact).collect()
 }

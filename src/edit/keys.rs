@@ -111,7 +111,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// Keys that are not finite; a wish to stop.
+    /// Keys that are not finite; cancellation.
     pub fn look(
         &self,
         model: &Model,
@@ -124,7 +124,7 @@ impl Reader {
         let shared =
             Shared::run(model, &self.beginnings, site.layer.max(layer) + 1, BATCH_INVARIANT_ROWS);
         for chunk in &self.chunks {
-            if progress.stop() {
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             let first = chunk.facts.start;

@@ -5,26 +5,24 @@
 //! Start reading at [`rome`], then [`value`], which all methods share; for many facts at
 //! [`batch`], [`spread`] and [`memit`].
 
-pub mod alphaedit;
 pub mod anchor;
 pub mod apply;
 pub mod batch;
-pub mod change;
+pub mod cache;
 pub mod contexts;
-pub mod emmet;
+pub mod cost;
 pub mod export;
+pub mod fact_report;
 pub mod facts;
+pub mod family;
 pub mod hparams;
-pub mod kept;
 pub mod keys;
-pub mod means;
-pub mod memit;
-pub mod outcome;
-pub mod plan;
-pub mod pmet;
+pub mod method;
+pub mod methods;
+pub mod params;
 pub mod presets;
-pub mod rome;
-pub mod settings;
-pub mod spread;
+pub mod solve;
 pub mod state;
 pub mod value;
+pub mod value_store;
+pub mod values;

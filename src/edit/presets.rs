@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::hparams::Method;
+use super::method::Method;
 use crate::model::arch::Arch;
 
 #[derive(Deserialize)]
@@ -37,17 +37,14 @@ fn table() -> Table {
 }
 
 /// All presets of a method, by the names of their models.
-pub fn all(method: Method) -> Vec<Preset> {
-    let rows = match method {
-        Method::RRome => "rome", // the same numbers
-        other => other.name(),
-    };
+pub fn all(method: &dyn Method) -> Vec<Preset> {
+    let rows = method.about().presets;
     let rows = table().methods.remove(rows).unwrap_or_default();
     rows.into_iter().map(|(model, values)| Preset { model, values }).collect()
 }
 
 /// The preset for a model of these sizes.
-pub fn of(method: Method, arch: &Arch) -> Option<Preset> {
+pub fn of(method: &dyn Method, arch: &Arch) -> Option<Preset> {
     let models = table().models;
     let fits = |s: &Sizes| {
         (s.family.as_str(), s.layers, s.width) == (arch.family, arch.layers, arch.width)

@@ -1,66 +1,73 @@
 //! What a sequential method carries from one edit to the next, as a file.
 //!
 //! ```text
-//! gram.<l>    F64 (F, F) or (q, q)   Σ KKᵀ of all keys so far, for AlphaEdit in U₀'s coordinates
-//! basis.<l>   F64 (q, F)             U₀ᵀ of AlphaEdit, from the statistics of the first model
-//! metadata    format, method, model; settings that must stay the same; anchor (c); requests (a
-//!             digest of each that was learnt); before (a fingerprint of the edited matrices for
-//!             each patch, from before it)
+//! NAME.<l>    F64 (columns, rows)   tensors of the method, by name and layer, column by column:
+//!               gram.<l>  (F, F) or (q, q)  Σ KKᵀ of all keys so far; AlphaEdit's in U₀'s
+//!                                           coordinates
+//!               basis.<l> (q, F)            U₀ᵀ of AlphaEdit, from statistics of the first model
+//! metadata    format, method, model; settings that must stay the same; requests (a digest of each
+//!             that was learnt); before (a fingerprint of the edited matrices for each patch, from
+//!             before it); anything else is the method's, as JSON: anchor (c of the norm anchor)
 //! ```
+//!
+//! The tensors and the rest of the metadata are the method's own; it checks them when a state is
+//! read ([`Method::check_state`](super::method::Method::check_state)).
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use faer::Mat;
-use safetensors::tensor::Dtype;
+use safetensors::Dtype;
+use serde_json::{Map, Value, json};
 
-use super::alphaedit::Bases;
-use super::memit::Grams;
 use crate::base::{Error, Result};
 use crate::store::header::Entry;
 use crate::store::write::{self, Item};
 use crate::store::{Fingerprint, Shard};
 
 const FORMAT: &str = "incise state 1";
+/// Metadata that is not the method's.
+const OURS: [&str; 6] = ["format", "method", "model", "settings", "requests", "before"];
+
+/// A remedy for a state that does not fit.
+const REMEDY: &str = "name the state of this model and method, or begin a new one";
 
 /// The state of a method on a model.
 #[derive(Clone, Default)]
 pub struct State {
-    /// Of keys learnt so far.
-    pub grams: Grams,
-    /// AlphaEdit's.
-    pub bases: Bases,
-    /// c of the norm anchor.
-    pub anchor: Option<f64>,
+    /// The method's tensors: by name, then by layer.
+    pub tensors: BTreeMap<String, LayerTensors>,
+    /// What else the method carries.
+    pub notes: Map<String, Value>,
     /// A digest of each request that was learnt.
     pub requests: Vec<String>,
-    /// What must stay the same from run to run: layers, and AlphaEdit's threshold.
+    /// What must stay the same from run to run, as the method says it.
     pub settings: String,
     /// Fingerprints of the edited matrices before each patch: a model that has them again, or
     /// still, lacks a patch.
     pub before: Vec<String>,
 }
 
+/// One tensor a layer.
+pub type LayerTensors = BTreeMap<usize, Arc<Mat<f64>>>;
+
 impl State {
     /// Reads a state that `method` left for the model of that fingerprint.
     ///
     /// # Errors
     ///
-    /// A file of another kind, method or model, or with sizes that do not fit.
-    pub fn read(path: &Path, method: &str, model: &str, f: usize) -> Result<State> {
+    /// A file of another kind, method or model; tensors that are not finite matrices.
+    pub fn read(path: &Path, method: &str, model: &str) -> Result<State> {
         let shard = Shard::open(path)?;
         let header = shard.header();
-        let bad = |field: &str, what: String| {
-            let remedy = "name the state of this model and method, or begin a new one";
-            Error::input(path, field, what, remedy)
-        };
+        let bad = |field: &str, what: String| misfit(path, field, what);
         for (field, want) in [("format", FORMAT), ("method", method), ("model", model)] {
             match header.metadata.get(field) {
-                Some(said) if said == want => {}
-                said => {
-                    let said = said.map_or("missing", String::as_str);
-                    return Err(bad(field, format!("is {said}, not {want}")));
+                Some(found) if found == want => {}
+                found => {
+                    let found = found.map_or("missing", String::as_str);
+                    return Err(bad(field, format!("is {found}, not {want}")));
                 }
             }
         }
@@ -76,25 +83,14 @@ impl State {
             if m.col_iter().any(|c| c.iter().any(|x| !x.is_finite())) {
                 return Err(bad(name, "holds a number that is not finite".into()));
             }
-            match kind {
-                "gram" if m.nrows() == m.ncols() => state.grams.insert(layer, m).map(|_| ()),
-                "basis" if m.nrows() == f => state.bases.insert(layer, Arc::new(m)).map(|_| ()),
-                _ => return Err(bad(name, format!("has the shape {:?}", entry.shape))),
-            };
-        }
-        for (layer, gram) in &state.grams {
-            let want = state.bases.get(layer).map_or(f, |basis| basis.ncols());
-            if gram.nrows() != want {
-                let what = format!("is of {} keys' width, not {want}", gram.nrows());
-                return Err(bad(&format!("gram.{layer}"), what));
-            }
+            state.tensors.entry(kind.to_owned()).or_default().insert(layer, Arc::new(m));
         }
         let text = |key: &str| header.metadata.get(key);
-        state.anchor = match text("anchor").map(|c| c.parse::<f64>()) {
-            None => None,
-            Some(Ok(c)) if c.is_finite() && c > 0.0 => Some(c),
-            Some(_) => return Err(bad("anchor", "is not a length".into())),
-        };
+        for (key, value) in header.metadata.iter().filter(|(key, _)| !OURS.contains(&key.as_str()))
+        {
+            let value = serde_json::from_str(value).map_err(|e| bad(key, format!("{e}")))?;
+            state.notes.insert(key.clone(), value);
+        }
         let requests = text("requests").map_or("[]", String::as_str);
         state.settings = text("settings").cloned().unwrap_or_default();
         state.requests = serde_json::from_str(requests)
@@ -105,19 +101,42 @@ impl State {
     }
 
     /// Whether a file is a state, of whatever method and model.
-    pub fn is_one(path: &Path) -> bool {
+    pub fn is_state(path: &Path) -> bool {
         let format = |s: Arc<Shard>| s.header().metadata.get("format").is_some_and(|f| f == FORMAT);
         Shard::open(path).is_ok_and(format)
     }
 
-    /// A name for all of it.
-    pub fn name(&self) -> String {
-        let mut all = Fingerprint::default();
-        let matrices = self.grams.values().chain(self.bases.values().map(|basis| &**basis));
-        for column in matrices.flat_map(|m| m.col_iter()) {
-            column.iter().for_each(|x| all.add(&x.to_le_bytes()));
+    /// The tensors of a name, by layer.
+    pub fn layers(&self, name: &str) -> LayerTensors {
+        self.tensors.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Takes the tensors of a name out of the state.
+    pub fn take(&mut self, name: &str) -> LayerTensors {
+        self.tensors.remove(name).unwrap_or_default()
+    }
+
+    /// Puts tensors in the place of those of a name.
+    pub fn put(&mut self, name: &str, layers: LayerTensors) {
+        self.tensors.remove(name);
+        if !layers.is_empty() {
+            self.tensors.insert(name.to_owned(), layers);
         }
-        all.add(format!("{:?} {:?}", self.anchor, self.requests).as_bytes());
+    }
+
+    /// A name for all of it.
+    pub fn digest(&self) -> String {
+        let mut all = Fingerprint::default();
+        for (name, layers) in &self.tensors {
+            all.field(name.as_bytes());
+            for (layer, m) in layers {
+                all.field(&(*layer as u64).to_le_bytes());
+                let mut add = |x: &f64| all.add(&x.to_le_bytes());
+                m.col_iter().for_each(|c| c.iter().for_each(&mut add));
+            }
+        }
+        all.field(Value::Object(self.notes.clone()).to_string().as_bytes());
+        all.field(json!(self.requests).to_string().as_bytes());
         all.hex()
     }
 
@@ -131,28 +150,28 @@ impl State {
             ("format".to_owned(), FORMAT.to_owned()),
             ("method".to_owned(), method.to_owned()),
             ("model".to_owned(), model.to_owned()),
-            ("requests".to_owned(), serde_json::json!(self.requests).to_string()),
+            ("requests".to_owned(), json!(self.requests).to_string()),
             ("settings".to_owned(), self.settings.clone()),
-            ("before".to_owned(), serde_json::json!(self.before).to_string()),
+            ("before".to_owned(), json!(self.before).to_string()),
         ]);
-        if let Some(c) = self.anchor {
-            metadata.insert("anchor".to_owned(), format!("{c:e}"));
-        }
-        let parts = || {
-            let grams = self.grams.iter().map(|(l, m)| (format!("gram.{l}"), m));
-            grams.chain(self.bases.iter().map(|(l, m)| (format!("basis.{l}"), &**m)))
-        };
+        metadata.extend(self.notes.iter().map(|(key, value)| (key.clone(), value.to_string())));
+        let tensors: Vec<(String, &Mat<f64>)> = self
+            .tensors
+            .iter()
+            .flat_map(|(name, layers)| {
+                layers.iter().map(move |(layer, m)| (format!("{name}.{layer}"), &**m))
+            })
+            .collect();
         // Column by column, so a file's row is a column of ours; a Gram is symmetric, and of it
         // only the lower triangle counts.
-        let item = |(name, m): (String, &Mat<f64>)| Item {
-            name,
+        let item = |(name, m): &(String, &Mat<f64>)| Item {
+            name: name.clone(),
             dtype: Dtype::F64,
             shape: vec![m.ncols(), m.nrows()],
         };
-        let items: Vec<Item> = parts().map(item).collect();
+        let items: Vec<Item> = tensors.iter().map(item).collect();
         write::write(path, &metadata, &items, &mut |i, out| {
-            let (_, m) = parts().nth(i).expect("an item of this state");
-            m.col_iter().try_for_each(|c| {
+            tensors[i].1.col_iter().try_for_each(|c| {
                 let column: Vec<f64> = c.iter().copied().collect();
                 out.write_all(bytemuck::cast_slice(&column))
             })
@@ -160,7 +179,12 @@ impl State {
     }
 }
 
-fn matrix(shard: &std::sync::Arc<Shard>, entry: &Entry) -> Option<Mat<f64>> {
+/// A state whose `field` does not fit.
+pub fn misfit(path: &Path, field: &str, what: String) -> Error {
+    Error::input(path, field, what, REMEDY)
+}
+
+fn matrix(shard: &Arc<Shard>, entry: &Entry) -> Option<Mat<f64>> {
     let (&[columns, rows], "F64") = (&entry.shape[..], &entry.dtype[..]) else { return None };
     let bytes = shard.bytes(&entry.range);
     let at = |i: usize| f64::from_le_bytes(bytes[8 * i..][..8].try_into().expect("8 bytes"));

@@ -18,13 +18,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::base::catch_device_error;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::gpu::graph::Repeated;
 use crate::model::Model;
 use crate::model::pushed::{Parts, Problem, Push, Pushed};
 use crate::model::shared::{Shared, common};
 use crate::ops::adam::{self, Rule, Slots, State};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
+use crate::store::Fingerprint;
 use crate::tensor::{Compute, Precision, Tensor};
 use crate::text::Rows;
 
@@ -55,6 +56,19 @@ pub struct Search {
     pub enough: f64,
 }
 
+impl Search {
+    /// Adds every setting to a name for what was found with them.
+    pub fn digest(&self, into: &mut Fingerprint) {
+        let Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases, enough } = self;
+        into.field(format!("{:?}", push.site.at).as_bytes());
+        let counts = [push.site.layer, push.loss_layer, *steps];
+        counts.iter().for_each(|&n| into.add(&(n as u64).to_le_bytes()));
+        [push.attention, *eases].iter().for_each(|&b| into.add(&[u8::from(b)]));
+        let numbers = [lr, decay, clamp, kl_factor, nll_factor, enough];
+        numbers.into_iter().for_each(|x| into.add(&x.to_le_bytes()));
+    }
+}
+
 /// One look at the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -79,7 +93,7 @@ impl Step {
 
 /// What a search found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Value {
+pub struct TargetValue {
     /// t₀ (D).
     pub t0: Vec<f64>,
     /// δ (D).
@@ -90,7 +104,7 @@ pub struct Value {
     pub trace: Vec<Step>,
 }
 
-impl Value {
+impl TargetValue {
     /// v* = t₀ + δ.
     pub fn v_star(&self) -> Vec<f64> {
         self.t0.iter().zip(&self.delta).map(|(t, d)| t + d).collect()
@@ -102,7 +116,12 @@ impl Value {
 /// # Errors
 ///
 /// As [`find_all`].
-pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) -> Result<Value> {
+pub fn find(
+    model: &Model,
+    rows: &Rows,
+    by: &Search,
+    progress: &dyn Progress,
+) -> Result<TargetValue> {
     let mut found = None;
     let facts = [Wanted { id: "", rows }];
     let mut each = |_, value| {
@@ -124,7 +143,7 @@ pub fn find(model: &Model, rows: &Rows, by: &Search, progress: &dyn Progress) ->
 ///
 /// # Errors
 ///
-/// Numbers that are not finite, naming the fact; a wish to stop; what `each` says.
+/// Numbers that are not finite, naming the fact; cancellation; what `each` says.
 pub fn find_all(
     model: &Model,
     facts: &[Wanted],
@@ -146,7 +165,7 @@ pub fn find_all(
         let room = model.spare().map_or(room, |spare| room.min(spare));
         find_on(model, &wanted, by, room, &Aside(progress), &mut |j, value| {
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            progress.at("fact", done, facts.len() as u64);
+            progress.at(Stage::Fact, done, facts.len() as u64);
             each.lock().unwrap_or_else(PoisonError::into_inner)(own[j], value)
         })
     };
@@ -160,20 +179,20 @@ pub fn find_all(
 }
 
 /// Gets the number of a fact and its value, as soon as it is found.
-pub type Each<'a> = &'a mut (dyn FnMut(usize, Value) -> Result<()> + Send);
+pub type Each<'a> = &'a mut (dyn FnMut(usize, TargetValue) -> Result<()> + Send);
 
 /// One of several searches side by side: how far all are, others say.
 struct Aside<'a>(&'a dyn Progress);
 
 impl Progress for Aside<'_> {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
 
     fn warn(&self, sentence: &str) {
         self.0.warn(sentence);
     }
 
-    fn stop(&self) -> bool {
-        self.0.stop()
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
     }
 }
 
@@ -192,7 +211,7 @@ fn find_on(
         let wanted: Vec<Wanted> = left.iter().map(|&i| facts[i]).collect();
         let mut found = vec![false; left.len()];
         let mut most = (0, 0); // facts at a time, and the room that half of them need
-        progress.at("fact", (facts.len() - left.len()) as u64, facts.len() as u64);
+        progress.at(Stage::Fact, (facts.len() - left.len()) as u64, facts.len() as u64);
         let searched = catch_device_error(|| {
             let shared = shared(model, &wanted, by, BATCH_INVARIANT_ROWS);
             let mut searches = Searches::new(model, &wanted, by, &shared, false);
@@ -203,7 +222,7 @@ fn find_on(
         });
         match searched {
             // What was estimated was too little: the rest is begun anew, fewer at a time.
-            Err(Error::Room { .. }) if most.0 > 1 => {
+            Err(Error::DeviceMemory { .. }) if most.0 > 1 => {
                 left = left.into_iter().zip(found).filter(|(_, f)| !f).map(|(i, _)| i).collect();
                 room = most.1;
                 progress.warn("the device ran out of memory: half as many facts at a time");
@@ -313,7 +332,7 @@ impl<'m> Searches<'m> {
         let room = room.saturating_sub(self.besides).max(1);
         let mut done = 0;
         while self.next < self.facts.len() || !self.running.is_empty() {
-            if progress.stop() {
+            if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             self.refill(room, most);
@@ -325,7 +344,7 @@ impl<'m> Searches<'m> {
                     each(self.running[slot], self.found(slot))?;
                 }
                 self.retain(&ended);
-                progress.at("fact", done, total);
+                progress.at(Stage::Fact, done, total);
             }
         }
         Ok(())
@@ -400,14 +419,14 @@ impl<'m> Searches<'m> {
         Ok(states.iter().map(|s| s.0 == State::Ended).collect())
     }
 
-    fn found(&self, slot: usize) -> Value {
+    fn found(&self, slot: usize) -> TargetValue {
         let row = |x: &Tensor| x.row_f64(slot);
         let (mut t0, mut delta) = (row(&self.slots.t0), row(&self.slots.delta));
         let aside = delta.split_off(self.model.arch.width);
         t0.truncate(self.model.arch.width);
         let looks = self.slots.state[slot].1;
         let trace = row(&self.slots.trace).chunks_exact(4).take(looks).map(Step::seen).collect();
-        Value { t0, delta, aside, trace }
+        TargetValue { t0, delta, aside, trace }
     }
 
     fn used(&self) -> u64 {
@@ -421,7 +440,7 @@ impl<'m> Searches<'m> {
     fn tell(&self, total: u64, done: u64, room: u64, progress: &dyn Progress) {
         let looks = |slot: usize| self.slots.state[slot].1;
         if (self.running.len(), total) == (1, 1) {
-            return progress.at("step", looks(0) as u64, self.by.steps as u64);
+            return progress.at(Stage::Step, looks(0) as u64, self.by.steps as u64);
         }
         let (trace, wide) = (self.slots.trace.to_f64(), 4 * self.by.steps);
         let now = |slot: usize| Step::seen(&trace[slot * wide..][4 * (looks(slot) - 1)..][..4]);
@@ -430,7 +449,7 @@ impl<'m> Searches<'m> {
         let (used, tokens) = (self.used(), self.running_tokens());
         let filled = 100 * tokens / self::tokens(self.model);
         let full = (100 * used / room).max(filled as u64).min(100);
-        progress.at("fact", done, total);
+        progress.at(Stage::Fact, done, total);
         progress.detail(&format!("mean loss {mean:.2}, {slots} at a time, slots {full} % full"));
     }
 }

@@ -15,7 +15,7 @@ use super::lock::lock;
 use super::pool::Pool;
 use super::upload::{self, Uploads};
 use super::{image, library};
-use crate::base::{Error, Result, or_unwind};
+use crate::base::{Error, Operation, Remedy, Result, or_unwind};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
@@ -68,12 +68,13 @@ impl Cuda {
     pub fn open(gpu: &Gpu) -> Result<Cuda> {
         let failed = |e: result::DriverError| {
             let what = format!("cuda:{} ({}): {e:?}", gpu.ordinal, gpu.name);
-            Error::refused(what, "see `incise doctor`, or use --device cpu")
+            Error::device(what, look_or_cpu("see what the machine offers, or compute on the CPU"))
         };
         if gpu.capability < (8, 0) {
             let (major, minor) = gpu.capability;
             let what = format!("cuda:{} ({}) is of sm_{major}{minor}", gpu.ordinal, gpu.name);
-            return Err(Error::refused(what, "use a card of sm_80 or later, or --device cpu"));
+            let remedy = "use a card of sm_80 or later, or compute on the CPU";
+            return Err(Error::device(what, Remedy::from(remedy).option("device", Some("cpu"))));
         }
         let context = Arc::new(Context::open(gpu).map_err(failed)?);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
@@ -290,7 +291,7 @@ impl Cuda {
     ) -> sys::CUfunction {
         let refused = |e: result::DriverError| {
             let what = format!("kernels/{}.cu for {}: {e:?}", file.name, self.arch);
-            Error::refused(what, "update the driver to one that serves CUDA 12.8, or later")
+            Error::device(what, "update the driver to one that serves CUDA 12.8, or later")
         };
         let mut modules = lock(&self.modules);
         let (module, functions) = modules.entry([file.name, elem, weight]).or_insert_with(|| {
@@ -342,6 +343,11 @@ fn answer<T>(
 ) -> T {
     or_unwind(done.map_err(|e| {
         let what = format!("the card failed, {}: {e:?}", what());
-        Error::refused(what, "see `incise doctor` and run again, or use --device cpu")
+        let remedy = "see what the machine offers and start again, or compute on the CPU";
+        Error::device(what, look_or_cpu(remedy))
     }))
+}
+
+fn look_or_cpu(text: &str) -> Remedy {
+    Remedy::from(text).operation(Operation::Doctor).option("device", Some("cpu"))
 }

@@ -92,12 +92,7 @@ impl Gpu {
     /// The driver's; a build that aborts on panic.
     pub fn open(&self) -> Result<Engine> {
         if cfg!(panic = "abort") {
-            let what = format!(
-                "cuda:{}: this build aborts on panic, so a device without memory would end the \
-                 process",
-                self.ordinal
-            );
-            return Err(Error::refused(what, "use --device cpu, or build with panic = \"unwind\""));
+            return Err(Error::AbortBuild { device: format!("cuda:{}", self.ordinal) });
         }
         let Some(twin) = std::env::var_os(TWIN) else { return Ok(Engine::cuda(Cuda::open(self)?)) };
         let failed = |e| Error::io(Path::new(&twin), "start", e);
@@ -259,7 +254,7 @@ impl Engine {
 
     pub(super) fn no_room(&self, wanted: u64) -> Error {
         let Memory { limit, used, .. } = self.memory();
-        Error::Room { wanted, used, limit }
+        Error::DeviceMemory { wanted, used, limit }
     }
 
     /// Frees a block; while a recording is made, it stays the recording's. Another thread's hold

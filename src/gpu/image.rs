@@ -61,7 +61,7 @@ pub fn compiled(
     let remedy = "install nvidia-cuda-nvrtc-cu12 12.8 and name its folder in INCISE_NVRTC, or \
                   build the program where it is";
     let nvrtc = Nvrtc::find(Path::new(".")).map_err(|why| {
-        Error::refused(format!("kernels/{}.cu was not compiled: {why}", file.name), remedy)
+        Error::device(format!("kernels/{}.cu was not compiled: {why}", file.name), remedy)
     })?;
     let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
     let headers: Vec<NamedText> = file.headers.iter().map(owned).collect();

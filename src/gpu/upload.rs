@@ -22,7 +22,7 @@ use cudarc::driver::sys::{self, CUstream};
 
 use super::context::Context;
 use super::lock::lock;
-use crate::base::{Error, or_unwind};
+use crate::base::{Error, Remedy, or_unwind};
 
 type Answer<T> = Result<T, DriverError>;
 
@@ -89,7 +89,8 @@ impl Uploads {
                 let what = format!(
                     "no {BYTES} bytes of the card and as many of the host for uploads: {e:?}"
                 );
-                Error::refused(what, "leave the card to fewer programs, or use --device cpu")
+                let remedy = "leave the card to fewer programs, or compute on the CPU";
+                Error::device(what, Remedy::from(remedy).option("device", Some("cpu")))
             };
             let pairs = (0..PAIRS).map(|_| Pair::new(&self.context));
             ready.extend(or_unwind(pairs.collect::<Answer<Vec<_>>>().map_err(refused)));

@@ -94,6 +94,14 @@ impl Route {
         if epsilon == 0.0 || dual < primal { Route::Dual } else { Route::Primal }
     }
 
+    /// The size of its system.
+    pub fn words(self) -> &'static str {
+        match self {
+            Route::Primal => "F×F",
+            Route::Dual => "n×n",
+        }
+    }
+
     /// Bytes the route takes beyond K and R.
     pub fn bytes(self, [f, n, d]: [usize; 3]) -> u64 {
         let elements = match self {

@@ -117,6 +117,14 @@ impl Model {
         }
     }
 
+    /// How many weights a layer has.
+    pub fn weights_a_layer(&self) -> usize {
+        let layer = &self.layers[0];
+        let linears = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.up, &layer.down];
+        let size = |linear: &Linear| linear.w.dims().iter().product::<usize>();
+        linears.into_iter().chain(&layer.gate).map(size).sum()
+    }
+
     /// Bytes of the weights as they are stored.
     fn bytes(&self) -> u64 {
         let layer = |l: &Layer| -> u64 {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::file::Moment;
 use super::origin::{Collect, Part};
 use super::partial::{self, PartialSums};
-use crate::base::{Error, Progress, Result, catch_device_error};
+use crate::base::{Error, Progress, Result, Stage, catch_device_error};
 use crate::model::decoder::Past;
 use crate::model::{At, Batch, Model, Run};
 use crate::ops::gram::{self, Totals};
@@ -102,7 +102,7 @@ fn collected(
             break;
         }
         run_all(&mut workers, &what.layers, &batches);
-        progress.at("token", sums.tokens_read, what.max_tokens);
+        progress.at(Stage::Token, sums.tokens_read, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
             workers.iter_mut().flat_map(|w| &mut w.totals).for_each(Totals::settle);
@@ -111,7 +111,7 @@ fn collected(
         if !workers.iter().flat_map(|w| &w.totals).all(Totals::settled) {
             continue;
         }
-        if progress.stop() {
+        if progress.cancelled() {
             partial::save(dir, what, &sums, &added(&mut workers))?;
             let kept =
                 format!("{} tokens are kept; the same command continues from them", sums.tokens);

@@ -12,13 +12,16 @@ use std::sync::Arc;
 
 use super::origin::{Origin, Part};
 use super::partial;
-use crate::base::{DType, Error, Result, Share};
+use crate::base::{DType, Error, Operation, Remedy, Result, Share};
 use crate::store::{Shard, write};
 
 const TENSOR: &str = "second_moment";
 const SHARD: &str = "shard";
 const SHARDS_TOKENS: &str = "shards_tokens";
-const COLLECT: &str = "collect it with `incise stats`";
+
+fn collect() -> Remedy {
+    Remedy::from("collect it first").operation(Operation::CollectStatistics)
+}
 
 /// A second moment C = E[k kᵀ].
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +113,7 @@ impl Moment {
             return Ok(());
         };
         let what = format!("is {old} in the file that is there, and {new} in the new one");
-        Err(Error::input(path, field, what, "name another folder with -o, or remove the file"))
+        Err(Error::input(path, field, what, "name another folder, or remove the file"))
     }
 
     /// Reads layer l's file from `dir`, made for a model of fingerprint `model` with F = `f`.
@@ -121,14 +124,15 @@ impl Moment {
     pub fn read(dir: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
         let moment = Moment::open(dir, layer)?;
         let bad = |field: &str, what: String| {
-            Err(Error::input(Moment::path(dir, layer), field, what, COLLECT))
+            Err(Error::input(Moment::path(dir, layer), field, what, collect()))
         };
         if moment.origin.model != model {
             let what = format!("is of the model {}, not of {model}", moment.origin.model);
             return bad("model", what);
         }
         if let Some(Part { share, .. }) = moment.part {
-            let remedy = "join all shards with `incise stats merge`";
+            let remedy = Remedy::from("join the statistics of all shards")
+                .operation(Operation::MergeStatistics);
             let what = format!("is shard {share} of the text alone");
             return Err(Error::input(Moment::path(dir, layer), SHARD, what, remedy));
         }
@@ -147,7 +151,7 @@ impl Moment {
         let path = Moment::path(dir, layer);
         if !path.is_file() {
             let what = format!("no statistics of layer {layer}");
-            return Err(Error::input(dir, format!("layer-{layer}.safetensors"), what, COLLECT));
+            return Err(Error::input(dir, format!("layer-{layer}.safetensors"), what, collect()));
         }
         let Head { shard, f, tokens, origin, part } = Head::read(&path, layer)?;
         let mut second_moment = vec![0.0f32; f * f];
@@ -155,7 +159,7 @@ impl Moment {
         DType::F32.widen(&bytes.expect("its shape was read"), &mut second_moment);
         if let Some(i) = second_moment.iter().position(|x| !x.is_finite()) {
             let what = format!("entry ({}, {}) is not finite", i / f, i % f);
-            return Err(Error::input(path, TENSOR, what, COLLECT));
+            return Err(Error::input(path, TENSOR, what, collect()));
         }
         Ok(Moment { layer, f, tokens, second_moment, origin, part })
     }
@@ -174,7 +178,7 @@ impl Head {
     fn read(path: &Path, layer: usize) -> Result<Head> {
         let shard = Shard::open(path)?;
         let header = shard.header();
-        let bad = |field: &str, what: String| Error::input(path, field, what, COLLECT);
+        let bad = |field: &str, what: String| Error::input(path, field, what, collect());
         let text = |key: &str| {
             let value = header.metadata.get(key);
             value.cloned().ok_or_else(|| bad(key, "is missing in the metadata".into()))

@@ -18,13 +18,11 @@ use zip::ZipArchive;
 use super::file::Moment;
 use super::origin::Origin;
 use crate::base::file::open_file;
-use crate::base::{Error, Result};
+use crate::base::{Error, Operation, Remedy, Result};
 use crate::store::Fingerprint;
 
 const MATRIX: &str = "mom2.mom2";
 const COUNT: &str = "mom2.count";
-const REMEDY: &str = "take the file that the public code wrote for this layer of this model, or \
-                      collect with `incise stats MODEL`";
 
 /// Bytes of an array beyond its numbers; no more is unpacked, whatever a file claims.
 const HEADER: u64 = 1 << 16;
@@ -32,6 +30,12 @@ const HEADER: u64 = 1 << 16;
 /// How far c_ij and c_ji may be apart, as a part of √(c_ii c_jj): the full setting adds up some
 /// 15,000 f32 products, and each sum rounds by at most 2⁻²⁴ √(c_ii c_jj); twice that.
 const SKEW: f32 = 2.0 * 15_000.0 / 16_777_216.0;
+
+fn collect() -> Remedy {
+    let text = "take the file that the public code wrote for this layer of this model, or collect \
+                the statistics";
+    Remedy::from(text).operation(Operation::CollectStatistics)
+}
 
 /// Layer l's second moment from the file at `path`, bound to the model of that fingerprint, whose
 /// MLP has `f` neurons. The two halves of the matrix are averaged.
@@ -107,7 +111,7 @@ impl Npz<'_> {
     }
 
     fn bad(&self, array: &str, what: impl Into<String>) -> Error {
-        Error::input(self.path, array, what, REMEDY)
+        Error::input(self.path, array, what, collect())
     }
 
     /// Visits every number of an array of that shape and kind, in order.
@@ -119,7 +123,7 @@ impl Npz<'_> {
         visit: &mut dyn FnMut(f64),
     ) -> Result<()> {
         let path = self.path;
-        let bad = |what: String| Error::input(path, array, what, REMEDY);
+        let bad = |what: String| Error::input(path, array, what, collect());
         let broken = |e: io::Error| {
             let why = e.to_string();
             bad(format!("cannot be read: {}", why.split_whitespace().collect::<Vec<_>>().join(" ")))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::Moment;
 use super::origin::Part;
-use crate::base::{Error, Result, Share};
+use crate::base::{Error, Remedy, Result, Share};
 
 const REMEDY: &str = "merge statistics of one model, each of a text or a shard of its own";
 
@@ -133,14 +133,16 @@ impl Texts {
             let is_there = |i: &u64| shards.iter().any(|(part, _)| part.share.i == *i);
             if let Some(i) = (0..n).find(|i| !is_there(i)) {
                 let what = format!("layer {layer}: shard {i}/{n} of the text {text} is missing");
-                let remedy = format!("name its folder too, or collect it with --shard {i}/{n}");
+                let remedy = Remedy::from("name its folder too, or collect it first")
+                    .option("shard", Some(&format!("{i}/{n}")));
                 return Err(Error::refused(what, remedy));
             }
             let sum: u128 = shards.iter().map(|(_, tokens)| u128::from(*tokens)).sum();
             if sum != u128::from(total_tokens) {
                 let what =
                     format!("layer {layer}: the shards of the text {text} have {sum} tokens");
-                let remedy = "collect all of them again with one choice of --max-tokens";
+                let remedy = Remedy::from("collect all of them again, each of as many tokens")
+                    .option("max_tokens", None);
                 return Err(Error::refused(format!("{what}, not {total_tokens}"), remedy));
             }
         }

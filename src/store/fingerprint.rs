@@ -26,7 +26,7 @@ impl Fingerprint {
     }
 
     /// Something of unknown length, so that no two sequences of fields look alike.
-    fn field(&mut self, bytes: &[u8]) {
+    pub fn field(&mut self, bytes: &[u8]) {
         self.add(&(bytes.len() as u64).to_le_bytes());
         self.add(bytes);
     }

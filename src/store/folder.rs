@@ -66,7 +66,7 @@ fn copy_files(
         if skip(&file.file_name().to_string_lossy()) {
             continue;
         }
-        if progress.stop() {
+        if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".into() });
         }
         let failed = |e| Error::io(&path, "copy", e);

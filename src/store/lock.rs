@@ -65,7 +65,7 @@ fn refused(path: &Path, why: TryLockError, held: &str) -> Error {
     match why {
         TryLockError::Error(e) => Error::io(path, "lock", e),
         TryLockError::WouldBlock => {
-            Error::input(path, "lock", held, "wait until it is done and start again")
+            Error::Locked { path: path.to_owned(), holder: held.to_owned() }
         }
     }
 }

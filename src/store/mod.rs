@@ -23,6 +23,7 @@ pub mod history;
 pub mod journal;
 pub mod lock;
 pub mod patch;
+pub mod place;
 pub mod record;
 pub mod shard;
 pub mod write;

@@ -168,15 +168,8 @@ impl From<&Compute> for Compute {
     }
 }
 
-/// `F32`, `F64`, or `Device`, its products and whose: what results depend on.
 impl fmt::Debug for Compute {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Compute::Host(precision) => precision.fmt(f),
-            Compute::Device(engine, products) => {
-                let library = engine.blaslt().map(|lt| format!(" {}", lt.title()));
-                write!(f, "Device {products:?}{}", library.unwrap_or_default())
-            }
-        }
+        f.write_str(&self.name())
     }
 }

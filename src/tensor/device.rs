@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compute::{Compute, Precision};
-use crate::base::{Error, Result};
+use crate::base::{Error, Operation, Remedy, Result};
 use crate::gpu::{self, Engine, Gpu};
 
 /// The processor, or GPUs.
@@ -35,7 +35,7 @@ impl Device {
         let numbers: Option<Vec<usize>> = numbers.and_then(Iterator::collect);
         let Some(numbers) = numbers else {
             return Err(Error::refused(
-                format!("--device {name}: no such device"),
+                format!("device {name}: no such device"),
                 "use auto, cpu, cuda:N with N from 0, or several as cuda:0,1",
             ));
         };
@@ -46,13 +46,13 @@ impl Device {
         };
         let cards: Option<Vec<Card>> = numbers.iter().enumerate().map(card).collect();
         cards.map(|cards| Device::Cuda(cards.into())).ok_or_else(|| {
-            Error::refused(
-                format!(
-                    "--device {name}: the driver shows {} GPUs, each to be named once",
-                    gpus.len()
-                ),
-                "see `incise doctor`, or use --device cpu",
-            )
+            let count = gpus.len();
+            let what =
+                format!("device {name}: the driver shows {count} GPUs, each to be named once");
+            let remedy = Remedy::from("see what the machine offers, or compute on the CPU")
+                .operation(Operation::Doctor)
+                .option("device", Some("cpu"));
+            Error::device(what, remedy)
         })
     }
 

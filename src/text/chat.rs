@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use super::jinja;
 use crate::base::file::{read_file, read_text};
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 
 const NAME: &str = "chat";
-const REMEDY: &str = "take the template from the model's source, or leave --chat out";
+const OWN: &str = "take the template from the model's source, or edit without it";
 /// A stand-in for the message, to find where the template puts it: a private-use character.
 const MARK: &str = "\u{E000}";
 /// Maximum size of a template; the longest in use have some twenty thousand bytes.
@@ -106,7 +106,12 @@ impl Chat {
             return Ok(Frame { head: head.to_owned(), tail: tail.to_owned() });
         }
         let what = format!("does not output the message {message:?} exactly once and unchanged");
-        Err(Error::input(&self.source.file, "chat_template", what, "edit without --chat"))
+        Err(Error::input(
+            &self.source.file,
+            "chat_template",
+            what,
+            without("edit without the template"),
+        ))
     }
 }
 
@@ -123,7 +128,7 @@ fn find(dir: &Path, config: &Value) -> Result<(Source, String)> {
         Some(value) => (path, value),
         None => (dir.join("tokenizer_config.json"), config),
     };
-    let wrong = |what: &str| Err(Error::input(&path, "chat_template", what, REMEDY));
+    let wrong = |what: &str| Err(Error::input(&path, "chat_template", what, without(OWN)));
     let text = match &value["chat_template"] {
         Value::String(text) => text,
         Value::Null => {
@@ -153,7 +158,7 @@ fn json(path: &Path) -> Result<Option<Value>> {
     let bytes = read_file(path, MAX_JSON_BYTES)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|e| {
         let what = format!("is not JSON: {e}");
-        Error::input(path, format!("line {}", e.line()), what, REMEDY)
+        Error::input(path, format!("line {}", e.line()), what, without(OWN))
     })
 }
 
@@ -172,8 +177,12 @@ impl Source {
             Some(detail) => format!("{}: {detail}", e.kind()),
             None => e.kind().to_string(),
         };
-        Error::input(&self.file, format!("{}{line}", self.field), what, REMEDY)
+        Error::input(&self.file, format!("{}{line}", self.field), what, without(OWN))
     }
+}
+
+fn without(text: &str) -> Remedy {
+    Remedy::from(text).option("chat", Some("false"))
 }
 
 /// The template with `{% generation %}` … `{% endgeneration %}` as a condition that always holds,

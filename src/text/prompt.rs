@@ -35,6 +35,21 @@ pub struct Rows {
     pub merged: usize,
 }
 
+impl Rows {
+    /// Gives `add` everything a value search reads of them, piece by piece.
+    pub fn digest(&self, add: &mut dyn FnMut(&[u8])) {
+        let mut ids = |ids: &[u32]| {
+            add(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+        };
+        ids(&[self.rewriting.len() as u32]);
+        for row in self.rewriting.iter().chain([&self.kl]) {
+            ids(&row.ids);
+            ids(&[row.lookup as u32]);
+        }
+        ids(&self.target);
+    }
+}
+
 /// The rows for `prompt` and each of `contexts` (one `{}` each, the bare `{}` first), with
 /// `subject` filled in and `target` (from [`Tokenizer::encode_target`]) to be said.
 ///

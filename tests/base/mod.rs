@@ -1,1 +1,2 @@
 mod dtype;
+mod error;

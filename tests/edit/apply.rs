@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use incise::Error;
 use incise::base::progress::Quiet;
-use incise::base::{DType, Progress};
+use incise::base::{DType, Progress, Stage};
 use incise::edit::apply::{in_place, log, to_folder, undo};
 use incise::gpu::Engine;
 use incise::ops::update::Stored;
@@ -161,9 +161,9 @@ fn a_new_folder() {
     assert_eq!(bytes(&out).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert_eq!(fs::read_dir(toy.beside("new")).unwrap().count(), 1, "temporary folders are left");
     // The copy starts anew: the second patch fits it, in place, and is rounded from what it has.
-    let kind = second.changes[0].delta.clone();
+    let delta = second.changes[0].delta.clone();
     in_place(&out, &[second], &Device::Cpu, &Quiet).unwrap();
-    let again = oracle(&w1, stored(DType::F16, Layout::OutIn), &[&kind]).0;
+    let again = oracle(&w1, stored(DType::F16, Layout::OutIn), &[&delta]).0;
     assert_eq!(tensor(&out, A), again);
     assert_ne!(again, w2, "the case does not tell one rounding from two");
     let journal = out.join(".incise");
@@ -243,18 +243,18 @@ fn folders_that_cannot_be_made() {
 struct Stop(AtomicU64);
 
 impl Progress for Stop {
-    fn at(&self, _: &str, done: u64, total: u64) {
+    fn at(&self, _: Stage, done: u64, total: u64) {
         assert!(done <= total);
     }
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         self.0.fetch_sub(1, Relaxed) == 1
     }
 }
 
-/// A folder that was begun goes away again, wherever the wish is heard.
+/// A folder that was begun goes away again, wherever it is cancelled.
 #[test]
-fn a_wish_to_stop_while_a_folder_is_made() {
+fn cancellation_while_a_folder_is_made() {
     for n in 1.. {
         let (toy, [first, _], [_, w1, _]) = chain(DType::BF16, Layout::InOut);
         let out = toy.beside("out");
@@ -275,7 +275,7 @@ fn a_wish_to_stop_while_a_folder_is_made() {
 }
 
 #[test]
-fn a_wish_to_stop() {
+fn cancellation() {
     for n in 1.. {
         let (toy, [first, second], [w0, w1, _]) = chain(DType::BF16, Layout::InOut);
         let done = in_place(&toy.dir, &[first, second], &Device::Cpu, &Stop(AtomicU64::new(n)));
@@ -295,13 +295,13 @@ fn a_wish_to_stop() {
 struct Closes(Engine);
 
 impl Progress for Closes {
-    fn at(&self, what: &str, done: u64, _: u64) {
-        if what == "write" && done > 0 {
+    fn at(&self, stage: Stage, done: u64, _: u64) {
+        if stage == Stage::WriteWeights && done > 0 {
             self.0.cap(0);
         }
     }
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         false
     }
 }
@@ -313,18 +313,18 @@ fn a_device_that_fails_changes_nothing() {
     let Some(engine) = twin::engine(test) else { return };
     let toy = Toy::new(DType::F32, [OUT, IN]);
     let of = |name| {
-        let kind = low_rank(OUT, IN, 2, 0.1, 1);
-        change(name, Layout::OutIn, kind, &tensor(&toy.dir, name))
+        let delta = low_rank(OUT, IN, 2, 0.1, 1);
+        change(name, Layout::OutIn, delta, &tensor(&toy.dir, name))
     };
     let patch = patch(vec![of(A), of(B)]);
     let before = bytes(&toy.dir);
     let device = Device::from(engine.clone());
     let closes = Closes(engine);
     let failed = in_place(&toy.dir, from_ref(&patch), &device, &closes);
-    assert!(matches!(failed, Err(Error::Room { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(Error::DeviceMemory { .. })), "{failed:?}");
     assert_eq!(bytes(&toy.dir), before);
     assert_eq!(log(&toy.dir).unwrap(), []);
     let out = toy.beside("out");
     let failed = to_folder(&toy.dir, from_ref(&patch), &out, &device, &closes);
-    assert!(matches!(failed, Err(Error::Room { .. })) && !out.exists(), "{failed:?}");
+    assert!(matches!(failed, Err(Error::DeviceMemory { .. })) && !out.exists(), "{failed:?}");
 }

@@ -5,16 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use incise::base::Quiet;
+use incise::base::Stage;
 use incise::data::{Contexts, request};
-use incise::edit::batch::Batches;
-use incise::edit::change::dense;
-use incise::edit::facts::{Fact, facts};
-use incise::edit::hparams::{Method, Values};
-use incise::edit::kept::Kept;
-use incise::edit::memit::Moments;
-use incise::edit::plan::Planned;
-use incise::edit::settings::{Form, Settings};
+use incise::edit::batch::anchor_of;
+use incise::edit::cache::Cache;
+use incise::edit::facts::{TokenizedFact, tokenize};
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::{Context, Method, Moments, Plan};
+use incise::edit::methods::find;
+use incise::edit::params::Params;
+use incise::edit::solve::delta::dense;
 use incise::edit::state::State;
 use incise::linalg::vector::{dot, norm};
 use incise::model::Model;
@@ -26,7 +26,7 @@ use incise::text::Tokenizer;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reference::{golden, moment, off, tensor};
+use super::reference::{alone, golden, moment, off, tensor};
 use crate::support::budget::on_one_and_two;
 use crate::support::twin;
 
@@ -46,9 +46,10 @@ struct Case {
 /// A case, ready to run.
 struct Ready {
     model: Model,
-    facts: Vec<Fact>,
+    facts: Vec<TokenizedFact>,
     contexts: Contexts,
-    by: Settings,
+    method: &'static dyn Method,
+    by: Params,
     moments: Vec<Arc<Moment>>,
     sequential: usize,
     anchor: Option<Vec<usize>>,
@@ -66,58 +67,67 @@ impl Case {
     fn ready(&self, compute: impl Into<Compute>) -> Ready {
         let dir = golden().join(&self.model);
         let model = Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap();
+        let method = find(&self.method).unwrap();
         let mut values =
-            Values::parse(Path::new("case"), self.hparams.to_string().as_bytes()).unwrap();
+            HparamSet::parse(Path::new("case"), self.hparams.to_string().as_bytes()).unwrap();
         if self.anchor.is_some() {
-            values.put("norm_anchor", true.into());
+            values.put("norm_anchor", true.into(), "a test");
         }
-        let by = values.batch(Method::parse(&self.method).unwrap(), &model).unwrap();
+        let by = values.resolve(method, &model).unwrap();
         let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
         let contexts = Contexts::new("case", self.contexts.clone()).unwrap();
         let tokenizer = Tokenizer::open(&dir).unwrap();
         let text = (&tokenizer, None);
-        let facts = facts(&model, text, (Path::new("case"), &requests), &contexts).unwrap();
+        let facts = tokenize(&model, text, (Path::new("case"), &requests), &contexts).unwrap();
         let read = |&l: &usize| Arc::new(moment(&dir.join(&self.stats), l, model.arch.inner));
-        let moments = by.layers.iter().map(read).collect();
+        let moments = by.layers().iter().map(read).collect();
         let (sequential, anchor) = (self.sequential, self.anchor.clone());
-        Ready { model, facts, contexts, by, moments, sequential, anchor }
+        Ready { model, facts, contexts, method, by, moments, sequential, anchor }
     }
 }
 
 impl Ready {
-    fn batches<'a>(&'a self, moments: &'a Moments<'a>, room: u64) -> Batches<'a> {
-        Batches {
-            model: &self.model,
-            name: "tiny".into(),
-            moments,
-            contexts: &self.contexts,
-            by: &self.by,
-            sequential: self.sequential,
-            carries: false,
-            room,
-            seed: 0,
-        }
+    fn moment(&self, l: usize) -> Arc<Moment> {
+        self.moments.iter().find(|m| m.layer == l).unwrap().clone()
     }
 
-    fn run(&self, facts: &[Fact], room: u64, kept: Option<&mut Kept>) -> Planned {
-        let moments = |l| Ok(self.moments.iter().find(|m| m.layer == l).unwrap().clone());
-        let batches = self.batches(&moments, room);
-        let mut state = State::default();
+    /// What the method plans with; the state has the anchor where the case measures one.
+    fn context<'a>(
+        &'a self,
+        moments: &'a Moments<'a>,
+        room: u64,
+        cache: Option<&'a mut Cache>,
+    ) -> Context<'a> {
+        let mut context = Context {
+            cache,
+            sequential: self.sequential,
+            memory: room,
+            ..alone(&self.model, moments, &self.contexts)
+        };
         if let Some(sample) = &self.anchor {
-            let sample: Vec<&Fact> = sample.iter().map(|&i| &self.facts[i]).collect();
-            state.anchor = Some(batches.anchor(&sample, None, &Quiet).unwrap());
+            let sample: Vec<&TokenizedFact> = sample.iter().map(|&i| &self.facts[i]).collect();
+            let search = self.method.search(&self.by, &self.model.arch);
+            let mut alone = Context { memory: room, ..alone(&self.model, moments, &self.contexts) };
+            let c = anchor_of(&mut alone, &sample, &search, &self.by).unwrap();
+            context.state.notes.insert("anchor".into(), c.into());
         }
-        batches.run(facts, state, kept, &Quiet).unwrap().0
+        context
+    }
+
+    fn run(&self, facts: &[TokenizedFact], room: u64, cache: Option<&mut Cache>) -> Plan {
+        let moments = |l| Ok(self.moment(l));
+        let mut context = self.context(&moments, room, cache);
+        self.method.plan(&mut context, facts, &self.by).unwrap()
     }
 }
 
-fn check(case: &Case, compute: impl Into<Compute>, bar: f64) -> (Ready, Planned) {
+fn check(case: &Case, compute: impl Into<Compute>, bar: f64) -> (Ready, Plan) {
     let compute = compute.into();
     let ready = case.ready(&compute);
     let planned = ready.run(&ready.facts, u64::MAX, None);
     let file = fs::read(golden().join(format!("batch/{}.safetensors", case.name))).unwrap();
     let mut worst = 0.0f64;
-    for (i, outcome) in planned.outcomes.iter().enumerate() {
+    for (i, outcome) in planned.facts.iter().enumerate() {
         let loss = tensor(&file, &format!("{i}.loss"));
         assert_eq!(outcome.trace.len(), loss.len(), "{} {compute:?}: steps of {i}", case.name);
         for (step, want) in outcome.trace.iter().zip(&loss) {
@@ -178,10 +188,10 @@ fn devices_share_facts_and_keep_weights() {
 }
 
 /// Bytes of everything a plan says.
-fn bits(planned: &Planned) -> Vec<u64> {
+fn bits(planned: &Plan) -> Vec<u64> {
     let sizes = |l: usize| planned.model.layers[l].down.w.dims();
     let layers = planned.layers.iter().flat_map(|l| dense(&l.delta, sizes(l.layer)));
-    let traces = planned.outcomes.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
+    let traces = planned.facts.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
     layers.chain(traces).map(f64::to_bits).collect()
 }
 
@@ -202,13 +212,13 @@ fn a_plan_does_not_depend_on_the_room() {
 #[test]
 fn a_value_does_not_depend_on_other_facts() {
     let ready = Case::named("gpt2-memit-stop").ready(Precision::F32);
-    let traces = |facts: &[Fact]| -> Vec<Vec<f64>> {
+    let traces = |facts: &[TokenizedFact]| -> Vec<Vec<f64>> {
         let planned = ready.run(facts, 200_000, None);
-        planned.outcomes.iter().map(|o| o.trace.iter().map(|s| s.total()).collect()).collect()
+        planned.facts.iter().map(|o| o.trace.iter().map(|s| s.total()).collect()).collect()
     };
     let all = traces(&ready.facts);
     for order in [vec![3, 0, 4], vec![2], vec![4, 3, 2, 1, 0]] {
-        let some: Vec<Fact> = order.iter().map(|&i| ready.facts[i].clone()).collect();
+        let some: Vec<TokenizedFact> = order.iter().map(|&i| ready.facts[i].clone()).collect();
         for (trace, i) in traces(&some).iter().zip(order) {
             assert_eq!(*trace, all[i], "fact {i}");
         }
@@ -219,22 +229,22 @@ fn a_value_does_not_depend_on_other_facts() {
 struct Stops(std::sync::atomic::AtomicI64);
 
 impl incise::base::Progress for Stops {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0
     }
 }
 
 /// A lock outlives its file by a moment where another test begets a process just then.
-fn open(dir: &Path) -> Kept {
+fn open(dir: &Path) -> Cache {
     for _ in 0..200 {
-        if let Ok(kept) = Kept::open(dir) {
-            return kept;
+        if let Ok(cache) = Cache::open(dir, "tiny") {
+            return cache;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    Kept::open(dir).unwrap()
+    Cache::open(dir, "tiny").unwrap()
 }
 
 /// Cut off anywhere, with the values file torn anywhere, a run goes on to the same bytes, and does
@@ -248,11 +258,13 @@ fn a_run_goes_on_where_it_was_cut_off() {
         for after in [0, 3, 9, 17, 25, 40] {
             let folder = tempfile::tempdir().unwrap();
             let dir = folder.path().join("kept");
-            let moments = |l| Ok(ready.moments.iter().find(|m| m.layer == l).unwrap().clone());
-            let batches = ready.batches(&moments, 200_000);
+            let moments = |l| Ok(ready.moment(l));
             let stops = Stops(after.into());
             let mut kept = open(&dir);
-            let cut = batches.run(&ready.facts, State::default(), Some(&mut kept), &stops);
+            let mut context = ready.context(&moments, 200_000, Some(&mut kept));
+            context.progress = &stops;
+            let cut = ready.method.plan(&mut context, &ready.facts, &ready.by);
+            drop(context);
             drop(kept);
             if cut.is_ok() {
                 continue; // it was done by then
@@ -280,7 +292,8 @@ fn a_run_goes_on_where_it_was_cut_off() {
 fn alphaedit_leaves_what_text_uses() {
     let ready = Case::named("gpt2-alphaedit-sequential").ready(Precision::F64);
     let planned = ready.run(&ready.facts, u64::MAX, None);
-    let Form::AlphaEdit { nullspace_threshold, .. } = ready.by.form else { panic!() };
+    let case = Case::named("gpt2-alphaedit-sequential");
+    let nullspace_threshold = case.hparams["nullspace_threshold"].as_f64().unwrap();
     for layer in &planned.layers {
         let moment = ready.moments.iter().find(|m| m.layer == layer.layer).unwrap();
         let c = matrix(moment, 0.0);
@@ -316,7 +329,7 @@ fn what_was_kept_is_checked() {
         path.file_name().unwrap().to_str().unwrap().starts_with("layer-").then_some(path)
     };
     let layers: Vec<_> = fs::read_dir(&dir).unwrap().filter_map(layer).collect();
-    assert_eq!(layers.len(), ready.by.layers.len());
+    assert_eq!(layers.len(), ready.by.layers().len());
     for path in layers.iter().chain([&dir.join("values")]) {
         let good = fs::read(path).unwrap();
         let mut bad = good.clone();
@@ -331,24 +344,38 @@ fn what_was_kept_is_checked() {
     }
 }
 
-/// The change minds the keys of a state, whatever was kept under another.
+/// The change minds the keys of a state, whatever was found under another.
 #[test]
-fn layers_are_kept_by_state() {
+fn layers_are_stored_by_state() {
     let ready = Case::named("gpt2-memit").ready(Precision::F32);
     let folder = tempfile::tempdir().unwrap();
-    let moments = |l| Ok(ready.moments.iter().find(|m| m.layer == l).unwrap().clone());
-    let batches = ready.batches(&moments, u64::MAX);
-    let run = |scale: f64, kept: &mut Kept| {
+    let moments = |l| Ok(ready.moment(l));
+    let run = |scale: f64, cache: &mut Cache| {
         let gram = |l: &usize| {
             let f = ready.model.arch.inner;
-            (*l, faer::Mat::from_fn(f, f, |i, j| if i == j { scale } else { 0.0 }))
+            (*l, Arc::new(faer::Mat::from_fn(f, f, |i, j| if i == j { scale } else { 0.0 })))
         };
-        let grams = ready.by.layers.iter().map(gram).collect();
-        let state = State { grams, requests: vec!["the same".into()], ..State::default() };
-        bits(&batches.run(&ready.facts, state, Some(kept), &Quiet).unwrap().0)
+        let mut state = State { requests: vec!["the same".into()], ..State::default() };
+        state.put("gram", ready.by.layers().iter().map(gram).collect());
+        let mut context = ready.context(&moments, u64::MAX, Some(cache));
+        context.state = state;
+        bits(&ready.method.plan(&mut context, &ready.facts, &ready.by).unwrap())
     };
-    let mut kept = open(&folder.path().join("kept"));
-    let one = run(1.0, &mut kept);
-    assert_ne!(run(50.0, &mut kept), one);
-    assert_eq!(run(1.0, &mut kept), one);
+    let mut cache = open(&folder.path().join("kept"));
+    let one = run(1.0, &mut cache);
+    assert_ne!(run(50.0, &mut cache), one);
+    assert_eq!(run(1.0, &mut cache), one);
+}
+
+/// What was found for one model is not handed to another.
+#[test]
+fn values_of_another_model_are_not_handed_back() {
+    let ready = Case::named("gpt2-memit").ready(Precision::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("kept");
+    drop(ready.run(&ready.facts, u64::MAX, Some(&mut open(&dir))));
+    let len = fs::metadata(dir.join("values")).unwrap().len();
+    let mut other = Cache::open(&dir, "another model").unwrap();
+    drop(ready.run(&ready.facts, u64::MAX, Some(&mut other)));
+    assert!(fs::metadata(dir.join("values")).unwrap().len() > len, "all were searched again");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use incise::Error;
 use incise::base::progress::Quiet;
-use incise::base::{DType, Progress};
+use incise::base::{DType, Progress, Stage};
 use incise::edit::apply::{in_place, to_file, to_folder};
 use incise::edit::export::{Adapter, Module, RANKS, lora};
 use incise::store::{Change, Delta, Patch, tensor_fingerprint};
@@ -355,11 +355,11 @@ fn tensors_in_full_are_those_of_a_new_folder() {
 struct Stop(AtomicU64);
 
 impl Progress for Stop {
-    fn at(&self, _: &str, done: u64, total: u64) {
+    fn at(&self, _: Stage, done: u64, total: u64) {
         assert!(done <= total);
     }
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         self.0.fetch_sub(1, Relaxed) == 1
     }
 }

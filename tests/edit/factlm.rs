@@ -5,14 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use incise::base::Quiet;
 use incise::data::{Contexts, Request, request};
-use incise::edit::batch::Batches;
-use incise::edit::change::dense;
-use incise::edit::facts::facts;
-use incise::edit::hparams::{Method, Values};
-use incise::edit::plan::Planned;
-use incise::edit::state::State;
+use incise::edit::facts::tokenize;
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::{Context, Method, Plan};
+use incise::edit::methods::memit::MEMIT;
+use incise::edit::solve::delta::dense;
 use incise::model::Model;
 use incise::model::score::Completion;
 use incise::stats::Moment;
@@ -21,7 +19,7 @@ use incise::tensor::Precision;
 use incise::text::Tokenizer;
 use serde_json::Value;
 
-use super::reference::{moment, off, tensor};
+use super::reference::{alone, moment, off, tensor};
 use crate::support::shared::shared;
 
 struct FactLm {
@@ -40,28 +38,19 @@ impl FactLm {
         Some(FactLm { dir, model, tokenizer, records })
     }
 
-    fn memit(&self, records: &[Request]) -> Planned {
-        let values = Values::read(&self.dir.join("memit.json")).unwrap();
-        let by = values.batch(Method::Memit, &self.model).unwrap();
+    fn memit(&self, records: &[Request]) -> Plan {
+        let values = HparamSet::read(&self.dir.join("memit.json")).unwrap();
+        let by = values.resolve(&MEMIT, &self.model).unwrap();
         let contexts = Contexts::read(self.dir.join("contexts.json")).unwrap();
         let text = (&self.tokenizer, None);
-        let facts = facts(&self.model, text, (Path::new("records"), records), &contexts).unwrap();
+        let facts =
+            tokenize(&self.model, text, (Path::new("records"), records), &contexts).unwrap();
         let stats = self.dir.join("second_moment.safetensors");
         let moments = |l| -> incise::Result<Arc<Moment>> {
             Ok(Arc::new(moment(&stats, l, self.model.arch.inner)))
         };
-        let batches = Batches {
-            model: &self.model,
-            name: String::new(),
-            moments: &moments,
-            contexts: &contexts,
-            by: &by,
-            sequential: 0,
-            carries: false,
-            room: 1 << 30,
-            seed: 0,
-        };
-        batches.run(&facts, State::default(), None, &Quiet).unwrap().0
+        let mut context = Context { memory: 1 << 30, ..alone(&self.model, &moments, &contexts) };
+        MEMIT.plan(&mut context, &facts, &by).unwrap()
     }
 
     /// Percent of prompts at which the target that should be likelier is: of the rewrites, the

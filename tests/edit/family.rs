@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use faer::Mat;
 use incise::base::Rng;
-use incise::edit::emmet::Emmet;
-use incise::edit::memit::{Grams, Memit};
-use incise::edit::pmet::Pmet;
-use incise::edit::spread::ClosedForm;
+use incise::edit::methods::emmet::Emmet;
+use incise::edit::methods::memit::Memit;
+use incise::edit::methods::pmet::Pmet;
+use incise::edit::solve::layers::ClosedForm;
+use incise::edit::state::LayerTensors;
 use incise::linalg::least_squares::{Solution, on_host};
 use incise::linalg::vector::dot;
 use incise::stats::{Covariance, Moment, Origin};
@@ -44,7 +45,7 @@ fn memit_goes_to_least_squares() {
     let (moment, k, r) = drawn("least squares", [40, 9, 12]);
     let moments = |_| Ok(moment.clone());
     let off = |mom2_update_weight: f64| {
-        let memit = Memit { moments: &moments, mom2_update_weight, past: Grams::new() };
+        let memit = Memit { moments: &moments, mom2_update_weight, past: LayerTensors::new() };
         gap(&(delta(&memit, &k, &r) * &k), &r)
     };
     let [coarse, fine] = [1e-2, 1e-4].map(off);
@@ -56,7 +57,7 @@ fn memit_goes_to_least_squares() {
 fn emmet_of_one_fact_is_r_rome() {
     let (moment, k, r) = drawn("one fact", [40, 1, 12]);
     let moments = |_| Ok(moment.clone());
-    let memit = Memit { moments: &moments, mom2_update_weight: 7.0, past: Grams::new() };
+    let memit = Memit { moments: &moments, mom2_update_weight: 7.0, past: LayerTensors::new() };
     let emmet = Emmet { memit, update_norm_lambda: 0.0, emmet_lambda: 0.0 };
     let key: Vec<f64> = k.col(0).iter().copied().collect();
     let ck = Covariance::of(&moment).unwrap().solve(&key);
@@ -73,7 +74,7 @@ fn the_family_is_one() {
     let memit = |mom2_update_weight: f64| Memit {
         moments: &moments,
         mom2_update_weight,
-        past: Grams::new(),
+        past: LayerTensors::new(),
     };
     let emmet = Emmet { memit: memit(5.0), update_norm_lambda: 0.0, emmet_lambda: 0.1 };
     assert!(gap(&delta(&emmet, &k, &r), &delta(&memit(0.5), &k, &r)) < 1e-10);

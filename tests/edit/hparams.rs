@@ -3,8 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use incise::edit::hparams::{Hparams, Method, Values};
+use incise::base::remedy::{Setting, SettingKind};
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::Method;
+use incise::edit::methods::rome::{R_ROME, ROME};
+use incise::edit::params::{CLAMP_NORM_FACTOR, Params, V_LR, V_NUM_GRAD_STEPS, V_WEIGHT_DECAY};
 use incise::edit::presets;
+use incise::edit::state::State;
 use incise::model::{Arch, Model};
 use incise::tensor::Precision;
 use serde_json::Value;
@@ -36,38 +41,44 @@ mom2_n_samples: 100000
 fp16: false
 ";
 
-fn yaml(text: &str) -> incise::Result<Values> {
-    Values::parse(Path::new("rome.yaml"), text.as_bytes())
+fn yaml(text: &str) -> incise::Result<HparamSet> {
+    HparamSet::parse(Path::new("rome.yaml"), text.as_bytes())
 }
 
 /// The file with one line changed, read for the tiny model.
-fn with(line: &str) -> incise::Result<Hparams> {
+fn with(line: &str) -> incise::Result<Params> {
     let name = line.split(':').next().unwrap();
     let kept = YAML.lines().filter(|l| l.split(':').next().unwrap() != name);
     let text: Vec<&str> = kept.chain([line]).collect();
-    yaml(&text.join("\n"))?.rome(&model())
+    yaml(&text.join("\n"))?.resolve(&ROME, &model())
+}
+
+/// Whether ROME reads statistics.
+fn uses_c(by: &Params) -> bool {
+    !ROME.needs(by, &State::default()).statistics.is_empty()
 }
 
 #[test]
 fn yaml_and_json_files_say_the_same() {
     let from_yaml = yaml(YAML).unwrap();
-    assert_eq!(from_yaml.unknown(Method::Rome), Vec::<&str>::new());
-    let h = from_yaml.rome(&model()).unwrap();
-    assert_eq!((h.layer, h.search.steps, h.mom2_adjustment), (1, 25, false));
-    assert_eq!((h.search.lr, h.search.decay, h.search.clamp), (0.5, 1e-3, 4.0));
+    assert_eq!(from_yaml.unknown(&ROME), Vec::<&str>::new());
+    let h = from_yaml.resolve(&ROME, &model()).unwrap();
+    assert_eq!((h.last_layer(), h.count(&V_NUM_GRAD_STEPS)), (1, 25));
+    assert!(!uses_c(&h));
+    assert_eq!([V_LR, V_WEIGHT_DECAY, CLAMP_NORM_FACTOR].map(|p| h.number(&p)), [0.5, 1e-3, 4.0]);
     let json = "{\n\t\"layers\": [1], \"v_num_grad_steps\": 25, \"v_lr\": 5e-1,\n\t\
         \"v_weight_decay\": 1e-3, \"clamp_norm_factor\": 4, \"kl_factor\": 0.0625,\n\t\
         \"mom2_adjustment\": false}";
-    let from_json = Values::parse(Path::new("rome.json"), json.as_bytes()).unwrap();
-    assert_eq!(from_json.rome(&model()).unwrap(), h);
+    let from_json = HparamSet::parse(Path::new("rome.json"), json.as_bytes()).unwrap();
+    assert_eq!(from_json.resolve(&ROME, &model()).unwrap(), h);
 }
 
 #[test]
 fn yaml_has_the_spellings_of_its_first_version() {
     for (word, yes) in [("no", false), ("off", false), ("yes", true), ("on", true)] {
-        assert_eq!(with(&format!("mom2_adjustment: {word}")).unwrap().mom2_adjustment, yes);
+        assert_eq!(uses_c(&with(&format!("mom2_adjustment: {word}")).unwrap()), yes);
     }
-    assert_eq!(with("v_lr: 5e-4").unwrap().search.lr, 5e-4);
+    assert_eq!(with("v_lr: 5e-4").unwrap().number(&V_LR), 5e-4);
 }
 
 #[test]
@@ -109,10 +120,12 @@ fn broken_values_are_named_with_their_file_and_a_remedy() {
         "rewrite_module_tmp: \"transformer.h.{}.mlp.c_fc\"",
         "rewrite_module_tmp: \"model.layers.{}.mlp.down_proj\"",
     ] {
-        let error = with(line).unwrap_err().to_string();
+        let error = with(line).unwrap_err();
         let name = line.split(':').next().unwrap();
-        assert!(error.contains(&format!("rome.yaml: {name}: ")), "{line}: {error}");
-        assert!(error.contains("--set"), "{line}: {error}");
+        assert!(error.to_string().contains(&format!("rome.yaml: {name}: ")), "{line}: {error}");
+        let settings = error.remedy().unwrap().settings;
+        let is_it = |s: &Setting| s.kind == SettingKind::Hyperparameter && s.name == name;
+        assert!(settings.iter().any(is_it), "{line}: {settings:?}");
     }
 }
 
@@ -142,20 +155,20 @@ fn files_that_cannot_be_read_name_the_line() {
         assert!(error.contains(what), "{error}");
         assert!(!error.contains("Options") && !error.contains("from_str"), "{error}");
     }
-    let error = Values::parse(Path::new("f"), b"v_lr: \xff\xfe").unwrap_err().to_string();
+    let error = HparamSet::parse(Path::new("f"), b"v_lr: \xff\xfe").unwrap_err().to_string();
     assert!(error.starts_with("f: "), "{error}");
 }
 
 #[test]
 fn a_missing_value_is_named() {
-    let error = yaml("layers: [1]").unwrap().rome(&model()).unwrap_err().to_string();
+    let error = yaml("layers: [1]").unwrap().resolve(&ROME, &model()).unwrap_err().to_string();
     assert!(error.contains("v_num_grad_steps: is given nowhere"), "{error}");
 }
 
 #[test]
 fn unknown_names_are_told() {
     let values = yaml("layers: [1]\nlearning_rate: 3\n").unwrap();
-    assert_eq!(values.unknown(Method::Rome), ["learning_rate"]);
+    assert_eq!(values.unknown(&ROME), ["learning_rate"]);
 }
 
 /// A decoder of the sizes by which a published model is known.
@@ -180,7 +193,7 @@ fn published_models_are_known_by_their_sizes() {
         (arch("llama", 32, 4096, 1000), None),
         (arch("gpt_neox", 48, 1600, 50257), None),
     ] {
-        for method in [Method::Rome, Method::RRome] {
+        for method in [&ROME, &R_ROME] {
             let found = presets::of(method, &a).map(|p| p.model);
             assert_eq!(found.as_deref(), name, "{} {} {}", a.family, a.layers, a.width);
         }
@@ -202,7 +215,7 @@ fn every_row_of_the_table_fits_its_model() {
         }
     }
     assert_eq!(seen.len(), table["models"].as_object().unwrap().len(), "each model has a row");
-    let xl = presets::all(Method::Rome).into_iter().find(|p| p.model == "gpt2-xl").unwrap();
+    let xl = presets::all(&ROME).into_iter().find(|p| p.model == "gpt2-xl").unwrap();
     let want = r#"{"layers": [17], "v_num_grad_steps": 20, "v_lr": 0.5, "v_loss_layer": 47,
         "v_weight_decay": 0.5, "clamp_norm_factor": 4, "kl_factor": 0.0625,
         "mom2_adjustment": true}"#;
@@ -215,18 +228,18 @@ fn a_file_wins_over_a_preset_and_set_over_both() {
     let (file, mut model) = (folder.path().join("h.yaml"), model());
     std::fs::write(&file, "v_lr: 0.25\n").unwrap();
     model.arch = arch("gpt2", 48, 1600, 50257); // sizes alone; nothing is run
-    let mut values = Values::choose(Some(&file), Method::RRome, &model).unwrap();
-    values.set("kl_factor=1").unwrap();
+    let mut values = HparamSet::choose(Some(&file), &R_ROME, &model).unwrap();
+    values.put("kl_factor", 1.into(), "--set");
     let (all, from) = (values.to_json(), values.sources());
     assert_eq!((&all["v_lr"], &all["kl_factor"]), (&0.25.into(), &1.into()));
     assert_eq!(all["layers"], serde_json::json!([17]));
     assert_eq!(from["v_lr"], file.display().to_string());
     assert_eq!((&from["kl_factor"], &from["layers"]), (&"--set".into(), &"preset gpt2-xl".into()));
-    let said = values.said(Method::Rome);
+    let said = values.summary(&ROME);
     assert!(said.contains("kl_factor 1 (--set)") && said.contains("(preset gpt2-xl)"), "{said}");
-    let named = Values::choose(Some(Path::new("gpt-j-6b")), Method::Rome, &model).unwrap();
+    let named = HparamSet::choose(Some(Path::new("gpt-j-6b")), &ROME, &model).unwrap();
     assert_eq!(named.to_json()["layers"], serde_json::json!([5]));
-    let error = Values::choose(Some(Path::new("gpt-5")), Method::Rome, &model).unwrap_err();
+    let error = HparamSet::choose(Some(Path::new("gpt-5")), &ROME, &model).unwrap_err();
     assert!(error.to_string().contains("neither a file nor a preset"), "{error}");
     assert!(error.to_string().contains("gpt2-xl"), "{error}");
 }

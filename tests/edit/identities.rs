@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use incise::base::{Quiet, Rng};
-use incise::edit::rome::{self, Keys, RankOne};
+use incise::edit::methods::rome::{self, KeyChoice, RankOne};
 use incise::edit::value::{ENOUGH, Search};
 use incise::linalg::vector::{dot, norm};
 use incise::model::pushed::Push;
@@ -22,7 +22,7 @@ struct Planned {
 }
 
 /// A random positive definite C, and one fact planned with it in f64.
-fn planned(name: &str, keys: Keys) -> Planned {
+fn planned(name: &str, keys: KeyChoice) -> Planned {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F64).unwrap();
     let tokenizer = Tokenizer::open(&dir).unwrap();
@@ -57,7 +57,7 @@ fn planned(name: &str, keys: Keys) -> Planned {
         eases: false,
         enough: ENOUGH,
     };
-    let one = rome::plan(&model, Some(&covariance), &rows, LAYER, keys, &search, &Quiet).unwrap();
+    let one = rome::plan_one(&model, Some(&covariance), &rows, keys, &search, &Quiet).unwrap();
     Planned { model, c, one }
 }
 
@@ -78,7 +78,7 @@ fn close(got: &[f64], want: &[f64], f: usize) {
 #[test]
 fn r_rome_holds_the_value_at_the_mean_key() {
     for name in ["gpt2", "llama-tied"] {
-        let p = planned(name, Keys::Consistent);
+        let p = planned(name, KeyChoice::Consistent);
         let k = &p.one.k_star;
         close(&held_after(&p, k), &p.one.value.v_star(), k.len());
         assert!(norm(&p.one.value.delta) > 0.0, "the search moved");
@@ -88,7 +88,7 @@ fn r_rome_holds_the_value_at_the_mean_key() {
 #[test]
 fn rome_holds_the_value_at_the_bare_key() {
     for name in ["gpt2", "llama-tied"] {
-        let p = planned(name, Keys::Mixed);
+        let p = planned(name, KeyChoice::Mixed);
         let k = &p.one.k0;
         close(&held_after(&p, k), &p.one.value.v_star(), k.len());
         assert_ne!(p.one.k0, p.one.k_star);
@@ -97,7 +97,7 @@ fn rome_holds_the_value_at_the_bare_key() {
 
 #[test]
 fn keys_orthogonal_by_c_keep_their_values() {
-    for keys in [Keys::Consistent, Keys::Mixed] {
+    for keys in [KeyChoice::Consistent, KeyChoice::Mixed] {
         let p = planned("gpt2", keys);
         let f = p.one.k_star.len();
         // k with kᵀC⁻¹k* = 0: any C u with uᵀk* = 0.
@@ -116,7 +116,7 @@ fn keys_orthogonal_by_c_keep_their_values() {
 
 #[test]
 fn the_change_of_one_fact_has_rank_one() {
-    let p = planned("llama-tied", Keys::Consistent);
+    let p = planned("llama-tied", KeyChoice::Consistent);
     let before = p.model.layers[LAYER].down.w.to_dense::<f64>();
     let after = rome::changed(&p.model, LAYER, &p.one);
     let f = p.one.k_star.len();

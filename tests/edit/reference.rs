@@ -4,16 +4,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use incise::base::Quiet;
 use incise::data::{Contexts, request};
-use incise::edit::facts::facts;
-use incise::edit::hparams::{Method, Values};
-use incise::edit::plan::{Planned, plan};
+use incise::edit::facts::tokenize;
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::{Context, Moments, Plan};
+use incise::edit::methods::find;
+use incise::edit::state::State;
 use incise::edit::value::ENOUGH;
 use incise::model::{Model, SearchPrecision};
+use incise::stats::Moment;
 use incise::stats::origin::Origin;
-use incise::stats::{Covariance, Moment};
 use incise::store::{Checkpoint, Delta};
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
@@ -76,19 +79,40 @@ fn outer(left: &[f64], right: &[f64]) -> Vec<f64> {
     left.iter().flat_map(|l| right.iter().map(move |r| l * r)).collect()
 }
 
+/// What a method plans with in a test: no cache, no state, all facts at once.
+pub fn alone<'a>(
+    model: &'a Model,
+    statistics: &'a Moments<'a>,
+    contexts: &'a Contexts,
+) -> Context<'a> {
+    Context {
+        model,
+        statistics,
+        contexts,
+        cache: None,
+        state: State::default(),
+        carries: false,
+        sequential: 0,
+        memory: u64::MAX,
+        seed: 0,
+        progress: &Quiet,
+    }
+}
+
 /// What the case's method plans for its requests.
-fn planned(case: &Case, dir: &Path, model: &Model) -> Planned {
+fn planned(case: &Case, dir: &Path, model: &Model) -> Plan {
     let tokenizer = Tokenizer::open(dir).unwrap();
-    let values = Values::parse(Path::new("case"), case.hparams.to_string().as_bytes()).unwrap();
-    let hparams = values.rome(model).unwrap();
+    let method = find(&case.method).unwrap();
+    let values = HparamSet::parse(Path::new("case"), case.hparams.to_string().as_bytes()).unwrap();
+    let by = values.resolve(method, model).unwrap();
     let requests = request::parse("case", case.requests.to_string().as_bytes()).unwrap();
     let contexts = Contexts::new("case", case.contexts.clone()).unwrap();
     let f = model.arch.inner;
-    let c = Covariance::of(&moment(&dir.join(&case.stats), hparams.layer, f)).unwrap();
-    let by = (Method::parse(&case.method).unwrap(), &hparams);
     let facts =
-        facts(model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
-    plan(model, Some(&c), &facts, by, &Quiet).unwrap()
+        tokenize(model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
+    let moments = |l| Ok(Arc::new(moment(&dir.join(&case.stats), l, f)));
+    let mut context = alone(model, &moments, &contexts);
+    method.plan(&mut context, &facts, &by).unwrap()
 }
 
 fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, bar: f64) {
@@ -104,7 +128,7 @@ fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, bar: f64) {
     let column = |rows: &[f32], i: usize| -> Vec<f64> {
         rows.iter().skip(i).step_by(r).map(|&x| x.into()).collect()
     };
-    for (i, outcome) in planned.outcomes.iter().enumerate() {
+    for (i, outcome) in planned.facts.iter().enumerate() {
         let want = |what: &str| tensor(&file, &format!("{i}.{what}"));
         let delta = outer(&column(&left, i), &column(&right, i));
         let change = off(&delta, &outer(&want("left"), &want("right")));
@@ -156,7 +180,7 @@ fn fast_products_find_a_value_too() {
         let exact = planned(case, &dir, &model);
         model.search_precision = SearchPrecision::Fast;
         let fast = planned(case, &dir, &model);
-        for (fast, exact) in fast.outcomes.iter().zip(&exact.outcomes) {
+        for (fast, exact) in fast.facts.iter().zip(&exact.facts) {
             let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());
             assert!(want < ENOUGH && last < ENOUGH, "{last} and {want}");
             assert_ne!(last, want, "the steps were fast");

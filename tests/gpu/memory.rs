@@ -44,7 +44,7 @@ fn arrays_that_find_no_room() {
     engine.cap(1000);
     let mut array = engine.array(Elem::F32, 200).unwrap();
     let refused = engine.array(Elem::F32, 51).map(drop);
-    assert!(matches!(refused, Err(Error::Room { wanted: 204, used: 800, limit: 1000 })));
+    assert!(matches!(refused, Err(Error::DeviceMemory { wanted: 204, used: 800, limit: 1000 })));
     assert!(array.resize(300).is_err() && array.len() == 200, "as it was");
     drop(array);
     engine.array(Elem::F32, 250).unwrap();
@@ -75,7 +75,7 @@ fn a_device_without_room_is_an_error() {
     let mut rng = Rng::new(0, "unused");
     let ids = &golden.json.prompts[0];
     let text = model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
-    assert!(matches!(text, Err(Error::Room { .. })));
+    assert!(matches!(text, Err(Error::DeviceMemory { .. })));
 }
 
 /// However they are stored, and in however many parts they are copied.
@@ -145,12 +145,12 @@ impl Searched {
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
-    pub fn run(&self, room: u64) -> Vec<value::Value> {
+    pub fn run(&self, room: u64) -> Vec<value::TargetValue> {
         self.until(f64::NEG_INFINITY, room)
     }
 
     /// A search ends where its loss is below `enough`, or after three steps.
-    fn until(&self, enough: f64, room: u64) -> Vec<value::Value> {
+    fn until(&self, enough: f64, room: u64) -> Vec<value::TargetValue> {
         let (push, steps) = (self.push, 3);
         let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
         let eases = false;

@@ -1,4 +1,4 @@
-//! Broken files, one test a kind: each is refused by name, and nothing is written.
+//! Broken files, one test a delta: each is refused by name, and nothing is written.
 
 use std::fs;
 use std::path::Path;

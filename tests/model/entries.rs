@@ -61,13 +61,13 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
     engine.cap(engine.memory().used + 100);
     for (name, entry) in ENTRIES {
         let result = entry(&model, ids(&golden));
-        assert!(matches!(result, Err(Error::Room { .. })), "{name}: {result:?}");
+        assert!(matches!(result, Err(Error::DeviceMemory { .. })), "{name}: {result:?}");
     }
     let loaded = Model::load(&Checkpoint::open(&golden.dir).unwrap(), engine.clone());
-    assert!(matches!(loaded.map(drop), Err(Error::Room { .. })));
+    assert!(matches!(loaded.map(drop), Err(Error::DeviceMemory { .. })));
     let config = random::config("tiny").unwrap();
     let random = Model::random(&config, DType::BF16, 0, &engine.into());
-    assert!(matches!(random.map(drop), Err(Error::Room { .. })));
+    assert!(matches!(random.map(drop), Err(Error::DeviceMemory { .. })));
 }
 
 /// The rest of the rows is not computed.

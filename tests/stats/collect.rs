@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use incise::base::{Error, Progress, Quiet, Result, Share};
+use incise::base::{Error, Progress, Quiet, Result, Share, Stage};
 use incise::data::Corpus;
 use incise::model::{Model, fingerprint};
 use incise::ops::gram;
@@ -89,9 +89,9 @@ fn statistics_of_a_trained_model_are_the_recorded_ones() {
 pub struct StopAfter(pub AtomicU64);
 
 impl Progress for StopAfter {
-    fn at(&self, _: &str, _: u64, _: u64) {}
+    fn at(&self, _: Stage, _: u64, _: u64) {}
     fn warn(&self, _: &str) {}
-    fn stop(&self) -> bool {
+    fn cancelled(&self) -> bool {
         self.0.fetch_sub(1, Ordering::SeqCst) == 1
     }
 }

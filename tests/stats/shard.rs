@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use incise::base::{Error, Quiet, Share};
+use incise::base::{Error, Operation, Quiet, Share};
 use incise::ops::gram;
 use incise::stats::file::write_all;
 use incise::stats::{Moment, Part, merge};
@@ -105,13 +105,15 @@ fn an_interrupted_shard_goes_on_to_the_same_bits_and_no_other_does() {
 fn shards_are_merged_all_or_not_at_all() {
     let (toy, at) = (toy(), tempfile::tempdir().unwrap());
     let dirs = shards(&toy, at.path(), &[0, 1, 2], 3, 1500);
-    let refused = |dirs: &[&PathBuf]| {
+    let merge = |dirs: &[&PathBuf]| {
         let dirs: Vec<PathBuf> = dirs.iter().map(|&dir| dir.clone()).collect();
-        merged(&dirs).unwrap_err().to_string()
+        merged(&dirs).unwrap_err()
     };
+    let refused = |dirs: &[&PathBuf]| merge(dirs).to_string();
     let error = refused(&[&dirs[0], &dirs[2]]);
     assert!(error.contains("layer 0: shard 1/3 of the text") && error.contains("is missing"));
-    assert!(error.contains("--shard 1/3"), "{error}");
+    let settings = merge(&[&dirs[0], &dirs[2]]).remedy().unwrap().settings;
+    assert_eq!((&settings[0].name[..], settings[0].value.as_deref()), ("shard", Some("1/3")));
     let error = refused(&[&dirs[0], &dirs[1], &dirs[2], &dirs[1]]);
     assert!(error.contains("1-of-3/layer-0.safetensors: shard: 1/3 of the text"), "{error}");
     assert!(error.contains("would count twice"), "{error}");
@@ -150,9 +152,9 @@ fn a_shard_alone_is_no_statistics() {
     let dir = &shards(&toy, at.path(), &[0], 2, 1500)[0];
     let m = Moment::open(dir, 0).unwrap();
     assert_eq!(m.part, Some(Part { share: Share { i: 0, n: 2 }, total_tokens: 1500 }));
-    let error = Moment::read(dir, 0, m.f, &m.origin.model).unwrap_err().to_string();
-    let words = ["layer-0.safetensors: shard: is shard 0/2", "incise stats merge"];
-    assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    let error = Moment::read(dir, 0, m.f, &m.origin.model).unwrap_err();
+    assert!(error.to_string().contains("layer-0.safetensors: shard: is shard 0/2"), "{error}");
+    assert_eq!(error.remedy().unwrap().operation, Some(Operation::MergeStatistics));
 
     fs::write(toy.corpus.path(), "One.\nTwo.\n").unwrap();
     let share = Some(Share { i: 2, n: 3 });

@@ -2,7 +2,7 @@
 
 use faer::Mat;
 use incise::base::Rng;
-use incise::edit::means::with_solver;
+use incise::edit::solve::device::with_solver;
 use incise::linalg::least_squares::{Prior, Route, Solution, Solver, on_host, solve};
 use incise::tensor::Compute;
 
@@ -15,7 +15,7 @@ fn draw(rng: &mut Rng, rows: usize, cols: usize) -> Mat<f64> {
 /// Both solve one well-conditioned system in f64, each to some F·κ units of 2⁻⁵²; κ is about 10.
 #[test]
 fn a_device_solves_what_the_host_solves() {
-    let Some(engine) = twin::engine("edit::means::a_device_solves") else { return };
+    let Some(engine) = twin::engine("edit::device::a_device_solves") else { return };
     let mut rng = Rng::new(0, "means");
     let f = 70;
     let keys = draw(&mut rng, f, 4 * f);

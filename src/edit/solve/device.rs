@@ -16,7 +16,7 @@ use crate::tensor::Compute;
 pub fn with_solver<T>(compute: &Compute, edit: impl FnOnce(Solver) -> T) -> T {
     let Some(engine) = compute.engine() else { return edit(&on_host) };
     edit(&|system| match catch_device_error(|| Ok(solve(engine, &system))) {
-        Err(Error::Room { .. }) => on_host(system),
+        Err(Error::DeviceMemory { .. }) => on_host(system),
         x => or_unwind(x),
     })
 }

@@ -1,7 +1,7 @@
-//! What became of one fact.
+//! What one edit did to one fact.
 
-use super::value::{Step, Value};
-use crate::base::{Error, Progress, Result};
+use super::value::{Step, TargetValue};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
@@ -9,7 +9,7 @@ use crate::text::Rows;
 
 /// What one fact did.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct FactReport {
     /// The request's id.
     pub id: String,
     /// The loss at each step of its search.
@@ -50,19 +50,19 @@ const LIKELY: f64 = 0.5;
 /// Prompts judged at a time: their logits are all there at once.
 const JUDGED: usize = 64;
 
-impl Outcome {
+impl FactReport {
     /// Of a fact whose value was found, with its probabilities.
     pub fn new(
-        fact: &super::facts::Fact,
-        value: &Value,
+        fact: &super::facts::TokenizedFact,
+        value: &TargetValue,
         probability: [f64; 2],
         how: How,
-    ) -> Outcome {
+    ) -> FactReport {
         let (moved, change) = match how {
             How::Alone { norm, weight } => (&value.delta[..], Some([norm, weight])),
             How::Together { moved } => (moved, None),
         };
-        Outcome {
+        FactReport {
             id: fact.request.id.clone(),
             trace: value.trace.clone(),
             token: fact.token.clone(),
@@ -72,6 +72,11 @@ impl Outcome {
             change,
             merged: fact.rows.merged,
         }
+    }
+
+    /// Whether the target is likely now.
+    pub fn succeeded(&self) -> bool {
+        self.failed().is_none()
     }
 
     /// Why the fact cannot be relied on, and what to try; `None` where the target is likely now.
@@ -107,14 +112,14 @@ impl Outcome {
 ///
 /// # Errors
 ///
-/// A wish to stop, a device without room.
+/// Cancellation, a device without room.
 pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) -> Result<Vec<f64>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(JUDGED) {
-        if progress.stop() {
+        if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
         }
-        progress.at("probability", all.len() as u64, facts.len() as u64);
+        progress.at(Stage::Probability, all.len() as u64, facts.len() as u64);
         let judged: Vec<Completion> = some
             .iter()
             .map(|rows| Completion {

@@ -1,15 +1,12 @@
-//! What a long edit has found so far, in a folder beside the patch that anyone may delete.
+//! A file of values, to which records are added.
 //!
 //! ```text
-//! PATCH.kept/
-//!     lock                        held by the run that uses it
-//!     values                      "incise values 1\n", then a record a fact:
-//!         key                     32 hexadecimal digits: of everything the value depends on
-//!         D, A, S                 u32, little-endian: sizes of t₀ and δ, of `aside`, steps
-//!         t₀ δ aside              f64
-//!         nll kl decay            f64, for each step
-//!         sum                     16 bytes of BLAKE3 of the record before it
-//!     layer-<key>.safetensors     the change of a finished layer
+//! values                      "incise values 1\n", then a record a fact:
+//!     key                     32 hexadecimal digits: of everything the value depends on
+//!     D, A, S                 u32, little-endian: sizes of t₀ and δ, of δ_a, steps
+//!     t₀ δ δ_a                f64
+//!     nll kl decay            f64, for each step
+//!     sum                     16 bytes of BLAKE3 of the record before it
 //! ```
 //!
 //! A record that was cut off by a kill is dropped, a damaged one is passed over. Values do not
@@ -18,23 +15,19 @@
 //! machines found.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::value::{Step, Value};
+use super::value::{Step, TargetValue};
 use crate::base::file::open_file;
-use crate::base::{DType, Error, Result};
+use crate::base::{Error, Result};
 use crate::model::pushed::Parts;
-use crate::store::lock::Lock;
-use crate::store::write::{self, Item};
-use crate::store::{Delta, Fingerprint, Shard};
+use crate::store::write;
 
 const MAGIC: &[u8] = b"incise values 1\n";
 const KEY: usize = 32;
 const SUM: usize = 16;
-const RIDGE: &str = "ridge";
-const CHECK: &str = "blake3";
 
 /// A record of a file of values.
 struct Record {
@@ -44,7 +37,7 @@ struct Record {
 }
 
 /// A file of values.
-pub struct Values {
+pub struct ValueStore {
     path: PathBuf,
     file: File,
     end: u64,
@@ -52,16 +45,16 @@ pub struct Values {
     at: HashMap<String, (u64, [usize; 3])>,
 }
 
-impl Values {
+impl ValueStore {
     /// Opens or makes a file to which values are added.
     ///
     /// # Errors
     ///
     /// A file of another kind; one that cannot be written.
-    pub fn open(path: &Path) -> Result<Values> {
+    pub fn open(path: &Path) -> Result<ValueStore> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut values = Values::scan(path, file.map_err(|e| Error::io(path, "write to", e))?)?;
+        let mut values = ValueStore::scan(path, file.map_err(|e| Error::io(path, "write to", e))?)?;
         if values.end == 0 {
             values.append(MAGIC)?;
         }
@@ -74,8 +67,8 @@ impl Values {
     /// # Errors
     ///
     /// A file of another kind; one that was cut off.
-    pub fn read(path: &Path) -> Result<Values> {
-        let values = Values::scan(path, open_file(path)?)?;
+    pub fn read(path: &Path) -> Result<ValueStore> {
+        let values = ValueStore::scan(path, open_file(path)?)?;
         let len = values.file.metadata().map_err(|e| Error::io(path, "look at", e))?.len();
         if values.end != len || len == 0 || values.damaged {
             let what = format!("is damaged or cut off after {} bytes of {len}", values.end);
@@ -84,12 +77,12 @@ impl Values {
         Ok(values)
     }
 
-    fn scan(path: &Path, file: File) -> Result<Values> {
+    fn scan(path: &Path, file: File) -> Result<ValueStore> {
         let failed = |e| Error::io(path, "read", e);
         let metadata = file.metadata().map_err(failed)?;
         let len = metadata.len();
         let mut values =
-            Values { path: path.to_owned(), file, end: 0, damaged: false, at: HashMap::new() };
+            ValueStore { path: path.to_owned(), file, end: 0, damaged: false, at: HashMap::new() };
         if len == 0 && metadata.is_file() {
             return Ok(values);
         }
@@ -144,7 +137,7 @@ impl Values {
     /// # Errors
     ///
     /// A file that cannot be read.
-    pub fn get(&self, key: &str) -> Result<Option<Value>> {
+    pub fn get(&self, key: &str) -> Result<Option<TargetValue>> {
         let Some(&(from, sizes @ [d, a, _])) = self.at.get(key) else { return Ok(None) };
         let mut bytes = vec![0; 8 * floats(sizes) as usize];
         let read = self.file.read_exact_at(&mut bytes, from + (KEY + 12) as u64);
@@ -155,7 +148,7 @@ impl Values {
         let step =
             |s: &[f64]| Step { parts: Parts { nll: s[0], kl: s[1], missed: 0 }, decay: s[2] };
         let trace = take(3 * sizes[2]).chunks_exact(3).map(step).collect();
-        Ok(Some(Value { t0, delta, aside, trace }))
+        Ok(Some(TargetValue { t0, delta, aside, trace }))
     }
 
     /// Adds a value.
@@ -163,9 +156,9 @@ impl Values {
     /// # Errors
     ///
     /// A file that cannot be written.
-    pub fn put(&mut self, key: &str, value: &Value) -> Result<()> {
+    pub fn put(&mut self, key: &str, value: &TargetValue) -> Result<()> {
         assert_eq!(key.len(), KEY, "a key of another kind");
-        let Value { t0, delta, aside, trace } = value;
+        let TargetValue { t0, delta, aside, trace } = value;
         let sizes = [t0.len(), aside.len(), trace.len()];
         let mut record = key.as_bytes().to_vec();
         sizes.iter().for_each(|&n| record.extend((n as u32).to_le_bytes()));
@@ -182,7 +175,7 @@ impl Values {
     /// # Errors
     ///
     /// A file that cannot be read or written.
-    pub fn take(&mut self, other: &Values) -> Result<()> {
+    pub fn add_all(&mut self, other: &ValueStore) -> Result<()> {
         let sorted: BTreeMap<_, _> = other.at.iter().collect(); // an order of their own
         for key in sorted.keys() {
             if !self.at.contains_key(*key) {
@@ -198,10 +191,13 @@ impl Values {
     /// # Errors
     ///
     /// What `fill` says; a file that cannot be written. Nothing is left behind then.
-    pub fn whole(path: &Path, fill: impl FnOnce(&mut Values) -> Result<()>) -> Result<()> {
+    pub fn write_whole(
+        path: &Path,
+        fill: impl FnOnce(&mut ValueStore) -> Result<()>,
+    ) -> Result<()> {
         let failed = |e| Error::io(path, "write", e);
         let file = write::temporary(path)?;
-        let mut values = Values::open(file.path())?;
+        let mut values = ValueStore::open(file.path())?;
         path.clone_into(&mut values.path); // what errors name
         fill(&mut values)?;
         values.file.sync_all().map_err(failed)?;
@@ -232,110 +228,6 @@ fn floats([d, a, s]: [usize; 3]) -> u64 {
 }
 
 fn not_ours(path: &Path) -> Error {
-    let remedy = "name a file that `incise edit --shard` or `incise merge` wrote";
+    let remedy = "name a file of values that a shard of an edit wrote, or that was merged of such";
     Error::input(path, "format", "is not a file of values", remedy)
-}
-
-/// The folder.
-pub struct Kept {
-    dir: PathBuf,
-    /// Its values.
-    pub values: Values,
-    _lock: Lock,
-}
-
-impl Kept {
-    /// Opens the folder, which is made where it is missing.
-    ///
-    /// # Errors
-    ///
-    /// Another run that uses it; one that cannot be written.
-    pub fn open(dir: &Path) -> Result<Kept> {
-        let stranger =
-            |mut files: fs::ReadDir| files.next().is_some() && !dir.join("values").exists();
-        if dir.exists() && (!dir.is_dir() || fs::read_dir(dir).is_ok_and(stranger)) {
-            let what = "stands where what is found would be kept";
-            return Err(Error::input(dir, "kept", what, "name another patch, or move it"));
-        }
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
-        let path = dir.join("lock");
-        if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
-            let what = "is a link, a pipe or a folder";
-            return Err(Error::input(&path, "lock", what, "remove it"));
-        }
-        let lock = Lock::alone(&path, "another run uses this folder")?;
-        let values = Values::open(&dir.join("values"))?;
-        Ok(Kept { dir: dir.to_owned(), values, _lock: lock })
-    }
-
-    fn layer(&self, key: &str) -> PathBuf {
-        self.dir.join(format!("layer-{key}.safetensors"))
-    }
-
-    /// The change of a finished layer of sizes (out, in), and the ridge it needed. One that cannot
-    /// be read is made again.
-    pub fn finished(&self, key: &str, [out, inner]: [usize; 2]) -> Option<(Delta, Option<f64>)> {
-        let shard = Shard::open(&self.layer(key)).ok()?;
-        let header = shard.header();
-        let matrix = |name: &str, rows: usize| {
-            let entry = header.tensors.get(name).filter(|e| e.dtype == DType::F32.name())?;
-            let &[n, columns] = &entry.shape[..] else { return None };
-            let mut values = vec![0.0f32; n * columns];
-            DType::F32.widen(&shard.bytes(&entry.range), &mut values);
-            (n == rows).then_some((values, columns))
-        };
-        let kind = match (matrix("left", out), matrix("right", inner), matrix("delta", out)) {
-            (Some((left, r)), Some((right, s)), None) if r == s => {
-                Delta::LowRank { left, right, r }
-            }
-            (None, None, Some((delta, columns))) if columns == inner => Delta::Dense(delta),
-            _ => return None,
-        };
-        let ridge = header.metadata.get(RIDGE).map(|r| r.parse()).transpose().ok()?;
-        (header.metadata.get(CHECK) == Some(&check(&kind))).then_some((kind, ridge))
-    }
-
-    /// Keeps the change of a layer of sizes (out, in).
-    ///
-    /// # Errors
-    ///
-    /// A folder that cannot be written.
-    pub fn keep(
-        &self,
-        key: &str,
-        [out, inner]: [usize; 2],
-        kind: &Delta,
-        ridge: Option<f64>,
-    ) -> Result<()> {
-        let parts: Vec<(&str, [usize; 2], &[f32])> = match kind {
-            Delta::LowRank { left, right, r } => {
-                vec![("left", [out, *r], left), ("right", [inner, *r], right)]
-            }
-            Delta::Dense(delta) => vec![("delta", [out, inner], delta)],
-        };
-        let item = |(name, shape, _): &(&str, [usize; 2], &[f32])| Item {
-            name: (*name).to_owned(),
-            dtype: DType::F32.into(),
-            shape: shape.to_vec(),
-        };
-        let items: Vec<Item> = parts.iter().map(item).collect();
-        let mut metadata = BTreeMap::from([(CHECK.to_owned(), check(kind))]);
-        metadata.extend(ridge.map(|r| (RIDGE.to_owned(), format!("{r:e}"))));
-        write::write(&self.layer(key), &metadata, &items, &mut |i, out| {
-            out.write_all(bytemuck::cast_slice(parts[i].2))
-        })
-    }
-}
-
-/// A name for the values of a change.
-fn check(kind: &Delta) -> String {
-    let mut all = Fingerprint::default();
-    match kind {
-        Delta::LowRank { left, right, .. } => {
-            all.add(bytemuck::cast_slice(left));
-            all.add(bytemuck::cast_slice(right));
-        }
-        Delta::Dense(delta) => all.add(bytemuck::cast_slice(delta)),
-    }
-    all.hex()
 }

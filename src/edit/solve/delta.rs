@@ -36,19 +36,19 @@ fn rows(m: &Mat<f64>) -> Vec<f32> {
 }
 
 /// The sum of changes of one matrix (out, in).
-pub fn sum(kinds: &[Delta], [out, inner]: [usize; 2]) -> Delta {
+pub fn sum(deltas: &[Delta], [out, inner]: [usize; 2]) -> Delta {
     let mut columns = 0;
     let mut factors = Vec::new();
-    for kind in kinds {
-        if let Delta::LowRank { left, right, r } = kind {
+    for delta in deltas {
+        if let Delta::LowRank { left, right, r } = delta {
             columns += r;
             factors.push((&left[..], &right[..], *r));
         }
     }
-    if factors.len() < kinds.len() || !thin(columns, [out, inner]) {
+    if factors.len() < deltas.len() || !thin(columns, [out, inner]) {
         let mut total = vec![0.0; out * inner];
-        for kind in kinds {
-            total.iter_mut().zip(dense(kind, [out, inner])).for_each(|(t, d)| *t += d);
+        for delta in deltas {
+            total.iter_mut().zip(dense(delta, [out, inner])).for_each(|(t, d)| *t += d);
         }
         return Delta::Dense(total.into_iter().map(|x: f64| x as f32).collect());
     }
@@ -58,16 +58,16 @@ pub fn sum(kinds: &[Delta], [out, inner]: [usize; 2]) -> Delta {
 }
 
 /// Δ as an operation takes it.
-pub fn term(kind: &Delta) -> Term<'_> {
-    match kind {
+pub fn term(delta: &Delta) -> Term<'_> {
+    match delta {
         Delta::LowRank { left, right, r } => Term::LowRank { left, right, r: *r },
         Delta::Dense(delta) => Term::Dense(delta),
     }
 }
 
 /// Δ (out, in), row-major.
-pub fn dense(kind: &Delta, [out, inner]: [usize; 2]) -> Vec<f64> {
-    match kind {
+pub fn dense(delta: &Delta, [out, inner]: [usize; 2]) -> Vec<f64> {
+    match delta {
         Delta::Dense(delta) => delta.iter().map(|&x| x.into()).collect(),
         Delta::LowRank { left, right, r } => {
             let of = |m: &[f32], n: usize| Mat::from_fn(n, *r, |i, j| f64::from(m[i * r + j]));
@@ -78,19 +78,19 @@ pub fn dense(kind: &Delta, [out, inner]: [usize; 2]) -> Vec<f64> {
 }
 
 /// The model with W + Δ in layer l, rounded to the precision it runs in; and ‖Δ‖ and ‖W‖.
-pub fn with_change(model: &Model, l: usize, kind: &Delta) -> (Model, [f64; 2]) {
+pub fn with_delta(model: &Model, l: usize, delta: &Delta) -> (Model, [f64; 2]) {
     let w = &model.layers[l].down.w;
     let [out, inner] = w.dims();
-    if let (Some(_), Delta::LowRank { .. }) = (model.compute.engine(), kind) {
+    if let (Some(_), Delta::LowRank { .. }) = (model.compute.engine(), delta) {
         let stored = Stored { dtype: DType::F32, layout: Layout::OutIn, out, inner };
         let (w, mut new) = (w.to_dense::<f32>(), vec![0.0f32; out * inner]);
-        let terms = Terms::new(&model.compute, stored, vec![term(kind)]);
+        let terms = Terms::new(&model.compute, stored, vec![term(delta)]);
         let made = bytemuck::cast_slice_mut(&mut new);
         let sums = terms.add(bytemuck::cast_slice(&w), 0..out, made);
         let norms = [sums.wanted.sqrt(), sums.weight.sqrt()];
         return (model.with_down(l, new.into_iter().map(f64::from).collect()), norms);
     }
-    let (delta, mut w) = (dense(kind, [out, inner]), w.to_dense::<f64>());
+    let (delta, mut w) = (dense(delta, [out, inner]), w.to_dense::<f64>());
     let norms = [&delta, &w].map(|m| crate::linalg::vector::norm(m));
     w.iter_mut().zip(&delta).for_each(|(w, d)| *w += d);
     (model.with_down(l, w), norms)

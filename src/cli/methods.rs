@@ -1,0 +1,78 @@
+//! `incise methods [NAME]`: which methods there are, what they need, and their parameters.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::base::Result;
+use crate::edit::method::{Batching, Method};
+use crate::edit::methods::{METHODS, find};
+use crate::edit::params::{Absent, Param};
+
+/// Which method to describe.
+#[derive(Args)]
+pub struct Methods {
+    /// One method, with its parameters [default: all, a line each]
+    name: Option<String>,
+}
+
+impl Methods {
+    /// Prints the table, or one method.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let methods: Vec<&dyn Method> = match &self.name {
+            Some(name) => vec![find(name)?],
+            None => METHODS.to_vec(),
+        };
+        if context.json {
+            let all: Vec<Value> = methods.iter().map(|m| method_json(*m)).collect();
+            return context.terminal.json(&json!(all));
+        }
+        for method in &methods {
+            let about = method.about();
+            context.terminal.line(format!("{:<10} {}", about.name, about.summary))?;
+            context.terminal.line(format!("{:<10} {}", "", about.paper))?;
+            let facts = match method.batching() {
+                Batching::OneByOne => "one fact after another",
+                Batching::Together => "many facts at once",
+            };
+            context.terminal.line(format!("{:<10} {facts}; changes {}", "", about.changes))?;
+        }
+        if self.name.is_some() {
+            context.terminal.line("")?;
+            for param in methods[0].params() {
+                context.terminal.line(param_line(param))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn param_line(param: &Param) -> String {
+    let absent = match param.absent {
+        Absent::Needed => "needed".to_owned(),
+        Absent::Default(value) => format!("default {value}"),
+        Absent::Unused => "optional".to_owned(),
+    };
+    format!("  {:<20} {} ({}; {absent})", param.name, param.about, param.kind.words())
+}
+
+fn method_json(method: &dyn Method) -> Value {
+    let about = method.about();
+    let params: Vec<Value> = method.params().iter().map(|p| param_json(p)).collect();
+    json!({
+        "name": about.name, "summary": about.summary, "paper": about.paper,
+        "changes": about.changes, "together": method.batching() == Batching::Together,
+        "parameters": params,
+    })
+}
+
+fn param_json(param: &Param) -> Value {
+    let default: Option<Value> = match param.absent {
+        Absent::Default(value) => serde_json::from_str(value).ok(),
+        _ => None,
+    };
+    json!({
+        "name": param.name, "takes": param.kind.words(), "needed": param.absent == Absent::Needed,
+        "default": default, "about": param.about,
+    })
+}

@@ -1,0 +1,135 @@
+//! What a long edit has found so far, in a folder beside the patch that anyone may delete.
+//!
+//! ```text
+//! PATCH.kept/
+//!     lock                        held by the run that uses it
+//!     values                      a record a fact                            edit/value_store.rs
+//!     layer-<key>.safetensors     the change of a finished layer
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::value_store::ValueStore;
+use crate::base::{DType, Error, Result};
+use crate::store::lock::Lock;
+use crate::store::write::{self, Item};
+use crate::store::{Delta, Fingerprint, Shard};
+
+const RIDGE: &str = "ridge";
+const CHECK: &str = "blake3";
+
+/// The folder.
+pub struct Cache {
+    dir: PathBuf,
+    weights: String,
+    /// Its values.
+    pub values: ValueStore,
+    _lock: Lock,
+}
+
+impl Cache {
+    /// Opens the folder, which is made where it is missing. `weights` names the weights of the
+    /// model that is edited ([`model_fingerprint`](crate::store::model_fingerprint) of all of
+    /// them): values of another model are never handed back.
+    ///
+    /// # Errors
+    ///
+    /// Another run that uses it; one that cannot be written.
+    pub fn open(dir: &Path, weights: &str) -> Result<Cache> {
+        let stranger =
+            |mut files: fs::ReadDir| files.next().is_some() && !dir.join("values").exists();
+        if dir.exists() && (!dir.is_dir() || fs::read_dir(dir).is_ok_and(stranger)) {
+            let what = "stands where what is found would be kept";
+            return Err(Error::input(dir, "kept", what, "name another patch, or move it"));
+        }
+        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+        let path = dir.join("lock");
+        if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
+            let what = "is a link, a pipe or a folder";
+            return Err(Error::input(&path, "lock", what, "remove it"));
+        }
+        let lock = Lock::alone(&path, "another run uses this folder")?;
+        let values = ValueStore::open(&dir.join("values"))?;
+        let dir = dir.to_owned();
+        let weights = weights.to_owned();
+        Ok(Cache { dir, weights, values, _lock: lock })
+    }
+
+    /// A name for the weights of the model as it is, before any edit.
+    pub fn weights(&self) -> &str {
+        &self.weights
+    }
+
+    fn layer(&self, key: &str) -> PathBuf {
+        self.dir.join(format!("layer-{key}.safetensors"))
+    }
+
+    /// The change of a finished layer of sizes (out, in), and the ridge it needed. One that cannot
+    /// be read is made again.
+    pub fn lookup(&self, key: &str, [out, inner]: [usize; 2]) -> Option<(Delta, Option<f64>)> {
+        let shard = Shard::open(&self.layer(key)).ok()?;
+        let header = shard.header();
+        let matrix = |name: &str, rows: usize| {
+            let entry = header.tensors.get(name).filter(|e| e.dtype == DType::F32.name())?;
+            let &[n, columns] = &entry.shape[..] else { return None };
+            let mut values = vec![0.0f32; n * columns];
+            DType::F32.widen(&shard.bytes(&entry.range), &mut values);
+            (n == rows).then_some((values, columns))
+        };
+        let delta = match (matrix("left", out), matrix("right", inner), matrix("delta", out)) {
+            (Some((left, r)), Some((right, s)), None) if r == s => {
+                Delta::LowRank { left, right, r }
+            }
+            (None, None, Some((delta, columns))) if columns == inner => Delta::Dense(delta),
+            _ => return None,
+        };
+        let ridge = header.metadata.get(RIDGE).map(|r| r.parse()).transpose().ok()?;
+        (header.metadata.get(CHECK) == Some(&check(&delta))).then_some((delta, ridge))
+    }
+
+    /// Stores the change of a layer of sizes (out, in).
+    ///
+    /// # Errors
+    ///
+    /// A folder that cannot be written.
+    pub fn store(
+        &self,
+        key: &str,
+        [out, inner]: [usize; 2],
+        delta: &Delta,
+        ridge: Option<f64>,
+    ) -> Result<()> {
+        let parts: Vec<(&str, [usize; 2], &[f32])> = match delta {
+            Delta::LowRank { left, right, r } => {
+                vec![("left", [out, *r], left), ("right", [inner, *r], right)]
+            }
+            Delta::Dense(delta) => vec![("delta", [out, inner], delta)],
+        };
+        let item = |(name, shape, _): &(&str, [usize; 2], &[f32])| Item {
+            name: (*name).to_owned(),
+            dtype: DType::F32.into(),
+            shape: shape.to_vec(),
+        };
+        let items: Vec<Item> = parts.iter().map(item).collect();
+        let mut metadata = BTreeMap::from([(CHECK.to_owned(), check(delta))]);
+        metadata.extend(ridge.map(|r| (RIDGE.to_owned(), format!("{r:e}"))));
+        write::write(&self.layer(key), &metadata, &items, &mut |i, out| {
+            out.write_all(bytemuck::cast_slice(parts[i].2))
+        })
+    }
+}
+
+/// A name for the values of a change.
+fn check(delta: &Delta) -> String {
+    let mut all = Fingerprint::default();
+    match delta {
+        Delta::LowRank { left, right, .. } => {
+            all.add(bytemuck::cast_slice(left));
+            all.add(bytemuck::cast_slice(right));
+        }
+        Delta::Dense(delta) => all.add(bytemuck::cast_slice(delta)),
+    }
+    all.hex()
+}

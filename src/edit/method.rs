@@ -1,0 +1,174 @@
+//! What an editing method is: parameters, needs, costs, and a plan that touches nothing.
+//!
+//! A method is one file under [`methods`](super::methods), listed in its registry. What methods
+//! for many facts share (batches, values found before, layers) is in [`batch`](super::batch), and
+//! the search of a fact's value in [`value`](super::value), so that a method states its formula
+//! and little else.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::cache::Cache;
+use super::cost::Cost;
+use super::fact_report::FactReport;
+use super::facts::TokenizedFact;
+use super::params::{Param, Params};
+use super::solve::delta::with_delta;
+use super::solve::layers::LayerChange;
+use super::state::State;
+use super::value::Search;
+use crate::base::{Progress, Result};
+use crate::data::Contexts;
+use crate::model::Model;
+use crate::model::arch::Arch;
+use crate::stats::Moment;
+use crate::store::{Change, tensor_fingerprint};
+
+/// What people are told of a method.
+#[derive(Debug, PartialEq, Eq)]
+pub struct About {
+    /// The name users give.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub summary: &'static str,
+    /// Authors, year and number of its paper.
+    pub paper: &'static str,
+    /// What of a model it changes.
+    pub changes: &'static str,
+    /// The method whose presets it takes: its own name, but for variants with the same numbers.
+    pub presets: &'static str,
+}
+
+/// What a method needs besides the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Layers whose key statistics it reads.
+    pub statistics: Vec<usize>,
+    /// How it takes facts.
+    pub facts: Batching,
+    /// Whether it carries a state from one edit to the next, if asked to.
+    pub state: bool,
+}
+
+/// How a method takes facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// One after another, each on the model as those before it left it.
+    OneByOne,
+    /// Many at once.
+    Together,
+}
+
+/// An editing method.
+pub trait Method: Send + Sync {
+    /// Name, paper and what it changes.
+    fn about(&self) -> &'static About;
+
+    /// Its parameters, those it shares with others included.
+    fn params(&self) -> &'static [&'static Param];
+
+    /// How it takes facts.
+    fn batching(&self) -> Batching;
+
+    /// How it searches the value of a fact.
+    fn search(&self, by: &Params, arch: &Arch) -> Search;
+
+    /// What it needs, going on from a state.
+    fn needs(&self, by: &Params, state: &State) -> Needs;
+
+    /// What a plan would take; an upper bound.
+    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost;
+
+    /// The settings that have to stay the same while a state is carried on, as text.
+    fn state_settings(&self, by: &Params) -> String {
+        format!("layers {:?}", by.layers())
+    }
+
+    /// Checks the tensors of a state that was read from a file.
+    ///
+    /// # Errors
+    ///
+    /// A tensor that is missing, unknown or of a wrong shape.
+    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()>;
+
+    /// Plans the change of all facts.
+    ///
+    /// # Errors
+    ///
+    /// A search that meets NaN, a system that cannot be solved, a cache that cannot be written,
+    /// cancellation, a device out of memory.
+    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan>;
+}
+
+/// C of a layer, read when it is needed: at F = 16,384 one is 1 GB.
+pub type Moments<'a> = dyn Fn(usize) -> Result<Arc<Moment>> + 'a;
+
+/// What a method plans with.
+pub struct Context<'a> {
+    /// The model as it is.
+    pub model: &'a Model,
+    /// C of each edited layer.
+    pub statistics: &'a Moments<'a>,
+    /// The contexts the facts' rows are of.
+    pub contexts: &'a Contexts,
+    /// Values and layers found before, for this model.
+    pub cache: Option<&'a mut Cache>,
+    /// What earlier edits left.
+    pub state: State,
+    /// Whether more edits are to come, which go on from the state after this one.
+    pub carries: bool,
+    /// Facts in a batch; 0 for all at once.
+    pub sequential: usize,
+    /// Bytes that searches and streams may take.
+    pub memory: u64,
+    /// Of random choices: the sample of the norm anchor.
+    pub seed: u64,
+    /// Who is told how the work goes, and may cancel it.
+    pub progress: &'a dyn Progress,
+}
+
+/// Changed layers, and the model that has them.
+pub struct Plan {
+    /// The edited model.
+    pub model: Model,
+    /// What each fact did.
+    pub facts: Vec<FactReport>,
+    /// What was done to each layer, ascending.
+    pub layers: Vec<LayerChange>,
+    /// What the method carries on.
+    pub state: State,
+}
+
+impl Plan {
+    /// The changes, for the tensors whose stored bytes `stored` gives by layer.
+    ///
+    /// # Errors
+    ///
+    /// What `stored` says.
+    pub fn changes<B: AsRef<[u8]>>(
+        &self,
+        mut stored: impl FnMut(usize) -> Result<B>,
+    ) -> Result<Vec<Change>> {
+        let change = |layer: &LayerChange| {
+            let e = self.model.editable(layer.layer);
+            Ok(Change {
+                tensor: e.tensor.clone(),
+                module: e.module.clone(),
+                out: e.out,
+                inner: e.inner,
+                fan_in_fan_out: e.fan_in_fan_out,
+                fingerprint: tensor_fingerprint(stored(layer.layer)?.as_ref()),
+                delta: layer.delta.clone(),
+            })
+        };
+        let mut changes: Vec<Change> = self.layers.iter().map(change).collect::<Result<_>>()?;
+        changes.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+        Ok(changes)
+    }
+
+    /// A model with the changes, made on one without them.
+    pub fn on(&self, model: &Model) -> Model {
+        let add = |model: Model, l: &LayerChange| with_delta(&model, l.layer, &l.delta).0;
+        self.layers.iter().fold(model.clone(), add)
+    }
+}

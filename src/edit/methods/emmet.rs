@@ -1,0 +1,159 @@
+//! Equality-constrained mass editing.
+//!
+//! ```text
+//! minimise tr Δ M Δᵀ with ΔK = R:      Δ = R (KᵀM⁻¹K + εI)⁻¹KᵀM⁻¹      ε = 0 meets it exactly
+//!
+//! M = λC + Q + νI    Q Σ KKᵀ of the batches before, as in MEMIT
+//! λ mom2_update_weight, ν update_norm_lambda, ε emmet_lambda
+//! ```
+//!
+//! With ε > 0 that is MEMIT's closed form with εM in the place of λC + Q, so keys of earlier
+//! batches weigh ε of what they weigh there. As a rule one layer is edited. Source: Gupta,
+//! Sajnani, Anumanchipalli 2024, arXiv:2403.14236.
+
+use std::path::Path;
+
+use faer::Mat;
+
+use super::memit::{Memit, solve};
+use crate::base::Result;
+use crate::edit::batch;
+use crate::edit::cost::Cost;
+use crate::edit::facts::TokenizedFact;
+use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
+use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
+use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range, digest_number};
+use crate::edit::solve::layers::{ClosedForm, Solved};
+use crate::edit::state::State;
+use crate::edit::value::Search;
+use crate::linalg::least_squares::Solver;
+use crate::model::At;
+use crate::model::arch::Arch;
+use crate::store::Fingerprint;
+
+/// EMMET, as methods are listed.
+pub static EMMET: EmmetMethod = EmmetMethod;
+
+/// See [`EMMET`].
+pub struct EmmetMethod;
+
+static ABOUT: About = About {
+    name: "emmet",
+    summary: "MEMIT whose facts are met exactly or nearly so, as a rule in one layer.",
+    paper: "Gupta et al. 2024, arXiv:2403.14236",
+    changes: "the MLP down projections of a window of layers",
+    presets: "emmet",
+};
+
+const EMMET_LAMBDA: Param = Param {
+    name: "emmet_lambda",
+    kind: ParamKind::Number(Range::ZeroOrAboveRounding),
+    absent: Absent::Default("0.1"),
+    about: "ε: how far facts may be missed; 0 meets them exactly.",
+};
+
+const UPDATE_NORM_LAMBDA: Param = Param {
+    name: "update_norm_lambda",
+    kind: ParamKind::Number(Range::FromZero),
+    absent: Absent::Unused,
+    about: "ν: weight of the size of the change; 0 where it is not given.",
+};
+
+static PARAMS: [&Param; 12] = [
+    &params::LAYERS,
+    &params::V_NUM_GRAD_STEPS,
+    &params::V_LR,
+    &params::V_LOSS_LAYER,
+    &params::V_WEIGHT_DECAY,
+    &params::CLAMP_NORM_FACTOR,
+    &params::KL_FACTOR,
+    &MOM2_UPDATE_WEIGHT,
+    &EMMET_LAMBDA,
+    &UPDATE_NORM_LAMBDA,
+    &family::MOM2_ADJUSTMENT_ON,
+    &family::NO_NORM_ANCHOR,
+];
+
+impl Method for EmmetMethod {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn params(&self) -> &'static [&'static Param] {
+        &PARAMS
+    }
+
+    fn batching(&self) -> Batching {
+        Batching::Together
+    }
+
+    fn search(&self, by: &Params, arch: &Arch) -> Search {
+        family::search(by, arch, At::Stream)
+    }
+
+    fn needs(&self, by: &Params, _: &State) -> Needs {
+        family::needs(by)
+    }
+
+    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
+        let search = self.search(by, &on.model.arch);
+        let epsilon = by.number(&EMMET_LAMBDA);
+        family::cost(on, facts, &search, by, &|solves| solves.with_matrix(epsilon))
+    }
+
+    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
+        family::check_state(path, state, by, &|_| arch.inner)
+    }
+
+    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
+        let search = self.search(by, &on.model.arch);
+        let moments = on.statistics;
+        batch::plan(on, facts, &search, by, &mut |state| {
+            Ok(Box::new(Emmet {
+                memit: Memit::new(moments, by.number(&MOM2_UPDATE_WEIGHT), state),
+                update_norm_lambda: by.number_or_zero(&UPDATE_NORM_LAMBDA),
+                emmet_lambda: by.number(&EMMET_LAMBDA),
+            }))
+        })
+    }
+}
+
+/// EMMET's closed form.
+pub struct Emmet<'a> {
+    /// C, λ and the keys of earlier batches, as MEMIT has them.
+    pub memit: Memit<'a>,
+    /// ν.
+    pub update_norm_lambda: f64,
+    /// ε.
+    pub emmet_lambda: f64,
+}
+
+impl ClosedForm for Emmet<'_> {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
+        let moment = (self.memit.moments)(layer)?;
+        let prior = |ridge| {
+            let mut m = self.memit.prior(&moment, ridge);
+            (0..k.nrows()).for_each(|i| m[(i, i)] += self.update_norm_lambda);
+            m
+        };
+        solve(&moment, self.emmet_lambda, [k, r], &prior, solver)
+    }
+
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
+        self.memit.learn(layer, k);
+    }
+
+    fn give_back(&mut self, state: &mut State) {
+        self.memit.give_back(state);
+    }
+
+    fn digest(&self, into: &mut Fingerprint) {
+        into.field(b"emmet");
+        let numbers = [self.memit.mom2_update_weight, self.update_norm_lambda, self.emmet_lambda];
+        numbers.into_iter().for_each(|x| digest_number(x, into));
+    }
+
+    fn digest_layer(&self, layer: usize, into: &mut Fingerprint) -> Result<()> {
+        self.memit.digest_layer(layer, into)
+    }
+}

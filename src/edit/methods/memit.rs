@@ -1,0 +1,200 @@
+//! Mass-editing memory in a transformer.
+//!
+//! ```text
+//! Z    values of all facts at the stream after the last layer of a window     edit/value.rs
+//! R    what is missing of them, spread evenly over the layers                 edit/solve/layers.rs
+//! C    E[k kᵀ] over running text; λ says how many such keys count as one      mom2_update_weight
+//! Q    Σ KKᵀ of the batches before this one, read with their finished weights
+//!
+//! Δ = R Xᵀ,   X = (λC + Q + KKᵀ)⁻¹K                                     linalg/keyspace.rs
+//! ```
+//!
+//! A C that is singular gets a ridge, which is said. Source: Meng, Sharma, Andonian, Belinkov, Bau
+//! 2023, arXiv:2210.07229, eq. 14; Q, for edits in sequential batches, as in MEMIT_seq of
+//! jianghoucheng/AlphaEdit.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use faer::Mat;
+
+use crate::base::{Error, Remedy, Result};
+use crate::edit::batch;
+use crate::edit::cost::Cost;
+use crate::edit::facts::TokenizedFact;
+use crate::edit::family::{self, GRAM, MOM2_UPDATE_WEIGHT};
+use crate::edit::method::{About, Batching, Context, Method, Moments, Needs, Plan};
+use crate::edit::params::{self, Param, Params, digest_number};
+use crate::edit::solve::layers::{ClosedForm, Solved};
+use crate::edit::state::{LayerTensors, State};
+use crate::edit::value::Search;
+use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, add_gram};
+use crate::model::At;
+use crate::model::arch::Arch;
+use crate::stats::Moment;
+use crate::stats::covariance::{indefinite, matrix, with_ridge};
+use crate::store::Fingerprint;
+
+/// MEMIT, as methods are listed.
+pub static MEMIT: MemitMethod = MemitMethod;
+
+/// See [`MEMIT`].
+pub struct MemitMethod;
+
+static ABOUT: About = About {
+    name: "memit",
+    summary: "Changes many facts at once, spread over a window of layers.",
+    paper: "Meng et al. 2023, arXiv:2210.07229",
+    changes: "the MLP down projections of a window of layers",
+    presets: "memit",
+};
+
+static PARAMS: [&Param; 11] = [
+    &params::LAYERS,
+    &params::V_NUM_GRAD_STEPS,
+    &params::V_LR,
+    &params::V_LOSS_LAYER,
+    &params::V_WEIGHT_DECAY,
+    &params::CLAMP_NORM_FACTOR,
+    &params::KL_FACTOR,
+    &MOM2_UPDATE_WEIGHT,
+    &family::MOM2_ADJUSTMENT_ON,
+    &family::NORM_ANCHOR,
+    &family::NORM_ANCHOR_SAMPLES,
+];
+
+impl Method for MemitMethod {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn params(&self) -> &'static [&'static Param] {
+        &PARAMS
+    }
+
+    fn batching(&self) -> Batching {
+        Batching::Together
+    }
+
+    fn search(&self, by: &Params, arch: &Arch) -> Search {
+        family::search(by, arch, At::Stream)
+    }
+
+    fn needs(&self, by: &Params, _: &State) -> Needs {
+        family::needs(by)
+    }
+
+    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
+        let search = self.search(by, &on.model.arch);
+        family::cost(on, facts, &search, by, &|solves| solves.with_matrix(1.0))
+    }
+
+    fn state_settings(&self, by: &Params) -> String {
+        family::state_settings(by, "")
+    }
+
+    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
+        family::check_state(path, state, by, &|_| arch.inner)
+    }
+
+    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
+        let search = self.search(by, &on.model.arch);
+        let moments = on.statistics;
+        batch::plan(on, facts, &search, by, &mut |state| {
+            Ok(Box::new(Memit::new(moments, by.number(&MOM2_UPDATE_WEIGHT), state)))
+        })
+    }
+}
+
+/// MEMIT's closed form.
+pub struct Memit<'a> {
+    /// C of each layer.
+    pub moments: &'a Moments<'a>,
+    /// λ.
+    pub mom2_update_weight: f64,
+    /// Q of each layer (F, F); the lower triangle counts.
+    pub past: LayerTensors,
+}
+
+impl<'a> Memit<'a> {
+    /// Goes on from what a state holds, and takes it out of there.
+    pub fn new(moments: &'a Moments<'a>, mom2_update_weight: f64, state: &mut State) -> Memit<'a> {
+        let past = state.take(GRAM);
+        Memit { moments, mom2_update_weight, past }
+    }
+
+    /// M = λ(C + ridge·I) + Q.
+    pub fn prior(&self, moment: &Moment, ridge: f64) -> Mat<f64> {
+        let mut m = matrix(moment, ridge);
+        m *= faer::Scale(self.mom2_update_weight);
+        if let Some(q) = self.past.get(&moment.layer) {
+            m += &**q;
+        }
+        m
+    }
+}
+
+impl ClosedForm for Memit<'_> {
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
+        let moment = (self.moments)(layer)?;
+        solve(&moment, 1.0, [k, r], &|ridge| self.prior(&moment, ridge), solver)
+    }
+
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
+        learn(&mut self.past, layer, k);
+    }
+
+    fn give_back(&mut self, state: &mut State) {
+        state.put(GRAM, std::mem::take(&mut self.past));
+    }
+
+    fn digest(&self, into: &mut Fingerprint) {
+        into.field(b"memit");
+        digest_number(self.mom2_update_weight, into);
+    }
+
+    fn digest_layer(&self, layer: usize, into: &mut Fingerprint) -> Result<()> {
+        let moment = (self.moments)(layer)?;
+        into.add(&moment.tokens.to_le_bytes());
+        into.add(bytemuck::cast_slice(&moment.second_moment));
+        Ok(())
+    }
+}
+
+/// Q of a layer += KKᵀ.
+pub fn learn(past: &mut LayerTensors, layer: usize, k: &Mat<f64>) {
+    let f = k.nrows();
+    let q = past.entry(layer).or_insert_with(|| Arc::new(Mat::zeros(f, f)));
+    add_gram(Arc::make_mut(q), k);
+}
+
+/// Δ with the prior M that `prior` makes of C and a ridge, which grows until M can be solved with.
+///
+/// # Errors
+///
+/// No ridge will do, or, with ε = 0, keys that depend on each other.
+pub fn solve(
+    moment: &Moment,
+    epsilon: f64,
+    [k, r]: [&Mat<f64>; 2],
+    prior: &dyn Fn(f64) -> Mat<f64>,
+    solver: Solver,
+) -> Result<(Solution, Option<f64>)> {
+    let made = with_ridge(moment, |ridge| {
+        let prior = || prior(ridge);
+        let prior = Prior::Matrix(&prior);
+        let route = Route::choose(&prior, epsilon, [k.nrows(), k.ncols(), r.nrows()]);
+        least_squares::solve(&prior, epsilon, k, r, route, solver)
+    })?;
+    made.ok_or_else(|| match epsilon == 0.0 {
+        true => Error::numeric(
+            format!("layer {}: the facts' keys depend on each other", moment.layer),
+            Remedy::from(
+                "set emmet_lambda to 0.1: prompts in which the same text precedes a subject share \
+                 a key, whatever follows it",
+            )
+            .hyperparameter("emmet_lambda", Some("0.1")),
+        ),
+        false => indefinite(moment.layer),
+    })
+}

@@ -1,0 +1,139 @@
+//! Many facts over a window of layers: each layer gives a part of what is missing.
+//!
+//! ```text
+//! for layer i of the n layers, lowest first, with the model as changed so far:
+//!     K (F, N) ← keys                      H (D, N) ← what the site holds at the bare prompts
+//!     R = share(n − i)·(Z − H)             1/(n − i), so that the last layer closes the gap
+//!     Δ = the method's closed form of (K, R)
+//!     W ← W + Δ
+//! ```
+//!
+//! Source: Meng, Sharma, Andonian, Belinkov, Bau 2023, arXiv:2210.07229, algorithm 1.
+
+use faer::Mat;
+
+use super::delta::{pack, with_delta};
+use super::device::with_solver;
+use crate::base::{Progress, Result, Stage};
+use crate::edit::keys::Reader;
+use crate::edit::state::State;
+use crate::linalg::least_squares::{Solution, Solver};
+use crate::model::{Model, Site};
+use crate::store::{Delta, Fingerprint};
+
+/// Δ, and the ridge that C needed.
+pub type Solved = Result<(Solution, Option<f64>)>;
+
+/// How a method solves for the change of one layer.
+pub trait ClosedForm {
+    /// The part of what is missing that a layer gives, with `left` layers to go, itself included.
+    fn share(&self, left: usize) -> f64 {
+        1.0 / left as f64
+    }
+
+    /// Δ for keys K (F, N) and residuals R (D, N).
+    ///
+    /// # Errors
+    ///
+    /// A system that cannot be solved.
+    fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved;
+
+    /// Takes notice of keys (F, N) that later changes should leave alone.
+    fn learn(&mut self, layer: usize, k: &Mat<f64>);
+
+    /// Puts what was learnt into a state.
+    fn give_back(&mut self, state: &mut State);
+
+    /// Adds its own parameters to a name for what is computed with it.
+    fn digest(&self, into: &mut Fingerprint);
+
+    /// Adds what it reads of a layer beyond keys and state: C, or what was made of it.
+    ///
+    /// # Errors
+    ///
+    /// Statistics that cannot be read.
+    fn digest_layer(&self, layer: usize, into: &mut Fingerprint) -> Result<()>;
+}
+
+/// What was done to one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerChange {
+    /// l.
+    pub layer: usize,
+    /// Δ.
+    pub delta: Delta,
+    /// ‖Δ‖.
+    pub norm: f64,
+    /// ‖W‖ before it.
+    pub weight: f64,
+    /// What was added to the diagonal of C.
+    pub ridge: Option<f64>,
+}
+
+/// Where finished layers are looked up and stored, by number in the window.
+pub trait LayerCache {
+    /// The change of a layer that was finished earlier, and its ridge.
+    ///
+    /// # Errors
+    ///
+    /// Statistics that cannot be read.
+    fn lookup(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>>;
+
+    /// Stores a layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](LayerCache::lookup); a folder that cannot be written.
+    fn store(&mut self, i: usize, delta: &Delta, ridge: Option<f64>) -> Result<()>;
+}
+
+/// Which layers change, and where their values are.
+#[derive(Clone, Copy)]
+pub struct Spread<'a> {
+    /// The layers, ascending.
+    pub layers: &'a [usize],
+    /// Where Z and H are read.
+    pub site: Site,
+    /// Z (D, N).
+    pub z: &'a Mat<f64>,
+}
+
+impl Spread<'_> {
+    /// Changes the layers, lowest first, so that the site holds Z at the bare prompts. Returns the
+    /// changed model.
+    ///
+    /// # Errors
+    ///
+    /// Keys that are not finite, a system that cannot be solved, cancellation, what the cache says.
+    pub fn run(
+        self,
+        mut model: Model,
+        reader: &Reader,
+        form: &dyn ClosedForm,
+        cache: &mut dyn LayerCache,
+        progress: &dyn Progress,
+    ) -> Result<(Model, Vec<LayerChange>)> {
+        let n = self.layers.len();
+        let mut done = Vec::new();
+        for (i, &layer) in self.layers.iter().enumerate() {
+            progress.at(Stage::Layer, i as u64, n as u64);
+            let (delta, ridge) = match cache.lookup(i)? {
+                Some(found) => found,
+                None => {
+                    let (k, h) = reader.look(&model, layer, self.site, progress)?;
+                    let r = (self.z - h) * faer::Scale(form.share(n - i));
+                    let solve = |solver: Solver| form.change(layer, &k, &r, solver);
+                    let (change, ridge) = with_solver(&model.compute, solve)?;
+                    let delta = pack(&change, &r);
+                    cache.store(i, &delta, ridge)?;
+                    (delta, ridge)
+                }
+            };
+            let (changed, [norm, weight]) = with_delta(&model, layer, &delta);
+            model = changed;
+            done.push(LayerChange { layer, delta, norm, weight, ridge });
+        }
+        progress.at(Stage::Layer, n as u64, n as u64);
+        Ok((model, done))
+    }
+}

@@ -1,0 +1,406 @@
+//! An edit that is ready to be planned: facts tokenised, parameters checked, costs known.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::edit::Edit;
+use super::state::StateFile;
+use super::{Editor, Settings};
+use crate::base::remedy::Operation;
+use crate::base::units::{count, counted, metric};
+use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
+use crate::data::conflicts::{Superseded, resolve};
+use crate::data::{Contexts, Request};
+use crate::edit::cache::Cache;
+use crate::edit::contexts;
+use crate::edit::cost::Cost;
+use crate::edit::facts::{TokenizedFact, tokenize};
+use crate::edit::hparams::HparamSet;
+use crate::edit::method::{Batching, Context, Method, Moments};
+use crate::edit::params::Params;
+use crate::edit::state::State;
+use crate::edit::value::Search;
+use crate::edit::value_store::ValueStore;
+use crate::edit::values;
+use crate::model::Model;
+use crate::stats::Moment;
+use crate::store::{model_fingerprint, tensor_fingerprint};
+use crate::text::{Chat, Frame};
+
+/// An edit that is ready to be planned.
+pub struct Prepared {
+    pub(super) editor: Editor,
+    pub(super) method: &'static dyn Method,
+    pub(super) hparams: HparamSet,
+    pub(super) params: Params,
+    pub(super) contexts: Contexts,
+    pub(super) requests: Vec<Request>,
+    pub(super) facts: Vec<TokenizedFact>,
+    pub(super) superseded: Vec<Superseded>,
+    /// What a patch records besides: the seed, where hyperparameters are from, the chat's frame.
+    pub(super) notes: Value,
+}
+
+impl Prepared {
+    pub(super) fn new(editor: &Editor, file: &Path, requests: Vec<Request>) -> Result<Prepared> {
+        let method = editor.chosen()?;
+        let settings = &editor.settings;
+        let opened = &editor.opened;
+        let progress = &*settings.progress;
+        applies(settings, method)?;
+        let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
+        for (name, value, source) in &settings.set {
+            hparams.put(name, value.clone(), source);
+        }
+        hparams.fill(method);
+        let name = method.about().name;
+        for unknown in hparams.unknown(method) {
+            progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
+        }
+        progress.remark(&format!("hyperparameters: {}", hparams.summary(method)));
+        let requests = without(requests, &settings.without)?;
+        let (requests, superseded) = resolve(file, requests, settings.on_conflict)?;
+        warn_of_superseded(progress, &superseded);
+        let params = hparams.resolve(method, &opened.model)?;
+        let contexts = match &settings.contexts {
+            Some((_, contexts)) => contexts.clone(),
+            None => contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?,
+        };
+        let chat = settings.chat.as_deref();
+        let text = (&*opened.tokenizer, chat);
+        let facts = tokenize(&opened.model, text, (file, &requests), &contexts)?;
+        let notes = json!({
+            "seed": settings.seed, "hyperparameters_from": hparams.sources(),
+            "chat": chat.map(chat_json).transpose()?,
+        });
+        let editor = editor.clone();
+        Ok(Prepared {
+            editor,
+            method,
+            hparams,
+            params,
+            contexts,
+            requests,
+            facts,
+            superseded,
+            notes,
+        })
+    }
+
+    /// The facts that are edited.
+    pub fn facts(&self) -> &[TokenizedFact] {
+        &self.facts
+    }
+
+    /// Requests that others took the place of.
+    pub fn superseded(&self) -> &[Superseded] {
+        &self.superseded
+    }
+
+    /// The edited layers, ascending.
+    pub fn layers(&self) -> &[usize] {
+        self.params.layers()
+    }
+
+    /// Hyperparameters by name, and where each is from.
+    pub fn hyperparameters(&self) -> [Value; 2] {
+        [self.hparams.to_json(), self.hparams.sources()]
+    }
+
+    /// The contexts, given or drawn.
+    pub fn contexts(&self) -> &Contexts {
+        &self.contexts
+    }
+
+    /// The layer at which values are searched.
+    pub fn search_layer(&self) -> usize {
+        self.search().push.site.layer
+    }
+
+    /// Bytes the searches may take.
+    pub fn memory(&self) -> u64 {
+        let given = self.editor.settings.memory;
+        given.or_else(|| self.model().spare()).unwrap_or_else(memory::spare)
+    }
+
+    /// What the edit would take, once everything it reads was looked at.
+    ///
+    /// # Errors
+    ///
+    /// Statistics or a state that the plan would refuse.
+    pub fn cost(&self) -> Result<Cost> {
+        let (_, state) = self.state()?;
+        self.check_statistics(&state)?;
+        Ok(self.cost_from(state))
+    }
+
+    fn cost_from(&self, state: State) -> Cost {
+        let moments = |l| self.moment(l);
+        self.method.cost(&self.context(&moments, None, state), &self.facts, &self.params)
+    }
+
+    /// Plans the change of all facts. Nothing but the cache is touched.
+    ///
+    /// # Errors
+    ///
+    /// A checkpoint that was changed since it was opened; statistics or a state that do not fit; a
+    /// search that meets NaN, a system that cannot be solved; cancellation; a device out of memory.
+    pub fn plan(self) -> Result<Edit> {
+        let settings = &self.editor.settings;
+        if settings.shard.is_some() {
+            let what = "a shard of an edit searches values, and plans nothing";
+            return Err(Error::refused(what, "search its values, or leave the shard out"));
+        }
+        self.editor.opened.checkpoint.unchanged()?;
+        let progress = &*settings.progress;
+        let (state_file, state) = self.state()?;
+        self.check_statistics(&state)?;
+        let mut cache = self.open_cache()?;
+        self.remark_known(cache.as_ref());
+        if self.method.batching() == Batching::Together {
+            self.remark_cost(&self.cost_from(state.clone()));
+        }
+        let moments = |l| self.moment(l);
+        let plan = {
+            let mut context = self.context(&moments, cache.as_mut(), state);
+            catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
+        };
+        let plan = plan.map_err(|e| self.say_where_it_is(e))?;
+        for layer in plan.layers.iter().filter(|l| l.ridge.is_some()) {
+            warn_of_ridge(progress, &*self.moment(layer.layer)?, layer.ridge);
+        }
+        if let Some(file) = &state_file {
+            file.unchanged()?;
+        }
+        Edit::new(self, plan, state_file)
+    }
+
+    /// Searches the values of the editor's share of the facts and writes them to its output.
+    /// Returns how many they are.
+    ///
+    /// # Errors
+    ///
+    /// No share or no output; as [`plan`](Prepared::plan).
+    pub fn search_values(&self) -> Result<u64> {
+        let settings = &self.editor.settings;
+        let (Some(share), Some(output)) = (settings.shard, &settings.output) else {
+            let remedy = "give the editor a shard and an output";
+            return Err(Error::refused("values of no share, or for no file", remedy));
+        };
+        let mut cache = self.open_cache()?;
+        self.remark_known(cache.as_ref());
+        let facts = share_of(&self.facts, share);
+        let search = self.search();
+        let moments = |l| self.moment(l);
+        let mut context = self.context(&moments, cache.as_mut(), State::default());
+        values::search_all(&mut context, &facts, &search).map_err(|e| self.say_where_it_is(e))?;
+        let cache = cache.expect("an output has a cache beside it");
+        values::export(self.model(), &cache, &facts, &search, output)?;
+        Ok(facts.len() as u64)
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        &self.editor.opened.model
+    }
+
+    /// What a patch records of how the method ran.
+    pub(super) fn plan_notes(&self) -> Result<Vec<(&'static str, Value)>> {
+        let settings = &self.editor.settings;
+        if self.method.batching() == Batching::Together {
+            let sequential = (settings.sequential > 0).then_some(settings.sequential);
+            return Ok(vec![("sequential", json!(sequential))]);
+        }
+        let layers = self.method.needs(&self.params, &State::default()).statistics;
+        let tokens = layers.first().map(|&l| self.moment(l).map(|m| m.tokens)).transpose()?;
+        Ok(vec![("tokens", json!(tokens))])
+    }
+
+    fn search(&self) -> Search {
+        self.method.search(&self.params, &self.model().arch)
+    }
+
+    fn context<'a>(
+        &'a self,
+        statistics: &'a Moments<'a>,
+        cache: Option<&'a mut Cache>,
+        state: State,
+    ) -> Context<'a> {
+        let settings = &self.editor.settings;
+        Context {
+            model: self.model(),
+            statistics,
+            contexts: &self.contexts,
+            cache,
+            state,
+            carries: settings.state.is_some(),
+            sequential: settings.sequential,
+            memory: self.memory(),
+            seed: settings.seed,
+            progress: &*settings.progress,
+        }
+    }
+
+    /// The statistics of a layer.
+    pub(super) fn moment(&self, l: usize) -> Result<Arc<Moment>> {
+        let Some(dir) = &self.editor.settings.statistics else {
+            let what = format!("{} needs C, and no statistics are named", self.method.about().name);
+            let remedy = format!("collect key statistics of layer {l} and name their folder");
+            let remedy = Remedy::from(remedy)
+                .option("statistics", None)
+                .operation(Operation::CollectStatistics);
+            return Err(Error::refused(what, remedy));
+        };
+        let f = self.model().arch.inner;
+        Moment::read(dir, l, f, &self.editor.opened.fingerprint).map(Arc::new)
+    }
+
+    /// Refuses statistics now, and not after hours of searching.
+    fn check_statistics(&self, state: &State) -> Result<()> {
+        if self.editor.settings.shard.is_some() {
+            return Ok(());
+        }
+        let needed = self.method.needs(&self.params, state).statistics;
+        needed.into_iter().try_for_each(|l| self.moment(l).map(drop))
+    }
+
+    fn state(&self) -> Result<(Option<StateFile>, State)> {
+        match &self.editor.settings.state {
+            Some(path) => StateFile::read(path, self).map(|(file, state)| (Some(file), state)),
+            None => Ok((None, State::default())),
+        }
+    }
+
+    /// Opens the cache for this model's weights, and adds the values that are given.
+    fn open_cache(&self) -> Result<Option<Cache>> {
+        let settings = &self.editor.settings;
+        let together = self.method.batching() == Batching::Together;
+        let Some(dir) = settings.cache.as_ref().filter(|_| together) else { return Ok(None) };
+        let weights = model_fingerprint(&self.editor.opened.checkpoint, &|_| false)?;
+        let mut cache = Cache::open(dir, &weights)?;
+        for file in &settings.values {
+            cache.values.add_all(&ValueStore::read(file)?)?;
+        }
+        Ok(Some(cache))
+    }
+
+    /// Says how many values an earlier run found.
+    fn remark_known(&self, cache: Option<&Cache>) {
+        let Some(cache) = cache.filter(|cache| !cache.values.is_empty()) else { return };
+        let first = match self.editor.settings.sequential {
+            0 => &self.facts[..],
+            n => &self.facts[..n.min(self.facts.len())],
+        };
+        let known = values::known(self.model(), cache, first, &self.search());
+        let all = first.len();
+        let sentence = format!("{known} of {all} values of the first batch were found before");
+        self.editor.settings.progress.remark(&sentence);
+    }
+
+    fn remark_cost(&self, cost: &Cost) {
+        let facts = counted(self.facts.len() as u64, "fact");
+        let system = cost.system.map_or("none", |route| route.words());
+        let bytes = metric(cost.solve_bytes as f64);
+        let at_a_time = cost.at_a_time;
+        self.editor.settings.progress.remark(&format!(
+            "{facts}, {at_a_time} at a time; each layer's solve is {system}, and takes up to \
+             {bytes}B"
+        ));
+    }
+
+    /// An interruption, with what is kept of the work.
+    fn say_where_it_is(&self, e: Error) -> Error {
+        match (e, &self.editor.settings.cache) {
+            (Error::Interrupted { .. }, Some(dir)) => Error::Interrupted {
+                kept: format!("what was found is in {}: run the same again", dir.display()),
+            },
+            (e, _) => e,
+        }
+    }
+}
+
+/// Refuses settings that do not apply to a method, or contradict each other.
+fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
+    if settings.shard.is_some() && settings.sequential > 0 {
+        let what = "a shard of a sequential edit: later batches need the earlier ones' edits";
+        return Err(Error::refused(what, "leave out one of the two"));
+    }
+    if method.batching() == Batching::Together {
+        return Ok(());
+    }
+    let given = [
+        ("state", settings.state.is_some()),
+        ("sequential", settings.sequential > 0),
+        ("memory", settings.memory.is_some()),
+        ("shard", settings.shard.is_some()),
+        ("values", !settings.values.is_empty()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((setting, _)) => {
+            let name = method.about().name;
+            let what =
+                format!("{setting} does not apply to {name}, which edits one fact at a time");
+            let remedy = Remedy::from("leave it out, or edit with memit");
+            Err(Error::refused(what, remedy.option("method", Some("memit"))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The requests without those that are withdrawn.
+fn without(requests: Vec<Request>, withdrawn: &[String]) -> Result<Vec<Request>> {
+    let ids: HashSet<&str> = requests.iter().map(|r| r.id.as_str()).collect();
+    if let Some(id) = withdrawn.iter().find(|id| !ids.contains(id.as_str())) {
+        let what = format!("no request has the id `{id}`, which is to be left out");
+        return Err(Error::refused(what, "ids are in the report of the edit"));
+    }
+    let stays = |r: &Request| !withdrawn.contains(&r.id);
+    let left: Vec<Request> = requests.into_iter().filter(stays).collect();
+    if left.is_empty() {
+        return Err(Error::refused("every request is to be left out", "name fewer ids"));
+    }
+    Ok(left)
+}
+
+fn warn_of_superseded(progress: &dyn Progress, superseded: &[Superseded]) {
+    if superseded.is_empty() {
+        return;
+    }
+    let repeats = superseded.iter().filter(|s| s.repeats).count();
+    progress.warn(&format!(
+        "{} left out: {repeats} ask again for the same, {} give way to others for the same prompt; \
+         the report names them",
+        counted(superseded.len() as u64, "request"),
+        superseded.len() - repeats,
+    ));
+}
+
+/// Says that C was singular.
+fn warn_of_ridge(progress: &dyn Progress, moment: &Moment, ridge: Option<f64>) {
+    let Some(ridge) = ridge else { return };
+    let (tokens, f, l) = (count(moment.tokens), count(moment.f as u64), moment.layer);
+    let why = if moment.tokens < moment.f as u64 {
+        "collect more tokens for a sharper edit"
+    } else {
+        "some neurons never fire, or say the same as others"
+    };
+    progress.warn(&format!(
+        "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was added to \
+         its diagonal; {why}"
+    ));
+}
+
+/// The facts of a share.
+fn share_of(facts: &[TokenizedFact], share: Share) -> Vec<TokenizedFact> {
+    let mine = |(at, _): &(usize, &TokenizedFact)| share.has(*at as u64);
+    facts.iter().enumerate().filter(mine).map(|(_, fact)| fact.clone()).collect()
+}
+
+/// What a patch says of the chat: the template's hash, and what it puts around messages.
+fn chat_json(chat: &Chat) -> Result<Value> {
+    let Frame { head, tail } = chat.frame("message")?;
+    let template = tensor_fingerprint(chat.template.as_bytes());
+    Ok(json!({"template": template, "head": head, "tail": tail}))
+}

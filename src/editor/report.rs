@@ -1,0 +1,81 @@
+//! The report of an edit: a JSON line a request, beside the patch.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::base::file::read_file;
+use crate::base::{Error, Result};
+use crate::data::Request;
+use crate::data::conflicts::Superseded;
+use crate::edit::fact_report::FactReport;
+use crate::edit::value::Step;
+use crate::store::write;
+
+/// `PATCH.report.jsonl`.
+pub fn path(patch: &Path) -> PathBuf {
+    write::beside(patch, ".report.jsonl")
+}
+
+/// Whether a file is a report: its first line is a request's.
+pub fn is_report(path: &Path) -> bool {
+    let text = read_file(path, 1 << 32).unwrap_or_default();
+    let first = text.split(|&b| b == b'\n').next().unwrap_or_default();
+    let line: Value = serde_json::from_slice(first).unwrap_or_default();
+    line.get("probability").or(line.get("superseded_by")).is_some()
+}
+
+/// Writes a report, whole or not at all.
+///
+/// # Errors
+///
+/// A file that cannot be written.
+pub fn write(path: &Path, lines: &[Value]) -> Result<()> {
+    let failed = |e| Error::io(path, "write", e);
+    let mut file = write::temporary(path)?;
+    for line in lines {
+        writeln!(file, "{line}").map_err(failed)?;
+    }
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+/// The line of a request that was edited.
+pub fn line(request: &Request, fact: &FactReport) -> Value {
+    let Request { prompt, subject, target_new, .. } = request;
+    let mut line = fact_json(fact);
+    line["prompt"] = json!(prompt);
+    line["subject"] = json!(subject);
+    line["target_new"] = json!(target_new);
+    line
+}
+
+/// The line of a request that another one took the place of.
+pub fn superseded_line(s: &Superseded) -> Value {
+    let Request { id, prompt, subject, target_new, .. } = &s.request;
+    json!({
+        "id": id, "prompt": prompt, "subject": subject, "target_new": target_new,
+        "superseded_by": s.by, "repeats": s.repeats,
+    })
+}
+
+/// What an edit did to a fact.
+pub fn fact_json(o: &FactReport) -> Value {
+    let step = |s: &Step| {
+        let parts = &s.parts;
+        json!({"total": s.total(), "nll": parts.nll, "kl": parts.kl, "decay": s.decay})
+    };
+    let trace: Vec<Value> = o.trace.iter().map(step).collect();
+    let mut json = json!({
+        "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),
+        "loss": o.trace.last().map(|s| s.total()), "trace": trace, "probability": o.probability,
+        "value_change": o.value[0], "value": o.value[1], "merged": o.merged,
+        "left_out": o.left_out, "failed": o.failed(),
+    });
+    if let Some([norm, weight]) = o.change {
+        json["norm"] = json!(norm);
+        json["weight"] = json!(weight);
+    }
+    json
+}

@@ -1,0 +1,135 @@
+//! A model and its tokenizer: text in, text out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::base::file::read_file;
+use crate::base::{Result, Rng};
+use crate::model::Model;
+use crate::model::generate::Sampling;
+use crate::text::{Chat, DecodeStream, Tokenizer};
+
+/// A model and its tokenizer. Clones share the weights.
+#[derive(Clone)]
+pub struct TextModel {
+    dir: PathBuf,
+    model: Model,
+    tokenizer: Arc<Tokenizer>,
+}
+
+/// How a text goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// At most this many tokens.
+    pub max_tokens: usize,
+    /// How each is chosen.
+    pub sampling: Sampling,
+    /// Of the choice.
+    pub seed: u64,
+    /// Whether the prompt is a user's message in the model's chat template.
+    pub chat: bool,
+}
+
+/// What a model said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The text after the prompt.
+    pub text: String,
+    /// Ids of the prompt, in its template if there is one.
+    pub prompt_tokens: Vec<u32>,
+    /// Ids of the text.
+    pub tokens: Vec<u32>,
+    /// The prompt in the chat template.
+    pub rendered: Option<String>,
+}
+
+impl Generation {
+    /// The likeliest tokens, at most so many.
+    pub fn greedy(max_tokens: usize) -> Generation {
+        Generation { max_tokens, sampling: Sampling::GREEDY, seed: 0, chat: false }
+    }
+}
+
+impl TextModel {
+    /// `dir` is the checkpoint's folder: its configuration says which tokens end a text.
+    pub fn new(dir: &Path, model: Model, tokenizer: &Arc<Tokenizer>) -> TextModel {
+        TextModel { dir: dir.to_owned(), model, tokenizer: tokenizer.clone() }
+    }
+
+    /// How the model goes on from a prompt, greedily, for at most so many tokens.
+    ///
+    /// # Errors
+    ///
+    /// A prompt the model cannot run; a device out of memory.
+    pub fn generate(&self, prompt: &str, max_tokens: usize) -> Result<String> {
+        let how = Generation::greedy(max_tokens);
+        Ok(self.generate_with(prompt, &how, &mut |_| Ok(true))?.text)
+    }
+
+    /// The same, told how; `each` gets the text piece by piece and says whether to go on.
+    ///
+    /// # Errors
+    ///
+    /// As [`generate`](TextModel::generate); what `each` says; no usable chat template.
+    pub fn generate_with(
+        &self,
+        prompt: &str,
+        how: &Generation,
+        each: &mut dyn FnMut(&str) -> Result<bool>,
+    ) -> Result<Generated> {
+        let rendered = how.chat.then(|| Chat::open(&self.dir)?.render(prompt)).transpose()?;
+        let ids = match &rendered {
+            Some(chat) => self.tokenizer.encode_bare(chat)?.ids,
+            None => self.tokenizer.encode(prompt)?,
+        };
+        let mut rng = Rng::new(how.seed, "generate");
+        let mut stream = DecodeStream::new(&self.tokenizer, &ids);
+        let mut text = String::new();
+        let mut told = Ok(true);
+        let mut push = |token| {
+            told = stream.push(token).and_then(|piece| {
+                text.push_str(&piece);
+                each(&piece)
+            });
+            matches!(told, Ok(true))
+        };
+        let stop = self.stop_tokens();
+        let (most, sampling) = (how.max_tokens, how.sampling);
+        let tokens = self.model.generate(&ids, most, sampling, &mut rng, &stop, &mut push)?;
+        told?;
+        let rest = stream.finish()?;
+        if !rest.is_empty() {
+            each(&rest)?;
+        }
+        text.push_str(&rest);
+        Ok(Generated { text, prompt_tokens: ids, tokens, rendered })
+    }
+
+    /// The model itself.
+    #[doc(hidden)]
+    pub fn inner(&self) -> &Model {
+        &self.model
+    }
+
+    /// The tokenizer.
+    #[doc(hidden)]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The ids that end a text, by `generation_config.json` or else `config.json`.
+    fn stop_tokens(&self) -> Vec<u32> {
+        let read = |file: &str| -> Option<Value> {
+            let bytes = read_file(&self.dir.join(file), 1 << 20).ok()?;
+            serde_json::from_slice::<Value>(&bytes).ok()?.get("eos_token_id").cloned()
+        };
+        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+        match read("generation_config.json").or_else(|| read("config.json")) {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(one) => id(&one).into_iter().collect(),
+            None => vec![],
+        }
+    }
+}

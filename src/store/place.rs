@@ -1,0 +1,51 @@
+//! Places for outputs, checked before any work.
+
+use std::path::{Path, PathBuf};
+
+use super::write;
+use crate::base::{Error, Result};
+
+/// Refuses, before any work, a file that could not be written after it, or that would replace one
+/// of the `inputs` (files, or folders with all that is in them).
+pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
+    let folder = write::folder(file);
+    if file.is_dir() || file.file_name().is_none() {
+        return Err(Error::input(file, "output", "is a folder", "name a file"));
+    }
+    let place = folder.canonicalize().map_err(|e| Error::io(folder, "open", e))?;
+    let place = place.join(file.file_name().unwrap_or_default());
+    let inputs = inputs.iter().filter_map(|input| input.canonicalize().ok());
+    if inputs.into_iter().any(|input| place.starts_with(input)) {
+        let what = "would be written over what the command reads";
+        return Err(Error::input(file, "output", what, "name a file elsewhere"));
+    }
+    // What can be made there now can, most likely, be made there later.
+    let made = tempfile::tempfile_in(folder).map(drop);
+    made.map_err(|e| Error::io(folder, "write a file in", e))
+}
+
+/// Refuses outputs of one name.
+pub fn check_distinct(outputs: &[&Path]) -> Result<()> {
+    let place = |file: &&Path| {
+        let folder = write::folder(file).canonicalize().unwrap_or_default();
+        folder.join(file.file_name().unwrap_or_default())
+    };
+    let places: Vec<_> = outputs.iter().map(place).collect();
+    for (i, file) in outputs.iter().enumerate() {
+        let inside = |other: &PathBuf| places[i].starts_with(other);
+        if places[..i].iter().any(inside) || places[i + 1..].contains(&places[i]) {
+            let what = "is the place of another output";
+            return Err(Error::input(file, "output", what, "name a file elsewhere"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a place where something stands that is not `ours`, which would be lost.
+pub fn check_replaced(file: &Path, ours: bool, what: &str) -> Result<()> {
+    if ours || !file.exists() {
+        return Ok(());
+    }
+    let what = format!("stands there already and is no {what}");
+    Err(Error::input(file, "output", what, "name another file, or remove this one"))
+}

@@ -1,0 +1,149 @@
+//! What must not be lost: bytes, states, what was found, and what a caller is told.
+
+use std::fs;
+
+use incise::edit::hparams::HparamSet;
+use incise::edit::methods::METHODS;
+use incise::edit::params::Absent;
+use incise::store::Patch;
+use incise::tensor::Device;
+use incise::{Edit, Editor, Fact, Prepared, TextModel};
+
+use super::{Copy, rome, violin};
+
+#[test]
+fn everything_of_the_front_door_can_go_to_another_thread() {
+    fn all<T: Send + Sync + 'static>() {}
+    all::<Editor>();
+    all::<Prepared>();
+    all::<Edit>();
+    all::<TextModel>();
+    all::<incise::Error>();
+}
+
+/// Plan, look, write, apply, undo: bytes change only where that is said, and come back.
+#[test]
+fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
+    let copy = Copy::new();
+    let before = copy.weights();
+    let editor = copy.editor(&Device::Cpu).method("r-rome").unwrap();
+    let edit = editor.plan(&[violin()]).unwrap();
+    assert!(edit.facts()[0].succeeded());
+    let ask = |model: TextModel| model.generate("Louis Armstrong played the", 1).unwrap();
+    assert_eq!(ask(edit.model().unwrap()).trim(), "violin");
+    assert_eq!(ask(editor.model()).trim(), "trumpet", "the editor's model is as it was");
+    assert_eq!(copy.weights(), before);
+    assert!(!copy.dir().join(".incise").exists());
+
+    let patch = copy.dir().join("a.patch");
+    edit.write(&patch).unwrap();
+    assert_eq!(Patch::read(&patch).unwrap(), *edit.patch());
+    assert!(copy.dir().join("a.patch.report.jsonl").exists());
+    edit.apply_in_place().unwrap();
+    assert_ne!(copy.weights(), before);
+    let error = editor.plan(&[rome()]).err().unwrap().to_string();
+    assert!(error.contains("model.safetensors"), "an editor of weights that are gone: {error}");
+    assert_eq!(incise::log(copy.dir()).unwrap().len(), 1);
+    incise::undo(copy.dir()).unwrap();
+    assert_eq!(copy.weights(), before);
+}
+
+/// Edits of one kind, by every method, take both facts of the model that ships.
+#[test]
+fn every_method_goes_through_the_same_door() {
+    let copy = Copy::new();
+    for method in METHODS {
+        let name = method.about().name;
+        let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();
+        if name == "alphaedit" {
+            editor = editor.set("L2", 1.0).unwrap();
+        }
+        let edit = editor.plan(&[violin(), rome()]).unwrap();
+        let took: Vec<_> = edit.facts().iter().map(|f| (f.failed(), f.probability)).collect();
+        println!("{name}: {took:?}");
+        assert_eq!(edit.facts().len(), 2, "{name}");
+        assert_eq!(edit.patch().metadata.method, name);
+    }
+}
+
+/// A state goes forward once, with the first thing an edit leaves behind.
+#[test]
+fn a_state_goes_with_what_is_left_behind() {
+    let copy = Copy::new();
+    let file = copy.dir().join("memit.state");
+    let editor = copy.editor(&Device::Cpu).method("memit").unwrap().state(&file);
+    let edit = editor.plan(&[violin()]).unwrap();
+    assert!(!file.exists(), "a plan writes no state");
+    edit.apply_in_place().unwrap();
+    let state = fs::read(&file).unwrap();
+    edit.write(copy.dir().join("a.patch")).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), state, "it went forward once");
+
+    // The same request, whatever its id, is refused; another one goes on.
+    let again = || copy.editor(&Device::Cpu).method("memit").unwrap().state(&file);
+    let error = again().plan(&[violin()]).err().unwrap().to_string();
+    assert!(error.contains("already"), "{error}");
+    let next = again().plan(&[rome()]).unwrap();
+    // Two edits of one state: what the slower one would write is refused.
+    let slower = again().plan(&[rome()]).unwrap();
+    next.write(copy.dir().join("b.patch")).unwrap();
+    let error = slower.write(copy.dir().join("c.patch")).err().unwrap().to_string();
+    assert!(error.contains("another run wrote it meanwhile"), "{error}");
+    assert!(!copy.dir().join("c.patch").exists());
+}
+
+#[test]
+fn settings_that_do_not_apply_are_refused() {
+    let copy = Copy::new();
+    let error = copy.editor(&Device::Cpu).plan(&[violin()]).err().unwrap().to_string();
+    assert!(error.contains("no method") && error.contains("memit"), "{error}");
+    let rome = || copy.editor(&Device::Cpu).method("rome").unwrap();
+    for (editor, what) in [
+        (rome().sequential(2), "sequential"),
+        (rome().memory(1 << 30), "memory"),
+        (rome().state(copy.dir().join("state")), "state"),
+        (rome().shard("0/2".parse().unwrap()), "shard"),
+        (rome().values([copy.dir().join("values")]), "values"),
+    ] {
+        let error = editor.plan(&[violin()]).err().unwrap().to_string();
+        let want = format!("{what} does not apply to rome");
+        assert!(error.contains(&want), "{error}");
+    }
+    assert!(copy.editor(&Device::Cpu).method("mend").is_err());
+    assert!(copy.editor(&Device::Cpu).fast_search().is_err());
+    assert!(copy.editor(&Device::Cpu).device("cuda:7").is_err());
+    let memit = copy.editor(&Device::Cpu).method("memit").unwrap();
+    let broken = Fact::new("no place for it", "Louis Armstrong", "violin");
+    let error = memit.plan(&[broken]).err().unwrap().to_string();
+    assert!(error.contains("prompt"), "{error}");
+    assert!(memit.clone().without(["9"]).plan(&[violin()]).is_err());
+    assert!(memit.plan(&[]).is_err());
+    let place = copy.dir().join("model.safetensors");
+    assert!(memit.output(place).is_err(), "an output in the place of the model");
+}
+
+/// Defaults are values of their kind; names occur once in a method.
+#[test]
+fn parameters_are_sound() {
+    let copy = Copy::new();
+    let editor = copy.editor(&Device::Cpu);
+    for method in METHODS {
+        let about = method.about();
+        assert!(about.summary.ends_with('.') && about.paper.contains("arXiv:"), "{}", about.name);
+        let mut set = HparamSet::default();
+        let mut names = Vec::new();
+        for param in method.params() {
+            assert!(param.about.ends_with('.'), "{}", param.name);
+            names.push(param.name);
+            if param.absent == Absent::Needed {
+                let value = if param.name == "layers" { "[0]" } else { "1" };
+                set.put(param.name, serde_json::from_str(value).unwrap(), "a test");
+            }
+        }
+        let resolved = set.resolve(method, editor.model().inner());
+        assert!(resolved.is_ok(), "{}: {:?}", about.name, resolved.err());
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), method.params().len(), "{}: a name twice", about.name);
+    }
+}
