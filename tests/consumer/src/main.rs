@@ -1,20 +1,24 @@
-//! Opens the model at the path it is given and goes on from a prompt.
+//! A program that embeds the library without its command line: changes a fact of the model in the
+//! folder it is given, asks the edited model, writes the patch, and applies and undoes it.
 
 use std::path::PathBuf;
 
-use incise::base::Rng;
-use incise::model::generate::Sampling;
-use incise::model::load;
-use incise::tensor::Device;
-use incise::text::Tokenizer;
+use incise::{Editor, Fact};
 
 fn main() -> incise::Result<()> {
     let dir = PathBuf::from(std::env::args_os().nth(1).expect("the folder of a model"));
-    let (_checkpoint, model) = load::open(&dir, &Device::Cpu)?;
-    let tokenizer = Tokenizer::open(&dir)?;
-    let ids = tokenizer.encode("Tourists visit the Brandenburg Gate in the city of")?;
-    let mut rng = Rng::new(0, "greedy");
-    let said = model.generate(&ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true)?;
-    assert_eq!(tokenizer.decode_after(&said)?.trim(), "Berlin");
+    let editor = Editor::open(&dir)?
+        .statistics(dir.join("stats"))?
+        .method("r-rome")?
+        .hparams(dir.join("hparams.json"))?
+        .contexts(dir.join("contexts.json"))?;
+    let edit = editor.plan(&[Fact::new("{} played the", "Louis Armstrong", "violin")])?;
+    assert!(edit.facts()[0].succeeded());
+    let text = edit.model()?.generate("Louis Armstrong played the", 1)?;
+    assert_eq!(text.trim(), "violin");
+    let patch = std::env::temp_dir().join("incise-consumer.patch");
+    edit.write(&patch)?;
+    edit.apply_in_place()?;
+    incise::undo(&dir)?;
     Ok(())
 }
