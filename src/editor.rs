@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::base::remedy::Operation;
 use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
 use crate::data::conflicts::OnConflict;
-use crate::data::{Contexts, Request, request};
+use crate::data::{Contexts, Fact, request};
 use crate::edit::apply;
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::Method;
@@ -366,7 +366,7 @@ impl Editor {
     /// # Errors
     ///
     /// No method; settings that contradict each other or the model; facts that are broken.
-    pub fn prepare(&self, facts: &[Request]) -> Result<Prepared> {
+    pub fn prepare(&self, facts: &[Fact]) -> Result<Prepared> {
         Prepared::new(self, Path::new(CALLER), request::checked(CALLER, facts)?)
     }
 
@@ -389,7 +389,7 @@ impl Editor {
     /// # Errors
     ///
     /// As [`prepare`](Editor::prepare) and [`Prepared::plan`].
-    pub fn plan(&self, facts: &[Request]) -> Result<Edit> {
+    pub fn plan(&self, facts: &[Fact]) -> Result<Edit> {
         self.prepare(facts)?.plan()
     }
 

@@ -32,25 +32,46 @@
 //! 0  base                     errors, element types, random numbers
 //! ```
 
+// Everything below the front door is public for tests, tools and the command line, and may change
+// with any version; what a program may rely on is named here.
+#[doc(hidden)]
 pub mod base;
+#[doc(hidden)]
 pub mod bench;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod data;
+#[doc(hidden)]
 pub mod edit;
 pub mod editor;
+#[doc(hidden)]
 pub mod gpu;
+#[doc(hidden)]
 pub mod linalg;
+#[doc(hidden)]
 pub mod model;
+#[doc(hidden)]
 pub mod ops;
+#[doc(hidden)]
 pub mod stats;
+#[doc(hidden)]
 pub mod store;
+#[doc(hidden)]
 pub mod tensor;
+#[doc(hidden)]
 pub mod text;
 
-pub use base::{Error, Result};
-pub use data::Request as Fact;
+pub use base::remedy::Remedy;
+pub use base::{Error, Progress, Result, Share};
+pub use data::conflicts::OnConflict;
+pub use data::{Contexts, Fact};
+pub use edit::fact_report::FactReport;
+pub use edit::solve::layers::LayerChange;
 pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
+pub use store::Patch;
+pub use tensor::Device;
 
 /// README's example, compiled and run by `cargo test`.
 #[cfg(doctest)]

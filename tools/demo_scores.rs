@@ -20,7 +20,7 @@ use std::fs;
 use std::path::Path;
 
 use incise::base::{Quiet, Rng};
-use incise::data::{Corpus, Request, request};
+use incise::data::{Corpus, Fact, request};
 use incise::model::fingerprint;
 use incise::model::score::Completion;
 use incise::stats::origin::Origin;
@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The records with another new object each, of those that records of the same relation name.
-fn redrawn(path: &Path) -> Result<Vec<Request>, Box<dyn Error>> {
+fn redrawn(path: &Path) -> Result<Vec<Fact>, Box<dyn Error>> {
     let mut records: Vec<Value> = serde_json::from_slice(&fs::read(path)?)?;
     let part = |r: &Value, at: &str| r["requested_rewrite"].pointer(at).cloned();
     let mut objects: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -81,7 +81,7 @@ fn redrawn(path: &Path) -> Result<Vec<Request>, Box<dyn Error>> {
 }
 
 /// The trade-off over the first layers and clamps on the even records.
-fn choose(dir: &Path, editor: &Editor, requests: &[Request]) -> Result<(), Box<dyn Error>> {
+fn choose(dir: &Path, editor: &Editor, requests: &[Fact]) -> Result<(), Box<dyn Error>> {
     let layers: Vec<usize> = (0..LAYERS).collect();
     let corpus = Corpus::open(&[dir.join("corpus.txt")])?;
     let text_model = editor.model();
@@ -114,7 +114,7 @@ fn choose(dir: &Path, editor: &Editor, requests: &[Request]) -> Result<(), Box<d
 }
 
 /// Scores of every second record, from record `first` on.
-fn measure(editor: &Editor, requests: &[Request], first: usize) -> Result<Scores, Box<dyn Error>> {
+fn measure(editor: &Editor, requests: &[Fact], first: usize) -> Result<Scores, Box<dyn Error>> {
     let mut before = vec![];
     let mut after = vec![];
     let mut used = (0, 0.0);
@@ -132,7 +132,7 @@ fn measure(editor: &Editor, requests: &[Request], first: usize) -> Result<Scores
 }
 
 /// Success in percent at the rewrite, the paraphrases and the neighbours of one record.
-fn score(text: &TextModel, r: &Request) -> Result<Row, Box<dyn Error>> {
+fn score(text: &TextModel, r: &Fact) -> Result<Row, Box<dyn Error>> {
     let tokenizer = text.tokenizer();
     let new = tokenizer.encode_target(&r.target_new)?;
     let old = r.target_true.as_deref().ok_or("a record without target_true")?;

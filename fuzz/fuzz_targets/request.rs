@@ -1,4 +1,4 @@
-//! A request file is refused, or its requests keep what `Request` promises and survive being
+//! A request file is refused, or its requests keep what `Fact` promises and survive being
 //! written as our own records.
 #![no_main]
 

@@ -11,7 +11,7 @@ use super::{Context, embedded};
 use crate::base::file::read_file;
 use crate::base::units::percent;
 use crate::base::{Error, Progress, Result};
-use crate::data::Request;
+use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
 use crate::editor::{Editor, TextModel, undo};
 use crate::model::load;
@@ -132,7 +132,7 @@ fn change(dir: &Path, context: &Context, show: &Show) -> Result<(FactReport, Vec
         .statistics(dir)?
         .hparams(dir.join("hparams.json"))?
         .contexts(dir.join("contexts.json"))?;
-    let fact = Request::new(&show.prompt, &show.subject, &show.target_new);
+    let fact = Fact::new(&show.prompt, &show.subject, &show.target_new);
     let edit = editor.plan(&[fact])?;
     let ask = |model: &TextModel| -> Result<Vec<String>> {
         show.questions().iter().map(|(_, prompt)| complete(model, prompt)).collect()

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use super::{Context, memory, report, stages};
 use crate::base::units::{count, counted};
 use crate::base::{Error, Result, Share, Stage};
-use crate::data::Request;
+use crate::data::Fact;
 use crate::data::conflicts::OnConflict;
 use crate::edit::methods::METHODS;
 use crate::editor::{Editor, Prepared};
 
 /// What to change, how, and where to put the patch.
 #[derive(Args)]
+#[command(after_help = hyperparameters())]
 pub struct EditCommand {
     /// Folder of the checkpoint
     model: PathBuf,
@@ -82,6 +83,16 @@ pub struct EditCommand {
     output: PathBuf,
 }
 
+/// The hyperparameters of each method, for `--help`.
+fn hyperparameters() -> String {
+    let mut help = "Hyperparameters (incise methods NAME describes them):".to_owned();
+    for method in METHODS {
+        let names: Vec<&str> = method.params().iter().map(|p| p.name).collect();
+        help += &format!("\n  {:<10} {}", method.about().name, names.join(" "));
+    }
+    help
+}
+
 impl EditCommand {
     /// Plans the change and writes it.
     pub fn run(&self, context: &Context) -> Result<()> {
@@ -89,7 +100,7 @@ impl EditCommand {
         let prepared = match (&self.requests, &self.subject, &self.prompt, &self.to) {
             (Some(file), ..) => editor.prepare_file(file)?,
             (None, Some(subject), Some(prompt), Some(to)) => {
-                editor.prepare(&[Request::new(prompt, subject, to)])?
+                editor.prepare(&[Fact::new(prompt, subject, to)])?
             }
             _ => {
                 let remedy = "name a file, or --subject, --prompt and --to";

@@ -31,11 +31,10 @@ impl Methods {
             let about = method.about();
             context.terminal.line(format!("{:<10} {}", about.name, about.summary))?;
             context.terminal.line(format!("{:<10} {}", "", about.paper))?;
-            let facts = match method.batching() {
-                Batching::OneByOne => "one fact after another",
-                Batching::Together => "many facts at once",
-            };
-            context.terminal.line(format!("{:<10} {facts}; changes {}", "", about.changes))?;
+            let facts = method.batching().words();
+            context
+                .terminal
+                .line(format!("{:<10} facts {facts}; changes {}", "", about.changes))?;
         }
         if self.name.is_some() {
             context.terminal.line("")?;
@@ -48,12 +47,8 @@ impl Methods {
 }
 
 fn param_line(param: &Param) -> String {
-    let absent = match param.absent {
-        Absent::Needed => "needed".to_owned(),
-        Absent::Default(value) => format!("default {value}"),
-        Absent::Unused => "optional".to_owned(),
-    };
-    format!("  {:<20} {} ({}; {absent})", param.name, param.about, param.kind.words())
+    let absent = param.absent.words();
+    format!("  {:<20} {} ({}; not given: {absent})", param.name, param.about, param.kind.words())
 }
 
 fn method_json(method: &dyn Method) -> Value {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Context, stages};
 use crate::base::units::{counted, percent};
 use crate::base::{Progress, Result};
-use crate::data::Request;
+use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
 use crate::edit::solve::layers::LayerChange;
 use crate::editor::Edit;
@@ -73,7 +73,7 @@ fn warn(edit: &Edit, progress: &dyn Progress) {
         }
     }
     let pairs = || edit.requests().iter().zip(edit.facts());
-    let name = |r: &Request| format!("{} ({})", r.id, r.subject);
+    let name = |r: &Fact| format!("{} ({})", r.id, r.subject);
     let failed: Vec<_> = pairs().filter_map(|(r, o)| Some((name(r), o.failed()?))).collect();
     if failed.len() > NAMED {
         progress.warn(&format!(
@@ -147,7 +147,7 @@ fn summary(facts: &[FactReport]) -> String {
 }
 
 /// Two lines for people.
-fn fact_line(request: &Request, o: &FactReport) -> String {
+fn fact_line(request: &Fact, o: &FactReport) -> String {
     let (token, at, of) = &o.token;
     let (first, last) = (o.trace[0].total(), o.trace[o.trace.len() - 1].total());
     let what = if o.change.is_some() { "‖Δ‖/‖W‖" } else { "‖δ‖/‖t₀‖" };

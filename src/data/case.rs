@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// One fact to be changed, and what to measure it with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Request {
+pub struct Fact {
     /// Unique in its file: the record's own, else its index from 0.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
@@ -31,16 +31,16 @@ pub struct Request {
     pub locality: Vec<Probe>,
 }
 
-impl Request {
+impl Fact {
     /// A fact by its prompt, with `{}` for the subject, its subject, and what the model should
     /// continue the prompt with; its id will be its number.
     pub fn new(
         prompt: impl Into<String>,
         subject: impl Into<String>,
         target_new: impl Into<String>,
-    ) -> Request {
+    ) -> Fact {
         let (prompt, subject, target_new) = (prompt.into(), subject.into(), target_new.into());
-        Request { prompt, subject, target_new, ..Request::default() }
+        Fact { prompt, subject, target_new, ..Fact::default() }
     }
 }
 

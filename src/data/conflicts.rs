@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::Request;
+use super::Fact;
 use crate::base::{Error, Remedy, Result};
 
 /// Which of several requests for one prompt counts.
@@ -21,7 +21,7 @@ pub enum OnConflict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superseded {
     /// The request.
-    pub request: Request,
+    pub request: Fact,
     /// The id of the one that counts.
     pub by: String,
     /// Whether that one asks for the same target, so that nothing is lost.
@@ -39,11 +39,11 @@ const NAMED: usize = 5;
 /// Different targets for one prompt, unless there is a rule.
 pub fn resolve(
     file: &Path,
-    requests: Vec<Request>,
+    requests: Vec<Fact>,
     rule: OnConflict,
-) -> Result<(Vec<Request>, Vec<Superseded>)> {
-    let filled = |r: &Request| r.prompt.replacen("{}", &r.subject, 1);
-    let target = |r: &Request| r.target_new.trim().to_owned();
+) -> Result<(Vec<Fact>, Vec<Superseded>)> {
+    let filled = |r: &Fact| r.prompt.replacen("{}", &r.subject, 1);
+    let target = |r: &Fact| r.target_new.trim().to_owned();
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, request) in requests.iter().enumerate() {
         groups.entry(filled(request)).or_default().push(i);

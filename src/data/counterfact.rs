@@ -6,15 +6,15 @@
 
 use serde_json::Value;
 
-use super::case::{Probe, Request};
+use super::case::{Fact, Probe};
 use super::easyedit::one_hop;
 use super::record::JsonRecord;
 use crate::base::Result;
 
 /// The request of a CounterFact record.
-pub(super) fn request(record: &JsonRecord) -> Result<Request> {
+pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
     let rewrite = record.object("requested_rewrite")?;
-    let mut request = Request { id: record.id("case_id")?, ..rewrite.rewrite()? };
+    let mut request = Fact { id: record.id("case_id")?, ..rewrite.rewrite()? };
     let target_true = &request.target_true;
     let unchanged = |field| {
         let prompts: Vec<String> = record.texts(field)?;

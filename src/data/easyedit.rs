@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::case::{Probe, Request};
+use super::case::{Fact, Probe};
 use super::record::JsonRecord;
 use crate::base::Result;
 
@@ -31,13 +31,13 @@ pub(super) fn is(record: &JsonRecord) -> bool {
 }
 
 /// The request of an EasyEdit or KnowEdit record.
-pub(super) fn request(record: &JsonRecord) -> Result<Request> {
+pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
     let subject = record.subject()?;
     let mut locality = questions(record, "locality")?;
     if let Some(prompt) = record.maybe("locality_prompt")? {
         locality.push(Probe::new(prompt, first(record.get("locality_ground_truth"))));
     }
-    Ok(Request {
+    Ok(Fact {
         id: record.id("case_id")?,
         prompt: record.open("prompt", &subject)?,
         subject,

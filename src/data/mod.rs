@@ -11,6 +11,6 @@ mod record;
 pub mod request;
 mod zsre;
 
-pub use case::{Probe, Request};
+pub use case::{Fact, Probe};
 pub use contexts::Contexts;
 pub use corpus::Corpus;

@@ -4,16 +4,16 @@
 //! Edit i of case c becomes the request "c-i", its own question a paraphrase. The questions go with
 //! the case's last edit, after which their new answer holds.
 
-use super::case::{Probe, Request};
+use super::case::{Fact, Probe};
 use super::record::JsonRecord;
 use crate::base::Result;
 
 /// The requests of a MQuAKE record.
-pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Request>> {
+pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Fact>> {
     let case = record.id("case_id")?;
     let mut requests = vec![];
     for (i, edit) in record.objects("requested_rewrite")?.iter().enumerate() {
-        requests.push(Request {
+        requests.push(Fact {
             id: format!("{case}-{i}"),
             paraphrases: edit.texts("question")?,
             ..edit.rewrite()?

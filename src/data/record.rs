@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::case::Request;
+use super::case::Fact;
 use crate::base::{Error, Result};
 
 /// An object, and where it is.
@@ -198,17 +198,17 @@ impl<'a> JsonRecord<'a> {
     }
 
     /// The edit itself, as CounterFact and MQuAKE write it.
-    pub fn rewrite(&self) -> Result<Request> {
+    pub fn rewrite(&self) -> Result<Fact> {
         let target_true = match self.get("target_true") {
             None => None,
             Some(_) => self.object("target_true")?.target("str")?,
         };
-        Ok(Request {
+        Ok(Fact {
             prompt: self.template("prompt")?,
             subject: self.subject()?,
             target_new: self.object("target_new")?.new_target("str")?,
             target_true,
-            ..Request::default()
+            ..Fact::default()
         })
     }
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::case::{Probe, Request};
+use super::case::{Fact, Probe};
 use super::record::JsonRecord;
 use super::{counterfact, easyedit, mquake, zsre};
 use crate::base::file::read_file;
@@ -28,7 +28,7 @@ use crate::base::{Error, Result};
 ///
 /// # Errors
 /// The first record that is broken or of no known form, two records of one id, a file with none.
-pub fn read(path: impl AsRef<Path>) -> Result<Vec<Request>> {
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<Fact>> {
     let path = path.as_ref();
     let bytes = read_file(path, 1 << 31)?;
     parse(path, &bytes)
@@ -38,7 +38,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Request>> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
+pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Fact>> {
     let file = name.as_ref();
     let mut requests = vec![];
     let mut positions: HashMap<String, String> = HashMap::new();
@@ -64,12 +64,12 @@ pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Request>> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn checked(name: impl AsRef<Path>, requests: &[Request]) -> Result<Vec<Request>> {
+pub fn checked(name: impl AsRef<Path>, requests: &[Fact]) -> Result<Vec<Fact>> {
     parse(name, &serde_json::to_vec(requests).expect("strings and lists are always JSON"))
 }
 
 /// The blake3 hash, in hexadecimal, of the requests as our own JSON records.
-pub fn digest(requests: &[Request]) -> String {
+pub fn digest(requests: &[Fact]) -> String {
     let json = serde_json::to_vec(requests).expect("strings and lists are always JSON");
     blake3::hash(&json).to_hex().to_string()
 }
@@ -108,8 +108,8 @@ fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
 }
 
 /// One record in whichever form; MQuAKE's hold several requests.
-fn convert(record: &JsonRecord) -> Result<Vec<Request>> {
-    let one = |request: Result<Request>| request.map(|request| vec![request]);
+fn convert(record: &JsonRecord) -> Result<Vec<Fact>> {
+    let one = |request: Result<Fact>| request.map(|request| vec![request]);
     match record.get("requested_rewrite") {
         Some(Value::Array(_)) => return mquake::requests(record),
         Some(_) => return one(counterfact::request(record)),
@@ -128,9 +128,9 @@ fn convert(record: &JsonRecord) -> Result<Vec<Request>> {
     }
 }
 
-fn native(record: &JsonRecord) -> Result<Request> {
+fn native(record: &JsonRecord) -> Result<Fact> {
     let target_true = record.target("target_true")?;
-    Ok(Request {
+    Ok(Fact {
         id: record.id("id")?,
         prompt: record.template("prompt")?,
         subject: record.subject()?,

@@ -5,13 +5,13 @@
 //! `answers[0]` instead and has no true target; MEND and EasyEdit teach `alt`, as here.)
 //! Questions do not end in the answer: their prompt is the question with the subject cut out.
 
-use super::case::{Probe, Request};
+use super::case::{Fact, Probe};
 use super::easyedit::one_hop;
 use super::record::JsonRecord;
 use crate::base::Result;
 
 /// The request of a zsRE record.
-pub(super) fn request(record: &JsonRecord) -> Result<Request> {
+pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
     let subject = record.subject()?;
     let target_new = record.new_target("alt")?;
     let mut portability: Vec<Probe> = one_hop(record)?.into_iter().collect();
@@ -29,7 +29,7 @@ pub(super) fn request(record: &JsonRecord) -> Result<Request> {
         }
         locality.push(Probe::new(question, record.target("loc_ans")?));
     }
-    Ok(Request {
+    Ok(Fact {
         id: record.id("case_id")?,
         prompt: record.open("src", &subject)?,
         subject,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::prompts::{FactRows, framed_rows};
 use crate::base::{Error, Result};
-use crate::data::{Contexts, Request};
+use crate::data::{Contexts, Fact};
 use crate::model::Model;
 use crate::text::{Chat, Tokenizer};
 
@@ -12,7 +12,7 @@ use crate::text::{Chat, Tokenizer};
 #[derive(Clone, Debug)]
 pub struct TokenizedFact {
     /// What is asked for.
-    pub request: Request,
+    pub request: Fact,
     /// Its rows, one a context.
     pub rows: FactRows,
     /// The subject's last token, as text, its place and the prompt's length.
@@ -29,11 +29,11 @@ pub struct TokenizedFact {
 pub fn tokenize(
     model: &Model,
     (tokenizer, chat): (&Tokenizer, Option<&Chat>),
-    (file, requests): (&Path, &[Request]),
+    (file, requests): (&Path, &[Fact]),
     contexts: &Contexts,
 ) -> Result<Vec<TokenizedFact>> {
     let contexts = contexts.flat();
-    let fact = |request: &Request| {
+    let fact = |request: &Fact| {
         let rows = rows_of(model, (tokenizer, chat), request, &contexts).map_err(|e| {
             let field = format!("record `{}`", request.id);
             let (what, remedy) = match &e {
@@ -53,10 +53,10 @@ pub fn tokenize(
 fn rows_of(
     model: &Model,
     (tokenizer, chat): (&Tokenizer, Option<&Chat>),
-    request: &Request,
+    request: &Fact,
     contexts: &[&str],
 ) -> Result<FactRows> {
-    let Request { prompt, subject, target_new, .. } = request;
+    let Fact { prompt, subject, target_new, .. } = request;
     let filled = prompt.replacen("{}", subject, 1);
     let frame = chat.map(|chat| chat.frame(&filled)).transpose()?;
     let target = match &frame {

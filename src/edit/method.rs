@@ -59,6 +59,16 @@ pub enum Batching {
     Together,
 }
 
+impl Batching {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Batching::OneByOne => "one after another",
+            Batching::Together => "many at once",
+        }
+    }
+}
+
 /// An editing method.
 pub trait Method: Send + Sync {
     /// Name, paper and what it changes.

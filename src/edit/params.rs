@@ -126,6 +126,17 @@ impl ParamKind {
     }
 }
 
+impl Absent {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Absent::Needed => "an error, unless a preset has it",
+            Absent::Default(value) => value,
+            Absent::Unused => "as said",
+        }
+    }
+}
+
 /// Checked values of a method's parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Params {

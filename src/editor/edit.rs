@@ -10,7 +10,7 @@ use super::state::StateFile;
 use super::{Prepared, TextModel};
 use crate::base::Result;
 use crate::data::conflicts::Superseded;
-use crate::data::{Contexts, Request, request};
+use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report};
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
@@ -63,7 +63,7 @@ impl Edit {
     }
 
     /// The facts that were edited, in the order of their reports.
-    pub fn requests(&self) -> &[Request] {
+    pub fn requests(&self) -> &[Fact] {
         &self.prepared.requests
     }
 

@@ -13,7 +13,7 @@ use crate::base::remedy::Operation;
 use crate::base::units::{count, counted, metric};
 use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
 use crate::data::conflicts::{Superseded, resolve};
-use crate::data::{Contexts, Request};
+use crate::data::{Contexts, Fact};
 use crate::edit::cache::Cache;
 use crate::edit::contexts;
 use crate::edit::cost::Cost;
@@ -37,7 +37,7 @@ pub struct Prepared {
     pub(super) hparams: HparamSet,
     pub(super) params: Params,
     pub(super) contexts: Contexts,
-    pub(super) requests: Vec<Request>,
+    pub(super) requests: Vec<Fact>,
     pub(super) facts: Vec<TokenizedFact>,
     pub(super) superseded: Vec<Superseded>,
     /// What a patch records besides: the seed, where hyperparameters are from, the chat's frame.
@@ -45,7 +45,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(editor: &Editor, file: &Path, requests: Vec<Request>) -> Result<Prepared> {
+    pub(super) fn new(editor: &Editor, file: &Path, requests: Vec<Fact>) -> Result<Prepared> {
         let method = editor.chosen()?;
         let settings = &editor.settings;
         let opened = &editor.opened;
@@ -350,14 +350,14 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
 }
 
 /// The requests without those that are withdrawn.
-fn without(requests: Vec<Request>, withdrawn: &[String]) -> Result<Vec<Request>> {
+fn without(requests: Vec<Fact>, withdrawn: &[String]) -> Result<Vec<Fact>> {
     let ids: HashSet<&str> = requests.iter().map(|r| r.id.as_str()).collect();
     if let Some(id) = withdrawn.iter().find(|id| !ids.contains(id.as_str())) {
         let what = format!("no request has the id `{id}`, which is to be left out");
         return Err(Error::refused(what, "ids are in the report of the edit"));
     }
-    let stays = |r: &Request| !withdrawn.contains(&r.id);
-    let left: Vec<Request> = requests.into_iter().filter(stays).collect();
+    let stays = |r: &Fact| !withdrawn.contains(&r.id);
+    let left: Vec<Fact> = requests.into_iter().filter(stays).collect();
     if left.is_empty() {
         return Err(Error::refused("every request is to be left out", "name fewer ids"));
     }

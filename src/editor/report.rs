@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
-use crate::data::Request;
+use crate::data::Fact;
 use crate::data::conflicts::Superseded;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
@@ -42,8 +42,8 @@ pub fn write(path: &Path, lines: &[Value]) -> Result<()> {
 }
 
 /// The line of a request that was edited.
-pub fn line(request: &Request, fact: &FactReport) -> Value {
-    let Request { prompt, subject, target_new, .. } = request;
+pub fn line(request: &Fact, fact: &FactReport) -> Value {
+    let Fact { prompt, subject, target_new, .. } = request;
     let mut line = fact_json(fact);
     line["prompt"] = json!(prompt);
     line["subject"] = json!(subject);
@@ -53,7 +53,7 @@ pub fn line(request: &Request, fact: &FactReport) -> Value {
 
 /// The line of a request that another one took the place of.
 pub fn superseded_line(s: &Superseded) -> Value {
-    let Request { id, prompt, subject, target_new, .. } = &s.request;
+    let Fact { id, prompt, subject, target_new, .. } = &s.request;
     json!({
         "id": id, "prompt": prompt, "subject": subject, "target_new": target_new,
         "superseded_by": s.by, "repeats": s.repeats,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::Prepared;
 use crate::base::{Error, Result};
-use crate::data::Request;
+use crate::data::Fact;
 use crate::edit::state::State;
 use crate::store::write::beside;
 use crate::store::{Fingerprint, tensor_fingerprint};
@@ -100,8 +100,8 @@ impl StateFile {
 }
 
 /// A name for what a request asks, whatever its id.
-fn digest(request: &Request) -> String {
-    let Request { prompt, subject, target_new, .. } = request;
+fn digest(request: &Fact) -> String {
+    let Fact { prompt, subject, target_new, .. } = request;
     let asked = [prompt, subject.as_str(), target_new.trim()].join("\0");
     tensor_fingerprint(asked.as_bytes())
 }

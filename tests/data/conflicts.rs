@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use incise::data::conflicts::{OnConflict, resolve};
-use incise::data::{Request, request};
+use incise::data::{Fact, request};
 
 use crate::support::shared::shared;
 
-fn requests() -> Vec<Request> {
+fn requests() -> Vec<Fact> {
     let lines = [
         ("a", "{} is in", "Rome", "Asia"),
         ("b", "{} is in", "Oslo", "Peru"),
@@ -24,7 +24,7 @@ fn requests() -> Vec<Request> {
     request::parse("r", lines.map(json).join("\n").as_bytes()).unwrap()
 }
 
-fn ids(requests: &[Request]) -> String {
+fn ids(requests: &[Fact]) -> String {
     requests.iter().map(|r| r.id.as_str()).collect()
 }
 
@@ -51,7 +51,7 @@ fn the_conflicts_of_a_real_file_are_counted() {
     let (left, out) = resolve(&path, all, OnConflict::Last).unwrap();
     assert_eq!((left.len(), out.len()), (10_000 - 83, 83));
     assert_eq!(out.iter().filter(|s| s.repeats).count(), 3);
-    let prompt = |r: &Request| r.prompt.replace("{}", &r.subject);
+    let prompt = |r: &Fact| r.prompt.replace("{}", &r.subject);
     let contested = out.iter().filter(|s| !s.repeats).map(|s| prompt(&s.request));
     assert_eq!(contested.collect::<BTreeSet<_>>().len(), 62);
 }
@@ -63,7 +63,7 @@ fn without_a_rule_different_targets_are_an_error_that_names_them() {
     for word in ["r.jsonl", "1 times", "`a`, `c`, `d`", "--on-conflict"] {
         assert!(error.contains(word), "{error:?} does not say {word:?}");
     }
-    let repeats: Vec<Request> = requests().into_iter().filter(|r| r.id != "d").collect();
+    let repeats: Vec<Fact> = requests().into_iter().filter(|r| r.id != "d").collect();
     let (left, out) = resolve(Path::new("r"), repeats, OnConflict::Error).unwrap();
     assert_eq!((ids(&left).as_str(), out.len()), ("abf", 2));
 }

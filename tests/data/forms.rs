@@ -3,12 +3,12 @@
 use std::fs;
 
 use incise::data::request::{parse, read};
-use incise::data::{Probe, Request};
+use incise::data::{Fact, Probe};
 use serde_json::{Value, json};
 
 use crate::support::shared::shared;
 
-fn one(record: &Value) -> Request {
+fn one(record: &Value) -> Fact {
     let mut requests = parse("x.json", record.to_string().as_bytes()).unwrap();
     assert_eq!(requests.len(), 1);
     requests.remove(0)
@@ -36,7 +36,7 @@ fn counterfact() -> Value {
 #[test]
 fn counterfact_records_are_recognised() {
     let mut record = counterfact();
-    let plain = Request {
+    let plain = Fact {
         id: "18".into(),
         prompt: "{}, created by".into(),
         subject: "Porsche 911".into(),
@@ -47,7 +47,7 @@ fn counterfact_records_are_recognised() {
             probe("Porsche 550, created by", "Porsche"),
             probe("Porsche 924 is made by", "Porsche"),
         ],
-        ..Request::default()
+        ..Fact::default()
     };
     assert_eq!(one(&record), plain);
 
@@ -57,7 +57,7 @@ fn counterfact_records_are_recognised() {
     record["distracting_neighborhood_prompts"] =
         json!(["Porsche 911 is by Honda. Porsche 550, by"]);
     record["unrelated_relation"] = json!({"question": "The 911 has doors:", "object": "two"});
-    let full = Request {
+    let full = Fact {
         portability: vec![
             probe("The 911 comes from", "Japan"),
             probe("the 911, created by", "Honda"),
@@ -81,7 +81,7 @@ fn zsre_records_are_recognised() {
         "alter_subject_question": "Who is A.'s sister?",
         "portability": {"New Question": "Whose aunt?", "New Answer": "Tim"},
     });
-    let want = Request {
+    let want = Fact {
         id: "0".into(),
         prompt: "Who is {}'s sister?".into(),
         subject: "Ada".into(),
@@ -113,7 +113,7 @@ fn easyedit_records_are_recognised() {
         },
         "locality": {"none": null, "empty": [], "name": {"prompt": "f", "ground_truth": ["6"]}},
     });
-    let mut want = Request {
+    let mut want = Fact {
         id: "3".into(),
         prompt: "The mother of {} is".into(),
         subject: "Ada".into(),
@@ -196,7 +196,7 @@ fn every_record_of_the_real_files_converts() {
     for &(name, want) in FILES {
         let Some(path) = shared("every_record_of_the_real_files_converts", name) else { continue };
         let requests = read(path).unwrap();
-        let sum = |part: fn(&Request) -> usize| requests.iter().map(part).sum::<usize>();
+        let sum = |part: fn(&Fact) -> usize| requests.iter().map(part).sum::<usize>();
         let got = [
             requests.len(),
             sum(|r| r.paraphrases.len()),

@@ -1,9 +1,9 @@
 use incise::data::request::{digest, parse, read};
-use incise::data::{Probe, Request};
+use incise::data::{Fact, Probe};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn one(record: Value) -> Request {
+fn one(record: Value) -> Fact {
     let mut requests = parse("x.json", record.to_string().as_bytes()).unwrap();
     assert_eq!(requests.len(), 1);
     requests.remove(0)
@@ -21,13 +21,13 @@ fn assert_says(error: &str, words: &[&str]) {
 
 const SHORT: &str = r#"{"prompt": "{} is in", "subject": "Zürich", "target_new": "東京"}"#;
 
-fn short() -> Request {
-    Request {
+fn short() -> Fact {
+    Fact {
         id: "0".into(),
         prompt: "{} is in".into(),
         subject: "Zürich".into(),
         target_new: "東京".into(),
-        ..Request::default()
+        ..Fact::default()
     }
 }
 
@@ -42,7 +42,7 @@ fn our_own_record_may_be_short_or_full() {
         "locality": ["1 + 1 ="], "note": "no form knows this field",
     }));
     let probe = |prompt: &str, target: Option<&str>| Probe::new(prompt, target.map(String::from));
-    let want = Request {
+    let want = Fact {
         id: "a7".into(),
         target_true: Some("Europe".into()),
         paraphrases: vec!["Where is Zürich? In".into()],
@@ -170,13 +170,13 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 /// A request as its fields allow it.
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = Fact> {
     let text = "[a-zé東]{1,4}( [a-zé東\"]{1,4})?";
     let probe = (text, prop::option::of(text)).prop_map(|(p, t)| Probe::new(p, t));
     let probes = prop::collection::vec(probe, 0..3);
     let texts = (text, text, text, prop::option::of(text), prop::collection::vec(text, 0..3));
     (texts, probes.clone(), probes.clone(), probes).prop_map(
-        |((prompt, subject, target_new, target_true, paraphrases), a, b, c)| Request {
+        |((prompt, subject, target_new, target_true, paraphrases), a, b, c)| Fact {
             id: "0".into(),
             prompt: format!("{prompt} {{}}"),
             subject,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use incise::data::{Contexts, Request, request};
+use incise::data::{Contexts, Fact, request};
 use incise::edit::facts::tokenize;
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Plan};
@@ -26,7 +26,7 @@ struct FactLm {
     dir: PathBuf,
     model: Model,
     tokenizer: Tokenizer,
-    records: Vec<Request>,
+    records: Vec<Fact>,
 }
 
 impl FactLm {
@@ -38,7 +38,7 @@ impl FactLm {
         Some(FactLm { dir, model, tokenizer, records })
     }
 
-    fn memit(&self, records: &[Request]) -> Plan {
+    fn memit(&self, records: &[Fact]) -> Plan {
         let values = HparamSet::read(&self.dir.join("memit.json")).unwrap();
         let by = values.resolve(&MEMIT, &self.model).unwrap();
         let contexts = Contexts::read(self.dir.join("contexts.json")).unwrap();
@@ -55,7 +55,7 @@ impl FactLm {
 
     /// Percent of prompts at which the target that should be likelier is: of the rewrites, the
     /// paraphrases and the neighbours, averaged within a record first.
-    fn scores(&self, model: &Model, records: &[Request]) -> [f64; 3] {
+    fn scores(&self, model: &Model, records: &[Fact]) -> [f64; 3] {
         let mut sums = [0.0; 3];
         for r in records {
             let old = r.target_true.as_deref().unwrap();

@@ -1,5 +1,6 @@
 //! The front door: what a program that embeds incise may rely on.
 
+mod docs;
 mod rules;
 mod threads;
 

@@ -6,7 +6,8 @@ pub mod memit;
 pub mod pmet;
 pub mod rome;
 
-use super::method::Method;
+use super::method::{About, Method};
+use super::params::Param;
 use crate::base::{Error, Result};
 
 /// All methods, in the order in which they are listed.
@@ -25,4 +26,25 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
         let what = format!("`{name}` is not a method of this version");
         Error::refused(what, format!("use one of {names}"))
     })
+}
+
+/// The table of methods and their parameters, as the documentation has it.
+pub fn markdown() -> String {
+    let mut text = String::from("| method | does | paper | facts | changes |\n");
+    text += "| --- | --- | --- | --- | --- |\n";
+    for method in METHODS {
+        let About { name, summary, paper, changes, .. } = method.about();
+        let facts = method.batching().words();
+        text += &format!("| `{name}` | {summary} | {paper} | {facts} | {changes} |\n");
+    }
+    for method in METHODS {
+        text += &format!("\n## {}\n\n", method.about().name);
+        text += "| parameter | does | takes | where it is not given |\n| --- | --- | --- | --- |\n";
+        for Param { name, kind, absent, about } in method.params() {
+            let takes = kind.words();
+            let absent = absent.words();
+            text += &format!("| `{name}` | {about} | {takes} | {absent} |\n");
+        }
+    }
+    text
 }
