@@ -118,6 +118,7 @@ fn three_records_are_the_public_codes() {
 /// Scores of 300 records at once lie within sampling error of the public code's: two standard
 /// errors of a difference of two proportions of 300.
 #[test]
+#[ignore = "minutes: tools/slow_tests runs it"]
 fn three_hundred_records_at_once() {
     let Some(lm) = FactLm::open("three_hundred_records_at_once") else { return };
     let records = &lm.records[..300];
