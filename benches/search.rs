@@ -17,12 +17,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use incise::base::{DType, Quiet, Rng};
-use incise::edit::value::{self, Search};
-use incise::model::pushed::Push;
+use incise::edit::prompts::{FactRows, PromptRow};
+use incise::edit::search::{Push, Search};
 use incise::model::{At, Model, Site};
 use incise::store::Checkpoint;
 use incise::tensor::Device;
-use incise::text::{Row, Rows};
 use support::shapes::Shape;
 use support::{products, spread};
 
@@ -30,24 +29,26 @@ const LAYER: usize = 8;
 const STEPS: usize = 20;
 const RUNS: usize = 10;
 
-fn rows(vocabulary: usize) -> Rows {
+fn rows(vocabulary: usize) -> FactRows {
     let mut rng = Rng::new(1, "search bench");
     let mut ids = |n: usize| -> Vec<u32> {
         (0..n).map(|_| (rng.uniform() * vocabulary as f64) as u32).collect()
     };
     let bare = ids(8);
-    let prefixed =
-        |prefix: Vec<u32>| Row { lookup: prefix.len() + 4, ids: [&prefix, &bare[..]].concat() };
+    let prefixed = |prefix: Vec<u32>| PromptRow {
+        lookup: prefix.len() + 4,
+        ids: [&prefix, &bare[..]].concat(),
+    };
     let mut rewriting = vec![prefixed(vec![])];
     rewriting.extend((0..5).map(|_| prefixed(ids(11))));
-    let kl = Row { lookup: 2, ids: [&bare[2..5], &ids(2)].concat() };
-    Rows { keys: rewriting.clone(), rewriting, kl, target: vec![17], merged: 0 }
+    let kl = PromptRow { lookup: 2, ids: [&bare[2..5], &ids(2)].concat() };
+    FactRows { keys: rewriting.clone(), rewriting, kl, target: vec![17], merged: 0 }
 }
 
 /// A model of random weights, in a folder that lives as long as its map.
 struct Subject {
     model: Model,
-    rows: Rows,
+    rows: FactRows,
     _folder: tempfile::TempDir,
 }
 
@@ -67,7 +68,7 @@ impl Subject {
         let by = Search {
             steps: STEPS,
             lr: 0.5,
-            decay: 0.5,
+            weight_decay: 0.5,
             clamp: 4.0,
             kl_factor: 0.0625,
             push: Push {
@@ -76,15 +77,15 @@ impl Subject {
                 loss_layer: self.model.arch.layers - 1,
             },
             nll_factor: 1.0,
-            eases: false,
-            enough: f64::NEG_INFINITY,
+            anneal_nll: false,
+            loss_tolerance: f64::NEG_INFINITY,
         };
         let start = Instant::now();
-        let found = value::find(&self.model, &self.rows, &by, &Quiet).expect("finite numbers");
+        let found = incise::edit::search::find(&self.model, &self.rows, &by, &Quiet).expect("finite numbers");
         let took = start.elapsed();
         assert_eq!(found.trace.len(), STEPS);
-        let first = found.trace[0].parts.nll;
-        let last = found.trace[STEPS - 1].parts.nll;
+        let first = found.trace[0].nll;
+        let last = found.trace[STEPS - 1].nll;
         assert!(last < first, "the search makes the target likelier: {first} → {last}");
         took
     }

@@ -194,9 +194,11 @@ fn name_complaints(files: &BTreeSet<&str>) -> Vec<String> {
                 wanted.push((file, format!("src/ops/{op}.rs")));
             }
         }
-        // attention_row.cu is attention for one row; probe.cu is no operation.
-        if let Some(op) = stem(file, "kernels/", ".cu").filter(|op| op != "probe") {
-            let op = op.split('_').next().unwrap_or_default();
+        // attention_row.cu is attention for one row, search_step.cu an operation of that name;
+        // probe.cu is no operation.
+        if let Some(kernel) = stem(file, "kernels/", ".cu").filter(|op| op != "probe") {
+            let whole = files.contains(format!("src/ops/{kernel}.rs").as_str());
+            let op = if whole { &kernel } else { kernel.split('_').next().unwrap_or_default() };
             wanted.push((file, format!("src/ops/{op}.rs")));
             wanted.push((file, format!("src/ops/cuda/{op}.rs")));
         }

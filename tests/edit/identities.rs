@@ -5,14 +5,14 @@ use std::path::Path;
 use faer::{Mat, Side};
 use incise::base::{Quiet, Rng};
 use incise::edit::methods::rome::{self, KeyChoice, RankOne};
-use incise::edit::value::{ENOUGH, Search};
+use incise::edit::prompts::fact_rows;
+use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
-use incise::model::pushed::Push;
 use incise::model::{At, Model, Site};
 use incise::stats::{Covariance, Moment, Origin};
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
-use incise::text::{Rows, Tokenizer, rows};
+use incise::text::Tokenizer;
 
 const LAYER: usize = 1;
 
@@ -32,7 +32,7 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
     let tokenizer = Tokenizer::open(&dir).unwrap();
     let target = tokenizer.encode_target("Paris").unwrap();
     let contexts = ["{}", "The first time. {}", "Because. {}"];
-    let rows: Rows = rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
+    let rows = fact_rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
     let f = model.arch.inner;
     let mut rng = Rng::new(7, "identities");
     let keys_: Vec<f64> = (0..3 * f * f).map(|_| rng.normal()).collect();
@@ -57,13 +57,13 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
     let search = Search {
         steps: 6,
         lr: 0.5,
-        decay: 0.5,
+        weight_decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
         push: Push { site, attention: false, loss_layer: model.arch.layers - 1 },
         nll_factor: 1.0,
-        eases: false,
-        enough: ENOUGH,
+        anneal_nll: false,
+        loss_tolerance: LOSS_TOLERANCE,
     };
     let one = rome::plan_one(&model, Some(&covariance), &rows, keys, &search, &Quiet).unwrap();
     Planned { model, c, one }

@@ -13,8 +13,8 @@ use incise::edit::facts::tokenize;
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Moments, Plan};
 use incise::edit::methods::find;
+use incise::edit::search::LOSS_TOLERANCE;
 use incise::edit::state::State;
-use incise::edit::value::ENOUGH;
 use incise::model::{Model, SearchPrecision};
 use incise::stats::Moment;
 use incise::stats::origin::Origin;
@@ -279,7 +279,7 @@ fn fast_products_find_a_value_too() {
     assert!(!exact.facts.is_empty());
     for (fast, exact) in fast.facts.iter().zip(&exact.facts) {
         let [last, want] = [fast, exact].map(|o| o.trace.last().unwrap().total());
-        assert!(want < ENOUGH && last < ENOUGH, "{last} and {want}");
+        assert!(want < LOSS_TOLERANCE && last < LOSS_TOLERANCE, "{last} and {want}");
         assert_ne!(last, want, "the steps were fast");
     }
 }
