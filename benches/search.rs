@@ -81,7 +81,8 @@ impl Subject {
             loss_tolerance: f64::NEG_INFINITY,
         };
         let start = Instant::now();
-        let found = incise::edit::search::find(&self.model, &self.rows, &by, &Quiet).expect("finite numbers");
+        let found = incise::edit::search::find(&self.model, &self.rows, &by, &Quiet)
+            .expect("finite numbers");
         let took = start.elapsed();
         assert_eq!(found.trace.len(), STEPS);
         let first = found.trace[0].nll;
