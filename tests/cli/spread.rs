@@ -156,7 +156,7 @@ fn a_fact_is_withdrawn_without_a_new_search() {
     assert_eq!(digest("fresh"), digest("patch"));
     let [model, requests] = USUAL;
     let error = fails(1, &strs(&edit(&s, [model, requests, "x"], &["--without", "z"])));
-    assert!(error.contains("--without z"), "{error}");
+    assert!(error.contains("no request has the id `z`"), "{error}");
 }
 
 #[test]

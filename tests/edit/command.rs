@@ -103,7 +103,7 @@ fn what_was_kept_serves_again() {
     assert!(again(&s, &[]) == without);
     let gone = ["--on-conflict", "last", "--without", "b"];
     let error = fails(1, &strs(&with(&s, "memit", &gone)));
-    assert!(error.contains("--without b"), "{error}");
+    assert!(error.contains("no request has the id `b`"), "{error}");
 }
 
 /// Killed once values were found, the same command goes on and writes the same bytes. What holds at
@@ -189,7 +189,7 @@ fn a_state_goes_from_run_to_run() {
 
         // A state without its patch would leave alone what was never written.
         let error = fails(1, &strs(&with_state(&["Nothing"], "two")));
-        assert!(error.contains("is as it was before a patch"), "{error}");
+        assert!(error.contains("has not been applied to this model"), "{error}");
         done(&["apply", &s.at("model"), &s.at("one"), "--in-place"]);
 
         // The second edit minds the keys of the first: another patch than without the state.
@@ -208,7 +208,7 @@ fn a_state_goes_from_run_to_run() {
         assert!(error.contains(&format!("is {method}, not emmet")), "{error}");
         done(&["undo", &s.at("model")]);
         let error = fails(1, &strs(&with_state(&["Nothing"], "two")));
-        assert!(error.contains("is as it was before a patch"), "{error}");
+        assert!(error.contains("has not been applied to this model"), "{error}");
         // The state from before the second edit, which the first patch is still planned with.
         done(&["apply", &s.at("model"), &s.at("one"), "--in-place"]);
         done(&strs(&with_state(&["Nothing"], "three")));
@@ -227,8 +227,11 @@ fn few_tokens_and_stages_are_said() {
     let stats = ["stats", &model, "--layers", "0-1", "--corpus", &corpus, "--max-tokens", "40"];
     done(&[&stats[..], &["-o", &few]].concat());
     let more = ["--set", "nullspace_threshold=1", "--set", "L2=5", "--json"];
+    // Steps that change nothing, so that there is some work to time.
+    let steps = ["--set", "v_num_grad_steps=1000", "--set", "v_lr=1e-9"];
+    let args = put(with(&s, "alphaedit", &[&more[..], &steps].concat()), "--stats", &few);
     let began = Instant::now();
-    let out = incise(&strs(&put(with(&s, "alphaedit", &more), "--stats", &few)));
+    let out = incise(&strs(&args));
     let wall = began.elapsed().as_secs_f64();
     let (said, warned): (Value, _) =
         (serde_json::from_slice(&out.stdout).unwrap(), text(&out.stderr));
@@ -236,10 +239,10 @@ fn few_tokens_and_stages_are_said() {
     let stages = said["stages"].as_array().unwrap();
     let of = |field: &str| stages.iter().map(|s| s[field].clone()).collect::<Vec<_>>();
     assert!(["reading", "layer", "writing"].iter().all(|n| of("stage").contains(&(*n).into())));
-    // What no stage has is the start and the end of the process, milliseconds in a second of work.
+    // No stage has the start and the end of the process, milliseconds of it.
     let sum: f64 = of("seconds").iter().map(|s| s.as_f64().unwrap()).sum();
     assert!(sum <= wall && sum > 0.5 * wall, "the stages have {sum} of {wall} s");
-    assert_eq!(said["seconds"].as_f64().unwrap(), sum);
+    assert!((said["seconds"].as_f64().unwrap() - sum).abs() < 1e-9);
     for bad in ["v_lr=1e308", "clamp_norm_factor=1e308", "L2=1e-30", "L2=nan"] {
         let error = fails(1, &strs(&with(&s, "alphaedit", &[&more[..], &["--set", bad]].concat())));
         assert!(error.contains(bad.split('=').next().unwrap()), "{error}");
@@ -264,7 +267,8 @@ fn options_of_many_facts_are_refused_for_rome() {
     let s = Session::new("gpt2");
     for more in [["--sequential", "2"], ["--memory", "1G"], ["--shard", "0/2"]] {
         let error = fails(1, &strs(&s.edit(&more)));
-        assert!(error.contains(more[0]) && error.contains("memit"), "{error}");
+        let setting = more[0].trim_start_matches("--");
+        assert!(error.contains(setting) && error.contains("--method memit"), "{error}");
     }
     for more in [["--sequential", "0"], ["--memory", "much"], ["--shard", "2/2"]] {
         fails(2, &strs(&s.edit(&more)));
@@ -291,7 +295,7 @@ fn outputs_do_not_replace_inputs_or_each_other() {
     refused(&memit(&["--state", &s.at("none/state")]), "none: cannot open");
     fs::write(s.at("state.before"), "mine").unwrap();
     refused(&memit(&["--state", &s.at("state")]), "stands there already and is no state");
-    refused(&memit(&["--shard", "0/2", "--sequential", "2"]), "--shard with --sequential");
+    refused(&memit(&["--shard", "0/2", "--sequential", "2"]), "a shard of a sequential edit");
     fs::write(&report, "mine\n").unwrap();
     refused(&memit(&[]), "is no report of an edit");
     fs::remove_file(&report).unwrap();
@@ -311,7 +315,7 @@ fn settings_of_other_methods_are_warned_of() {
     s.stats();
     let out = incise(&strs(&with(&s, "memit", &["--set", "L2=-5", "--dry-run"])));
     let warned = text(&out.stderr);
-    assert!(warned.contains("`L2` says nothing to memit"), "{warned}");
+    assert!(warned.contains("`L2` does not apply to memit"), "{warned}");
     let error = fails(1, &strs(&with(&s, "memit", &["--set", "mom2_adjustment=false"])));
     assert!(error.contains("only true is done here"), "{error}");
     let error = fails(1, &strs(&with(&s, "memit", &["--set", "mom2_update_weight=0"])));
