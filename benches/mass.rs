@@ -16,12 +16,11 @@ mod support;
 use std::time::Instant;
 
 use incise::base::{DType, Quiet, Rng};
-use incise::edit::value::{Search, Wanted, find_all};
-use incise::model::pushed::Push;
+use incise::edit::prompts::{FactRows, PromptRow};
+use incise::edit::search::{Push, Search, SearchFact, find_all};
 use incise::model::{At, Model, Site};
 use incise::store::Checkpoint;
 use incise::tensor::Device;
-use incise::text::{Row, Rows};
 use support::shapes::Shape;
 use support::{peak, products};
 
@@ -29,7 +28,7 @@ const LAYER: usize = 8;
 const STEPS: usize = 20;
 
 /// Facts whose prompts differ and whose contexts do not; `after` tokens follow the subject's last.
-fn facts(vocabulary: usize, n: usize, after: usize) -> Vec<Rows> {
+fn facts(vocabulary: usize, n: usize, after: usize) -> Vec<FactRows> {
     let mut rng = Rng::new(1, "mass bench");
     let mut ids = |n: usize| -> Vec<u32> {
         (0..n).map(|_| (rng.uniform() * vocabulary as f64) as u32).collect()
@@ -38,34 +37,36 @@ fn facts(vocabulary: usize, n: usize, after: usize) -> Vec<Rows> {
     (0..n)
         .map(|_| {
             let bare = ids(5 + after);
-            let row =
-                |prefix: &[u32]| Row { lookup: prefix.len() + 4, ids: [prefix, &bare].concat() };
+            let row = |prefix: &[u32]| PromptRow {
+                lookup: prefix.len() + 4,
+                ids: [prefix, &bare].concat(),
+            };
             let mut rewriting = vec![row(&[])];
             rewriting.extend(contexts.iter().map(|c| row(c)));
-            let kl = Row { lookup: 2, ids: [&bare[2..5], &ids(2)].concat() };
-            Rows { keys: rewriting.clone(), rewriting, kl, target: ids(1), merged: 0 }
+            let kl = PromptRow { lookup: 2, ids: [&bare[2..5], &ids(2)].concat() };
+            FactRows { keys: rewriting.clone(), rewriting, kl, target: ids(1), merged: 0 }
         })
         .collect()
 }
 
 fn run(model: &Model, n: usize, after: usize, room: u64) {
     let rows = facts(model.arch.vocabulary, n, after);
-    let wanted: Vec<Wanted> = rows.iter().map(|rows| Wanted { id: "", rows }).collect();
+    let wanted: Vec<SearchFact> = rows.iter().map(|rows| SearchFact { id: "", rows }).collect();
     let site = Site { layer: LAYER, at: At::Stream };
     let by = Search {
         push: Push { site, attention: false, loss_layer: model.arch.layers - 1 },
         steps: STEPS,
         lr: 0.5,
-        decay: 0.5,
+        weight_decay: 0.5,
         clamp: 0.75,
         kl_factor: 0.0625,
         nll_factor: 1.0,
-        eases: false,
-        enough: f64::NEG_INFINITY,
+        anneal_nll: false,
+        loss_tolerance: f64::NEG_INFINITY,
     };
     let (start, mut found) = (Instant::now(), 0);
     find_all(model, &wanted, &by, room, &Quiet, &mut |_, value| {
-        let (first, last) = (value.trace[0].parts.nll, value.trace[STEPS - 1].parts.nll);
+        let (first, last) = (value.trace[0].nll, value.trace[STEPS - 1].nll);
         assert!(last < first, "the search makes the target likelier: {first} → {last}");
         found += 1;
         Ok(())

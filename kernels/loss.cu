@@ -1,14 +1,16 @@
-// loss.cu: the value search's losses at rows of logits, and their gradient in place.
+// loss.cu: cross-entropy and KL at rows of logits, and their gradient in place.
 //
 //   maths    p = softmax(z)
-//            say   -ln p_y                              dz = w (p - e_y)
-//            stay  KL = sum p (ln p - ln p0)            dz = w p (ln p - ln p0 - KL)
-//   shapes   z (R, V) f32   first (rows, V) f32: ln p0   target (R): y, or -1 - row of `first`
-//            weight_of (R): w   loss (R)   top (R): no token is likelier than y
+//            cross-entropy   -ln p_y                     dz = w (p - e_y)
+//            kl              KL = sum p (ln p - ln p0)   dz = w p (ln p - ln p0 - KL)
+//            scale           w = factor weight of a cross-entropy, w = weight of a KL
+//   shapes   z (R, V) f32   reference (rows, V) f32: ln p0   target (R): y, or -1 - row of ln p0
+//            weight (R)   scaled (R): w   loss (R), without w   is_argmax (R): none likelier than y
+//            groups (S, 2): from, to of R   factor (S)
 //   types    f32
-//   launch   a block a row, THREADS each; any R, any V
+//   launch   a block a row, or for `loss_scale` a group, THREADS each; any R, any V
 //   cost     moves 3 R V to 5 R V floats; bandwidth-bound
-//   source   Meng et al. 2022, arXiv:2202.05262, eq. 4
+//   source   -
 #include "common.cuh"
 
 constexpr int THREADS = 512;
@@ -26,16 +28,16 @@ HD float block_max(float x) {
 }
 
 // ln sum exp z, by the largest.
-HD float log_sum(const elem* z, int V, float top) {
+HD float log_sum(const elem* z, int V, float max) {
     float sum = 0;
-    for (int v = threadIdx.x; v < V; v += THREADS) sum += expf(z[v] - top);
-    return top + logf(block_sum(sum, shared().part));
+    for (int v = threadIdx.x; v < V; v += THREADS) sum += expf(z[v] - max);
+    return max + logf(block_sum(sum, shared().part));
 }
 
 HD float largest(const elem* z, int V) {
-    float top = z[0];
-    for (int v = threadIdx.x; v < V; v += THREADS) top = fmaxf(top, z[v]);
-    return block_max(top);
+    float max = z[0];
+    for (int v = threadIdx.x; v < V; v += THREADS) max = fmaxf(max, z[v]);
+    return block_max(max);
 }
 
 extern "C" __global__ void log_softmax(const elem* z, const int* rows, int V, elem* logp) {
@@ -45,13 +47,13 @@ extern "C" __global__ void log_softmax(const elem* z, const int* rows, int V, el
     for (int v = threadIdx.x; v < V; v += THREADS) logp[v] = z[v] - lse;
 }
 
-extern "C" __global__ void loss_gradient(const elem* first, const int* target,
-                                         const float* weight_of, int V, inout elem* z, float* loss,
-                                         int* top) {
+extern "C" __global__ void loss_gradient(const elem* reference, const int* target,
+                                         const float* scaled, int V, inout elem* z, float* loss,
+                                         int* is_argmax) {
     const int row = blockIdx.x, y = target[row];
-    const float w = weight_of[row];
+    const float w = scaled[row];
     z += static_cast<long long>(row) * V;
-    const float most = largest(z, V), lse = log_sum(z, V, most);
+    const float max = largest(z, V), lse = log_sum(z, V, max);
 
     if (y >= 0) {
         const float at_target = z[y];
@@ -60,23 +62,31 @@ extern "C" __global__ void loss_gradient(const elem* first, const int* target,
             z[v] = w * (expf(z[v] - lse) - (v == y ? 1.0f : 0.0f));
         if (threadIdx.x == 0) {
             loss[row] = lse - at_target;
-            top[row] = at_target >= most;
+            is_argmax[row] = at_target >= max;
         }
         return;
     }
-    first += static_cast<long long>(-1 - y) * V;
+    reference += static_cast<long long>(-1 - y) * V;
     float sum = 0;
     for (int v = threadIdx.x; v < V; v += THREADS) {
         const float logp = z[v] - lse;
-        sum += expf(logp) * (logp - first[v]);
+        sum += expf(logp) * (logp - reference[v]);
     }
     const float kl = block_sum(sum, shared().part);
     for (int v = threadIdx.x; v < V; v += THREADS) {
         const float logp = z[v] - lse;
-        z[v] = w * expf(logp) * (logp - first[v] - kl);
+        z[v] = w * expf(logp) * (logp - reference[v] - kl);
     }
     if (threadIdx.x == 0) {
         loss[row] = kl;
-        top[row] = 0;
+        is_argmax[row] = 0;
     }
+}
+
+// The weights of the next gradient; rows of no group stay as they are.
+extern "C" __global__ void loss_scale(const int* groups, const int* target, const float* weight,
+                                      const float* factor, inout float* scaled) {
+    const int group = blockIdx.x;
+    for (int row = groups[2 * group] + threadIdx.x; row < groups[2 * group + 1]; row += THREADS)
+        scaled[row] = weight[row] * (target[row] >= 0 ? factor[group] : 1.0f);
 }

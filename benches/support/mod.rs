@@ -5,10 +5,10 @@ pub mod shapes;
 
 use std::time::Instant;
 
+use incise::edit::prompts::FactRows;
 use incise::model::Model;
 use incise::ops::linear;
 use incise::tensor::{Precision, Tensor, Weight};
-use incise::text::Rows;
 
 /// Mean and standard deviation.
 #[allow(dead_code)] // not every benchmark repeats itself
@@ -22,7 +22,7 @@ pub fn spread(times: &[f64]) -> (f64, f64) {
 /// Seconds that the products of a search alone take at the rate `gemm` reaches with 512 rows on
 /// this machine: 4 FLOP a weight and suffix token in the layers above, and a row of the head.
 #[allow(dead_code)] // not every benchmark searches
-pub fn products(model: &Model, rows: &Rows, layer: usize, steps: usize) -> f64 {
+pub fn products(model: &Model, rows: &FactRows, layer: usize, steps: usize) -> f64 {
     let suffix: usize = rows.rewriting.iter().map(|r| r.ids.len() - r.lookup).sum::<usize>() + 1;
     let read = rows.rewriting.len() * rows.target.len() + 1;
     let a = &model.arch;

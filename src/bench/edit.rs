@@ -14,8 +14,8 @@ use crate::edit::facts::TokenizedFact;
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::Context;
 use crate::edit::methods::memit::{MEMIT, Memit};
+use crate::edit::search::packing::suffix_tokens;
 use crate::edit::state::State;
-use crate::model::pushed::Problem;
 use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
 use crate::ops::gram::{Totals, packed_len};
 use crate::stats::{Moment, Origin};
@@ -54,7 +54,7 @@ pub fn measure(
     hparams.put("v_num_grad_steps", search.steps.into(), "benchmark");
     let numbers = [
         ("v_lr", search.lr),
-        ("v_weight_decay", search.decay),
+        ("v_weight_decay", search.weight_decay),
         ("clamp_norm_factor", search.clamp),
         ("kl_factor", search.kl_factor),
     ];
@@ -79,7 +79,7 @@ pub fn measure(
     })?;
     clock.enter(None);
 
-    let tokens = Problem::tokens(&facts[0].rows);
+    let tokens = suffix_tokens(&facts[0].rows);
     let flop = 4.0 * (model.arch.layers - 1 - last) as f64 * weights(model);
     let limit = Some(limits.product / flop / (tokens * search.steps) as f64);
     let mut row = |name: String, seconds: f64, limit| {

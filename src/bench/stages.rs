@@ -5,14 +5,14 @@ use std::time::Instant;
 use super::limits::Limits;
 use super::{Row, Sizes, Unit, time};
 use crate::base::{Quiet, Result, Rng, catch_device_error};
-use crate::edit::value::{Search, Wanted, find_all, tokens};
+use crate::edit::prompts::{FactRows, PromptRow};
+use crate::edit::search::memory::{SearchMemory, max_tokens};
+use crate::edit::search::packing::suffix_tokens;
+use crate::edit::search::{Push, Search, SearchFact, find_all};
 use crate::gpu::Engine;
 use crate::model::decoder::{Hook, Past};
-use crate::model::pushed::{Problem, Push};
-use crate::model::shared::common;
 use crate::model::{At, Batch, Model, Run, SearchPrecision, Site};
 use crate::ops::gram::{Totals, packed_len};
-use crate::text::{Row as Tokens, Rows};
 
 /// Steps of a search that never ends early.
 const STEPS: usize = 25;
@@ -103,27 +103,27 @@ pub fn search(model: &Model) -> Search {
         push: Push { site, attention: false, loss_layer: top },
         steps: STEPS,
         lr: 0.1,
-        decay: 0.5,
+        weight_decay: 0.5,
         clamp: 0.75,
         kl_factor: 0.0625,
         nll_factor: 1.0,
-        eases: false,
-        enough: f64::NEG_INFINITY,
+        anneal_nll: false,
+        loss_tolerance: f64::NEG_INFINITY,
     }
 }
 
 fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<Row>) -> Result<()> {
-    let (by, facts): (_, Vec<Rows>) = (search(model), (0..n).map(|_| ids.fact()).collect());
-    let wanted: Vec<Wanted> = facts.iter().map(|rows| Wanted { id: "", rows }).collect();
+    let (by, facts): (_, Vec<FactRows>) = (search(model), (0..n).map(|_| ids.fact()).collect());
+    let wanted: Vec<SearchFact> = facts.iter().map(|rows| SearchFact { id: "", rows }).collect();
     let room = model.spare().unwrap_or(1 << 30);
     let engine = model.compute.engine();
     let before = engine.map(Engine::forget_peak);
     let began = Instant::now();
     find_all(model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(()))?;
     let seconds = began.elapsed().as_secs_f64();
-    let (layer, suffix) = (by.push.site.layer, facts.first().map_or(0, Problem::tokens));
+    let (layer, suffix) = (by.push.site.layer, facts.first().map_or(0, suffix_tokens));
     let taken = engine.zip(before).map(|(engine, before)| engine.memory().peak - before);
-    let all_at_once = n * suffix <= tokens(model) && !model.offloads_weights();
+    let all_at_once = n * suffix <= max_tokens(model) && !model.offloads_weights();
     let held = taken.map(|taken| [counted(model, &by.push, &facts), taken]);
     let held = held.filter(|[counted, _]| all_at_once && *counted <= room);
     let above = (model.arch.layers - 1 - layer) as f64;
@@ -135,11 +135,9 @@ fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<R
     Ok(())
 }
 
-/// Bytes that a search of all facts at once is counted to take, as a dry run says.
-fn counted(model: &Model, push: &Push, facts: &[Rows]) -> u64 {
-    let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
-    let each = facts.iter().map(|rows| push.bytes(model, rows, shared));
-    each.sum::<u64>() + push.bytes_besides(model, facts, shared)
+/// Bytes that a search of all facts at once is counted to take, as `--dry-run` does.
+fn counted(model: &Model, push: &Push, facts: &[FactRows]) -> u64 {
+    SearchMemory::new(model, push, facts).total()
 }
 
 /// Random tokens, of a vocabulary.
@@ -158,7 +156,7 @@ impl Ids {
 
     /// CounterFact's mean lengths: a prompt of 8 tokens whose subject ends at the 4th last, bare
     /// and behind five contexts of 11 tokens; two tokens of target; the row that should stay.
-    pub fn fact(&mut self) -> Rows {
+    pub fn fact(&mut self) -> FactRows {
         let (bare, target) = (self.draw(8), self.draw(2));
         let mut contexts = Rng::new(0, "contexts of a benchmark"); // the same for every fact
         let mut rewriting = Vec::new();
@@ -167,9 +165,9 @@ impl Ids {
             let mut ids: Vec<u32> = (0..prefix).map(drawn).collect();
             ids.extend(&bare);
             ids.push(target[0]);
-            rewriting.push(Tokens { lookup: prefix + 4, ids });
+            rewriting.push(PromptRow { lookup: prefix + 4, ids });
         }
-        let kl = Tokens { lookup: 2, ids: [&bare[2..5], &self.draw(2)[..]].concat() };
-        Rows { keys: rewriting.clone(), rewriting, kl, target, merged: 0 }
+        let kl = PromptRow { lookup: 2, ids: [&bare[2..5], &self.draw(2)[..]].concat() };
+        FactRows { keys: rewriting.clone(), rewriting, kl, target, merged: 0 }
     }
 }

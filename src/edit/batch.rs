@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for each batch of facts, on the model as the batches before it left it:
-//!     v*  ← the value search of every fact                                    edit/value.rs
+//!     v*  ← the value search of every fact                                    edit/search
 //!     Z   ← v*, perhaps anchored                                              edit/anchor.rs
 //!     Δ_l ← the method's closed form, layer by layer                          edit/solve/layers.rs
 //!     Q_l ← Q_l + KKᵀ with the finished weights, where more is to come
@@ -24,17 +24,17 @@ use super::family::{ANCHOR, NORM_ANCHOR, NORM_ANCHOR_SAMPLES, SAMPLES, c_of};
 use super::keys::Reader;
 use super::method::{Context, Plan};
 use super::params::Params;
+use super::prompts::FactRows;
+use super::search::{Search, TargetValue};
 use super::solve::delta::{dense, sum};
 use super::solve::layers::{ClosedForm, LayerCache, LayerChange, Spread};
 use super::state::State;
-use super::value::{Search, TargetValue};
 use super::values::values;
 use crate::base::{Progress, Result, Rng, Stage, catch_device_error};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
 use crate::model::{At, Model, Site};
 use crate::store::{Delta, Fingerprint};
-use crate::text::Rows;
 
 /// Makes a method's closed form, which takes what it carries out of the state.
 pub type MakeForm<'f, 'a> = &'f mut dyn FnMut(&mut State) -> Result<Box<dyn ClosedForm + 'a>>;
@@ -69,7 +69,7 @@ pub fn anchor_of(
 ) -> Result<f64> {
     let weights = on.cache.as_ref().map(|cache| cache.weights().to_owned()).unwrap_or_default();
     let found = values(on, on.model, &weights, sample, search)?;
-    let rows: Vec<&Rows> = sample.iter().map(|f| &f.rows).collect();
+    let rows: Vec<&FactRows> = sample.iter().map(|f| &f.rows).collect();
     let v0 = catch_device_error(|| {
         let reader = Reader::new(on.model, &rows, on.contexts, by.layers()[0], on.memory / 2);
         mlp_outputs(on.model, &reader, search.push.site.layer, on.progress)
@@ -109,7 +109,7 @@ struct Batch {
 
 impl<'a> Run<'_, 'a> {
     fn plan(mut self, facts: &[TokenizedFact], form: MakeForm<'_, 'a>) -> Result<Plan> {
-        let rows: Vec<&Rows> = facts.iter().map(|f| &f.rows).collect();
+        let rows: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
         let before = probabilities(&self.model, &rows, self.on.progress)?;
         if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
             let sample = self.sample(facts);
@@ -155,7 +155,7 @@ impl<'a> Run<'_, 'a> {
         let progress = self.on.progress;
         let facts: Vec<&TokenizedFact> = facts.iter().collect();
         let values = values(self.on, &self.model, &self.weights, &facts, self.search)?;
-        let rows: Vec<&Rows> = facts.iter().map(|f| &f.rows).collect();
+        let rows: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
         let layers = self.by.layers();
         let site = self.search.push.site;
         progress.at(Stage::Layer, 0, layers.len() as u64);

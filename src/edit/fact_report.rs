@@ -1,11 +1,11 @@
 //! What one edit did to one fact.
 
-use super::value::{Step, TargetValue};
+use super::prompts::FactRows;
+use super::search::{LossStep, TargetValue};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::linalg::vector::norm;
 use crate::model::Model;
 use crate::model::score::Completion;
-use crate::text::Rows;
 
 /// What one fact did.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct FactReport {
     /// The request's id.
     pub id: String,
     /// The loss at each step of its search.
-    pub trace: Vec<Step>,
+    pub trace: Vec<LossStep>,
     /// The subject's last token, as text, its place and the prompt's length.
     pub token: (String, usize, usize),
     /// Per-token probability of the target after the bare prompt: before, and in the edited model.
@@ -113,7 +113,11 @@ impl FactReport {
 /// # Errors
 ///
 /// Cancellation, a device without room.
-pub fn probabilities(model: &Model, facts: &[&Rows], progress: &dyn Progress) -> Result<Vec<f64>> {
+pub fn probabilities(
+    model: &Model,
+    facts: &[&FactRows],
+    progress: &dyn Progress,
+) -> Result<Vec<f64>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(JUDGED) {
         if progress.cancelled() {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use super::prompts::{FactRows, framed_rows};
 use crate::base::{Error, Result};
 use crate::data::{Contexts, Request};
 use crate::model::Model;
-use crate::text::{Chat, Rows, Tokenizer, rows_in};
+use crate::text::{Chat, Tokenizer};
 
 /// A request and its token rows.
 #[derive(Clone, Debug)]
@@ -13,7 +14,7 @@ pub struct TokenizedFact {
     /// What is asked for.
     pub request: Request,
     /// Its rows, one a context.
-    pub rows: Rows,
+    pub rows: FactRows,
     /// The subject's last token, as text, its place and the prompt's length.
     pub token: (String, usize, usize),
 }
@@ -54,7 +55,7 @@ fn rows_of(
     (tokenizer, chat): (&Tokenizer, Option<&Chat>),
     request: &Request,
     contexts: &[&str],
-) -> Result<Rows> {
+) -> Result<FactRows> {
     let Request { prompt, subject, target_new, .. } = request;
     let filled = prompt.replacen("{}", subject, 1);
     let frame = chat.map(|chat| chat.frame(&filled)).transpose()?;
@@ -62,7 +63,7 @@ fn rows_of(
         None => tokenizer.encode_target(target_new)?,
         Some(frame) => tokenizer.encode_after(&frame.tail, target_new)?,
     };
-    let rows = rows_in(tokenizer, frame.as_ref(), contexts, prompt, subject, target)?;
+    let rows = framed_rows(tokenizer, frame.as_ref(), contexts, prompt, subject, target)?;
     rows.rewriting.iter().chain([&rows.kl]).try_for_each(|row| model.check(&row.ids))?;
     model.check(&rows.target)?;
     Ok(rows)

@@ -7,13 +7,13 @@ use super::cost::{Cost, Solves};
 use super::facts::TokenizedFact;
 use super::method::{Batching, Context, Needs};
 use super::params::{self, Absent, Param, ParamKind, Params};
+use super::search::memory::{SearchMemory, max_tokens};
+use super::search::packing::suffix_tokens;
+use super::search::{LOSS_TOLERANCE, Push, Search};
 use super::state::{State, misfit};
-use super::value::{self, ENOUGH, Search};
 use crate::base::Result;
 use crate::linalg::least_squares::Route;
 use crate::model::arch::Arch;
-use crate::model::pushed::{Problem, Push};
-use crate::model::shared::common;
 use crate::model::{At, Site};
 
 /// λ.
@@ -67,12 +67,12 @@ pub fn search(by: &Params, arch: &Arch, at: At) -> Search {
         push: Push { site: Site { layer, at }, attention: false, loss_layer },
         steps: by.count(&params::V_NUM_GRAD_STEPS),
         lr: by.number(&params::V_LR),
-        decay: by.number(&params::V_WEIGHT_DECAY),
+        weight_decay: by.number(&params::V_WEIGHT_DECAY),
         clamp: by.number(&params::CLAMP_NORM_FACTOR),
         kl_factor: by.number(&params::KL_FACTOR),
         nll_factor: 1.0,
-        eases: false,
-        enough: ENOUGH,
+        anneal_nll: false,
+        loss_tolerance: LOSS_TOLERANCE,
     }
 }
 
@@ -154,13 +154,12 @@ pub fn cost(
 pub fn search_cost(on: &Context, facts: &[TokenizedFact], search: &Search) -> Cost {
     let (model, push) = (on.model, &search.push);
     let rows = || facts.iter().map(|f| &f.rows);
-    let shared = common(rows().map(Problem::kinds)).iter().map(Vec::len).sum();
     let n = facts.len().max(1) as u64;
-    let bytes_a_fact = rows().map(|rows| push.bytes(model, rows, shared)).sum::<u64>() / n;
-    let fixed_bytes = push.bytes_besides(model, rows(), shared);
-    let tokens: usize = rows().map(Problem::tokens).sum();
+    let SearchMemory { facts: bytes, fixed_bytes } = SearchMemory::new(model, push, rows());
+    let bytes_a_fact = bytes.iter().sum::<u64>() / n;
+    let tokens: usize = rows().map(suffix_tokens).sum();
     let by_memory = on.memory.saturating_sub(fixed_bytes) / bytes_a_fact.max(1);
-    let by_tokens = value::tokens(model) as u64 * n / tokens.max(1) as u64;
+    let by_tokens = max_tokens(model) as u64 * n / tokens.max(1) as u64;
     // Forward and backward for activations: 4 a weight, token and step, above the edited layer.
     let above = push.loss_layer.saturating_sub(push.site.layer);
     let weights = above as f64 * model.weights_a_layer() as f64;

@@ -11,15 +11,15 @@
 
 use faer::Mat;
 
+use super::prompts::{FactRows, PromptRow};
 use crate::base::{Error, Progress, Result};
 use crate::data::Contexts;
 use crate::model::decoder::Past;
-use crate::model::shared::{Shared, common};
+use crate::model::prefix::{PrefixCache, common_prefixes};
 use crate::model::site::tap;
 use crate::model::{At, Batch, Model, Run, Site};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::tensor::Tensor;
-use crate::text::{Row, Rows};
 
 /// Tokens run at a time.
 const TOKENS: usize = 4096;
@@ -52,12 +52,14 @@ impl Reader {
     /// [`catch_device_error`](crate::base::catch_device_error), here and in [`look`](Reader::look).
     pub fn new(
         model: &Model,
-        facts: &[&Rows],
+        facts: &[&FactRows],
         contexts: &Contexts,
         first: usize,
         room: u64,
     ) -> Reader {
-        let beginnings = common(facts.iter().map(|rows| rows.keys.iter().collect()));
+        let beginnings = common_prefixes(
+            facts.iter().map(|rows| rows.keys.iter().map(PromptRow::before_lookup)),
+        );
         let mut at = 0;
         let shared: Vec<_> = beginnings
             .iter()
@@ -94,7 +96,7 @@ impl Reader {
         let size = model.compute.precision().size();
         let bytes = (rows * model.arch.width * size) as u64;
         let kept = self.first > 0 && bytes <= room;
-        let shared = Shared::run(model, &self.beginnings, self.first, BATCH_INVARIANT_ROWS);
+        let shared = PrefixCache::run(model, &self.beginnings, self.first, BATCH_INVARIANT_ROWS);
         for part in self.chunks.iter_mut().flat_map(|c| [&mut c.bare, &mut c.others]) {
             part.batch.fill(BATCH_INVARIANT_ROWS);
             if kept {
@@ -121,8 +123,12 @@ impl Reader {
     ) -> Result<(Mat<f64>, Mat<f64>)> {
         let mut k = Mat::zeros(model.arch.inner, self.facts);
         let mut h = Mat::zeros(model.arch.width, self.facts);
-        let shared =
-            Shared::run(model, &self.beginnings, site.layer.max(layer) + 1, BATCH_INVARIANT_ROWS);
+        let shared = PrefixCache::run(
+            model,
+            &self.beginnings,
+            site.layer.max(layer) + 1,
+            BATCH_INVARIANT_ROWS,
+        );
         for chunk in &self.chunks {
             if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
@@ -165,7 +171,7 @@ impl Reader {
         model: &Model,
         part: &Part,
         last: usize,
-        shared: &Shared,
+        shared: &PrefixCache,
         hook: &mut dyn FnMut(Site, &mut Tensor),
     ) {
         if part.read.is_empty() {
@@ -189,12 +195,12 @@ impl Part {
     /// Adds a row; returns how many tokens that are.
     fn add(
         &mut self,
-        row: &Row,
+        row: &PromptRow,
         shared: std::ops::Range<usize>,
         fact: usize,
         weight: f64,
     ) -> usize {
-        let own = &row.ids[shared.len()..row.lookup + 1];
+        let own = &row.up_to_lookup()[shared.len()..];
         let rows = self.batch.push_after(own, [shared, 0..0]);
         self.read.push((rows.end - 1, fact, weight));
         rows.len()

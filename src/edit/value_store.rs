@@ -19,10 +19,9 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::value::{Step, TargetValue};
+use super::search::{LossStep, TargetValue};
 use crate::base::file::open_file;
 use crate::base::{Error, Result};
-use crate::model::pushed::Parts;
 use crate::store::write;
 
 const MAGIC: &[u8] = b"incise values 1\n";
@@ -144,11 +143,10 @@ impl ValueStore {
         read.map_err(|e| Error::io(&self.path, "read", e))?;
         let mut floats = bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
         let mut take = |n: usize| floats.by_ref().take(n).collect::<Vec<f64>>();
-        let (t0, delta, aside) = (take(d), take(d), take(a));
-        let step =
-            |s: &[f64]| Step { parts: Parts { nll: s[0], kl: s[1], missed: 0 }, decay: s[2] };
+        let (t0, delta, attention_delta) = (take(d), take(d), take(a));
+        let step = |s: &[f64]| LossStep { nll: s[0], kl: s[1], weight_decay: s[2], missed: 0 };
         let trace = take(3 * sizes[2]).chunks_exact(3).map(step).collect();
-        Ok(Some(TargetValue { t0, delta, aside, trace }))
+        Ok(Some(TargetValue { t0, delta, attention_delta, trace }))
     }
 
     /// Adds a value.
@@ -158,12 +156,12 @@ impl ValueStore {
     /// A file that cannot be written.
     pub fn put(&mut self, key: &str, value: &TargetValue) -> Result<()> {
         assert_eq!(key.len(), KEY, "a key of another kind");
-        let TargetValue { t0, delta, aside, trace } = value;
-        let sizes = [t0.len(), aside.len(), trace.len()];
+        let TargetValue { t0, delta, attention_delta, trace } = value;
+        let sizes = [t0.len(), attention_delta.len(), trace.len()];
         let mut record = key.as_bytes().to_vec();
         sizes.iter().for_each(|&n| record.extend((n as u32).to_le_bytes()));
-        let steps = trace.iter().flat_map(|s| [s.parts.nll, s.parts.kl, s.decay]);
-        let all = t0.iter().chain(delta).chain(aside).copied().chain(steps);
+        let steps = trace.iter().flat_map(|s| [s.nll, s.kl, s.weight_decay]);
+        let all = t0.iter().chain(delta).chain(attention_delta).copied().chain(steps);
         all.for_each(|x| record.extend(x.to_le_bytes()));
         record.extend(&blake3::hash(&record).as_bytes()[..SUM]);
         self.at.insert(key.to_owned(), (self.end, sizes));

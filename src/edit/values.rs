@@ -5,13 +5,13 @@ use std::path::Path;
 use super::cache::Cache;
 use super::facts::TokenizedFact;
 use super::method::Context;
-use super::value::{Search, TargetValue, Wanted, find_all};
+use super::prompts::FactRows;
+use super::search::{Search, SearchFact, TargetValue, find_all};
 use super::value_store::ValueStore;
 use crate::base::Result;
 use crate::model::Model;
 use crate::store::Fingerprint;
 use crate::tensor::Compute;
-use crate::text::Rows;
 
 /// The values of facts on a model with weights of that name, in order. What is searched is stored
 /// at once.
@@ -36,8 +36,8 @@ pub fn values(
         }
     }
     let missing: Vec<usize> = (0..facts.len()).filter(|&i| found[i].is_none()).collect();
-    let wanted = |&i: &usize| Wanted { id: &facts[i].request.id, rows: &facts[i].rows };
-    let wanted: Vec<Wanted> = missing.iter().map(wanted).collect();
+    let wanted = |&i: &usize| SearchFact { id: &facts[i].request.id, rows: &facts[i].rows };
+    let wanted: Vec<SearchFact> = missing.iter().map(wanted).collect();
     let mut cache = on.cache.as_deref_mut();
     let mut each = |i: usize, value: TargetValue| {
         if let Some(cache) = cache.as_deref_mut() {
@@ -98,13 +98,13 @@ pub fn known(model: &Model, cache: &Cache, facts: &[TokenizedFact], search: &Sea
 
 /// A name for everything a value depends on: the weights it was searched on, the search, what
 /// computes, the fact's rows. The version stands for the way of computing.
-fn value_key(weights: &str, search: &Search, compute: &Compute, rows: &Rows) -> String {
+fn value_key(weights: &str, search: &Search, compute: &Compute, rows: &FactRows) -> String {
     let mut all = Fingerprint::default();
     all.field(b"value");
     all.field(env!("CARGO_PKG_VERSION").as_bytes());
     all.field(weights.as_bytes());
     search.digest(&mut all);
     all.field(compute.name().as_bytes());
-    rows.digest(&mut |bytes| all.field(bytes));
+    rows.digest(&mut all);
     all.hex()
 }

@@ -10,6 +10,7 @@ use crate::base::{Error, Result};
 use crate::data::Request;
 use crate::data::conflicts::Superseded;
 use crate::edit::fact_report::FactReport;
+use crate::edit::search::LossStep;
 use crate::store::write;
 
 /// `PATCH.report.jsonl`.
@@ -61,7 +62,7 @@ pub fn superseded_line(s: &Superseded) -> Value {
 
 /// What an edit did to a fact.
 pub fn fact_json(o: &FactReport) -> Value {
-    let step = |s: &crate::edit::value::Step| json!({"total": s.total(), "nll": s.parts.nll, "kl": s.parts.kl, "decay": s.decay});
+    let step = |s: &LossStep| json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": s.weight_decay});
     let trace: Vec<Value> = o.trace.iter().map(step).collect();
     let mut json = json!({
         "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),

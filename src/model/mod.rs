@@ -11,17 +11,15 @@ pub mod config;
 pub mod decoder;
 pub mod families;
 pub mod family;
-pub mod footprint;
 pub mod generate;
 pub mod load;
 #[allow(clippy::module_inception)]
 pub mod model;
 pub mod peers;
-pub mod pushed;
+pub mod prefix;
 pub mod random;
 pub mod rotary;
 pub mod score;
-pub mod shared;
 pub mod site;
 
 pub use arch::Arch;

@@ -1,38 +1,21 @@
-//! The value search's losses at chosen rows of logits z (R, V), and their gradient into z.
+//! Cross-entropy and KL at rows of logits z (R, V), and their gradient into z.
 //!
 //! ```text
 //! p = softmax(z)
-//! say    −ln p_y                               dz = p − e_y
-//! stay   KL = Σ_v p_v (ln p_v − ln p⁰_v)       dz_v = p_v (ln p_v − ln p⁰_v − KL)
+//! cross-entropy   −ln p_y                                 dz = p − e_y
+//! kl              KL = Σ_v p_v (ln p_v − ln p⁰_v)          dz_v = p_v (ln p_v − ln p⁰_v − KL)
 //! ```
 //!
-//! The direction is KL(now ‖ at first); ln p⁰ comes from the same code at δ = 0, so that the KL
-//! is then exactly 0. Source: methods of Meng et al. 2022, arXiv:2202.05262, eq. 4.
+//! The direction is KL(now ‖ reference). Where ln p⁰ is [`log_softmax`] of the same row, the KL is
+//! exactly 0. Rows come in groups, one after the other; a group's cross-entropies have a common
+//! factor that may change from pass to pass.
 
 use std::ops::Range;
 
+pub use super::cpu::loss::{RowLoss, RowResult};
 use super::{cpu, cuda};
 use crate::base::or_unwind;
 use crate::tensor::{Compute, Tensor, on, shapes};
-
-/// What a row of logits is asked for, and the factor of its gradient.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Aim {
-    /// Say token `target`.
-    Say {
-        /// The token.
-        target: u32,
-        /// Factor of the gradient.
-        weight: f64,
-    },
-    /// Stay what row `first` of the first log-probabilities says.
-    Stay {
-        /// Row of ln p⁰.
-        first: usize,
-        /// Factor of the gradient.
-        weight: f64,
-    },
-}
 
 /// Row i of `logp` (rows.len(), V) = ln softmax of row `rows[i]` of z.
 pub fn log_softmax(z: &Tensor, rows: &[usize], logp: &mut Tensor) {
@@ -47,91 +30,89 @@ pub fn log_softmax(z: &Tensor, rows: &[usize], logp: &mut Tensor) {
     );
 }
 
-/// What a row says.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Said {
-    /// Its loss, without the weight.
-    pub loss: f64,
-    /// Whether no token is likelier than the target.
-    pub top: bool,
-}
-
-/// What the R rows of a batch's logits are asked for, and what they said last. Each slot of the
-/// batch has some of them, one after the other.
+/// The losses of R rows of logits, in groups, and what the last pass found them to be.
 #[derive(Debug, Default)]
-pub struct Aims {
-    aims: Vec<Aim>,
-    slots: Vec<Range<usize>>,
-    weighed: Vec<Aim>, // on the host, as is what they said
-    said: Vec<Said>,
-    device: Option<cuda::loss::Aims>,
+pub struct LossRows {
+    rows: Vec<RowLoss>,
+    groups: Vec<Range<usize>>,
+    scaled: Vec<RowLoss>, // on the host, as are the results
+    results: Vec<RowResult>,
+    device: Option<cuda::loss::DeviceLossRows>,
 }
 
-impl Aims {
-    /// The rows of each slot, and the aim of each row.
-    pub fn new(compute: &Compute, slots: Vec<Range<usize>>, aims: Vec<Aim>) -> Aims {
-        let device = compute.engine().map(|e| or_unwind(cuda::loss::Aims::new(e, &slots, &aims)));
-        Aims { weighed: aims.clone(), said: vec![Said::default(); aims.len()], aims, slots, device }
+impl LossRows {
+    /// The rows of each group, and the loss of each row.
+    pub fn new(compute: &Compute, groups: Vec<Range<usize>>, rows: Vec<RowLoss>) -> LossRows {
+        let on_device = |e| or_unwind(cuda::loss::DeviceLossRows::new(e, &groups, &rows));
+        LossRows {
+            device: compute.engine().map(on_device),
+            scaled: rows.clone(),
+            results: vec![RowResult::default(); rows.len()],
+            rows,
+            groups,
+        }
     }
 
-    /// Multiplies the gradients of rows that say by their slot's factor (S, 1).
-    pub fn weigh(&mut self, factor: &Tensor) {
+    /// Sets the factor of each group's cross-entropies in the gradient: factor (groups, 1). The
+    /// results stay without it.
+    pub fn scale(&mut self, factor: &Tensor) {
         if let Some((device, engine)) = self.device.as_mut().zip(factor.engine()) {
-            return cuda::adam::weigh(engine, device, factor.array());
+            return cuda::loss::scale(engine, device, factor.array());
         }
-        for (rows, f) in self.slots.iter().zip(factor.to_f64()) {
-            for (weighed, aim) in
-                self.weighed[rows.clone()].iter_mut().zip(&self.aims[rows.clone()])
-            {
-                *weighed = match *aim {
-                    Aim::Say { target, weight } => Aim::Say { target, weight: weight * f },
-                    stay @ Aim::Stay { .. } => stay,
+        for (group, f) in self.groups.iter().zip(factor.to_f64()) {
+            for row in group.clone() {
+                self.scaled[row] = match self.rows[row] {
+                    RowLoss::CrossEntropy { target, weight } => {
+                        RowLoss::CrossEntropy { target, weight: weight * f }
+                    }
+                    kl @ RowLoss::Kl { .. } => kl,
                 };
             }
         }
     }
 
-    /// A slot's rows: the aim of each, and what it said.
-    pub fn of(&self, slot: usize) -> impl Iterator<Item = (Aim, Said)> {
-        let rows = self.slots[slot].clone();
-        self.aims[rows.clone()].iter().copied().zip(self.said[rows].iter().copied())
+    /// The rows of a group: the loss of each, and its last result.
+    pub fn of(&self, group: usize) -> impl Iterator<Item = (RowLoss, RowResult)> {
+        let rows = self.groups[group].clone();
+        self.rows[rows.clone()].iter().copied().zip(self.results[rows].iter().copied())
     }
 
-    /// Makes the rows say what was found elsewhere.
-    pub fn tell(&mut self, said: Vec<Said>) {
-        assert_eq!(said.len(), self.aims.len(), "loss: a row that says nothing");
+    /// Sets the results of all rows.
+    pub fn set_results(&mut self, results: Vec<RowResult>) {
+        assert_eq!(results.len(), self.rows.len(), "loss: a row without a result");
         if let Some(device) = &mut self.device {
-            or_unwind(device.tell(&said));
+            or_unwind(device.set_results(&results));
         }
-        self.said = said;
+        self.results = results;
     }
 
-    /// Brings what rows said to the host.
+    /// Copies the results from the device to the host.
     pub fn read(&mut self) {
         if let Some(device) = &self.device {
-            self.said = device.said();
+            self.results = device.results();
         }
     }
 
     /// The same on the device.
-    pub fn on_device(&self) -> &cuda::loss::Aims {
-        self.device.as_ref().expect("aims of logits on a device are told there")
+    pub fn on_device(&self) -> &cuda::loss::DeviceLossRows {
+        self.device.as_ref().expect("losses of logits on a device are there too")
     }
 }
 
-/// Turns z, the logits of some of the rows, into weight·dz in place; the rows say their losses.
-pub fn gradient(z: &mut Tensor, aims: &mut Aims, rows: Range<usize>, first: &Tensor) {
+/// Turns z, the logits of some of the rows, into weight·dz in place, and sets their results.
+/// `reference` (rows of any number, V) has ln p⁰.
+pub fn gradient(z: &mut Tensor, losses: &mut LossRows, rows: Range<usize>, reference: &Tensor) {
     let [r, v] = z.dims();
-    assert!(r == rows.len() && rows.end <= aims.aims.len(), "loss: a row without an aim");
+    assert!(r == rows.len() && rows.end <= losses.rows.len(), "loss: a row of logits without one");
     on!(z.compute(),
         host T => {
-            let weighed = &aims.weighed[rows.clone()];
-            let said = cpu::loss::gradient::<T>(z.get_mut(), v, weighed, first.get());
-            aims.said[rows].copy_from_slice(&said);
+            let scaled = &losses.scaled[rows.clone()];
+            let results = cpu::loss::gradient::<T>(z.get_mut(), v, scaled, reference.get());
+            losses.results[rows].copy_from_slice(&results);
         },
         device e => {
-            let aims = aims.device.as_mut().expect("aims of logits on a device are told there");
-            cuda::loss::gradient(e, z.array_mut(), v, aims, rows, first.array());
+            let device = losses.device.as_mut().expect("losses of logits on a device are there too");
+            cuda::loss::gradient(e, z.array_mut(), v, device, rows, reference.array());
         },
     )
 }

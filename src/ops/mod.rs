@@ -16,4 +16,5 @@ pub mod norm;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod search_step;
 pub mod update;

@@ -3,13 +3,11 @@
 pub mod chat;
 mod jinja;
 pub mod legacy;
-pub mod prompt;
 pub mod span;
 pub mod stream;
 pub mod tokenizer;
 
 pub use chat::{Chat, Frame};
-pub use prompt::{Row, Rows, rows, rows_in};
 pub use span::{FilledTemplate, subject_token};
 pub use stream::DecodeStream;
 pub use tokenizer::{Encoded, Tokenizer};

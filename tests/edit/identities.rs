@@ -2,18 +2,22 @@
 
 use std::path::Path;
 
+use faer::{Mat, Side};
 use incise::base::{Quiet, Rng};
 use incise::edit::methods::rome::{self, KeyChoice, RankOne};
-use incise::edit::value::{ENOUGH, Search};
+use incise::edit::prompts::fact_rows;
+use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
-use incise::model::pushed::Push;
 use incise::model::{At, Model, Site};
 use incise::stats::{Covariance, Moment, Origin};
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
-use incise::text::{Rows, Tokenizer, rows};
+use incise::text::Tokenizer;
 
 const LAYER: usize = 1;
+
+/// The condition of C is below it.
+const CONDITION: f64 = 100.0;
 
 struct Planned {
     model: Model,
@@ -28,7 +32,7 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
     let tokenizer = Tokenizer::open(&dir).unwrap();
     let target = tokenizer.encode_target("Paris").unwrap();
     let contexts = ["{}", "The first time. {}", "Because. {}"];
-    let rows: Rows = rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
+    let rows = fact_rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
     let f = model.arch.inner;
     let mut rng = Rng::new(7, "identities");
     let keys_: Vec<f64> = (0..3 * f * f).map(|_| rng.normal()).collect();
@@ -45,17 +49,21 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
         Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin, part: None };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
+    let eigen = Mat::from_fn(f, f, |i, j| c[i * f + j]).self_adjoint_eigenvalues(Side::Lower);
+    let eigen = eigen.unwrap(); // ascending
+    let condition = eigen[f - 1] / eigen[0];
+    assert!(condition > 0.0 && condition < CONDITION, "the condition of C is {condition}");
     let site = Site { layer: LAYER, at: At::Value };
     let search = Search {
         steps: 6,
         lr: 0.5,
-        decay: 0.5,
+        weight_decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
         push: Push { site, attention: false, loss_layer: model.arch.layers - 1 },
         nll_factor: 1.0,
-        eases: false,
-        enough: ENOUGH,
+        anneal_nll: false,
+        loss_tolerance: LOSS_TOLERANCE,
     };
     let one = rome::plan_one(&model, Some(&covariance), &rows, keys, &search, &Quiet).unwrap();
     Planned { model, c, one }
@@ -68,10 +76,10 @@ fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
 }
 
 /// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
-/// times the condition of C (below 100 here) in C⁻¹k.
+/// times the condition of C in C⁻¹k.
 fn close(got: &[f64], want: &[f64], f: usize) {
     let gap: Vec<f64> = got.iter().zip(want).map(|(a, b)| a - b).collect();
-    let bound = 100.0 * f as f64 * f64::EPSILON * norm(want);
+    let bound = CONDITION * f as f64 * f64::EPSILON * norm(want);
     assert!(norm(&gap) <= bound, "off by {:e}, bound {bound:e}", norm(&gap));
 }
 

@@ -1,17 +1,17 @@
 //! What is on a device: blocks of a pool, weights that come and go, arrays that find no room.
 
 use incise::base::{DType, Error, Quiet, Rng};
-use incise::edit::value::{self, Search, Wanted, find_all};
+use incise::edit::prompts::{FactRows, PromptRow};
+use incise::edit::search::memory::SearchMemory;
+use incise::edit::search::packing::shared_prefixes;
+use incise::edit::search::{Push, Search, SearchFact, TargetValue, find_all};
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
-use incise::model::pushed::{Problem, Push};
-use incise::model::shared::common;
 use incise::model::{At, Batch, Model, SearchPrecision, Site};
 use incise::tensor::OnDevice;
-use incise::text::{Row, Rows};
 use serde_json::{Value, json};
 
 use crate::support::golden::Golden;
@@ -112,23 +112,23 @@ fn weights_that_come_and_go() {
 }
 
 /// A prompt behind contexts that all facts share, and the row that should stay.
-fn fact(draw: &mut Draw, vocabulary: usize) -> Rows {
+fn fact(draw: &mut Draw, vocabulary: usize) -> FactRows {
     let mut ids = |n: usize| (0..n).map(|_| draw.below(vocabulary) as u32).collect::<Vec<_>>();
     let (before, after, target) = (ids(5), ids(3), ids(2));
     let row = |context: usize| {
         let context = (0..context).map(|i| (7 * context + i) as u32);
         let ids = context.chain([&before[..], &after, &target[..1]].concat()).collect::<Vec<_>>();
-        Row { lookup: ids.len() - 5, ids }
+        PromptRow { lookup: ids.len() - 5, ids }
     };
-    let rewriting: Vec<Row> = [0, 9, 11].map(row).into();
-    let kl = Row { ids: ids(4), lookup: 2 };
-    Rows { keys: rewriting.clone(), rewriting, kl, target, merged: 0 }
+    let rewriting: Vec<PromptRow> = [0, 9, 11].map(row).into();
+    let kl = PromptRow { ids: ids(4), lookup: 2 };
+    FactRows { keys: rewriting.clone(), rewriting, kl, target, merged: 0 }
 }
 
 /// A search of some facts, in as much room as there shall be; their values.
 pub(super) struct Searched {
     pub model: Model,
-    pub facts: Vec<Rows>,
+    pub facts: Vec<FactRows>,
     push: Push,
 }
 
@@ -145,17 +145,25 @@ impl Searched {
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
-    pub fn run(&self, room: u64) -> Vec<value::TargetValue> {
+    pub fn run(&self, room: u64) -> Vec<TargetValue> {
         self.until(f64::NEG_INFINITY, room)
     }
 
-    /// A search ends where its loss is below `enough`, or after three steps.
-    fn until(&self, enough: f64, room: u64) -> Vec<value::TargetValue> {
-        let (push, steps) = (self.push, 3);
-        let (lr, decay, clamp, kl_factor, nll_factor) = (0.1, 0.5, 0.75, 0.0625, 1.0);
-        let eases = false;
-        let by = Search { push, steps, lr, decay, clamp, kl_factor, nll_factor, eases, enough };
-        let wanted: Vec<Wanted> = self.facts.iter().map(|rows| Wanted { id: "", rows }).collect();
+    /// A search ends where its loss is below `loss_tolerance`, or after three steps.
+    fn until(&self, loss_tolerance: f64, room: u64) -> Vec<TargetValue> {
+        let by = Search {
+            push: self.push,
+            steps: 3,
+            lr: 0.1,
+            weight_decay: 0.5,
+            clamp: 0.75,
+            kl_factor: 0.0625,
+            nll_factor: 1.0,
+            anneal_nll: false,
+            loss_tolerance,
+        };
+        let wanted: Vec<SearchFact> =
+            self.facts.iter().map(|rows| SearchFact { id: "", rows }).collect();
         let mut values = Vec::new();
         let mut each = |fact, value| {
             values.push((fact, value));
@@ -168,16 +176,15 @@ impl Searched {
 }
 
 /// What a search takes at most, besides the weights, and what was counted for a part of its facts.
-fn searched(engine: &Engine, search: &Searched, enough: f64, part: u64) -> (u64, u64) {
+fn searched(engine: &Engine, search: &Searched, loss_tolerance: f64, part: u64) -> (u64, u64) {
     let Searched { model, facts, push } = search;
     model.logits(&Batch::whole([[0]]), Past::None, &[0]).unwrap(); // uploads the weights
     let before = engine.forget_peak();
-    let shared = common(facts.iter().map(Problem::kinds)).iter().map(Vec::len).sum();
+    let shared: usize = shared_prefixes(facts).iter().map(Vec::len).sum();
     assert_eq!(shared, 20, "the contexts");
-    let besides = push.bytes_besides(model, facts, shared);
-    let all: u64 = facts.iter().map(|rows| push.bytes(model, rows, shared)).sum();
-    let room = besides + all / part;
-    search.until(enough, room);
+    let memory = SearchMemory::new(model, push, facts);
+    let room = memory.fixed_bytes + memory.facts.iter().sum::<u64>() / part;
+    search.until(loss_tolerance, room);
     (engine.memory().peak - before, room)
 }
 
@@ -222,11 +229,11 @@ fn a_search_that_is_refilled_takes_what_was_counted() {
     let mut first: Vec<f64> =
         search.run(u64::MAX).iter().map(|value| value.trace[0].total()).collect();
     first.sort_by(f64::total_cmp);
-    let enough = first[first.len() / 2];
+    let median = first[first.len() / 2];
     let looks: Vec<usize> =
-        search.until(enough, u64::MAX).iter().map(|value| value.trace.len()).collect();
+        search.until(median, u64::MAX).iter().map(|value| value.trace.len()).collect();
     assert!(looks.contains(&1) && looks.contains(&3), "{looks:?}");
-    let (took, counted) = searched(&engine, &search, enough, 4);
+    let (took, counted) = searched(&engine, &search, median, 4);
     assert!(took <= counted + counted / 10, "{took} of {counted}");
 }
 

@@ -1,7 +1,6 @@
 mod config;
 mod entries;
-mod golden;
-mod gradient;
+pub mod golden;
 mod load;
 mod passes;
 mod stories;

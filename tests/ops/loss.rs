@@ -1,11 +1,11 @@
-//! The losses of the value search at rows of logits, and their gradient.
+//! Losses at rows of logits, and their gradient.
 
 use incise::base::Float;
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::ops::cuda::loss as cuda;
-use incise::ops::loss::{self, Aim, Aims};
-use incise::tensor::{Precision, Tensor};
+use incise::ops::loss::{self, LossRows, RowLoss};
+use incise::tensor::{Compute, Precision, Tensor};
 
 use crate::support::budget::{self, Op, U64, along, inner};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
@@ -23,45 +23,49 @@ const CASES: &[(&str, [usize; 2], Fill)] = &[
 
 struct Case {
     v: usize,
-    z: Vec<f64>,     // (R, V)
-    first: Vec<f64>, // (2, V): logits at δ = 0
-    aims: Vec<Aim>,
+    z: Vec<f64>,         // (R, V)
+    reference: Vec<f64>, // (2, V): logits of p⁰
+    rows: Vec<RowLoss>,
 }
 
 impl Case {
     fn draw(draw: &mut Draw, [r, v]: [usize; 2], fill: Fill) -> Case {
-        // Rows that say and rows that stay, in no order; two aims may share a row of ln p⁰.
-        let aim = |_| match draw.coin() {
-            true => Aim::Say { target: draw.below(v) as u32, weight: 0.3 + draw.uniform() },
-            false => Aim::Stay { first: draw.below(2), weight: 0.3 + draw.uniform() },
+        // Both losses, in no order; two rows may share a row of ln p⁰.
+        let row = |_| {
+            if draw.coin() {
+                let target = draw.below(v) as u32;
+                RowLoss::CrossEntropy { target, weight: 0.3 + draw.uniform() }
+            } else {
+                RowLoss::Kl { reference: draw.below(2), weight: 0.3 + draw.uniform() }
+            }
         };
-        let aims = (0..r).map(aim).collect();
+        let rows = (0..r).map(row).collect();
         let z = (0..r).flat_map(|_| draw.fill(fill, v)).collect();
-        Case { v, z, first: draw.normal(2 * v), aims }
+        Case { v, z, reference: draw.normal(2 * v), rows }
     }
 
     /// Losses without their weights, and weight·dz.
     fn gradient(&self, precision: Precision, z: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let tensor = |z: &[f64]| Tensor::of(precision, &[z.len() / self.v, self.v], z);
-        let mut first = tensor(&vec![f64::NAN; self.first.len()]);
-        loss::log_softmax(&tensor(&self.first), &[0, 1], &mut first);
+        let mut reference = tensor(&vec![f64::NAN; self.reference.len()]);
+        loss::log_softmax(&tensor(&self.reference), &[0, 1], &mut reference);
         let mut z = tensor(z);
-        (losses(&mut z, &self.aims, &first), z.to_f64())
+        (losses(&mut z, &self.rows, &reference), z.to_f64())
     }
 
-    fn weight(aim: &Aim) -> f64 {
-        match *aim {
-            Aim::Say { weight, .. } | Aim::Stay { weight, .. } => weight,
+    fn weight(row: &RowLoss) -> f64 {
+        match *row {
+            RowLoss::CrossEntropy { weight, .. } | RowLoss::Kl { weight, .. } => weight,
         }
     }
 }
 
-/// Losses; z becomes their weighed gradient.
-fn losses(z: &mut Tensor, aims: &[Aim], first: &Tensor) -> Vec<f64> {
-    let all = 0..aims.len();
-    let mut aims = Aims::new(&z.compute(), vec![all.clone()], aims.to_vec());
-    loss::gradient(z, &mut aims, all, first);
-    aims.of(0).map(|(_, said)| said.loss).collect()
+/// Losses; z becomes their weighted gradient.
+fn losses(z: &mut Tensor, rows: &[RowLoss], reference: &Tensor) -> Vec<f64> {
+    let all = 0..rows.len();
+    let mut losses = LossRows::new(&z.compute(), vec![all.clone()], rows.to_vec());
+    loss::gradient(z, &mut losses, all, reference);
+    losses.of(0).map(|(_, result)| result.loss).collect()
 }
 
 fn log_softmax<T: Float>(z: &[T]) -> Vec<T> {
@@ -71,26 +75,26 @@ fn log_softmax<T: Float>(z: &[T]) -> Vec<T> {
 }
 
 impl Op for Case {
-    const OUTPUTS: &'static [&'static str] = &["say", "stay", "d say", "d stay", "log-softmax"];
+    const OUTPUTS: &'static [&'static str] = &["nll", "kl", "d nll", "d kl", "log-softmax"];
 
     fn plain<T: Float>(&self) -> Vec<Vec<T>> {
         let v = self.v;
-        let (z, first) = (cast::<T>(&self.z), cast::<T>(&self.first));
+        let (z, reference) = (cast::<T>(&self.z), cast::<T>(&self.reference));
         let mut all = vec![Vec::new(); 5];
-        for (z, aim) in z.chunks(v).zip(&self.aims) {
+        for (z, row) in z.chunks(v).zip(&self.rows) {
             let logp = log_softmax(z);
             let p: Vec<T> = logp.iter().map(|&l| exp(l)).collect();
-            let w = T::of(Case::weight(aim));
-            match *aim {
-                Aim::Say { target, .. } => {
+            let w = T::of(Case::weight(row));
+            match *row {
+                RowLoss::CrossEntropy { target, .. } => {
                     let y = target as usize;
                     all[0].push(-logp[y]);
                     let hot = |i| T::of(if i == y { 1.0 } else { 0.0 });
                     all[2].extend((0..v).map(|i| w * (p[i] - hot(i))));
                 }
-                Aim::Stay { first: row, .. } => {
-                    let first = log_softmax(&first[row * v..][..v]);
-                    let gap: Vec<T> = (0..v).map(|i| logp[i] - first[i]).collect();
+                RowLoss::Kl { reference: at, .. } => {
+                    let reference = log_softmax(&reference[at * v..][..v]);
+                    let gap: Vec<T> = (0..v).map(|i| logp[i] - reference[i]).collect();
                     let kl: T = (0..v).map(|i| p[i] * gap[i]).sum();
                     all[1].push(kl);
                     all[3].extend((0..v).map(|i| w * p[i] * (gap[i] - kl)));
@@ -104,14 +108,14 @@ impl Op for Case {
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
         let (losses, dz) = self.gradient(precision, &self.z);
         let mut all = vec![Vec::new(); 5];
-        for ((loss, dz), aim) in losses.iter().zip(dz.chunks(self.v)).zip(&self.aims) {
-            let stay = usize::from(matches!(aim, Aim::Stay { .. }));
-            all[stay].push(*loss);
-            all[2 + stay].extend(dz);
+        for ((loss, dz), row) in losses.iter().zip(dz.chunks(self.v)).zip(&self.rows) {
+            let kl = usize::from(matches!(row, RowLoss::Kl { .. }));
+            all[kl].push(*loss);
+            all[2 + kl].extend(dz);
         }
         // The rows backwards and back again.
-        let backwards: Vec<usize> = (0..self.aims.len()).rev().collect();
-        let z = Tensor::of(precision, &[self.aims.len(), self.v], &self.z);
+        let backwards: Vec<usize> = (0..self.rows.len()).rev().collect();
+        let z = Tensor::of(precision, &[self.rows.len(), self.v], &self.z);
         let mut logp = Tensor::of(precision, z.shape(), &vec![f64::NAN; z.len()]);
         loss::log_softmax(&z, &backwards, &mut logp);
         all[4].extend(backwards.iter().flat_map(|&row| logp.row_f64(row)));
@@ -121,28 +125,28 @@ impl Op for Case {
 
 impl Case {
     fn kernels(&self, engine: &Engine) -> Vec<Vec<f64>> {
-        let (r, v) = (self.aims.len(), self.v);
+        let (r, v) = (self.rows.len(), self.v);
         let single = |x: &[f64]| twin::up(engine, Elem::F32, x);
         let index = |x: Vec<f64>| twin::up(engine, Elem::I32, &x);
         let room = |n: usize| engine.array(Elem::F32, n).unwrap();
-        let (mut first, mut logp) = (room(2 * v), room(r * v));
+        let (mut reference, mut logp) = (room(2 * v), room(r * v));
         let rows = |n: usize| index((0..n).map(|row| row as f64).collect());
-        cuda::log_softmax(engine, &single(&self.first), &rows(2), v, &mut first);
+        cuda::log_softmax(engine, &single(&self.reference), &rows(2), v, &mut reference);
         let mut z = single(&self.z);
         cuda::log_softmax(engine, &z, &rows(r), v, &mut logp);
-        let mut aims = cuda::Aims::new(engine, &[], &self.aims).unwrap();
+        let mut on_device = cuda::DeviceLossRows::new(engine, &[], &self.rows).unwrap();
         // Two pieces, where there are two rows.
         for rows in [0..r / 2, r / 2..r] {
             let mut piece = single(&self.z[rows.start * v..rows.end * v]);
-            cuda::gradient(engine, &mut piece, v, &mut aims, rows.clone(), &first);
+            cuda::gradient(engine, &mut piece, v, &mut on_device, rows.clone(), &reference);
             z.copy(rows.start * v, &piece, 0..rows.len() * v);
         }
-        let (losses, dz) = (twin::down(&aims.loss), twin::down(&z));
+        let (losses, dz) = (twin::down(&on_device.loss), twin::down(&z));
         let mut all = vec![Vec::new(); 5];
-        for ((loss, dz), aim) in losses.iter().zip(dz.chunks(v)).zip(&self.aims) {
-            let stay = usize::from(matches!(aim, Aim::Stay { .. }));
-            all[stay].push(*loss);
-            all[2 + stay].extend(dz);
+        for ((loss, dz), row) in losses.iter().zip(dz.chunks(v)).zip(&self.rows) {
+            let kl = usize::from(matches!(row, RowLoss::Kl { .. }));
+            all[kl].push(*loss);
+            all[2 + kl].extend(dz);
         }
         all[4] = twin::down(&logp);
         all
@@ -155,8 +159,8 @@ fn kernels() {
     for &(case, shape, fill) in CASES {
         let inputs = |draw: &mut Draw| {
             let mut case = Case::draw(draw, shape, fill);
-            for aim in &mut case.aims {
-                let (Aim::Say { weight, .. } | Aim::Stay { weight, .. }) = aim;
+            for row in &mut case.rows {
+                let (RowLoss::CrossEntropy { weight, .. } | RowLoss::Kl { weight, .. }) = row;
                 *weight = f64::from(*weight as f32);
             }
             case
@@ -174,16 +178,17 @@ fn cases() {
 }
 
 #[test]
-fn nothing_pushed_is_nothing_lost() {
+fn a_row_is_no_kl_from_itself() {
     for &(case, shape, fill) in CASES {
         for precision in [Precision::F32, Precision::F64] {
             let mut case = Case::draw(&mut Draw::new(case, false), shape, fill);
-            case.aims = (0..shape[0]).map(|row| Aim::Stay { first: row, weight: 0.7 }).collect();
+            let kl = |reference| RowLoss::Kl { reference, weight: 0.7 };
+            case.rows = (0..shape[0]).map(kl).collect();
             let mut z = Tensor::of(precision, &shape, &case.z);
-            let mut first = Tensor::zeros(precision, &shape);
+            let mut reference = Tensor::zeros(precision, &shape);
             let rows: Vec<usize> = (0..shape[0]).collect();
-            loss::log_softmax(&z, &rows, &mut first);
-            let losses = losses(&mut z, &case.aims, &first);
+            loss::log_softmax(&z, &rows, &mut reference);
+            let losses = losses(&mut z, &case.rows, &reference);
             assert!(losses.iter().chain(&z.to_f64()).all(|&x| x == 0.0), "KL is exactly 0");
         }
     }
@@ -197,11 +202,42 @@ fn gradient_is_the_slope() {
         let v = draw.normal(case.z.len());
         let loss = |t: f64| {
             let (losses, _) = case.gradient(Precision::F64, &along(&case.z, t, &v));
-            case.aims.iter().zip(losses).map(|(aim, loss)| Case::weight(aim) * loss).sum::<f64>()
+            case.rows.iter().zip(losses).map(|(row, loss)| Case::weight(row) * loss).sum::<f64>()
         };
         let slope = inner(&case.gradient(Precision::F64, &case.z).1, &v);
         // A loss is a sum over V of terms below 8, after a log-sum over V.
         let noise = (2 * 37 + 5) as f64 * U64 * 8.0 * 1.3 * 5.0;
         budget::central(&format!("loss {seed}"), slope, noise, loss);
+    }
+}
+
+/// A row's weight in the gradient: times its group's factor for a cross-entropy, else as it is.
+#[test]
+fn groups_are_scaled() {
+    let mut computes: Vec<Compute> = vec![Precision::F32.into()];
+    computes.extend(twin::engine("ops::loss::groups_are_scaled").map(Compute::from));
+    for compute in &computes {
+        let (v, factor) = (7, [0.75, 0.5]);
+        let rows = vec![
+            RowLoss::Kl { reference: 0, weight: 0.25 },
+            RowLoss::CrossEntropy { target: 3, weight: 0.5 },
+            RowLoss::CrossEntropy { target: 2, weight: 1.0 },
+            RowLoss::CrossEntropy { target: 0, weight: 2.0 },
+        ];
+        let gradient = |rows: Vec<RowLoss>, factor: Option<&[f64; 2]>| {
+            let mut losses = LossRows::new(compute, vec![0..2, 2..3], rows);
+            if let Some(factor) = factor {
+                losses.scale(&Tensor::of(compute, &[2, 1], factor));
+            }
+            let z: Vec<f64> = (0..4 * v).map(|i| (i % 5) as f64).collect();
+            let mut z = Tensor::of(compute, &[4, v], &z);
+            let reference = Tensor::zeros(compute, &[1, v]);
+            loss::gradient(&mut z, &mut losses, 0..4, &reference);
+            z.to_f64()
+        };
+        let mut scaled = rows.clone();
+        scaled[1] = RowLoss::CrossEntropy { target: 3, weight: 0.5 * factor[0] };
+        scaled[2] = RowLoss::CrossEntropy { target: 2, weight: factor[1] };
+        assert_eq!(gradient(rows, Some(&factor)), gradient(scaled, None), "{compute:?}");
     }
 }

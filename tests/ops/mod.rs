@@ -12,4 +12,5 @@ mod norm;
 mod rope;
 mod rows;
 mod sample;
+mod search_step;
 pub mod update;

@@ -1,8 +1,7 @@
 //! Floor 1: tokens.
 
 mod chat;
-mod prompt;
 mod span;
 mod stream;
 mod tokenizer;
-mod toys;
+pub mod toys;

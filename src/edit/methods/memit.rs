@@ -1,7 +1,7 @@
 //! Mass-editing memory in a transformer.
 //!
 //! ```text
-//! Z    values of all facts at the stream after the last layer of a window        edit/value.rs
+//! Z    values of all facts at the stream after the last layer of a window        edit/search
 //! R    what is missing of them, spread evenly over the layers                   edit/solve/layers.rs
 //! C    E[k kᵀ] over running text; λ says how many such keys count as one      mom2_update_weight
 //! Q    Σ KKᵀ of the batches before this one, read with their finished weights
@@ -25,9 +25,9 @@ use crate::edit::facts::TokenizedFact;
 use crate::edit::family::{self, GRAM, MOM2_UPDATE_WEIGHT};
 use crate::edit::method::{About, Batching, Context, Method, Moments, Needs, Plan};
 use crate::edit::params::{self, Param, Params, digest_number};
+use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::{LayerTensors, State};
-use crate::edit::value::Search;
 use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, add_gram};
 use crate::model::At;
 use crate::model::arch::Arch;

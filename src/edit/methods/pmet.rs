@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! δ_m, δ_a    added to the outputs of the MLP and of the attention of the last layer; the loss
-//!             is nll_f·NLL + κ KL + decay (‖δ_m‖/‖m₀‖² + ‖δ_a‖/‖a₀‖²)           edit/value.rs
+//!             is nll_f·NLL + κ KL + decay (‖δ_m‖/‖m₀‖² + ‖δ_a‖/‖a₀‖²)           edit/search
 //! Z = m₀ + δ_m                         δ_a is discarded
 //! R = (Z − M)/√(n − i)                 M the MLP's output now; the root, where MEMIT has n − i
 //! Δ = R Xᵀ                             as MEMIT
@@ -23,9 +23,9 @@ use crate::edit::facts::TokenizedFact;
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
 use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
+use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::State;
-use crate::edit::value::Search;
 use crate::linalg::least_squares::Solver;
 use crate::model::At;
 use crate::model::arch::Arch;
@@ -83,7 +83,7 @@ impl Method for PmetMethod {
         let mut search = family::search(by, arch, At::Value);
         search.push.attention = true;
         search.nll_factor = by.number(&NLL_LOSS_FACTOR);
-        search.eases = true;
+        search.anneal_nll = true;
         search
     }
 

@@ -8,7 +8,7 @@
 //! C  (F, F)  E[k kᵀ] over running text
 //! k* (F)     key at the subject's last token, mean over all contexts
 //! k₀ (F)     the same of the bare prompt alone
-//! v* (D)     value under which the model says the new object                     edit/value.rs
+//! v* (D)     value under which the model says the new object                     edit/search
 //!
 //! R-ROME  Δ = (v* − W k* − b) xᵀ,   x = C⁻¹k* / k*ᵀC⁻¹k*          afterwards  Ŵ k* + b = v*
 //! ROME    Δ = (v* − m₀) xᵀ,         x = C⁻¹k* / k₀ᵀC⁻¹k*          afterwards  Ŵ k₀ + b = v*
@@ -26,17 +26,17 @@ use crate::edit::facts::TokenizedFact;
 use crate::edit::family;
 use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params};
+use crate::edit::prompts::{FactRows, PromptRow};
+use crate::edit::search::{self, Search, TargetValue};
 use crate::edit::solve::delta::{dense, sum};
 use crate::edit::solve::layers::LayerChange;
 use crate::edit::state::State;
-use crate::edit::value::{self, Search, TargetValue};
 use crate::linalg::vector::{dot, norm};
 use crate::model::arch::Arch;
 use crate::model::{At, Model, Site};
 use crate::stats::Covariance;
 use crate::store::Delta;
 use crate::tensor::Tensor;
-use crate::text::Rows;
 
 /// ROME as published, as methods are listed.
 pub static ROME: Rome = Rome { keys: KeyChoice::Mixed, about: About { name: "rome", ..ABOUT } };
@@ -179,8 +179,8 @@ pub struct RankOne {
     pub value: TargetValue,
 }
 
-/// Plans one fact at the layer of its search. Without C the direction is k* itself, which is what the field
-/// calls `mom2_adjustment: false`.
+/// Plans one fact at the layer of its search. Without C the direction is k* itself, which is what
+/// the field calls `mom2_adjustment: false`.
 ///
 /// # Errors
 ///
@@ -188,17 +188,17 @@ pub struct RankOne {
 pub fn plan_one(
     model: &Model,
     c: Option<&Covariance>,
-    rows: &Rows,
+    rows: &FactRows,
     keys: KeyChoice,
     by: &Search,
     progress: &dyn Progress,
 ) -> Result<RankOne> {
     let layer = by.push.site.layer;
-    let prompts: Vec<&[u32]> = rows.keys.iter().map(|row| &row.ids[..row.lookup + 1]).collect();
+    let prompts: Vec<&[u32]> = rows.keys.iter().map(PromptRow::up_to_lookup).collect();
     let all = model.read(&prompts, Site { layer, at: At::Key })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all);
-    let value = value::find(model, rows, by, progress)?;
+    let value = search::find(model, rows, by, progress)?;
     let ck = match c {
         Some(c) => c.solve(&k_star),
         None => k_star.clone(),

@@ -4,7 +4,34 @@ use rayon::prelude::*;
 
 use super::lanes::{self, vectorised};
 use crate::base::Float;
-use crate::ops::loss::{Aim, Said};
+
+/// The loss of a row of logits, and its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RowLoss {
+    /// −ln p of a token.
+    CrossEntropy {
+        /// The token.
+        target: u32,
+        /// Factor of the loss and of its gradient.
+        weight: f64,
+    },
+    /// KL(p ‖ p⁰).
+    Kl {
+        /// The row of ln p⁰ among the references.
+        reference: usize,
+        /// Factor of the loss and of its gradient.
+        weight: f64,
+    },
+}
+
+/// What a pass found of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowResult {
+    /// Its loss, without the weight.
+    pub loss: f64,
+    /// Whether no token is likelier than the target; false for KL.
+    pub is_argmax: bool,
+}
 
 /// ln Σ exp z, by the largest.
 #[inline(always)]
@@ -25,32 +52,39 @@ pub fn log_softmax<T: Float>(z: &[T], v: usize, rows: &[usize], logp: &mut [T]) 
 }
 
 /// Losses, and their gradients in place of the logits.
-pub fn gradient<T: Float>(z: &mut [T], v: usize, aims: &[Aim], first: &[T]) -> Vec<Said> {
-    let rows = z.par_chunks_mut(v).zip(aims);
-    rows.map(|(z, aim)| vectorised(|| row(z, aim, first))).collect()
+pub fn gradient<T: Float>(
+    z: &mut [T],
+    v: usize,
+    losses: &[RowLoss],
+    reference: &[T],
+) -> Vec<RowResult> {
+    let rows = z.par_chunks_mut(v).zip(losses);
+    rows.map(|(z, loss)| vectorised(|| row(z, loss, reference))).collect()
 }
 
 #[inline(always)]
-fn row<T: Float>(z: &mut [T], aim: &Aim, first: &[T]) -> Said {
-    match *aim {
-        Aim::Say { target, weight } => {
-            let (y, w, top) = (target as usize, T::of(weight), lanes::max(z));
+fn row<T: Float>(z: &mut [T], loss: &RowLoss, reference: &[T]) -> RowResult {
+    match *loss {
+        RowLoss::CrossEntropy { target, weight } => {
+            let (y, w) = (target as usize, T::of(weight));
+            let top = lanes::max(z);
             let below = top - z[y];
             z.iter_mut().for_each(|z| *z = (*z - top).exp());
             let total = lanes::sum(z.len(), |i| z[i]);
             z.iter_mut().for_each(|z| *z *= w / total);
             z[y] -= w;
-            Said { loss: (below + total.ln()).f64(), top: below <= T::default() }
+            RowResult { loss: (below + total.ln()).f64(), is_argmax: below <= T::default() }
         }
-        Aim::Stay { first: at, weight } => {
+        RowLoss::Kl { reference: at, weight } => {
+            let w = T::of(weight);
+            let reference = &reference[at * z.len()..][..z.len()];
             let lse = log_sum(z);
-            let (w, first) = (T::of(weight), &first[at * z.len()..][..z.len()]);
-            let gap = |i: usize, z: T| z - lse - first[i];
+            let gap = |i: usize, z: T| z - lse - reference[i];
             let kl = lanes::sum(z.len(), |i| (z[i] - lse).exp() * gap(i, z[i]));
             for (i, z) in z.iter_mut().enumerate() {
                 *z = w * (*z - lse).exp() * (gap(i, *z) - kl);
             }
-            Said { loss: kl.f64(), top: false }
+            RowResult { loss: kl.f64(), is_argmax: false }
         }
     }
 }

@@ -5,10 +5,10 @@ use std::ops::Range;
 use bytemuck::cast_slice;
 
 use crate::base::Result;
-use crate::gpu::kernels::loss::{LogSoftmax, LossGradient, THREADS};
+use crate::gpu::kernels::loss::{LogSoftmax, LossGradient, LossScale, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
-use crate::ops::loss::{Aim, Said};
+use crate::ops::cpu::loss::{RowLoss, RowResult};
 
 /// Row i of `logp` (rows, V) = ln softmax of row `rows[i]` of z (R, V).
 pub fn log_softmax(engine: &Engine, z: &Array, rows: &Array, v: usize, logp: &mut Array) {
@@ -16,90 +16,107 @@ pub fn log_softmax(engine: &Engine, z: &Array, rows: &Array, v: usize, logp: &mu
         .launch(engine, Grid::line(rows.len(), THREADS as u32));
 }
 
-/// An aim as the kernel takes it: the token, or −1 − the row of ln p⁰; and the factor.
-fn aim(aim: &Aim) -> (i32, f32) {
-    match *aim {
-        Aim::Say { target, weight } => (target as i32, weight as f32),
-        Aim::Stay { first, weight } => (-1 - first as i32, weight as f32),
+/// A loss as the kernel takes it: the token, or −1 − the row of ln p⁰; and the weight.
+fn target_and_weight(loss: &RowLoss) -> (i32, f32) {
+    match *loss {
+        RowLoss::CrossEntropy { target, weight } => (target as i32, weight as f32),
+        RowLoss::Kl { reference, weight } => (-1 - reference as i32, weight as f32),
     }
 }
 
-/// What R rows are asked for, and what they said, in S slots.
+/// The losses of R rows in groups, and their results.
 #[derive(Debug)]
-pub struct Aims {
-    /// (S, 2) i32: the first of a slot's rows, and the first that is not.
-    pub rows: Array,
-    /// (R) i32: the token a row says, below zero where it stays.
+pub struct DeviceLossRows {
+    /// (groups, 2) i32: a group's first row, and the first behind it.
+    pub groups: Array,
+    /// (R) i32: the token, or −1 − the row of ln p⁰.
     pub target: Array,
     /// (R): its weight in the loss.
     pub weight: Array,
     /// (R): its weight in the gradient.
-    pub weighed: Array,
+    pub scaled: Array,
     /// (R): its loss, without a weight.
     pub loss: Array,
     /// (R) i32: whether no token is likelier than its target.
-    pub top: Array,
+    pub is_argmax: Array,
 }
 
-impl Aims {
-    /// The rows of each slot, and the aim of each row.
+impl DeviceLossRows {
+    /// The rows of each group, and the loss of each row.
     ///
     /// # Errors
     ///
     /// The device has no more memory.
-    pub fn new(engine: &Engine, slots: &[Range<usize>], aims: &[Aim]) -> Result<Aims> {
-        let (targets, weights): (Vec<i32>, Vec<f32>) = aims.iter().map(aim).unzip();
-        let rows: Vec<i32> = slots.iter().flat_map(|r| [r.start as i32, r.end as i32]).collect();
-        Ok(Aims {
-            rows: engine.upload(Elem::I32, cast_slice(&rows))?,
+    pub fn new(
+        engine: &Engine,
+        groups: &[Range<usize>],
+        rows: &[RowLoss],
+    ) -> Result<DeviceLossRows> {
+        let (targets, weights): (Vec<i32>, Vec<f32>) = rows.iter().map(target_and_weight).unzip();
+        let groups: Vec<i32> = groups.iter().flat_map(|r| [r.start as i32, r.end as i32]).collect();
+        Ok(DeviceLossRows {
+            groups: engine.upload(Elem::I32, cast_slice(&groups))?,
             target: engine.upload(Elem::I32, cast_slice(&targets))?,
             weight: engine.upload(Elem::F32, cast_slice(&weights))?,
-            weighed: engine.upload(Elem::F32, cast_slice(&weights))?,
-            loss: engine.array(Elem::F32, aims.len())?,
-            top: engine.array(Elem::I32, aims.len())?,
+            scaled: engine.upload(Elem::F32, cast_slice(&weights))?,
+            loss: engine.array(Elem::F32, rows.len())?,
+            is_argmax: engine.array(Elem::I32, rows.len())?,
         })
     }
 
-    /// Makes the rows say what was found elsewhere.
+    /// Sets the results of all rows.
     ///
     /// # Errors
     ///
     /// The device has no more memory.
-    pub fn tell(&mut self, said: &[Said]) -> Result<()> {
-        let (loss, top): (Vec<f32>, Vec<i32>) =
-            said.iter().map(|s| (s.loss as f32, i32::from(s.top))).unzip();
+    pub fn set_results(&mut self, results: &[RowResult]) -> Result<()> {
+        let (loss, is_argmax): (Vec<f32>, Vec<i32>) =
+            results.iter().map(|r| (r.loss as f32, i32::from(r.is_argmax))).unzip();
         self.loss = self.loss.engine().upload(Elem::F32, cast_slice(&loss))?;
-        self.top = self.top.engine().upload(Elem::I32, cast_slice(&top))?;
+        self.is_argmax = self.is_argmax.engine().upload(Elem::I32, cast_slice(&is_argmax))?;
         Ok(())
     }
 
-    /// What each row said.
-    pub fn said(&self) -> Vec<Said> {
-        let (loss, top) = (self.loss.download(), self.top.download());
+    /// The results of all rows.
+    pub fn results(&self) -> Vec<RowResult> {
+        let (loss, is_argmax) = (self.loss.download(), self.is_argmax.download());
         let losses = loss.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into());
-        let tops = top.as_chunks::<4>().0.iter().map(|b| *b != [0; 4]);
-        losses.zip(tops).map(|(loss, top)| Said { loss, top }).collect()
+        let flags = is_argmax.as_chunks::<4>().0.iter().map(|b| *b != [0; 4]);
+        losses.zip(flags).map(|(loss, is_argmax)| RowResult { loss, is_argmax }).collect()
     }
 }
 
-/// Turns z (n, V), the logits of n of the rows, into weighed·dz in place; gives their losses.
+/// The weights of the next gradient: factor (groups) times those of cross-entropies. Rows of no
+/// group stay as they are.
+pub fn scale(engine: &Engine, rows: &mut DeviceLossRows, factor: &Array) {
+    LossScale {
+        groups: rows.groups.read(),
+        target: rows.target.read(),
+        weight: rows.weight.read(),
+        factor: factor.read(),
+        scaled: rows.scaled.update(),
+    }
+    .launch(engine, Grid::line(factor.len(), THREADS as u32));
+}
+
+/// Turns z (n, V), the logits of n of the rows, into scaled·dz in place, and sets their results.
 pub fn gradient(
     engine: &Engine,
     z: &mut Array,
     v: usize,
-    aims: &mut Aims,
+    losses: &mut DeviceLossRows,
     rows: Range<usize>,
-    first: &Array,
+    reference: &Array,
 ) {
     let part = |array: &Array| array.slice().part(rows.start, rows.len());
     LossGradient {
-        first: first.read(),
-        target: part(&aims.target).into(),
-        weight_of: part(&aims.weighed).into(),
+        reference: reference.read(),
+        target: part(&losses.target).into(),
+        scaled: part(&losses.scaled).into(),
         V: v as i32,
         z: z.update(),
-        loss: part(&aims.loss).into(),
-        top: part(&aims.top).into(),
+        loss: part(&losses.loss).into(),
+        is_argmax: part(&losses.is_argmax).into(),
     }
     .launch(engine, Grid::line(rows.len(), THREADS as u32));
 }

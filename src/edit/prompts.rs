@@ -1,32 +1,44 @@
 //! The token rows of one fact: what its value search and its keys read.
 
-use super::chat::Frame;
-use super::span::{fill, split_template};
-use super::tokenizer::Tokenizer;
 use crate::base::{Error, Result};
+use crate::store::Fingerprint;
+use crate::text::span::{fill, split_template};
+use crate::text::{Frame, Tokenizer};
 
-/// The prompt at which the subject should stay what it is.
-const ESSENCE: (&str, &str) = ("", " is a");
+/// The prompt whose continuation the search holds to what it was.
+const KL_PROMPT: (&str, &str) = ("", " is a");
 
-/// One sequence.
+/// One sequence of tokens in which the subject of a fact stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct PromptRow {
     /// Its ids, with the special tokens the tokenizer adds.
     pub ids: Vec<u32>,
     /// Index into `ids` of the subject's last token.
     pub lookup: usize,
 }
 
+impl PromptRow {
+    /// The ids before the subject's last token.
+    pub fn before_lookup(&self) -> &[u32] {
+        &self.ids[..self.lookup]
+    }
+
+    /// The ids up to the subject's last token.
+    pub fn up_to_lookup(&self) -> &[u32] {
+        &self.ids[..self.lookup + 1]
+    }
+}
+
 /// All sequences of one fact; row j of `rewriting` and of `keys` belongs to context j.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rows {
+pub struct FactRows {
     /// context(prompt) + all of the target but its last token: the last T positions predict the T
     /// target tokens.
-    pub rewriting: Vec<Row>,
+    pub rewriting: Vec<PromptRow>,
     /// "{} is a", read at `lookup`, not at its end.
-    pub kl: Row,
+    pub kl: PromptRow,
     /// context(prompt): where keys are read.
-    pub keys: Vec<Row>,
+    pub keys: Vec<PromptRow>,
     /// The target's T ids.
     pub target: Vec<u32>,
     /// How many rewriting rows are not their key row followed by the target's own ids, because
@@ -35,52 +47,58 @@ pub struct Rows {
     pub merged: usize,
 }
 
-impl Rows {
-    /// Gives `add` everything a value search reads of them, piece by piece.
-    pub fn digest(&self, add: &mut dyn FnMut(&[u8])) {
-        let mut ids = |ids: &[u32]| {
-            add(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+impl FactRows {
+    /// The rows of the value search by kind: the KL row, then a rewriting row a context.
+    pub fn by_kind(&self) -> impl Iterator<Item = &PromptRow> {
+        std::iter::once(&self.kl).chain(&self.rewriting)
+    }
+
+    /// Adds to a fingerprint what a value search reads of them.
+    pub fn digest(&self, into: &mut Fingerprint) {
+        let mut tokens = |ids: &[u32]| {
+            into.add(&(ids.len() as u64).to_le_bytes());
+            ids.iter().for_each(|id| into.add(&id.to_le_bytes()));
         };
-        ids(&[self.rewriting.len() as u32]);
-        for row in self.rewriting.iter().chain([&self.kl]) {
-            ids(&row.ids);
-            ids(&[row.lookup as u32]);
+        tokens(&self.target);
+        for row in self.by_kind() {
+            tokens(&row.ids);
+            tokens(&[row.lookup as u32]);
         }
-        ids(&self.target);
     }
 }
 
 /// The rows for `prompt` and each of `contexts` (one `{}` each, the bare `{}` first), with
-/// `subject` filled in and `target` (from [`Tokenizer::encode_target`]) to be said.
+/// `subject` filled in and `target` (from [`Tokenizer::encode_target`]) as what follows.
 ///
 /// # Errors
 /// A `{}` too few or too many, a subject or target without tokens, a tokenizer that adds tokens
 /// after the text, no context.
-pub fn rows(
+pub fn fact_rows(
     tok: &Tokenizer,
     contexts: &[impl AsRef<str>],
     prompt: &str,
     subject: &str,
     target: Vec<u32>,
-) -> Result<Rows> {
-    rows_in(tok, None, contexts, prompt, subject, target)
+) -> Result<FactRows> {
+    framed_rows(tok, None, contexts, prompt, subject, target)
 }
 
-/// As [`rows`], inside what a chat puts around a message: context(prompt) is the message, without
-/// white space around it, and the target (from [`Tokenizer::encode_after`] the frame's tail) is
-/// the answer. The chat says its special tokens itself, and the target's own ids follow it.
+/// As [`fact_rows`], inside what a chat puts around a message: context(prompt) is the message,
+/// without white space around it, and the target (from [`Tokenizer::encode_after`] the frame's
+/// tail) is the answer. The frame has its special tokens itself, and the target's own ids follow
+/// it.
 ///
 /// # Errors
-/// As [`rows`]; tokens that a tokenizer adds do not matter.
-pub fn rows_in(
+/// As [`fact_rows`]; tokens that a tokenizer adds do not matter.
+pub fn framed_rows(
     tok: &Tokenizer,
     frame: Option<&Frame>,
     contexts: &[impl AsRef<str>],
     prompt: &str,
     subject: &str,
     target: Vec<u32>,
-) -> Result<Rows> {
-    let Some((_, said)) = target.split_last() else {
+) -> Result<FactRows> {
+    let Some((_, without_last)) = target.split_last() else {
         return Err(Error::refused("the target has no token", "give a target"));
     };
     if contexts.is_empty() {
@@ -101,20 +119,24 @@ pub fn rows_in(
                 fill(tok, &before, subject, &after, Tokenizer::encode_bare)?
             }
         };
-        Ok::<_, Error>(Row { ids: filled.ids, lookup: filled.subject_last })
+        Ok::<_, Error>(PromptRow { ids: filled.ids, lookup: filled.subject_last })
     };
     let (before, after) = split_template(prompt)?;
-    let said_text = tok.decode_after(said)?;
-    let (mut rewriting, mut keys, mut merged) = (vec![], vec![], 0);
+    let text = tok.decode_after(without_last)?;
+    // A cut inside a character: no text has these tokens, so they are taken as they are.
+    let takes_ids = frame.is_some() || text.contains(char::REPLACEMENT_CHARACTER);
+    let (mut rewriting, mut keys) = (Vec::new(), Vec::new());
+    let mut merged = 0;
     for context in contexts {
         let (first, last) = split_template(context.as_ref())?;
-        let (before, after) = (format!("{first}{before}"), format!("{after}{last}"));
+        let before = format!("{first}{before}");
+        let after = format!("{after}{last}");
         let key = row(&before, &after)?;
-        let full = match frame.is_some() || said_text.contains(char::REPLACEMENT_CHARACTER) {
-            // The cut falls inside a character: no text says these tokens, so they are taken. So
-            // they are in a chat, where the message ends before the target in any case.
-            true => Row { ids: [&key.ids, said].concat(), lookup: key.lookup },
-            false => row(&before, &format!("{after}{said_text}"))?,
+        let followed = [&key.ids, without_last].concat();
+        let full = if takes_ids {
+            PromptRow { ids: followed.clone(), lookup: key.lookup }
+        } else {
+            row(&before, &format!("{after}{text}"))?
         };
         if full.lookup + target.len() > full.ids.len() {
             return Err(Error::refused(
@@ -122,10 +144,10 @@ pub fn rows_in(
                 "end the prompt at a word's end, or give a shorter target",
             ));
         }
-        merged += usize::from(full.ids != [&key.ids, said].concat());
+        merged += usize::from(full.ids != followed);
         keys.push(key);
         rewriting.push(full);
     }
-    let kl = row(ESSENCE.0, ESSENCE.1)?;
-    Ok(Rows { rewriting, kl, keys, target, merged })
+    let kl = row(KL_PROMPT.0, KL_PROMPT.1)?;
+    Ok(FactRows { rewriting, kl, keys, target, merged })
 }

@@ -1,11 +1,13 @@
 //! The value search's gradient against central differences of its loss, in f64.
 
-use incise::model::pushed::{Parts, Problem, Push, Pushed};
-use incise::model::shared::{Shared, common};
+use incise::edit::prompts::{FactRows, PromptRow};
+use incise::edit::search::objective::Objective;
+use incise::edit::search::packing::shared_prefixes;
+use incise::edit::search::{LossStep, Push};
+use incise::model::prefix::PrefixCache;
 use incise::model::{At, Model, Site};
 use incise::ops::linear::BATCH_INVARIANT_ROWS;
 use incise::tensor::{Precision, Tensor};
-use incise::text::{Row, Rows};
 
 use crate::support::budget::{self, along, inner};
 use crate::support::golden::Golden;
@@ -28,53 +30,45 @@ const FACTS: [Shape; 4] = [
 
 const KL_FACTOR: f64 = 0.0625;
 
-fn rows(model: &Model, draw: &mut Draw, shape: &Shape) -> Rows {
+fn rows(model: &Model, draw: &mut Draw, shape: &Shape) -> FactRows {
     let mut ids = |n: usize| -> Vec<u32> {
         (0..n).map(|_| draw.below(model.arch.vocabulary) as u32).collect()
     };
     let target = ids(shape.target);
-    let mut row = |&(before, after): &(usize, usize), end: &[u32]| Row {
+    let mut row = |&(before, after): &(usize, usize), end: &[u32]| PromptRow {
         ids: [ids(before + 1 + after), end.to_vec()].concat(),
         lookup: before,
     };
     let end = &target[..shape.target - 1];
     let rewriting = shape.rewriting.iter().map(|at| row(at, end)).collect();
-    Rows { rewriting, kl: row(&shape.kl, &[]), keys: vec![], target, merged: 0 }
+    FactRows { rewriting, kl: row(&shape.kl, &[]), keys: vec![], target, merged: 0 }
 }
 
-/// Losses (facts) and gradients (facts, P·D) at δ (facts, P·D), after the first look at δ = 0.
-struct Search<'m>(Pushed<'m>, usize);
+/// Losses (facts) and gradients (facts, P·D) at δ (facts, P·D), after the first step at δ = 0.
+struct Search<'m>(Objective<'m>, usize);
 
 impl<'m> Search<'m> {
-    fn new(model: &'m Model, push: Push, facts: &[&Rows]) -> Search<'m> {
-        let beginnings = common(facts.iter().map(|rows| Problem::kinds(rows)));
-        // A test may leak what a search would own.
-        let shared = Box::leak(Box::new(Shared::run(
-            model,
-            &beginnings,
-            push.layers(),
-            BATCH_INVARIANT_ROWS,
-        )));
-        let problem = |&rows| Problem { rows, kl_factor: KL_FACTOR };
-        let problems: Vec<Problem> = facts.iter().map(problem).collect();
-        let mut pushed = Pushed::new(model, push, shared, false);
-        let t0 = pushed.admit(&problems);
-        let mut search = Search(pushed, facts.len());
-        let parts = search.step(&Tensor::zeros(&model.compute, t0.shape())).0;
-        assert!(parts.iter().all(|p| p.kl == 0.0 && p.nll > 0.0), "KL is exactly 0 at δ = 0");
+    fn new(model: &'m Model, push: Push, facts: &[&FactRows]) -> Search<'m> {
+        let shared = shared_prefixes(facts.iter().copied());
+        let prefixes = PrefixCache::run(model, &shared, push.layers(), BATCH_INVARIANT_ROWS);
+        let mut objective = Objective::new(model, push, KL_FACTOR, prefixes, BATCH_INVARIANT_ROWS);
+        let t0 = objective.admit(facts);
+        let mut search = Search(objective, facts.len());
+        let losses = search.step(&Tensor::zeros(&model.compute, t0.shape())).0;
+        assert!(losses.iter().all(|l| l.kl == 0.0 && l.nll > 0.0), "KL is exactly 0 at δ = 0");
         search
     }
 
-    fn step(&mut self, delta: &Tensor) -> (Vec<Parts>, Tensor) {
-        let say = Tensor::of(self.0.compute(), &[self.1, 1], &vec![1.0; self.1]);
-        let gradient = self.0.step(delta, &say);
-        ((0..self.1).map(|fact| self.0.parts(fact)).collect(), gradient)
+    fn step(&mut self, delta: &Tensor) -> (Vec<LossStep>, Tensor) {
+        let f = Tensor::of(self.0.compute(), &[self.1, 1], &vec![1.0; self.1]);
+        let gradient = self.0.gradient(delta, &f);
+        ((0..self.1).map(|fact| self.0.loss(fact)).collect(), gradient)
     }
 
     fn at(&mut self, delta: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let delta = Tensor::of(self.0.compute(), &[self.1, delta.len() / self.1], delta);
-        let (parts, gradient) = self.step(&delta);
-        (parts.iter().map(|p| p.nll + p.kl).collect(), gradient.to_f64())
+        let (losses, gradient) = self.step(&delta);
+        (losses.iter().map(LossStep::total).collect(), gradient.to_f64())
     }
 }
 
@@ -142,7 +136,7 @@ fn facts_do_not_see_each_other() {
     for precision in [Precision::F32, Precision::F64] {
         each_push(precision, |place, model, push| {
             let mut draw = Draw::new(place, false);
-            let mut facts: Vec<Rows> =
+            let mut facts: Vec<FactRows> =
                 FACTS.iter().map(|shape| rows(model, &mut draw, shape)).collect();
             let d = push.vectors() * model.arch.width;
             for i in 1..6 {
@@ -175,7 +169,7 @@ fn facts_do_not_see_each_other() {
 
             // Two leave, and one of them comes back into a slot of its own.
             all.0.retain(&[true, false, true, true, true, false, true, true, true]);
-            all.0.admit(&[Problem { rows: &facts[1], kl_factor: KL_FACTOR }]);
+            all.0.admit(&[&facts[1]]);
             all.1 = 8;
             let now = [0, 2, 3, 4, 6, 7, 8, 1];
             let rest = |&i: &usize| if i == 1 { vec![0.0; d] } else { of(i).to_vec() };

@@ -1,0 +1,312 @@
+//! The loss of the value search and its gradient for the vectors pushed into the stream.
+//!
+//! ```text
+//! loss(δ) = mean_j −(1/T) Σ_t ln P[y_t | row j, push δ]      the new object
+//!         + κ KL(P[· | row′, push δ] ‖ P[· | row′])          what the subject is
+//! ```
+//!
+//! A push at (layer, token) changes only that layer's stream from that token on. So what precedes
+//! the token is run once, into keys and values, what lies below the layer is run once, and
+//! each step runs the few tokens from the subject's last one on, through the layers above. The
+//! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
+//!
+//! Facts come and go while others go on. From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a
+//! fact's numbers do not depend on the others. [`super::plain`] is the same without any of this.
+
+use std::sync::Arc;
+
+use super::packing::{PackedFact, StepLayout, own_prefixes, retained};
+use super::settings::Push;
+use super::value::LossStep;
+use crate::edit::prompts::FactRows;
+use crate::model::backward::Back;
+use crate::model::decoder::{Past, Run};
+use crate::model::prefix::PrefixCache;
+use crate::model::site::tap;
+use crate::model::{At, KvCache, Model, Site};
+use crate::ops::loss::{self, LossRows, RowLoss};
+use crate::ops::norm::Saved;
+use crate::ops::rows::{self, Index};
+use crate::tensor::{Compute, Tensor};
+
+/// Some facts, their unpushed streams, and the memory to push into them again and again.
+pub struct Objective<'m> {
+    model: &'m Model,
+    stepping: Arc<Model>, // the same, as its steps compute
+    push: Push,
+    kl_factor: f64,
+    prefixes: PrefixCache,
+    least: usize, // rows a product has at least
+    facts: Vec<PackedFact>,
+    entry: Tensor, // (tokens, D): the stream where a step begins, without δ, fact by fact
+    past: KvCache, // of the layers above: shared tokens, then each fact's own
+    step: StepInputs,
+    reference: Tensor, // (facts, V): ln P at δ = 0
+    run: Run,
+    back: Back,
+    saved: Saved,
+    logits: Tensor,
+}
+
+impl<'m> Objective<'m> {
+    /// No fact yet. `prefixes` are the [`shared_prefixes`](super::packing::shared_prefixes) of all
+    /// facts to come, run through the [layers](Push::layers) of a search. Products have `least`
+    /// rows or more; below [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) of them a fact's numbers depend
+    /// on the others.
+    pub fn new(
+        model: &'m Model,
+        push: Push,
+        kl_factor: f64,
+        prefixes: PrefixCache,
+        least: usize,
+    ) -> Self {
+        assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
+        let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let stepping = Arc::new(model.for_search());
+        let mut past = KvCache::new(&model.arch, &stepping.compute);
+        past.append(push.above(), &prefixes.cache, 0..prefixes.tokens());
+        let layout = StepLayout::new(&[], prefixes.rows(), kl_factor, 0);
+        Objective {
+            kl_factor,
+            least,
+            facts: Vec::new(),
+            entry: empty(model.arch.width),
+            past,
+            step: StepInputs::new(&model.compute, layout),
+            reference: empty(model.arch.vocabulary),
+            run: Run::keeping(&stepping, push.saved_layers(model)),
+            back: Back::new(&stepping),
+            saved: Saved::new(&model.compute, 0, model.arch.width),
+            logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
+            model,
+            stepping,
+            push,
+            prefixes,
+        }
+    }
+
+    /// Takes facts in, behind those that are there, and runs everything of them that does not
+    /// depend on δ. Returns t₀ (facts, P·D): what the sites hold at each bare prompt's subject.
+    pub fn admit(&mut self, facts: &[&FactRows]) -> Tensor {
+        let model = self.model;
+        let push = self.push;
+        // Taking facts in has the memory of a step, which will need another size of it.
+        self.run = Run::keeping(&self.stepping, push.saved_layers(model));
+        self.back = Back::new(&self.stepping);
+        let (own, tokens) = self.run_prefixes(facts);
+        let shared = self.prefixes.rows();
+        let packed: Vec<_> = facts.iter().map(|rows| PackedFact::new(rows, shared)).collect();
+        let layout = StepLayout::new(&packed, shared, self.kl_factor, self.least);
+        let (entry, t0) = self.run_below(&layout, &own);
+        self.entry.push_rows_of(&entry, 0..packed.iter().map(PackedFact::tokens).sum());
+        self.facts.extend(packed);
+        let shared = self.prefixes.tokens();
+        self.past.append(push.above(), &own, shared..shared + tokens);
+        self.replan();
+        t0
+    }
+
+    /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
+    /// both, and how many tokens were run.
+    fn run_prefixes(&self, facts: &[&FactRows]) -> (KvCache, usize) {
+        let model = self.model;
+        let mut batch = own_prefixes(facts.iter().copied(), self.prefixes.rows());
+        let tokens = batch.len();
+        let mut cache = self.prefixes.cache.clone();
+        if tokens > 0 {
+            batch.fill(self.least);
+            let layers = 0..self.push.layers();
+            let mut x = model.embed(&batch);
+            let mut run = Run::new(model);
+            let grow = Past::Grow(&mut cache);
+            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut |_, _| {});
+            cache.keep(layers, std::slice::from_ref(&(0..self.prefixes.tokens() + tokens)));
+        }
+        (cache, tokens)
+    }
+
+    /// The stream where a step begins, and t₀ (facts, P·D).
+    fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Tensor) {
+        let model = self.model;
+        let push = self.push;
+        let l = push.site.layer;
+        let batch = &layout.batch;
+        let bare = layout.bare();
+        let sites = push.sites();
+        let mut t0 = vec![Vec::new(); sites.len()];
+        let mut hook = |at: Site, shown: &mut Tensor| {
+            if let Some(part) = sites.iter().position(|&site| site == at) {
+                t0[part] = tap(shown, &bare);
+            }
+        };
+        let mut x = model.embed(batch);
+        let mut run = Run::new(model);
+        let read = || Past::Read(past);
+        model.forward(batch, 0..l, read(), &mut x, &mut run, &mut |_, _| {});
+        if push.through_mlp(model) {
+            model.first_half(batch, l, read(), &mut x, &mut run, &mut hook);
+            let mut rest = x.clone();
+            model.second_half(batch, l, &mut rest, &mut run, &mut hook);
+        } else {
+            model.forward(batch, l..l + 1, read(), &mut x, &mut run, &mut hook);
+        }
+        let fact = |i: usize| t0.iter().flat_map(move |part| part[i].iter().copied());
+        let values: Vec<f64> = (0..bare.len()).flat_map(fact).collect();
+        let width = push.vectors() * model.arch.width;
+        (x, Tensor::of(&model.compute, &[bare.len(), width], &values))
+    }
+
+    /// Where the model runs.
+    pub fn compute(&self) -> &Compute {
+        &self.model.compute
+    }
+
+    /// Lets facts go: those at which `keep` is false.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let compute = &self.model.compute;
+        let left = retained(&self.facts, keep, self.prefixes.tokens());
+        let mut reference = Tensor::zeros(compute, &[0, self.model.arch.vocabulary]);
+        for &fact in &left.facts {
+            reference.push_rows_of(&self.reference, fact..fact + 1);
+        }
+        let mut entry = Tensor::zeros(compute, &[left.tokens.len(), self.model.arch.width]);
+        rows::gather(&self.entry, &Index::new(compute, left.tokens), &mut entry);
+        self.entry = entry;
+        self.reference = reference;
+        self.past.keep(self.push.above(), &left.cache);
+        let mut keep = keep.iter();
+        self.facts.retain(|_| *keep.next().expect("one for every fact"));
+        self.replan();
+    }
+
+    fn replan(&mut self) {
+        let shared = self.prefixes.rows();
+        let layout = StepLayout::new(&self.facts, shared, self.kl_factor, self.least);
+        self.step = StepInputs::new(&self.model.compute, layout);
+        self.back.fit(self.step.layout.batch.len());
+    }
+
+    /// The gradients (facts, P·D) of all facts' losses at δ (facts, P·D), in which NLL has the
+    /// factor f (facts, 1); the losses are those of [`losses`](Objective::losses). A fact's first
+    /// step is at δ = 0 and sets the reference of its KL; what later steps enqueue is the same
+    /// until facts come or go.
+    pub fn gradient(&mut self, delta: &Tensor, f: &Tensor) -> Tensor {
+        let stepping = self.stepping.clone();
+        let model = &*stepping;
+        let l = self.push.site.layer;
+        let d = model.arch.width;
+        let delta = delta.on(&model.compute);
+        let through = self.push.through_mlp(model);
+        let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
+        let StepInputs { layout, pushed, owner, losses, .. } = &mut self.step;
+        losses.scale(f);
+        let mut x = self.entry.clone();
+        x.set_rows(layout.batch.len());
+        let mut push = zeros(pushed.len());
+        for part in (0..self.push.vectors()).rev() {
+            rows::gather_part(&delta, owner, part * d, &mut push);
+            rows::scatter_add(&mut x, pushed, &push);
+            if part == 1 && through {
+                model.second_half(&layout.batch, l, &mut x, &mut self.run, &mut |_, _| {});
+            }
+        }
+        let above = self.push.above();
+        let past = Past::Read(&self.past);
+        model.forward(&layout.batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
+        let mut dx = zeros(layout.batch.len());
+        self.head_gradient(&x, &mut dx);
+        drop(x); // its memory serves backward
+        let StepInputs { layout, pushed, owner, .. } = &self.step;
+        let batch = &layout.batch;
+        model.backward(batch, above, &self.past, &mut dx, &mut self.run, &mut self.back);
+        let mut gradient = Tensor::zeros(&model.compute, delta.shape());
+        for part in 0..self.push.vectors() {
+            if part == 1 && through {
+                model.recompute_half(l, &mut self.run);
+                model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
+            }
+            rows::gather(&dx, pushed, &mut push);
+            rows::scatter_add_part(&mut gradient, owner, part * d, &push);
+        }
+        gradient
+    }
+
+    /// Losses from the stream x (N, D) after the last layer; dx += their gradient.
+    fn head_gradient(&mut self, x: &Tensor, dx: &mut Tensor) {
+        let model = self.stepping.clone();
+        let compute = &model.compute;
+        let [d, v] = [model.arch.width, model.arch.vocabulary];
+        let StepInputs { layout, losses, pieces, .. } = &mut self.step;
+        for (piece, index) in layout.pieces.iter().zip(pieces) {
+            let mut picked = Tensor::zeros(compute, &[piece.rows.len(), d]);
+            rows::gather(x, &index.read, &mut picked);
+            model.head(&picked, &mut self.saved, &mut self.logits);
+            let first_step = piece.kl.iter().filter(|kl| kl.1 >= self.reference.shape()[0]);
+            let first_step: Vec<usize> = first_step.map(|kl| kl.0).collect();
+            if !first_step.is_empty() {
+                let mut logp = Tensor::zeros(compute, &[first_step.len(), v]);
+                loss::log_softmax(&self.logits, &first_step, &mut logp);
+                self.reference.push_rows(&logp);
+            }
+            loss::gradient(&mut self.logits, losses, piece.rows.clone(), &self.reference);
+            let mut dpicked = model.head_backward(&self.logits, &self.saved);
+            dpicked.set_rows(piece.own);
+            rows::scatter_add(dx, &index.own, &dpicked);
+        }
+    }
+
+    /// The losses of each fact's rows of logits, and what they were in the last step.
+    pub fn losses(&self) -> &LossRows {
+        &self.step.losses
+    }
+
+    /// The losses of a fact in the last step, NLL without f; the decay is not the rows' and 0.
+    pub fn loss(&mut self, fact: usize) -> LossStep {
+        self.step.losses.read();
+        let mut step = LossStep::default();
+        for (row, result) in self.step.losses.of(fact) {
+            match row {
+                RowLoss::CrossEntropy { weight, .. } => {
+                    step.nll += weight * result.loss;
+                    step.missed += usize::from(!result.is_argmax);
+                }
+                RowLoss::Kl { weight, .. } => step.kl += weight * result.loss,
+            }
+        }
+        step
+    }
+}
+
+/// Where rows lie, as lists where the model runs.
+struct StepInputs {
+    layout: StepLayout,
+    pushed: Index,
+    owner: Index,
+    losses: LossRows,
+    pieces: Vec<PieceIndex>,
+}
+
+/// Batch rows of a piece of logits.
+struct PieceIndex {
+    read: Index,
+    own: Index, // without those that only fill the piece
+}
+
+impl StepInputs {
+    fn new(compute: &Compute, mut layout: StepLayout) -> StepInputs {
+        let index = |rows: &[usize]| Index::new(compute, rows);
+        let groups = std::mem::take(&mut layout.groups);
+        let losses = std::mem::take(&mut layout.losses);
+        let piece = |piece: &super::packing::LogitPiece| PieceIndex {
+            own: index(&piece.read[..piece.own]),
+            read: index(&piece.read),
+        };
+        StepInputs {
+            pieces: layout.pieces.iter().map(piece).collect(),
+            pushed: index(&layout.pushed),
+            owner: index(&layout.owner),
+            losses: LossRows::new(compute, groups, losses),
+            layout,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The settings of a value search.
+
+use std::ops::Range;
+
+use crate::model::{At, Model, Site};
+use crate::ops::search_step::{SearchRule, StopRule};
+use crate::store::Fingerprint;
+
+/// The loss below which a search ends, everywhere in the field.
+pub const LOSS_TOLERANCE: f64 = 0.05;
+
+/// The settings of a search; their names in config files in brackets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Search {
+    /// Where δ goes in and the loss is read (`layers`, `v_loss_layer`).
+    pub push: Push,
+    /// At most this many steps (`v_num_grad_steps`).
+    pub steps: usize,
+    /// Adam's learning rate (`v_lr`).
+    pub lr: f64,
+    /// Weight of ‖δ‖/‖t₀‖² (`v_weight_decay`).
+    pub weight_decay: f64,
+    /// ‖δ‖ ≤ clamp·‖t₀‖ (`clamp_norm_factor`).
+    pub clamp: f64,
+    /// κ (`kl_factor`).
+    pub kl_factor: f64,
+    /// f, the weight of the negative log-likelihood, 1 but for PMET (`nll_loss_factor`).
+    pub nll_factor: f64,
+    /// PMET's rule: once every target token is the likeliest, f is a tenth of itself in the next
+    /// step, and the search ends if the KL term is at most 0.01.
+    pub anneal_nll: bool,
+    /// The loss below which the search ends.
+    pub loss_tolerance: f64,
+}
+
+/// Where a search pushes, and from where on its loss is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// A value or a stream.
+    pub site: Site,
+    /// Whether a second vector goes into the same layer's attention output (PMET).
+    pub attention: bool,
+    /// The layer after which the head reads the stream, not below the site's.
+    pub loss_layer: usize,
+}
+
+impl Search {
+    /// How a step goes.
+    pub fn rule(&self) -> SearchRule {
+        SearchRule {
+            lr: self.lr,
+            weight_decay: self.weight_decay,
+            clamp: self.clamp,
+            nll_factor: self.nll_factor,
+            stop: StopRule {
+                loss_tolerance: self.loss_tolerance,
+                anneal_nll: self.anneal_nll,
+                max_steps: self.steps,
+            },
+        }
+    }
+
+    /// Adds all settings to a fingerprint.
+    pub fn digest(&self, into: &mut Fingerprint) {
+        // A new field does not compile until it stands here.
+        let Search {
+            push,
+            steps,
+            lr,
+            weight_decay,
+            clamp,
+            kl_factor,
+            nll_factor,
+            anneal_nll,
+            loss_tolerance,
+        } = self;
+        push.digest(into);
+        into.add(&(*steps as u64).to_le_bytes());
+        for x in [lr, weight_decay, clamp, kl_factor, nll_factor, loss_tolerance] {
+            into.add(&x.to_le_bytes());
+        }
+        into.add(&[u8::from(*anneal_nll)]);
+    }
+}
+
+impl Push {
+    /// P, how many vectors δ holds, side by side.
+    pub fn vectors(&self) -> usize {
+        1 + usize::from(self.attention)
+    }
+
+    /// The site of each of the P vectors.
+    pub fn sites(&self) -> Vec<Site> {
+        let attention = Site { layer: self.site.layer, at: At::Attention };
+        [self.site].into_iter().chain(self.attention.then_some(attention)).collect()
+    }
+
+    /// The layers a step runs.
+    pub fn above(&self) -> Range<usize> {
+        self.site.layer + 1..self.loss_layer.max(self.site.layer) + 1
+    }
+
+    /// Whether a step runs the MLP of the site's layer too, since it reads what is pushed.
+    pub fn through_mlp(&self, model: &Model) -> bool {
+        self.attention && !model.arch.parallel
+    }
+
+    /// The layers whose activations a step saves.
+    pub fn saved_layers(&self, model: &Model) -> Range<usize> {
+        let above = self.above();
+        above.start - usize::from(self.through_mlp(model))..above.end
+    }
+
+    /// How many layers a search runs, from the first.
+    pub fn layers(&self) -> usize {
+        self.above().end
+    }
+
+    /// Adds it to a fingerprint.
+    pub fn digest(&self, into: &mut Fingerprint) {
+        let Push { site: Site { layer, at }, attention, loss_layer } = self;
+        let at = match at {
+            At::Attention => 0,
+            At::Key => 1,
+            At::Value => 2,
+            At::Stream => 3,
+        };
+        into.add(&(*layer as u64).to_le_bytes());
+        into.add(&[at, u8::from(*attention)]);
+        into.add(&(*loss_layer as u64).to_le_bytes());
+    }
+}

@@ -1,0 +1,41 @@
+//! What a search finds.
+
+/// What a search found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetValue {
+    /// t₀ (D).
+    pub t0: Vec<f64>,
+    /// δ (D).
+    pub delta: Vec<f64>,
+    /// PMET's offset of the attention's output, which is discarded (D); else nothing.
+    pub attention_delta: Vec<f64>,
+    /// The losses of each step; its length is the number of steps taken.
+    pub trace: Vec<LossStep>,
+}
+
+/// The loss in one step, by its terms.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossStep {
+    /// f times the mean over rows of the mean over target tokens of −ln P.
+    pub nll: f64,
+    /// κ KL(now ‖ at δ = 0).
+    pub kl: f64,
+    /// decay ‖δ‖/‖t₀‖².
+    pub weight_decay: f64,
+    /// Target tokens, over all rows, that something else is likelier than.
+    pub missed: usize,
+}
+
+impl LossStep {
+    /// The whole loss.
+    pub fn total(&self) -> f64 {
+        self.nll + self.kl + self.weight_decay
+    }
+}
+
+impl TargetValue {
+    /// v* = t₀ + δ.
+    pub fn v_star(&self) -> Vec<f64> {
+        self.t0.iter().zip(&self.delta).map(|(t, d)| t + d).collect()
+    }
+}
