@@ -173,6 +173,7 @@ impl Worker {
     /// Adds a batch's keys.
     fn run(&mut self, layers: &[usize], batch: &Batch) {
         let Worker { model, run, totals } = self;
+        let _hold = model.compute.hold();
         let mut x = model.embed(batch);
         let end = layers.iter().max().map_or(0, |l| l + 1);
         model.forward(batch, 0..end, Past::None, &mut x, run, &mut |site, k| {

@@ -25,7 +25,7 @@ fn a_library_that_is_missing_is_an_answer() {
             match find(&wanted, serves) {
                 Ok(found) => assert!(found.title.starts_with(wanted.name), "{}", found.title),
                 Err(why) => {
-                    let old = why.starts_with("the driver serves");
+                    let old = why.starts_with("the driver supports");
                     assert!(!why.is_empty() && old == (serves < 12_000), "{serves}: {why}");
                 }
             }

@@ -33,7 +33,7 @@ fn an_edit_and_three_texts_at_once() {
     let Some(engine) = twin::engine(test) else { return };
     let [gptj, gpt2] = small();
     let mut search = Searched::new(&engine, &gptj, true, true);
-    search.facts.truncate(8);
+    search.facts.truncate(4);
     let other = Model::random(&gpt2, DType::F32, 1, &engine.clone().into()).unwrap();
     let models = [&search.model, &other, &other];
     let values = search.run(u64::MAX);
@@ -41,7 +41,7 @@ fn an_edit_and_three_texts_at_once() {
     let replays = engine.replays();
     assert!(replays > 0, "steps were replayed");
 
-    let edits = 3;
+    let edits = 2;
     let done = AtomicBool::new(false);
     let rounds = thread::scope(|scope| {
         let texts = [0, 1, 2].map(|seed| {

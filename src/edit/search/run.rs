@@ -205,8 +205,10 @@ impl<'m> SearchBatch<'m> {
             if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
+            let turn = self.model.compute.hold();
             self.admit(room);
             let ended = self.step()?;
+            drop(turn);
             self.report(total, done, room, progress);
             if ended.contains(&true) {
                 for slot in (0..ended.len()).filter(|&slot| ended[slot]) {
@@ -260,6 +262,7 @@ impl<'m> SearchBatch<'m> {
 
     /// Lets the facts go whose searches have ended.
     fn retain(&mut self, ended: &[bool]) {
+        let _turn = self.model.compute.hold();
         self.step.changed();
         self.objective.retain(&ended.iter().map(|e| !e).collect::<Vec<_>>());
         let on: Vec<usize> = (0..ended.len()).filter(|&slot| !ended[slot]).collect();
