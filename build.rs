@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! kernels/*.cu ──► signatures ──► OUT_DIR/kernels.rs     a struct a kernel: its launch
-//!           └──► NVRTC ──► OUT_DIR/<hash>                 PTX and cubins, embedded by kernels.rs
+//!           └──► NVRTC ──► .build/images ──► OUT_DIR      PTX and cubins, embedded by kernels.rs
 //! ```
 //!
 //! Without NVRTC only the sources are embedded, and one line says so. `INCISE_NVRTC` names a folder
 //! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, a sixth of the work: while
 //! kernels are written; what a card lacks is compiled at first use.
 
+#[path = "build/images.rs"]
+mod images;
 #[path = "build/kernel.rs"]
 mod kernel;
 #[path = "build/launch.rs"]
@@ -16,12 +18,9 @@ mod launch;
 #[path = "src/gpu/nvrtc.rs"]
 mod nvrtc;
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::{env, fs, thread};
+use std::{env, fs};
 
 use kernel::Source;
 use nvrtc::{NamedText, Nvrtc};
@@ -61,29 +60,18 @@ fn git(asked: &[&str]) -> String {
     String::from_utf8(said).unwrap_or_default()
 }
 
-/// One compilation.
-pub struct Job {
-    /// Of the source, in the list of sources.
-    pub source: usize,
-    /// The types `elem` and `weight` stand for.
-    pub types: (String, String),
-    /// For what.
-    pub arch: &'static str,
-    /// Where the result lies.
-    pub path: PathBuf,
-}
-
 fn kernels() -> Result<(), String> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    let (texts, headers) =
-        (read(&root.join("kernels"), "cu")?, read(&root.join("kernels"), "cuh")?);
+    let texts = read(&root.join("kernels"), "cu")?;
+    let headers = read(&root.join("kernels"), "cuh")?;
     let parse = |(name, text): &NamedText| Source::parse(&format!("kernels/{name}"), text);
     let sources: Vec<Source> = texts.iter().map(parse).collect::<Result<_, _>>()?;
     let jobs = match Nvrtc::find(&root) {
         Ok(nvrtc) => {
-            let jobs = jobs(&sources, &texts, &headers, &arches()?, &out);
-            compile(&nvrtc, &jobs, &texts, &headers)?;
+            let jobs = images::jobs(&sources, &texts, &headers, &arches()?, &out);
+            let cache = images::cache(&root);
+            images::make(&nvrtc, &jobs, &texts, &headers, cache.as_deref())?;
             jobs
         }
         Err(why) => {
@@ -116,52 +104,4 @@ fn arches() -> Result<Vec<&'static str>, String> {
     let known = |name: &str| ARCHES.into_iter().find(|arch| *arch == name);
     let all: Option<Vec<_>> = named.split_whitespace().map(known).collect();
     all.ok_or_else(|| format!("INCISE_ARCHES={named}: name some of {}", ARCHES.join(" ")))
-}
-
-fn jobs(
-    sources: &[Source],
-    texts: &[NamedText],
-    headers: &[NamedText],
-    arches: &[&'static str],
-    out: &Path,
-) -> Vec<Job> {
-    let mut jobs = Vec::new();
-    for (i, source) in sources.iter().enumerate() {
-        for (elem, weight) in source.variants() {
-            for &arch in arches {
-                // Named by all that makes it, so what is there need not be made again.
-                let mut hash = DefaultHasher::new();
-                (&texts[i], headers, elem, weight, arch, nvrtc::PINNED).hash(&mut hash);
-                let path = out.join(format!("{}-{:016x}", source.name, hash.finish()));
-                jobs.push(Job { source: i, types: (elem.into(), weight.into()), arch, path });
-            }
-        }
-    }
-    jobs
-}
-
-/// Compiles what is not there yet, on all cores.
-fn compile(
-    nvrtc: &Nvrtc,
-    jobs: &[Job],
-    texts: &[NamedText],
-    headers: &[NamedText],
-) -> Result<(), String> {
-    let todo = Mutex::new(jobs.iter().filter(|job| !job.path.exists()));
-    let worker = || {
-        loop {
-            let Some(job) = todo.lock().expect("no worker panics").next() else { return Ok(()) };
-            let (name, text) = &texts[job.source];
-            let options = nvrtc::options(&job.types.0, &job.types.1);
-            let image =
-                nvrtc.compile(&format!("kernels/{name}"), text, headers, job.arch, &options);
-            let image = image.map_err(|log| format!("{log}\nkernels/{name} for {}", job.arch))?;
-            fs::write(&job.path, image).map_err(|e| format!("{}: {e}", job.path.display()))?;
-        }
-    };
-    thread::scope(|scope| {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|w| w.join().expect("no worker panics"))
-    })
 }

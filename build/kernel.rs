@@ -39,12 +39,12 @@ pub struct Kernel {
 #[derive(Debug, PartialEq)]
 pub struct Parameter {
     pub name: String,
-    pub kind: Kind,
+    pub kind: ParameterKind,
 }
 
 /// What a parameter is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum ParameterKind {
     /// Points at elements that are read.
     In(String),
     /// … that are written, all of them.
@@ -126,12 +126,12 @@ impl Source {
     }
 }
 
-impl Kind {
+impl ParameterKind {
     /// What a pointer points at.
     pub fn pointed(&self) -> Option<&str> {
         match self {
-            Kind::In(t) | Kind::Out(t) | Kind::InOut(t) => Some(t),
-            Kind::Scalar(_) => None,
+            ParameterKind::In(t) | ParameterKind::Out(t) | ParameterKind::InOut(t) => Some(t),
+            ParameterKind::Scalar(_) => None,
         }
     }
 }
@@ -186,13 +186,15 @@ fn parameter(text: &str) -> Result<Parameter, String> {
     };
     let (kind, name) = text.rsplit_once(' ').ok_or_else(bad)?;
     let kind = match kind.strip_suffix('*') {
-        None => Kind::Scalar(SCALARS.iter().find(|(cuda, _)| *cuda == kind).ok_or_else(bad)?.1),
+        None => {
+            ParameterKind::Scalar(SCALARS.iter().find(|(cuda, _)| *cuda == kind).ok_or_else(bad)?.1)
+        }
         Some(to) => {
             let known = |t: &str| if POINTED.contains(&t) { Ok(t.to_owned()) } else { Err(bad()) };
             match (to.strip_prefix("const "), to.strip_prefix("inout ")) {
-                (Some(t), _) => Kind::In(known(t)?),
-                (_, Some(t)) => Kind::InOut(known(t)?),
-                _ => Kind::Out(known(to)?),
+                (Some(t), _) => ParameterKind::In(known(t)?),
+                (_, Some(t)) => ParameterKind::InOut(known(t)?),
+                _ => ParameterKind::Out(known(to)?),
             }
         }
     };

@@ -1,7 +1,7 @@
 //! The Rust side of the kernels: a struct for each, whose fields are its parameters.
 
-use super::Job;
-use super::kernel::{Kernel, Kind, Parameter, Source};
+use super::images::Job;
+use super::kernel::{Kernel, Parameter, ParameterKind, Source};
 use super::nvrtc::NamedText;
 
 /// `OUT_DIR/kernels.rs`, which `src/gpu/kernels.rs` includes.
@@ -74,18 +74,20 @@ fn launcher(file: &str, kernel: &Kernel) -> String {
     let title: String = name.split('_').map(capital).collect();
     let field = |Parameter { name, kind }: &Parameter| {
         let kind = match kind {
-            Kind::In(_) => "In<'a>",
-            Kind::Out(_) => "Out<'a>",
-            Kind::InOut(_) => "InOut<'a>",
-            Kind::Scalar(number) => number,
+            ParameterKind::In(_) => "In<'a>",
+            ParameterKind::Out(_) => "Out<'a>",
+            ParameterKind::InOut(_) => "InOut<'a>",
+            ParameterKind::Scalar(number) => number,
         };
         format!("        pub {name}: {kind},\n")
     };
     let argument = |Parameter { name, kind }: &Parameter| match kind {
-        Kind::In(to) | Kind::Out(to) | Kind::InOut(to) => {
+        ParameterKind::In(to) | ParameterKind::Out(to) | ParameterKind::InOut(to) => {
             format!("                self.{name}.argument({name:?}, {to:?}),\n")
         }
-        Kind::Scalar(number) => format!("                Argument::{number}(self.{name}),\n"),
+        ParameterKind::Scalar(number) => {
+            format!("                Argument::{number}(self.{name}),\n")
+        }
     };
     let fields: String = parameters.iter().map(field).collect();
     let arguments: String = parameters.iter().map(argument).collect();

@@ -294,7 +294,7 @@ impl Editor {
     }
 
     /// Who is told how the work goes, and may cancel it.
-    pub fn progress(mut self, progress: impl Progress + Send + Sync + 'static) -> Editor {
+    pub fn progress(mut self, progress: impl Progress + Send + 'static) -> Editor {
         self.settings.progress = Arc::new(progress);
         self
     }

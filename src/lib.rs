@@ -34,6 +34,7 @@
 
 pub mod base;
 pub mod bench;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod edit;

@@ -1,7 +1,11 @@
-//! What keeps the tree in shape: floors, sizes, namesakes, and where danger and words may be.
+//! What keeps the tree in shape: floors, circles, sizes, namesakes, names of types, and where
+//! danger and words may be.
 //!
 //! Each rule is a function from texts to complaints. The tree must give none, and a planted text
 //! that breaks the rule must give one.
+
+mod circles;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,17 +23,20 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust and CUDA file of the repository's own folders.
+/// Every Rust, CUDA and C++ file of the repository's own folders.
 fn tree() -> Tree {
+    const FOLDERS: [&str; 8] =
+        ["src", "tests", "benches", "build", "build.rs", "fuzz", "kernels", "tools"];
+    const ENDINGS: [&str; 5] = ["rs", "cu", "cuh", "h", "cpp"];
     let mut tree = Tree::new();
-    let mut todo: Vec<PathBuf> = ["src", "tests", "benches", "kernels", "build.rs"]
-        .iter()
-        .map(|name| root().join(name))
-        .collect();
+    let mut todo: Vec<PathBuf> = FOLDERS.iter().map(|name| root().join(name)).collect();
     while let Some(path) = todo.pop() {
+        if path.ends_with("target") {
+            continue; // of a crate of its own, as fuzz is
+        }
         if let Ok(entries) = fs::read_dir(&path) {
             todo.extend(entries.map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|e| ["rs", "cu", "cuh"].iter().any(|&x| e == x))
+        } else if path.extension().is_some_and(|e| ENDINGS.iter().any(|&x| e == x))
             && let Ok(text) = fs::read_to_string(&path)
         {
             let parts = path.strip_prefix(root()).unwrap().iter();
@@ -289,6 +296,26 @@ fn floors_hold() {
     }
     let homeless = planted([("src/lib.rs", "//! 0  base   all\npub mod base;\npub mod ops;\n")]);
     assert_eq!(floor_complaints(&homeless), ["src/lib.rs: ops stands on no floor"]);
+}
+
+#[test]
+fn every_folder_is_read() {
+    let tree = tree();
+    for file in [
+        "src/ops/cpu/norm.rs",
+        "tests/ops/norm.rs",
+        "benches/search.rs",
+        "build/kernel.rs",
+        "build.rs",
+        "fuzz/fuzz_targets/header.rs",
+        "kernels/norm.cu",
+        "kernels/common.cuh",
+        "kernels/host/simt.cpp",
+        "kernels/host/simt.h",
+        "tools/demo_scores.rs",
+    ] {
+        assert!(tree.contains_key(file), "{file} escapes");
+    }
 }
 
 #[test]

@@ -18,8 +18,6 @@ mod hostile;
 mod linalg;
 mod model;
 mod ops;
-mod readme;
-mod spread;
 mod stats;
 mod store;
 mod support;

@@ -89,7 +89,7 @@ fn choose(dir: &Path, editor: &Editor, requests: &[Request]) -> Result<(), Box<d
     let origin = Origin {
         model: fingerprint(&Checkpoint::open(dir)?)?,
         corpus: "-".into(),
-        context_length: model.arch.context,
+        context_length: model.arch.max_positions,
     };
     let what = Collect { layers: layers.clone(), max_tokens: u64::MAX, origin, share: None };
     let folder = tempfile::tempdir()?;
@@ -148,7 +148,7 @@ fn score(text: &TextModel, r: &Request) -> Result<Row, Box<dyn Error>> {
             }
         }
         let logp = text.inner().log_probability(&texts);
-        Ok(logp.chunks_exact(2).map(|p| p[0] > p[1]).collect())
+        Ok(logp?.chunks_exact(2).map(|p| p[0] > p[1]).collect())
     };
     let share = |of: Vec<bool>, which: bool| {
         100.0 * of.iter().filter(|&&w| w == which).count() as f64 / of.len() as f64

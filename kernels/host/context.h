@@ -51,7 +51,9 @@ NO_TSAN inline void make(Context& c, void* stack, size_t size, void (*entry)()) 
     c.stack_pointer = top - 8;
 }
 
-NO_TSAN inline void swap(Context& from, Context& to) { simt_switch(&from.stack_pointer, to.stack_pointer); }
+NO_TSAN inline void swap(Context& from, Context& to) {
+    simt_switch(&from.stack_pointer, to.stack_pointer);
+}
 
 #else
 

@@ -149,7 +149,9 @@ NO_TSAN bool release_warps() {
             for (unsigned lane = 0; lane < WARP; lane++) {
                 if (!(mask >> lane & 1)) continue;
                 Fibre& b = fibres[w + lane];
-                if (b.from >= WARP || !(mask >> b.from & 1)) fail("reads a lane outside the mask", b);
+                if (b.from >= WARP || !(mask >> b.from & 1)) {
+                    fail("reads a lane outside the mask", b);
+                }
                 b.got = fibres[w + b.from].mine;
                 b.turns = turns;
                 b.state = State::ready;

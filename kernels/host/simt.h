@@ -42,8 +42,8 @@ uint3 grid_size();
 unsigned lane();
 void* block_memory();
 void barrier(Site at);
-// What the lane `from` gave, once all lanes of the mask gave theirs at the same call site. A shuffle
-// orders no memory, __syncwarp does.
+// What the lane `from` gave, once all lanes of the mask gave theirs at the same call site. A
+// shuffle orders no memory, __syncwarp does.
 unsigned long long exchange(unsigned mask, unsigned long long mine, unsigned from, bool orders,
                             Site at);
 

@@ -60,13 +60,7 @@ enum Part {
 impl Bench {
     /// Measures, part by part.
     pub fn run(&self, context: &Context) -> Result<()> {
-        if let Some(file) = &self.output {
-            check_place(file, &[])?;
-            let ours = std::fs::read(file).is_ok_and(|text| {
-                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
-            });
-            check_replaced(file, ours, "file of measurements")?;
-        }
+        self.check_output()?;
         let computes = context.device.start()?;
         let [compute] = &computes[..] else {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
@@ -133,6 +127,18 @@ impl Bench {
             let what = format!("--shape {shape}: no such shape");
             Error::refused(what, "say tiny, gpt2-small or gpt-j-6b")
         })
+    }
+
+    /// Refuses to replace a file that is none of measurements.
+    fn check_output(&self) -> Result<()> {
+        if let Some(file) = &self.output {
+            check_place(file, &[])?;
+            let ours = std::fs::read(file).is_ok_and(|text| {
+                serde_json::from_slice::<Value>(&text).is_ok_and(|v| v["incise"].is_object())
+            });
+            check_replaced(file, ours, "file of measurements")?;
+        }
+        Ok(())
     }
 
     /// Prints what is new and writes all of it. Returns how many rows there are.

@@ -64,7 +64,7 @@ impl Logits {
         let written = write::write(&self.output, &BTreeMap::new(), &items, &mut |i, out| {
             context.terminal.at(Stage::Prompt, i as u64, total);
             if context.terminal.cancelled() {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "cancelled"));
             }
             let mut done = Ok(());
             let ran = model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {

@@ -1,7 +1,7 @@
 //! The terminal: results, progress that erases itself, warnings, and quantities with their units.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,10 +10,15 @@ use super::flags::flags;
 use super::stages::{StageTime, Stages};
 use crate::base::{Error, Progress, Result, Stage};
 
+/// Cancels at the n-th time that the work asks: for tests, which cannot time a signal.
+const CANCEL_AT: &str = "INCISE_CANCEL_AT";
+
 /// Standard output and standard error, and whether the user cancelled.
 #[derive(Clone)]
 pub struct Terminal {
     cancelled: Arc<AtomicBool>,
+    /// How often the work may ask before it is cancelled, where that is limited.
+    questions: Option<Arc<AtomicI64>>,
     bar: Arc<Mutex<Option<(Stage, ProgressBar)>>>,
     stages: Arc<Mutex<Stages>>,
     remarks: bool, // whether they are shown
@@ -35,7 +40,9 @@ impl Terminal {
                 std::process::exit(130);
             }
         });
-        Terminal { cancelled, bar: Arc::default(), stages: Arc::default(), remarks }
+        let limit = std::env::var(CANCEL_AT).ok().and_then(|n| n.parse::<i64>().ok());
+        let questions = limit.map(|n| Arc::new(AtomicI64::new(n - 1)));
+        Terminal { cancelled, questions, bar: Arc::default(), stages: Arc::default(), remarks }
     }
 
     /// A line of the result.
@@ -131,6 +138,7 @@ impl Progress for Terminal {
     }
 
     fn cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
+        let last = |left: &Arc<AtomicI64>| left.fetch_sub(1, Ordering::SeqCst) <= 0;
+        self.questions.as_ref().is_some_and(last) || self.cancelled.load(Ordering::SeqCst)
     }
 }

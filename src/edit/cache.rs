@@ -30,9 +30,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the folder, which is made where it is missing. `weights` names the weights of the model
-    /// that is edited ([`model_fingerprint`](crate::store::model_fingerprint) of all of them): values
-    /// of another model are never handed back.
+    /// Opens the folder, which is made where it is missing. `weights` names the weights of the
+    /// model that is edited ([`model_fingerprint`](crate::store::model_fingerprint) of all of
+    /// them): values of another model are never handed back.
     ///
     /// # Errors
     ///

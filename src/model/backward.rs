@@ -98,6 +98,7 @@ impl Model {
         run: &mut Run,
         back: &mut Back,
     ) {
+        let _hold = self.compute.hold();
         for l in layers.rev() {
             let w = &self.layers[l];
             self.recompute(l, batch, past, run);

@@ -13,7 +13,7 @@
 //! enters it.
 //!
 //! The parts of a pass unwind where a device is out of memory: call them inside
-//! [`catch_device_error`](crate::base::catch_device_error).
+//! [`Compute::run`](crate::tensor::Compute::run).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::batch::Batch;
 use super::cache::KvCache;
 use super::model::{Layer, Linear, Model};
 use super::site::{At, Site};
-use crate::base::{Result, catch_device_error, or_unwind};
+use crate::base::{Result, or_unwind};
 use crate::ops::attention::{KvRows, Packing};
 use crate::ops::norm::Saved;
 use crate::ops::rope::Angles;
@@ -230,6 +230,7 @@ impl Model {
         if batch.is_empty() {
             return;
         }
+        let _hold = self.compute.hold();
         run.fit(self, batch);
         for l in layers {
             let w = &self.layers[l];
@@ -380,7 +381,7 @@ impl Model {
     ///
     /// A device that is out of memory.
     pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Result<Tensor> {
-        catch_device_error(|| Ok(self.compute_logits(batch, past, chosen).into_host()))
+        self.compute.run(|| Ok(self.compute_logits(batch, past, chosen).into_host()))
     }
 
     /// Logits of every token of a whole text, on the host, at most `rows` rows at a time, in order.
@@ -396,9 +397,9 @@ impl Model {
         each: &mut dyn FnMut(&Tensor) -> bool,
     ) -> Result<()> {
         let all: Vec<usize> = (0..ids.len()).collect();
-        let x = catch_device_error(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
+        let x = self.compute.run(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
         for chosen in all.chunks(rows) {
-            let z = catch_device_error(|| Ok(self.logits_of(&x, chosen).into_host()))?;
+            let z = self.compute.run(|| Ok(self.logits_of(&x, chosen).into_host()))?;
             if !each(&z) {
                 break;
             }

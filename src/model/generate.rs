@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::cache::KvCache;
 use super::decoder::Past;
 use super::model::Model;
-use crate::base::{Error, Result, Rng, catch_device_error};
+use crate::base::{Error, Result, Rng};
 use crate::ops::sample;
 pub use crate::ops::sample::Sampling;
 
@@ -29,7 +29,7 @@ impl Model {
         if prompt.is_empty() {
             return Err(Error::refused("the prompt has no token", "give a text to continue"));
         }
-        let mut cache = catch_device_error(|| Ok(KvCache::new(&self.arch, &self.compute)))?;
+        let mut cache = self.compute.run(|| Ok(KvCache::new(&self.arch, &self.compute)))?;
         let mut next = prompt.to_vec();
         let mut past = 0;
         let mut text = Vec::new();
@@ -38,7 +38,7 @@ impl Model {
             batch.push(&next, 0..past);
             let last = [next.len() - 1];
             let uniform = if sampling.temperature > 0.0 { rng.uniform() } else { 0.0 };
-            let token = catch_device_error(|| {
+            let token = self.compute.run(|| {
                 let logits = self.compute_logits(&batch, Past::Grow(&mut cache), &last);
                 Ok(sample::next(&logits, sampling, uniform))
             })?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::arch::Arch;
-use crate::base::{Result, catch_device_error};
+use crate::base::Result;
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
 use crate::ops::norm::Norm;
@@ -13,7 +13,7 @@ use crate::tensor::{Compute, Precision, Tensor, Weight};
 ///
 /// What returns a `Result` reports a device that is out of memory, or fails, as an error. The parts
 /// of a pass return none and unwind instead (they say so); the code that puts them together calls
-/// them inside [`catch_device_error`].
+/// them inside [`Compute::run`].
 #[derive(Clone)]
 pub struct Model {
     /// Sizes and options.
@@ -159,7 +159,7 @@ impl Model {
     pub fn down(&self, l: usize, k: &[f64]) -> Result<Vec<f64>> {
         let Linear { w, b } = &self.layers[l].down;
         let [out, inner] = w.dims();
-        let mut m = catch_device_error(|| Ok(b.as_ref().map_or(vec![0.0; out], Tensor::to_f64)))?;
+        let mut m = self.compute.run(|| Ok(b.as_ref().map_or(vec![0.0; out], Tensor::to_f64)))?;
         let mut row = vec![0.0; inner];
         for (i, m) in m.iter_mut().enumerate() {
             w.row(i, &mut row);

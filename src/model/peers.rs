@@ -17,6 +17,7 @@ impl Model {
     pub fn everywhere(&self) -> Result<Vec<Model>> {
         let mut all = vec![Model { peers: Vec::new(), ..self.clone() }];
         for peer in &self.peers {
+            // Reading from one device and writing to the other, so that neither is held.
             all.push(catch_device_error(|| Ok(self.on(peer)))?);
         }
         Ok(all)

@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::decoder::{Past, Run};
 use super::model::Model;
 use super::site::Site;
-use crate::base::{Result, catch_device_error};
+use crate::base::Result;
 use crate::ops::attention::Seq;
 use crate::ops::loss;
 use crate::ops::rows::{self, Index};
@@ -31,7 +31,7 @@ impl Model {
         let batch = Batch::whole(texts.iter().map(|t| &t.ids[..t.ids.len() - 1]));
         let predicting = |(t, s): (&Completion, &Seq)| s.rows.end - t.candidate..s.rows.end;
         let chosen: Vec<usize> = texts.iter().zip(&batch.seqs).flat_map(predicting).collect();
-        let logp = catch_device_error(|| {
+        let logp = self.compute.run(|| {
             let logits = self.compute_logits(&batch, Past::None, &chosen);
             let all: Vec<usize> = (0..chosen.len()).collect();
             let mut logp = Tensor::zeros(&self.compute, &[all.len(), self.arch.vocabulary]);
@@ -62,7 +62,7 @@ impl Model {
     pub fn read(&self, texts: &[&[u32]], site: Site) -> Result<Tensor> {
         let batch = Batch::whole(texts);
         let chosen: Vec<usize> = batch.seqs.iter().map(|s| s.rows.end - 1).collect();
-        catch_device_error(|| {
+        self.compute.run(|| {
             let chosen = Index::new(&self.compute, chosen);
             let mut out = Tensor::zeros(&self.compute, &[0, 0]);
             let mut x = self.embed(&batch);

@@ -14,7 +14,6 @@
 use std::io::{self, Write};
 use std::thread;
 
-use jiff::Zoned;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, StringInput, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Template, Value, escape_formatter, filters};
@@ -56,11 +55,20 @@ pub(super) fn environment() -> Environment<'static> {
     });
     let refuse = |why: String| Err::<String, _>(refused(format!("the template says: {why}")));
     env.add_function("raise_exception", refuse);
-    let now = Zoned::now(); // once, so that all chats of a run have the same time
-    env.add_function("strftime_now", move |format: String| {
-        jiff::fmt::strtime::format(&format, &now).map_err(|e| refused(e.to_string()))
-    });
+    env.add_function("strftime_now", clock());
     env
+}
+
+/// The local time, asked once, so that all chats of a run have the same time.
+#[cfg(feature = "clock")]
+fn clock() -> impl Fn(String) -> Rendered<String> {
+    let now = jiff::Zoned::now();
+    move |format| jiff::fmt::strtime::format(&format, &now).map_err(|e| refused(e.to_string()))
+}
+
+#[cfg(not(feature = "clock"))]
+fn clock() -> impl Fn(String) -> Rendered<String> {
+    |_| Err(refused("it asks for the date, which a build without the feature `clock` cannot tell"))
 }
 
 fn refused(why: impl Into<String>) -> Error {

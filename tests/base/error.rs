@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use incise::Error;
 use incise::base::remedy::{Operation, Remedy, SettingKind};
-use incise::{Error, Result};
 
 /// One of each.
 fn all() -> Vec<Error> {
@@ -67,8 +67,7 @@ fn settings_are_data_beside_the_words() {
         .hyperparameter("L2", Some("5"))
         .option("device", Some("cpu"))
         .operation(Operation::Doctor);
-    let failed: Result<()> = Err(Error::numeric("no solution", remedy.clone()));
-    let error = failed.unwrap_err();
+    let error = Error::numeric("no solution", remedy.clone());
     assert_eq!(error.to_string(), "no solution; set L2 to 5, or compute on the CPU");
     assert_eq!(error.remedy(), Some(remedy));
     let settings = error.remedy().unwrap().settings;

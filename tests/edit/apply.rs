@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::slice::from_ref;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use incise::Error;
 use incise::base::progress::Quiet;
@@ -17,6 +16,7 @@ use incise::tensor::{Device, Layout};
 
 use crate::ops::update::{low_rank, oracle};
 use crate::store::toy::{A, B, NORM, Toy, bytes, metadata, refusal, tensor};
+use crate::support::cancel::CancelAt;
 use crate::support::twin;
 
 const OUT: usize = 7;
@@ -239,26 +239,13 @@ fn folders_that_cannot_be_made() {
     to_folder(&toy.dir, from_ref(&first), &empty, &Device::Cpu, &Quiet).unwrap();
 }
 
-/// Stops at the n-th report.
-struct Stop(AtomicU64);
-
-impl Progress for Stop {
-    fn at(&self, _: Stage, done: u64, total: u64) {
-        assert!(done <= total);
-    }
-    fn warn(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        self.0.fetch_sub(1, Relaxed) == 1
-    }
-}
-
 /// A folder that was begun goes away again, wherever it is cancelled.
 #[test]
 fn cancellation_while_a_folder_is_made() {
     for n in 1.. {
         let (toy, [first, _], [_, w1, _]) = chain(DType::BF16, Layout::InOut);
         let out = toy.beside("out");
-        match to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &Stop(AtomicU64::new(n))) {
+        match to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &CancelAt::question(n)) {
             Ok(_) => {
                 assert!(n > 4, "{n}: never asked");
                 assert_eq!(tensor(&out, A), w1);
@@ -278,7 +265,7 @@ fn cancellation_while_a_folder_is_made() {
 fn cancellation() {
     for n in 1.. {
         let (toy, [first, second], [w0, w1, _]) = chain(DType::BF16, Layout::InOut);
-        let done = in_place(&toy.dir, &[first, second], &Device::Cpu, &Stop(AtomicU64::new(n)));
+        let done = in_place(&toy.dir, &[first, second], &Device::Cpu, &CancelAt::question(n));
         let whole = [&w0, &w1][log(&toy.dir).unwrap().len().min(1)];
         match done {
             Ok(_) => {

@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::Path;
 use std::slice::from_ref;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use incise::Error;
+use incise::base::DType;
 use incise::base::progress::Quiet;
-use incise::base::{DType, Progress, Stage};
 use incise::edit::apply::{in_place, to_file, to_folder};
 use incise::edit::export::{Adapter, Module, RANKS, lora};
 use incise::store::{Change, Delta, Patch, tensor_fingerprint};
@@ -15,10 +14,11 @@ use incise::tensor::Device;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::cli::{Session, done, fails, json, strs};
 use crate::ops::update::{low_rank, random};
 use crate::store::toy::{A, B, NORM, Toy, metadata, refusal, tensor};
 use crate::support::budget::{U32, U64, on_one_and_two};
+use crate::support::cancel::CancelAt;
+use crate::support::session::{Session, done, fails, json, strs};
 
 /// A change of layer `l`.
 fn change(l: usize, [out, inner]: [usize; 2], delta: Delta) -> Change {
@@ -351,19 +351,6 @@ fn tensors_in_full_are_those_of_a_new_folder() {
     }
 }
 
-/// Stops at the n-th question.
-struct Stop(AtomicU64);
-
-impl Progress for Stop {
-    fn at(&self, _: Stage, done: u64, total: u64) {
-        assert!(done <= total);
-    }
-    fn warn(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        self.0.fetch_sub(1, Relaxed) == 1
-    }
-}
-
 /// What is cut off or refused leaves the file that was there, and nothing else.
 #[test]
 fn a_file_is_whole_or_as_it_was() {
@@ -385,7 +372,7 @@ fn a_file_is_whole_or_as_it_was() {
     refused(&|c| c.tensor = NORM.into(), "has the shape [7]");
     refused(&|c| c.delta = Delta::Dense(vec![1e5; 35]), "35 values do not fit F16");
     for n in 1.. {
-        let stop = Stop(AtomicU64::new(n));
+        let stop = CancelAt::question(n);
         match to_file(&toy.dir, &[patch(vec![change.clone()])], &file, &Device::Cpu, &stop) {
             Err(Error::Interrupted { .. }) => holds_old(),
             done => {
@@ -397,7 +384,7 @@ fn a_file_is_whole_or_as_it_was() {
     }
     assert_eq!(tensors(&file).len(), 1);
     let folder = toy.beside("adapter");
-    let stop = Stop(AtomicU64::new(1));
+    let stop = CancelAt::question(1);
     let stopped = lora(&patch(vec![change]), None, None, &folder, &stop);
     assert!(matches!(stopped, Err(Error::Interrupted { .. })) && !folder.exists());
 }
@@ -451,11 +438,11 @@ fn a_cut_is_said() {
     let cut = change(0, [20, 30], falling(20, 30, 12, 1));
     patch(vec![cut]).write(Path::new(&at("patch"))).unwrap();
     let args = ["export", &at("patch"), "--lora", &at("adapter"), "--rank", "8"];
-    let out = crate::cli::incise(&args);
-    let said = crate::cli::text(&out.stderr);
+    let out = crate::support::session::incise(&args);
+    let said = crate::support::session::text(&out.stderr);
     assert!(out.status.success(), "{said}");
     assert!(said.contains("rank 12 was cut to 8") && said.contains("larger --rank"), "{said}");
-    assert!(!crate::cli::text(&out.stdout).contains("lost 0 %"));
+    assert!(!crate::support::session::text(&out.stdout).contains("lost 0 %"));
     for args in [
         &["export", "p"][..],
         &["export", "p", "--lora", "d", "--delta", "f", "--model", "m"],

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use faer::{Mat, Side};
 use incise::base::{Quiet, Rng};
 use incise::edit::methods::rome::{self, KeyChoice, RankOne};
 use incise::edit::prompts::fact_rows;
@@ -14,6 +15,9 @@ use incise::tensor::Precision;
 use incise::text::Tokenizer;
 
 const LAYER: usize = 1;
+
+/// The condition of C is below it.
+const CONDITION: f64 = 100.0;
 
 struct Planned {
     model: Model,
@@ -45,6 +49,10 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
         Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin, part: None };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
+    let eigen = Mat::from_fn(f, f, |i, j| c[i * f + j]).self_adjoint_eigenvalues(Side::Lower);
+    let eigen = eigen.unwrap(); // ascending
+    let condition = eigen[f - 1] / eigen[0];
+    assert!(condition > 0.0 && condition < CONDITION, "the condition of C is {condition}");
     let site = Site { layer: LAYER, at: At::Value };
     let search = Search {
         steps: 6,
@@ -68,10 +76,10 @@ fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
 }
 
 /// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
-/// times the condition of C (below 100 here) in C⁻¹k.
+/// times the condition of C in C⁻¹k.
 fn close(got: &[f64], want: &[f64], f: usize) {
     let gap: Vec<f64> = got.iter().zip(want).map(|(a, b)| a - b).collect();
-    let bound = 100.0 * f as f64 * f64::EPSILON * norm(want);
+    let bound = CONDITION * f as f64 * f64::EPSILON * norm(want);
     assert!(norm(&gap) <= bound, "off by {:e}, bound {bound:e}", norm(&gap));
 }
 

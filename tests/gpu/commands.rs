@@ -6,8 +6,10 @@ use std::process::{Command, Output};
 
 use incise::gpu::driver::{POOL, TWIN};
 
-use crate::cli::{Session, done, strs, text};
 use crate::edit::reference::{off, tensor};
+use crate::support::budget;
+use crate::support::golden::{COARSER, Golden};
+use crate::support::session::{Session, done, strs, text};
 use crate::support::twin;
 
 fn on_card(twin: &Path, args: &[&str]) -> Output {
@@ -45,9 +47,14 @@ fn commands_run_on_a_card() {
     };
     done(&strs(&logits("here")));
     did(twin, &strs(&logits("there")));
+    // Each of the two runs has its own budget: what the model's recorded prompts have.
+    let golden = Golden::open("gpt2");
+    let recorded = (0..golden.json.prompts.len()).map(|i| format!("logits.{i}"));
+    let budget = recorded.map(|name| golden.f32_budget(&name)).fold(0.0, f64::max);
     for line in ["0", "1"] {
-        let far = off(&file("there", line), &file("here", line));
-        assert!(far < 1e-4, "logits of line {line} are off by {far:e}");
+        let far = budget::off(&file("there", line), &file("here", line));
+        let budget = (1.0 + COARSER) * budget;
+        assert!(far < budget, "logits of line {line} are off by {far:e} > {budget:e}");
     }
 
     let generate = ["generate", &model, "--prompt", "Big Ben is in", "--max-tokens", "3"];
@@ -59,11 +66,12 @@ fn commands_run_on_a_card() {
     };
     done(&strs(&stats(&s.at("by-host"))));
     did(twin, &strs(&stats(&s.at("stats"))));
-    for layer in ["layer-0.safetensors", "layer-1.safetensors"] {
-        let [here, there] =
-            ["by-host", "stats"].map(|dir| file(&format!("{dir}/{layer}"), "second_moment"));
-        let far = off(&there, &here);
-        assert!(far < 1e-4, "{layer} is off by {far:e}");
+    for layer in [0, 1] {
+        let name = |dir: &str| format!("{dir}/layer-{layer}.safetensors");
+        let [here, there] = ["by-host", "stats"].map(|dir| file(&name(dir), "second_moment"));
+        let far = budget::off(&there, &here);
+        let budget = (1.0 + COARSER) * golden.f32_moment_budget(layer);
+        assert!(far < budget, "layer {layer} is off by {far:e} > {budget:e}");
     }
 
     let report = did(twin, &strs(&s.edit(&["--json"])));

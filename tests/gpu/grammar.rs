@@ -1,6 +1,6 @@
 //! What `build.rs` reads in a file of kernels, and what it refuses.
 
-use crate::support::twin::kernel::{Kind, Source};
+use crate::support::twin::kernel::{ParameterKind, Source};
 
 const GOOD: &str = "\
 // good.cu: a sum.
@@ -28,13 +28,13 @@ fn a_file_says_types_constants_and_signatures() {
     assert_eq!(
         kinds,
         [
-            ("x", Kind::In("elem".into())),
-            ("w", Kind::In("weight".into())),
-            ("sum", Kind::InOut("double".into())),
-            ("N", Kind::Scalar("i32")),
-            ("stride", Kind::Scalar("i64")),
-            ("eps", Kind::Scalar("f32")),
-            ("flags", Kind::Out("unsigned char".into())),
+            ("x", ParameterKind::In("elem".into())),
+            ("w", ParameterKind::In("weight".into())),
+            ("sum", ParameterKind::InOut("double".into())),
+            ("N", ParameterKind::Scalar("i32")),
+            ("stride", ParameterKind::Scalar("i64")),
+            ("eps", ParameterKind::Scalar("f32")),
+            ("flags", ParameterKind::Out("unsigned char".into())),
         ]
     );
 }

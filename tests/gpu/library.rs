@@ -6,7 +6,7 @@ use std::process::Command;
 
 use incise::gpu::library::{BLASLT, CUSOLVER, SWITCH, find, find_in};
 
-use crate::cli::text;
+use crate::support::session::text;
 
 /// A library that says it is version 12.3.4 through a function of some name.
 fn plant(dir: &Path, file: &str, function: &str) -> Option<()> {

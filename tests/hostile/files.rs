@@ -6,7 +6,7 @@ use std::path::Path;
 use incise::store::{Delta, Patch};
 use serde_json::{Value, json};
 
-use crate::cli::{Session, done, fails, incise, strs, text};
+use crate::support::session::{Session, done, fails, incise, strs, text};
 
 /// The command fails in these words, and with no panic.
 #[track_caller]

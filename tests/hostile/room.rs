@@ -8,8 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cli::{Session, done, fails, json, strs, text};
 use crate::store::toy::bytes;
+use crate::support::session::{Session, done, fails, json, strs, text};
 
 fn skip(test: &str, why: &str) {
     // Not by a print macro: the harness would keep it back from a test that passes.
@@ -86,7 +86,7 @@ fn a_full_disk() {
         let (mut full, mut succeeded) = (0, false);
         for pages in (0..16).chain((16..400).step_by(48)) {
             small.leave(pages * 4096);
-            let out = crate::cli::incise(args);
+            let out = crate::support::session::incise(args);
             succeeded = out.status.success();
             if succeeded {
                 break;

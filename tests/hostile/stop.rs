@@ -1,17 +1,23 @@
-//! Ctrl-C at several moments of each long command: what was there stays, what was finished is
-//! kept, and the same command goes on.
+//! Cancellation at every moment of each long command: what was there stays, what was finished is
+//! kept, and the same command goes on. One edit meets Ctrl-C itself.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use incise::base::{DType, Rng};
 use incise::store::{Change, Delta, Patch, tensor_fingerprint};
 
-use crate::cli::{Session, done, json, strs, text};
 use crate::store::toy::{A, Toy, metadata, tensor};
+use crate::support::session::{Session, done, json, strs, text};
+
+/// Runs the program, which is cancelled at the n-th time that it asks.
+fn cancelled(args: &[&str], n: u64) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+    command.args(args).env("INCISE_CANCEL_AT", n.to_string()).output().unwrap()
+}
 
 /// Runs the program and presses Ctrl-C after a while.
 fn interrupted(args: &[&str], after: Duration) -> Output {
@@ -24,18 +30,15 @@ fn interrupted(args: &[&str], after: Duration) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// It ended by itself, or said that it was interrupted, or had not begun when the signal came.
+/// Whether it came to its end; else it said that it was interrupted.
 #[track_caller]
-fn said(out: &Output) -> bool {
+fn finished(out: &Output) -> bool {
     let error = text(&out.stderr);
     match out.status.code() {
         Some(0) => true,
-        Some(1) => {
-            assert!(error.contains("incise: interrupted; "), "{error}");
-            false
-        }
         code => {
-            assert!(code.is_none() && error.is_empty(), "{code:?}: {error}");
+            assert_eq!(code, Some(1), "{error}");
+            assert!(error.contains("incise: interrupted; "), "{error}");
             false
         }
     }
@@ -61,43 +64,40 @@ fn patch(toy: &Toy, n: usize) -> String {
 
 #[test]
 fn apply_and_undo_leave_all_old_or_all_new() {
-    const N: usize = 2048;
+    const N: usize = 512;
     let toy = Toy::new(DType::F32, [N, N]);
     let (model, patch) = (toy.dir.display().to_string(), patch(&toy, N));
     let (apply, undo) = (["apply", &*model, &*patch, "--in-place"], ["undo", &*model]);
     let old = toy.bytes();
-    let begun = Instant::now();
     done(&apply);
-    let whole = begun.elapsed();
     let new = toy.bytes();
     done(&undo);
-    let mut stopped = 0;
-    for part in 1..=12 {
-        let finished = said(&interrupted(&apply, whole * part / 12));
-        stopped += usize::from(!finished);
-        let log = json(&["log", &model, "--json"]).as_array().unwrap().len();
-        assert_eq!(log, usize::from(finished), "what was interrupted is not there");
-        assert!(toy.bytes() == if finished { new.clone() } else { old.clone() }, "at {part}/12");
-        if finished {
-            // Undoing is not stopped: it brings back what the user wants back.
-            let undone = said(&interrupted(&undo, whole * part / 24));
-            let log = json(&["log", &model, "--json"]).as_array().unwrap().len();
-            assert_eq!(log, usize::from(!undone));
-            if !undone {
-                done(&undo);
-            }
+    assert!(old != new && toy.bytes() == old);
+    let changes = || json(&["log", &model, "--json"]).as_array().unwrap().len();
+    for n in 1.. {
+        let whole = finished(&cancelled(&apply, n));
+        assert_eq!(changes(), usize::from(whole), "what was interrupted is not there");
+        assert!(toy.bytes() == *if whole { &new } else { &old }, "at question {n}");
+        if whole {
+            assert!(n > 2, "{n}: never asked");
+            break;
         }
-        assert!(toy.bytes() == old, "at {part}/12");
     }
-    assert!(stopped > 0, "no signal came in time");
+    // Undoing is not cancelled: it brings back what the user wants back.
+    assert!(finished(&cancelled(&undo, 1)));
+    assert_eq!(changes(), 0);
+    assert!(toy.bytes() == old);
     let copy = toy.beside("copy");
     let to_folder = ["apply", &model, &patch, "-o", copy.to_str().unwrap()];
-    for part in 1..=6 {
-        let finished = said(&interrupted(&to_folder, whole * part / 6));
-        assert_eq!(copy.exists(), finished);
-        let _ = fs::remove_dir_all(&copy);
+    for n in 1.. {
+        let whole = finished(&cancelled(&to_folder, n));
+        assert_eq!(copy.exists(), whole);
         let left = fs::read_dir(toy.temp.path()).unwrap().count();
-        assert_eq!(left, 2, "only the model and the patch are there");
+        assert_eq!(left, 2 + usize::from(whole), "only the model and the patch are there");
+        if whole {
+            assert!(n > 2, "{n}: never asked");
+            break;
+        }
     }
 }
 
@@ -106,37 +106,24 @@ fn apply_and_undo_leave_all_old_or_all_new() {
 fn statistics_go_on_where_they_stopped() {
     let s = Session::new("gpt2");
     let line = |i: usize| format!("Line {i} says {} of the sea.\n", "nothing ".repeat(i % 7));
-    fs::write(s.at("corpus.txt"), (0..12_000).map(line).collect::<String>()).unwrap();
+    fs::write(s.at("corpus.txt"), (0..4000).map(line).collect::<String>()).unwrap();
     let (model, corpus) = (s.at("model"), s.at("corpus.txt"));
     let command = |out: &str| {
-        [
-            "stats",
-            &model,
-            "--layers",
-            "0-1",
-            "--corpus",
-            &corpus,
-            "--max-tokens",
-            "1000000",
-            "-o",
-            out,
-        ]
-        .map(String::from)
+        ["stats", &model, "--layers", "0-1", "--corpus", &corpus, "-o", out].map(String::from)
     };
     let [whole, parts] = ["whole", "parts"].map(|name| command(&s.at(name)));
-    let begun = Instant::now();
     done(&strs(&whole));
-    let each = begun.elapsed() / 4;
     let mut kept = 0;
-    for _ in 0..100 {
-        let out = interrupted(&strs(&parts), each);
-        if said(&out) {
+    loop {
+        let out = cancelled(&strs(&parts), 2);
+        if finished(&out) {
             break;
         }
-        kept += usize::from(text(&out.stderr).contains("the same command goes on"));
+        assert!(text(&out.stderr).contains("the same command goes on"));
         assert!(!Path::new(&s.at("parts/layer-0.safetensors")).exists());
+        kept += 1;
     }
-    assert!(kept > 0, "no signal came in time");
+    assert!(kept > 1, "interrupted {kept} times");
     for layer in ["layer-0.safetensors", "layer-1.safetensors"] {
         let file = |folder: &str| fs::read(s.at(&format!("{folder}/{layer}"))).unwrap();
         assert!(file("parts") == file("whole"), "{layer}");
@@ -151,15 +138,21 @@ fn an_edit_leaves_no_half_patch() {
     s.stats();
     done(&strs(&s.edit(&[])));
     let older = fs::read(s.at("patch.safetensors")).unwrap();
-    let edit = s.edit(&["--set", "v_num_grad_steps=1000000", "--set", "v_lr=1e-12"]);
-    let mut stopped = 0;
-    for ms in [0, 5, 20, 80, 300, 600] {
-        let out = interrupted(&strs(&edit), Duration::from_millis(ms));
-        assert!(!said(&out));
-        stopped += usize::from(out.status.code() == Some(1));
-        assert!(fs::read(s.at("patch.safetensors")).unwrap() == older);
+    let unchanged = || assert!(fs::read(s.at("patch.safetensors")).unwrap() == older);
+    for n in [1, 2, 5] {
+        assert!(!finished(&cancelled(&strs(&s.edit(&[])), n)), "question {n}");
+        unchanged();
     }
-    assert!(stopped > 0, "no signal came after the start");
+    // Ctrl-C, pressed later and later until the program is there to hear it.
+    let endless = s.edit(&["--set", "v_num_grad_steps=1000000", "--set", "v_lr=1e-12"]);
+    let mut waits = (0..14).map(|i| Duration::from_millis(2 << i));
+    let heard = waits.any(|wait| {
+        let out = interrupted(&strs(&endless), wait);
+        unchanged();
+        // Before the program listens, the signal ends it.
+        out.status.code().is_some() && !finished(&out)
+    });
+    assert!(heard, "no signal came after the start");
 }
 
 /// Logits are written whole or not at all.
@@ -167,19 +160,11 @@ fn an_edit_leaves_no_half_patch() {
 fn logits_are_whole_or_absent() {
     let s = Session::new("gpt2");
     let line = |i: usize| format!("Line {i} says {} of the sea.\n", "nothing ".repeat(i % 7));
-    fs::write(s.at("prompts"), (0..600).map(line).collect::<String>()).unwrap();
+    fs::write(s.at("prompts"), (0..60).map(line).collect::<String>()).unwrap();
     let (model, prompts, out) = (s.at("model"), s.at("prompts"), s.at("logits"));
     let args = ["logits", &model, "--prompts", &prompts, "-o", &out];
-    let begun = Instant::now();
-    done(&args);
-    let (whole, size) = (begun.elapsed(), fs::metadata(&out).unwrap().len());
-    for part in 1..=6 {
-        fs::remove_file(&out).unwrap();
-        let finished = said(&interrupted(&args, whole * part / 8));
-        assert_eq!(Path::new(&out).exists(), finished);
-        if !finished {
-            done(&args);
-        }
-        assert_eq!(fs::metadata(&out).unwrap().len(), size);
+    for (n, whole) in [(1, false), (2, false), (30, false), (60, false), (61, true)] {
+        assert_eq!(finished(&cancelled(&args, n)), whole, "question {n}");
+        assert_eq!(Path::new(&out).exists(), whole);
     }
 }

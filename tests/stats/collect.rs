@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use incise::base::{Error, Progress, Quiet, Result, Share, Stage};
+use incise::base::{Error, Progress, Quiet, Result, Share};
 use incise::data::Corpus;
 use incise::model::{Model, fingerprint};
 use incise::ops::gram;
@@ -16,6 +15,7 @@ use incise::tensor::{Precision, Tensor};
 use incise::text::Tokenizer;
 use safetensors::SafeTensors;
 
+use crate::support::cancel::CancelAt;
 use crate::support::golden::{Golden, NAMES};
 use crate::support::shared::shared;
 
@@ -85,17 +85,6 @@ fn statistics_of_a_trained_model_are_the_recorded_ones() {
     }
 }
 
-/// Stops after so many looks.
-pub struct StopAfter(pub AtomicU64);
-
-impl Progress for StopAfter {
-    fn at(&self, _: Stage, _: u64, _: u64) {}
-    fn warn(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::SeqCst) == 1
-    }
-}
-
 pub struct Toy {
     pub golden: Golden,
     pub model: Model,
@@ -140,7 +129,7 @@ fn an_interrupted_collection_goes_on_to_the_same_bits() {
     let whole = toy.collect(a.path(), u64::MAX, &Quiet).unwrap();
     assert!(whole[0].tokens > 4096, "several batches");
     for _ in 0..2 {
-        let cut = toy.collect(b.path(), u64::MAX, &StopAfter(AtomicU64::new(2)));
+        let cut = toy.collect(b.path(), u64::MAX, &CancelAt::question(2));
         assert!(matches!(cut, Err(Error::Interrupted { .. })));
     }
     assert_eq!(toy.collect(b.path(), u64::MAX, &Quiet).unwrap(), whole);
@@ -212,7 +201,7 @@ fn files_come_back_and_foreign_ones_are_refused() {
 #[test]
 fn statistics_in_progress_of_another_text_are_refused() {
     let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
-    toy.collect(dir.path(), u64::MAX, &StopAfter(AtomicU64::new(1))).unwrap_err();
+    toy.collect(dir.path(), u64::MAX, &CancelAt::question(1)).unwrap_err();
     fs::write(toy.corpus.path(), "Another text.\n").unwrap();
     let error = toy.collect(dir.path(), u64::MAX, &Quiet).unwrap_err().to_string();
     assert!(error.contains("another model, corpus, shard or choice of layers"), "{error}");
@@ -235,7 +224,7 @@ fn too_few_tokens_get_a_ridge_that_is_said() {
 #[test]
 fn statistics_in_progress_that_were_cut_off_are_refused() {
     let (toy, dir) = (toy(), tempfile::tempdir().unwrap());
-    toy.collect(dir.path(), u64::MAX, &StopAfter(AtomicU64::new(1))).unwrap_err();
+    toy.collect(dir.path(), u64::MAX, &CancelAt::question(1)).unwrap_err();
     let path = dir.path().join("partial.safetensors");
     let whole = fs::read(&path).unwrap();
     for len in [0, 8, 100, whole.len() / 2, whole.len() - 1] {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 
 use incise::base::{Error, Operation, Quiet, Share};
 use incise::ops::gram;
@@ -10,7 +9,8 @@ use incise::stats::file::write_all;
 use incise::stats::{Moment, Part, merge};
 use incise::tensor::Precision;
 
-use super::collect::{StopAfter, Toy, toy};
+use super::collect::{Toy, toy};
+use crate::support::cancel::CancelAt;
 
 /// Collects some shards of n, each into a folder of its own.
 fn shards(toy: &Toy, at: &Path, which: &[u64], n: u64, limit: u64) -> Vec<PathBuf> {
@@ -90,7 +90,7 @@ fn an_interrupted_shard_goes_on_to_the_same_bits_and_no_other_does() {
     };
     let whole = run(1, "whole", &Quiet).unwrap();
     for _ in 0..2 {
-        let cut = run(1, "cut", &StopAfter(AtomicU64::new(1)));
+        let cut = run(1, "cut", &CancelAt::question(1));
         assert!(matches!(cut, Err(Error::Interrupted { .. })));
     }
     for share in [Some(Share { i: 2, n: 3 }), Some(Share { i: 1, n: 2 }), None] {

@@ -64,14 +64,27 @@ pub const NAMES: [&str; 18] = [
     "qwen3-one-group",
 ];
 
-/// How much coarser the factors of a product are than f32: on a device they are two bf16, which
+/// How much coarser the factors of a product are on a device than f32: they are two bf16, which
 /// hold them to 2⁻¹⁷ instead of 2⁻²⁴, and what the framework's run loses by rounding, a run there
 /// loses that many times.
-fn digits(compute: &Compute) -> f64 {
+pub const COARSER: f64 = 128.0;
+
+/// … and where a model runs.
+pub fn digits(compute: &Compute) -> f64 {
     match compute {
         Compute::Host(_) => 1.0,
-        Compute::Device(..) => 128.0,
+        Compute::Device(..) => COARSER,
     }
+}
+
+/// Whether no rotary tables, which are f32 in every run, keep an f64 run from f64's accuracy.
+pub fn learned_positions(name: &str) -> bool {
+    name.starts_with("gpt2") || name.starts_with("opt")
+}
+
+/// max|x|.
+pub fn top(x: &[f64]) -> f64 {
+    x.iter().fold(0.0, |a, x| a.max(x.abs()))
 }
 
 impl Golden {
@@ -94,37 +107,43 @@ impl Golden {
         packets.iter().map(|b| f64::from_le_bytes(*b)).collect()
     }
 
-    /// Whether no rotary tables, which are f32 in every run, keep an f64 run from f64's accuracy.
-    fn learned_positions(&self) -> bool {
-        self.name.starts_with("gpt2") || self.name.starts_with("opt")
+    /// The error budget of a recorded tensor in f32: at most twice as wrong as the framework's own
+    /// f32 run, plus one rounding at the largest value.
+    pub fn f32_budget(&self, name: &str) -> f64 {
+        2.0 * self.json.f32_error[name] + U32 * top(&self.tensor(name))
     }
 
-    /// Holds `got` to the recorded tensor. In f32 by the error budget: at most twice as wrong as
-    /// the framework's own f32 run, plus one rounding at the largest value. In f64 by 512 units of
+    /// The same for a second moment. An entry is a mean of products of two keys, so an error ε of
+    /// keys no larger than k moves it by up to 2kε.
+    pub fn f32_moment_budget(&self, layer: usize) -> f64 {
+        let key = format!("key.{layer}");
+        2.0 * top(&self.tensor(&key)) * self.f32_budget(&key)
+    }
+
+    /// Holds `got` to the recorded tensor. In f32 by the error budget, in f64 by 512 units of
     /// the largest value: sums here have up to 128 terms, and a value passes four layers. Rotary
     /// tables are f32 in every run, the framework's too, so there f64 has the budget of f32.
     pub fn check(&self, name: &str, compute: &Compute, got: &[f64]) {
         let want = self.tensor(name);
-        let top = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
         let budget = match compute.precision() {
-            Precision::F64 if self.learned_positions() => 512.0 * f64::EPSILON * top,
-            _ => digits(compute) * (2.0 * self.json.f32_error[name] + U32 * top),
+            Precision::F64 if learned_positions(self.name) => 512.0 * f64::EPSILON * top(&want),
+            _ => digits(compute) * self.f32_budget(name),
         };
         self.hold(name, compute, got, &want, budget);
     }
 
-    /// Holds a second moment to the recorded one. An entry is a mean of products of two keys, so an
-    /// error ε of keys no larger than k moves it by up to 2kε, and ours may be twice the
-    /// framework's, plus one rounding of k.
+    /// Holds a second moment to the recorded one.
     pub fn check_moment(&self, layer: usize, compute: &Compute, got: &[f64]) {
-        let (name, key) = (format!("moment.{layer}"), format!("key.{layer}"));
+        let name = format!("moment.{layer}");
         let want = self.tensor(&name);
-        let k = self.tensor(&key).iter().fold(0.0f64, |a, k| a.max(k.abs()));
-        let key_error = match compute.precision() {
-            Precision::F64 if self.learned_positions() => 512.0 * f64::EPSILON * k,
-            _ => digits(compute) * (2.0 * self.json.f32_error[&key] + U32 * k),
+        let budget = match compute.precision() {
+            Precision::F64 if learned_positions(self.name) => {
+                let k = top(&self.tensor(&format!("key.{layer}")));
+                2.0 * k * 512.0 * f64::EPSILON * k
+            }
+            _ => digits(compute) * self.f32_moment_budget(layer),
         };
-        self.hold(&name, compute, got, &want, 2.0 * k * key_error);
+        self.hold(&name, compute, got, &want, budget);
     }
 
     /// Holds a loss to the recorded one. A loss is a mean of log-probabilities; an error ε of the
@@ -132,7 +151,7 @@ impl Golden {
     pub fn check_loss(&self, name: &str, compute: &Compute, weight: f64, got: f64, want: f64) {
         let last = format!("logits.{}", self.json.prompts.len() - 1);
         let logits = match compute.precision() {
-            Precision::F64 if self.learned_positions() => 512.0 * f64::EPSILON,
+            Precision::F64 if learned_positions(self.name) => 512.0 * f64::EPSILON,
             _ => digits(compute) * self.json.f32_error[&last],
         };
         self.hold(name, compute, &[got], &[want], 4.0 * weight * logits);

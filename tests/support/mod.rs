@@ -1,8 +1,10 @@
 //! What the tests share: budgets, recorded goldens, folders.
 
 pub mod budget;
+pub mod cancel;
 pub mod golden;
 pub mod projection;
+pub mod session;
 pub mod shared;
 pub mod toy;
 pub mod twin;

@@ -1,15 +1,19 @@
-//! Kernels on the host: three executables of all kernels, made once a run of the tests.
+//! Kernels on the host: three executables of all kernels, made where they changed.
 //!
 //! One as it is, to compare results; one under AddressSanitizer and UndefinedBehaviorSanitizer; one
 //! under ThreadSanitizer, which takes every CUDA thread for a thread. Made by the system's C++
-//! compiler; where there is none, the tests that need them say so.
+//! compiler; where there is none, the tests that need them say so, and fail with `EXPECT_CXX=1`.
 
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs;
+use std::hash::{Hash, Hasher};
 use std::io::Write as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
+use std::{fs, thread};
 
 use half::{bf16, f16};
 use incise::gpu::driver::TWIN;
@@ -21,10 +25,12 @@ use incise::gpu::{Array, Engine, gpus, kernels};
 #[allow(dead_code, unreachable_pub, missing_docs)]
 pub mod kernel;
 
-use kernel::{Kind, Source};
+use kernel::{ParameterKind, Source};
+
+type Flags = &'static [&'static str];
 
 /// How an executable is made: its name, and the compiler's flags.
-pub const BUILDS: [(&str, &[&str]); 3] = [
+pub const BUILDS: [(&str, Flags); 3] = [
     ("plain", &["-O2"]),
     ("address", &["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
     ("thread", &["-O1", "-fsanitize=thread"]),
@@ -38,6 +44,8 @@ fn programs(test: &str) -> Option<&'static [PathBuf]> {
         make("kernels", &sources)
     });
     if MADE.is_none() {
+        let expected = std::env::var_os("EXPECT_CXX").is_some_and(|v| v == "1");
+        assert!(!expected, "EXPECT_CXX=1, and there is no C++ compiler (c++)");
         let line = format!("skipped: {test}: no C++ compiler (c++) to build kernels with\n");
         std::io::stderr().write_all(line.as_bytes()).unwrap();
     }
@@ -106,39 +114,108 @@ pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
 }
 
 /// Executables of some sources (name and text), one a build; `None` without a compiler.
+///
+/// Objects and executables are named by a hash of all that makes them, so what lies there from
+/// another run of the tests need not be made again.
 pub fn make(name: &str, sources: &[(String, String)]) -> Option<Vec<PathBuf>> {
-    if Command::new("c++").arg("--version").output().is_err() {
-        return None;
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("twin").join(name);
+    let compiler = Command::new("c++").arg("--version").output().ok()?.stdout;
+    let twins = Path::new(env!("CARGO_TARGET_TMPDIR")).join("twin");
+    let dir = twins.join(name);
+    let objects = twins.join("objects");
     fs::create_dir_all(&dir).unwrap();
-    let mut units: Vec<PathBuf> =
-        ["simt.cpp", "main.cpp"].iter().map(|f| root.join("kernels/host").join(f)).collect();
+    fs::create_dir_all(&objects).unwrap();
+    let mut units = Vec::new();
+    for file in ["simt.cpp", "main.cpp"] {
+        let path = kernels_dir().join("host").join(file);
+        units.push(Unit { name: file.to_owned(), text: fs::read_to_string(&path).unwrap(), path });
+    }
     for (name, text) in sources {
         let source = Source::parse(&format!("{name}.cu"), text).unwrap();
         let file = dir.join(format!("{name}.cu"));
         fs::write(&file, text).unwrap();
         for (elem, weight) in source.variants() {
-            let unit = dir.join(format!("{name}.{elem}{weight}.cpp"));
-            fs::write(&unit, translation_unit(&source, &file, elem, weight)).unwrap();
-            units.push(unit);
+            let name = format!("{name}.{elem}{weight}.cpp");
+            let path = dir.join(&name);
+            let unit = translation_unit(&source, &file, elem, weight);
+            fs::write(&path, &unit).unwrap();
+            units.push(Unit { name, text: unit + text, path });
         }
     }
-    let make = |(build, flags): (&str, &[&str])| {
-        let program = dir.join(build);
-        let mut command = Command::new("c++");
-        command.args(["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror"]).args(flags);
-        command.arg("-Wno-unused-parameter").arg("-I").arg(root.join("kernels"));
-        let out = command.args(&units).arg("-o").arg(&program).output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let headers = [headers(&kernels_dir()), headers(&kernels_dir().join("host"))];
+    let jobs: Vec<Job> = BUILDS
+        .iter()
+        .flat_map(|build| units.iter().map(move |unit| (build, unit)))
+        .map(|((build, flags), unit)| {
+            let made_of = (&compiler, &headers, &unit.text, flags);
+            let object = format!("{}.{build}-{:016x}.o", unit.name, hash(made_of));
+            Job { object: objects.join(object), unit, flags }
+        })
+        .collect();
+    let todo = Mutex::new(jobs.iter().filter(|job| !job.object.exists()));
+    let compile = || {
+        while let Some(job) = { todo.lock().unwrap().next() } {
+            cxx(job.flags, &[OsStr::new("-c"), job.unit.path.as_os_str()], &job.object);
+        }
+    };
+    thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(compile)).collect();
+        workers.into_iter().for_each(|w| w.join().unwrap_or_else(|p| resume_unwind(p)));
+    });
+    let link = |((build, flags), jobs): (&(&str, Flags), &[Job])| {
+        let objects: Vec<&OsStr> = jobs.iter().map(|job| job.object.as_os_str()).collect();
+        let program = dir.join(format!("{build}-{:016x}", hash(&objects)));
+        if !program.exists() {
+            cxx(flags, &objects, &program);
+        }
         program
     };
-    let make = &make;
-    Some(std::thread::scope(|scope| {
-        let made = BUILDS.map(|build| scope.spawn(move || make(build)));
-        made.map(|m| m.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).to_vec()
-    }))
+    Some(BUILDS.iter().zip(jobs.chunks(units.len())).map(link).collect())
+}
+
+/// A translation unit.
+struct Unit {
+    name: String,
+    /// All of it but the headers.
+    text: String,
+    path: PathBuf,
+}
+
+/// A translation unit, compiled for one build.
+struct Job<'a> {
+    object: PathBuf,
+    unit: &'a Unit,
+    flags: Flags,
+}
+
+fn kernels_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
+}
+
+/// Texts of the headers of a folder, in the order of their names.
+fn headers(dir: &Path) -> Vec<String> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let is_header = |path: &PathBuf| path.extension().is_some_and(|e| e == "cuh" || e == "h");
+    let mut paths: Vec<PathBuf> = paths.filter(is_header).collect();
+    paths.sort();
+    paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+fn hash(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Makes a file that is there whole or not at all: another run may look for it meanwhile.
+fn cxx(flags: &[&str], inputs: &[&OsStr], made: &Path) {
+    let part = made.with_extension(format!("part-{}", std::process::id()));
+    let mut command = Command::new("c++");
+    command.args(["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror"]).args(flags);
+    command.arg("-Wno-unused-parameter").arg("-I").arg(kernels_dir());
+    let out = command.args(inputs).arg("-o").arg(&part).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    fs::rename(&part, made).unwrap();
 }
 
 /// Values in the elements of a type, to the nearest.
@@ -209,11 +286,11 @@ fn translation_unit(source: &Source, file: &Path, elem: &str, weight: &str) -> S
         let name = &kernel.name;
         let slot = |(i, p): (usize, &kernel::Parameter)| {
             let kind = match &p.kind {
-                Kind::In(t) => format!("const {t}*"),
-                Kind::Out(t) | Kind::InOut(t) => format!("{t}*"),
-                Kind::Scalar("i64") => "long long".to_owned(),
-                Kind::Scalar("i32") => "int".to_owned(),
-                Kind::Scalar(_) => "float".to_owned(),
+                ParameterKind::In(t) => format!("const {t}*"),
+                ParameterKind::Out(t) | ParameterKind::InOut(t) => format!("{t}*"),
+                ParameterKind::Scalar("i64") => "long long".to_owned(),
+                ParameterKind::Scalar("i32") => "int".to_owned(),
+                ParameterKind::Scalar(_) => "float".to_owned(),
             };
             format!("simt::argument<{kind}>(slots[{i}])")
         };

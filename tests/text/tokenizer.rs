@@ -97,7 +97,7 @@ fn broken_files_are_named_with_what_to_do() {
     says(&[("tokenizer.json", "{}".into())], &["tokenizer.json: tokenizer"]);
     let mut json = toys::byte_level_json(WORDS);
     json["model"]["merges"][1] = json!(["ZZZZZZZZZZ", "ZZZZZZZZZZZZZZ"]);
-    says(&[("tokenizer.json", json.to_string())], &["merge 1", "no piece of the vocabulary"]);
+    says(&[("tokenizer.json", json.to_string())], &["merge 1", "is not in the vocabulary"]);
     json["model"]["merges"] = json!(["a b c", "abc", 7, []]);
     says(&[("tokenizer.json", json.to_string())], &["merge 0"]);
     let mut json = toys::sentencepiece_json(WORDS);

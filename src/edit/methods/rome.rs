@@ -179,8 +179,8 @@ pub struct RankOne {
     pub value: TargetValue,
 }
 
-/// Plans one fact at the layer of its search. Without C the direction is k* itself, which is what the field
-/// calls `mom2_adjustment: false`.
+/// Plans one fact at the layer of its search. Without C the direction is k* itself, which is what
+/// the field calls `mom2_adjustment: false`.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! Launches of `kernels/linear_mma.cu` and, for a few rows, `kernels/linear_row.cu`; or products by
 //! cuBLASLt of the parts that `kernels/linear_split.cu` makes.
 //!
-//! Which one it is depends on whether rows are few, and not on their number beyond that: so the
-//! bits of a row do not depend on how many others there are.
+//! Which one it is depends on whether rows are few, and not on their number beyond that: so a row's
+//! bits do not depend on how many others there are.
 
 use super::rows;
 use crate::gpu::blaslt::{ALIGN, BlasltSession, Shape};

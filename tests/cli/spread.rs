@@ -9,7 +9,7 @@ use incise::stats::Moment;
 use incise::store::Patch;
 use serde_json::json;
 
-use crate::cli::{Session, done, fails, json, strs, text};
+use crate::support::session::{Session, done, fails, json, strs, text};
 
 /// A session with requests and settings for MEMIT, and statistics.
 fn session() -> Session {
