@@ -135,7 +135,7 @@ fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<R
     Ok(())
 }
 
-/// Bytes that a search of all facts at once is counted to take, as `--dry-run` does.
+/// Bytes that a search of all facts at once is counted to take, as a dry run does.
 fn counted(model: &Model, push: &Push, facts: &[FactRows]) -> u64 {
     SearchMemory::new(model, push, facts).total()
 }
