@@ -2,8 +2,8 @@
 //! change; it touches nothing. Writing a change is the business of [`apply`], for all alike, and
 //! handing it to other programs that of [`export`].
 //!
-//! Start reading at [`rome`], then [`value`], which all methods share; for many facts at
-//! [`batch`], [`spread`] and [`memit`].
+//! Start reading at [`methods::rome`], then [`search::plain`], the search that all methods share;
+//! for many facts at [`batch`], [`solve::layers`] and [`methods::memit`].
 
 pub mod anchor;
 pub mod apply;
