@@ -180,7 +180,12 @@ impl HparamSet {
                 ParamKind::Layer | ParamKind::Layers => layers = self.layers(param, &value, top)?,
                 _ => self.check(param, &value, top)?,
             }
-            values.insert(param.name, value);
+            // A number that YAML took for a text is a number all the same.
+            let plain = match param.kind {
+                ParamKind::Number(_) => number(&value).map_or(value, Value::from),
+                _ => value,
+            };
+            values.insert(param.name, plain);
         }
         for param in &FIXED {
             if let Some(value) = self.get(param.name) {
