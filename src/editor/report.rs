@@ -62,7 +62,10 @@ pub fn superseded_line(s: &Superseded) -> Value {
 
 /// What an edit did to a fact.
 pub fn fact_json(o: &FactReport) -> Value {
-    let step = |s: &LossStep| json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": s.weight_decay});
+    let step = |s: &LossStep| {
+        let (total, decay) = (s.total(), s.weight_decay);
+        json!({"total": total, "nll": s.nll, "kl": s.kl, "decay": decay})
+    };
     let trace: Vec<Value> = o.trace.iter().map(step).collect();
     let mut json = json!({
         "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),

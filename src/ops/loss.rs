@@ -95,7 +95,7 @@ impl LossRows {
 
     /// The same on the device.
     pub fn on_device(&self) -> &cuda::loss::DeviceLossRows {
-        self.device.as_ref().expect("losses of logits on a device are there too")
+        self.device.as_ref().expect("losses of logits there are there")
     }
 }
 
@@ -111,7 +111,7 @@ pub fn gradient(z: &mut Tensor, losses: &mut LossRows, rows: Range<usize>, refer
             losses.results[rows].copy_from_slice(&results);
         },
         device e => {
-            let device = losses.device.as_mut().expect("losses of logits on a device are there too");
+            let device = losses.device.as_mut().expect("losses of logits there are there");
             cuda::loss::gradient(e, z.array_mut(), v, device, rows, reference.array());
         },
     )

@@ -28,14 +28,6 @@ const KNOWN: &[&[&str]] = &[
         "src/cli/stats.rs",
     ],
     &["src/editor.rs", "src/editor/edit.rs", "src/editor/prepared.rs", "src/editor/state.rs"],
-    &[
-        "src/ops/adam.rs",
-        "src/ops/cpu/adam.rs",
-        "src/ops/cpu/loss.rs",
-        "src/ops/cuda/adam.rs",
-        "src/ops/cuda/loss.rs",
-        "src/ops/loss.rs",
-    ],
 ];
 
 /// A name brought in by `use`: what it is called, the path it stands for, and whether it is handed

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Z    values of all facts at the stream after the last layer of a window        edit/search
-//! R    what is missing of them, spread evenly over the layers                   edit/solve/layers.rs
+//! R    what is missing of them, spread evenly over the layers                edit/solve/layers.rs
 //! C    E[k kᵀ] over running text; λ says how many such keys count as one      mom2_update_weight
 //! Q    Σ KKᵀ of the batches before this one, read with their finished weights
 //!

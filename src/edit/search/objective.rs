@@ -10,8 +10,9 @@
 //! each step runs the few tokens from the subject's last one on, through the layers above. The
 //! head runs only at rows whose loss is read. Source: Meng et al. 2022, arXiv:2202.05262, eq. 4.
 //!
-//! Facts come and go while others go on. From [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a
-//! fact's numbers do not depend on the others. [`super::plain`] is the same without any of this.
+//! Facts come and go while others go on. From
+//! [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) rows on, a fact's numbers do
+//! not depend on the others. [`super::plain`] is the same without any of this.
 
 use std::sync::Arc;
 
@@ -51,8 +52,8 @@ pub struct Objective<'m> {
 impl<'m> Objective<'m> {
     /// No fact yet. `prefixes` are the [`shared_prefixes`](super::packing::shared_prefixes) of all
     /// facts to come, run through the [layers](Push::layers) of a search. Products have `least`
-    /// rows or more; below [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) of them a fact's numbers depend
-    /// on the others.
+    /// rows or more; below [`BATCH_INVARIANT_ROWS`](crate::ops::linear::BATCH_INVARIANT_ROWS) of
+    /// them a fact's numbers depend on the others.
     pub fn new(
         model: &'m Model,
         push: Push,
