@@ -161,6 +161,9 @@ fn what_an_edit_lacks_is_named() {
         "clamp_norm_factor": 4, "kl_factor": 0.0625, "mom2_adjustment": true}"#;
     fs::write(s.at("hparams.json"), all).unwrap();
     let error = failing(&[]);
+    assert!(error.contains("is no folder") && error.contains("incise stats"), "{error}");
+    fs::create_dir(s.at("stats")).unwrap();
+    let error = failing(&[]);
     assert!(error.contains("layer-1.safetensors") && error.contains("incise stats"), "{error}");
 }
 
@@ -169,13 +172,18 @@ fn nothing_is_written_over_what_is_read() {
     let s = Session::new("gpt2");
     s.stats();
     let before = s.weights("model");
-    for over in
-        ["model/model.safetensors", "model/new", "requests.jsonl", "stats/layer-1.safetensors"]
-    {
+    let over = "over what the command reads";
+    for (file, words) in [
+        ("model/model.safetensors", over),
+        ("model/new", over),
+        ("stats/layer-1.safetensors", over),
+        ("requests.jsonl", "stands there already and is no patch"),
+    ] {
         let mut args = s.edit(&[]);
         let at = args.iter().position(|a| a == "-o").unwrap();
-        args[at + 1] = s.at(over);
-        assert!(fails(1, &strs(&args)).contains("over what the command reads"), "{over}");
+        args[at + 1] = s.at(file);
+        let error = fails(1, &strs(&args));
+        assert!(error.contains(words), "{file}: {error}");
     }
     let (model, requests) = (s.at("model"), s.at("requests.jsonl"));
     let error = fails(1, &["logits", &model, "--prompts", &requests, "-o", &requests]);
@@ -204,6 +212,7 @@ fn what_stands_at_the_output_and_is_no_older_one_stays() {
 #[test]
 fn a_value_that_a_given_file_lacks_is_told_with_its_name() {
     let s = Session::new("gpt2");
+    fs::create_dir(s.at("stats")).unwrap();
     fs::write(s.at("hparams.json"), "{\"layers\": [1]}").unwrap();
     let error = fails(1, &strs(&s.edit(&[])));
     assert!(error.contains("hparams.json: v_num_grad_steps: is given nowhere"), "{error}");
@@ -212,7 +221,8 @@ fn a_value_that_a_given_file_lacks_is_told_with_its_name() {
 #[test]
 fn a_place_that_cannot_be_written_is_refused_before_the_work() {
     let s = Session::new("gpt2");
-    let mut args = s.edit(&[]); // there are no statistics yet: the place comes first
+    fs::create_dir(s.at("stats")).unwrap(); // with nothing in it: the place comes first
+    let mut args = s.edit(&[]);
     let at = args.iter().position(|a| a == "-o").unwrap();
     args[at + 1] = s.at("nowhere/patch");
     assert!(fails(1, &strs(&args)).contains("nowhere"));

@@ -59,8 +59,12 @@ fn the_conflicts_of_a_real_file_are_counted() {
 #[test]
 fn without_a_rule_different_targets_are_an_error_that_names_them() {
     let error = resolve(Path::new("r.jsonl"), requests(), OnConflict::Error).unwrap_err();
+    assert_eq!(error.code(), "conflict");
+    let settings = error.remedy().unwrap().settings;
+    let rules: Vec<_> = settings.iter().map(|s| (&s.name[..], s.value.as_deref())).collect();
+    assert_eq!(rules, [("on_conflict", Some("last")), ("on_conflict", Some("first"))]);
     let error = error.to_string();
-    for word in ["r.jsonl", "1 times", "`a`, `c`, `d`", "--on-conflict"] {
+    for word in ["r.jsonl", "1 times", "`a`, `c`, `d`"] {
         assert!(error.contains(word), "{error:?} does not say {word:?}");
     }
     let repeats: Vec<Fact> = requests().into_iter().filter(|r| r.id != "d").collect();

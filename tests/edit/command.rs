@@ -244,7 +244,8 @@ fn few_tokens_and_stages_are_said() {
     assert!(sum <= wall && sum > 0.5 * wall, "the stages have {sum} of {wall} s");
     assert!((said["seconds"].as_f64().unwrap() - sum).abs() < 1e-9);
     for bad in ["v_lr=1e308", "clamp_norm_factor=1e308", "L2=1e-30", "L2=nan"] {
-        let error = fails(1, &strs(&with(&s, "alphaedit", &[&more[..], &["--set", bad]].concat())));
+        let args = with(&s, "alphaedit", &[&more[..], &["--set", bad]].concat());
+        let error = fails(1, &strs(&put(args, "--stats", &few)));
         assert!(error.contains(bad.split('=').next().unwrap()), "{error}");
     }
 }
@@ -265,6 +266,7 @@ fn a_dry_run_says_what_it_would_take() {
 #[test]
 fn options_of_many_facts_are_refused_for_rome() {
     let s = Session::new("gpt2");
+    fs::create_dir(s.at("stats")).unwrap();
     for more in [["--sequential", "2"], ["--memory", "1G"], ["--shard", "0/2"]] {
         let error = fails(1, &strs(&s.edit(&more)));
         let setting = more[0].trim_start_matches("--");

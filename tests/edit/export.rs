@@ -235,7 +235,7 @@ fn patches_that_make_no_adapter() {
     let why = |changes: Vec<Change>| refusal(Adapter::of(&patch(changes), None, &Quiet));
     let mixed = why(vec![one.clone(), Change { fan_in_fan_out: false, ..two.clone() }]);
     assert!(mixed.contains(&two.tensor) && mixed.contains("fan_in_fan_out"), "{mixed}");
-    assert!(mixed.contains("--delta"), "{mixed}");
+    assert!(mixed.contains("write the tensors in full"), "{mixed}");
     let nameless = why(vec![Change { module: String::new(), ..one.clone() }]);
     assert!(nameless.contains(&one.tensor) && nameless.contains("no module"), "{nameless}");
     assert!(why(vec![]).contains("changes nothing"));

@@ -56,7 +56,7 @@ fn a_tokenizer_that_does_not_match_the_vocabulary() {
     }
     fs::write(&path, tokenizer.to_string()).unwrap();
     let (model, corpus, out) = (s.at("model"), s.at("corpus.txt"), s.at("out"));
-    let words = ["is not among the model's 307", "use the tokenizer.json that belongs"];
+    let words = ["is not in the model's vocabulary of 307", "use the tokenizer.json that belongs"];
     refused(&["generate", &model, "--prompt", "The sea"], &words);
     refused(&["logits", &model, "--prompts", &corpus, "-o", &out], &words);
     assert!(!Path::new(&out).exists());
@@ -120,6 +120,7 @@ fn statistics_of_another_model() {
     fs::write(&path, config.to_string()).unwrap();
     other.stats();
     let stats = other.at("stats");
+    fs::create_dir(s.at("stats")).unwrap();
     refused(&strs(&s.edit(&["--set", "layers=[1]"])), &["layer-1.safetensors", "incise stats"]);
     let mut args = s.edit(&[]);
     let at = args.iter().position(|a| a == "--stats").unwrap();
