@@ -99,9 +99,11 @@ fn run(
 ) -> Result<RunOutcome> {
     let mut batch = None;
     let searched = catch_device_error(|| {
+        let turn = model.compute.hold();
         let prefixes = shared_prefixes(facts.iter().map(|fact| fact.rows));
         let prefixes = PrefixCache::run(model, &prefixes, search.push.layers(), least);
         let batch = batch.insert(SearchBatch::new(model, facts, search, prefixes, least));
+        drop(turn);
         batch.run(room, progress, each)
     });
     match (searched, batch) {
@@ -208,13 +210,15 @@ impl<'m> SearchBatch<'m> {
             let turn = self.model.compute.hold();
             self.admit(room);
             let ended = self.step()?;
+            let slots = (0..ended.len()).filter(|&slot| ended[slot]);
+            let found: Vec<_> = slots.map(|slot| (self.active[slot], self.found(slot))).collect();
             drop(turn);
             self.report(total, done, room, progress);
-            if ended.contains(&true) {
-                for slot in (0..ended.len()).filter(|&slot| ended[slot]) {
+            if !found.is_empty() {
+                for (fact, value) in found {
                     done += 1;
-                    self.done[self.active[slot]] = true;
-                    each(self.active[slot], self.found(slot))?;
+                    self.done[fact] = true;
+                    each(fact, value)?;
                 }
                 self.retain(&ended);
                 progress.at(Stage::Fact, done, total);
