@@ -102,11 +102,13 @@ impl<'m> Objective<'m> {
         let layout = StepLayout::new(&packed, shared, self.kl_factor, self.least);
         let (entry, t0) = self.run_below(&layout, &own);
         self.entry.push_rows_of(&entry, 0..packed.iter().map(PackedFact::tokens).sum());
+        drop(entry);
         self.facts.extend(packed);
         let shared = self.prefixes.tokens();
         self.past.append(push.above(), &own, shared..shared + tokens);
         self.replan();
-        t0
+        let width = push.vectors() * model.arch.width;
+        Tensor::of(&model.compute, &[facts.len(), width], &t0)
     }
 
     /// Runs what precedes each lookup token beyond what is shared. Returns the keys and values of
@@ -128,8 +130,8 @@ impl<'m> Objective<'m> {
         (cache, tokens)
     }
 
-    /// The stream where a step begins, and t₀ (facts, P·D).
-    fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Tensor) {
+    /// The stream where a step begins, and t₀ (facts, P·D) on the host.
+    fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Vec<f64>) {
         let model = self.model;
         let push = self.push;
         let l = push.site.layer;
@@ -154,9 +156,7 @@ impl<'m> Objective<'m> {
             model.forward(batch, l..l + 1, read(), &mut x, &mut run, &mut hook);
         }
         let fact = |i: usize| t0.iter().flat_map(move |part| part[i].iter().copied());
-        let values: Vec<f64> = (0..bare.len()).flat_map(fact).collect();
-        let width = push.vectors() * model.arch.width;
-        (x, Tensor::of(&model.compute, &[bare.len(), width], &values))
+        (x, (0..bare.len()).flat_map(fact).collect())
     }
 
     /// Where the model runs.
