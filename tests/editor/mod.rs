@@ -5,7 +5,7 @@ mod rules;
 mod threads;
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use incise::data::Contexts;
 use incise::tensor::Device;
@@ -20,7 +20,8 @@ pub struct Copy(TempDir);
 impl Copy {
     pub fn new() -> Copy {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("stats")).unwrap();
+        let model = folder.path().join("model");
+        fs::create_dir_all(model.join("stats")).unwrap();
         for file in [
             "config.json",
             "contexts.json",
@@ -30,13 +31,18 @@ impl Copy {
             "tokenizer.json",
             "tokenizer_config.json",
         ] {
-            fs::copy(root().join("demo").join(file), folder.path().join(file)).unwrap();
+            fs::copy(root().join("demo").join(file), model.join(file)).unwrap();
         }
         Copy(folder)
     }
 
-    pub fn dir(&self) -> &Path {
-        self.0.path()
+    pub fn dir(&self) -> PathBuf {
+        self.0.path().join("model")
+    }
+
+    /// A place beside the model.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 
     /// An editor with everything but a method.
@@ -44,7 +50,7 @@ impl Copy {
         let dir = self.dir();
         let contexts = Contexts::read(dir.join("contexts.json")).unwrap();
         assert!(contexts.flat().len() > 1);
-        Editor::open_on(dir, device)
+        Editor::open_on(&dir, device)
             .and_then(|editor| editor.statistics(dir.join("stats")))
             .and_then(|editor| editor.hparams(dir.join("hparams.json")))
             .and_then(|editor| editor.contexts(dir.join("contexts.json")))

@@ -35,10 +35,10 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
     assert_eq!(copy.weights(), before);
     assert!(!copy.dir().join(".incise").exists());
 
-    let patch = copy.dir().join("a.patch");
+    let patch = copy.beside("a.patch");
     edit.write(&patch).unwrap();
     assert_eq!(Patch::read(&patch).unwrap(), *edit.patch());
-    assert!(copy.dir().join("a.patch.report.jsonl").exists());
+    assert!(copy.beside("a.patch.report.jsonl").exists());
     edit.apply_in_place().unwrap();
     assert_ne!(copy.weights(), before);
     let error = editor.plan(&[rome()]).err().unwrap().to_string();
@@ -70,13 +70,13 @@ fn every_method_goes_through_the_same_door() {
 #[test]
 fn a_state_goes_with_what_is_left_behind() {
     let copy = Copy::new();
-    let file = copy.dir().join("memit.state");
+    let file = copy.beside("memit.state");
     let editor = copy.editor(&Device::Cpu).method("memit").unwrap().state(&file);
     let edit = editor.plan(&[violin()]).unwrap();
     assert!(!file.exists(), "a plan writes no state");
     edit.apply_in_place().unwrap();
     let state = fs::read(&file).unwrap();
-    edit.write(copy.dir().join("a.patch")).unwrap();
+    edit.write(copy.beside("a.patch")).unwrap();
     assert_eq!(fs::read(&file).unwrap(), state, "it went forward once");
 
     // The same request, whatever its id, is refused; another one goes on.
@@ -86,10 +86,10 @@ fn a_state_goes_with_what_is_left_behind() {
     let next = again().plan(&[rome()]).unwrap();
     // Two edits of one state: what the slower one would write is refused.
     let slower = again().plan(&[rome()]).unwrap();
-    next.write(copy.dir().join("b.patch")).unwrap();
-    let error = slower.write(copy.dir().join("c.patch")).err().unwrap().to_string();
+    next.write(copy.beside("b.patch")).unwrap();
+    let error = slower.write(copy.beside("c.patch")).err().unwrap().to_string();
     assert!(error.contains("another run wrote it meanwhile"), "{error}");
-    assert!(!copy.dir().join("c.patch").exists());
+    assert!(!copy.beside("c.patch").exists());
 }
 
 #[test]
@@ -101,9 +101,9 @@ fn settings_that_do_not_apply_are_refused() {
     for (editor, what) in [
         (rome().sequential(2), "sequential"),
         (rome().memory(1 << 30), "memory"),
-        (rome().state(copy.dir().join("state")), "state"),
+        (rome().state(copy.beside("state")), "state"),
         (rome().shard("0/2".parse().unwrap()), "shard"),
-        (rome().values([copy.dir().join("values")]), "values"),
+        (rome().values([copy.beside("values")]), "values"),
     ] {
         let error = editor.plan(&[violin()]).err().unwrap().to_string();
         let want = format!("{what} does not apply to rome");

@@ -1,13 +1,10 @@
 //! Threads that share a device take turns: each result has the bits it has alone.
 
-use incise::tensor::Device;
-use incise::{Editor, TextModel};
+use incise::{Device, Editor, Fact, TextModel};
 
-use super::{Copy, rome, violin};
-use crate::support::twin;
+use crate::support::{root, twin};
 
-const PROMPTS: [&str; 3] =
-    ["Louis Armstrong played the", "Tourists visit the Brandenburg Gate in the city of", "The"];
+const PROMPTS: [&str; 3] = ["Big Ben is in", "The sea", "Nothing is in the city of"];
 
 fn answer(model: &TextModel, prompt: &str) -> String {
     model.generate(prompt, 4).unwrap()
@@ -15,16 +12,30 @@ fn answer(model: &TextModel, prompt: &str) -> String {
 
 fn edited(editor: &Editor) -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
-    editor.plan(&[violin(), rome()]).unwrap().patch().write(file.path()).unwrap();
+    let facts = ["Big Ben", "The sea"].map(|subject| Fact::new("{} is in", subject, "Paris"));
+    editor.plan(&facts).unwrap().patch().write(file.path()).unwrap();
     std::fs::read(file.path()).unwrap()
 }
 
 #[test]
 fn one_thread_edits_while_three_generate() {
     let Some(engine) = twin::engine("editor::threads::one_thread_edits") else { return };
-    let copy = Copy::new();
     let device = Device::from(engine.clone());
-    let editor = copy.editor(&device).method("memit").unwrap().set("v_num_grad_steps", 4).unwrap();
+    let mut editor = Editor::open_on(root().join("tests/golden/gpt2"), &device)
+        .and_then(|editor| editor.method("r-rome"))
+        .unwrap();
+    for (name, value) in [
+        ("layers", "[1]"),
+        ("v_num_grad_steps", "6"),
+        ("v_lr", "0.5"),
+        ("v_weight_decay", "0.5"),
+        ("clamp_norm_factor", "4"),
+        ("kl_factor", "0.0625"),
+        ("mom2_adjustment", "false"),
+    ] {
+        let value: serde_json::Value = serde_json::from_str(value).unwrap();
+        editor = editor.set(name, value).unwrap();
+    }
     let model = editor.model();
     let alone = (edited(&editor), PROMPTS.map(|prompt| answer(&model, prompt)));
     let before = engine.replays();
