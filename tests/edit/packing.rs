@@ -80,7 +80,7 @@ fn batches_and_pieces_are_filled_up() {
         assert_eq!(piece.read[row], 0, "any row will do");
         assert_eq!(layout.losses[row], RowLoss::CrossEntropy { target: 0, weight: 0.0 });
     }
-    assert_eq!(layout.groups, [0..3], "they belong to no fact");
+    assert_eq!(layout.groups, std::slice::from_ref(&(0..3)), "they belong to no fact");
 }
 
 #[test]
@@ -107,6 +107,6 @@ fn facts_that_are_left_keep_their_rows() {
     let tokens = (7..17).collect();
     assert_eq!(left, Retained { facts: vec![1, 2], cache: vec![0..5, 7..9, 9..11], tokens });
     let none = retained(&packed, &[false; 3], 5);
-    let only_shared = Vec::from([0..5]);
+    let only_shared = std::iter::once(0..5).collect();
     assert_eq!(none, Retained { facts: vec![], cache: only_shared, tokens: vec![] });
 }

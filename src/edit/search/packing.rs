@@ -232,8 +232,8 @@ pub struct Retained {
 /// What is left where facts leave at which `keep` is false; the first `shared` rows of the cache
 /// belong to all.
 pub fn retained(facts: &[PackedFact], keep: &[bool], shared: usize) -> Retained {
-    let mut left =
-        Retained { facts: Vec::new(), cache: Vec::from([0..shared]), tokens: Vec::new() };
+    let mut left = Retained { facts: Vec::new(), cache: Vec::new(), tokens: Vec::new() };
+    left.cache.push(0..shared);
     let (mut cached, mut token) = (shared, 0);
     for (i, fact) in facts.iter().enumerate() {
         let own = cached..cached + fact.own_prefix();
