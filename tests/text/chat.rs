@@ -100,7 +100,7 @@ fn templates_that_fail_name_file_and_line() {
     ] {
         let error = jinja(text);
         assert!(error.contains("chat_template.jinja: ") && error.contains(line), "{error}");
-        assert!(error.contains(what) && error.contains("--chat"), "{error}");
+        assert!(error.contains(what) && error.contains("without it"), "{error}");
     }
     let config = |value: Value| {
         let text = json!({"chat_template": value}).to_string();
