@@ -10,11 +10,14 @@
 //! What must not be lost stands behind it: values found for another model are never handed back
 //! ([`Cache`](crate::edit::cache::Cache)), a state learns each request once and goes with its
 //! patches ([`state`]), conflicts between requests are settled by rule, outputs never replace
-//! inputs ([`crate::store::place`]), and weights are written through a journal.
+//! inputs (`editor/places.rs`), and weights are written through a journal.
 
 pub mod edit;
+mod opened;
+mod places;
 pub mod prepared;
 pub mod report;
+mod settings;
 pub mod state;
 pub mod text_model;
 
@@ -24,29 +27,23 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::base::remedy::Operation;
-use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
+use crate::base::{Error, Progress, Remedy, Result, Share};
 use crate::data::conflicts::OnConflict;
 use crate::data::{Contexts, Fact, request};
 use crate::edit::apply;
 use crate::edit::hparams::HparamSet;
-use crate::edit::method::Method;
 use crate::edit::methods;
-use crate::edit::state::State;
-use crate::edit::value_store::ValueStore;
-use crate::model::{Model, SearchPrecision, fingerprint, load};
-use crate::store::place::{check_distinct, check_place, check_replaced};
+use crate::model::SearchPrecision;
 use crate::store::record::LogEntry;
-use crate::store::write::beside;
-use crate::store::{Bytes, Checkpoint, Patch};
 use crate::tensor::Device;
-use crate::text::{Chat, Tokenizer};
+use crate::text::Chat;
+
+use opened::Opened;
+use settings::Settings;
 
 pub use edit::Edit;
 pub use prepared::Prepared;
 pub use text_model::TextModel;
-
-/// Where the facts of a call come from, in errors.
-const CALLER: &str = "facts";
 
 /// A model, a method and its settings. Clones share the model.
 #[derive(Clone)]
@@ -55,40 +52,9 @@ pub struct Editor {
     settings: Settings,
 }
 
-/// A checkpoint and what was read from it.
-struct Opened {
-    dir: PathBuf,
-    device: Device,
-    checkpoint: Checkpoint,
-    model: Model,
-    tokenizer: Arc<Tokenizer>,
-    fingerprint: String, // of the model without its editable matrices
-}
-
-/// What may be set; `None` where a default holds.
-#[derive(Clone)]
-struct Settings {
-    method: Option<&'static dyn Method>,
-    hparams: Option<PathBuf>,
-    set: Vec<(String, Value, String)>, // with who set it
-    statistics: Option<PathBuf>,
-    contexts: Option<(PathBuf, Contexts)>,
-    chat: Option<Arc<Chat>>,
-    on_conflict: OnConflict,
-    without: Vec<String>,
-    memory: Option<u64>,
-    seed: u64,
-    sequential: usize, // 0: all at once
-    state: Option<PathBuf>,
-    shard: Option<Share>,
-    cache: Option<PathBuf>,
-    values: Vec<PathBuf>,
-    output: Option<PathBuf>,
-    progress: Arc<dyn Progress + Send + Sync>,
-}
-
 impl Editor {
-    /// Opens a checkpoint folder on the CPU, by memory map; no weight is read.
+    /// Opens a checkpoint folder on the CPU, by memory map: of the weights only samples
+    /// are read, for the model's fingerprint.
     ///
     /// # Errors
     ///
@@ -104,26 +70,8 @@ impl Editor {
     /// As [`open`](Editor::open); a device that does not start.
     pub fn open_on(dir: impl AsRef<Path>, device: &Device) -> Result<Editor> {
         let dir = dir.as_ref();
-        let opened = Opened::new(dir, device)?;
-        let settings = Settings {
-            method: None,
-            hparams: None,
-            set: Vec::new(),
-            statistics: None,
-            contexts: None,
-            chat: None,
-            on_conflict: OnConflict::Error,
-            without: Vec::new(),
-            memory: None,
-            seed: 0,
-            sequential: 0,
-            state: None,
-            shard: None,
-            cache: None,
-            values: Vec::new(),
-            output: None,
-            progress: Arc::new(Quiet),
-        };
+        let opened = Opened::new(dir, device, SearchPrecision::Exact)?;
+        let settings = Settings::default();
         Ok(Editor { opened: Arc::new(opened), settings })
     }
 
@@ -133,7 +81,8 @@ impl Editor {
     ///
     /// No such device; one that does not start.
     pub fn device(mut self, name: &str) -> Result<Editor> {
-        self.opened = Arc::new(Opened::new(&self.opened.dir, &Device::parse(name)?)?);
+        self.opened =
+            Arc::new(self.opened.on(&Device::parse(name)?, self.opened.model.search_precision)?);
         Ok(self)
     }
 
@@ -143,15 +92,7 @@ impl Editor {
     ///
     /// A device without such products: the CPU.
     pub fn fast_search(mut self) -> Result<Editor> {
-        if self.opened.model.compute.engine().is_none() {
-            let what = "a fast search: the CPU has no fast products";
-            let remedy = Remedy::from("search exactly, or on a GPU");
-            let remedy = remedy.option("device", Some("cuda:0"));
-            return Err(Error::refused(what, remedy));
-        }
-        let mut opened = Opened::new(&self.opened.dir, &self.opened.device)?;
-        opened.model.search_precision = SearchPrecision::Fast;
-        self.opened = Arc::new(opened);
+        self.opened = Arc::new(self.opened.on(&self.opened.device, SearchPrecision::Fast)?);
         Ok(self)
     }
 
@@ -299,65 +240,11 @@ impl Editor {
         self
     }
 
-    /// Says where the patch (of a shard: the values) will be written. That is checked now, rather
-    /// than after hours of work, and what is found is kept beside it in `FILE.kept/`.
-    ///
-    /// # Errors
-    ///
-    /// A place that cannot be written, that would replace what is read or a file of another kind.
-    pub fn output(mut self, file: impl Into<PathBuf>) -> Result<Editor> {
-        let file = file.into();
-        let (older, what) = match self.settings.shard {
-            Some(_) => (ValueStore::read(&file).is_ok(), "file of values"),
-            None => (Patch::read(&file).is_ok(), "patch"),
-        };
-        let inputs = self.inputs();
-        check_place(&file, &inputs)?;
-        check_replaced(&file, older, what)?;
-        let report = report::path(&file);
-        check_place(&report, &inputs)?;
-        check_replaced(&report, report::is_report(&report), "report of an edit")?;
-        let cache = beside(&file, ".kept");
-        let mut outputs = vec![cache.as_path(), &report, &file];
-        let before = self.settings.state.as_deref().map(state::before);
-        if let (Some(state), Some(before)) = (&self.settings.state, &before) {
-            check_place(state, &inputs)?;
-            check_replaced(before, State::is_state(before), "state")?;
-            outputs.extend([state.as_path(), before]);
-        }
-        check_distinct(&outputs)?;
-        self.outside(&cache, &inputs)?;
-        self.settings.cache.get_or_insert(cache);
-        self.settings.output = Some(file);
-        Ok(self)
-    }
-
-    /// Refuses a cache folder that holds what is read, but for values.
-    fn outside(&self, cache: &Path, inputs: &[&Path]) -> Result<()> {
-        let inside = |input: &Path| match (input.canonicalize(), cache.canonicalize()) {
-            (Ok(path), Ok(cache)) => {
-                path.starts_with(cache) && !self.settings.values.iter().any(|v| v == input)
-            }
-            _ => false,
-        };
-        match inputs.iter().any(|input| inside(input)) {
-            true => {
-                let what = "is where what is found would be kept, and holds what is read";
-                Err(Error::input(cache, "cache", what, "name another patch"))
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// Files and folders that are read.
-    fn inputs(&self) -> Vec<&Path> {
-        let settings = &self.settings;
-        let contexts = settings.contexts.as_ref().map(|(file, _)| file.as_path());
-        let files = [settings.statistics.as_deref(), settings.hparams.as_deref(), contexts];
-        let mut inputs: Vec<&Path> = files.into_iter().flatten().collect();
-        inputs.push(&self.opened.dir);
-        inputs.extend(settings.values.iter().map(PathBuf::as_path));
-        inputs
+    /// Says where the patch (of a shard: the values) will be written, so that the place is checked
+    /// before the work, and what is found is kept beside it in `FILE.kept/`.
+    pub fn output(mut self, file: impl Into<PathBuf>) -> Editor {
+        self.settings.output = Some(file.into());
+        self
     }
 
     /// Makes facts ready to be planned: settles conflicts, reads hyperparameters, tokenises.
@@ -367,7 +254,8 @@ impl Editor {
     ///
     /// No method; settings that contradict each other or the model; facts that are broken.
     pub fn prepare(&self, facts: &[Fact]) -> Result<Prepared> {
-        Prepared::new(self, Path::new(CALLER), request::checked(CALLER, facts)?)
+        let facts = request::checked(prepared::CALLER, facts)?;
+        Prepared::new(self.opened.clone(), self.settings.clone(), None, facts)
     }
 
     /// The same for the facts of a file: JSON Lines or a JSON array; native, CounterFact, zsRE,
@@ -377,11 +265,9 @@ impl Editor {
     ///
     /// As [`prepare`](Editor::prepare); a file with a broken record.
     pub fn prepare_file(&self, file: impl AsRef<Path>) -> Result<Prepared> {
-        let file = file.as_ref();
-        if let Some(output) = &self.settings.output {
-            check_place(output, &[file])?;
-        }
-        Prepared::new(self, file, request::read(file)?)
+        let facts = request::read(&file)?;
+        let file = Some(file.as_ref().to_owned());
+        Prepared::new(self.opened.clone(), self.settings.clone(), file, facts)
     }
 
     /// Plans the change of facts. Touches nothing but the cache, if there is one.
@@ -401,32 +287,6 @@ impl Editor {
     /// The folder of the checkpoint.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
-    }
-
-    /// The stored bytes of a layer's edited matrix.
-    fn stored(&self, l: usize) -> Result<Bytes> {
-        let name = &self.opened.model.editable(l).tensor;
-        let tensor = self.opened.checkpoint.tensor(name)?;
-        Ok(tensor.expect("the model was loaded from it").bytes)
-    }
-
-    /// The method that was chosen.
-    fn chosen(&self) -> Result<&'static dyn Method> {
-        self.settings.method.ok_or_else(|| {
-            let names = methods::METHODS.map(|m| m.about().name).join(", ");
-            let remedy = Remedy::from(format!("choose one of {names}")).option("method", None);
-            Error::refused("no method was chosen", remedy)
-        })
-    }
-}
-
-impl Opened {
-    fn new(dir: &Path, device: &Device) -> Result<Opened> {
-        let (checkpoint, model) = load::open(dir, device)?;
-        let tokenizer = Arc::new(Tokenizer::open(dir)?);
-        let fingerprint = fingerprint(&checkpoint)?;
-        let (dir, device) = (dir.to_owned(), device.clone());
-        Ok(Opened { dir, device, checkpoint, model, tokenizer, fingerprint })
     }
 }
 

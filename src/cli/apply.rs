@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::output::Terminal;
 use crate::base::Result;
 use crate::base::units::{counted, percent};

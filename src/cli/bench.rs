@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::context::Context;
 use crate::base::units::metric;
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};

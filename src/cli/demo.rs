@@ -6,8 +6,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::context::Context;
+use super::embedded;
 use super::report::share;
-use super::{Context, embedded};
 use crate::base::file::read_file;
 use crate::base::units::percent;
 use crate::base::{Error, Progress, Result};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::base::Result;
 use crate::base::units::metric;
 use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Context, memory, report, stages};
-use crate::base::units::{count, counted};
+use super::context::Context;
+use super::{memory, report, stages};
+use crate::base::units::{count, counted, metric};
 use crate::base::{Error, Result, Share, Stage};
 use crate::data::Fact;
 use crate::data::conflicts::OnConflict;
@@ -85,10 +86,13 @@ pub struct EditCommand {
 
 /// The hyperparameters of each method, for `--help`.
 fn hyperparameters() -> String {
-    let mut help = "Hyperparameters (incise methods NAME describes them):".to_owned();
+    let mut help = "Hyperparameters (`incise methods NAME` describes them):".to_owned();
     for method in METHODS {
-        let names: Vec<&str> = method.params().iter().map(|p| p.name).collect();
-        help += &format!("\n  {:<10} {}", method.about().name, names.join(" "));
+        help += &format!("\n  {}", method.about().name);
+        for names in method.params().chunks(4) {
+            let names: Vec<&str> = names.iter().map(|param| param.name).collect();
+            help += &format!("\n      {}", names.join(" "));
+        }
     }
     help
 }
@@ -165,7 +169,7 @@ impl EditCommand {
         if let Some(share) = self.shard {
             editor = editor.shard(share);
         }
-        editor.output(&self.output)
+        Ok(editor.output(&self.output))
     }
 
     /// What would be done, and what it would take.
@@ -196,6 +200,10 @@ impl EditCommand {
         costs.iter().filter(|(_, value)| !value.is_null()).try_for_each(|(name, value)| match value
         {
             Value::String(text) => context.terminal.line(format!("{name}: {text}")),
+            flop if name == "flop" => {
+                let flop = metric(flop.as_f64().unwrap_or_default());
+                context.terminal.line(format!("{name}: {flop}"))
+            }
             number => context.terminal.line(format!("{name}: {number}")),
         })
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
 use super::apply::{say, tensors};
+use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
 use crate::base::{Error, Progress, Result};

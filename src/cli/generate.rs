@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::base::{Error, Progress, Result};
 use crate::editor::Editor;
 use crate::editor::text_model::Generation;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::base::units::{count, metric};
 use crate::base::{Error, Result};
 use crate::edit::apply;

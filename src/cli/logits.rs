@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::base::file::read_text;
 use crate::base::units::counted;
 use crate::base::{DType, Error, Progress, Result, Stage};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::base::Result;
 use crate::base::units::counted;
 use crate::edit::value_store::ValueStore;

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::context::Context;
 use crate::base::Result;
 use crate::edit::method::{Batching, Method};
 use crate::edit::methods::{METHODS, find};
@@ -35,6 +35,7 @@ impl Methods {
             context
                 .terminal
                 .line(format!("{:<10} facts {facts}; changes {}", "", about.changes))?;
+            context.terminal.line(format!("{:<10} needs {}", "", about.needs))?;
         }
         if self.name.is_some() {
             context.terminal.line("")?;
@@ -56,15 +57,15 @@ fn method_json(method: &dyn Method) -> Value {
     let params: Vec<Value> = method.params().iter().map(|p| param_json(p)).collect();
     json!({
         "name": about.name, "summary": about.summary, "paper": about.paper,
-        "changes": about.changes, "together": method.batching() == Batching::Together,
+        "changes": about.changes, "needs": about.needs, "together": method.batching() == Batching::Together,
         "parameters": params,
     })
 }
 
 fn param_json(param: &Param) -> Value {
     let default: Option<Value> = match param.absent {
-        Absent::Default(value) => serde_json::from_str(value).ok(),
-        _ => None,
+        Absent::Default(value) | Absent::Unused(value) => serde_json::from_str(value).ok(),
+        Absent::Needed => None,
     };
     json!({
         "name": param.name, "takes": param.kind.words(), "needed": param.absent == Absent::Needed,

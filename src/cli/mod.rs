@@ -1,10 +1,11 @@
-//! Floor 8: the commands, one file each. Only this floor prints: results on standard output,
+//! Floor 9: the commands, one file each. Only this floor prints: results on standard output,
 //! progress and warnings on standard error.
 //!
 //! Exit codes: 0 done, 1 failed (with the chain of causes on one line), 2 wrong usage.
 
 mod apply;
 mod bench;
+mod context;
 mod demo;
 mod doctor;
 mod edit;
@@ -30,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::base::catch_device_error;
 use crate::base::{Error, Result};
 use crate::tensor::Device;
+use context::Context;
 use output::Terminal;
 
 /// Edits facts inside transformer language models, in the weights themselves.
@@ -89,14 +91,6 @@ enum Command {
     Log(apply::Log),
     /// Measure kernels and stages against the machine's limits
     Bench(bench::Bench),
-}
-
-/// What a command runs with.
-struct Context {
-    device: Device,
-    seed: u64,
-    json: bool,
-    terminal: Terminal,
 }
 
 /// Runs the program and chooses its exit code.

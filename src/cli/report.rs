@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Context, stages};
+use super::context::Context;
+use super::stages;
 use crate::base::units::{counted, percent};
 use crate::base::{Progress, Result};
 use crate::data::Fact;

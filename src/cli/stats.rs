@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::ranges::{self, Layers};
 use crate::base::units::{count, counted, metric};
 use crate::base::{Error, Progress, Result, Share};

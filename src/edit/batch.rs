@@ -52,8 +52,7 @@ pub fn plan<'a>(
     form: MakeForm<'_, 'a>,
 ) -> Result<Plan> {
     let weights = on.cache.as_ref().map(|cache| cache.weights().to_owned()).unwrap_or_default();
-    let model = on.model.clone();
-    catch_device_error(|| Run { on, search, by, model, weights }.plan(facts, form))
+    catch_device_error(|| Run { on, search, by, weights }.plan(facts, form))
 }
 
 /// c of the norm anchor, measured on a sample of facts on the model as it is.
@@ -96,13 +95,13 @@ struct Run<'r, 'a> {
     on: &'r mut Context<'a>,
     search: &'r Search,
     by: &'r Params,
-    /// The model as the batches so far left it, and a name for its weights if there is a cache.
-    model: Model,
+    /// A name for the weights as the batches so far left them, if there is a cache.
     weights: String,
 }
 
-/// What a batch came to: each fact's value and z − t₀, and the layers.
+/// What a batch came to: the changed model, each fact's value and z − t₀, and the layers.
 struct Batch {
+    model: Model,
     values: Vec<(TargetValue, Vec<f64>)>,
     layers: Vec<LayerChange>,
 }
@@ -110,7 +109,7 @@ struct Batch {
 impl<'a> Run<'_, 'a> {
     fn plan(mut self, facts: &[TokenizedFact], form: MakeForm<'_, 'a>) -> Result<Plan> {
         let rows: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
-        let before = probabilities(&self.model, &rows, self.on.progress)?;
+        let before = probabilities(self.on.model, &rows, self.on.progress)?;
         if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
             let sample = self.sample(facts);
             let c = anchor_of(self.on, &sample, self.search, self.by)?;
@@ -122,17 +121,19 @@ impl<'a> Run<'_, 'a> {
         let mut form = form(&mut state)?;
         let size = if self.on.sequential == 0 { facts.len() } else { self.on.sequential };
         let batches: Vec<&[TokenizedFact]> = facts.chunks(size.max(1)).collect();
+        let mut model = self.on.model.clone();
         let mut found = Vec::new();
         let mut changes = BTreeMap::<usize, Vec<LayerChange>>::new();
         for (b, batch) in batches.iter().enumerate() {
             let learns = self.on.carries || b + 1 < batches.len();
-            let Batch { values, layers } = self.batch(batch, &mut *form, c, &carried, learns)?;
-            found.extend(values);
-            for change in layers {
+            let done = self.batch(model, batch, &mut *form, c, &carried, learns)?;
+            model = done.model;
+            found.extend(done.values);
+            for change in done.layers {
                 changes.entry(change.layer).or_default().push(change);
             }
         }
-        let after = probabilities(&self.model, &rows, self.on.progress)?;
+        let after = probabilities(&model, &rows, self.on.progress)?;
         let report = |(i, fact): (usize, &TokenizedFact)| {
             let (value, moved) = &found[i];
             FactReport::new(fact, value, [before[i], after[i]], How::Together { moved })
@@ -140,12 +141,13 @@ impl<'a> Run<'_, 'a> {
         let facts = facts.iter().enumerate().map(report).collect();
         form.give_back(&mut state);
         let layers = changes.into_values().map(|all| total(self.on.model, all)).collect();
-        Ok(Plan { model: self.model, facts, layers, state })
+        Ok(Plan { model, facts, layers, state })
     }
 
     /// Changes the model so that it says one batch's facts; `carried` names the state.
     fn batch(
         &mut self,
+        model: Model,
         facts: &[TokenizedFact],
         form: &mut dyn ClosedForm,
         c: Option<f64>,
@@ -154,47 +156,45 @@ impl<'a> Run<'_, 'a> {
     ) -> Result<Batch> {
         let progress = self.on.progress;
         let facts: Vec<&TokenizedFact> = facts.iter().collect();
-        let values = values(self.on, &self.model, &self.weights, &facts, self.search)?;
+        let values = values(self.on, &model, &self.weights, &facts, self.search)?;
         let rows: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
         let layers = self.by.layers();
         let site = self.search.push.site;
         progress.at(Stage::Layer, 0, layers.len() as u64);
         let contexts = self.on.contexts;
-        let reader = Reader::new(&self.model, &rows, contexts, layers[0], self.on.memory / 2);
+        let reader = Reader::new(&model, &rows, contexts, layers[0], self.on.memory / 2);
         let moved: Vec<Vec<f64>> = match c {
             None => values.iter().map(|value| value.delta.clone()).collect(),
             Some(c) => {
-                let v0 = mlp_outputs(&self.model, &reader, site.layer, progress)?;
+                let v0 = mlp_outputs(&model, &reader, site.layer, progress)?;
                 let anchored =
                     |(value, v0): (&TargetValue, &Vec<f64>)| anchor::anchored(v0, &value.delta, c);
                 values.iter().zip(&v0).map(anchored).collect()
             }
         };
-        let z =
-            Mat::from_fn(self.model.arch.width, values.len(), |i, j| values[j].t0[i] + moved[j][i]);
+        let z = Mat::from_fn(model.arch.width, values.len(), |i, j| values[j].t0[i] + moved[j][i]);
         let key = batch_key([&self.weights, carried], self.by, &*form, contexts, &z);
         let mut stored = StoredLayers {
             cache: self.on.cache.as_deref(),
             layers,
             form: &*form,
-            sizes: [self.model.arch.width, self.model.arch.inner],
+            sizes: [model.arch.width, model.arch.inner],
             keys: vec![key],
         };
         // The model as it was is let go layer by layer.
-        let model = std::mem::replace(&mut self.model, self.on.model.clone());
         let spread = Spread { layers, site, z: &z };
         let (model, changes) = spread.run(model, &reader, &*form, &mut stored, progress)?;
         if stored.cache.is_some() {
             self.weights = stored.key(layers.len() - 1)?;
         }
-        self.model = model;
         if learns {
             for &layer in layers {
-                let (k, _) = reader.look(&self.model, layer, site, progress)?;
+                let (k, _) = reader.look(&model, layer, site, progress)?;
                 form.learn(layer, &k);
             }
         }
-        Ok(Batch { values: values.into_iter().zip(moved).collect(), layers: changes })
+        let values = values.into_iter().zip(moved).collect();
+        Ok(Batch { model, values, layers: changes })
     }
 
     /// A seeded sample of the facts for the norm anchor.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::cost::{Cost, Solves};
 use super::facts::TokenizedFact;
-use super::method::{Batching, Context, Needs};
+use super::method::{Context, Needs};
 use super::params::{self, Absent, Param, ParamKind, Params};
 use super::search::memory::{SearchMemory, max_tokens};
 use super::search::packing::suffix_tokens;
@@ -27,15 +27,15 @@ pub const MOM2_UPDATE_WEIGHT: Param = Param {
 pub const NORM_ANCHOR: Param = Param {
     name: "norm_anchor",
     kind: ParamKind::Switch,
-    absent: Absent::Unused,
+    absent: Absent::Unused("false"),
     about: "Whether values keep the length they had on the first model (arXiv:2602.02543).",
 };
 /// How many facts the anchor is measured on.
 pub const NORM_ANCHOR_SAMPLES: Param = Param {
     name: "norm_anchor_samples",
     kind: ParamKind::Count,
-    absent: Absent::Unused,
-    about: "Facts the norm anchor is measured on; 100 where it is not given.",
+    absent: Absent::Unused("100"),
+    about: "Facts the norm anchor is measured on.",
 };
 /// Of methods that the norm anchor was not made for.
 pub const NO_NORM_ANCHOR: Param = Param {
@@ -47,7 +47,7 @@ pub const NO_NORM_ANCHOR: Param = Param {
 pub const MOM2_ADJUSTMENT_ON: Param = Param {
     name: "mom2_adjustment",
     kind: ParamKind::Only("true"),
-    absent: Absent::Unused,
+    absent: Absent::Unused("true"),
     about: "Whether C shapes the change; here it always does.",
 };
 
@@ -76,9 +76,9 @@ pub fn search(by: &Params, arch: &Arch, at: At) -> Search {
     }
 }
 
-/// C of every edited layer, all facts together, and a state if wanted.
+/// C of every edited layer, and a state if wanted.
 pub fn needs(by: &Params) -> Needs {
-    Needs { statistics: by.layers().to_vec(), facts: Batching::Together, state: true }
+    Needs { statistics: by.layers().to_vec(), state: true }
 }
 
 /// What has to stay the same while a state is carried on, `more` included.

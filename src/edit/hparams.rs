@@ -204,7 +204,7 @@ impl HparamSet {
         match (self.get(param.name), param.absent) {
             (Some(value), _) => Ok(Some(value.clone())),
             (None, Absent::Default(value)) => Ok(Some(parsed(value))),
-            (None, Absent::Unused) => Ok(None),
+            (None, Absent::Unused(_)) => Ok(None),
             (None, Absent::Needed) => {
                 Err(self.bad(param.name, "is given nowhere, and no preset fits the model"))
             }

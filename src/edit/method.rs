@@ -2,7 +2,7 @@
 //!
 //! A method is one file under [`methods`](super::methods), listed in its registry. What methods
 //! for many facts share (batches, values found before, layers) is in [`batch`](super::batch), and
-//! the search of a fact's value in [`value`](super::value), so that a method states its formula
+//! the search of a fact's value in [`search`](super::search), so that a method states its formula
 //! and little else.
 
 use std::path::Path;
@@ -35,6 +35,8 @@ pub struct About {
     pub paper: &'static str,
     /// What of a model it changes.
     pub changes: &'static str,
+    /// What it reads besides the model.
+    pub needs: &'static str,
     /// The method whose presets it takes: its own name, but for variants with the same numbers.
     pub presets: &'static str,
 }
@@ -44,8 +46,6 @@ pub struct About {
 pub struct Needs {
     /// Layers whose key statistics it reads.
     pub statistics: Vec<usize>,
-    /// How it takes facts.
-    pub facts: Batching,
     /// Whether it carries a state from one edit to the next, if asked to.
     pub state: bool,
 }
@@ -98,7 +98,7 @@ pub trait Method: Send + Sync {
     ///
     /// # Errors
     ///
-    /// A tensor that is missing, unknown or of a wrong shape.
+    /// A tensor that is missing or of a wrong shape.
     fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()>;
 
     /// Plans the change of all facts.

@@ -67,8 +67,8 @@ pub enum Absent {
     Needed,
     /// This value, as JSON: the same in the field for all models.
     Default(&'static str),
-    /// The method goes on without what it switches on.
-    Unused,
+    /// The method goes on, as these words say.
+    Unused(&'static str),
 }
 
 /// As a factor of what is added to KKᵀ: f64 resolves 2·10⁻¹⁶ of a sum.
@@ -101,11 +101,13 @@ impl Range {
     /// The range in words.
     pub fn words(self) -> String {
         match self {
-            Range::FromZero => "a number from 0".to_owned(),
-            Range::Positive => "a number above 0".to_owned(),
+            Range::FromZero => format!("a number from 0 to {LARGEST:e}"),
+            Range::Positive => format!("a number above 0, up to {LARGEST:e}"),
             Range::Weight => format!("a number from 0 to {LARGEST_WEIGHT}"),
-            Range::AboveRounding => format!("a number from {SMALLEST_RIDGE:e}"),
-            Range::ZeroOrAboveRounding => format!("0, or a number from {SMALLEST_RIDGE:e}"),
+            Range::AboveRounding => format!("a number from {SMALLEST_RIDGE:e} to {LARGEST:e}"),
+            Range::ZeroOrAboveRounding => {
+                format!("0, or a number from {SMALLEST_RIDGE:e} to {LARGEST:e}")
+            }
         }
     }
 }
@@ -132,7 +134,7 @@ impl Absent {
         match self {
             Absent::Needed => "an error, unless a preset has it",
             Absent::Default(value) => value,
-            Absent::Unused => "as said",
+            Absent::Unused(meaning) => meaning,
         }
     }
 }
@@ -253,15 +255,11 @@ pub const KL_FACTOR: Param = Param {
 pub const V_LOSS_LAYER: Param = Param {
     name: "v_loss_layer",
     kind: ParamKind::LossLayer,
-    absent: Absent::Unused,
-    about: "The layer after which the loss is read; the last one where it is not given.",
+    absent: Absent::Unused("the last layer"),
+    about: "The layer after which the loss is read.",
 };
 /// Of methods that read the loss after the last layer only.
-pub const V_LOSS_LAYER_LAST: Param = Param {
-    kind: ParamKind::LastLayer,
-    about: "The layer after which the loss is read.",
-    ..V_LOSS_LAYER
-};
+pub const V_LOSS_LAYER_LAST: Param = Param { kind: ParamKind::LastLayer, ..V_LOSS_LAYER };
 
 /// Choices of the public code of which one is made here.
 pub const FIXED: [Param; 6] = [
@@ -275,7 +273,7 @@ pub const FIXED: [Param; 6] = [
 
 const fn only(name: &'static str, value: &'static str) -> Param {
     let about = "A choice of the public code of which this one is made here.";
-    Param { name, kind: ParamKind::Only(value), absent: Absent::Unused, about }
+    Param { name, kind: ParamKind::Only(value), absent: Absent::Unused("as this one"), about }
 }
 
 /// Keys that only the reference implementations read; accepted and ignored.

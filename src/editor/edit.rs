@@ -5,19 +5,22 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::places;
+use super::prepared::Prepared;
 use super::report;
-use super::state::StateFile;
-use super::{Prepared, TextModel};
-use crate::base::Result;
+use super::state::{self, StateFile};
+use super::text_model::TextModel;
+use crate::base::units::count;
+use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report};
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
-use crate::edit::method::Plan;
+use crate::edit::method::{Batching, Plan};
 use crate::edit::solve::layers::LayerChange;
 use crate::edit::state::State;
-use crate::store::place::check_place;
+use crate::stats::Moment;
 use crate::store::{Metadata, Patch};
 
 /// A planned edit. No file was touched yet but the cache.
@@ -25,16 +28,50 @@ pub struct Edit {
     prepared: Prepared,
     plan: Plan,
     patch: Patch,
-    /// What goes forward with the first thing that is written; nothing once it has.
+    /// What is written with the first thing the edit leaves behind; nothing once it was.
     state: Mutex<Option<(StateFile, State)>>,
 }
 
+impl Prepared {
+    /// Plans the change of all facts. Nothing but the cache is touched.
+    ///
+    /// # Errors
+    ///
+    /// A checkpoint that was changed since it was opened; statistics or a state that do not fit; a
+    /// search that meets NaN, a system that cannot be solved; cancellation; a device out of memory.
+    pub fn plan(self) -> Result<Edit> {
+        let settings = &self.settings;
+        if settings.shard.is_some() {
+            let what = "a shard of an edit searches values, and plans nothing";
+            return Err(Error::refused(what, "search its values, or leave the shard out"));
+        }
+        self.opened.checkpoint.unchanged()?;
+        let progress = &*settings.progress;
+        let (state_file, state) = self.state()?;
+        self.check_statistics(&state)?;
+        let mut cache = self.open_cache()?;
+        self.remark_known(cache.as_ref());
+        if self.method.batching() == Batching::Together {
+            self.remark_cost(&self.cost_from(state.clone()));
+        }
+        let moments = |l| self.moment(l);
+        let plan = {
+            let mut context = self.context(&moments, cache.as_mut(), state);
+            catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
+        };
+        let plan = plan.map_err(|e| self.say_where_it_is(e, cache.is_some()))?;
+        for layer in plan.layers.iter().filter(|l| l.ridge.is_some()) {
+            warn_of_ridge(progress, &*self.moment(layer.layer)?, layer.ridge);
+        }
+        if let Some(file) = &state_file {
+            file.unchanged()?;
+        }
+        Edit::new(self, plan, state_file)
+    }
+}
+
 impl Edit {
-    pub(super) fn new(
-        prepared: Prepared,
-        mut plan: Plan,
-        state_file: Option<StateFile>,
-    ) -> Result<Edit> {
+    fn new(prepared: Prepared, mut plan: Plan, state_file: Option<StateFile>) -> Result<Edit> {
         let mut notes = prepared.notes.clone();
         notes["ridge"] = json!(plan.layers.iter().map(|l| l.ridge).collect::<Vec<_>>());
         for (name, value) in prepared.plan_notes()? {
@@ -46,14 +83,20 @@ impl Edit {
             contexts: prepared.contexts.to_json(),
             requests: request::digest(&prepared.requests),
             facts: prepared.requests.len() as u64,
-            model: prepared.editor.opened.fingerprint.clone(),
+            model: prepared.opened.fingerprint.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             notes,
         };
-        let changes = plan.changes(|l| prepared.editor.stored(l))?;
+        let changes = plan.changes(|l| prepared.opened.stored(l))?;
         let patch = Patch { changes, metadata };
-        let carried = std::mem::take(&mut plan.state);
-        let state = Mutex::new(state_file.map(|file| (file, carried)));
+        let mut state = std::mem::take(&mut plan.state);
+        if state_file.is_some() {
+            let changed = plan.layers.iter().any(|l| l.norm > 0.0);
+            state::learn(&mut state, changed, &prepared.learner())?;
+        }
+        // What was read of the weights just now has to be what was planned on.
+        prepared.opened.checkpoint.unchanged()?;
+        let state = Mutex::new(state_file.map(|file| (file, state)));
         Ok(Edit { prepared, plan, patch, state })
     }
 
@@ -103,7 +146,7 @@ impl Edit {
     ///
     /// None yet.
     pub fn model(&self) -> Result<TextModel> {
-        let opened = &self.prepared.editor.opened;
+        let opened = &self.prepared.opened;
         Ok(TextModel::new(&opened.dir, self.plan.model.clone(), &opened.tokenizer))
     }
 
@@ -116,7 +159,8 @@ impl Edit {
     /// wrote meanwhile.
     pub fn write(&self, file: impl AsRef<Path>) -> Result<()> {
         let file = file.as_ref();
-        check_place(file, &self.prepared.editor.inputs())?;
+        let Prepared { opened, settings, requests_file, .. } = &self.prepared;
+        places::check(opened, settings, requests_file.as_deref(), Some(file))?;
         self.unchanged_state()?;
         self.patch.write(file)?;
         report::write(&report::path(file), &self.lines())?;
@@ -136,9 +180,9 @@ impl Edit {
     ///
     /// A folder that is there already; a checkpoint that changed since it was opened.
     pub fn apply(&self, dir: impl AsRef<Path>) -> Result<Report> {
-        let opened = &self.prepared.editor.opened;
+        let opened = &self.prepared.opened;
         let patches = std::slice::from_ref(&self.patch);
-        let progress = &*self.prepared.editor.settings.progress;
+        let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let done = apply::to_folder(&opened.dir, patches, dir.as_ref(), &opened.device, progress)?;
         self.carry_state()?;
@@ -146,16 +190,17 @@ impl Edit {
     }
 
     /// Changes the checkpoint itself, through its journal; [`undo`](crate::undo) puts every byte
-    /// back. The state is written too, if there is one. The editor's model is of the weights as
-    /// they were: open the folder again to go on from here.
+    /// back. The state is written too, if there is one. The editor reads the weights where they
+    /// lie, so its model must not be used any more, and it refuses another plan: open the folder
+    /// again.
     ///
     /// # Errors
     ///
     /// A checkpoint that changed since it was opened, or that another process uses.
     pub fn apply_in_place(&self) -> Result<Report> {
-        let opened = &self.prepared.editor.opened;
+        let opened = &self.prepared.opened;
         let patches = std::slice::from_ref(&self.patch);
-        let progress = &*self.prepared.editor.settings.progress;
+        let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let done = apply::in_place(&opened.dir, patches, &opened.device, progress)?;
         self.carry_state()?;
@@ -168,10 +213,12 @@ impl Edit {
     ///
     /// A rank that servers do not take; a folder that is there already.
     pub fn export_lora(&self, dir: impl AsRef<Path>, rank: Option<usize>) -> Result<Adapter> {
-        let editor = &self.prepared.editor;
-        let base = editor.opened.dir.display().to_string();
-        let progress = &*editor.settings.progress;
-        export::lora(&self.patch, rank, Some(&base), dir.as_ref(), progress)
+        let base = self.prepared.opened.dir.display().to_string();
+        let progress = &*self.prepared.settings.progress;
+        self.unchanged_state()?;
+        let adapter = export::lora(&self.patch, rank, Some(&base), dir.as_ref(), progress)?;
+        self.carry_state()?;
+        Ok(adapter)
     }
 
     /// Writes the changed tensors in full, as the checkpoint stores them.
@@ -180,10 +227,13 @@ impl Edit {
     ///
     /// A checkpoint that changed since it was opened; a file that cannot be written.
     pub fn export_tensors(&self, file: impl AsRef<Path>) -> Result<Report> {
-        let opened = &self.prepared.editor.opened;
+        let opened = &self.prepared.opened;
         let patches = std::slice::from_ref(&self.patch);
-        let progress = &*self.prepared.editor.settings.progress;
-        apply::to_file(&opened.dir, patches, file.as_ref(), &opened.device, progress)
+        let progress = &*self.prepared.settings.progress;
+        self.unchanged_state()?;
+        let done = apply::to_file(&opened.dir, patches, file.as_ref(), &opened.device, progress)?;
+        self.carry_state()?;
+        Ok(done)
     }
 
     /// Refuses, before anything is written, a state that another run wrote meanwhile.
@@ -196,9 +246,23 @@ impl Edit {
     fn carry_state(&self) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((file, carried)) = &*state else { return Ok(()) };
-        let changed = self.plan.layers.iter().any(|l| l.norm > 0.0);
-        file.write(carried.clone(), changed, &self.prepared)?;
+        file.write(carried, &self.prepared.learner())?;
         *state = None;
         Ok(())
     }
+}
+
+/// Says that C was singular.
+fn warn_of_ridge(progress: &dyn Progress, moment: &Moment, ridge: Option<f64>) {
+    let Some(ridge) = ridge else { return };
+    let (tokens, f, l) = (count(moment.tokens), count(moment.f as u64), moment.layer);
+    let why = if moment.tokens < moment.f as u64 {
+        "collect more tokens for a sharper edit"
+    } else {
+        "some neurons never fire, or say the same as others"
+    };
+    progress.warn(&format!(
+        "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was added to \
+         its diagonal; {why}"
+    ));
 }

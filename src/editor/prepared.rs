@@ -1,16 +1,17 @@
 //! An edit that is ready to be planned: facts tokenised, parameters checked, costs known.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::edit::Edit;
-use super::state::StateFile;
-use super::{Editor, Settings};
+use super::opened::Opened;
+use super::places;
+use super::settings::Settings;
+use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
-use crate::base::units::{count, counted, metric};
+use crate::base::units::{counted, metric};
 use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
 use crate::data::conflicts::{Superseded, resolve};
 use crate::data::{Contexts, Fact};
@@ -30,13 +31,18 @@ use crate::stats::Moment;
 use crate::store::{model_fingerprint, tensor_fingerprint};
 use crate::text::{Chat, Frame};
 
+/// Where the facts of a call come from, in errors.
+pub(super) const CALLER: &str = "facts";
+
 /// An edit that is ready to be planned.
 pub struct Prepared {
-    pub(super) editor: Editor,
+    pub(super) opened: Arc<Opened>,
+    pub(super) settings: Settings,
     pub(super) method: &'static dyn Method,
     pub(super) hparams: HparamSet,
     pub(super) params: Params,
     pub(super) contexts: Contexts,
+    pub(super) requests_file: Option<PathBuf>,
     pub(super) requests: Vec<Fact>,
     pub(super) facts: Vec<TokenizedFact>,
     pub(super) superseded: Vec<Superseded>,
@@ -45,12 +51,17 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(editor: &Editor, file: &Path, requests: Vec<Fact>) -> Result<Prepared> {
-        let method = editor.chosen()?;
-        let settings = &editor.settings;
-        let opened = &editor.opened;
+    pub(super) fn new(
+        opened: Arc<Opened>,
+        settings: Settings,
+        requests_file: Option<PathBuf>,
+        requests: Vec<Fact>,
+    ) -> Result<Prepared> {
+        let method = settings.chosen()?;
+        places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
+        let file = requests_file.as_deref().unwrap_or(Path::new(CALLER));
         let progress = &*settings.progress;
-        applies(settings, method)?;
+        applies(&settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
         for (name, value, source) in &settings.set {
             hparams.put(name, value.clone(), source);
@@ -65,6 +76,9 @@ impl Prepared {
         let (requests, superseded) = resolve(file, requests, settings.on_conflict)?;
         warn_of_superseded(progress, &superseded);
         let params = hparams.resolve(method, &opened.model)?;
+        if settings.state.is_some() && !method.needs(&params, &State::default()).state {
+            return Err(does_not_apply("state", method));
+        }
         let contexts = match &settings.contexts {
             Some((_, contexts)) => contexts.clone(),
             None => contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?,
@@ -76,13 +90,14 @@ impl Prepared {
             "seed": settings.seed, "hyperparameters_from": hparams.sources(),
             "chat": chat.map(chat_json).transpose()?,
         });
-        let editor = editor.clone();
         Ok(Prepared {
-            editor,
+            opened,
+            settings,
             method,
             hparams,
             params,
             contexts,
+            requests_file,
             requests,
             facts,
             superseded,
@@ -122,7 +137,7 @@ impl Prepared {
 
     /// Bytes the searches may take.
     pub fn memory(&self) -> u64 {
-        let given = self.editor.settings.memory;
+        let given = self.settings.memory;
         given.or_else(|| self.model().spare()).unwrap_or_else(memory::spare)
     }
 
@@ -137,45 +152,9 @@ impl Prepared {
         Ok(self.cost_from(state))
     }
 
-    fn cost_from(&self, state: State) -> Cost {
+    pub(super) fn cost_from(&self, state: State) -> Cost {
         let moments = |l| self.moment(l);
         self.method.cost(&self.context(&moments, None, state), &self.facts, &self.params)
-    }
-
-    /// Plans the change of all facts. Nothing but the cache is touched.
-    ///
-    /// # Errors
-    ///
-    /// A checkpoint that was changed since it was opened; statistics or a state that do not fit; a
-    /// search that meets NaN, a system that cannot be solved; cancellation; a device out of memory.
-    pub fn plan(self) -> Result<Edit> {
-        let settings = &self.editor.settings;
-        if settings.shard.is_some() {
-            let what = "a shard of an edit searches values, and plans nothing";
-            return Err(Error::refused(what, "search its values, or leave the shard out"));
-        }
-        self.editor.opened.checkpoint.unchanged()?;
-        let progress = &*settings.progress;
-        let (state_file, state) = self.state()?;
-        self.check_statistics(&state)?;
-        let mut cache = self.open_cache()?;
-        self.remark_known(cache.as_ref());
-        if self.method.batching() == Batching::Together {
-            self.remark_cost(&self.cost_from(state.clone()));
-        }
-        let moments = |l| self.moment(l);
-        let plan = {
-            let mut context = self.context(&moments, cache.as_mut(), state);
-            catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
-        };
-        let plan = plan.map_err(|e| self.say_where_it_is(e))?;
-        for layer in plan.layers.iter().filter(|l| l.ridge.is_some()) {
-            warn_of_ridge(progress, &*self.moment(layer.layer)?, layer.ridge);
-        }
-        if let Some(file) = &state_file {
-            file.unchanged()?;
-        }
-        Edit::new(self, plan, state_file)
     }
 
     /// Searches the values of the editor's share of the facts and writes them to its output.
@@ -185,30 +164,43 @@ impl Prepared {
     ///
     /// No share or no output; as [`plan`](Prepared::plan).
     pub fn search_values(&self) -> Result<u64> {
-        let settings = &self.editor.settings;
+        let settings = &self.settings;
         let (Some(share), Some(output)) = (settings.shard, &settings.output) else {
             let remedy = "give the editor a shard and an output";
             return Err(Error::refused("values of no share, or for no file", remedy));
         };
+        self.opened.checkpoint.unchanged()?;
+        self.state()?; // what it refuses is refused before the search
         let mut cache = self.open_cache()?;
         self.remark_known(cache.as_ref());
         let facts = share_of(&self.facts, share);
         let search = self.search();
         let moments = |l| self.moment(l);
         let mut context = self.context(&moments, cache.as_mut(), State::default());
-        values::search_all(&mut context, &facts, &search).map_err(|e| self.say_where_it_is(e))?;
+        let searched = catch_device_error(|| values::search_all(&mut context, &facts, &search));
+        searched.map_err(|e| self.say_where_it_is(e, true))?;
         let cache = cache.expect("an output has a cache beside it");
         values::export(self.model(), &cache, &facts, &search, output)?;
         Ok(facts.len() as u64)
     }
 
+    /// What a state has to know of the edit.
+    pub(super) fn learner(&self) -> Learner<'_> {
+        Learner {
+            method: self.method,
+            params: &self.params,
+            requests: &self.requests,
+            opened: &self.opened,
+        }
+    }
+
     pub(super) fn model(&self) -> &Model {
-        &self.editor.opened.model
+        &self.opened.model
     }
 
     /// What a patch records of how the method ran.
     pub(super) fn plan_notes(&self) -> Result<Vec<(&'static str, Value)>> {
-        let settings = &self.editor.settings;
+        let settings = &self.settings;
         if self.method.batching() == Batching::Together {
             let sequential = (settings.sequential > 0).then_some(settings.sequential);
             return Ok(vec![("sequential", json!(sequential))]);
@@ -222,13 +214,13 @@ impl Prepared {
         self.method.search(&self.params, &self.model().arch)
     }
 
-    fn context<'a>(
+    pub(super) fn context<'a>(
         &'a self,
         statistics: &'a Moments<'a>,
         cache: Option<&'a mut Cache>,
         state: State,
     ) -> Context<'a> {
-        let settings = &self.editor.settings;
+        let settings = &self.settings;
         Context {
             model: self.model(),
             statistics,
@@ -245,7 +237,7 @@ impl Prepared {
 
     /// The statistics of a layer.
     pub(super) fn moment(&self, l: usize) -> Result<Arc<Moment>> {
-        let Some(dir) = &self.editor.settings.statistics else {
+        let Some(dir) = &self.settings.statistics else {
             let what = format!("{} needs C, and no statistics are named", self.method.about().name);
             let remedy = format!("collect key statistics of layer {l} and name their folder");
             let remedy = Remedy::from(remedy)
@@ -254,32 +246,35 @@ impl Prepared {
             return Err(Error::refused(what, remedy));
         };
         let f = self.model().arch.inner;
-        Moment::read(dir, l, f, &self.editor.opened.fingerprint).map(Arc::new)
+        Moment::read(dir, l, f, &self.opened.fingerprint).map(Arc::new)
     }
 
     /// Refuses statistics now, and not after hours of searching.
-    fn check_statistics(&self, state: &State) -> Result<()> {
-        if self.editor.settings.shard.is_some() {
+    pub(super) fn check_statistics(&self, state: &State) -> Result<()> {
+        if self.settings.shard.is_some() {
             return Ok(());
         }
         let needed = self.method.needs(&self.params, state).statistics;
         needed.into_iter().try_for_each(|l| self.moment(l).map(drop))
     }
 
-    fn state(&self) -> Result<(Option<StateFile>, State)> {
-        match &self.editor.settings.state {
-            Some(path) => StateFile::read(path, self).map(|(file, state)| (Some(file), state)),
+    pub(super) fn state(&self) -> Result<(Option<StateFile>, State)> {
+        match &self.settings.state {
+            Some(path) => {
+                let (file, state) = StateFile::read(path, &self.learner())?;
+                Ok((Some(file), state))
+            }
             None => Ok((None, State::default())),
         }
     }
 
     /// Opens the cache for this model's weights, and adds the values that are given.
-    fn open_cache(&self) -> Result<Option<Cache>> {
-        let settings = &self.editor.settings;
+    pub(super) fn open_cache(&self) -> Result<Option<Cache>> {
+        let settings = &self.settings;
         let together = self.method.batching() == Batching::Together;
-        let Some(dir) = settings.cache.as_ref().filter(|_| together) else { return Ok(None) };
-        let weights = model_fingerprint(&self.editor.opened.checkpoint, &|_| false)?;
-        let mut cache = Cache::open(dir, &weights)?;
+        let Some(dir) = settings.cache_dir().filter(|_| together) else { return Ok(None) };
+        let weights = model_fingerprint(&self.opened.checkpoint, &|_| false)?;
+        let mut cache = Cache::open(&dir, &weights)?;
         for file in &settings.values {
             cache.values.add_all(&ValueStore::read(file)?)?;
         }
@@ -287,32 +282,32 @@ impl Prepared {
     }
 
     /// Says how many values an earlier run found.
-    fn remark_known(&self, cache: Option<&Cache>) {
+    pub(super) fn remark_known(&self, cache: Option<&Cache>) {
         let Some(cache) = cache.filter(|cache| !cache.values.is_empty()) else { return };
-        let first = match self.editor.settings.sequential {
+        let first = match self.settings.sequential {
             0 => &self.facts[..],
             n => &self.facts[..n.min(self.facts.len())],
         };
         let known = values::known(self.model(), cache, first, &self.search());
         let all = first.len();
         let sentence = format!("{known} of {all} values of the first batch were found before");
-        self.editor.settings.progress.remark(&sentence);
+        self.settings.progress.remark(&sentence);
     }
 
-    fn remark_cost(&self, cost: &Cost) {
+    pub(super) fn remark_cost(&self, cost: &Cost) {
         let facts = counted(self.facts.len() as u64, "fact");
         let system = cost.system.map_or("none", |route| route.words());
         let bytes = metric(cost.solve_bytes as f64);
         let at_a_time = cost.at_a_time;
-        self.editor.settings.progress.remark(&format!(
+        self.settings.progress.remark(&format!(
             "{facts}, {at_a_time} at a time; each layer's solve is {system}, and takes up to \
              {bytes}B"
         ));
     }
 
     /// An interruption, with what is kept of the work.
-    fn say_where_it_is(&self, e: Error) -> Error {
-        match (e, &self.editor.settings.cache) {
+    pub(super) fn say_where_it_is(&self, e: Error, cached: bool) -> Error {
+        match (e, self.settings.cache_dir().filter(|_| cached)) {
             (Error::Interrupted { .. }, Some(dir)) => Error::Interrupted {
                 kept: format!("what was found is in {}: run the same again", dir.display()),
             },
@@ -328,25 +323,29 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         return Err(Error::refused(what, "leave out one of the two"));
     }
     if method.batching() == Batching::Together {
+        if !settings.values.is_empty() && settings.cache_dir().is_none() {
+            let what = "values that were found before, and no place to keep them";
+            return Err(Error::refused(what, "name an output or a cache"));
+        }
         return Ok(());
     }
     let given = [
-        ("state", settings.state.is_some()),
         ("sequential", settings.sequential > 0),
         ("memory", settings.memory.is_some()),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
     ];
     match given.into_iter().find(|(_, given)| *given) {
-        Some((setting, _)) => {
-            let name = method.about().name;
-            let what =
-                format!("{setting} does not apply to {name}, which edits one fact at a time");
-            let remedy = Remedy::from("leave it out, or edit with memit");
-            Err(Error::refused(what, remedy.option("method", Some("memit"))))
-        }
+        Some((setting, _)) => Err(does_not_apply(setting, method)),
         None => Ok(()),
     }
+}
+
+fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
+    let name = method.about().name;
+    let what = format!("{setting} does not apply to {name}, which edits one fact at a time");
+    let remedy = Remedy::from("leave it out, or edit with memit");
+    Error::refused(what, remedy.option("method", Some("memit")))
 }
 
 /// The requests without those that are withdrawn.
@@ -374,21 +373,6 @@ fn warn_of_superseded(progress: &dyn Progress, superseded: &[Superseded]) {
          the report names them",
         counted(superseded.len() as u64, "request"),
         superseded.len() - repeats,
-    ));
-}
-
-/// Says that C was singular.
-fn warn_of_ridge(progress: &dyn Progress, moment: &Moment, ridge: Option<f64>) {
-    let Some(ridge) = ridge else { return };
-    let (tokens, f, l) = (count(moment.tokens), count(moment.f as u64), moment.layer);
-    let why = if moment.tokens < moment.f as u64 {
-        "collect more tokens for a sharper edit"
-    } else {
-        "some neurons never fire, or say the same as others"
-    };
-    progress.warn(&format!(
-        "layer {l}: C of {tokens} tokens for {f} neurons is singular, so {ridge:.2e} was added to \
-         its diagonal; {why}"
     ));
 }
 

@@ -11,9 +11,11 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Prepared;
+use super::opened::Opened;
 use crate::base::{Error, Result};
 use crate::data::Fact;
+use crate::edit::method::Method;
+use crate::edit::params::Params;
 use crate::edit::state::State;
 use crate::store::write::beside;
 use crate::store::{Fingerprint, tensor_fingerprint};
@@ -28,6 +30,14 @@ pub struct StateFile {
 /// Tells one writing of a file from another: its number in the file system, length and time.
 type Version = (u64, u64, i64, i64);
 
+/// What learns: an edit's method, its parameters, the facts, and the model they are learnt by.
+pub(super) struct Learner<'a> {
+    pub method: &'a dyn Method,
+    pub params: &'a Params,
+    pub requests: &'a [Fact],
+    pub opened: &'a Opened,
+}
+
 /// Where the state before the last one is.
 pub fn before(path: &Path) -> PathBuf {
     beside(path, ".before")
@@ -35,17 +45,17 @@ pub fn before(path: &Path) -> PathBuf {
 
 impl StateFile {
     /// Reads the state, or begins one where there is no file.
-    pub(super) fn read(path: &Path, edit: &Prepared) -> Result<(StateFile, State)> {
+    pub(super) fn read(path: &Path, edit: &Learner) -> Result<(StateFile, State)> {
         let file = StateFile { path: path.to_owned(), version: version(path) };
         if !path.exists() {
             return Ok((file, State::default()));
         }
-        let state = State::read(path, edit.method.about().name, &edit.editor.opened.fingerprint)?;
+        let state = State::read(path, edit.method.about().name, &edit.opened.fingerprint)?;
         file.check(&state, edit)?;
         Ok((file, state))
     }
 
-    fn check(&self, state: &State, edit: &Prepared) -> Result<()> {
+    fn check(&self, state: &State, edit: &Learner) -> Result<()> {
         let bad = |field: &str, what: String, remedy: &str| {
             Err(Error::input(&self.path, field, what, remedy))
         };
@@ -56,7 +66,7 @@ impl StateFile {
                           before, which is FILE.before";
             return bad("requests", what, remedy);
         }
-        let settings = edit.method.state_settings(&edit.params);
+        let settings = edit.method.state_settings(edit.params);
         if state.settings != settings {
             let what = format!("is of {}, not of {settings}", state.settings);
             return bad("settings", what, "keep them, or begin another state");
@@ -66,8 +76,8 @@ impl StateFile {
             let remedy = "apply that patch first, or take the state from before it";
             return bad("before", what.into(), remedy);
         }
-        let arch = &edit.model().arch;
-        edit.method.check_state(&self.path, state, &edit.params, arch)
+        let arch = &edit.opened.model.arch;
+        edit.method.check_state(&self.path, state, edit.params, arch)
     }
 
     /// Refuses a file that another run wrote since it was read.
@@ -83,20 +93,26 @@ impl StateFile {
         Err(Error::input(&self.path, "state", "another run wrote it meanwhile", remedy))
     }
 
-    /// Writes the state that an edit leaves; `changed` says whether the edit changes any weight.
-    pub(super) fn write(&self, mut state: State, changed: bool, edit: &Prepared) -> Result<()> {
+    /// Writes the state that an edit leaves.
+    pub(super) fn write(&self, state: &State, edit: &Learner) -> Result<()> {
         self.unchanged()?;
-        state.requests.extend(edit.requests.iter().map(digest));
-        state.settings = edit.method.state_settings(&edit.params);
-        if changed {
-            state.before.push(edited_weights(edit)?);
-        }
         if self.path.exists() {
             let before = before(&self.path);
             std::fs::copy(&self.path, &before).map_err(|e| Error::io(&before, "write", e))?;
         }
-        state.write(&self.path, edit.method.about().name, &edit.editor.opened.fingerprint)
+        state.write(&self.path, edit.method.about().name, &edit.opened.fingerprint)
     }
+}
+
+/// Adds an edit to a state, while the checkpoint is still as it was before it; `changed` says
+/// whether it changes any weight.
+pub(super) fn learn(state: &mut State, changed: bool, edit: &Learner) -> Result<()> {
+    state.requests.extend(edit.requests.iter().map(digest));
+    state.settings = edit.method.state_settings(edit.params);
+    if changed {
+        state.before.push(edited_weights(edit)?);
+    }
+    Ok(())
 }
 
 /// A name for what a request asks, whatever its id.
@@ -112,10 +128,10 @@ fn version(path: &Path) -> Option<Version> {
 }
 
 /// A fingerprint of the matrices that are edited, as they are in the checkpoint.
-fn edited_weights(edit: &Prepared) -> Result<String> {
+fn edited_weights(edit: &Learner) -> Result<String> {
     let mut all = Fingerprint::default();
     for &l in edit.params.layers() {
-        all.add(tensor_fingerprint(&edit.editor.stored(l)?).as_bytes());
+        all.add(tensor_fingerprint(&edit.opened.stored(l)?).as_bytes());
     }
     Ok(all.hex())
 }

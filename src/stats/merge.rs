@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::Moment;
 use super::origin::Part;
-use crate::base::{Error, Remedy, Result, Share};
+use crate::base::{Error, Remedy, Result};
 
 const REMEDY: &str = "merge statistics of one model, each of a text or a shard of its own";
 
@@ -110,7 +110,7 @@ impl Texts {
                 return Err(("corpus", format!("the text {text} would count twice")));
             };
             let Part { share, total_tokens } = part;
-            if share.n != one.share.n {
+            if share.n() != one.share.n() {
                 return Err(("shard", format!("is {share}, and {} before", one.share)));
             }
             if total_tokens != one.total_tokens {
@@ -129,8 +129,9 @@ impl Texts {
     fn whole(self, layer: usize) -> Result<String> {
         for (text, shards) in &self.0 {
             let Some((part, _)) = shards.first() else { continue };
-            let Part { share: Share { n, .. }, total_tokens } = *part;
-            let is_there = |i: &u64| shards.iter().any(|(part, _)| part.share.i == *i);
+            let Part { share, total_tokens } = *part;
+            let n = share.n();
+            let is_there = |i: &u64| shards.iter().any(|(part, _)| part.share.i() == *i);
             if let Some(i) = (0..n).find(|i| !is_there(i)) {
                 let what = format!("layer {layer}: shard {i}/{n} of the text {text} is missing");
                 let remedy = Remedy::from("name its folder too, or collect it first")

@@ -118,8 +118,31 @@ fn settings_that_do_not_apply_are_refused() {
     assert!(error.contains("prompt"), "{error}");
     assert!(memit.clone().without(["9"]).plan(&[violin()]).is_err());
     assert!(memit.plan(&[]).is_err());
-    let place = copy.dir().join("model.safetensors");
-    assert!(memit.output(place).is_err(), "an output in the place of the model");
+    assert!(memit.clone().values([copy.beside("values")]).plan(&[violin()]).is_err());
+    // Places: of the model, of another output, of what a stranger left.
+    let stranger = copy.beside("stranger");
+    fs::write(&stranger, "mine").unwrap();
+    let twice = copy.beside("a.patch");
+    for editor in [
+        memit.clone().output(copy.dir().join("model.safetensors")),
+        memit.clone().output(&stranger),
+        memit.clone().output(&twice).state(&twice),
+        memit.clone().state(copy.dir().join("config.json")),
+        memit.clone().output(&twice).cache(&twice),
+    ] {
+        assert!(editor.plan(&[violin()]).is_err());
+    }
+    let requests = copy.beside("b.patch.report.jsonl");
+    let fact =
+        r#"{"prompt": "{} played the", "subject": "Louis Armstrong", "target_new": "violin"}"#;
+    fs::write(&requests, fact).unwrap();
+    let over = memit.clone().output(copy.beside("b.patch")).prepare_file(&requests);
+    assert!(over.is_err(), "a report in the place of the requests");
+    let edit = memit.prepare_file(&requests).unwrap().plan().unwrap();
+    assert!(edit.write(copy.beside("b.patch")).is_err());
+    assert!(edit.write(&stranger).is_err());
+    assert_eq!(fs::read_to_string(&requests).unwrap(), fact);
+    assert_eq!(fs::read_to_string(&stranger).unwrap(), "mine");
 }
 
 /// Defaults are values of their kind; names occur once in a method.

@@ -16,7 +16,7 @@ use crate::support::cancel::CancelAt;
 fn shards(toy: &Toy, at: &Path, which: &[u64], n: u64, limit: u64) -> Vec<PathBuf> {
     let collect = |&i: &u64| {
         let dir = at.join(format!("{i}-of-{n}"));
-        let moments = toy.share(Some(Share { i, n }), &dir, limit, &Quiet).unwrap();
+        let moments = toy.share(Some(Share::new(i, n).unwrap()), &dir, limit, &Quiet).unwrap();
         write_all(&moments, &dir).unwrap();
         dir
     };
@@ -86,14 +86,14 @@ fn shards_add_up_to_the_whole() {
 fn an_interrupted_shard_goes_on_to_the_same_bits_and_no_other_does() {
     let (toy, at) = (toy(), tempfile::tempdir().unwrap());
     let run = |i: u64, dir: &str, progress: &dyn incise::base::Progress| {
-        toy.share(Some(Share { i, n: 3 }), &at.path().join(dir), u64::MAX, progress)
+        toy.share(Some(Share::new(i, 3).unwrap()), &at.path().join(dir), u64::MAX, progress)
     };
     let whole = run(1, "whole", &Quiet).unwrap();
     for _ in 0..2 {
         let cut = run(1, "cut", &CancelAt::question(1));
         assert!(matches!(cut, Err(Error::Interrupted { .. })));
     }
-    for share in [Some(Share { i: 2, n: 3 }), Some(Share { i: 1, n: 2 }), None] {
+    for share in [Some(Share::new(2, 3).unwrap()), Some(Share::new(1, 2).unwrap()), None] {
         let other = toy.share(share, &at.path().join("cut"), u64::MAX, &Quiet);
         let error = other.unwrap_err().to_string();
         assert!(error.contains("corpus, shard or choice of layers"), "{error}");
@@ -151,13 +151,13 @@ fn a_shard_alone_is_no_statistics() {
     let (toy, at) = (toy(), tempfile::tempdir().unwrap());
     let dir = &shards(&toy, at.path(), &[0], 2, 1500)[0];
     let m = Moment::open(dir, 0).unwrap();
-    assert_eq!(m.part, Some(Part { share: Share { i: 0, n: 2 }, total_tokens: 1500 }));
+    assert_eq!(m.part, Some(Part { share: Share::new(0, 2).unwrap(), total_tokens: 1500 }));
     let error = Moment::read(dir, 0, m.f, &m.origin.model).unwrap_err();
     assert!(error.to_string().contains("layer-0.safetensors: shard: is shard 0/2"), "{error}");
     assert_eq!(error.remedy().unwrap().operation, Some(Operation::MergeStatistics));
 
     fs::write(toy.corpus.path(), "One.\nTwo.\n").unwrap();
-    let share = Some(Share { i: 2, n: 3 });
+    let share = Some(Share::new(2, 3).unwrap());
     let error = toy.share(share, &at.path().join("none"), u64::MAX, &Quiet).unwrap_err();
     let words = ["shard 2/3 gets none of the text's 2 sequences", "over 2 shards or fewer"];
     assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");

@@ -47,6 +47,7 @@ static ABOUT: About = About {
     summary: "Changes many facts at once in directions that running text does not use.",
     paper: "Fang et al. 2025, arXiv:2410.02355",
     changes: "the MLP down projections of a window of layers",
+    needs: "key statistics of those layers; a state, to go on from earlier edits",
     presets: "alphaedit",
 };
 

@@ -42,6 +42,7 @@ static ABOUT: About = About {
     summary: "MEMIT whose facts are met exactly or nearly so, as a rule in one layer.",
     paper: "Gupta et al. 2024, arXiv:2403.14236",
     changes: "the MLP down projections of a window of layers",
+    needs: "key statistics of those layers; a state, to go on from earlier edits",
     presets: "emmet",
 };
 
@@ -55,8 +56,8 @@ const EMMET_LAMBDA: Param = Param {
 const UPDATE_NORM_LAMBDA: Param = Param {
     name: "update_norm_lambda",
     kind: ParamKind::Number(Range::FromZero),
-    absent: Absent::Unused,
-    about: "ν: weight of the size of the change; 0 where it is not given.",
+    absent: Absent::Unused("0"),
+    about: "ν: weight of the size of the change.",
 };
 
 static PARAMS: [&Param; 12] = [

@@ -6,7 +6,7 @@
 //! C    E[k kᵀ] over running text; λ says how many such keys count as one      mom2_update_weight
 //! Q    Σ KKᵀ of the batches before this one, read with their finished weights
 //!
-//! Δ = R Xᵀ,   X = (λC + Q + KKᵀ)⁻¹K                                     linalg/keyspace.rs
+//! Δ = R Xᵀ,   X = (λC + Q + KKᵀ)⁻¹K                                     linalg/least_squares.rs
 //! ```
 //!
 //! A C that is singular gets a ridge, which is said. Source: Meng, Sharma, Andonian, Belinkov, Bau
@@ -46,6 +46,7 @@ static ABOUT: About = About {
     summary: "Changes many facts at once, spread over a window of layers.",
     paper: "Meng et al. 2023, arXiv:2210.07229",
     changes: "the MLP down projections of a window of layers",
+    needs: "key statistics of those layers; a state, to go on from earlier edits",
     presets: "memit",
 };
 

@@ -30,12 +30,12 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
 
 /// The table of methods and their parameters, as the documentation has it.
 pub fn markdown() -> String {
-    let mut text = String::from("| method | does | paper | facts | changes |\n");
-    text += "| --- | --- | --- | --- | --- |\n";
+    let mut text = String::from("| method | does | paper | facts | changes | needs |\n");
+    text += "| --- | --- | --- | --- | --- | --- |\n";
     for method in METHODS {
-        let About { name, summary, paper, changes, .. } = method.about();
+        let About { name, summary, paper, changes, needs, .. } = method.about();
         let facts = method.batching().words();
-        text += &format!("| `{name}` | {summary} | {paper} | {facts} | {changes} |\n");
+        text += &format!("| `{name}` | {summary} | {paper} | {facts} | {changes} | {needs} |\n");
     }
     for method in METHODS {
         text += &format!("\n## {}\n\n", method.about().name);

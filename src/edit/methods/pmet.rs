@@ -42,6 +42,7 @@ static ABOUT: About = About {
     summary: "MEMIT whose search also optimises an offset of the attention's output.",
     paper: "Li et al. 2024, arXiv:2308.08742",
     changes: "the MLP down projections of a window of layers",
+    needs: "key statistics of those layers; a state, to go on from earlier edits",
     presets: "pmet",
 };
 

@@ -63,6 +63,7 @@ const ABOUT: About = About {
     summary: "Changes one fact after another, each by a matrix of rank one in one layer.",
     paper: "Meng et al. 2022, arXiv:2202.05262",
     changes: "the MLP down projection of one layer",
+    needs: "key statistics of that layer, unless mom2_adjustment is false",
     presets: "rome",
 };
 
@@ -115,7 +116,7 @@ impl Method for Rome {
 
     fn needs(&self, by: &Params, _: &State) -> Needs {
         let statistics = if by.is_on(&MOM2_ADJUSTMENT) { by.layers().to_vec() } else { Vec::new() };
-        Needs { statistics, facts: Batching::OneByOne, state: false }
+        Needs { statistics, state: false }
     }
 
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {

@@ -1,0 +1,56 @@
+//! A checkpoint and what was read from it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::{Error, Remedy, Result};
+use crate::model::{Model, SearchPrecision, fingerprint, load};
+use crate::store::{Bytes, Checkpoint};
+use crate::tensor::Device;
+use crate::text::Tokenizer;
+
+/// A checkpoint and what was read from it.
+pub(super) struct Opened {
+    pub dir: PathBuf,
+    pub device: Device,
+    pub checkpoint: Checkpoint,
+    pub model: Model,
+    pub tokenizer: Arc<Tokenizer>,
+    pub fingerprint: String, // of the model without its editable matrices
+}
+
+impl Opened {
+    /// Opens a folder; `precision` is that of the value search.
+    ///
+    /// # Errors
+    ///
+    /// No checkpoint of a known family; a device that does not start, or has no fast products.
+    pub fn new(dir: &Path, device: &Device, precision: SearchPrecision) -> Result<Opened> {
+        let (checkpoint, mut model) = load::open(dir, device)?;
+        if precision == SearchPrecision::Fast && model.compute.engine().is_none() {
+            let remedy = Remedy::from("search exactly, or on a GPU");
+            let remedy = remedy.option("device", Some("cuda:0"));
+            return Err(Error::refused("a fast search: the CPU has no fast products", remedy));
+        }
+        model.search_precision = precision;
+        let tokenizer = Arc::new(Tokenizer::open(dir)?);
+        let fingerprint = fingerprint(&checkpoint)?;
+        let (dir, device) = (dir.to_owned(), device.clone());
+        Ok(Opened { dir, device, checkpoint, model, tokenizer, fingerprint })
+    }
+
+    /// The same checkpoint on another device.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Opened::new).
+    pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
+        Opened::new(&self.dir, device, precision)
+    }
+
+    /// The stored bytes of a layer's edited matrix.
+    pub fn stored(&self, l: usize) -> Result<Bytes> {
+        let tensor = self.checkpoint.tensor(&self.model.editable(l).tensor)?;
+        Ok(tensor.expect("the model was loaded from it").bytes)
+    }
+}

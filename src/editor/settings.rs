@@ -1,0 +1,90 @@
+//! What may be set of an edit.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
+use crate::data::Contexts;
+use crate::data::conflicts::OnConflict;
+use crate::edit::method::Method;
+use crate::edit::methods::METHODS;
+use crate::store::write::beside;
+use crate::text::Chat;
+
+/// What may be set; `None` where a default holds.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub method: Option<&'static dyn Method>,
+    pub hparams: Option<PathBuf>,
+    pub set: Vec<(String, Value, String)>, // with who set it
+    pub statistics: Option<PathBuf>,
+    pub contexts: Option<(PathBuf, Contexts)>,
+    pub chat: Option<Arc<Chat>>,
+    pub on_conflict: OnConflict,
+    pub without: Vec<String>,
+    pub memory: Option<u64>,
+    pub seed: u64,
+    pub sequential: usize, // 0: all at once
+    pub state: Option<PathBuf>,
+    pub shard: Option<Share>,
+    pub cache: Option<PathBuf>,
+    pub values: Vec<PathBuf>,
+    pub output: Option<PathBuf>,
+    pub progress: Arc<dyn Progress + Send + Sync>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            method: None,
+            hparams: None,
+            set: Vec::new(),
+            statistics: None,
+            contexts: None,
+            chat: None,
+            on_conflict: OnConflict::Error,
+            without: Vec::new(),
+            memory: None,
+            seed: 0,
+            sequential: 0,
+            state: None,
+            shard: None,
+            cache: None,
+            values: Vec::new(),
+            output: None,
+            progress: Arc::new(Quiet),
+        }
+    }
+}
+
+impl Settings {
+    /// The method that was chosen.
+    ///
+    /// # Errors
+    ///
+    /// None was.
+    pub fn chosen(&self) -> Result<&'static dyn Method> {
+        self.method.ok_or_else(|| {
+            let names = METHODS.map(|m| m.about().name).join(", ");
+            let remedy = Remedy::from(format!("choose one of {names}")).option("method", None);
+            Error::refused("no method was chosen", remedy)
+        })
+    }
+
+    /// Where what is found is kept: the folder that was named, else one beside the output.
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        let beside_output = || self.output.as_deref().map(|file| beside(file, ".kept"));
+        self.cache.clone().or_else(beside_output)
+    }
+
+    /// Files and folders that are read, beside the model.
+    pub fn inputs(&self) -> Vec<&Path> {
+        let contexts = self.contexts.as_ref().map(|(file, _)| file.as_path());
+        let files = [self.statistics.as_deref(), self.hparams.as_deref(), contexts];
+        let mut inputs: Vec<&Path> = files.into_iter().flatten().collect();
+        inputs.extend(self.values.iter().map(PathBuf::as_path));
+        inputs
+    }
+}
