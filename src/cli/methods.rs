@@ -57,7 +57,8 @@ fn method_json(method: &dyn Method) -> Value {
     let params: Vec<Value> = method.params().iter().map(|p| param_json(p)).collect();
     json!({
         "name": about.name, "summary": about.summary, "paper": about.paper,
-        "changes": about.changes, "needs": about.needs, "together": method.batching() == Batching::Together,
+        "changes": about.changes,
+        "needs": about.needs, "together": method.batching() == Batching::Together,
         "parameters": params,
     })
 }

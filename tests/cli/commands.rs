@@ -177,7 +177,7 @@ fn nothing_is_written_over_what_is_read() {
         ("model/model.safetensors", over),
         ("model/new", over),
         ("stats/layer-1.safetensors", over),
-        ("requests.jsonl", "stands there already and is no patch"),
+        ("requests.jsonl", over),
     ] {
         let mut args = s.edit(&[]);
         let at = args.iter().position(|a| a == "-o").unwrap();
