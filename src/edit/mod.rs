@@ -9,6 +9,7 @@ pub mod anchor;
 pub mod apply;
 pub mod batch;
 pub mod cache;
+pub mod closed_form_method;
 pub mod contexts;
 pub mod cost;
 pub mod export;

@@ -19,18 +19,15 @@ use faer::Mat;
 
 use super::memit::learn;
 use crate::base::{Error, Progress, Remedy, Result, Stage};
-use crate::edit::batch;
-use crate::edit::cost::Cost;
-use crate::edit::facts::TokenizedFact;
+use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
+use crate::edit::cost::Solves;
 use crate::edit::family::{self, GRAM};
-use crate::edit::method::{About, Batching, Context, Method, Moments, Needs, Plan};
+use crate::edit::method::{About, Moments, Needs};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range, digest_number};
-use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::{LayerTensors, State, misfit};
 use crate::linalg::eigen::symmetric;
 use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, times};
-use crate::model::At;
 use crate::model::arch::Arch;
 use crate::stats::Moment;
 use crate::stats::covariance::matrix;
@@ -83,7 +80,7 @@ static PARAMS: [&Param; 12] = [
 /// U₀ of each layer, in a state.
 const BASIS: &str = "basis";
 
-impl Method for AlphaEditMethod {
+impl ClosedFormMethod for AlphaEditMethod {
     fn about(&self) -> &'static About {
         &ABOUT
     }
@@ -92,12 +89,18 @@ impl Method for AlphaEditMethod {
         &PARAMS
     }
 
-    fn batching(&self) -> Batching {
-        Batching::Together
-    }
-
-    fn search(&self, by: &Params, arch: &Arch) -> Search {
-        family::search(by, arch, At::Stream)
+    fn form<'a>(
+        &self,
+        by: &Params,
+        with: Ingredients<'a>,
+        state: &mut State,
+    ) -> Result<Box<dyn ClosedForm + 'a>> {
+        let threshold = by.number(&NULLSPACE_THRESHOLD);
+        let stored = state.take(BASIS);
+        let bases = bases(stored, by.layers(), with.moments, threshold, with.progress)?;
+        let l2 = by.number(&L2);
+        let past = state.take(GRAM);
+        Ok(Box::new(AlphaEdit { bases, nullspace_threshold: threshold, l2, past }))
     }
 
     /// The directions of a state serve; C is not read again.
@@ -108,10 +111,8 @@ impl Method for AlphaEditMethod {
         needs
     }
 
-    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
-        let search = self.search(by, &on.model.arch);
-        let l2 = by.number(&L2);
-        family::cost(on, facts, &search, by, &|solves| solves.in_null_space(l2))
+    fn solve_cost(&self, by: &Params, solves: &Solves) -> (Route, u64) {
+        solves.in_null_space(by.number(&L2))
     }
 
     fn state_settings(&self, by: &Params) -> String {
@@ -129,18 +130,6 @@ impl Method for AlphaEditMethod {
             return Err(misfit(path, &format!("{BASIS}.{l}"), what));
         }
         family::check_state(path, state, by, &|l| basis(l).map_or(0, |u| u.ncols()))
-    }
-
-    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
-        let search = self.search(by, &on.model.arch);
-        let moments = on.statistics;
-        let progress = on.progress;
-        batch::plan(on, facts, &search, by, &mut |state| {
-            let threshold = by.number(&NULLSPACE_THRESHOLD);
-            let bases = bases(state.take(BASIS), by.layers(), moments, threshold, progress)?;
-            let (l2, past) = (by.number(&L2), state.take(GRAM));
-            Ok(Box::new(AlphaEdit { bases, nullspace_threshold: threshold, l2, past }))
-        })
     }
 }
 

@@ -11,24 +11,18 @@
 //! batches weigh ε of what they weigh there. As a rule one layer is edited. Source: Gupta,
 //! Sajnani, Anumanchipalli 2024, arXiv:2403.14236.
 
-use std::path::Path;
-
 use faer::Mat;
 
 use super::memit::{Memit, solve};
 use crate::base::Result;
-use crate::edit::batch;
-use crate::edit::cost::Cost;
-use crate::edit::facts::TokenizedFact;
+use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
+use crate::edit::cost::Solves;
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
-use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
+use crate::edit::method::About;
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range, digest_number};
-use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::State;
-use crate::linalg::least_squares::Solver;
-use crate::model::At;
-use crate::model::arch::Arch;
+use crate::linalg::least_squares::{Route, Solver};
 use crate::store::Fingerprint;
 
 /// EMMET, as methods are listed.
@@ -75,7 +69,7 @@ static PARAMS: [&Param; 12] = [
     &family::NO_NORM_ANCHOR,
 ];
 
-impl Method for EmmetMethod {
+impl ClosedFormMethod for EmmetMethod {
     fn about(&self) -> &'static About {
         &ABOUT
     }
@@ -84,38 +78,21 @@ impl Method for EmmetMethod {
         &PARAMS
     }
 
-    fn batching(&self) -> Batching {
-        Batching::Together
+    fn form<'a>(
+        &self,
+        by: &Params,
+        with: Ingredients<'a>,
+        state: &mut State,
+    ) -> Result<Box<dyn ClosedForm + 'a>> {
+        Ok(Box::new(Emmet {
+            memit: Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state),
+            update_norm_lambda: by.number_or_zero(&UPDATE_NORM_LAMBDA),
+            emmet_lambda: by.number(&EMMET_LAMBDA),
+        }))
     }
 
-    fn search(&self, by: &Params, arch: &Arch) -> Search {
-        family::search(by, arch, At::Stream)
-    }
-
-    fn needs(&self, by: &Params, _: &State) -> Needs {
-        family::needs(by)
-    }
-
-    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
-        let search = self.search(by, &on.model.arch);
-        let epsilon = by.number(&EMMET_LAMBDA);
-        family::cost(on, facts, &search, by, &|solves| solves.with_matrix(epsilon))
-    }
-
-    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
-        family::check_state(path, state, by, &|_| arch.inner)
-    }
-
-    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
-        let search = self.search(by, &on.model.arch);
-        let moments = on.statistics;
-        batch::plan(on, facts, &search, by, &mut |state| {
-            Ok(Box::new(Emmet {
-                memit: Memit::new(moments, by.number(&MOM2_UPDATE_WEIGHT), state),
-                update_norm_lambda: by.number_or_zero(&UPDATE_NORM_LAMBDA),
-                emmet_lambda: by.number(&EMMET_LAMBDA),
-            }))
-        })
+    fn solve_cost(&self, by: &Params, solves: &Solves) -> (Route, u64) {
+        solves.with_matrix(by.number(&EMMET_LAMBDA))
     }
 }
 

@@ -13,24 +13,18 @@
 //! 2023, arXiv:2210.07229, eq. 14; Q, for edits in sequential batches, as in MEMIT_seq of
 //! jianghoucheng/AlphaEdit.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use faer::Mat;
 
 use crate::base::{Error, Remedy, Result};
-use crate::edit::batch;
-use crate::edit::cost::Cost;
-use crate::edit::facts::TokenizedFact;
+use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
 use crate::edit::family::{self, GRAM, MOM2_UPDATE_WEIGHT};
-use crate::edit::method::{About, Batching, Context, Method, Moments, Needs, Plan};
+use crate::edit::method::{About, Moments};
 use crate::edit::params::{self, Param, Params, digest_number};
-use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::{LayerTensors, State};
 use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, add_gram};
-use crate::model::At;
-use crate::model::arch::Arch;
 use crate::stats::Moment;
 use crate::stats::covariance::{indefinite, matrix, with_ridge};
 use crate::store::Fingerprint;
@@ -64,7 +58,7 @@ static PARAMS: [&Param; 11] = [
     &family::NORM_ANCHOR_SAMPLES,
 ];
 
-impl Method for MemitMethod {
+impl ClosedFormMethod for MemitMethod {
     fn about(&self) -> &'static About {
         &ABOUT
     }
@@ -73,37 +67,13 @@ impl Method for MemitMethod {
         &PARAMS
     }
 
-    fn batching(&self) -> Batching {
-        Batching::Together
-    }
-
-    fn search(&self, by: &Params, arch: &Arch) -> Search {
-        family::search(by, arch, At::Stream)
-    }
-
-    fn needs(&self, by: &Params, _: &State) -> Needs {
-        family::needs(by)
-    }
-
-    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
-        let search = self.search(by, &on.model.arch);
-        family::cost(on, facts, &search, by, &|solves| solves.with_matrix(1.0))
-    }
-
-    fn state_settings(&self, by: &Params) -> String {
-        family::state_settings(by, "")
-    }
-
-    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
-        family::check_state(path, state, by, &|_| arch.inner)
-    }
-
-    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
-        let search = self.search(by, &on.model.arch);
-        let moments = on.statistics;
-        batch::plan(on, facts, &search, by, &mut |state| {
-            Ok(Box::new(Memit::new(moments, by.number(&MOM2_UPDATE_WEIGHT), state)))
-        })
+    fn form<'a>(
+        &self,
+        by: &Params,
+        with: Ingredients<'a>,
+        state: &mut State,
+    ) -> Result<Box<dyn ClosedForm + 'a>> {
+        Ok(Box::new(Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state)))
     }
 }
 

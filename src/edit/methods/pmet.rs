@@ -11,17 +11,13 @@
 //!
 //! Source: Li, Li, Song, Yang, Ma, Yu 2024, arXiv:2308.08742, and the public code.
 
-use std::path::Path;
-
 use faer::Mat;
 
 use super::memit::Memit;
 use crate::base::Result;
-use crate::edit::batch;
-use crate::edit::cost::Cost;
-use crate::edit::facts::TokenizedFact;
+use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
-use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
+use crate::edit::method::About;
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
 use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
@@ -67,7 +63,7 @@ static PARAMS: [&Param; 11] = [
     &family::NO_NORM_ANCHOR,
 ];
 
-impl Method for PmetMethod {
+impl ClosedFormMethod for PmetMethod {
     fn about(&self) -> &'static About {
         &ABOUT
     }
@@ -76,8 +72,13 @@ impl Method for PmetMethod {
         &PARAMS
     }
 
-    fn batching(&self) -> Batching {
-        Batching::Together
+    fn form<'a>(
+        &self,
+        by: &Params,
+        with: Ingredients<'a>,
+        state: &mut State,
+    ) -> Result<Box<dyn ClosedForm + 'a>> {
+        Ok(Box::new(Pmet(Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state))))
     }
 
     fn search(&self, by: &Params, arch: &Arch) -> Search {
@@ -86,27 +87,6 @@ impl Method for PmetMethod {
         search.nll_factor = by.number(&NLL_LOSS_FACTOR);
         search.anneal_nll = true;
         search
-    }
-
-    fn needs(&self, by: &Params, _: &State) -> Needs {
-        family::needs(by)
-    }
-
-    fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
-        let search = self.search(by, &on.model.arch);
-        family::cost(on, facts, &search, by, &|solves| solves.with_matrix(1.0))
-    }
-
-    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
-        family::check_state(path, state, by, &|_| arch.inner)
-    }
-
-    fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
-        let search = self.search(by, &on.model.arch);
-        let moments = on.statistics;
-        batch::plan(on, facts, &search, by, &mut |state| {
-            Ok(Box::new(Pmet(Memit::new(moments, by.number(&MOM2_UPDATE_WEIGHT), state))))
-        })
     }
 }
 
