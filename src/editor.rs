@@ -197,6 +197,21 @@ impl Editor {
         self
     }
 
+    /// How many threads plan; otherwise one a core. Results do not depend on it.
+    ///
+    /// # Errors
+    ///
+    /// A number the system refuses.
+    pub fn threads(mut self, threads: usize) -> Result<Editor> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let refused = |e| {
+            let remedy = Remedy::from("ask for another number").option("threads", None);
+            Error::refused(format!("{threads} threads: {e}"), remedy)
+        };
+        self.settings.threads = Some(Arc::new(pool.map_err(refused)?));
+        Ok(self)
+    }
+
     /// The seed of everything that is drawn; 0 where it is not given.
     pub fn seed(mut self, seed: u64) -> Editor {
         self.settings.seed = seed;

@@ -40,6 +40,11 @@ impl Prepared {
     /// A checkpoint that was changed since it was opened; statistics or a state that do not fit; a
     /// search that meets NaN, a system that cannot be solved; cancellation; a device out of memory.
     pub fn plan(self) -> Result<Edit> {
+        let settings = self.settings.clone();
+        settings.run(|| self.plan_here())
+    }
+
+    fn plan_here(self) -> Result<Edit> {
         let settings = &self.settings;
         if settings.shard.is_some() {
             let what = "a shard of an edit searches values, and plans nothing";

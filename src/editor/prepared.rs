@@ -164,6 +164,10 @@ impl Prepared {
     ///
     /// No share or no output; as [`plan`](Prepared::plan).
     pub fn search_values(&self) -> Result<u64> {
+        self.settings.run(|| self.search_values_here())
+    }
+
+    fn search_values_here(&self) -> Result<u64> {
         let settings = &self.settings;
         let (Some(share), Some(output)) = (settings.shard, &settings.output) else {
             let remedy = "give the editor a shard and an output";

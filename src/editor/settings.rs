@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::ThreadPool;
 use serde_json::Value;
 
 use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
@@ -25,6 +26,7 @@ pub(super) struct Settings {
     pub on_conflict: OnConflict,
     pub without: Vec<String>,
     pub memory: Option<u64>,
+    pub threads: Option<Arc<ThreadPool>>,
     pub seed: u64,
     pub sequential: usize, // 0: all at once
     pub state: Option<PathBuf>,
@@ -47,6 +49,7 @@ impl Default for Settings {
             on_conflict: OnConflict::Error,
             without: Vec::new(),
             memory: None,
+            threads: None,
             seed: 0,
             sequential: 0,
             state: None,
@@ -71,6 +74,14 @@ impl Settings {
             let remedy = Remedy::from(format!("choose one of {names}")).option("method", None);
             Error::refused("no method was chosen", remedy)
         })
+    }
+
+    /// Runs work on the threads that were asked for; else on those there are.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.threads {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
     }
 
     /// Where what is found is kept: the folder that was named, else one beside the output.

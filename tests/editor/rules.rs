@@ -48,6 +48,16 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
     assert_eq!(copy.weights(), before);
 }
 
+/// However many threads there are.
+#[test]
+fn an_edit_does_not_depend_on_threads() {
+    let copy = Copy::new();
+    let editor = copy.editor(&Device::Cpu).method("r-rome").unwrap();
+    let all = editor.plan(&[violin()]).unwrap();
+    let one = editor.threads(1).unwrap().plan(&[violin()]).unwrap();
+    assert_eq!(one.patch(), all.patch());
+}
+
 /// Edits of one kind, by every method, take both facts of the model that ships.
 #[test]
 fn every_method_goes_through_the_same_door() {
