@@ -7,7 +7,7 @@ use crate::linalg::least_squares::{Prior, Route};
 pub struct Cost {
     /// Bytes the mean fact takes while its value is searched.
     pub bytes_a_fact: u64,
-    /// Bytes a search takes besides, however many facts there are at a time.
+    /// Bytes a search takes whatever the number of facts at a time.
     pub fixed_bytes: u64,
     /// How many facts of the mean size are searched at a time.
     pub at_a_time: u64,

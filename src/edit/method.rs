@@ -35,13 +35,13 @@ pub struct About {
     pub paper: &'static str,
     /// What of a model it changes.
     pub changes: &'static str,
-    /// What it reads besides the model.
+    /// What it reads, apart from the model.
     pub needs: &'static str,
     /// The method whose presets it takes: its own name, but for variants with the same numbers.
     pub presets: &'static str,
 }
 
-/// What a method needs besides the model.
+/// What a method needs, apart from the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// Layers whose key statistics it reads.

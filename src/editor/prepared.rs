@@ -46,7 +46,7 @@ pub struct Prepared {
     pub(super) requests: Vec<Fact>,
     pub(super) facts: Vec<TokenizedFact>,
     pub(super) superseded: Vec<Superseded>,
-    /// What a patch records besides: the seed, where hyperparameters are from, the chat's frame.
+    /// What else a patch records: the seed, where hyperparameters are from, the chat's frame.
     pub(super) notes: Value,
 }
 

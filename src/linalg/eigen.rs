@@ -8,7 +8,7 @@ use faer::{Mat, Spec};
 use super::pieces;
 
 /// σ ascending, and U (F, F) by columns, of A (F, F), whose lower triangle is read; `None` where
-/// they do not converge. Cost: about 9·F³ FLOP and 3·F² elements besides A.
+/// they do not converge. Cost: about 9·F³ FLOP and 3·F² elements in addition to A.
 pub fn symmetric(a: &Mat<f64>) -> Option<(Vec<f64>, Mat<f64>)> {
     let f = a.nrows();
     let par = pieces();
