@@ -20,11 +20,27 @@ pub fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(failed)
 }
 
+/// How a file begins that stands for one which Git keeps elsewhere (Git LFS).
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
+
+/// Refuses a Git LFS pointer in a file's place; `head` is how the file begins.
+///
+/// # Errors
+///
+/// A pointer.
+pub fn check_pointer(path: &Path, head: &[u8]) -> Result<()> {
+    if !head.starts_with(POINTER) {
+        return Ok(());
+    }
+    let what = "is a Git LFS pointer: the file itself was not downloaded";
+    Err(Error::input(path, "file", what, "run `git lfs pull` in its folder, or download it again"))
+}
+
 /// The bytes of a file of at most `most` bytes, which is far above any real one of its kind.
 ///
 /// # Errors
 ///
-/// As [`open_file`]; a larger file, one that cannot be read.
+/// As [`open_file`]; a larger file, one that cannot be read, a Git LFS pointer.
 pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     let (mut file, failed) = (open_file(path)?, |e| Error::io(path, "read", e));
     let mut bytes = Vec::new();
@@ -38,6 +54,7 @@ pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
         let what = format!("has more than {most} bytes, too many for a file of its kind");
         return Err(Error::input(path, "size", what, "check that it is the file you mean"));
     }
+    check_pointer(path, &bytes)?;
     Ok(bytes)
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -65,6 +65,7 @@ impl Checkpoint {
                 tensors.extend(names.into_iter().map(|name| (name, shards.len())));
                 shards.push(shard);
             }
+            check_twice(&shards, &tensors)?;
         } else {
             return Err(other_format(dir));
         }
@@ -240,11 +241,48 @@ fn read_index(dir: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     for (name, file) in map {
         let file = file.as_str().ok_or_else(|| wrong(name, "its file is no string"))?;
         if !is_name(file) {
-            return Err(wrong(name, "its file is outside the folder"));
+            return Err(elsewhere(&path, name, file));
         }
         files.entry(file.to_owned()).or_default().push(name.clone());
     }
     Ok(files)
+}
+
+/// What is wrong with a file of the index that is not beside it.
+fn elsewhere(index: &Path, tensor: &str, file: &str) -> Error {
+    let plain = |part: Component| matches!(part, Component::Normal(_));
+    if !file.is_empty() && Path::new(file).components().all(plain) && !file.ends_with('/') {
+        let what =
+            format!("its file, {file}, is in a sub-folder: only files beside the index are read");
+        let remedy = "move the file beside the index and name it there without its folder";
+        return Error::input(index, tensor, what, remedy);
+    }
+    let what = format!("its file, {file:?}, is outside the folder");
+    Error::input(index, tensor, what, "fetch or write the index again")
+}
+
+/// Refuses a tensor of which two files hold different bytes: readers differ in whose they take.
+/// The headers tell which tensors are stored twice; no other bytes are read.
+fn check_twice(shards: &[Arc<Shard>], tensors: &BTreeMap<String, usize>) -> Result<()> {
+    for (i, shard) in shards.iter().enumerate() {
+        for (name, entry) in &shard.header().tensors {
+            let Some(&listed) = tensors.get(name) else { continue };
+            let other = &shards[listed];
+            let Some(theirs) = other.header().tensors.get(name) else { continue };
+            let same = listed == i
+                || (entry.dtype == theirs.dtype
+                    && entry.shape == theirs.shape
+                    && *shard.bytes(&entry.range) == *other.bytes(&theirs.range));
+            if !same {
+                let file = other.path().file_name().unwrap_or_default().to_string_lossy();
+                let what =
+                    format!("{file}, where {INDEX} lists this tensor, has other values of it");
+                let remedy = "fetch all files of the model again, from one release of it";
+                return Err(Error::input(shard.path(), name, what, remedy));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn open_part(dir: &Path, file: &str, names: &[String]) -> Result<Arc<Shard>> {

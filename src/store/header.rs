@@ -29,6 +29,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::base::file::check_pointer;
 use crate::base::json::UniqueKeys;
 use crate::base::{DType, Error, Result};
 
@@ -85,6 +86,7 @@ impl Header {
     ///
     /// Every departure from the format above, naming the tensor.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Header> {
+        check_pointer(path, file)?;
         let wrong = |field: &str, what: String| Error::input(path, field, what, DAMAGED);
         let Some((word, rest)) = file.split_first_chunk::<8>() else {
             return Err(wrong("length", format!("the file has {} bytes, not 8", file.len())));

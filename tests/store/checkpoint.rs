@@ -60,12 +60,65 @@ fn a_shard_lacks_a_tensor() {
 
 #[test]
 fn an_index_that_points_outside() {
-    for file in ["../a.safetensors", "/etc/passwd", "x/y.safetensors", "..", ""] {
+    for (file, where_it_is) in [
+        ("../a.safetensors", "outside the folder"),
+        ("/etc/passwd", "outside the folder"),
+        ("..", "outside the folder"),
+        ("x/../../y.safetensors", "outside the folder"),
+        ("", "outside the folder"),
+        ("x/y.safetensors", "in a sub-folder"),
+        ("x/z/y.safetensors", "in a sub-folder"),
+    ] {
         let toy = Toy::sharded(DType::F32);
         let index = json!({"weight_map": {A: file}});
         fs::write(toy.dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
         let why = refusal(Checkpoint::open(&toy.dir));
-        assert!(why.contains("a.weight: its file is outside"), "{file}: {why}");
+        assert!(why.contains("index.json: a.weight") && why.contains(where_it_is), "{file}: {why}");
+        assert_eq!(why.contains("move the file"), where_it_is == "in a sub-folder");
+    }
+}
+
+const FIRST: &str = "model-00001-of-00002.safetensors";
+
+/// A tensor that the index lists in the second file is in the first too.
+#[test]
+fn two_files_hold_a_tensor() {
+    let opened = |b: &[usize], dtype, seed| {
+        let toy = Toy::sharded(DType::F32);
+        // The second file's values of B are drawn with the seed 1.
+        file(&toy.dir.join(FIRST), dtype, &[(A, &[7, 5]), (B, b)], seed);
+        Checkpoint::open(&toy.dir).map(|checkpoint| checkpoint.tensor(B).unwrap().unwrap().shape)
+    };
+    assert_eq!(opened(&[7, 5], DType::F32, 1).unwrap(), [7, 5], "the same bytes twice");
+    for (shape, dtype, seed) in
+        [(&[7, 5][..], DType::F32, 2), (&[5, 7], DType::F32, 1), (&[7, 5], DType::BF16, 1)]
+    {
+        let why = refusal(opened(shape, dtype, seed));
+        assert!(why.contains(&format!("{FIRST}: {B}: ")), "{why}");
+        assert!(why.contains("model-00002-of-00002.safetensors"), "{why}");
+    }
+}
+
+/// Files that the index does not list are not read, nor is an index beside the whole file.
+#[test]
+fn what_the_index_does_not_list() {
+    let toy = Toy::sharded(DType::F32);
+    fs::write(toy.dir.join("model-00003-of-00003.safetensors"), "nothing").unwrap();
+    assert_eq!(toy.open().names().collect::<Vec<_>>(), [A, B, NORM]);
+    file(&toy.dir.join("model.safetensors"), DType::F32, &[(A, &[2, 3])], 1);
+    assert_eq!(toy.open().names().collect::<Vec<_>>(), [A]);
+    assert_eq!(toy.open().tensor(A).unwrap().unwrap().shape, [2, 3]);
+}
+
+/// What stands in a folder that was cloned without its large files.
+#[test]
+fn pointers_to_large_files_are_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n";
+    for name in [FIRST, "model.safetensors.index.json", "config.json", "model.safetensors"] {
+        let toy = Toy::sharded(DType::F32);
+        fs::write(toy.dir.join(name), pointer).unwrap();
+        let why = refusal(Checkpoint::open(&toy.dir));
+        assert!(why.contains(name) && why.contains("git lfs pull"), "{why}");
     }
 }
 
