@@ -44,6 +44,24 @@ impl Config<'_> {
         }
     }
 
+    /// A size that has several names, all of which the framework reads.
+    ///
+    /// # Errors
+    ///
+    /// None of them is there, or two that differ.
+    pub fn aliased(&self, names: &[&str]) -> Result<usize> {
+        let mut there = names.iter().filter(|name| self.get(name).is_some());
+        let first = there.next().unwrap_or(&names[0]);
+        let size = self.size(first)?;
+        for name in there {
+            if self.size(name)? != size {
+                let what = format!("is {size}, and {name}, the same size, is {}", self.size(name)?);
+                return Err(self.error(first, what));
+            }
+        }
+        Ok(size)
+    }
+
     /// A finite number, or `default`.
     pub fn number_or(&self, field: &str, default: f64) -> Result<f64> {
         match self.get(field) {

@@ -27,15 +27,18 @@ pub struct Family {
     pub names: Names,
 }
 
+/// The names that the framework reads a size under, its own first.
+type Aliases = &'static [&'static str];
+
 /// The fields of `config.json`.
 pub(super) struct ConfigKeys {
-    pub layers: &'static str,
-    pub width: &'static str,
+    pub layers: Aliases,
+    pub width: Aliases,
     pub inner: Dim, // derived: 4D
-    pub n_heads: &'static str,
+    pub n_heads: Aliases,
     pub n_kv_heads: Dim, // derived: H
     pub head_dim: Dim,   // derived: D/H
-    pub max_positions: &'static str,
+    pub max_positions: Aliases,
     pub windows: Windows,
     pub eps: Eps,
     pub act: (&'static str, &'static str),
@@ -154,21 +157,23 @@ impl Family {
     pub fn arch(&self, config: &Config) -> Result<Arch> {
         self.refuse_unimplemented(config)?;
         let keys = &self.keys;
-        let layers = config.size(keys.layers)?;
+        let layers = config.aliased(keys.layers)?;
         // Per-layer lists are allocated before any weight is looked up; the deepest real models
         // have a few hundred layers.
         if layers > 1 << 16 {
-            return Err(config.error(keys.layers, format!("{layers} layers are no real model's")));
+            return Err(
+                config.error(keys.layers[0], format!("{layers} layers are no real model's"))
+            );
         }
-        let width = config.size(keys.width)?;
-        let n_heads = config.size(keys.n_heads)?;
+        let width = config.aliased(keys.width)?;
+        let n_heads = config.aliased(keys.n_heads)?;
         let head_dim = self.head_dim(config, width, n_heads)?;
         let n_kv_heads = keys.n_kv_heads.read(config, n_heads)?;
         if !n_heads.is_multiple_of(n_kv_heads) {
             let what = format!("{n_kv_heads} key/value heads do not divide {n_heads} heads");
             return Err(config.error("num_key_value_heads", what));
         }
-        let max_positions = config.size(keys.max_positions)?;
+        let max_positions = config.aliased(keys.max_positions)?;
         Ok(Arch {
             family: self.name,
             layers,
@@ -216,7 +221,7 @@ impl Family {
                 return refused(field, format!("only {implemented} is implemented"));
             }
         }
-        let width = config.size(self.keys.width)?;
+        let width = config.aliased(self.keys.width)?;
         for &field in self.as_wide {
             if config.size_or(field, Some(width))? != width {
                 let what = format!("only the model's own width, {width}, is implemented");
@@ -232,7 +237,7 @@ impl Family {
             0 if width.is_multiple_of(n_heads) => Ok(width / n_heads),
             0 => {
                 let what = format!("{n_heads} heads do not divide the width {width}");
-                Err(config.error(self.keys.n_heads, what))
+                Err(config.error(self.keys.n_heads[0], what))
             }
             given => Ok(given),
         }

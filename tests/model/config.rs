@@ -120,6 +120,41 @@ fn absent_fields_are_the_frameworks() {
     assert_eq!((rotary.frequency.len(), neox.parallel), (1, true), "a quarter of 8 elements");
 }
 
+/// GPT-2's and GPT-J's sizes under the names of other families, as the framework reads them.
+#[test]
+fn sizes_have_the_names_of_other_families_too() {
+    let names = [
+        ("n_embd", "hidden_size"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_head", "num_attention_heads"),
+        ("n_positions", "max_position_embeddings"),
+    ];
+    for model in ["gpt2", "gptj"] {
+        let text = Golden::open(model).dir.join("config.json");
+        let config: Value = serde_json::from_slice(&std::fs::read(text).unwrap()).unwrap();
+        let of = |arch: Arch| (arch.width, arch.layers, arch.n_heads, arch.max_positions);
+        let plain = of(read(model, json!({})).unwrap());
+        for (own, other) in names {
+            let size = &config[own];
+            let both = json!({other: size});
+            let instead = json!({own: "(absent)", other: size});
+            let null = json!({own: null, other: size});
+            for changes in [both, instead, null] {
+                assert_eq!(of(read(model, changes.clone()).unwrap()), plain, "{changes}");
+            }
+            let differ = read(model, json!({other: size.as_u64().unwrap() * 2})).unwrap_err();
+            assert!(differ.contains(own) && differ.contains(other), "{differ}");
+            let wrong = read(model, json!({own: "(absent)", other: -3})).unwrap_err();
+            assert!(wrong.contains(&format!("{other}: -3")), "{wrong}");
+            let neither = read(model, json!({own: "(absent)"})).unwrap_err();
+            assert!(neither.contains(&format!("{own}: is missing")), "{neither}");
+        }
+    }
+    // Others have no such names.
+    let llama = json!({"hidden_size": "(absent)", "n_embd": 48});
+    assert!(read("llama", llama).unwrap_err().contains("hidden_size: is missing"));
+}
+
 #[test]
 fn windows_are_those_of_each_layer() {
     let windows = |name, changes| read(name, changes).unwrap().windows;
