@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::base::file::read_file;
-use crate::base::{Result, Rng};
+use crate::base::{Error, Result, Rng};
 use crate::model::Model;
 use crate::model::generate::Sampling;
 use crate::text::{Chat, DecodeStream, Tokenizer};
@@ -72,7 +72,8 @@ impl TextModel {
     ///
     /// # Errors
     ///
-    /// As [`generate`](TextModel::generate); what `each` says; no usable chat template.
+    /// As [`generate`](TextModel::generate); what `each` says; no usable chat template; a broken
+    /// `generation_config.json`.
     pub fn generate_with(
         &self,
         prompt: &str,
@@ -95,7 +96,7 @@ impl TextModel {
             });
             matches!(told, Ok(true))
         };
-        let stop = self.stop_tokens();
+        let stop = self.stop_tokens()?;
         let (most, sampling) = (how.max_tokens, how.sampling);
         let tokens = self.model.generate(&ids, most, sampling, &mut rng, &stop, &mut push)?;
         told?;
@@ -119,17 +120,34 @@ impl TextModel {
         &self.tokenizer
     }
 
-    /// The ids that end a text, by `generation_config.json` or else `config.json`.
-    fn stop_tokens(&self) -> Vec<u32> {
-        let read = |file: &str| -> Option<Value> {
-            let bytes = read_file(&self.dir.join(file), 1 << 20).ok()?;
-            serde_json::from_slice::<Value>(&bytes).ok()?.get("eos_token_id").cloned()
-        };
-        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-        match read("generation_config.json").or_else(|| read("config.json")) {
-            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-            Some(one) => id(&one).into_iter().collect(),
-            None => vec![],
+    /// The ids that end a text, by `generation_config.json` or, where it says none, `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// A broken file; an id that is none.
+    fn stop_tokens(&self) -> Result<Vec<u32>> {
+        for name in ["generation_config.json", "config.json"] {
+            let path = self.dir.join(name);
+            if !path.exists() {
+                continue;
+            }
+            let wrong = |field: &str, what: String| {
+                let remedy = "copy the file again from the model's source";
+                Error::input(&path, field, what, remedy)
+            };
+            let read: Value = serde_json::from_slice(&read_file(&path, 1 << 20)?)
+                .map_err(|e| wrong("JSON", format!("cannot be read: {e}")))?;
+            let ids = match &read["eos_token_id"] {
+                Value::Null => continue,
+                Value::Array(ids) => &ids[..],
+                one => std::slice::from_ref(one),
+            };
+            let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+            let each = ids.iter().map(|v| {
+                id(v).ok_or_else(|| wrong("eos_token_id", format!("{v} is no token's id")))
+            });
+            return each.collect();
         }
+        Ok(vec![])
     }
 }

@@ -1,7 +1,8 @@
 //! Chats: a user's message rendered by the model's own chat template.
 //!
-//! The template is Jinja, from `chat_template.jinja`, `chat_template.json` or
-//! `tokenizer_config.json`, in this order; of several, the one named `default`. It finds what the
+//! The template is Jinja, from `additional_chat_templates/default.jinja`, `chat_template.jinja`,
+//! `tokenizer_config.json` or a processor's `chat_template.json`, in this order, which is the
+//! transformers library's; of several, the one named `default`. It finds what the
 //! transformers library gives it (`jinja.rs` has its limits): `messages`, `tools` and `documents`
 //! (none), `add_generation_prompt`, and the special tokens by name (from `special_tokens_map.json`
 //! those that `tokenizer_config.json` does not name). The tags `generation`, which mark what
@@ -117,25 +118,23 @@ impl Chat {
 
 /// The template of a folder, and where it comes from.
 fn find(dir: &Path, config: &Value) -> Result<(Source, String)> {
-    let path = dir.join("chat_template.jinja");
-    if path.exists() {
+    if let Some(path) = jinja_file(dir)? {
         let text = read_text(&path, MAX_TEMPLATE_BYTES as u64)?;
         return Ok((Source { file: path, field: "" }, text));
     }
-    let path = dir.join("chat_template.json");
-    let own = json(&path)?;
-    let (path, value) = match &own {
-        Some(value) => (path, value),
-        None => (dir.join("tokenizer_config.json"), config),
-    };
+    let (mut path, mut value) = (dir.join("tokenizer_config.json"), &config["chat_template"]);
+    let processor = json(&dir.join("chat_template.json"))?.unwrap_or_default();
+    if value.is_null() && !processor["chat_template"].is_null() {
+        (path, value) = (dir.join("chat_template.json"), &processor["chat_template"]);
+    }
     let wrong = |what: &str| Err(Error::input(&path, "chat_template", what, without(OWN)));
-    let text = match &value["chat_template"] {
+    let text = match value {
         Value::String(text) => text,
         Value::Null => {
             let what = "is missing, and there is no chat_template.jinja: the model has no chat";
             return wrong(what);
         }
-        Value::Array(all) => match all.iter().find(|t| t["name"] == "default") {
+        Value::Array(all) => match all.iter().rfind(|t| t["name"] == "default") {
             Some(Value::Object(one)) if one.get("template").is_some_and(Value::is_string) => {
                 one["template"].as_str().unwrap_or_default()
             }
@@ -148,6 +147,25 @@ fn find(dir: &Path, config: &Value) -> Result<(Source, String)> {
     }
     let text = text.to_owned();
     Ok((Source { file: path, field: "chat_template, " }, text))
+}
+
+/// The file of its own that holds the template, if there is one.
+///
+/// # Errors
+/// Templates of other names in their folder and none for a plain chat: the library takes these in
+/// place of all others, and so has none.
+fn jinja_file(dir: &Path) -> Result<Option<PathBuf>> {
+    let more = dir.join("additional_chat_templates");
+    let own = [more.join("default.jinja"), dir.join("chat_template.jinja")];
+    if let Some(path) = own.into_iter().find(|path| path.exists()) {
+        return Ok(Some(path));
+    }
+    let files = std::fs::read_dir(&more).into_iter().flatten().flatten();
+    if files.into_iter().any(|file| file.path().extension().is_some_and(|e| e == "jinja")) {
+        let what = "has no default.jinja, and there is no chat_template.jinja";
+        return Err(Error::input(more, "chat templates", what, without(OWN)));
+    }
+    Ok(None)
 }
 
 /// A JSON file, if it is there.

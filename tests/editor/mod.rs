@@ -2,6 +2,7 @@
 
 mod docs;
 mod rules;
+mod stops;
 mod threads;
 
 use std::fs;

@@ -29,7 +29,9 @@ struct Case {
 fn chat(files: &[(&str, &str)]) -> Result<Chat> {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
-        fs::write(folder.path().join(name), text).unwrap();
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
     }
     Chat::open(folder.path())
 }
@@ -75,8 +77,19 @@ fn the_file_of_its_own_comes_first_and_of_several_the_default() {
     let shown = |files: &[_]| chat(files).unwrap().render("x").unwrap();
     assert_eq!(shown(&[config]), "<s>list");
     let own = ("chat_template.json", "{\"chat_template\": \"own\"}");
-    assert_eq!(shown(&[config, own]), "own");
-    assert_eq!(shown(&[config, own, ("chat_template.jinja", "jinja")]), "jinja");
+    assert_eq!(shown(&[own]), "own", "a processor's, where the tokenizer has none");
+    assert_eq!(shown(&[config, own]), "<s>list");
+    let jinja = ("chat_template.jinja", "jinja");
+    assert_eq!(shown(&[config, own, jinja]), "jinja");
+    let tools = ("additional_chat_templates/tool_use.jinja", "tools");
+    assert_eq!(shown(&[config, jinja, tools]), "jinja");
+    let default = ("additional_chat_templates/default.jinja", "more");
+    assert_eq!(shown(&[config, jinja, tools, default]), "more");
+    let error = error(&[config, tools]);
+    assert!(error.contains("additional_chat_templates: ") && error.contains("default"), "{error}");
+    let twice = json!({"chat_template": [{"name": "default", "template": "first"},
+                                         {"name": "default", "template": "last"}]});
+    assert_eq!(shown(&[("tokenizer_config.json", &twice.to_string())]), "last");
 }
 
 #[test]
