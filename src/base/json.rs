@@ -1,4 +1,5 @@
-//! JSON whose keys are unique: of two alike, a plain reader silently keeps the last.
+//! What a plain reader of JSON drops: of two keys alike it silently keeps the last, and it forgets
+//! their order.
 
 use std::fmt;
 
@@ -64,5 +65,65 @@ impl<'de> Visitor<'de> for Reader {
             all.insert(name, value);
         }
         Ok(all.into())
+    }
+}
+
+/// The keys of all objects, each before those inside its value, in the order of the text.
+pub struct KeyOrder(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for KeyOrder {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<KeyOrder, D::Error> {
+        from.deserialize_any(KeyReader).map(KeyOrder)
+    }
+}
+
+struct KeyReader;
+
+impl<'de> Visitor<'de> for KeyReader {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(vec![])
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(vec![])
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(vec![])
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(vec![])
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(vec![])
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(vec![])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut all = vec![];
+        while let Some(KeyOrder(keys)) = items.next_element()? {
+            all.extend(keys);
+        }
+        Ok(all)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut all = vec![];
+        while let Some((name, KeyOrder(keys))) = fields.next_entry::<String, KeyOrder>()? {
+            all.push(name);
+            all.extend(keys);
+        }
+        Ok(all)
     }
 }

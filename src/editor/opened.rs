@@ -34,6 +34,7 @@ impl Opened {
         }
         model.search_precision = precision;
         let tokenizer = Arc::new(Tokenizer::open(dir)?);
+        check_surrounding(dir, &tokenizer, model.arch.vocabulary)?;
         let fingerprint = fingerprint(&checkpoint)?;
         let (dir, device) = (dir.to_owned(), device.clone());
         Ok(Opened { dir, device, checkpoint, model, tokenizer, fingerprint })
@@ -53,4 +54,19 @@ impl Opened {
         let tensor = self.checkpoint.tensor(&self.model.editable(l).tensor)?;
         Ok(tensor.expect("the model was loaded from it").bytes)
     }
+}
+
+/// Refuses a tokenizer that puts a token around every text which the model cannot run.
+fn check_surrounding(dir: &Path, tokenizer: &Tokenizer, vocabulary: usize) -> Result<()> {
+    let around = tokenizer.bos.iter().chain(&tokenizer.eos);
+    let Some(&id) = around.into_iter().find(|&&id| id as usize >= vocabulary) else {
+        return Ok(());
+    };
+    let token = tokenizer.token_text(id);
+    let what = format!(
+        "puts {token:?} around every text, whose id, {id}, is not in the model's vocabulary of \
+         {vocabulary}"
+    );
+    let remedy = "take the tokenizer's files and the weights from one source";
+    Err(Error::input(dir, "tokenizer", what, remedy))
 }

@@ -61,6 +61,9 @@ impl Prepared {
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
         let file = requests_file.as_deref().unwrap_or(Path::new(CALLER));
         let progress = &*settings.progress;
+        if let Some(difference) = &opened.tokenizer.difference {
+            progress.warn(difference);
+        }
         applies(&settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
         for (name, value, source) in &settings.set {

@@ -1,8 +1,11 @@
 //! Floor 1: text to tokens and back, and the last token of a fact's subject.
 
+mod added;
 pub mod chat;
+mod class;
 mod jinja;
-pub mod legacy;
+mod legacy;
+mod sources;
 pub mod span;
 pub mod stream;
 pub mod tokenizer;

@@ -6,6 +6,8 @@
 //!   needs every token of its text, the same ones each time;
 //! * `trim_offsets` is switched off too, so that a span covers all bytes of its token, leading
 //!   space included;
+//! * a folder's `tokenizer.json` is its tokenizer; other files of the folder add the tokens that it
+//!   lacks, and where they contradict it the folder is refused (`added.rs`, `class.rs`);
 //! * targets are encoded, and partial targets decoded, as text that follows other text. A
 //!   SentencePiece-style tokenizer inserts a space at the start of a text when it encodes and
 //!   removes it when it decodes, which would add a lone `▁` to a target or join it to its prompt.
@@ -13,8 +15,12 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tokenizers::PostProcessorWrapper;
 
+use super::added;
+use super::class::{rules, rules_of_two_files, steps};
 use super::legacy;
+use super::sources::{MAX_BYTES, RESAVE, Sources, TOKENIZER_CONFIG};
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
@@ -28,6 +34,8 @@ pub struct Tokenizer {
     pub bos: Vec<u32>,
     /// The ids it adds after a text; language models rarely have any, and edits refuse them.
     pub eos: Vec<u32>,
+    /// Why the reference framework gives some texts other ids, if it does: a warning to show.
+    pub difference: Option<String>,
     before: Vec<u32>,
     before_text: String,
 }
@@ -43,28 +51,50 @@ pub struct Encoded {
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer of a checkpoint folder: `tokenizer.json`, or GPT-2's two files under
-    /// either of their names (see [`legacy`]).
+    /// Opens the tokenizer of a checkpoint folder: `tokenizer.json`, or a vocabulary and merges
+    /// in two files under either of their names (see `legacy.rs`), with the tokens and flags that
+    /// the files beside them name.
     ///
     /// # Errors
-    /// No such file, or one that is broken.
+    /// No such file, or one that is broken; files that contradict each other, a class whose rules
+    /// for two files are not implemented, by name.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
+        let sources = Sources::read(dir)?;
         let path = dir.join("tokenizer.json");
-        if path.is_file() {
-            let bytes = read_file(&path, legacy::MAX_BYTES)?;
-            return Self::from_json(&path, &bytes);
+        if path.exists() {
+            check_versions(&sources)?;
+            let description = parse(&path, &read_file(&path, MAX_BYTES)?)?;
+            check_prefix(&sources, &description["pre_tokenizer"])?;
+            let own = description["added_tokens"].clone();
+            let rules = rules(&sources, &description);
+            let difference = rules.map(|rules| rules.difference(&description, &sources));
+            let difference = difference.transpose()?.flatten();
+            let mut inner = plain(&path, description)?;
+            added::add(&mut inner, &sources, rules, &own)?;
+            return Ok(Tokenizer { difference, ..Self::of(inner, &sources)? });
         }
-        match legacy::describe(dir)? {
-            Some((path, description)) => Self::build(&path, description),
-            None => Err(Error::input(
-                dir,
-                "tokenizer.json",
-                "is missing, and so are vocab.json with merges.txt",
-                "copy them from the model's source, or let transformers write one: \
-                 AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
-            )),
-        }
+        let Some(paths) = legacy::find(dir) else {
+            let what = "is missing, and so are vocab.json with merges.txt";
+            return Err(Error::input(dir, "tokenizer.json", what, RESAVE));
+        };
+        let rules = rules_of_two_files(&sources)?;
+        let description = legacy::describe(&paths, rules, &sources)?;
+        let mut inner = plain(&paths[0], description)?;
+        let special = added::add(&mut inner, &sources, Some(rules), &Value::Null)?;
+        let around = |flag: &str, name: &str| {
+            let set = sources.flag(flag)?.unwrap_or(false);
+            let token = special.get(name).filter(|_| set);
+            Ok(token.and_then(|token| Some((&**token, inner.token_to_id(token)?))))
+        };
+        let (before, after) =
+            (around("add_bos_token", "bos_token")?, around("add_eos_token", "eos_token")?);
+        let processor =
+            serde_json::from_value::<PostProcessorWrapper>(legacy::surround(before, after));
+        let processor =
+            processor.map_err(|e| sources.wrong(TOKENIZER_CONFIG, "bos_token", e.to_string()))?;
+        inner.with_post_processor(Some(processor));
+        Self::of(inner, &sources)
     }
 
     /// From the contents of a `tokenizer.json`; errors name the file `name`.
@@ -73,30 +103,24 @@ impl Tokenizer {
     /// Not JSON, or not a tokenizer.
     pub fn from_json(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         let name = name.as_ref();
-        let description = serde_json::from_slice(bytes).map_err(|e| {
-            Error::input(name, format!("line {}", e.line()), format!("is not JSON: {e}"), REMEDY)
-        })?;
-        Self::build(name, description)
+        Self::around(plain(name, parse(name, bytes)?)?)
     }
 
-    fn build(path: &Path, mut description: Value) -> Result<Self> {
-        check_merges(path, &description["model"])?;
-        if let Value::Object(fields) = &mut description {
-            fields.remove("truncation");
-            fields.remove("padding");
-        }
-        if let Some(model) = description.get_mut("model").and_then(Value::as_object_mut) {
-            model.remove("dropout");
-        }
-        if let Some(processor) = description.get_mut("post_processor") {
-            check_template(path, processor)?;
-            keep_spaces_in_spans(processor);
-        }
-        let inner: tokenizers::Tokenizer = serde_json::from_value(description)
-            .map_err(|e| Error::input(path, "tokenizer", e.to_string(), REMEDY))?;
+    /// With the flags of the folder.
+    fn of(mut inner: tokenizers::Tokenizer, sources: &Sources) -> Result<Self> {
+        inner.set_encode_special_tokens(sources.flag("split_special_tokens")?.unwrap_or(false));
+        Self::around(inner)
+    }
 
-        let mut tok =
-            Tokenizer { inner, bos: vec![], eos: vec![], before: vec![], before_text: "".into() };
+    fn around(inner: tokenizers::Tokenizer) -> Result<Self> {
+        let mut tok = Tokenizer {
+            inner,
+            bos: vec![],
+            eos: vec![],
+            difference: None,
+            before: vec![],
+            before_text: String::new(),
+        };
         let sample = tok.run(BEFORE, true)?;
         let added = |mask: &u32| *mask == 1;
         let mask = sample.get_special_tokens_mask();
@@ -220,6 +244,58 @@ impl Tokenizer {
 }
 
 const REMEDY: &str = "copy the file again from the model's source";
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Error::input(path, format!("line {}", e.line()), format!("is not JSON: {e}"), REMEDY)
+    })
+}
+
+/// A tokenizer without what this file's head says is switched off.
+fn plain(path: &Path, mut description: Value) -> Result<tokenizers::Tokenizer> {
+    check_merges(path, &description["model"])?;
+    if let Value::Object(fields) = &mut description {
+        fields.remove("truncation");
+        fields.remove("padding");
+    }
+    if let Some(model) = description.get_mut("model").and_then(Value::as_object_mut) {
+        model.remove("dropout");
+    }
+    if let Some(processor) = description.get_mut("post_processor") {
+        check_template(path, processor)?;
+        keep_spaces_in_spans(processor);
+    }
+    let built = serde_json::from_value(description);
+    built.map_err(|e| Error::input(path, "tokenizer", e.to_string(), REMEDY))
+}
+
+/// Refuses a folder that has a `tokenizer.json` for each release of the framework.
+fn check_versions(sources: &Sources) -> Result<()> {
+    let files = sources.config["fast_tokenizer_files"].as_array().into_iter().flatten();
+    match files.filter_map(Value::as_str).find(|&file| file != "tokenizer.json") {
+        None => Ok(()),
+        Some(file) => {
+            let what = format!("by it some releases of transformers read {file:?} instead");
+            let path = sources.dir.join(TOKENIZER_CONFIG);
+            Err(Error::input(path, "fast_tokenizer_files", what, RESAVE))
+        }
+    }
+}
+
+/// Refuses a configuration by which a byte-level tokenizer puts a space before a text, or none,
+/// where `tokenizer.json` says otherwise: releases of the framework differ in whom they follow.
+fn check_prefix(sources: &Sources, pre_tokenizer: &Value) -> Result<()> {
+    let Some(said) = sources.flag("add_prefix_space")? else { return Ok(()) };
+    for step in steps(pre_tokenizer) {
+        if step["type"] == "ByteLevel" && step["add_prefix_space"] == !said {
+            let what = format!("is {said}, and in tokenizer.json it is {}", !said);
+            let path = sources.dir.join(TOKENIZER_CONFIG);
+            let remedy = "make both say what the model was trained with, as its source has it";
+            return Err(Error::input(path, "add_prefix_space", what, remedy));
+        }
+    }
+    Ok(())
+}
 
 fn keep_spaces_in_spans(processor: &mut Value) {
     if let Some(trim) = processor.get_mut("trim_offsets") {

@@ -42,6 +42,26 @@ fn an_index_that_names_a_missing_shard() {
 }
 
 /// A tokenizer of another model: its ids are beyond the embedding.
+/// A token that every text begins with, and the model does not have.
+#[test]
+fn a_beginning_that_is_not_in_the_vocabulary() {
+    let s = Session::new("gpt2");
+    let path = s.at("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut token = tokenizer["added_tokens"][0].clone();
+    (token["id"], token["content"]) = (json!(307), json!("<new>"));
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let single = json!([{"SpecialToken": {"id": "<new>", "type_id": 0}}, text]);
+    let special = json!({"<new>": {"id": "<new>", "ids": [307], "tokens": ["<new>"]}});
+    tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "single": single,
+        "pair": single, "special_tokens": special});
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let words = ["tokenizer: puts \"<new>\" around every text", "307", "vocabulary of 307"];
+    refused(&["generate", &s.at("model"), "--prompt", "The sea"], &words);
+    refused(&strs(&s.edit(&[])), &words);
+}
+
 #[test]
 fn a_tokenizer_that_does_not_match_the_vocabulary() {
     let s = Session::new("gpt2");

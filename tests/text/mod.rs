@@ -1,6 +1,7 @@
 //! Floor 1: tokens.
 
 mod chat;
+mod layouts;
 mod span;
 mod stream;
 mod tokenizer;

@@ -112,12 +112,6 @@ fn broken_files_are_named_with_what_to_do() {
     says(&both("[]", &merges), &["vocab.json: line 1", "not a JSON object"]);
     says(&both("{}", &merges), &["vocab.json: merge 0"]);
     says(&both(&vocab, "#version\na b c\n"), &["merges.txt: line 2"]);
-    let mut files = both(&vocab, &merges).to_vec();
-    files.push((
-        "tokenizer_config.json",
-        json!({"add_bos_token": true, "bos_token": "<s>"}).to_string(),
-    ));
-    says(&files, &["tokenizer_config.json: bos_token", "<s>"]);
 }
 
 #[test]
