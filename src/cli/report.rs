@@ -138,7 +138,8 @@ fn summary(facts: &[FactReport]) -> String {
     let mean = |of: &dyn Fn(&FactReport) -> f64| facts.iter().map(of).sum::<f64>() / n;
     let took = facts.iter().filter(|o| o.taken).count();
     format!(
-        "{took} of {} taken; mean P of the target {} → {}; {:.1} steps a fact, mean loss {:.2} → {:.2}",
+        "{took} of {} taken; mean P of the target {} → {}; {:.1} steps a fact, mean loss \
+         {:.2} → {:.2}",
         counted(facts.len() as u64, "fact"),
         percent(mean(&|o| o.p_target[0])),
         percent(mean(&|o| o.p_target[1])),

@@ -57,39 +57,42 @@ impl Edited<'_> {
     fn because(&self, plan: &FactPlan, out: &Outcome) -> String {
         let found = plan.trace.last().map_or(0.0, |last| (-last.nll).exp());
         if found < LIKELY {
-            let p = percent(found);
-            let steps = plan.trace.len();
-            let at_clamp =
-                plan.value[0] > 0.99 * self.params.number(&CLAMP_NORM_FACTOR) * plan.value[1];
-            let more = if at_clamp {
-                "a larger clamp_norm_factor"
-            } else {
-                "more v_num_grad_steps, a larger v_lr"
-            };
-            return format!(
-                "its search got to P {p} a token in {steps} steps; try {more} or another layer"
-            );
+            return self.not_found(plan, found);
         }
         if self.lost >= SPOILT {
-            let lost = percent(self.lost);
             return format!(
-                "its value was found, and rounding to the stored type loses {lost} of the change; \
-                 edit the model in F32"
+                "its value was found, and rounding to the stored type loses {} of the change; edit \
+                 the model in F32",
+                percent(self.lost)
             );
         }
         match out.in_contexts {
             Some(p) if p >= LIKELY => self.only_in_contexts(plan, p),
-            _ => format!(
-                "its value was found, and the weights do not reach it; try {}",
-                self.reach()
-            ),
+            _ => {
+                let ways = self.reach();
+                format!("its value was found, and the weights do not reach it; try {ways}")
+            }
         }
     }
 
-    /// Advice where the fact is known after other text, and not by itself.
+    /// Of a search that ended where the target's tokens have the mean probability `p`.
+    fn not_found(&self, plan: &FactPlan, p: f64) -> String {
+        let [moved, t0] = plan.value;
+        let more = match moved > 0.99 * self.params.number(&CLAMP_NORM_FACTOR) * t0 {
+            true => "a larger clamp_norm_factor",
+            false => "more v_num_grad_steps, a larger v_lr",
+        };
+        let (p, steps) = (percent(p), plan.trace.len());
+        format!("its search got to P {p} a token in {steps} steps; try {more} or another layer")
+    }
+
+    /// Of a fact that is known after other text, and not by itself.
     fn only_in_contexts(&self, plan: &FactPlan, p: f64) -> String {
-        let cosine = plan.key_cosine.map_or(String::new(), |c| {
-            format!(", since its key is far from the average that the change is made for (cosine {c:.2})")
+        let far = plan.key_cosine.map_or(String::new(), |cosine| {
+            format!(
+                ", whose key is far from the average that the change is made for (cosine \
+                 {cosine:.2})"
+            )
         });
         let weight = |average| self.contexts.weights(average)[0];
         let lighter = weight(Average::Flat) < weight(Average::Grouped);
@@ -97,9 +100,10 @@ impl Edited<'_> {
             true => "key_average grouped, in which it weighs as much as all other contexts",
             false => "fewer contexts or another layer",
         };
+        let p = percent(p);
         format!(
-            "it is said after other text (P {}) and not after the bare prompt{cosine}; try {remedy}",
-            percent(p)
+            "the target is likely after other text (P {p}) and not after the bare prompt{far}; \
+             try {remedy}"
         )
     }
 
