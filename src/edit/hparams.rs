@@ -224,6 +224,10 @@ impl HparamSet {
             },
             ParamKind::Switch if value.is_boolean() => Ok(()),
             ParamKind::Switch => Err(self.bad(name, format!("{value} is not true or false"))),
+            ParamKind::Choice(words) => match value.as_str() {
+                Some(word) if words.contains(&word) => Ok(()),
+                _ => Err(self.bad(name, format!("is {value}, and takes {}", param.kind.words()))),
+            },
             ParamKind::Number(range) => match number(value) {
                 Some(x) if x >= 0.0 => {
                     range.complaint(x).map_or(Ok(()), |what| Err(self.bad(name, what)))

@@ -41,6 +41,8 @@ pub enum ParamKind {
     Number(Range),
     /// True or false.
     Switch,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// This value alone, as JSON: a choice of the public code that has one answer here.
     Only(&'static str),
 }
@@ -123,6 +125,7 @@ impl ParamKind {
             ParamKind::Count => "a whole number from 1".to_owned(),
             ParamKind::Number(range) => range.words(),
             ParamKind::Switch => "true or false".to_owned(),
+            ParamKind::Choice(words) => words.join(" or "),
             ParamKind::Only(value) => value.to_owned(),
         }
     }
@@ -184,6 +187,11 @@ impl Params {
     /// A whole number, if it is given.
     pub fn count_if_given(&self, param: &Param) -> Option<usize> {
         self.values.get(param.name).and_then(Value::as_u64).map(|n| n as usize)
+    }
+
+    /// Whether one of several words was chosen; none is where it is not given.
+    pub fn is(&self, param: &Param, word: &str) -> bool {
+        self.values.get(param.name).is_some_and(|x| x == word)
     }
 
     /// Whether something is switched on; it is off where it is not given.
@@ -250,6 +258,14 @@ pub const KL_FACTOR: Param = Param {
     kind: ParamKind::Number(Range::Weight),
     absent: Absent::Needed,
     about: "Weight of the KL divergence that holds what the subject is.",
+};
+/// Of methods with one key a fact.
+pub const KEY_AVERAGE: Param = Param {
+    name: "key_average",
+    kind: ParamKind::Choice(&["flat", "grouped"]),
+    absent: Absent::Default("\"flat\""),
+    about: "How contexts weigh in a key: all the same (ROME's average), or their groups, of which \
+            the bare prompt is one (MEMIT's).",
 };
 /// The layer after which the search reads its loss.
 pub const V_LOSS_LAYER: Param = Param {

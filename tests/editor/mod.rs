@@ -4,6 +4,7 @@ mod docs;
 mod rules;
 mod stops;
 mod threads;
+mod verdict;
 
 use std::fs;
 use std::path::PathBuf;
