@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use incise::base::Rng;
 use incise::text::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -134,4 +135,42 @@ fn pointers_to_large_files_are_named() {
         let error = opened.err().unwrap_or_else(|| panic!("{file} is not refused"));
         assert!(error.contains(file) && error.contains("git lfs pull"), "{error}");
     }
+}
+
+/// Replaces a value of some depth by an odd one.
+fn replace(value: &mut Value, draw: &mut impl FnMut(usize) -> usize) {
+    let inner: Vec<&mut Value> = match value {
+        Value::Object(fields) => fields.values_mut().collect(),
+        Value::Array(items) => items.iter_mut().collect(),
+        _ => vec![],
+    };
+    let n = inner.len();
+    if n > 0 && draw(4) > 0 {
+        let at = draw(n);
+        return replace(inner.into_iter().nth(at).unwrap(), draw);
+    }
+    let odd = [json!(null), json!(-1), json!(4e9), json!(""), json!("<x>"), json!([]), json!({})];
+    *value = odd[draw(odd.len())].clone();
+}
+
+/// Values of JSON files replaced at random: a refusal or a tokenizer, and no panic.
+#[test]
+fn broken_values_are_refused_and_do_not_panic() {
+    let golden = golden();
+    let mut rng = Rng::new(14, "layouts");
+    let mut draw = |n: usize| (rng.bits() % n as u64) as usize;
+    let mut opened = 0;
+    for i in 0..600 {
+        let mut files = golden.cases[i % golden.cases.len()].files.clone();
+        let mut json: Vec<_> = files.iter_mut().filter(|(_, text)| text.starts_with('{')).collect();
+        let at = draw(json.len());
+        let text = &mut *json[at].1;
+        let mut value: Value = serde_json::from_str(text).unwrap();
+        replace(&mut value, &mut draw);
+        *text = value.to_string();
+        if let Ok(tok) = golden.open(&files) {
+            opened += usize::from(tok.encode("a <x> 2023").is_ok());
+        }
+    }
+    assert!((50..600).contains(&opened), "{opened} of 600 opened: the rest is refused");
 }
