@@ -13,12 +13,13 @@
 //! one, whatever its file says: where these differ, the folder is refused.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::class::Rules;
+use super::class::{Rules, rules};
 use super::sources::{ADDED_TOKENS, Sources, TOKENIZER_CONFIG};
 use crate::base::{Error, Result};
 
@@ -40,7 +41,6 @@ struct Stated {
 }
 
 /// The special tokens of a folder.
-#[derive(Default)]
 struct Special {
     /// By name, in the framework's order.
     named: Vec<(String, AddedToken)>,
@@ -63,7 +63,7 @@ pub(super) fn add(
         Value::Object(tokens) => Some(tokens),
         _ => return Err(sources.wrong(TOKENIZER_CONFIG, DECODER, "is no object")),
     };
-    let special = special(sources, decoder.is_none(), rules, inner)?;
+    let special = special(sources, rules, inner)?;
     let stated = stated(sources, decoder, &special, own)?;
     let mut by_id: BTreeMap<u32, AddedToken> = BTreeMap::new();
     by_id.extend(stated.iter().map(|s| (s.id, s.token.clone())));
@@ -151,34 +151,59 @@ fn stated(
     Ok(stated)
 }
 
-/// The special tokens; `map` is whether `special_tokens_map.json` counts.
-fn special(
+/// The special tokens by name, as a chat template finds them.
+///
+/// # Errors
+/// As [`add`].
+pub(super) fn names(sources: &Sources) -> Result<BTreeMap<String, String>> {
+    let named = named(sources, rules(sources, &Value::Null), |_| true)?;
+    Ok(named.into_iter().map(|(name, token)| (name, token.content)).collect())
+}
+
+/// The files that name special tokens: where the first says ids, the second is not read.
+fn files(sources: &Sources) -> impl Iterator<Item = (&'static str, &Value)> {
+    let map = sources.config[DECODER].is_null().then_some((TOKENS_MAP, &sources.map));
+    iter::once((TOKENIZER_CONFIG, &sources.config)).chain(map)
+}
+
+/// The special tokens by name, in the framework's order, with those of the class that `counts`.
+fn named(
     sources: &Sources,
-    map: bool,
     rules: Option<&Rules>,
-    inner: &tokenizers::Tokenizer,
-) -> Result<Special> {
-    let files = [(TOKENIZER_CONFIG, &sources.config), (TOKENS_MAP, &sources.map)];
+    counts: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, AddedToken)>> {
     let mut named = Named::default();
-    // The framework adds these even to a vocabulary without them, beyond the model's.
     for (name, token) in rules.map_or(&[][..], |rules| rules.special) {
-        if inner.token_to_id(token).is_some() {
+        if counts(token) {
             named.put(name, Rank::Flags, Some(AddedToken::from(*token, true)));
         }
     }
-    let mut extra = vec![];
-    let mut extra_is_said = false;
-    for (file, value) in &files[..if map { 2 } else { 1 }] {
+    for (file, value) in files(sources) {
         named.read(sources, file, value)?;
+    }
+    Ok(named.in_order(&sources.order))
+}
+
+/// All special tokens.
+fn special(
+    sources: &Sources,
+    rules: Option<&Rules>,
+    inner: &tokenizers::Tokenizer,
+) -> Result<Special> {
+    // The framework adds its class's even to a vocabulary without them, beyond the model's.
+    let named = named(sources, rules, |token| inner.token_to_id(token).is_some())?;
+    let mut extra = vec![];
+    let mut is_said = false;
+    for (file, value) in files(sources) {
         let more = list(sources, file, value, EXTRA)?;
         // The first file that has a list of either name has the last word on the second name.
-        if more.is_empty() && !extra_is_said {
+        if more.is_empty() && !is_said {
             extra.extend(list(sources, file, value, ADDITIONAL)?);
         }
         extra.extend(more);
-        extra_is_said |= [EXTRA, ADDITIONAL].iter().any(|field| value.get(field).is_some());
+        is_said |= [EXTRA, ADDITIONAL].iter().any(|field| value.get(field).is_some());
     }
-    Ok(Special { named: named.in_order(&sources.order), extra })
+    Ok(Special { named, extra })
 }
 
 /// Special tokens by name, and what decides their order.

@@ -2,11 +2,10 @@
 //!
 //! The template is Jinja, from `additional_chat_templates/default.jinja`, `chat_template.jinja`,
 //! `tokenizer_config.json` or a processor's `chat_template.json`, in this order, which is the
-//! transformers library's; of several, the one named `default`. It finds what the
-//! transformers library gives it (`jinja.rs` has its limits): `messages`, `tools` and `documents`
-//! (none), `add_generation_prompt`, and the special tokens by name (from `special_tokens_map.json`
-//! those that `tokenizer_config.json` does not name). The tags `generation`, which mark what
-//! training needs, are ignored.
+//! transformers library's; of several, the one named `default`. It finds what the library gives it
+//! (`jinja.rs` has its limits): `messages`, `tools` and `documents` (none),
+//! `add_generation_prompt`, and the tokenizer's special tokens by name. The tags `generation`,
+//! which mark what training needs, are ignored.
 //!
 //! A rendered chat contains its special tokens as text, so none are added when it is tokenised.
 
@@ -16,7 +15,8 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, Value as Jinja, context};
 use serde_json::Value;
 
-use super::jinja;
+use super::sources::Sources;
+use super::{added, jinja};
 use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Remedy, Result};
 
@@ -68,9 +68,7 @@ impl Chat {
         let text = without_generation(&template);
         let parsed = jinja::with_large_stack(|| env.add_template_owned(NAME, text));
         parsed.map_err(|e| source.error(&e))?;
-        let others = json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
-        let mut tokens = special_tokens(&others);
-        tokens.extend(special_tokens(&config));
+        let tokens = added::names(&Sources::read(dir)?)?;
         Ok(Chat { env, source, tokens, template })
     }
 
@@ -178,13 +176,6 @@ fn json(path: &Path) -> Result<Option<Value>> {
         let what = format!("is not JSON: {e}");
         Error::input(path, format!("line {}", e.line()), what, without(OWN))
     })
-}
-
-/// `bos_token` and the like: strings, or objects with the string as their `content`.
-fn special_tokens(config: &Value) -> BTreeMap<String, String> {
-    let named = config.as_object().into_iter().flatten().filter(|(n, _)| n.ends_with("_token"));
-    let text = |v: &Value| v.as_str().or_else(|| v["content"].as_str()).map(String::from);
-    named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
 }
 
 impl Source {

@@ -46,7 +46,17 @@ const GPT2: Rules = Rules {
 
 static RULES: [Rules; 4] = [
     GPT2,
-    Rules { class: "GPTNeoXTokenizer", nfc: true, ..GPT2 },
+    Rules {
+        class: "GPTNeoXTokenizer",
+        nfc: true,
+        special: &[
+            ("bos_token", END),
+            ("eos_token", END),
+            ("unk_token", END),
+            ("pad_token", "<|padding|>"),
+        ],
+        ..GPT2
+    },
     Rules {
         class: "Qwen2Tokenizer",
         nfc: true,

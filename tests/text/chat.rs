@@ -241,11 +241,33 @@ fn texts_are_parted_as_python_parts_them() {
     assert!(shown("{{ 'a'.partition('') }}").unwrap_err().contains("no separator"));
 }
 
+/// As transformers 5.23 gives them to a template: those of a class, of its configuration, and of a
+/// file of their own, which comes before the configuration unless that lists tokens with ids.
 #[test]
-fn special_tokens_of_their_own_file_fill_in() {
-    let config = ("tokenizer_config.json", r#"{"bos_token": "<s>", "eos_token": null}"#);
+fn special_tokens_are_the_tokenizers() {
+    let template = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ image_token }}";
     let map = r#"{"bos_token": "<other>", "eos_token": {"content": "</s>"}}"#;
-    let template = ("chat_template.jinja", "{{ bos_token }}{{ eos_token }}");
-    let files = [config, ("special_tokens_map.json", map), template];
-    assert_eq!(chat(&files).unwrap().render("x").unwrap(), "<s></s>");
+    let both = r#"{"bos_token": "<s>", "eos_token": null}"#;
+    let listed = r#"{"bos_token": "<s>", "eos_token": null, "added_tokens_decoder": {}}"#;
+    let image = r#"{"image_token": "<img>"}"#;
+    for (model, config, map, want) in [
+        ("gpt2", "{}", "{}", "<|endoftext|>|<|endoftext|>||"),
+        ("llama", "{}", "{}", "|||"),
+        ("qwen2", "{}", "{}", "|<|endoftext|>|<|endoftext|>|"),
+        ("gpt_neox", "{}", "{}", "<|endoftext|>|<|endoftext|>|<|padding|>|"),
+        ("gpt2", both, map, "<other>|</s>||"),
+        ("llama", both, map, "<other>|</s>||"),
+        ("gpt2", listed, map, "<s>|||"),
+        ("llama", listed, map, "<s>|||"),
+        ("llama", image, "{}", "|||<img>"),
+    ] {
+        let model = json!({"model_type": model}).to_string();
+        let files = [
+            ("config.json", &model[..]),
+            ("tokenizer_config.json", config),
+            ("special_tokens_map.json", map),
+            ("chat_template.jinja", template),
+        ];
+        assert_eq!(chat(&files).unwrap().render("x").unwrap(), want, "{files:?}");
+    }
 }
