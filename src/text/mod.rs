@@ -3,6 +3,7 @@
 pub mod chat;
 mod jinja;
 pub mod legacy;
+pub mod seam;
 pub mod span;
 pub mod stream;
 pub mod tokenizer;

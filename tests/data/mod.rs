@@ -1,5 +1,6 @@
 //! Floor 1: cases.
 
+mod broken;
 mod conflicts;
 mod contexts;
 mod corpus;

@@ -30,7 +30,7 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F64).unwrap();
     let tokenizer = Tokenizer::open(&dir).unwrap();
-    let target = tokenizer.encode_target("Paris").unwrap();
+    let target = tokenizer.encode_target("is", "Paris", None).unwrap();
     let contexts = ["{}", "The first time. {}", "Because. {}"];
     let rows = fact_rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
     let f = model.arch.inner;
