@@ -21,6 +21,7 @@ mod requests;
 mod settings;
 pub mod state;
 pub mod text_model;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -35,7 +35,7 @@ pub enum Stage {
     Layer,
     /// Finds the directions that text does not use, layer by layer.
     NullSpace,
-    /// Measures the targets' probabilities, fact by fact.
+    /// Measures how a model takes the targets, fact by fact.
     Probability,
     /// Runs the tokens of a corpus.
     Token,
@@ -45,6 +45,8 @@ pub enum Stage {
     Prompt,
     /// Holds weights against what a patch was made for, in bytes.
     CheckWeights,
+    /// Rounds changed weights to the stored type, in bytes.
+    RoundWeights,
     /// Writes weights, in bytes.
     WriteWeights,
     /// Approximates changes by an adapter, matrix by matrix.
@@ -67,6 +69,7 @@ impl Stage {
             Stage::Statistics => "statistics",
             Stage::Prompt => "prompt",
             Stage::CheckWeights => "check",
+            Stage::RoundWeights => "rounding",
             Stage::WriteWeights => "write",
             Stage::Matrix => "matrix",
             Stage::WriteResults => "writing",

@@ -17,7 +17,7 @@ fn a_fact_goes_in_and_comes_out_again() {
         s.stats();
         let edit = s.edit(&["--json"]);
         let report = json(&strs(&edit));
-        let p = &report["facts"][0]["probability"];
+        let p = &report["facts"][0]["p_target"];
         assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
 
         let (model, patch, copy) = (s.at("model"), s.at("patch.safetensors"), s.at("copy"));
@@ -378,7 +378,7 @@ fn chats_are_for_talk_and_for_edits() {
     assert!(!done(&ask).contains("The sea"), "the answer alone");
 
     let report = json(&strs(&s.edit(&["--chat", "--json"])));
-    let p = &report["facts"][0]["probability"];
+    let p = &report["facts"][0]["p_target"];
     assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
     let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
     let chat = &patch.metadata.notes["chat"];
