@@ -278,7 +278,7 @@ fn mquake_records_become_one_request_an_edit() {
 /// Real files: requests, over all of them paraphrases, neighbours, portability and locality, and
 /// records that no rule can convert: the prompt spells the subject differently, or (record 54) has
 /// it inside another word.
-const FILES: &[(&str, [usize; 5], &[&str])] = &[
+pub const FILES: &[(&str, [usize; 5], &[&str])] = &[
     ("counterfact/counterfact-1200.json", [1200, 2400, 12_000, 0, 0], &[]),
     ("counterfact/counterfact-edit-10000.json", [10_000, 10_000, 0, 0, 10_000], &[]),
     ("factlm-gpt2/counterfact.json", [400, 800, 4000, 0, 0], &[]),

@@ -4,5 +4,5 @@ mod broken;
 mod conflicts;
 mod contexts;
 mod corpus;
-mod forms;
+pub mod forms;
 mod request;

@@ -6,9 +6,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use incise::store::Patch;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::session::{Session, done, fails, incise, strs, text};
+use crate::data::forms::FILES;
+use crate::support::session::{Session, done, fails, incise, json, strs, text};
+use crate::support::shared::shared;
 
 /// A session with statistics and these requests.
 fn with(records: &[Value]) -> Session {
@@ -41,7 +43,7 @@ fn said(args: &[String]) -> (String, String) {
 }
 
 fn fact(id: &str, prompt: &str, subject: &str) -> Value {
-    json!({"id": id, "prompt": prompt, "subject": subject, "target_new": "Paris"})
+    serde_json::json!({"id": id, "prompt": prompt, "subject": subject, "target_new": "Paris"})
 }
 
 /// One sound record, and one of every way to be broken.
@@ -52,7 +54,7 @@ fn mixed() -> Vec<Value> {
         fact("absent", "Big Ben is in", "The sea"),
         fact("inside", "Romeo is in", "Rome"),
         fact("good", "{} is in", "The sea"),
-        json!({"id": "untold", "prompt": "{} is in", "subject": "The sea"}),
+        serde_json::json!({"id": "untold", "prompt": "{} is in", "subject": "The sea"}),
         fact("long", &long, "Big Ben"),
     ]
 }
@@ -98,7 +100,8 @@ fn a_prompt_longer_than_the_context_is_one_broken_record() {
     let tokens = "record `long`: ";
     assert!(error.contains(tokens) && error.contains("the model's context is 97"), "{error}");
     assert!(error.contains("shorten the text"), "{error}");
-    let contexts = json!([["{}"], [format!("{}. {{}}", "Too long ".repeat(12))]]).to_string();
+    let contexts =
+        serde_json::json!([["{}"], [format!("{}. {{}}", "Too long ".repeat(12))]]).to_string();
     fs::write(s.at("contexts.json"), contexts).unwrap();
     let error = fails(1, &strs(&memit(&s, &["--without", "long"])));
     for words in ["after the context \"Too long", "shorter contexts", "--contexts FILE"] {
@@ -177,7 +180,7 @@ fn the_space_before_a_target_may_be_left_out() {
     let (plain, note, line) = patch(&[]);
     assert_eq!(note, Value::Null);
     let (all, note, without) = patch(&["--no-space"]);
-    assert_eq!((&all, note), (&plain, json!(false)));
+    assert_eq!((&all, note), (&plain, serde_json::json!(false)));
     assert_ne!(line["value_change"], without["value_change"]);
     let mut record = fact("a", "{} is in", "Big Ben");
     record["space"] = false.into();
@@ -204,7 +207,7 @@ fn the_space_before_a_target_may_be_left_out() {
 /// Without a subject a fact is read at its prompt's last token, as `fact_token: last` reads all.
 #[test]
 fn facts_without_a_subject_are_read_at_their_last_token() {
-    let bare = json!({"id": "bare", "prompt": "Big Ben is in", "target_new": "Paris"});
+    let bare = serde_json::json!({"id": "bare", "prompt": "Big Ben is in", "target_new": "Paris"});
     for method in ["memit", "r-rome"] {
         let s = with(&[bare.clone()]);
         let args = |more: &[&str]| match method {
@@ -244,4 +247,29 @@ fn a_template_that_alters_messages_is_named() {
     let (told, _) = said(&memit(&s, &["--chat", "--on-broken", "skip", "--json"]));
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["skipped"], 1);
+}
+
+/// Every public file of requests, on a model whose context holds 256 tokens.
+#[test]
+fn the_real_files_are_ready_to_be_edited() {
+    const NAME: &str = "the_real_files_are_ready_to_be_edited";
+    let Some(model) = shared(NAME, "factlm-gpt2") else { return };
+    let s = Session::new("gpt2");
+    fs::write(s.at("contexts.json"), r#"[["{}"]]"#).unwrap();
+    let (model, hparams) = (model.display().to_string(), model.join("memit.json"));
+    for &(name, [requests, ..], broken) in FILES {
+        let Some(path) = shared(NAME, name) else { continue };
+        let mut args = s.edit(&["--dry-run", "--on-broken", "skip", "--on-conflict", "last"]);
+        args[1..3].clone_from_slice(&[model.clone(), path.display().to_string()]);
+        args.retain(|arg| arg != "--stats" && *arg != s.at("stats"));
+        for more in ["--json", "--set", "mom2_adjustment=false", "--set", "layers=[2]"] {
+            args.push(more.to_owned());
+        }
+        let at = args.iter().position(|arg| arg == "--hparams").unwrap();
+        args[at + 1] = hparams.display().to_string();
+        let said = json(&strs(&args));
+        let count = |field: &str| said[field].as_u64().unwrap() as usize;
+        assert_eq!(count("facts") + count("superseded"), requests, "{name}: {said}");
+        assert_eq!(count("skipped"), broken.len(), "{name}");
+    }
 }
