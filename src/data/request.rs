@@ -132,7 +132,7 @@ fn facts_of(
 ) -> (String, Result<Vec<Fact>>) {
     let (_, index) = place;
     match JsonRecord::new(file, place, value, fields) {
-        Ok(record) => (record.id().unwrap_or(index.to_string()), convert(&record)),
+        Ok(record) => (easyedit::id(&record).unwrap_or(index.to_string()), convert(&record)),
         Err(e) => (index.to_string(), Err(e)),
     }
 }

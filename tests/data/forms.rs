@@ -167,7 +167,7 @@ fn qaedit_records_are_recognised() {
         "locality": [{"loc": "who are you", "loc_ans": "You"}, {"loc": "who am i", "loc_ans": "I"}],
     });
     let want = Fact {
-        id: "1104".into(),
+        id: "NQ-1104".into(),
         paraphrases: vec!["Who's ada?".into()],
         locality: vec![probe("who are you", "You"), probe("who am i", "I")],
         ..Fact::new("who is {}?", "ada", "Eva *")

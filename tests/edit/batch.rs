@@ -78,7 +78,9 @@ impl Case {
         let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
         let contexts = Contexts::new("case", self.contexts.clone()).unwrap();
         let tokenizer = Tokenizer::open(&dir).unwrap();
-        let (facts, broken) = tokenize(&model, Reading::plain(&tokenizer), &requests, &contexts);
+        // The public code puts a space before every target.
+        let reading = Reading { space: Some(true), ..Reading::plain(&tokenizer) };
+        let (facts, broken) = tokenize(&model, reading, &requests, &contexts);
         assert_eq!(broken, []);
         let read = |&l: &usize| Arc::new(moment(&dir.join(&self.stats), l, model.arch.inner));
         let moments = by.layers().iter().map(read).collect();

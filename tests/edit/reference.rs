@@ -162,7 +162,9 @@ fn planned(case: &Case, dir: &Path, model: &Model) -> Plan {
     let requests = request::parse("case", case.requests.to_string().as_bytes()).unwrap();
     let contexts = Contexts::new("case", case.contexts.clone()).unwrap();
     let f = model.arch.inner;
-    let (facts, broken) = tokenize(model, Reading::plain(&tokenizer), &requests, &contexts);
+    // The public code puts a space before every target.
+    let reading = Reading { space: Some(true), ..Reading::plain(&tokenizer) };
+    let (facts, broken) = tokenize(model, reading, &requests, &contexts);
     assert_eq!(broken, []);
     let moments = |l| Ok(Arc::new(moment(&dir.join(&case.stats), l, f)));
     let mut context = alone(model, &moments, &contexts);
