@@ -13,7 +13,7 @@ pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
     let probe = |question, answer| {
         let question = record.maybe(question)?;
         let probe = |question| Ok(Probe::new(question, record.target(answer)?));
-        question.map(probe).transpose().map(|probe| Vec::from_iter(probe))
+        question.map(probe).transpose().map(Vec::from_iter)
     };
     Ok(Fact {
         id: record.id()?,

@@ -209,7 +209,7 @@ fn the_space_before_a_target_may_be_left_out() {
 fn facts_without_a_subject_are_read_at_their_last_token() {
     let bare = serde_json::json!({"id": "bare", "prompt": "Big Ben is in", "target_new": "Paris"});
     for method in ["memit", "r-rome"] {
-        let s = with(&[bare.clone()]);
+        let s = with(std::slice::from_ref(&bare));
         let args = |more: &[&str]| match method {
             "memit" => memit(&s, more),
             _ => s.edit(more),
