@@ -99,9 +99,9 @@ pub(super) fn warn(progress: &dyn Progress, settled: &Settled) {
     });
     warn_of(progress, facts, &|fact| fact.rows.merged > 0, &|fact| {
         format!(
-            "prompt and target have other tokens together than apart, so a text that has both is \
-             another one than was edited; the target's first token here is {:?}; end the prompt at \
-             a word's end, without white space",
+            "prompt and target have other tokens together than apart, and a text that holds both \
+             is not read as it is edited here, where the target begins with the token {:?}; end \
+             the prompt at a word's end, without white space",
             fact.target_token
         )
     });
