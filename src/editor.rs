@@ -17,6 +17,7 @@ mod opened;
 mod places;
 pub mod prepared;
 pub mod report;
+mod requests;
 mod settings;
 pub mod state;
 pub mod text_model;
@@ -27,10 +28,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::base::file::read_file;
 use crate::base::remedy::Operation;
 use crate::base::{Error, Progress, Remedy, Result, Share};
+use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
-use crate::data::{Contexts, Fact, request};
+use crate::data::request::{self, Fields, MAX_BYTES};
+use crate::data::{Contexts, Fact};
 use crate::edit::apply;
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
@@ -179,6 +183,19 @@ impl Editor {
         Ok(self)
     }
 
+    /// Puts no space between prompts and targets, where a request does not say otherwise. Else one
+    /// stands there unless the texts are against it ([`seam`](crate::text::seam)).
+    pub fn no_space(mut self) -> Editor {
+        self.settings.no_space = true;
+        self
+    }
+
+    /// What becomes of records that cannot be used; otherwise they are an error that names them.
+    pub fn on_broken(mut self, rule: OnBroken) -> Editor {
+        self.settings.on_broken = rule;
+        self
+    }
+
     /// Which request counts where several ask one prompt for different targets; otherwise that is
     /// an error.
     pub fn on_conflict(mut self, rule: OnConflict) -> Editor {
@@ -186,7 +203,7 @@ impl Editor {
         self
     }
 
-    /// Leaves out the facts of these ids; values that were found before serve again.
+    /// Leaves out the facts of these ids, broken or not; values that were found before serve again.
     pub fn without<S: Into<String>>(mut self, ids: impl IntoIterator<Item = S>) -> Editor {
         self.settings.without.extend(ids.into_iter().map(Into::into));
         self
@@ -270,20 +287,33 @@ impl Editor {
     ///
     /// No method; settings that contradict each other or the model; facts that are broken.
     pub fn prepare(&self, facts: &[Fact]) -> Result<Prepared> {
-        let facts = request::checked(prepared::CALLER, facts)?;
-        Prepared::new(self.opened.clone(), self.settings.clone(), None, facts)
+        let requests = request::checked(prepared::CALLER, facts)?;
+        let place = (Path::new(prepared::CALLER), None);
+        Prepared::new(self.opened.clone(), self.settings.clone(), place, requests)
     }
 
-    /// The same for the facts of a file: JSON Lines or a JSON array; native, CounterFact, zsRE,
-    /// EasyEdit or MQuAKE records.
+    /// The same for the facts of a file: JSON Lines or a JSON array, in any form that
+    /// [`request`] knows.
     ///
     /// # Errors
     ///
-    /// As [`prepare`](Editor::prepare); a file with a broken record.
+    /// As [`prepare`](Editor::prepare); a file that cannot be read.
     pub fn prepare_file(&self, file: impl AsRef<Path>) -> Result<Prepared> {
-        let facts = request::read(&file)?;
-        let file = Some(file.as_ref().to_owned());
-        Prepared::new(self.opened.clone(), self.settings.clone(), file, facts)
+        let file = file.as_ref();
+        let requests = request::sort_out(file, &read_file(file, MAX_BYTES)?, Fields::Edit)?;
+        let place = (file, Some(file.to_owned()));
+        Prepared::new(self.opened.clone(), self.settings.clone(), place, requests)
+    }
+
+    /// The same for what such a file holds; `name` says in errors where it is from.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Editor::prepare).
+    pub fn prepare_text(&self, name: &str, text: &[u8]) -> Result<Prepared> {
+        let requests = request::sort_out(name, text, Fields::Edit)?;
+        let place = (Path::new(name), None);
+        Prepared::new(self.opened.clone(), self.settings.clone(), place, requests)
     }
 
     /// Plans the change of facts. Touches nothing but the cache, if there is one.

@@ -134,16 +134,15 @@ fn measure(editor: &Editor, requests: &[Fact], first: usize) -> Result<Scores, B
 /// Success in percent at the rewrite, the paraphrases and the neighbours of one record.
 fn score(text: &TextModel, r: &Fact) -> Result<Row, Box<dyn Error>> {
     let tokenizer = text.tokenizer();
-    let new = tokenizer.encode_target(&r.target_new)?;
     let old = r.target_true.as_deref().ok_or("a record without target_true")?;
-    let old = tokenizer.encode_target(old)?;
     // +1 where the new object is likelier than the old one.
     let wins = |prompts: &[&str]| -> Result<Vec<bool>, Box<dyn Error>> {
         let mut texts = vec![];
         for prompt in prompts {
             let ids = tokenizer.encode(prompt)?;
-            for target in [&new, &old] {
-                let ids = [&ids[..], target].concat();
+            for target in [&r.target_new, old] {
+                let target = tokenizer.encode_target(prompt, target, r.space)?;
+                let ids = [&ids[..], &target].concat();
                 texts.push(Completion { ids, candidate: target.len() });
             }
         }

@@ -1,6 +1,7 @@
-//! What a plain reader of JSON drops: of two keys alike it silently keeps the last, and it forgets
-//! their order.
+//! JSON as people's files have it: keys that are named twice, of which a plain reader silently
+//! keeps the last, the order of keys, which it forgets, and Python's numbers that are none.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -126,4 +127,29 @@ impl<'de> Visitor<'de> for KeyReader {
         }
         Ok(all)
     }
+}
+
+/// JSON in which `NaN`, `Infinity` and `-Infinity` are null: Python writes them where a table has
+/// no value. Lines stay where they are.
+pub fn nan_as_null(json: &[u8]) -> Cow<'_, [u8]> {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
+    if !WORDS.iter().any(|word| json.windows(word.len()).any(|part| part == *word)) {
+        return json.into();
+    }
+    let mut out = Vec::with_capacity(json.len());
+    let mut inside = false; // a string
+    let mut at = 0;
+    while let Some(&byte) = json.get(at) {
+        let word = WORDS.into_iter().find(|word| !inside && json[at..].starts_with(word));
+        let (from, to) = match (byte, word) {
+            (_, Some(word)) => (word.len(), &b"null"[..]),
+            (b'\\', _) => (2, &json[at..json.len().min(at + 2)]),
+            _ => (1, &json[at..at + 1]),
+        };
+        // No string holds a line break, so an open one ends here.
+        inside = byte != b'\n' && inside ^ (byte == b'"');
+        out.extend_from_slice(to);
+        at += from;
+    }
+    out.into()
 }

@@ -128,8 +128,12 @@ fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>>
 fn made_up(ids: &mut Ids, n: usize) -> Result<Vec<TokenizedFact>> {
     let text = r#"[{"prompt": "{} is", "subject": "it", "target_new": "so"}]"#;
     let request = request::parse("facts of a benchmark", text.as_bytes())?.remove(0);
-    let fact =
-        |_| TokenizedFact { request: request.clone(), rows: ids.fact(), token: Default::default() };
+    let fact = |_| TokenizedFact {
+        request: request.clone(),
+        rows: ids.fact(),
+        token: Default::default(),
+        target_token: String::new(),
+    };
     Ok((0..n).map(fact).collect())
 }
 

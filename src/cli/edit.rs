@@ -1,6 +1,7 @@
 //! `incise edit MODEL REQUESTS --method M … -o PATCH`: the patch that changes facts.
 
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -10,7 +11,9 @@ use super::{memory, report, stages};
 use crate::base::units::{count, counted, metric};
 use crate::base::{Error, Result, Share, Stage};
 use crate::data::Fact;
+use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
+use crate::data::request::MAX_BYTES;
 use crate::edit::methods::METHODS;
 use crate::editor::{Editor, Prepared};
 
@@ -20,7 +23,8 @@ use crate::editor::{Editor, Prepared};
 pub struct EditCommand {
     /// Folder of the checkpoint
     model: PathBuf,
-    /// Requests: JSON Lines or a JSON array, native, CounterFact, zsRE, EasyEdit or MQuAKE
+    /// Requests: JSON Lines or a JSON array, native, CounterFact, zsRE, EasyEdit, QAEdit,
+    /// WikiBigEdit or MQuAKE; `-` reads standard input
     #[arg(required_unless_present = "subject", conflicts_with = "subject")]
     requests: Option<PathBuf>,
     /// Instead of a file: the subject of one fact
@@ -52,6 +56,13 @@ pub struct EditCommand {
     /// Prompts are a user's message in the model's chat template, and targets its answer
     #[arg(long)]
     chat: bool,
+    /// No space between prompts and targets, where a record does not say otherwise [default: one,
+    /// unless the prompt ends or the target begins so that none belongs there]
+    #[arg(long)]
+    no_space: bool,
+    /// What to do where records cannot be used: name them and stop, or go on without them
+    #[arg(long, value_parser = ["error", "skip"], default_value = "error")]
+    on_broken: String,
     /// Which request counts where several ask one prompt for different targets
     #[arg(long, value_parser = ["error", "last", "first"], default_value = "error")]
     on_conflict: String,
@@ -84,6 +95,18 @@ pub struct EditCommand {
     output: PathBuf,
 }
 
+/// All that is piped into the program.
+fn standard_input() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    let size = read.map_err(|e| Error::io("standard input", "read", e))?;
+    if size as u64 > MAX_BYTES {
+        let what = format!("has more than {MAX_BYTES} bytes");
+        return Err(Error::input("standard input", "size", what, "divide it"));
+    }
+    Ok(bytes)
+}
+
 /// The hyperparameters of each method, for `--help`.
 fn hyperparameters() -> String {
     let mut help = "Hyperparameters (`incise methods NAME` describes them):".to_owned();
@@ -102,6 +125,9 @@ impl EditCommand {
     pub fn run(&self, context: &Context) -> Result<()> {
         let editor = self.editor(context)?;
         let prepared = match (&self.requests, &self.subject, &self.prompt, &self.to) {
+            (Some(file), ..) if file == Path::new("-") => {
+                editor.prepare_text("standard input", &standard_input()?)?
+            }
             (Some(file), ..) => editor.prepare_file(file)?,
             (None, Some(subject), Some(prompt), Some(to)) => {
                 editor.prepare(&[Fact::new(prompt, subject, to)])?
@@ -137,6 +163,12 @@ impl EditCommand {
                 "first" => OnConflict::First,
                 _ => OnConflict::Error,
             });
+        if self.on_broken == "skip" {
+            editor = editor.on_broken(OnBroken::Skip);
+        }
+        if self.no_space {
+            editor = editor.no_space();
+        }
         if self.precision == "fast" {
             editor = editor.fast_search()?;
         }
@@ -189,7 +221,8 @@ impl EditCommand {
             let [hyperparameters, _] = prepared.hyperparameters();
             let mut all = json!({
                 "dry_run": true, "facts": facts.len(), "tokens": tokens,
-                "superseded": prepared.superseded().len(), "hyperparameters": hyperparameters,
+                "superseded": prepared.superseded().len(), "skipped": prepared.skipped().len(),
+                "hyperparameters": hyperparameters,
             });
             all.as_object_mut().expect("an object was made").extend(costs);
             return context.terminal.json(&all);

@@ -40,6 +40,7 @@ pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Res
             "layers": edit.layers().iter().map(|l| layer_json(edit, l)).collect::<Vec<_>>(),
             "facts": edit.facts().iter().map(fact_json).collect::<Vec<_>>(),
             "superseded": edit.superseded().len(),
+            "skipped": edit.skipped().len(),
             "method": method, "seconds": seconds, "stages": stages::to_json(&stages),
             "hyperparameters": hyperparameters, "hyperparameters_from": sources,
             "contexts": edit.contexts().to_json(),
@@ -86,15 +87,6 @@ fn warn(edit: &Edit, progress: &dyn Progress) {
     }
     for (name, why) in failed.iter().take(NAMED) {
         progress.warn(&format!("{name}: {why}"));
-    }
-    let merged: Vec<_> = pairs().filter(|(_, o)| o.merged > 0).map(|(r, _)| name(r)).collect();
-    if let Some(first) = merged.first() {
-        progress.warn(&format!(
-            "{}, {first} first: in some rows tokens merge over the seam of prompt and target, \
-             so the search trains on other tokens than the target's own; end the prompt at a \
-             word's end",
-            counted(merged.len() as u64, "fact"),
-        ));
     }
 }
 

@@ -8,12 +8,15 @@ pub struct Fact {
     /// Unique in its file: the record's own, else its index from 0.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// Has exactly one `{}`, for the subject.
+    /// Has exactly one `{}`, for the subject; `{}` alone where the whole prompt is the subject.
     pub prompt: String,
     /// What the fact is about, without white space around it.
     pub subject: String,
     /// What the model should continue the prompt with.
     pub target_new: String,
+    /// Whether a space stands between prompt and target; where it is not said, the texts decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<bool>,
     /// What it continues it with now, if the source knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_true: Option<String>,
@@ -41,6 +44,16 @@ impl Fact {
     ) -> Fact {
         let (prompt, subject, target_new) = (prompt.into(), subject.into(), target_new.into());
         Fact { prompt, subject, target_new, ..Fact::default() }
+    }
+
+    /// Whether a part of the prompt is the subject, rather than all of it.
+    pub fn has_subject(&self) -> bool {
+        self.prompt.trim() != "{}"
+    }
+
+    /// The prompt with its subject filled in.
+    pub fn filled(&self) -> String {
+        self.prompt.replacen("{}", &self.subject, 1)
     }
 }
 

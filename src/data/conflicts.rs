@@ -32,7 +32,7 @@ pub struct Superseded {
 const NAMED: usize = 5;
 
 /// The requests that count, in the order of the file, and those that do not. Two are about the
-/// same if their prompts with the subjects filled in are.
+/// same if their prompts with the subjects filled in are, whatever white space is around them.
 ///
 /// # Errors
 ///
@@ -42,7 +42,7 @@ pub fn resolve(
     requests: Vec<Fact>,
     rule: OnConflict,
 ) -> Result<(Vec<Fact>, Vec<Superseded>)> {
-    let filled = |r: &Fact| r.prompt.replacen("{}", &r.subject, 1);
+    let filled = |r: &Fact| r.filled().trim().to_owned();
     let target = |r: &Fact| r.target_new.trim().to_owned();
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, request) in requests.iter().enumerate() {

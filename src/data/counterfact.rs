@@ -14,30 +14,42 @@ use crate::base::Result;
 /// The request of a CounterFact record.
 pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
     let rewrite = record.object("requested_rewrite")?;
-    let mut request = Fact { id: record.id("case_id")?, ..rewrite.rewrite()? };
+    let mut request = Fact { id: record.id()?, ..rewrite.rewrite()? };
     let target_true = &request.target_true;
     let unchanged = |field| {
         let prompts: Vec<String> = record.texts(field)?;
         let probes = prompts.into_iter().map(|prompt| Probe::new(prompt, target_true.clone()));
         Result::Ok(probes.collect::<Vec<_>>())
     };
-    request.paraphrases = record.texts("paraphrase_prompts")?;
-    request.neighbourhood = unchanged("neighborhood_prompts")?;
-    request.locality = unchanged("distracting_neighborhood_prompts")?;
-    if record.get("unrelated_relation").is_some() {
-        let other = record.object("unrelated_relation")?;
-        request.locality.push(Probe::new(other.text("question")?, other.target("object")?));
+    request.neighbourhood = record.measure(unchanged("neighborhood_prompts"))?;
+    request.locality = record.measure(unchanged("distracting_neighborhood_prompts"))?;
+    request.locality.extend(record.measure(unrelated(record))?);
+    request.paraphrases = record.measure(record.texts("paraphrase_prompts"))?;
+    request.portability = record.measure(portability(record, &request))?;
+    Ok(request)
+}
+
+/// EasyEdit's question about another relation of the subject.
+fn unrelated(record: &JsonRecord) -> Result<Option<Probe>> {
+    if record.get("unrelated_relation").is_none() {
+        return Ok(None);
     }
+    let other = record.object("unrelated_relation")?;
+    Ok(Some(Probe::new(other.text("question")?, other.target("object")?)))
+}
+
+fn portability(record: &JsonRecord, request: &Fact) -> Result<Vec<Probe>> {
+    let mut probes = vec![];
     if let Some(Value::Array(_)) = record.get("portability") {
         for hop in record.objects("portability")? {
-            request.portability.push(Probe::new(hop.text("prompt")?, hop.target("target_new")?));
+            probes.push(Probe::new(hop.text("prompt")?, hop.target("target_new")?));
         }
     } else {
-        request.portability.extend(one_hop(record)?);
+        probes.extend(one_hop(record)?);
     }
     if let Some(other) = record.maybe("alternative_subject")? {
         let prompt = request.prompt.replace("{}", other.trim());
-        request.portability.push(Probe::new(prompt, Some(request.target_new.clone())));
+        probes.push(Probe::new(prompt, Some(request.target_new.clone())));
     }
-    Ok(request)
+    Ok(probes)
 }

@@ -1,9 +1,9 @@
-//! EasyEdit's records and KnowEdit's (Wang et al. 2023, Zhang et al. 2024): the subject is in the
-//! prompt, written out or as `{}`.
+//! EasyEdit's records and KnowEdit's (Wang et al. 2023, Zhang et al. 2024), and QAEdit's (Yang et
+//! al. 2025, arXiv:2502.11177): the subject is in the prompt, written out or as `{}`.
 //!
-//! `locality` and `portability` map names to questions: one `{prompt, ground_truth}`, a list of
-//! them, or one whose two fields are lists of equal length. A ground truth may be a list of
-//! aliases, or of such lists; the first is taken.
+//! `locality` and `portability` map names to questions, or are lists of them: one `{prompt,
+//! ground_truth}` or `{loc, loc_ans}`, a list of such, or one whose two fields are lists of equal
+//! length. A ground truth may be a list of aliases, or of such lists; the first is taken.
 
 use serde_json::Value;
 
@@ -11,12 +11,14 @@ use super::case::{Fact, Probe};
 use super::record::JsonRecord;
 use crate::base::Result;
 
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 8] = [
     "ground_truth",
     "rephrase_prompt",
+    "rephrase",
     "locality_prompt",
     "locality_ground_truth",
     "loc_prompt",
+    "loc",
     "generate_prompt",
 ];
 
@@ -24,30 +26,55 @@ const FIELDS: [&str; 6] = [
 pub(super) fn is(record: &JsonRecord) -> bool {
     let text = record.get("prompt").and_then(Value::as_str);
     FIELDS.iter().any(|field| record.get(field).is_some())
+        || target(record) == "target"
         || ["locality", "portability"]
             .iter()
             .any(|field| record.get(field).is_some_and(Value::is_object))
         || text.is_some_and(|prompt| !prompt.contains("{}"))
 }
 
-/// The request of an EasyEdit or KnowEdit record.
+/// The request of an EasyEdit, KnowEdit or QAEdit record.
 pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
-    let subject = record.subject()?;
-    let mut locality = questions(record, "locality")?;
-    if let Some(prompt) = record.maybe("locality_prompt")? {
-        locality.push(Probe::new(prompt, first(record.get("locality_ground_truth"))));
-    }
+    let (prompt, subject) = record.asked("prompt")?;
+    let paraphrases =
+        || Result::Ok([record.texts("rephrase_prompt")?, record.texts("rephrase")?].concat());
     Ok(Fact {
-        id: record.id("case_id")?,
-        prompt: record.open("prompt", &subject)?,
+        id: id(record)?,
+        prompt,
         subject,
-        target_new: record.new_target("target_new")?,
+        target_new: record.new_target(target(record))?,
         target_true: first(record.get("ground_truth")),
-        paraphrases: record.texts("rephrase_prompt")?,
-        neighbourhood: vec![],
-        portability: questions(record, "portability")?,
-        locality,
+        paraphrases: record.measure(paraphrases())?,
+        portability: record.measure(questions(record, "portability"))?,
+        locality: record.measure(locality(record))?,
+        ..Fact::default()
     })
+}
+
+/// A record's id, of whichever form: QAEdit counts the records of each of its sources.
+pub(super) fn id(record: &JsonRecord) -> Result<String> {
+    let id = record.id()?;
+    match record.get("source") {
+        Some(Value::String(source)) if record.get("id").is_some() && target(record) == "target" => {
+            Ok(format!("{source}-{id}"))
+        }
+        _ => Ok(id),
+    }
+}
+
+/// The field of the new target: QAEdit says `target`.
+fn target(record: &JsonRecord) -> &'static str {
+    let has = |field| record.get(field).is_some();
+    if !has("target_new") && has("target") { "target" } else { "target_new" }
+}
+
+fn locality(record: &JsonRecord) -> Result<Vec<Probe>> {
+    let mut probes = questions(record, "locality")?;
+    for (prompt, truth) in [("locality_prompt", "locality_ground_truth"), ("loc", "loc_ans")] {
+        let prompt = record.maybe(prompt)?;
+        probes.extend(prompt.map(|prompt| Probe::new(prompt, first(record.get(truth)))));
+    }
+    Ok(probes)
 }
 
 /// EasyEdit's one-hop question about the new fact, if the record has one.
@@ -61,32 +88,48 @@ pub(super) fn one_hop(record: &JsonRecord) -> Result<Option<Probe>> {
 
 fn questions(record: &JsonRecord, field: &str) -> Result<Vec<Probe>> {
     let mut probes = vec![];
-    if record.get(field).is_none() {
-        return Ok(probes);
-    }
-    let groups = record.object(field)?;
-    for (name, value) in groups.fields() {
-        if let Value::Array(_) = value {
-            for question in groups.objects(name)? {
-                probes.extend(question_of(&question)?);
+    match record.get(field) {
+        None => {}
+        Some(Value::Array(_)) => probes.extend(listed(record, field)?),
+        Some(_) => {
+            let groups = record.object(field)?;
+            for (name, value) in groups.fields().filter(|(_, value)| !value.is_null()) {
+                match value {
+                    Value::Array(_) => probes.extend(listed(&groups, name)?),
+                    value => probes.extend(question_of(&groups.inner(name, value)?)?),
+                }
             }
-        } else if !value.is_null() {
-            probes.extend(question_of(&groups.inner(name, value)?)?);
         }
     }
     Ok(probes)
 }
 
-fn question_of(question: &JsonRecord) -> Result<Vec<Probe>> {
-    let truth = question.get("ground_truth");
-    if !matches!(question.get("prompt"), Some(Value::Array(_))) {
-        return Ok(vec![Probe::new(question.text("prompt")?, first(truth))]);
+/// The questions of a list.
+fn listed(record: &JsonRecord, field: &str) -> Result<Vec<Probe>> {
+    let mut probes = vec![];
+    for question in record.objects(field)? {
+        probes.extend(question_of(&question)?);
     }
-    let prompts = question.list("prompt")?;
-    let truths = question.list("ground_truth")?;
+    Ok(probes)
+}
+
+/// A question or several; none where the object is empty, as some of KnowEdit's are.
+fn question_of(question: &JsonRecord) -> Result<Vec<Probe>> {
+    let (prompt, truth) = match question.get("loc") {
+        Some(_) => ("loc", "loc_ans"),
+        None => ("prompt", "ground_truth"),
+    };
+    if question.fields().next().is_none() {
+        return Ok(vec![]);
+    }
+    if !matches!(question.get(prompt), Some(Value::Array(_))) {
+        return Ok(vec![Probe::new(question.text(prompt)?, first(question.get(truth)))]);
+    }
+    let prompts = question.list(prompt)?;
+    let truths = question.list(truth)?;
     if prompts.len() != truths.len() {
         let what = format!("has {} entries for {} prompts", truths.len(), prompts.len());
-        return Err(question.error("ground_truth", what, "give one answer a prompt"));
+        return Err(question.error(truth, what, "give one answer a prompt"));
     }
     let mut probes = vec![];
     for ((name, prompt), (_, truth)) in prompts.into_iter().zip(truths) {

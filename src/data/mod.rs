@@ -1,5 +1,6 @@
 //! Floor 1: what is to be edited and what it is measured with: requests, contexts, running text.
 
+pub mod broken;
 mod case;
 pub mod conflicts;
 pub mod contexts;
@@ -7,8 +8,11 @@ pub mod corpus;
 mod counterfact;
 mod easyedit;
 mod mquake;
+mod qna;
 mod record;
 pub mod request;
+mod wikibigedit;
+mod word;
 mod zsre;
 
 pub use case::{Fact, Probe};

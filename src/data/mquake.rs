@@ -10,20 +10,23 @@ use crate::base::Result;
 
 /// The requests of a MQuAKE record.
 pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Fact>> {
-    let case = record.id("case_id")?;
+    let case = record.id()?;
     let mut requests = vec![];
     for (i, edit) in record.objects("requested_rewrite")?.iter().enumerate() {
         requests.push(Fact {
             id: format!("{case}-{i}"),
-            paraphrases: edit.texts("question")?,
+            paraphrases: edit.measure(edit.texts("question"))?,
             ..edit.rewrite()?
         });
     }
     let Some(last) = requests.last_mut() else {
         return Err(record.error("requested_rewrite", "is empty", "give at least one edit"));
     };
-    let answer = record.target("new_answer")?;
-    let questions = record.texts("questions")?.into_iter();
-    last.portability = questions.map(|question| Probe::new(question, answer.clone())).collect();
+    let questions = || {
+        let answer = record.target("new_answer")?;
+        let questions = record.texts("questions")?.into_iter();
+        Result::Ok(questions.map(|question| Probe::new(question, answer.clone())).collect())
+    };
+    last.portability = record.measure(questions())?;
     Ok(requests)
 }

@@ -5,7 +5,21 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::case::Fact;
+use super::word;
 use crate::base::{Error, Result};
+
+/// Fields that may hold a record's id, the first that is there.
+const IDS: [&str; 3] = ["id", "case_id", "case_index"];
+const SUBJECT: &str = "fill it in, or take the field out: then the whole prompt is the subject";
+
+/// Which fields of a record have to be right; of the others, broken ones are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fields {
+    /// Those that an edit needs: prompt, subject, new target, space and id.
+    Edit,
+    /// Also those that measure an edit.
+    All,
+}
 
 /// An object, and where it is.
 pub(super) struct JsonRecord<'a> {
@@ -13,7 +27,9 @@ pub(super) struct JsonRecord<'a> {
     /// "line 3", or "record 12" in a JSON array.
     position: &'a str,
     /// Counts the file's records from 0; the id of a record that has none.
-    pub index: usize,
+    index: usize,
+    /// Which fields have to be right.
+    wanted: Fields,
     /// "requested_rewrite." inside a record, empty at its top.
     within: String,
     fields: &'a Map<String, Value>,
@@ -21,10 +37,15 @@ pub(super) struct JsonRecord<'a> {
 
 impl<'a> JsonRecord<'a> {
     /// The record at `position` of `file`.
-    pub fn new(file: &'a Path, position: &'a str, index: usize, value: &'a Value) -> Result<Self> {
+    pub fn new(
+        file: &'a Path,
+        (position, index): (&'a str, usize),
+        value: &'a Value,
+        wanted: Fields,
+    ) -> Result<Self> {
         match value {
             Value::Object(fields) => {
-                Ok(JsonRecord { file, position, index, within: String::new(), fields })
+                Ok(JsonRecord { file, position, index, wanted, within: String::new(), fields })
             }
             other => Err(Error::input(
                 file,
@@ -32,6 +53,14 @@ impl<'a> JsonRecord<'a> {
                 format!("is {}", kind(other)),
                 "write one JSON object a request",
             )),
+        }
+    }
+
+    /// What was read of fields that only measure: nothing, where they are broken and no matter.
+    pub fn measure<T: Default>(&self, read: Result<T>) -> Result<T> {
+        match self.wanted {
+            Fields::All => read,
+            Fields::Edit => Ok(read.unwrap_or_default()),
         }
     }
 
@@ -69,9 +98,33 @@ impl<'a> JsonRecord<'a> {
         }
     }
 
-    /// The record's subject, without white space around it.
-    pub fn subject(&self) -> Result<String> {
-        Ok(self.text("subject")?.trim().to_string())
+    /// The prompt in `field` with `{}` for its subject, and the subject without white space around
+    /// it. Where the record names none, the whole prompt is its subject.
+    pub fn asked(&self, field: &str) -> Result<(String, String)> {
+        let prompt = self.text(field)?;
+        match self.get("subject") {
+            None if prompt.contains("{}") => Err(self.error("subject", "is missing", "add it")),
+            None => {
+                let text = prompt.trim();
+                Ok((prompt.replacen(text, "{}", 1), text.to_owned()))
+            }
+            Some(Value::String(subject)) if subject.trim().is_empty() => {
+                Err(self.error("subject", "is empty", SUBJECT))
+            }
+            Some(_) => {
+                let subject = self.text("subject")?.trim().to_owned();
+                Ok((self.open(field, &prompt, &subject)?, subject))
+            }
+        }
+    }
+
+    /// Whether a space stands before the target, where the record says so.
+    pub fn space(&self) -> Result<Option<bool>> {
+        match self.get("space") {
+            None => Ok(None),
+            Some(Value::Bool(space)) => Ok(Some(*space)),
+            Some(other) => Err(self.not("space", other, "true or false")),
+        }
     }
 
     /// A target that must be there, without white space after it.
@@ -84,8 +137,8 @@ impl<'a> JsonRecord<'a> {
         Ok(self.maybe(field)?.map(|target| target.trim_end().to_string()))
     }
 
-    /// A list of strings without blank ones; one string counts as a list of one, absence as an
-    /// empty list.
+    /// A list of strings without blank ones and nulls; one string counts as a list of one, absence
+    /// as an empty list.
     pub fn texts(&self, field: &str) -> Result<Vec<String>> {
         let values = match self.get(field) {
             None => return Ok(vec![]),
@@ -96,7 +149,8 @@ impl<'a> JsonRecord<'a> {
             Value::String(text) => Ok(text.clone()),
             other => Err(self.not(field, other, "a string")),
         };
-        let texts: Result<Vec<String>> = values.iter().map(text).collect();
+        let there = values.iter().filter(|value| !value.is_null());
+        let texts: Result<Vec<String>> = there.map(text).collect();
         Ok(texts?.into_iter().filter(|text| !text.trim().is_empty()).collect())
     }
 
@@ -133,6 +187,7 @@ impl<'a> JsonRecord<'a> {
                 file: self.file,
                 position: self.position,
                 index: self.index,
+                wanted: self.wanted,
                 within: format!("{}{field}.", self.within),
                 fields,
             }),
@@ -146,11 +201,13 @@ impl<'a> JsonRecord<'a> {
     }
 
     /// The record's own id, a string or a number, or its index.
-    pub fn id(&self, field: &str) -> Result<String> {
+    pub fn id(&self) -> Result<String> {
+        let Some(field) = IDS.into_iter().find(|field| self.get(field).is_some()) else {
+            return Ok(self.index.to_string());
+        };
         match self.get(field) {
-            None => Ok(self.index.to_string()),
             Some(Value::Number(number)) => Ok(number.to_string()),
-            Some(_) => self.text(field),
+            _ => self.text(field),
         }
     }
 
@@ -159,55 +216,44 @@ impl<'a> JsonRecord<'a> {
         self.error(field, format!("is {}", kind(value)), &format!("write {wanted}"))
     }
 
-    /// A prompt with exactly one `{}`.
-    pub fn template(&self, field: &str) -> Result<String> {
-        let prompt = self.text(field)?;
-        match prompt.matches("{}").count() {
-            1 => Ok(prompt),
-            n => Err(self.error(
-                field,
-                format!("has {n} places {{}}"),
-                "write {} exactly once, for the subject",
-            )),
-        }
-    }
-
-    /// A prompt with the subject written out, cut open: its occurrence becomes `{}`.
+    /// A prompt with exactly one `{}`: as it is written, or its subject cut out.
     ///
-    /// Where there are several, the last that is a word of its own is taken: it has read the
-    /// others. (EasyEdit replaces all of them and then fails.)
-    pub fn open(&self, field: &str, subject: &str) -> Result<String> {
-        let prompt = self.text(field)?;
-        if prompt.contains("{}") {
-            return self.template(field);
+    /// Where the subject occurs several times, the last that is a word of its own is taken: it has
+    /// read the others. (EasyEdit replaces all of them and then fails.) Only the same letters
+    /// count: of 18,000 public records, ignoring case would save one.
+    fn open(&self, field: &str, prompt: &str, subject: &str) -> Result<String> {
+        match prompt.matches("{}").count() {
+            0 => {}
+            1 => return Ok(prompt.to_owned()),
+            n => {
+                let remedy = "write {} exactly once, for the subject";
+                return Err(self.error(field, format!("has {n} places {{}}"), remedy));
+            }
         }
-        let alone = |&at: &usize| {
-            let touches = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-            !touches(prompt[..at].chars().next_back())
-                && !touches(prompt[at + subject.len()..].chars().next())
-        };
-        let found: Vec<usize> = prompt.match_indices(subject).map(|(at, _)| at).collect();
-        match found.iter().copied().rfind(alone).or(found.last().copied()) {
-            Some(at) => Ok(format!("{}{{}}{}", &prompt[..at], &prompt[at + subject.len()..])),
-            None => Err(self.error(
-                field,
-                format!("{prompt:?} does not contain the subject {subject:?}"),
-                "write {} in the prompt for the subject",
-            )),
+        let mut found = prompt.rmatch_indices(subject).map(|(at, _)| (at, at + subject.len()));
+        match found.find(|&(start, end)| word::is_whole(prompt, start, end)) {
+            Some((start, end)) => Ok(format!("{}{{}}{}", &prompt[..start], &prompt[end..])),
+            None => {
+                let inside = prompt.contains(subject);
+                let how = if inside { "has only inside other words" } else { "does not contain" };
+                let what = format!("{prompt:?} {how} the subject {subject:?}");
+                Err(self.error(field, what, "write {} in the prompt for the subject"))
+            }
         }
     }
 
     /// The edit itself, as CounterFact and MQuAKE write it.
     pub fn rewrite(&self) -> Result<Fact> {
-        let target_true = match self.get("target_true") {
-            None => None,
-            Some(_) => self.object("target_true")?.target("str")?,
+        let target_true = || match self.get("target_true") {
+            None => Ok(None),
+            Some(_) => self.object("target_true")?.target("str"),
         };
+        let (prompt, subject) = self.asked("prompt")?;
         Ok(Fact {
-            prompt: self.template("prompt")?,
-            subject: self.subject()?,
+            prompt,
+            subject,
             target_new: self.object("target_new")?.new_target("str")?,
-            target_true,
+            target_true: self.measure(target_true())?,
             ..Fact::default()
         })
     }

@@ -8,29 +8,47 @@
 //!
 //! with, if wanted, `id`, `target_true`, `paraphrases` (strings) and `neighbourhood`,
 //! `portability`, `locality` (lists of `{"prompt": …, "target": …}`, or of strings where no target
-//! is known). CounterFact, zsRE in MEND's form, EasyEdit and KnowEdit, and MQuAKE are recognised by
-//! their fields; fields that no form knows are ignored. White space around subjects and after
-//! targets is dropped.
+//! is known). `space` says whether a space stands between prompt and target where the texts would
+//! decide otherwise (`text/seam.rs`). A record without a `subject` is about its whole prompt.
+//! CounterFact, zsRE in MEND's form, EasyEdit and KnowEdit, QAEdit, WikiBigEdit, questions with
+//! answers, and MQuAKE are recognised by their fields; fields that no form knows are ignored. White
+//! space around subjects and after targets is dropped. Python's `NaN` counts as null.
+//!
+//! A record that cannot be used does not stop the others from being read ([`Requests`]).
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Deserializer, Value};
 
+use super::broken::{self, Broken, OnBroken};
 use super::case::{Fact, Probe};
+pub use super::record::Fields;
 use super::record::JsonRecord;
-use super::{counterfact, easyedit, mquake, zsre};
+use super::{counterfact, easyedit, mquake, qna, wikibigedit, zsre};
 use crate::base::file::read_file;
-use crate::base::json::UniqueKeys;
+use crate::base::json::{UniqueKeys, nan_as_null};
 use crate::base::{Error, Result};
+
+/// Maximum size of a file of requests.
+pub const MAX_BYTES: u64 = 1 << 31;
+
+/// The requests of a file, and its records that are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// In the order of the file.
+    pub facts: Vec<Fact>,
+    /// In the order of the file.
+    pub broken: Vec<Broken>,
+}
 
 /// Reads the requests of a file.
 ///
 /// # Errors
-/// The first record that is broken or of no known form, two records of one id, a file with none.
+/// Records that are broken or of no known form, two records of one id, a file with none.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<Fact>> {
     let path = path.as_ref();
-    let bytes = read_file(path, 1 << 31)?;
+    let bytes = read_file(path, MAX_BYTES)?;
     parse(path, &bytes)
 }
 
@@ -39,20 +57,50 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Fact>> {
 /// # Errors
 /// As [`read`].
 pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Fact>> {
+    let Requests { facts, broken } = sort_out(&name, bytes, Fields::All)?;
+    match broken.is_empty() {
+        true => Ok(facts),
+        false => Err(broken::error(name.as_ref(), &broken, OnBroken::Error)),
+    }
+}
+
+/// Reads the requests of a file's contents, and says which records are broken; `name` is that of
+/// the file, for errors.
+///
+/// # Errors
+/// A file with no record; a JSON array that is not JSON. (JSON Lines go on at the next line that
+/// begins a record.)
+pub fn sort_out(name: impl AsRef<Path>, bytes: &[u8], fields: Fields) -> Result<Requests> {
     let file = name.as_ref();
-    let mut requests = vec![];
+    let mut requests = Requests::default();
     let mut positions: HashMap<String, String> = HashMap::new();
-    for (index, (position, value)) in values(file, bytes)?.iter().enumerate() {
-        let record = JsonRecord::new(file, position, index, value)?;
-        for request in convert(&record)? {
-            if let Some(first) = positions.insert(request.id.clone(), position.clone()) {
-                let what = format!("{:?} is also the id of {first}", request.id);
-                return Err(record.error("id", what, "give every record an id of its own"));
+    for (index, (position, value)) in values(file, bytes)?.into_iter().enumerate() {
+        let (id, read) = match value {
+            Ok(value) => facts_of(file, (&position, index), &value, fields),
+            Err(e) => (index.to_string(), Err(e)),
+        };
+        let read = read.and_then(|facts| {
+            match facts.iter().find_map(|f| positions.get_key_value(&f.id)) {
+                None => Ok(facts),
+                Some((id, first)) => {
+                    let what = format!("{id:?} is also the id of {first}");
+                    let field = format!("{position}: id");
+                    Err(Error::input(file, field, what, "give every record an id of its own"))
+                }
             }
-            requests.push(request);
+        });
+        match read {
+            Ok(facts) => {
+                positions.extend(facts.iter().map(|fact| (fact.id.clone(), position.clone())));
+                requests.facts.extend(facts);
+            }
+            Err(e) => {
+                requests.broken.push(Broken::new(id.clone(), &e));
+                positions.entry(id).or_insert(position);
+            }
         }
     }
-    if requests.is_empty() {
+    if requests.facts.is_empty() && requests.broken.is_empty() {
         let what = "holds no request";
         return Err(Error::input(file, "line 1", what, "write one JSON object a line"));
     }
@@ -63,9 +111,10 @@ pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Fact>> {
 /// errors.
 ///
 /// # Errors
-/// As [`read`].
-pub fn checked(name: impl AsRef<Path>, requests: &[Fact]) -> Result<Vec<Fact>> {
-    parse(name, &serde_json::to_vec(requests).expect("strings and lists are always JSON"))
+/// As [`sort_out`].
+pub fn checked(name: impl AsRef<Path>, requests: &[Fact]) -> Result<Requests> {
+    let bytes = serde_json::to_vec(requests).expect("strings and lists are always JSON");
+    sort_out(name, &bytes, Fields::Edit)
 }
 
 /// The blake3 hash, in hexadecimal, of the requests as our own JSON records.
@@ -74,72 +123,106 @@ pub fn digest(requests: &[Fact]) -> String {
     blake3::hash(&json).to_hex().to_string()
 }
 
-/// The JSON values of a file, each with its position in it.
-fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Value)>> {
+/// The id of a record and the requests in it.
+fn facts_of(
+    file: &Path,
+    place: (&str, usize),
+    value: &Value,
+    fields: Fields,
+) -> (String, Result<Vec<Fact>>) {
+    let (_, index) = place;
+    match JsonRecord::new(file, place, value, fields) {
+        Ok(record) => (easyedit::id(&record).unwrap_or(index.to_string()), convert(&record)),
+        Err(e) => (index.to_string(), Err(e)),
+    }
+}
+
+/// The JSON values of a file, or what is wrong with them, each with its position in it.
+fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Result<Value>)>> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let broken = |e: serde_json::Error| {
-        let remedy = "write JSON Lines or one JSON array, in UTF-8";
-        // A line break inside a string is seen where the next line begins.
-        let line = e.line() - usize::from(e.column() == 0 && !e.is_eof());
-        Error::input(file, format!("line {line}"), format!("is not JSON: {e}"), remedy)
-    };
+    let bytes = &*nan_as_null(bytes);
     if bytes.trim_ascii_start().starts_with(b"[") {
-        let list: Vec<UniqueKeys> = serde_json::from_slice(bytes).map_err(broken)?;
-        let name = |(i, UniqueKeys(value))| (format!("record {i}"), value);
+        let list: Vec<UniqueKeys> =
+            serde_json::from_slice(bytes).map_err(|e| not_json(file, &e, 1))?;
+        let name = |(i, UniqueKeys(value))| (format!("record {i}"), Ok(value));
         return Ok(list.into_iter().enumerate().map(name).collect());
     }
     let mut list = vec![];
-    let mut stream = serde_json::Deserializer::from_slice(bytes).into_iter();
-    let mut line = 1;
-    let mut counted = 0;
+    let (mut rest, mut line) = (bytes, 1);
     loop {
-        let rest = &bytes[stream.byte_offset()..];
-        let start = bytes.len() - rest.trim_ascii_start().len();
-        line += bytes[counted..start].iter().filter(|&&b| b == b'\n').count();
-        counted = start;
-        match stream.next() {
-            Some(value) => {
-                let UniqueKeys(value) = value.map_err(broken)?;
-                list.push((format!("line {line}"), value));
-            }
-            None => return Ok(list),
-        }
+        let start = rest.len() - rest.trim_ascii_start().len();
+        line += lines_in(&rest[..start]);
+        rest = &rest[start..];
+        let mut stream = Deserializer::from_slice(rest).into_iter();
+        let Some(value) = stream.next() else { return Ok(list) };
+        let (value, end) = match value {
+            Ok(UniqueKeys(value)) => (Ok(value), stream.byte_offset()),
+            Err(e) => (Err(not_json(file, &e, line)), next_record(rest)),
+        };
+        list.push((format!("line {line}"), value));
+        line += lines_in(&rest[..end]);
+        rest = &rest[end..];
     }
+}
+
+fn not_json(file: &Path, e: &serde_json::Error, first_line: usize) -> Error {
+    let remedy = "write JSON Lines or one JSON array, in UTF-8";
+    // A line break inside a string is seen where the next line begins.
+    let line = first_line + e.line() - 1 - usize::from(e.column() == 0 && !e.is_eof());
+    let mut what = e.to_string();
+    let place = format!(" at line {} column {}", e.line(), e.column());
+    what.truncate(what.trim_end_matches(&place).len());
+    let what = format!("is not JSON: {what} at column {}", e.column());
+    Error::input(file, format!("line {line}"), what, remedy)
+}
+
+/// Where the next line begins a record, after the first.
+fn next_record(bytes: &[u8]) -> usize {
+    bytes.windows(2).position(|pair| pair == b"\n{").unwrap_or(bytes.len())
+}
+
+fn lines_in(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&b| b == b'\n').count()
 }
 
 /// One record in whichever form; MQuAKE's hold several requests.
 fn convert(record: &JsonRecord) -> Result<Vec<Fact>> {
     let one = |request: Result<Fact>| request.map(|request| vec![request]);
-    match record.get("requested_rewrite") {
-        Some(Value::Array(_)) => return mquake::requests(record),
-        Some(_) => return one(counterfact::request(record)),
-        None => {}
-    }
-    if record.get("src").is_some() {
-        one(zsre::request(record))
-    } else if record.get("prompt").is_none() {
-        let what = format!("is missing, and no known form has the fields {}", record.names());
-        let remedy = r#"write {"prompt": "… {} …", "subject": "…", "target_new": "…"}"#;
-        Err(record.error("prompt", what, remedy))
-    } else if easyedit::is(record) {
-        one(easyedit::request(record))
-    } else {
-        one(native(record))
-    }
+    let has = |field| record.get(field).is_some();
+    let mut facts = match record.get("requested_rewrite") {
+        Some(Value::Array(_)) => mquake::requests(record)?,
+        Some(_) => one(counterfact::request(record))?,
+        None if has("src") => one(zsre::request(record))?,
+        None if has("update") && has("ans") => one(wikibigedit::request(record))?,
+        None if has("prompt") && easyedit::is(record) => one(easyedit::request(record))?,
+        None if has("prompt") => one(native(record))?,
+        None if has("question") && has("answer") => one(qna::request(record))?,
+        None => {
+            let what = format!("is missing, and no known form has the fields {}", record.names());
+            let remedy = r#"write {"prompt": "… {} …", "subject": "…", "target_new": "…"}"#;
+            return Err(record.error("prompt", what, remedy));
+        }
+    };
+    let space = record.space()?;
+    facts.iter_mut().for_each(|fact| fact.space = space);
+    Ok(facts)
 }
 
 fn native(record: &JsonRecord) -> Result<Fact> {
-    let target_true = record.target("target_true")?;
+    let (prompt, subject) = record.asked("prompt")?;
+    let target_true = record.measure(record.target("target_true"))?;
+    let neighbourhood = probes(record, "neighbourhood", target_true.as_ref());
     Ok(Fact {
-        id: record.id("id")?,
-        prompt: record.template("prompt")?,
-        subject: record.subject()?,
+        id: record.id()?,
+        prompt,
+        subject,
         target_new: record.new_target("target_new")?,
-        paraphrases: record.texts("paraphrases")?,
-        neighbourhood: probes(record, "neighbourhood", target_true.as_ref())?,
-        portability: probes(record, "portability", None)?,
-        locality: probes(record, "locality", None)?,
+        paraphrases: record.measure(record.texts("paraphrases"))?,
+        neighbourhood: record.measure(neighbourhood)?,
+        portability: record.measure(probes(record, "portability", None))?,
+        locality: record.measure(probes(record, "locality", None))?,
         target_true,
+        ..Fact::default()
     })
 }
 

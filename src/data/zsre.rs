@@ -12,32 +12,39 @@ use crate::base::Result;
 
 /// The request of a zsRE record.
 pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
-    let subject = record.subject()?;
-    let target_new = record.new_target("alt")?;
-    let mut portability: Vec<Probe> = one_hop(record)?.into_iter().collect();
-    if let Some(question) = record.maybe("inverse question")? {
-        portability.push(Probe::new(question, Some(subject.clone())));
-    }
-    if let Some(question) = record.maybe("alter_subject_question")? {
-        portability.push(Probe::new(question, Some(target_new.clone())));
-    }
-    let mut locality = vec![];
-    if let Some(mut question) = record.maybe("loc")? {
-        // Natural Questions are stored without their question mark.
-        if !question.ends_with('?') {
-            question.push('?');
-        }
-        locality.push(Probe::new(question, record.target("loc_ans")?));
-    }
-    Ok(Fact {
-        id: record.id("case_id")?,
-        prompt: record.open("src", &subject)?,
+    let (prompt, subject) = record.asked("src")?;
+    let mut request = Fact {
+        id: record.id()?,
+        prompt,
         subject,
-        target_new,
-        target_true: record.texts("answers")?.first().map(|answer| answer.trim_end().to_string()),
-        paraphrases: record.texts("rephrase")?,
-        neighbourhood: vec![],
-        portability,
-        locality,
-    })
+        target_new: record.new_target("alt")?,
+        paraphrases: record.measure(record.texts("rephrase"))?,
+        locality: record.measure(unrelated(record))?,
+        ..Fact::default()
+    };
+    let answers = record.measure(record.texts("answers"))?;
+    request.target_true = answers.first().map(|answer| answer.trim_end().to_string());
+    request.portability = record.measure(portability(record, &request))?;
+    Ok(request)
+}
+
+/// A question that has nothing to do with the edit.
+fn unrelated(record: &JsonRecord) -> Result<Vec<Probe>> {
+    let Some(mut question) = record.maybe("loc")? else { return Ok(vec![]) };
+    // Natural Questions are stored without their question mark.
+    if !question.ends_with('?') {
+        question.push('?');
+    }
+    Ok(vec![Probe::new(question, record.target("loc_ans")?)])
+}
+
+fn portability(record: &JsonRecord, request: &Fact) -> Result<Vec<Probe>> {
+    let mut probes: Vec<Probe> = one_hop(record)?.into_iter().collect();
+    for (field, answer) in
+        [("inverse question", &request.subject), ("alter_subject_question", &request.target_new)]
+    {
+        let question = record.maybe(field)?;
+        probes.extend(question.map(|question| Probe::new(question, Some(answer.clone()))));
+    }
+    Ok(probes)
 }

@@ -277,10 +277,19 @@ pub const V_LOSS_LAYER: Param = Param {
 /// Of methods that read the loss after the last layer only.
 pub const V_LOSS_LAYER_LAST: Param = Param { kind: ParamKind::LastLayer, ..V_LOSS_LAYER };
 
+/// The word that chooses the prompt's last token.
+pub const LAST: &str = "last";
+/// Where facts are read and written.
+pub const FACT_TOKEN: Param = Param {
+    name: "fact_token",
+    kind: ParamKind::Choice(&["subject_last", LAST]),
+    absent: Absent::Default("\"subject_last\""),
+    about: "The token at which facts are read and written: the subject's last or the prompt's.",
+};
+
 /// Choices of the public code of which one is made here.
-pub const FIXED: [Param; 6] = [
+pub const FIXED: [Param; 5] = [
     only("layer_selection", "\"all\""),
-    only("fact_token", "\"subject_last\""),
     only("context_template_length_params", "[[5,10],[10,10]]"), // others come with contexts
     only("enable_random_prefix_keys", "true"),
     only("enable_prompt_keys", "false"),

@@ -12,6 +12,7 @@ use super::state::{self, StateFile};
 use super::text_model::TextModel;
 use crate::base::units::count;
 use crate::base::{Error, Progress, Result, catch_device_error};
+use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report};
@@ -134,6 +135,11 @@ impl Edit {
         &self.prepared.superseded
     }
 
+    /// Records that cannot be used and were skipped.
+    pub fn skipped(&self) -> &[Broken] {
+        &self.prepared.skipped
+    }
+
     /// What was done to each layer, ascending.
     pub fn layers(&self) -> &[LayerChange] {
         &self.layers
@@ -191,7 +197,9 @@ impl Edit {
     pub fn lines(&self) -> Vec<Value> {
         let planned = self.prepared.requests.iter().zip(&self.facts);
         let planned = planned.map(|(request, fact)| report::line(request, fact));
-        planned.chain(self.prepared.superseded.iter().map(report::superseded_line)).collect()
+        let superseded = self.prepared.superseded.iter().map(report::superseded_line);
+        let skipped = self.prepared.skipped.iter().map(report::skipped_line);
+        planned.chain(superseded).chain(skipped).collect()
     }
 
     /// Writes the edited checkpoint into a new folder, and the state if there is one.

@@ -1,6 +1,5 @@
 //! An edit that is ready to be planned: facts tokenised, parameters checked, costs known.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,20 +7,24 @@ use serde_json::{Value, json};
 
 use super::opened::Opened;
 use super::places;
+use super::requests::{self, Settled};
 use super::settings::Settings;
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
-use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
-use crate::data::conflicts::{Superseded, resolve};
+use crate::base::{Error, Remedy, Result, Share, catch_device_error, memory};
+use crate::data::broken::Broken;
+use crate::data::conflicts::Superseded;
+use crate::data::request::Requests;
 use crate::data::{Contexts, Fact};
 use crate::edit::cache::Cache;
 use crate::edit::contexts;
 use crate::edit::cost::Cost;
-use crate::edit::facts::{TokenizedFact, tokenize};
+use crate::edit::facts::{Reading, TokenizedFact, tokenize};
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::{Batching, Context, Method, Moments};
-use crate::edit::params::Params;
+use crate::edit::params::{self, Params};
+use crate::edit::prompts::FactToken;
 use crate::edit::search::Search;
 use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
@@ -46,20 +49,21 @@ pub struct Prepared {
     pub(super) requests: Vec<Fact>,
     pub(super) facts: Vec<TokenizedFact>,
     pub(super) superseded: Vec<Superseded>,
+    pub(super) skipped: Vec<Broken>,
     /// What else a patch records: the seed, where hyperparameters are from, the chat's frame.
     pub(super) notes: Value,
 }
 
 impl Prepared {
+    /// Of the requests of a file; those of a call or a pipe have a name alone.
     pub(super) fn new(
         opened: Arc<Opened>,
         settings: Settings,
-        requests_file: Option<PathBuf>,
-        requests: Vec<Fact>,
+        (file, requests_file): (&Path, Option<PathBuf>),
+        requests: Requests,
     ) -> Result<Prepared> {
         let method = settings.chosen()?;
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
-        let file = requests_file.as_deref().unwrap_or(Path::new(CALLER));
         let progress = &*settings.progress;
         if let Some(difference) = &opened.tokenizer.difference {
             progress.warn(difference);
@@ -75,9 +79,7 @@ impl Prepared {
             progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
         }
         progress.remark(&format!("hyperparameters: {}", hparams.summary(method)));
-        let requests = without(requests, &settings.without)?;
-        let (requests, superseded) = resolve(file, requests, settings.on_conflict)?;
-        warn_of_superseded(progress, &superseded);
+        let Requests { facts, mut broken } = requests::sound(file, requests, &settings)?;
         let params = hparams.resolve(method, &opened.model)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
@@ -86,13 +88,20 @@ impl Prepared {
             Some((_, contexts)) => contexts.clone(),
             None => contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?,
         };
-        let chat = settings.chat.as_deref();
-        let text = (&*opened.tokenizer, chat);
-        let facts = tokenize(&opened.model, text, (file, &requests), &contexts)?;
-        let notes = json!({
+        let reading = reading(&opened, &settings, &params);
+        let (facts, more) = tokenize(&opened.model, reading, &facts, &contexts);
+        broken.extend(more);
+        let settled = requests::settle(file, (facts, broken), &settings)?;
+        requests::warn(progress, &settled);
+        let Settled { facts, superseded, skipped } = settled;
+        let mut notes = json!({
             "seed": settings.seed, "hyperparameters_from": hparams.sources(),
-            "chat": chat.map(chat_json).transpose()?,
+            "chat": reading.chat.map(chat_json).transpose()?,
         });
+        if settings.no_space {
+            notes["space"] = json!(false);
+        }
+        let requests = facts.iter().map(|fact| fact.request.clone()).collect();
         Ok(Prepared {
             opened,
             settings,
@@ -104,6 +113,7 @@ impl Prepared {
             requests,
             facts,
             superseded,
+            skipped,
             notes,
         })
     }
@@ -116,6 +126,11 @@ impl Prepared {
     /// Requests that others took the place of.
     pub fn superseded(&self) -> &[Superseded] {
         &self.superseded
+    }
+
+    /// Records that cannot be used and were skipped, in the order in which they were found.
+    pub fn skipped(&self) -> &[Broken] {
+        &self.skipped
     }
 
     /// The edited layers, ascending.
@@ -355,32 +370,17 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     Error::refused(what, remedy.option("method", Some("memit")))
 }
 
-/// The requests without those that are withdrawn.
-fn without(requests: Vec<Fact>, withdrawn: &[String]) -> Result<Vec<Fact>> {
-    let ids: HashSet<&str> = requests.iter().map(|r| r.id.as_str()).collect();
-    if let Some(id) = withdrawn.iter().find(|id| !ids.contains(id.as_str())) {
-        let what = format!("no request has the id `{id}`, which is to be left out");
-        return Err(Error::refused(what, "ids are in the report of the edit"));
+/// How the texts of requests become tokens.
+fn reading<'a>(opened: &'a Opened, settings: &'a Settings, params: &Params) -> Reading<'a> {
+    Reading {
+        tokenizer: &opened.tokenizer,
+        chat: settings.chat.as_deref(),
+        at: match params.is(&params::FACT_TOKEN, params::LAST) {
+            true => FactToken::Last,
+            false => FactToken::SubjectLast,
+        },
+        space: settings.no_space.then_some(false),
     }
-    let stays = |r: &Fact| !withdrawn.contains(&r.id);
-    let left: Vec<Fact> = requests.into_iter().filter(stays).collect();
-    if left.is_empty() {
-        return Err(Error::refused("every request is to be left out", "name fewer ids"));
-    }
-    Ok(left)
-}
-
-fn warn_of_superseded(progress: &dyn Progress, superseded: &[Superseded]) {
-    if superseded.is_empty() {
-        return;
-    }
-    let repeats = superseded.iter().filter(|s| s.repeats).count();
-    progress.warn(&format!(
-        "{} left out: {repeats} ask again for the same, {} give way to others for the same prompt; \
-         the report names them",
-        counted(superseded.len() as u64, "request"),
-        superseded.len() - repeats,
-    ));
 }
 
 /// The facts of a share.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 use crate::data::Fact;
+use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::edit::fact_report::{FactPlan, FactReport};
 use crate::edit::search::LossStep;
@@ -58,6 +59,11 @@ pub fn superseded_line(s: &Superseded) -> Value {
         "id": id, "prompt": prompt, "subject": subject, "target_new": target_new,
         "superseded_by": s.by, "repeats": s.repeats,
     })
+}
+
+/// The line of a record that cannot be used.
+pub fn skipped_line(broken: &Broken) -> Value {
+    json!({"id": broken.id, "skipped": broken.reason()})
 }
 
 /// What an edit did to a fact.

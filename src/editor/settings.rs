@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
 use crate::data::Contexts;
+use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::edit::method::Method;
 use crate::edit::methods::METHODS;
@@ -23,7 +24,9 @@ pub(super) struct Settings {
     pub statistics: Option<PathBuf>,
     pub contexts: Option<(PathBuf, Contexts)>,
     pub chat: Option<Arc<Chat>>,
+    pub no_space: bool,
     pub on_conflict: OnConflict,
+    pub on_broken: OnBroken,
     pub without: Vec<String>,
     pub memory: Option<u64>,
     pub threads: Option<Arc<ThreadPool>>,
@@ -46,7 +49,9 @@ impl Default for Settings {
             statistics: None,
             contexts: None,
             chat: None,
+            no_space: false,
             on_conflict: OnConflict::Error,
+            on_broken: OnBroken::Error,
             without: Vec::new(),
             memory: None,
             threads: None,

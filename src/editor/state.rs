@@ -115,10 +115,10 @@ pub(super) fn learn(state: &mut State, changed: bool, edit: &Learner) -> Result<
     Ok(())
 }
 
-/// A name for what a request asks, whatever its id.
+/// A name for what a request asks, whatever its id and the white space around its texts.
 fn digest(request: &Fact) -> String {
     let Fact { prompt, subject, target_new, .. } = request;
-    let asked = [prompt, subject.as_str(), target_new.trim()].join("\0");
+    let asked = [prompt.trim(), subject, target_new.trim()].join("\0");
     tensor_fingerprint(asked.as_bytes())
 }
 

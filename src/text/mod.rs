@@ -5,6 +5,7 @@ pub mod chat;
 mod class;
 mod jinja;
 mod legacy;
+pub mod seam;
 mod sources;
 pub mod span;
 pub mod stream;

@@ -19,8 +19,8 @@ use tokenizers::PostProcessorWrapper;
 
 use super::added;
 use super::class::{rules, rules_of_two_files, steps};
-use super::legacy;
 use super::sources::{MAX_BYTES, RESAVE, Sources, TOKENIZER_CONFIG};
+use super::{legacy, seam};
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
@@ -166,17 +166,33 @@ impl Tokenizer {
         Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
 
-    /// The ids of a target that follows a prompt: no special tokens, and one space before it unless
-    /// it starts with one.
+    /// The ids of a target that follows a prompt, with the space between them if there is one
+    /// ([`seam`]): no special tokens are added.
     ///
     /// # Errors
     /// A target without tokens.
-    pub fn encode_target(&self, target: &str) -> Result<Vec<u32>> {
-        if target.starts_with(' ') {
-            self.encode_after(BEFORE, target)
+    pub fn encode_target(
+        &self,
+        prompt: &str,
+        target: &str,
+        space: Option<bool>,
+    ) -> Result<Vec<u32>> {
+        let text = seam::joined(prompt, target, space);
+        // White space begins a token of its own after any text, and so does what follows a line.
+        let before = if text.starts_with(char::is_whitespace) {
+            BEFORE
+        } else if self.follows(prompt, &text)? {
+            prompt
         } else {
-            self.encode_after(BEFORE, &format!(" {target}"))
-        }
+            "\n"
+        };
+        self.encode_after(before, &text)
+    }
+
+    /// Whether a text's tokens stay the same when another text follows.
+    fn follows(&self, before: &str, text: &str) -> Result<bool> {
+        let joint = self.encode_bare(&[before, text].concat())?.ids;
+        Ok(joint.starts_with(&self.encode_bare(before)?.ids))
     }
 
     /// The ids of a text that follows another one: no special tokens are added.

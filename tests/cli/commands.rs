@@ -146,7 +146,7 @@ fn what_an_edit_lacks_is_named() {
     for (set, named) in [
         ("layers=[99]", "layers"),
         ("v_lr=-1", "v_lr"),
-        ("fact_token=last", "fact_token"),
+        ("fact_token=first", "fact_token"),
         ("mom2_adjustment=7", "mom2_adjustment"),
         ("clamp_norm_factor=0", "clamp_norm_factor"),
         ("v_loss_layer=0", "v_loss_layer"),

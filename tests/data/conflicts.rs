@@ -16,6 +16,9 @@ fn requests() -> Vec<Fact> {
         ("d", "Rome is {}", "in", "Chile"), // the same prompt by another subject
         ("e", "{} is in", "Oslo", "Peru "), // repeats b
         ("f", "{} is near", "Rome", "Chile"),
+        ("g", "{} is near ", "Rome", "\nChile"), // repeats f over another seam
+        ("h", "{} is near\n", "Oslo", "Peru"),
+        ("i", " {} is near", "Oslo", "Chile"), // conflicts with h
     ];
     let json = |(id, prompt, subject, target): (&str, &str, &str, &str)| {
         serde_json::json!({"id": id, "prompt": prompt, "subject": subject, "target_new": target})
@@ -31,8 +34,28 @@ fn ids(requests: &[Fact]) -> String {
 #[test]
 fn the_rule_says_which_counts() {
     for (rule, kept, superseded) in [
-        (OnConflict::Last, "bdf", vec![("a", "d", false), ("c", "d", false), ("e", "b", true)]),
-        (OnConflict::First, "abf", vec![("c", "a", true), ("d", "a", false), ("e", "b", true)]),
+        (
+            OnConflict::Last,
+            "bdfi",
+            [
+                ("a", "d", false),
+                ("c", "d", false),
+                ("e", "b", true),
+                ("g", "f", true),
+                ("h", "i", false),
+            ],
+        ),
+        (
+            OnConflict::First,
+            "abfh",
+            [
+                ("c", "a", true),
+                ("d", "a", false),
+                ("e", "b", true),
+                ("g", "f", true),
+                ("i", "h", false),
+            ],
+        ),
     ] {
         let (left, out) = resolve(Path::new("r"), requests(), rule).unwrap();
         assert_eq!(ids(&left), kept, "{rule:?}");
@@ -64,10 +87,10 @@ fn without_a_rule_different_targets_are_an_error_that_names_them() {
     let rules: Vec<_> = settings.iter().map(|s| (&s.name[..], s.value.as_deref())).collect();
     assert_eq!(rules, [("on_conflict", Some("last")), ("on_conflict", Some("first"))]);
     let error = error.to_string();
-    for word in ["r.jsonl", "1 times", "`a`, `c`, `d`"] {
+    for word in ["r.jsonl", "2 times", "`a`, `c`, `d`; `h`, `i`"] {
         assert!(error.contains(word), "{error:?} does not say {word:?}");
     }
-    let repeats: Vec<Fact> = requests().into_iter().filter(|r| r.id != "d").collect();
+    let repeats: Vec<Fact> = requests().into_iter().filter(|r| !"di".contains(&r.id)).collect();
     let (left, out) = resolve(Path::new("r"), repeats, OnConflict::Error).unwrap();
-    assert_eq!((ids(&left).as_str(), out.len()), ("abf", 2));
+    assert_eq!((ids(&left).as_str(), out.len()), ("abfh", 3));
 }

@@ -1,7 +1,8 @@
 //! Floor 1: cases.
 
+mod broken;
 mod conflicts;
 mod contexts;
 mod corpus;
-mod forms;
+pub mod forms;
 mod request;

@@ -1,4 +1,4 @@
-use incise::data::request::{digest, parse, read};
+use incise::data::request::{Fields, digest, parse, read, sort_out};
 use incise::data::{Fact, Probe};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -116,6 +116,71 @@ fn errors_name_file_line_and_field() {
 }
 
 #[test]
+fn a_record_without_a_subject_is_about_its_whole_prompt() {
+    let fact = |prompt: &str| one(json!({"prompt": prompt, "target_new": "Rome"}));
+    for text in ["The capital of France is", " Q: the capital of France?\nA:\n"] {
+        let fact = fact(text);
+        assert_eq!((fact.filled().as_str(), fact.has_subject()), (text, false));
+        assert_eq!(fact.subject, text.trim());
+    }
+    let null = one(json!({"prompt": "Who?", "subject": null, "target_new": "x", "loc": "?"}));
+    assert_eq!((&null.prompt[..], &null.subject[..]), ("{}", "Who?"));
+    let question = one(json!({"src": "Who is it?", "alt": "I"}));
+    assert_eq!((&question.prompt[..], &question.subject[..]), ("{}", "Who is it?"));
+    let missing = json!({"prompt": "{} is", "target_new": "x"}).to_string();
+    assert_says(&error(missing), &["line 1: subject: is missing"]);
+    let blank = json!({"prompt": "It is", "subject": " ", "target_new": "x"}).to_string();
+    assert_says(&error(blank), &["line 1: subject: is empty", "take the field out"]);
+}
+
+#[test]
+fn a_record_may_say_whether_a_space_follows_its_prompt() {
+    let with = |space: Value| {
+        json!({"prompt": "{} is", "subject": "a", "target_new": "b", "space": space}).to_string()
+    };
+    for (value, want) in
+        [(json!(true), Some(true)), (json!(false), Some(false)), (json!(null), None)]
+    {
+        let facts = parse("x", with(value).as_bytes()).unwrap();
+        assert_eq!(facts[0].space, want);
+        // What is not said is not in the digest, so older digests hold.
+        let says = serde_json::to_string(&facts).unwrap().contains("space");
+        assert_eq!(says, want.is_some());
+    }
+    assert_says(&error(with(json!("no"))), &["line 1: space: is a string; write true or false"]);
+    let rewrite = json!({"prompt": "{} is", "subject": "a", "target_new": {"str": "b"}});
+    let record = json!({"case_id": 1, "requested_rewrite": rewrite, "space": false});
+    assert_eq!(one(record).space, Some(false));
+}
+
+#[test]
+fn ids_are_found_whatever_the_form() {
+    let id = |field: &str, prompt: &str| {
+        one(json!({field: 7, "prompt": prompt, "subject": "Bern", "target_new": "Asia"})).id
+    };
+    for field in ["id", "case_id", "case_index"] {
+        assert_eq!((id(field, "{} is in"), id(field, "Bern is in")), ("7".into(), "7".into()));
+    }
+}
+
+/// Python's `json` writes these where a table has no value.
+#[test]
+fn numbers_that_are_none_count_as_null() {
+    let text = r#"{"prompt": "{} is in", "subject": "NaN", "target_new": "a \" NaN, Infinity",
+        "target_true": NaN, "paraphrases": [NaN, "b"],
+        "note": [-Infinity, Infinity, {"a":NaN}]}"#;
+    let fact = parse("x", text.as_bytes()).unwrap().remove(0);
+    assert_eq!((&fact.subject[..], &fact.target_new[..]), ("NaN", "a \" NaN, Infinity"));
+    assert_eq!((fact.target_true, fact.paraphrases), (None, vec!["b".into()]));
+    let needed = SHORT.replace("\"東京\"", "NaN");
+    assert_says(&error(&needed), &["line 1: target_new: is missing"]);
+    // A string that is left open ends with its line.
+    let open = format!("{{\"prompt\": \"x\n{}", SHORT.replace("東京", "NaN"));
+    let all = sort_out("x", open.as_bytes(), Fields::All).unwrap();
+    assert_eq!((all.facts.len(), &all.facts[0].target_new[..]), (1, "NaN"));
+}
+
+#[test]
 fn the_digest_tells_requests_apart_and_nothing_else() {
     let requests = parse("x", SHORT.as_bytes()).unwrap();
     let spaced = SHORT.replace(":", " :");
@@ -159,6 +224,11 @@ fn value() -> impl Strategy<Value = Value> {
         "unrelated_relation",
         "alternative_subject",
         "rephrase_prompt",
+        "target",
+        "update",
+        "ans",
+        "answer",
+        "space",
     ]);
     leaf.prop_recursive(4, 48, 6, move |inner| {
         prop_oneof![
@@ -175,8 +245,8 @@ fn request() -> impl Strategy<Value = Fact> {
     let probe = (text, prop::option::of(text)).prop_map(|(p, t)| Probe::new(p, t));
     let probes = prop::collection::vec(probe, 0..3);
     let texts = (text, text, text, prop::option::of(text), prop::collection::vec(text, 0..3));
-    (texts, probes.clone(), probes.clone(), probes).prop_map(
-        |((prompt, subject, target_new, target_true, paraphrases), a, b, c)| Fact {
+    (texts, probes.clone(), probes.clone(), probes, any::<Option<bool>>()).prop_map(
+        |((prompt, subject, target_new, target_true, paraphrases), a, b, c, space)| Fact {
             id: "0".into(),
             prompt: format!("{prompt} {{}}"),
             subject,
@@ -186,6 +256,7 @@ fn request() -> impl Strategy<Value = Fact> {
             neighbourhood: a,
             portability: b,
             locality: c,
+            space,
         },
     )
 }

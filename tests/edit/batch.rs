@@ -8,7 +8,7 @@ use std::sync::Arc;
 use incise::data::{Contexts, request};
 use incise::edit::batch::anchor_of;
 use incise::edit::cache::Cache;
-use incise::edit::facts::{TokenizedFact, tokenize};
+use incise::edit::facts::{Reading, TokenizedFact, tokenize};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Moments, Plan};
 use incise::edit::methods::find;
@@ -78,8 +78,10 @@ impl Case {
         let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
         let contexts = Contexts::new("case", self.contexts.clone()).unwrap();
         let tokenizer = Tokenizer::open(&dir).unwrap();
-        let text = (&tokenizer, None);
-        let facts = tokenize(&model, text, (Path::new("case"), &requests), &contexts).unwrap();
+        // The public code puts a space before every target.
+        let reading = Reading { space: Some(true), ..Reading::plain(&tokenizer) };
+        let (facts, broken) = tokenize(&model, reading, &requests, &contexts);
+        assert_eq!(broken, []);
         let read = |&l: &usize| Arc::new(moment(&dir.join(&self.stats), l, model.arch.inner));
         let moments = by.layers().iter().map(read).collect();
         let (sequential, anchor) = (self.sequential, self.anchor.clone());

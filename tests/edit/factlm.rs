@@ -2,11 +2,11 @@
 //! records, statistics, contexts and hyperparameters.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use incise::data::{Contexts, Fact, request};
-use incise::edit::facts::tokenize;
+use incise::edit::facts::{Reading, tokenize};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Plan};
 use incise::edit::methods::memit::MEMIT;
@@ -42,9 +42,9 @@ impl FactLm {
         let values = HparamSet::read(&self.dir.join("memit.json")).unwrap();
         let by = values.resolve(&MEMIT, &self.model).unwrap();
         let contexts = Contexts::read(self.dir.join("contexts.json")).unwrap();
-        let text = (&self.tokenizer, None);
-        let facts =
-            tokenize(&self.model, text, (Path::new("records"), records), &contexts).unwrap();
+        let reading = Reading::plain(&self.tokenizer);
+        let (facts, broken) = tokenize(&self.model, reading, records, &contexts);
+        assert_eq!(broken, []);
         let stats = self.dir.join("second_moment.safetensors");
         let moments = |l| -> incise::Result<Arc<Moment>> {
             Ok(Arc::new(moment(&stats, l, self.model.arch.inner)))
@@ -59,7 +59,8 @@ impl FactLm {
         let mut sums = [0.0; 3];
         for r in records {
             let old = r.target_true.as_deref().unwrap();
-            let [new, old] = [r.target_new.as_str(), old].map(|t| self.tokenizer.encode_target(t));
+            let [new, old] =
+                [r.target_new.as_str(), old].map(|t| self.tokenizer.encode_target("is", t, None));
             let (new, old) = (new.unwrap(), old.unwrap());
             let rewrite = r.prompt.replacen("{}", &r.subject, 1);
             let neighbours = r.neighbourhood.iter().map(|p| &p.prompt);

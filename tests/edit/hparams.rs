@@ -114,7 +114,7 @@ fn broken_values_are_named_with_their_file_and_a_remedy() {
         "kl_factor: -1e-9",
         "mom2_adjustment: 1",
         "mom2_adjustment: \"yes\"",
-        "fact_token: last",
+        "fact_token: first",
         "context_template_length_params: [[3, 10]]",
         "enable_prompt_keys: true",
         "rewrite_module_tmp: \"transformer.h.{}.mlp.c_fc\"",

@@ -36,7 +36,7 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F64).unwrap();
     let tokenizer = Tokenizer::open(&dir).unwrap();
-    let target = tokenizer.encode_target("Paris").unwrap();
+    let target = tokenizer.encode_target("is", "Paris", None).unwrap();
     let groups = vec![vec!["{}".into()], vec!["The first time. {}".into(), "Because. {}".into()]];
     let contexts = Contexts::new("contexts", groups).unwrap();
     let rows = fact_rows(&tokenizer, &contexts.flat(), "{} is in", "Big Ben", target).unwrap();

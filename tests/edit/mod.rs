@@ -13,5 +13,6 @@ mod objective;
 mod packing;
 mod prompts;
 pub mod reference;
+mod requests;
 mod search;
 mod search_golden;

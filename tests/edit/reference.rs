@@ -9,7 +9,7 @@ use std::sync::Arc;
 use incise::base::Quiet;
 use incise::data::{Contexts, request};
 use incise::edit::fact_report::FactPlan;
-use incise::edit::facts::tokenize;
+use incise::edit::facts::{Reading, tokenize};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Moments, Plan};
 use incise::edit::methods::find;
@@ -162,8 +162,10 @@ fn planned(case: &Case, dir: &Path, model: &Model) -> Plan {
     let requests = request::parse("case", case.requests.to_string().as_bytes()).unwrap();
     let contexts = Contexts::new("case", case.contexts.clone()).unwrap();
     let f = model.arch.inner;
-    let facts =
-        tokenize(model, (&tokenizer, None), (Path::new("case"), &requests), &contexts).unwrap();
+    // The public code puts a space before every target.
+    let reading = Reading { space: Some(true), ..Reading::plain(&tokenizer) };
+    let (facts, broken) = tokenize(model, reading, &requests, &contexts);
+    assert_eq!(broken, []);
     let moments = |l| Ok(Arc::new(moment(&dir.join(&case.stats), l, f)));
     let mut context = alone(model, &moments, &contexts);
     method.plan(&mut context, &facts, &by).unwrap()

@@ -16,7 +16,7 @@ fn ask(model: &TextModel, fact: &Fact) -> (f64, bool) {
     let prompt = fact.prompt.replace("{}", &fact.subject);
     let tokenizer = model.tokenizer();
     let mut ids = tokenizer.encode(&prompt).unwrap();
-    let target = tokenizer.encode_target(&fact.target_new).unwrap();
+    let target = tokenizer.encode_target("is", &fact.target_new, None).unwrap();
     let mut p = 1.0;
     let start = ids.clone();
     for &id in &target {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use incise::base::Result;
-use incise::edit::prompts::framed_rows;
+use incise::edit::prompts::{FactToken, framed_rows};
 use incise::text::Chat;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -154,8 +154,8 @@ fn rows_in_a_chat_end_in_the_answer_and_have_one_beginning() {
     let frame = named.frame("Paris is").unwrap();
     let target = tok.encode_after(&frame.tail, "New York").unwrap();
     let contexts = ["{}", "The end. {}"];
-    let rows =
-        framed_rows(&tok, Some(&frame), &contexts, "{} is ", "Paris", target.clone()).unwrap();
+    let asked = ("{} is ", "Paris", FactToken::SubjectLast);
+    let rows = framed_rows(&tok, Some(&frame), &contexts, asked, target.clone()).unwrap();
     let bos = tok.bos[0];
     for (row, text) in rows.keys.iter().zip(["Paris is", "The end. Paris is"]) {
         assert_eq!(row.ids, tok.encode_bare(&named.render(text).unwrap()).unwrap().ids);

@@ -78,7 +78,7 @@ fn tokenizer_config_adds_the_beginning_of_sequence() {
     assert_eq!(tok.bos, [256]);
     let paris = toys::byte_level(WORDS).encode("Paris").unwrap();
     assert_eq!(tok.encode("Paris").unwrap(), [256, paris[0]]);
-    assert_eq!(tok.encode_target("Paris").unwrap(), tok.encode(" Paris").unwrap()[1..]);
+    assert_eq!(tok.encode_target("is", "Paris", None).unwrap(), tok.encode(" Paris").unwrap()[1..]);
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn targets_get_one_space_and_no_special_token() {
         toys::sentencepiece(&["▁Paris"]),
         toys::metaspace(&["▁Paris"]),
     ] {
-        let id = tok.encode_target("Paris").unwrap();
+        let id = tok.encode_target("is", "Paris", None).unwrap();
         assert_eq!(id.len(), 1, "{:?}", tok.bos);
         assert_eq!(tok.token_text(id[0]), " Paris");
-        assert_eq!(tok.encode_target(" Paris").unwrap(), id);
+        assert_eq!(tok.encode_target("is", " Paris", None).unwrap(), id);
         assert_eq!(tok.encode("a Paris").unwrap().last(), id.last());
         for empty in ["", " ", "\n"] {
-            let error = tok.encode_target(empty).unwrap_err().to_string();
+            let error = tok.encode_target("is", empty, None).unwrap_err().to_string();
             assert!(error.contains("target"), "{error}");
         }
     }
@@ -138,7 +138,7 @@ fn partial_targets_keep_their_space() {
     for tok in
         [toys::byte_level(&["ĠNew"]), toys::sentencepiece(&["▁New"]), toys::metaspace(&["▁New"])]
     {
-        let ids = tok.encode_target("New York").unwrap();
+        let ids = tok.encode_target("is", "New York", None).unwrap();
         assert_eq!(tok.decode_after(&ids).unwrap(), " New York");
         assert_eq!(tok.decode_after(&ids[..1]).unwrap(), " New");
         assert_eq!(tok.decode_after(&[]).unwrap(), "");
@@ -192,7 +192,7 @@ fn gpt2s_own_files_round_trip_and_targets_are_plain() {
     assert_eq!(tok.encode("Hello world<|endoftext|>").unwrap(), [15496, 995, 50256]);
     for request in incise::data::request::read(cases).unwrap() {
         let text = format!(" {}", request.target_new);
-        let ids = tok.encode_target(&request.target_new).unwrap();
+        let ids = tok.encode_target("is", &request.target_new, None).unwrap();
         assert_eq!(ids, tok.encode(&text).unwrap());
         assert_eq!(tok.decode_after(&ids).unwrap(), text);
         for prompt in &request.paraphrases {

@@ -62,8 +62,9 @@ const L2: Param = Param {
     about: "Weight of the size of the change.",
 };
 
-static PARAMS: [&Param; 12] = [
+static PARAMS: [&Param; 13] = [
     &params::LAYERS,
+    &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
     &params::V_LOSS_LAYER,

@@ -54,8 +54,9 @@ const UPDATE_NORM_LAMBDA: Param = Param {
     about: "ν: weight of the size of the change.",
 };
 
-static PARAMS: [&Param; 12] = [
+static PARAMS: [&Param; 13] = [
     &params::LAYERS,
+    &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
     &params::V_LOSS_LAYER,

@@ -44,8 +44,9 @@ static ABOUT: About = About {
     presets: "memit",
 };
 
-static PARAMS: [&Param; 11] = [
+static PARAMS: [&Param; 12] = [
     &params::LAYERS,
+    &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
     &params::V_LOSS_LAYER,

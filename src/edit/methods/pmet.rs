@@ -49,8 +49,9 @@ const NLL_LOSS_FACTOR: Param = Param {
     about: "Weight of the negative log-likelihood in the loss.",
 };
 
-static PARAMS: [&Param; 11] = [
+static PARAMS: [&Param; 12] = [
     &params::LAYERS,
+    &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
     &params::V_LOSS_LAYER,

@@ -75,8 +75,9 @@ const MOM2_ADJUSTMENT: Param = Param {
     about: "Whether C shapes the change, as in the paper.",
 };
 
-static PARAMS: [&Param; 9] = [
+static PARAMS: [&Param; 10] = [
     &params::LAYER,
+    &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
     &params::V_LOSS_LAYER_LAST,
