@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::context::Context;
 use super::output::Terminal;
-use crate::base::Result;
 use crate::base::units::{counted, percent};
+use crate::base::{Progress, Result};
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
 use crate::store::record::LogEntry;
@@ -53,6 +53,10 @@ impl Apply {
 
 /// A line a tensor.
 pub fn say(terminal: &Terminal, report: &Report) -> Result<()> {
+    if report.tensors.iter().all(|t| t.change == 0.0) {
+        terminal
+            .warn("nothing changed: the patch says no change, and the weights are as they were");
+    }
     report.tensors.iter().try_for_each(|t| {
         let (change, lost) = (percent(t.change / t.weight), percent(t.lost));
         terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))

@@ -109,7 +109,8 @@ impl Demo {
             let undo = json!({"prompt": prompt, "before": edited, "after": undone});
             return terminal.json(&json!({"facts": told, "undo": undo}));
         }
-        terminal.line("\nThe newest change undone, byte for byte:")?;
+        terminal.line("")?;
+        terminal.line("The newest change undone, byte for byte:")?;
         let answer = Answer { kind, prompt, before: edited, after: undone };
         terminal.line(answer_line(&answer))
     }

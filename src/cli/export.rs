@@ -25,7 +25,8 @@ pub struct Export {
     /// Write a LoRA adapter as PEFT reads it into a new folder
     #[arg(long, value_name = "DIR", required_unless_present = "delta", conflicts_with = "delta")]
     lora: Option<PathBuf>,
-    /// The adapter's rank: 8, 16, 32, 64, 128 or 256 [default: the smallest that holds the patch]
+    /// The adapter's rank: 8, 16, 32, 64, 128, 256, 320 or 512 [default: the smallest that holds
+    /// the patch]
     #[arg(long, value_name = "R", conflicts_with = "delta", value_parser = rank)]
     rank: Option<usize>,
     /// Write the changed tensors in full, as the checkpoint stores them, into a safetensors file

@@ -9,6 +9,7 @@ mod easyedit;
 mod mquake;
 mod record;
 pub mod request;
+mod text_file;
 mod zsre;
 
 pub use case::{Fact, Probe};

@@ -8,6 +8,7 @@ pub mod rome;
 
 use super::method::{About, Method};
 use super::params::Param;
+use super::public_config;
 use crate::base::{Error, Result};
 
 /// All methods, in the order in which they are listed.
@@ -46,5 +47,7 @@ pub fn markdown() -> String {
             text += &format!("| `{name}` | {about} | {takes} | {absent} |\n");
         }
     }
-    text
+    text += "\n## What else config files say\n\n";
+    text += "Parameters have the names of ROME, MEMIT and EasyEdit config files. Other names in them:\n\n";
+    text + &public_config::markdown()
 }
