@@ -26,8 +26,7 @@ mod report;
 mod stages;
 mod stats;
 
-use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -116,19 +115,13 @@ pub fn main() -> ExitCode {
 
 /// Prints help, the version, or what is wrong with the arguments.
 fn usage(said: &clap::Error) -> ExitCode {
-    let arguments = std::env::args_os();
-    let plain =
-        |word: OsString| escape::one_line(&word.to_string_lossy()) == word.to_string_lossy();
-    // What is wrong is shown with the argument itself.
-    let printed = match arguments.into_iter().all(plain) {
-        true => said.print(),
-        false => {
-            let text = escape::lines(&said.render().to_string()).into_owned();
-            io::stderr().write_all(text.as_bytes())
-        }
-    };
+    // What is wrong is shown with the arguments themselves.
+    let shown = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .map(|word| escape::one_line(&word).into_owned());
+    let escaped = Cli::try_parse_from(shown).err();
     // Help and version are answers, not errors; nobody may be reading either.
-    match printed {
+    match escaped.as_ref().unwrap_or(said).print() {
         _ if said.use_stderr() => ExitCode::from(2),
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(1),
         _ => ExitCode::SUCCESS,

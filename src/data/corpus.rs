@@ -1,7 +1,7 @@
 //! Running text for statistics, read as it is needed; `text_file.rs` says what a file may be.
 
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::text_file::TextFile;
 use crate::base::file::open_file;

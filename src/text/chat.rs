@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use minijinja::value::Serde;
 use minijinja::{Environment, Value as Jinja, context};
 use serde_json::Value;
 
@@ -99,8 +100,9 @@ impl Chat {
 
     /// Refuses settings that would do nothing, or something else.
     fn check(&self) -> Result<()> {
-        let read = self.variables()?;
-        for name in self.settings.variables.keys() {
+        let given = &self.settings.variables;
+        let read = if given.is_empty() { BTreeSet::new() } else { self.variables()? };
+        for name in given.keys() {
             let what = match self.is_reserved(name) {
                 true => format!("the template's variable `{name}` is not for users to set"),
                 false if !read.contains(name) => {
@@ -130,7 +132,8 @@ impl Chat {
     /// The variables that the template reads and users may set.
     pub(super) fn variables(&self) -> Result<BTreeSet<String>> {
         let template = self.env.get_template(NAME).map_err(|e| self.source.error(&e))?;
-        let read = template.undeclared_variables(false);
+        let read = jinja::with_large_stack(|| Ok(template.undeclared_variables(false)));
+        let read = read.map_err(|e| self.source.error(&e))?;
         Ok(read.into_iter().filter(|name| !self.is_reserved(name)).collect())
     }
 
@@ -165,7 +168,7 @@ impl Chat {
             add_generation_prompt => answer.is_none(),
         };
         let tokens = Jinja::from_pairs(self.tokens.clone());
-        let variables = Jinja::from_serialize(variables);
+        let variables = Jinja::from(Serde(variables));
         let template = self.env.get_template(NAME).map_err(|e| self.source.error(&e))?;
         let rendered = jinja::render(&template, context! { ..own, ..tokens, ..variables });
         rendered.map_err(|e| self.source.error(&e))

@@ -253,6 +253,8 @@ fn special_tokens_of_their_own_file_fill_in() {
 fn with(template: &str, system: Option<&str>, variables: Value) -> Result<Chat> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let tokens = golden().tokens.to_string();
+    fs::write(folder.path().join("tokenizer_config.json"), tokens).unwrap();
     let variables = serde_json::from_value(variables).unwrap();
     Chat::open_with(folder.path(), ChatSettings { system: system.map(str::to_owned), variables })
 }
