@@ -20,6 +20,7 @@ pub mod report;
 mod settings;
 pub mod state;
 pub mod text_model;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -42,7 +42,7 @@ pub enum Stage {
     Layer,
     /// Finds the directions that text does not use, layer by layer.
     NullSpace,
-    /// Measures the targets' probabilities, fact by fact.
+    /// Measures how a model takes the targets, fact by fact.
     Probability,
     /// Runs the tokens of a corpus.
     Token,
@@ -52,6 +52,8 @@ pub enum Stage {
     Prompt,
     /// Holds weights against what a patch was made for, in bytes.
     CheckWeights,
+    /// Rounds changed weights to the stored type, in bytes.
+    RoundWeights,
     /// Writes weights, in bytes.
     WriteWeights,
     /// Approximates changes by an adapter, matrix by matrix.
@@ -74,6 +76,7 @@ impl Stage {
             Stage::Statistics => "statistics",
             Stage::Prompt => "prompt",
             Stage::CheckWeights => "check",
+            Stage::RoundWeights => "rounding",
             Stage::WriteWeights => "write",
             Stage::Matrix => "matrix",
             Stage::WriteResults => "writing",

@@ -10,10 +10,12 @@ use super::{Row, Sizes, Unit};
 use crate::base::{Progress, Result, Stage, catch_device_error};
 use crate::data::{Contexts, request};
 use crate::edit::batch;
+use crate::edit::fact_report::score;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::Context;
 use crate::edit::methods::memit::{MEMIT, Memit};
+use crate::edit::prompts::FactRows;
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::state::State;
 use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
@@ -73,10 +75,13 @@ pub fn measure(
         progress: &clock,
     };
     let moments = context.statistics;
+    let prompts: Vec<&FactRows> = facts.iter().map(|fact| &fact.rows).collect();
+    score(model, &prompts, &clock)?;
     // The search never ends early, whatever its loss.
-    batch::plan(&mut context, &facts, &search, &by, &mut |state| {
+    let plan = batch::plan(&mut context, &facts, &search, &by, &mut |state| {
         Ok(Box::new(Memit::new(moments, 15_000.0, state)))
     })?;
+    score(&plan.model, &prompts, &clock)?;
     clock.enter(None);
 
     let tokens = suffix_tokens(&facts[0].rows);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use super::context::Context;
@@ -16,6 +16,7 @@ use crate::store::record::LogEntry;
 
 /// Which patches go where.
 #[derive(Args)]
+#[command(group = ArgGroup::new("to").required(true).args(["output", "in_place"]))]
 pub struct Apply {
     /// Folder of the checkpoint
     model: PathBuf,
@@ -23,7 +24,7 @@ pub struct Apply {
     #[arg(required = true)]
     patches: Vec<PathBuf>,
     /// Write a new folder with the edited checkpoint
-    #[arg(short, long, required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(short, long)]
     output: Option<PathBuf>,
     /// Change the checkpoint itself; `incise undo` puts every byte back
     #[arg(long)]

@@ -29,12 +29,17 @@ impl ChatFlags {
     }
 }
 
-/// `NAME=VALUE`; a value that is no JSON is a text.
+/// `NAME=VALUE`; a value that is neither JSON nor one of Python's three words is a text.
 pub fn assignment(flag: &str, given: &str, example: &str) -> Result<(String, Value)> {
     let Some((name, value)) = given.split_once('=') else {
         let remedy = format!("say {flag} {example}");
         return Err(Error::refused(format!("{flag} {given}: no `=`"), remedy));
     };
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    let value = match value {
+        "True" => Value::Bool(true),
+        "False" => Value::Bool(false),
+        "None" => Value::Null,
+        value => serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
+    };
     Ok((name.trim().to_owned(), value))
 }

@@ -94,7 +94,8 @@ impl Demo {
             if context.json {
                 told.push(json!({
                     "subject": show.subject, "target_new": show.target_new, "answers": answers,
-                    "steps": outcome.trace.len(), "probability": outcome.probability,
+                    "steps": outcome.plan.trace.len(), "p_target": outcome.p_target,
+                    "taken": outcome.taken,
                 }));
             } else {
                 tell(context, &show, &outcome, &answers)?;
@@ -165,15 +166,16 @@ fn complete(model: &TextModel, prompt: &str) -> Result<String> {
 
 fn tell(context: &Context, show: &Show, o: &FactReport, answers: &[Answer]) -> Result<()> {
     let filled = show.prompt.replace("{}", &show.subject);
-    let [before, after] = o.probability.map(percent);
+    let [before, after] = o.p_target.map(percent);
+    context.terminal.line("")?;
+    context.terminal.line(format!("{filled} → {}", show.target_new.trim()))?;
     context.terminal.line(format!(
-        "\n{filled} → {}\n  {} steps; P {before} → {after}; ‖Δ‖/‖W‖ {}",
-        show.target_new.trim(),
-        o.trace.len(),
+        "  {} steps; P of the target {before} → {after}; ‖Δ‖/‖W‖ {}",
+        o.plan.trace.len(),
         percent(share(o)),
     ))?;
     if let Some(why) = o.failed() {
-        context.terminal.warn(&why);
+        context.terminal.warn(why);
     }
     answers.iter().try_for_each(|answer| context.terminal.line(answer_line(answer)))
 }

@@ -34,7 +34,7 @@ pub struct EditCommand {
     #[arg(long, requires = "subject")]
     to: Option<String>,
     /// How to edit; `incise methods` describes them
-    #[arg(long, value_parser = METHODS.map(|method| method.about().name))]
+    #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
     method: String,
     /// Folder of `incise stats`; needed where C is used
     #[arg(long)]
@@ -124,7 +124,7 @@ impl EditCommand {
         let edit = prepared.plan()?;
         context.terminal.enter(Stage::WriteResults);
         edit.write(&self.output)?;
-        report::print(context, &edit, &self.method, &self.output)
+        report::print(context, &edit, &self.method.to_lowercase(), &self.output)
     }
 
     fn editor(&self, context: &Context) -> Result<Editor> {

@@ -10,6 +10,7 @@ use crate::base::units::{counted, percent};
 use crate::base::{Progress, Result};
 use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
+use crate::edit::search::LossStep;
 use crate::edit::solve::layers::LayerChange;
 use crate::editor::Edit;
 use crate::editor::report::{fact_json, path};
@@ -22,7 +23,7 @@ const NAMED: usize = 10;
 
 /// ‖Δ‖/‖W‖ of a fact alone, or ‖δ‖/‖t₀‖ where facts were planned together.
 pub fn share(o: &FactReport) -> f64 {
-    let [part, whole] = o.change.unwrap_or(o.value);
+    let [part, whole] = o.plan.change.unwrap_or(o.plan.value);
     part / whole
 }
 
@@ -59,7 +60,7 @@ fn layer_json(edit: &Edit, l: &LayerChange) -> Value {
     })
 }
 
-/// Warnings: layers that changed too much, facts that did not take.
+/// Warnings: layers that changed too much, facts that were not taken.
 fn warn(edit: &Edit, progress: &dyn Progress) {
     for l in edit.layers() {
         if l.norm > l.weight {
@@ -78,7 +79,7 @@ fn warn(edit: &Edit, progress: &dyn Progress) {
     let failed: Vec<_> = pairs().filter_map(|(r, o)| Some((name(r), o.failed()?))).collect();
     if failed.len() > NAMED {
         progress.warn(&format!(
-            "{} of {} did not take; the report says of each why, and here are {NAMED}",
+            "{} of {} were not taken; the report says of each why, and here are {NAMED}",
             failed.len(),
             counted(edit.facts().len() as u64, "fact"),
         ));
@@ -102,7 +103,7 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
     let terminal = &context.terminal;
     if edit.facts().len() <= SHOWN {
         for (request, o) in edit.requests().iter().zip(edit.facts()) {
-            terminal.line(fact_line(request, o))?;
+            fact_lines(request, o).iter().try_for_each(|line| terminal.line(line))?;
         }
     } else {
         terminal.line(summary(edit.facts()))?;
@@ -135,32 +136,37 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
 fn summary(facts: &[FactReport]) -> String {
     let n = facts.len() as f64;
     let mean = |of: &dyn Fn(&FactReport) -> f64| facts.iter().map(of).sum::<f64>() / n;
-    let took = facts.iter().filter(|o| o.succeeded()).count();
+    let took = facts.iter().filter(|o| o.taken).count();
     format!(
-        "{took} of {} took; mean P {} → {}; {:.1} steps a fact, mean loss {:.2} → {:.2}",
+        "{took} of {} taken; mean P of the target {} → {}; {:.1} steps a fact, mean loss \
+         {:.2} → {:.2}",
         counted(facts.len() as u64, "fact"),
-        percent(mean(&|o| o.probability[0])),
-        percent(mean(&|o| o.probability[1])),
-        mean(&|o| o.trace.len() as f64),
-        mean(&|o| o.trace.first().map_or(0.0, |s| s.total())),
-        mean(&|o| o.trace.last().map_or(0.0, |s| s.total())),
+        percent(mean(&|o| o.p_target[0])),
+        percent(mean(&|o| o.p_target[1])),
+        mean(&|o| o.plan.trace.len() as f64),
+        mean(&|o| o.plan.trace.first().map_or(0.0, |s| s.total())),
+        mean(&|o| o.plan.trace.last().map_or(0.0, |s| s.total())),
     )
 }
 
-/// Two lines for people.
-fn fact_line(request: &Fact, o: &FactReport) -> String {
+/// What a fact did, in two lines for people.
+fn fact_lines(request: &Fact, o: &FactReport) -> [String; 2] {
     let (token, at, of) = &o.token;
-    let (first, last) = (o.trace[0].total(), o.trace[o.trace.len() - 1].total());
-    let what = if o.change.is_some() { "‖Δ‖/‖W‖" } else { "‖δ‖/‖t₀‖" };
-    format!(
-        "{}: {} → {}\n  token {at} of {of} {token:?}; {} steps, loss {first:.2} → {last:.2}; \
-         P {} → {}; {what} {}",
-        o.id,
-        request.prompt.replace("{}", &request.subject),
-        request.target_new.trim(),
-        o.trace.len(),
-        percent(o.probability[0]),
-        percent(o.probability[1]),
-        percent(share(o)),
-    )
+    let loss = |step: Option<&LossStep>| step.map_or(0.0, LossStep::total);
+    let what = if o.plan.change.is_some() { "‖Δ‖/‖W‖" } else { "‖δ‖/‖t₀‖" };
+    let fact = request.prompt.replace("{}", &request.subject);
+    let taken = if o.taken { "taken" } else { "not taken" };
+    [
+        format!("{}: {fact} → {}", o.id, request.target_new.trim()),
+        format!(
+            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}; {} steps, loss \
+             {:.2} → {:.2}; {what} {}",
+            percent(o.p_target[0]),
+            percent(o.p_target[1]),
+            o.plan.trace.len(),
+            loss(o.plan.trace.first()),
+            loss(o.plan.trace.last()),
+            percent(share(o)),
+        ),
+    ]
 }

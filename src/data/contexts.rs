@@ -10,6 +10,15 @@ use serde_json::Value;
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
+/// How contexts weigh in an average.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Average {
+    /// All the same.
+    Flat,
+    /// All groups the same, and the contexts of a group.
+    Grouped,
+}
+
 /// Groups of contexts, each with one `{}` for the prompt; the first is the bare prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contexts {
@@ -85,6 +94,17 @@ impl Contexts {
     /// All contexts, the bare one first.
     pub fn flat(&self) -> Vec<&str> {
         self.groups.iter().flatten().map(String::as_str).collect()
+    }
+
+    /// The weight of each context in an average, in the order of [`flat`](Contexts::flat).
+    pub fn weights(&self, average: Average) -> Vec<f64> {
+        let all = self.groups.iter().map(Vec::len).sum();
+        let each = |group: &Vec<String>| match average {
+            Average::Flat => all,
+            Average::Grouped => self.groups.len() * group.len(),
+        };
+        let weights = |group| vec![1.0 / each(group) as f64; group.len()];
+        self.groups.iter().flat_map(weights).collect()
     }
 
     /// The groups as JSON, for a patch's metadata; [`Contexts::parse`] reads it back.

@@ -20,7 +20,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::solve::delta::term;
-use crate::base::{Error, Progress, Result, Stage, catch_device_error};
+use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
 use crate::store::disk::Os;
@@ -72,7 +72,7 @@ pub fn to_folder(
     planned(model, patches, device, progress, |plan, checkpoint, history| {
         folder::build(out, |dir| {
             folder::copy(model, dir, progress)?;
-            let mut meter = plan.meter(progress);
+            let mut meter = plan.meter(Stage::WriteWeights, progress);
             let mut report = Report::default();
             for (name, target) in &plan.targets {
                 let path = dir.join(&target.place.file);
@@ -112,7 +112,7 @@ pub fn to_file(
         };
         let items: Vec<Item> = targets.iter().map(item).collect();
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let mut meter = plan.meter(progress);
+        let mut meter = plan.meter(Stage::WriteWeights, progress);
         let (mut sums, mut failed) = (vec![Sums::default(); targets.len()], None);
         let written = write::write(out, &metadata, &items, &mut |i, file| {
             let (name, target) = targets[i];
@@ -127,6 +127,47 @@ pub fn to_file(
         failed.map_or(written, Err)?;
         let changed = targets.iter().zip(sums).map(|((name, _), sums)| Changed::of(name, sums));
         Ok(Report { tensors: changed.collect() })
+    })
+}
+
+/// A changed tensor as it would be written.
+pub struct Written {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its bytes, in the checkpoint's orientation.
+    pub bytes: Vec<u8>,
+    /// What was done to it.
+    pub changed: Changed,
+}
+
+/// The changed tensors in memory, with the bytes [`to_folder`] gives them. `by` computes them.
+///
+/// # Errors
+///
+/// As [`to_folder`].
+pub fn to_memory(
+    model: &Path,
+    patches: &[Patch],
+    by: &Compute,
+    progress: &dyn Progress,
+) -> Result<Vec<Written>> {
+    planned_on(by, model, patches, progress, |plan, checkpoint, history| {
+        let mut meter = plan.meter(Stage::RoundWeights, progress);
+        let mut all = Vec::new();
+        for (name, target) in &plan.targets {
+            let mut bytes = Vec::with_capacity(target.place.len as usize);
+            let sums = target.make(name, patches.len(), history, &mut meter, &mut |_, new| {
+                bytes.extend_from_slice(new);
+                Ok(())
+            })?;
+            let (name, dtype) = (name.clone(), target.stored.dtype);
+            let changed = Changed::of(&name, sums);
+            all.push(Written { name, dtype, bytes, changed });
+        }
+        checkpoint.unchanged()?;
+        Ok(all)
     })
 }
 
@@ -152,12 +193,22 @@ fn planned<T>(
     progress: &dyn Progress,
     then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
 ) -> Result<T> {
+    planned_on(&device.start()?[0], model, patches, progress, then)
+}
+
+/// The same, computed by `by`.
+fn planned_on<T>(
+    by: &Compute,
+    model: &Path,
+    patches: &[Patch],
+    progress: &dyn Progress,
+    then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
+) -> Result<T> {
     let _reading = journal::recover(&Os, model)?;
     let checkpoint = Checkpoint::open(model)?;
     let history = History::read(model)?;
     let past = past(&history)?;
-    let computes = device.start()?;
-    let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
+    let plan = Plan::new(&checkpoint, &past, patches, by)?;
     catch_device_error(|| {
         plan.check(&history, progress)?;
         then(&plan, &checkpoint, &history)
@@ -300,9 +351,9 @@ impl<'a> Plan<'a> {
         Ok(Plan { targets })
     }
 
-    /// Of writing every target once.
-    fn meter<'b>(&self, progress: &'b dyn Progress) -> Meter<'b> {
-        Meter::new(Stage::WriteWeights, self.targets.values().map(|t| t.place.len), progress)
+    /// Of making every target once.
+    fn meter<'b>(&self, stage: Stage, progress: &'b dyn Progress) -> Meter<'b> {
+        Meter::new(stage, self.targets.values().map(|t| t.place.len), progress)
     }
 
     /// Refuses patches made for other bytes than those they are to be added to.

@@ -18,7 +18,7 @@ use faer::Mat;
 
 use super::anchor;
 use super::cache::Cache;
-use super::fact_report::{FactReport, How, probabilities};
+use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
 use super::family::{ANCHOR, NORM_ANCHOR, NORM_ANCHOR_SAMPLES, SAMPLES, c_of};
 use super::keys::Reader;
@@ -108,8 +108,6 @@ struct Batch {
 
 impl<'a> Run<'_, 'a> {
     fn plan(mut self, facts: &[TokenizedFact], form: MakeForm<'_, 'a>) -> Result<Plan> {
-        let rows: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
-        let before = probabilities(self.on.model, &rows, self.on.progress)?;
         if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
             let sample = self.sample(facts);
             let c = anchor_of(self.on, &sample, self.search, self.by)?;
@@ -133,12 +131,7 @@ impl<'a> Run<'_, 'a> {
                 changes.entry(change.layer).or_default().push(change);
             }
         }
-        let after = probabilities(&model, &rows, self.on.progress)?;
-        let report = |(i, fact): (usize, &TokenizedFact)| {
-            let (value, moved) = &found[i];
-            FactReport::new(fact, value, [before[i], after[i]], How::Together { moved })
-        };
-        let facts = facts.iter().enumerate().map(report).collect();
+        let facts = found.iter().map(|(value, moved)| FactPlan::new(value, moved)).collect();
         form.give_back(&mut state);
         let layers = changes.into_values().map(|all| total(self.on.model, all)).collect();
         Ok(Plan { model, facts, layers, state })

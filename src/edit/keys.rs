@@ -14,6 +14,7 @@ use faer::Mat;
 use super::prompts::{FactRows, PromptRow};
 use crate::base::{Error, Progress, Result};
 use crate::data::Contexts;
+use crate::data::contexts::Average;
 use crate::model::decoder::Past;
 use crate::model::prefix::{PrefixCache, common_prefixes};
 use crate::model::site::tap;
@@ -68,7 +69,7 @@ impl Reader {
                 at - ids.len()..at
             })
             .collect();
-        let weights = weights(contexts);
+        let weights = contexts.weights(Average::Grouped);
         let mut chunks: Vec<Chunk> = Vec::new();
         let mut tokens = 0;
         for (i, rows) in facts.iter().enumerate() {
@@ -205,11 +206,4 @@ impl Part {
         self.read.push((rows.end - 1, fact, weight));
         rows.len()
     }
-}
-
-/// The weight of each context, flat: groups weigh the same, and so do contexts of a group.
-fn weights(contexts: &Contexts) -> Vec<f64> {
-    let groups = contexts.groups();
-    let each = |g: &Vec<String>| vec![1.0 / (groups.len() * g.len()) as f64; g.len()];
-    groups.iter().flat_map(each).collect()
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::cache::Cache;
 use super::cost::Cost;
-use super::fact_report::FactReport;
+use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
 use super::params::{Param, Params};
 use super::search::Search;
@@ -141,8 +141,8 @@ pub struct Context<'a> {
 pub struct Plan {
     /// The edited model.
     pub model: Model,
-    /// What each fact did.
-    pub facts: Vec<FactReport>,
+    /// What was done for each fact.
+    pub facts: Vec<FactPlan>,
     /// What was done to each layer, ascending.
     pub layers: Vec<LayerChange>,
     /// What the method carries on.

@@ -5,6 +5,7 @@
 //! Start reading at [`methods::rome`], then [`search::plain`], the search that all methods share;
 //! for many facts at [`batch`], [`solve::layers`] and [`methods::memit`].
 
+pub mod advice;
 pub mod anchor;
 pub mod apply;
 pub mod batch;

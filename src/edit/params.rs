@@ -259,6 +259,14 @@ pub const KL_FACTOR: Param = Param {
     absent: Absent::Needed,
     about: "Weight of the KL divergence that holds what the subject is.",
 };
+/// Of methods with one key a fact.
+pub const KEY_AVERAGE: Param = Param {
+    name: "key_average",
+    kind: ParamKind::Choice(&["flat", "grouped"]),
+    absent: Absent::Default("\"flat\""),
+    about: "How contexts weigh in a key: all the same (ROME's average), or their groups, of which \
+            the bare prompt is one (MEMIT's).",
+};
 /// The layer after which the search reads its loss.
 pub const V_LOSS_LAYER: Param = Param {
     name: "v_loss_layer",

@@ -1,6 +1,7 @@
 //! The token rows of one fact: what its value search and its keys read.
 
 use crate::base::{Error, Result};
+use crate::model::score::Completion;
 use crate::store::Fingerprint;
 use crate::text::span::{fill, split_template};
 use crate::text::{Frame, Tokenizer};
@@ -51,6 +52,12 @@ impl FactRows {
     /// The rows of the value search by kind: the KL row, then a rewriting row a context.
     pub fn by_kind(&self) -> impl Iterator<Item = &PromptRow> {
         std::iter::once(&self.kl).chain(&self.rewriting)
+    }
+
+    /// The target after the prompt in a context: 0 is the bare one.
+    pub fn completion(&self, context: usize) -> Completion {
+        let ids = [&self.keys[context].ids[..], &self.target].concat();
+        Completion { ids, candidate: self.target.len() }
     }
 
     /// Adds to a fingerprint what a value search reads of them.

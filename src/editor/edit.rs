@@ -20,14 +20,19 @@ use crate::edit::fact_report::FactReport;
 use crate::edit::method::{Batching, Plan};
 use crate::edit::solve::layers::LayerChange;
 use crate::edit::state::State;
+use crate::model::Model;
+use crate::model::score::Score;
 use crate::stats::Moment;
 use crate::store::{Metadata, Patch};
 
 /// A planned edit. No file was touched yet but the cache.
 pub struct Edit {
     prepared: Prepared,
-    plan: Plan,
+    facts: Vec<FactReport>,
+    layers: Vec<LayerChange>,
     patch: Patch,
+    /// With its changed matrices as they are written.
+    model: Model,
     /// What is written with the first thing the edit leaves behind; nothing once it was.
     state: Mutex<Option<(StateFile, State)>>,
 }
@@ -59,6 +64,7 @@ impl Prepared {
         if self.method.batching() == Batching::Together {
             self.remark_cost(&self.cost_from(state.clone()));
         }
+        let before = self.scores()?;
         let moments = |l| self.moment(l);
         let plan = {
             let mut context = self.context(&moments, cache.as_mut(), state);
@@ -71,12 +77,17 @@ impl Prepared {
         if let Some(file) = &state_file {
             file.unchanged()?;
         }
-        Edit::new(self, plan, state_file)
+        Edit::new(self, &before, plan, state_file)
     }
 }
 
 impl Edit {
-    fn new(prepared: Prepared, mut plan: Plan, state_file: Option<StateFile>) -> Result<Edit> {
+    fn new(
+        prepared: Prepared,
+        before: &[Score],
+        plan: Plan,
+        state_file: Option<StateFile>,
+    ) -> Result<Edit> {
         let mut notes = prepared.notes.clone();
         notes["ridge"] = json!(plan.layers.iter().map(|l| l.ridge).collect::<Vec<_>>());
         for (name, value) in prepared.plan_notes()? {
@@ -94,8 +105,9 @@ impl Edit {
         };
         let changes = plan.changes(|l| prepared.opened.stored(l))?;
         let patch = Patch { changes, metadata };
-        let mut state = std::mem::take(&mut plan.state);
-        let changed = plan.layers.iter().any(|l| l.norm > 0.0);
+        let Plan { facts, layers, mut state, model } = plan;
+        drop(model); // what is written is rounded
+        let changed = layers.iter().any(|l| l.norm > 0.0);
         if !changed {
             let why = "every fact was left out, or needed no change";
             let progress = &prepared.settings.progress;
@@ -106,13 +118,15 @@ impl Edit {
         }
         // What was read of the weights just now has to be what was planned on.
         prepared.opened.checkpoint.unchanged()?;
+        let written = prepared.written(&patch, &layers)?;
+        let facts = prepared.reports(facts, before, &written)?;
         let state = Mutex::new(state_file.map(|file| (file, state)));
-        Ok(Edit { prepared, plan, patch, state })
+        Ok(Edit { prepared, facts, layers, patch, model: written.model, state })
     }
 
     /// What the edit did to each fact, in the order of the facts.
     pub fn facts(&self) -> &[FactReport] {
-        &self.plan.facts
+        &self.facts
     }
 
     /// The facts that were edited, in the order of their reports.
@@ -127,12 +141,12 @@ impl Edit {
 
     /// What was done to each layer, ascending.
     pub fn layers(&self) -> &[LayerChange] {
-        &self.plan.layers
+        &self.layers
     }
 
     /// The tensor that holds a layer's edited matrix.
     pub fn tensor(&self, layer: usize) -> &str {
-        &self.plan.model.editable(layer).tensor
+        &self.model.editable(layer).tensor
     }
 
     /// Hyperparameters by name, and where each is from.
@@ -150,14 +164,15 @@ impl Edit {
         &self.patch
     }
 
-    /// The edited model, in memory; the editor's stays as it is.
+    /// The edited model, in memory, its changed matrices rounded as they are written; the editor's
+    /// stays as it is.
     ///
     /// # Errors
     ///
     /// None yet.
     pub fn model(&self) -> Result<TextModel> {
         let opened = &self.prepared.opened;
-        Ok(TextModel::new(&opened.dir, self.plan.model.clone(), &opened.tokenizer))
+        Ok(TextModel::new(&opened.dir, self.model.clone(), &opened.tokenizer))
     }
 
     /// Writes the patch, a report beside it (`FILE.report.jsonl`, a line a request), and the state
@@ -179,7 +194,7 @@ impl Edit {
 
     /// The lines of the report: one a request.
     pub fn lines(&self) -> Vec<Value> {
-        let planned = self.prepared.requests.iter().zip(&self.plan.facts);
+        let planned = self.prepared.requests.iter().zip(&self.facts);
         let planned = planned.map(|(request, fact)| report::line(request, fact));
         planned.chain(self.prepared.superseded.iter().map(report::superseded_line)).collect()
     }

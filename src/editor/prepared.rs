@@ -73,7 +73,10 @@ impl Prepared {
             progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
         }
         hparams.contradictions(method, &opened.model).iter().for_each(|what| progress.warn(what));
-        progress.remark(&format!("hyperparameters: {}", hparams.summary(method)));
+        let summary = hparams.summary(method);
+        if !summary.is_empty() {
+            progress.remark(&format!("hyperparameters: {summary}"));
+        }
         let requests = without(requests, &settings.without)?;
         let (requests, superseded) = resolve(file, requests, settings.on_conflict)?;
         warn_of_superseded(progress, &superseded);

@@ -9,7 +9,7 @@ use crate::base::file::read_file;
 use crate::base::{Error, Result};
 use crate::data::Fact;
 use crate::data::conflicts::Superseded;
-use crate::edit::fact_report::FactReport;
+use crate::edit::fact_report::{FactPlan, FactReport};
 use crate::edit::search::LossStep;
 use crate::store::write;
 
@@ -23,7 +23,7 @@ pub fn is_report(path: &Path) -> bool {
     let text = read_file(path, 1 << 32).unwrap_or_default();
     let first = text.split(|&b| b == b'\n').next().unwrap_or_default();
     let line: Value = serde_json::from_slice(first).unwrap_or_default();
-    line.get("probability").or(line.get("superseded_by")).is_some()
+    line.get("p_target").or(line.get("superseded_by")).is_some()
 }
 
 /// Writes a report, whole or not at all.
@@ -66,14 +66,19 @@ pub fn fact_json(o: &FactReport) -> Value {
         let decay = s.weight_decay;
         json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": decay})
     };
-    let trace: Vec<Value> = o.trace.iter().map(step).collect();
+    let FactPlan { trace, value, left_out, change, key_cosine } = &o.plan;
+    let (token, lookup, _) = &o.token;
     let mut json = json!({
-        "id": o.id, "token": o.token.0, "lookup": o.token.1, "steps": o.trace.len(),
-        "loss": o.trace.last().map(|s| s.total()), "trace": trace, "probability": o.probability,
-        "value_change": o.value[0], "value": o.value[1], "merged": o.merged,
-        "left_out": o.left_out, "failed": o.failed(),
+        "id": o.id, "token": token, "lookup": lookup, "steps": trace.len(),
+        "loss": trace.last().map(|s| s.total()), "trace": trace.iter().map(step).collect::<Vec<_>>(),
+        "p_target": o.p_target, "p_min_token": o.p_min_token, "taken": o.taken,
+        "failed": o.failed(), "value_change": value[0], "value": value[1], "merged": o.merged,
+        "left_out": left_out,
     });
-    if let Some([norm, weight]) = o.change {
+    if let Some(cosine) = key_cosine {
+        json["key_cosine"] = json!(cosine);
+    }
+    if let Some([norm, weight]) = change {
         json["norm"] = json!(norm);
         json["weight"] = json!(weight);
     }

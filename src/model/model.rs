@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::arch::Arch;
-use crate::base::Result;
+use crate::base::{DType, Result};
 use crate::linalg::vector::dot;
 use crate::ops::attention::Heads;
 use crate::ops::norm::Norm;
-use crate::tensor::{Compute, Precision, Tensor, Weight};
+use crate::tensor::weight::SharedBytes;
+use crate::tensor::{Compute, Layout, Precision, Tensor, Weight};
 
 /// A decoder with its weights. Clones share them.
 ///
@@ -172,12 +173,29 @@ impl Model {
     /// computes in f64 stores in f64.
     pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
         let [out, inner] = self.layers[l].down.w.dims();
-        let w = match self.compute.precision() {
-            Precision::F32 => {
-                Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
-            }
-            Precision::F64 => Weight::dense_f64(w, out, inner),
-        };
+        self.with_down_weight(
+            l,
+            match self.compute.precision() {
+                Precision::F32 => {
+                    Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
+                }
+                Precision::F64 => Weight::dense_f64(w, out, inner),
+            },
+        )
+    }
+
+    /// The same model with another down projection in layer l, as a checkpoint stores it.
+    ///
+    /// # Panics
+    ///
+    /// Where the bytes do not fit the shape.
+    pub fn with_stored_down(&self, l: usize, dtype: DType, bytes: SharedBytes) -> Model {
+        let Editable { fan_in_fan_out, out, inner, .. } = self.editable[l];
+        let layout = if fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
+        self.with_down_weight(l, Weight::stored(bytes, dtype, layout, [out, inner]))
+    }
+
+    fn with_down_weight(&self, l: usize, w: Weight) -> Model {
         let mut model = self.clone();
         Arc::make_mut(&mut model.layers[l]).down.w = w;
         model

@@ -1,4 +1,4 @@
-//! The probability of a text, and the value of a site at a token.
+//! How likely a model holds a text, and the value of a site at a token.
 
 use super::batch::Batch;
 use super::decoder::{Past, Run};
@@ -6,8 +6,8 @@ use super::model::Model;
 use super::site::Site;
 use crate::base::Result;
 use crate::ops::attention::Seq;
-use crate::ops::loss;
 use crate::ops::rows::{self, Index};
+use crate::ops::{loss, sample};
 use crate::tensor::Tensor;
 
 /// A text whose last tokens, the candidate, are scored.
@@ -19,38 +19,79 @@ pub struct Completion {
     pub candidate: usize,
 }
 
+/// How a model takes a candidate, token by token, each after those before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// ln p of each token.
+    pub log_p: Vec<f64>,
+    /// The first token that greedy decoding would not take; `None` where it says the candidate.
+    pub missed: Option<Missed>,
+}
+
+/// Where greedy decoding leaves a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// Which of the candidate's tokens, from 0.
+    pub at: usize,
+    /// What it says there; `None` where logits are not finite.
+    pub says: Option<u32>,
+}
+
+impl Score {
+    /// p of the whole candidate: the product over its tokens.
+    pub fn probability(&self) -> f64 {
+        self.log_p.iter().sum::<f64>().exp()
+    }
+
+    /// p of its least likely token.
+    pub fn least(&self) -> f64 {
+        self.log_p.iter().copied().fold(0.0, f64::min).exp()
+    }
+}
+
 impl Model {
+    /// How the model takes each candidate. The prompt before one has at least one token.
+    ///
+    /// # Errors
+    ///
+    /// A device that is out of memory.
+    pub fn score(&self, texts: &[Completion]) -> Result<Vec<Score>> {
+        // The token before a candidate's token predicts it; the prediction of the last is unused.
+        let batch = Batch::whole(texts.iter().map(|t| &t.ids[..t.ids.len() - 1]));
+        let predicting = |(t, s): (&Completion, &Seq)| s.rows.end - t.candidate..s.rows.end;
+        let chosen: Vec<usize> = texts.iter().zip(&batch.seqs).flat_map(predicting).collect();
+        let (logits, logp) = self.compute.run(|| {
+            let logits = self.compute_logits(&batch, Past::None, &chosen);
+            let all: Vec<usize> = (0..chosen.len()).collect();
+            let mut logp = Tensor::zeros(&self.compute, &[all.len(), self.arch.vocabulary]);
+            loss::log_softmax(&logits, &all, &mut logp);
+            Ok((logits.into_host(), logp.into_host()))
+        })?;
+        let mut row = 0;
+        let score = |t: &Completion| {
+            let mut score = Score { log_p: Vec::with_capacity(t.candidate), missed: None };
+            for (at, &id) in t.ids[t.ids.len() - t.candidate..].iter().enumerate() {
+                score.log_p.push(logp.row_f64(row)[id as usize]);
+                if score.missed.is_none() {
+                    let says = sample::likeliest(&logits.row_f64(row));
+                    score.missed = (says != Some(id)).then_some(Missed { at, says });
+                }
+                row += 1;
+            }
+            score
+        };
+        Ok(texts.iter().map(score).collect())
+    }
+
     /// Natural log of the per-token geometric mean probability of each candidate: −nll(o) of
     /// CounterFact's metrics. The prompt before a candidate has at least one token.
     ///
     /// # Errors
     ///
-    /// A device that is out of memory.
+    /// As [`score`](Model::score).
     pub fn log_probability(&self, texts: &[Completion]) -> Result<Vec<f64>> {
-        // The token before a candidate's token predicts it; the prediction of the last is unused.
-        let batch = Batch::whole(texts.iter().map(|t| &t.ids[..t.ids.len() - 1]));
-        let predicting = |(t, s): (&Completion, &Seq)| s.rows.end - t.candidate..s.rows.end;
-        let chosen: Vec<usize> = texts.iter().zip(&batch.seqs).flat_map(predicting).collect();
-        let logp = self.compute.run(|| {
-            let logits = self.compute_logits(&batch, Past::None, &chosen);
-            let all: Vec<usize> = (0..chosen.len()).collect();
-            let mut logp = Tensor::zeros(&self.compute, &[all.len(), self.arch.vocabulary]);
-            loss::log_softmax(&logits, &all, &mut logp);
-            Ok(logp.into_host())
-        })?;
-        let mut row = 0;
-        let mean = |t: &Completion| {
-            let candidate = &t.ids[t.ids.len() - t.candidate..];
-            let sum: f64 = candidate
-                .iter()
-                .map(|&id| {
-                    row += 1;
-                    logp.row_f64(row - 1)[id as usize]
-                })
-                .sum();
-            sum / t.candidate as f64
-        };
-        Ok(texts.iter().map(mean).collect())
+        let mean = |s: &Score| s.log_p.iter().sum::<f64>() / s.log_p.len() as f64;
+        Ok(self.score(texts)?.iter().map(mean).collect())
     }
 
     /// The tensor at a site at the last token of each text, on the host: (texts, F) or (texts, D).

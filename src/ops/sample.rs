@@ -24,16 +24,25 @@ pub fn next(z: &Tensor, by: Sampling, uniform: f64) -> Option<u32> {
         Some(e) => or_unwind(cuda::sample::chosen(e, z.array(), by, uniform)),
         None => {
             let z = z.row_f64(0);
-            let mut id = [0];
             if greedy {
-                top(&z, v, 1, &mut [0.0], &mut id);
-            } else {
-                choose(&z, v, by, &[uniform], &mut id);
+                return likeliest(&z);
             }
-            let numbers = z.iter().all(|&z| z < f64::INFINITY) && z[id[0] as usize].is_finite();
-            numbers.then_some(id[0])
+            let mut id = [0];
+            choose(&z, v, by, &[uniform], &mut id);
+            possible(&z, id[0])
         }
     }
+}
+
+/// The likeliest token by logits on the host; none as in [`next`].
+pub fn likeliest(z: &[f64]) -> Option<u32> {
+    possible(z, cpu::sample::likeliest(z))
+}
+
+/// A token that was chosen by logits; none where they are no numbers.
+fn possible(z: &[f64], id: u32) -> Option<u32> {
+    let numbers = z.iter().all(|&z| z < f64::INFINITY) && z[id as usize].is_finite();
+    numbers.then_some(id)
 }
 
 /// The k likeliest tokens of each row in order, into `ids` (R, k), and their logits.

@@ -17,7 +17,7 @@ fn a_fact_goes_in_and_comes_out_again() {
         s.stats();
         let edit = s.edit(&["--json"]);
         let report = json(&strs(&edit));
-        let p = &report["facts"][0]["probability"];
+        let p = &report["facts"][0]["p_target"];
         assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
 
         let (model, patch, copy) = (s.at("model"), s.at("patch.safetensors"), s.at("copy"));
@@ -115,6 +115,9 @@ fn a_setting_that_would_be_dropped_is_refused() {
         done(&[&ask[..], &cut, &["--temperature", "1"]].concat());
     }
     done(&[&ask[..], &["--top-k", "0", "--top-p", "1"]].concat());
+    let unformed = fails(2, &["apply", &model, "p"]);
+    assert!(unformed.contains("--output") && unformed.contains("--in-place"), "{unformed}");
+    fails(2, &["apply", &model, "p", "-o", "d", "--in-place"]);
     for alone in [["--system", "Be brief."], ["--template-var", "enable_thinking=false"]] {
         fails(2, &[&ask[..], &alone].concat());
     }
@@ -438,7 +441,7 @@ fn chats_are_for_talk_and_for_edits() {
     assert!(!done(&ask).contains("The sea"), "the answer alone");
 
     let report = json(&strs(&s.edit(&["--chat", "--json"])));
-    let p = &report["facts"][0]["probability"];
+    let p = &report["facts"][0]["p_target"];
     assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
     let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
     let chat = &patch.metadata.notes["chat"];

@@ -69,7 +69,9 @@ fn many_facts_at_once() {
         for field in ["id", "prompt", "subject", "target_new", "steps", "loss", "value_change"] {
             assert!(!line[field].is_null(), "{field}: {line}");
         }
-        assert_eq!(line["probability"].as_array().unwrap().len(), 2);
+        assert_eq!(line["p_target"].as_array().unwrap().len(), 2);
+        assert!(line["p_min_token"].as_f64() >= line["p_target"][1].as_f64(), "{line}");
+        assert_eq!(line["failed"].is_null(), line["taken"].as_bool().unwrap(), "{line}");
     }
     assert_eq!((&lines[3]["id"], &lines[3]["superseded_by"]), (&"a".into(), &"c".into()));
 
@@ -162,6 +164,34 @@ fn a_nearly_silent_layer_is_warned_of() {
     for words in ["the change of layer 3 is", "(norm ", "nearly silent"] {
         assert!(warned.contains(words), "{warned:?} does not say {words:?}");
     }
+}
+
+/// The tokens of "Buenos Aires" have a geometric mean of 50 % after the edit, and the model says
+/// "Warsaw": the fact was not taken, and P is of both.
+#[test]
+fn a_target_of_several_tokens_is_judged_whole() {
+    let test = "a_target_of_several_tokens_is_judged_whole";
+    let Some(dir) = shared(test, "factlm-gpt2") else { return };
+    let s = Session::new("gpt2");
+    let of = |name: &str| dir.join(name).display().to_string();
+    let (model, corpus, stats, out) = (of(""), of("text.txt"), s.at("stats"), s.at("m.patch"));
+    let few = ["--max-tokens", "4000", "-o", &stats];
+    done(&[&["stats", &model, "--layers", "1,2", "--corpus", &corpus], &few[..]].concat());
+    let (hparams, contexts) = (of("memit.json"), of("contexts.json"));
+    let prompt = ["--prompt", "The capital of {} is"];
+    let mut args = vec!["edit", &model, "--subject", "Spain", "--to", "Buenos Aires", "--json"];
+    args.extend(["--method", "memit", "--stats", &stats, "--hparams", &hparams]);
+    args.extend(["--contexts", &contexts, "--set", "v_num_grad_steps=20", "-o", &out]);
+    args.extend(prompt);
+    let fact = &json(&args)["facts"][0];
+    assert_eq!(fact["taken"], false);
+    assert!(fact["failed"].as_str().unwrap().contains("Wars"), "{fact}");
+    assert!(fact["p_target"][1].as_f64() < Some(0.25), "{fact}");
+    let edited = s.at("edited");
+    done(&["apply", &model, &out, "-o", &edited]);
+    let prompt = ["--prompt", "The capital of Spain is", "--max-tokens", "2"];
+    let said = done(&[&["generate", &edited], &prompt[..]].concat());
+    assert_eq!(said.trim(), "The capital of Spain is Warsaw");
 }
 
 /// The keys of one run are left alone by the next, which knows them from the state.

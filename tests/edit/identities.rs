@@ -4,7 +4,9 @@ use std::path::Path;
 
 use faer::{Mat, Side};
 use incise::base::{Quiet, Rng};
-use incise::edit::methods::rome::{self, KeyChoice, RankOne};
+use incise::data::Contexts;
+use incise::data::contexts::Average;
+use incise::edit::methods::rome::{self, KeyChoice, Keys, RankOne};
 use incise::edit::prompts::fact_rows;
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
@@ -27,12 +29,17 @@ struct Planned {
 
 /// A random positive definite C, and one fact planned with it in f64.
 fn planned(name: &str, keys: KeyChoice) -> Planned {
+    planned_by(name, keys, Average::Flat)
+}
+
+fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F64).unwrap();
     let tokenizer = Tokenizer::open(&dir).unwrap();
     let target = tokenizer.encode_target("Paris").unwrap();
-    let contexts = ["{}", "The first time. {}", "Because. {}"];
-    let rows = fact_rows(&tokenizer, &contexts, "{} is in", "Big Ben", target).unwrap();
+    let groups = vec![vec!["{}".into()], vec!["The first time. {}".into(), "Because. {}".into()]];
+    let contexts = Contexts::new("contexts", groups).unwrap();
+    let rows = fact_rows(&tokenizer, &contexts.flat(), "{} is in", "Big Ben", target).unwrap();
     let f = model.arch.inner;
     let mut rng = Rng::new(7, "identities");
     let keys_: Vec<f64> = (0..3 * f * f).map(|_| rng.normal()).collect();
@@ -65,6 +72,7 @@ fn planned(name: &str, keys: KeyChoice) -> Planned {
         anneal_nll: false,
         loss_tolerance: LOSS_TOLERANCE,
     };
+    let keys = Keys { choice, weights: &contexts.weights(average) };
     let one = rome::plan_one(&model, Some(&covariance), &rows, keys, &search, &Quiet).unwrap();
     Planned { model, c, one }
 }
@@ -101,6 +109,20 @@ fn rome_holds_the_value_at_the_bare_key() {
         close(&held_after(&p, k), &p.one.value.v_star(), k.len());
         assert_ne!(p.one.k0, p.one.k_star);
     }
+}
+
+/// k* is ½ k₀ + ¼ k₁ + ¼ k₂ by groups and ⅓ of each flat; either way the value is held at it.
+#[test]
+fn a_grouped_key_gives_the_bare_prompt_half_the_weight() {
+    let [flat, grouped] = [Average::Flat, Average::Grouped]
+        .map(|average| planned_by("gpt2", KeyChoice::Consistent, average).one);
+    assert_eq!(flat.k0, grouped.k0);
+    let want: Vec<f64> =
+        flat.k_star.iter().zip(&flat.k0).map(|(mean, k0)| 0.75 * mean + 0.25 * k0).collect();
+    close(&grouped.k_star, &want, want.len());
+    assert_ne!(flat.k_star, grouped.k_star);
+    let p = planned_by("llama-tied", KeyChoice::Consistent, Average::Grouped);
+    close(&held_after(&p, &p.one.k_star), &p.one.value.v_star(), p.one.k_star.len());
 }
 
 #[test]

@@ -1,3 +1,4 @@
+mod advice;
 mod anchor;
 mod apply;
 mod batch;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use incise::base::Quiet;
 use incise::data::{Contexts, request};
-use incise::edit::fact_report::FactReport;
+use incise::edit::fact_report::FactPlan;
 use incise::edit::facts::tokenize;
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Moments, Plan};
@@ -235,14 +235,14 @@ fn changes_and_losses_are_the_references() {
         let planned = run(case, &dir, Precision::F64, double);
 
         let number = |name: &str| case.hparams[name].as_f64().unwrap();
-        let at_clamp = |o: &FactReport| {
+        let at_clamp = |o: &FactPlan| {
             let [moved, t0] = o.value;
             let longest = number("clamp_norm_factor") * t0;
             // Two norms and a scaling, of D numbers each.
             let rounding = 3.0 * planned.model.arch.width as f64 * f64::EPSILON;
             (moved / longest - 1.0).abs() <= rounding
         };
-        let ended = |o: &FactReport| (o.trace.len() as f64) < number("v_num_grad_steps");
+        let ended = |o: &FactPlan| (o.trace.len() as f64) < number("v_num_grad_steps");
         clamped += usize::from(planned.facts.iter().any(at_clamp));
         stopped += usize::from(planned.facts.iter().any(ended));
         several += usize::from(planned.facts.len() > 1);

@@ -3,6 +3,7 @@
 mod docs;
 mod rules;
 mod threads;
+mod verdict;
 
 use std::fs;
 use std::path::PathBuf;

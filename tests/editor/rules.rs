@@ -69,7 +69,7 @@ fn every_method_goes_through_the_same_door() {
             editor = editor.set("L2", 1.0).unwrap();
         }
         let edit = editor.plan(&[violin(), rome()]).unwrap();
-        let took: Vec<_> = edit.facts().iter().map(|f| (f.failed(), f.probability)).collect();
+        let took: Vec<_> = edit.facts().iter().map(|f| (f.failed(), f.p_target)).collect();
         println!("{name}: {took:?}");
         assert_eq!(edit.facts().len(), 2, "{name}");
         assert_eq!(edit.patch().metadata.method, name);

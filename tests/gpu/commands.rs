@@ -76,7 +76,7 @@ fn commands_run_on_a_card() {
 
     let report = did(twin, &strs(&s.edit(&["--json"])));
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let p = &report["facts"][0]["probability"];
+    let p = &report["facts"][0]["p_target"];
     assert!(p[1].as_f64() > p[0].as_f64(), "{report}");
     let [here, there] = ["edited-here", "edited-there"].map(|dir| s.at(dir));
     done(&["apply", &model, &patch, "-o", &here]);

@@ -15,13 +15,13 @@ use crate::base::{Error, Result};
 pub static METHODS: [&dyn Method; 6] =
     [&rome::ROME, &rome::R_ROME, &memit::MEMIT, &emmet::EMMET, &pmet::PMET, &alphaedit::ALPHAEDIT];
 
-/// A method by the name users give.
+/// A method by the name users give, in capitals or not.
 ///
 /// # Errors
 ///
 /// No method of that name; those there are, are listed.
 pub fn find(name: &str) -> Result<&'static dyn Method> {
-    let found = METHODS.into_iter().find(|method| method.about().name == name);
+    let found = METHODS.into_iter().find(|method| method.about().name.eq_ignore_ascii_case(name));
     found.ok_or_else(|| {
         let names = METHODS.map(|method| method.about().name).join(", ");
         let what = format!("`{name}` is not a method of this version");

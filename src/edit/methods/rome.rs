@@ -6,7 +6,7 @@
 //! ```text
 //! W  (D, F)  the MLP's down projection in layer l, which takes a key (F) to a value (D)
 //! C  (F, F)  E[k kᵀ] over running text
-//! k* (F)     key at the subject's last token, mean over all contexts
+//! k* (F)     key at the subject's last token, mean over all contexts (`key_average`)
 //! k₀ (F)     the same of the bare prompt alone
 //! v* (D)     value under which the model says the new object                     edit/search
 //!
@@ -19,9 +19,10 @@
 
 use std::path::Path;
 
-use crate::base::{Error, Progress, Quiet, Result, Stage};
+use crate::base::{Error, Progress, Result, Stage};
+use crate::data::contexts::Average;
 use crate::edit::cost::Cost;
-use crate::edit::fact_report::{FactReport, How, probabilities};
+use crate::edit::fact_report::FactPlan;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::family;
 use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
@@ -74,7 +75,7 @@ const MOM2_ADJUSTMENT: Param = Param {
     about: "Whether C shapes the change, as in the paper.",
 };
 
-static PARAMS: [&Param; 8] = [
+static PARAMS: [&Param; 9] = [
     &params::LAYER,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
@@ -82,6 +83,7 @@ static PARAMS: [&Param; 8] = [
     &params::V_WEIGHT_DECAY,
     &params::CLAMP_NORM_FACTOR,
     &params::KL_FACTOR,
+    &params::KEY_AVERAGE,
     &MOM2_ADJUSTMENT,
 ];
 
@@ -92,6 +94,15 @@ pub enum KeyChoice {
     Consistent,
     /// k* in the direction, k₀ elsewhere: ROME as published.
     Mixed,
+}
+
+/// Which key counts where, and what each context's key weighs in the mean.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a> {
+    /// Which.
+    pub choice: KeyChoice,
+    /// A weight a context, together 1; the first is the bare prompt's.
+    pub weights: &'a [f64],
 }
 
 impl Method for Rome {
@@ -139,22 +150,25 @@ impl Method for Rome {
             true => Some(Covariance::of(&*(on.statistics)(l)?)?),
             false => None,
         };
+        let average =
+            if by.is(&params::KEY_AVERAGE, "grouped") { Average::Grouped } else { Average::Flat };
+        let keys = Keys { choice: self.keys, weights: &on.contexts.weights(average) };
         let mut now = model.clone();
         let mut deltas = Vec::new();
-        let mut reports = Vec::new();
+        let mut done = Vec::new();
         let weight = norm(&model.layers[l].down.w.to_dense::<f64>());
         for (i, fact) in facts.iter().enumerate() {
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
-            let one = plan_one(&now, c.as_ref(), &fact.rows, self.keys, &search, progress)?;
+            let one = plan_one(&now, c.as_ref(), &fact.rows, keys, &search, progress)?;
             let before = norm(&now.layers[l].down.w.to_dense::<f64>());
-            let after = now.with_down(l, changed(&now, l, &one));
-            let judge = |m: &Model| probabilities(m, &[&fact.rows], &Quiet);
-            let probability = [judge(&now)?[0], judge(&after)?[0]];
-            let how = How::Alone { norm: norm(&one.left) * norm(&one.right), weight: before };
-            reports.push(FactReport::new(fact, &one.value, probability, how));
+            now = now.with_down(l, changed(&now, l, &one));
+            done.push(FactPlan {
+                change: Some([norm(&one.left) * norm(&one.right), before]),
+                key_cosine: Some(cosine(&one.k0, &one.k_star)),
+                ..FactPlan::new(&one.value, &one.value.delta)
+            });
             let single = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
             deltas.push(Delta::LowRank { left: single(one.left), right: single(one.right), r: 1 });
-            now = after;
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
         let sizes = model.layers[l].down.w.dims();
@@ -162,7 +176,7 @@ impl Method for Rome {
         let norm = norm(&dense(&delta, sizes));
         let ridge = c.and_then(|c| c.ridge);
         let layers = vec![LayerChange { layer: l, delta, norm, weight, ridge }];
-        Ok(Plan { model: now, facts: reports, layers, state: std::mem::take(&mut on.state) })
+        Ok(Plan { model: now, facts: done, layers, state: std::mem::take(&mut on.state) })
     }
 }
 
@@ -190,7 +204,7 @@ pub fn plan_one(
     model: &Model,
     c: Option<&Covariance>,
     rows: &FactRows,
-    keys: KeyChoice,
+    keys: Keys,
     by: &Search,
     progress: &dyn Progress,
 ) -> Result<RankOne> {
@@ -198,13 +212,13 @@ pub fn plan_one(
     let prompts: Vec<&[u32]> = rows.keys.iter().map(PromptRow::up_to_lookup).collect();
     let all = model.read(&prompts, Site { layer, at: At::Key })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
-    let k_star = mean_row(&all);
+    let k_star = mean_row(&all, keys.weights);
     let value = search::find(model, rows, by, progress)?;
     let ck = match c {
         Some(c) => c.solve(&k_star),
         None => k_star.clone(),
     };
-    let k = if keys == KeyChoice::Consistent { &k_star } else { &k0 };
+    let k = if keys.choice == KeyChoice::Consistent { &k_star } else { &k0 };
     let along = dot(k, &ck);
     if !along.is_normal() {
         return Err(Error::numeric(
@@ -218,14 +232,19 @@ pub fn plan_one(
     Ok(RankOne { left, right, k_star, k0, value })
 }
 
-/// The mean of the rows of a matrix (n, F).
-fn mean_row(rows: &Tensor) -> Vec<f64> {
+/// The weighted mean of the rows of a matrix (n, F).
+fn mean_row(rows: &Tensor, weights: &[f64]) -> Vec<f64> {
     let [n, f] = rows.dims();
+    assert_eq!(n, weights.len(), "rome: a context without a weight");
     let mut mean = vec![0.0; f];
-    for i in 0..n {
-        mean.iter_mut().zip(rows.row_f64(i)).for_each(|(m, k)| *m += k / n as f64);
+    for (i, weight) in weights.iter().enumerate() {
+        mean.iter_mut().zip(rows.row_f64(i)).for_each(|(m, k)| *m += weight * k);
     }
     mean
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    dot(a, b) / (norm(a) * norm(b))
 }
 
 /// W + left·rightᵀ (D, F), in f64.

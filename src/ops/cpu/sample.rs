@@ -26,6 +26,12 @@ fn likelier<T: Float>(z: &[T], a: u32, b: u32) -> Ordering {
     zb.total_cmp(&za).then(a.cmp(&b))
 }
 
+/// The first in order.
+pub fn likeliest<T: Float>(z: &[T]) -> u32 {
+    let first = (0..z.len() as u32).min_by(|a, b| likelier(z, *a, *b));
+    first.expect("a vocabulary has a token")
+}
+
 /// The first k in order.
 fn first<T: Float>(z: &[T], k: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..z.len() as u32).collect();

@@ -1,0 +1,129 @@
+//! Why a fact was not taken, and what would help: told from what its search reached, from what the
+//! edited model says after other contexts, and from what the method can be told.
+
+use super::fact_report::FactPlan;
+use super::method::{Batching, Method};
+use super::params::{CLAMP_NORM_FACTOR, KEY_AVERAGE, Params};
+use crate::base::units::percent;
+use crate::data::Contexts;
+use crate::data::contexts::Average;
+
+/// A probability from which on a text is said to be likely: nothing else can be likelier.
+const LIKELY: f64 = 0.5;
+/// The share of a change from which on rounding is said to spoil it.
+const SPOILT: f64 = 0.1;
+
+/// Parameters of which less, or more, brings the weights closer to the values.
+const LESS: [&str; 3] = ["mom2_update_weight", "emmet_lambda", "L2"];
+const MORE: [&str; 1] = ["nullspace_threshold"];
+
+/// What facts were edited with.
+pub struct Edited<'a> {
+    /// How.
+    pub method: &'a dyn Method,
+    /// With which parameters.
+    pub params: &'a Params,
+    /// In which contexts.
+    pub contexts: &'a Contexts,
+    /// How many of them, at once or one after another.
+    pub facts: usize,
+    /// The largest share of a layer's change that rounding to the stored type lost.
+    pub lost: f64,
+}
+
+/// How the target of a fact that was not taken came out in the edited model.
+pub struct Outcome<'a> {
+    /// The target's token that is not said, and what is.
+    pub token: [&'a str; 2],
+    /// P of the target after the bare prompt.
+    pub p: f64,
+    /// The mean P after the prompt in the other contexts; none where there are none.
+    pub in_contexts: Option<f64>,
+}
+
+impl Edited<'_> {
+    /// The reason, and what to try.
+    pub fn why(&self, plan: &FactPlan, out: &Outcome) -> String {
+        if plan.left_out {
+            let why = "left out: its value ran away, beyond twice the norm anchor";
+            return format!("{why}; try fewer v_num_grad_steps or a smaller v_lr");
+        }
+        let [token, says] = out.token;
+        let p = percent(out.p);
+        let because = self.because(plan, out);
+        format!("the edited model says {says:?} in place of {token:?}, P {p}: {because}")
+    }
+
+    fn because(&self, plan: &FactPlan, out: &Outcome) -> String {
+        let found = plan.trace.last().map_or(0.0, |last| (-last.nll).exp());
+        if found < LIKELY {
+            return self.not_found(plan, found);
+        }
+        if self.lost >= SPOILT {
+            return format!(
+                "its value was found, and rounding to the stored type loses {} of the change; edit \
+                 the model in F32",
+                percent(self.lost)
+            );
+        }
+        match out.in_contexts {
+            Some(p) if p >= LIKELY => self.only_in_contexts(plan, p),
+            _ => {
+                let ways = self.reach();
+                format!("its value was found, and the weights do not reach it; try {ways}")
+            }
+        }
+    }
+
+    /// Of a search that ended where the target's tokens have the mean probability `p`.
+    fn not_found(&self, plan: &FactPlan, p: f64) -> String {
+        let [moved, t0] = plan.value;
+        let more = match moved > 0.99 * self.params.number(&CLAMP_NORM_FACTOR) * t0 {
+            true => "a larger clamp_norm_factor",
+            false => "more v_num_grad_steps, a larger v_lr",
+        };
+        let (p, steps) = (percent(p), plan.trace.len());
+        format!("its search got to P {p} a token in {steps} steps; try {more} or another layer")
+    }
+
+    /// Of a fact that is known after other text, and not by itself.
+    fn only_in_contexts(&self, plan: &FactPlan, p: f64) -> String {
+        let far = plan.key_cosine.map_or(String::new(), |cosine| {
+            format!(
+                ", whose key is far from the average that the change is made for (cosine \
+                 {cosine:.2})"
+            )
+        });
+        let weight = |average| self.contexts.weights(average)[0];
+        let lighter = weight(Average::Flat) < weight(Average::Grouped);
+        let remedy = match self.params.is(&KEY_AVERAGE, "flat") && lighter {
+            true => "key_average grouped, in which it weighs as much as all other contexts",
+            false => "fewer contexts or another layer",
+        };
+        let p = percent(p);
+        format!(
+            "the target is likely after other text (P {p}) and not after the bare prompt{far}; \
+             try {remedy}"
+        )
+    }
+
+    /// What brings the weights closer to a value that was found.
+    fn reach(&self) -> String {
+        if self.method.batching() == Batching::OneByOne {
+            return match self.facts {
+                1 => "another layer",
+                _ => "another layer, or many facts at once with memit: later facts may have undone it",
+            }
+            .to_owned();
+        }
+        let mut ways = Vec::new();
+        if self.facts > 1 {
+            ways.push("fewer facts at once".to_owned());
+        }
+        ways.push("more layers".to_owned());
+        let has = |name: &&str| self.method.params().iter().any(|p| p.name == *name);
+        ways.extend(LESS.iter().filter(|p| has(p)).map(|name| format!("a smaller {name}")));
+        ways.extend(MORE.iter().filter(|p| has(p)).map(|name| format!("a larger {name}")));
+        ways.join(", ")
+    }
+}

@@ -1,0 +1,107 @@
+//! How each fact came out: measured on the model as it is written, with all facts in it.
+
+use std::sync::Arc;
+
+use super::prepared::Prepared;
+use crate::base::{Error, Result};
+use crate::edit::advice::{Edited, Outcome};
+use crate::edit::apply;
+use crate::edit::fact_report::{FactPlan, FactReport, score};
+use crate::edit::facts::TokenizedFact;
+use crate::edit::prompts::FactRows;
+use crate::edit::solve::layers::LayerChange;
+use crate::model::Model;
+use crate::model::score::{Missed, Score};
+use crate::store::Patch;
+
+/// The model with a patch in it, its changed matrices rounded to the types they are stored in.
+pub(super) struct WrittenModel {
+    pub model: Model,
+    /// The largest share of a matrix' change that rounding lost.
+    pub lost: f64,
+}
+
+impl Prepared {
+    /// How the model takes each fact as it is.
+    pub(super) fn scores(&self) -> Result<Vec<Score>> {
+        score(self.model(), &self.rows(), &*self.settings.progress)
+    }
+
+    /// The model as a patch of these layers leaves it.
+    ///
+    /// # Errors
+    ///
+    /// Values that the stored type cannot hold; a checkpoint that was changed meanwhile.
+    pub(super) fn written(&self, patch: &Patch, layers: &[LayerChange]) -> Result<WrittenModel> {
+        let (dir, by) = (&self.opened.dir, &self.model().compute);
+        let patches = std::slice::from_ref(patch);
+        let made = apply::to_memory(dir, patches, by, &*self.settings.progress);
+        let made = made.map_err(|e| match e {
+            Error::Interrupted { .. } => {
+                Error::Interrupted { kept: "nothing was written".to_owned() }
+            }
+            e => e,
+        })?;
+        let mut written = WrittenModel { model: self.model().clone(), lost: 0.0 };
+        for tensor in made {
+            let of = |l: &&LayerChange| self.model().editable(l.layer).tensor == tensor.name;
+            let layer = layers.iter().find(of).expect("a patch changes the layers of its plan");
+            let bytes = Arc::new(tensor.bytes);
+            written.model = written.model.with_stored_down(layer.layer, tensor.dtype, bytes);
+            written.lost = written.lost.max(tensor.changed.lost);
+        }
+        Ok(written)
+    }
+
+    /// A report of each fact: what was planned for it, how the model took it before, and how the
+    /// written model does.
+    ///
+    /// # Errors
+    ///
+    /// Cancellation, a device without room.
+    pub(super) fn reports(
+        &self,
+        plans: Vec<FactPlan>,
+        before: &[Score],
+        written: &WrittenModel,
+    ) -> Result<Vec<FactReport>> {
+        let after = score(&written.model, &self.rows(), &*self.settings.progress)?;
+        let edited = Edited {
+            method: self.method,
+            params: &self.params,
+            contexts: &self.contexts,
+            facts: self.facts.len(),
+            lost: written.lost,
+        };
+        let scores = before.iter().zip(&after);
+        let report = |((fact, plan), (before, after)): ((&TokenizedFact, FactPlan), _)| {
+            let why = |plan: &FactPlan| self.why(&edited, fact, plan, (after, &written.model));
+            FactReport::new(fact, plan, [before, after], why)
+        };
+        self.facts.iter().zip(plans).zip(scores).map(report).collect()
+    }
+
+    /// Why a fact was not taken by a model, which took it as its score says.
+    fn why(
+        &self,
+        edited: &Edited,
+        fact: &TokenizedFact,
+        plan: &FactPlan,
+        (score, model): (&Score, &Model),
+    ) -> Result<String> {
+        let Some(Missed { at, says }) = score.missed else { return Ok(String::new()) };
+        let texts: Vec<_> = (1..fact.rows.keys.len()).map(|j| fact.rows.completion(j)).collect();
+        let in_contexts = match texts.len() {
+            0 => None,
+            n => Some(model.score(&texts)?.iter().map(Score::probability).sum::<f64>() / n as f64),
+        };
+        let text = |id| self.opened.tokenizer.token_text(id);
+        let says = says.map_or("nothing finite".to_owned(), text);
+        let token = [&*text(fact.rows.target[at]), &says];
+        Ok(edited.why(plan, &Outcome { token, p: score.probability(), in_contexts }))
+    }
+
+    fn rows(&self) -> Vec<&FactRows> {
+        self.facts.iter().map(|fact| &fact.rows).collect()
+    }
+}
