@@ -1,11 +1,6 @@
 //! `incise edit --dry-run`: what would be done, and what it would take.
 //!
-//! With `--json` an object: `dry_run` true; `facts`, how many (of a shard, its own); `tokens` in all
-//! their rows; `superseded`, how many requests give way to others; `hyperparameters` by name;
-//! `layers` edited, `search_layer`; bytes: `bytes_a_fact` and `fixed_bytes` of the searches,
-//! `room_bytes` they may take together, `solve_bytes` of a layer's solve; `at_a_time`, how many
-//! facts are searched at once; `system`, of which size a layer's solve is (F neurons or n facts), or
-//! null; `flop`, operations of all of it.
+//! With `--json` an object, whose keys README lists.
 
 use serde_json::json;
 

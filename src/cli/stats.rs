@@ -49,7 +49,8 @@ struct Gather {
     /// either compressed by gzip
     #[arg(long, required = true, num_args = 1..)]
     corpus: Vec<PathBuf>,
-    /// Stop at exactly this many tokens, or where the text ends [default: 10 for each of the MLP's F neurons]
+    /// Stop at exactly this many tokens, or where the text ends [default: 10 for each of the MLP's
+    /// F neurons]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     max_tokens: Option<u64>,
     /// Longest sequence; longer documents are cut [default: 512, or the model's context if less]

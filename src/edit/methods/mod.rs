@@ -48,6 +48,7 @@ pub fn markdown() -> String {
         }
     }
     text += "\n## What else config files say\n\n";
-    text += "Parameters have the names of ROME, MEMIT and EasyEdit config files. Other names in them:\n\n";
+    text += "Parameters have the names of ROME, MEMIT and EasyEdit config files. Other names in ";
+    text += "them:\n\n";
     text + &public_config::markdown()
 }
