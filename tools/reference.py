@@ -14,7 +14,8 @@ and its family; here are ROME and R-ROME. With W (D, F) the down projection of a
 (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
-  k0, kS  = key of the bare prompt, mean key over all contexts
+  k0, kS  = key of the bare prompt, mean key over all contexts: all weigh the same, or with
+            key_average "grouped" their groups, and the contexts of a group
   u       = C^-1 kS / |C^-1 kS|
   ROME      dW = (v* - t0) uT / <k0, u>
   R-ROME    dW = (v* - mS) uT / <kS, u>,    mS the mean output over all contexts
@@ -58,9 +59,13 @@ TYPES = {"f32": torch.float32, "f64": torch.float64}
 # ---------------------------------------------------------------------------- ROME and R-ROME
 
 
-def plan(model, text, request, contexts, C, method, hparams):
+def plan(model, text, request, groups, C, method, hparams):
     """The change for one request, and all that led to it."""
     subject, layer = request["subject"], hparams["layers"][0]
+    contexts = [context for group in groups for context in group]
+    weights = [1 / len(contexts) for _ in contexts]
+    if hparams.get("key_average") == "grouped":
+        weights = [1 / len(groups) / len(group) for group in groups for _ in group]
     templates = [context.replace("{}", request["prompt"]) for context in contexts]
     rows = training(text, templates, request)
 
@@ -70,13 +75,14 @@ def plan(model, text, request, contexts, C, method, hparams):
 
     (delta,), (t0,), trace = search_.deltas, search_.t0, search_.trace
     keys, outputs = keys_and_outputs(model, layer, [text.row(t, subject) for t in templates])
-    k0, k_star, v_star = keys[0], keys.mean(0), t0 + delta
+    weights = torch.tensor(weights)
+    k0, k_star, v_star = keys[0], weights @ keys, t0 + delta
     u = torch.linalg.solve(C, k_star.double()) if hparams["mom2_adjustment"] else k_star.double()
     u = (u / u.norm()).to(k0.dtype)
     if method == "rome":
         left = (v_star - outputs[0]) / k0.dot(u)
     else:
-        left = (v_star - outputs.mean(0)) / k_star.dot(u)
+        left = (v_star - weights @ outputs) / k_star.dot(u)
     found = dict(left=left, right=u, k_star=k_star, k0=k0, v_star=v_star, t0=t0, delta=delta)
     found |= dict(zip(("loss", "nll", "kl", "wd"), trace.T.contiguous()))
     print(
@@ -90,13 +96,12 @@ def plan(model, text, request, contexts, C, method, hparams):
 def edit(folder, requests, contexts, stats, method, hparams, dtype):
     """All requests, one after another; tensors named `<i>.<name>`."""
     torch.set_default_dtype(dtype)
-    flat = [context for group in contexts for context in group]
     model, text, out = load(folder, dtype), Text(folder), {}
     layer = hparams["layers"][0]
     C = second_moment(stats, layer)
     with precision(dtype):
         for i, request in enumerate(requests):
-            found = plan(model, text, request, flat, C, method, hparams)
+            found = plan(model, text, request, contexts, C, method, hparams)
             add(model, layer, torch.outer(found["left"], found["right"]))
             out |= {f"{i}.{name}": value.contiguous() for name, value in found.items()}
     torch.set_default_dtype(torch.float32)

@@ -112,7 +112,7 @@ impl Edited<'_> {
         if self.method.batching() == Batching::OneByOne {
             return match self.facts {
                 1 => "another layer",
-                _ => "another layer, or many facts at once with memit: later facts may have undone it",
+                _ => "another layer, or memit: later facts may have undone this one",
             }
             .to_owned();
         }

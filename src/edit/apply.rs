@@ -13,28 +13,24 @@
 //!
 //! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
 
+mod target;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::solve::delta::term;
 use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
-use crate::ops::update::{Stored, Sums, Terms};
-use crate::store::checkpoint::float;
+use crate::ops::update::{Sums, Terms};
 use crate::store::disk::Os;
 use crate::store::history::History;
 use crate::store::journal::{self, Journal};
-use crate::store::record::{FileRange, LogEntry};
+use crate::store::record::LogEntry;
 use crate::store::write::{self, Item};
-use crate::store::{Change, Checkpoint, Delta, Fingerprint, Patch, folder};
-use crate::tensor::{Compute, Device, Layout};
+use crate::store::{Change, Checkpoint, Patch, folder};
+use crate::tensor::{Compute, Device};
 
-/// Bytes of weights in work at a time.
-const PIECE: usize = 16 << 20;
-
-const REMEDY: &str = "apply the patch to the model it was made on";
+use target::{Meter, Plan, Target};
 
 /// What was done to the weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -309,200 +305,4 @@ impl Changed {
 /// The patches that were applied before, oldest first.
 fn past(history: &History) -> Result<Vec<Patch>> {
     history.entries().map(|e| history.patch(e.number)).collect()
-}
-
-/// The tensors that change, by name.
-struct Plan<'a> {
-    targets: BTreeMap<String, Target<'a>>,
-}
-
-/// One tensor, and what is added to it.
-struct Target<'a> {
-    by: &'a Compute,
-    place: FileRange,
-    stored: Stored,
-    past: Vec<&'a Delta>,
-    coming: Vec<(usize, &'a Change)>, // with the number of its patch, from 0
-}
-
-impl<'a> Plan<'a> {
-    fn new(
-        checkpoint: &Checkpoint,
-        past: &'a [Patch],
-        patches: &'a [Patch],
-        by: &'a Compute,
-    ) -> Result<Plan<'a>> {
-        let mut targets = BTreeMap::<String, Target>::new();
-        for (p, patch) in patches.iter().enumerate() {
-            patch.check(Path::new("patch"))?;
-            for change in &patch.changes {
-                let target = Target::find(checkpoint, change, by)?;
-                let target = targets.entry(change.tensor.clone()).or_insert(target);
-                target.agrees(change)?;
-                target.coming.push((p, change));
-            }
-        }
-        for change in past.iter().flat_map(|patch| &patch.changes) {
-            if let Some(target) = targets.get_mut(&change.tensor) {
-                target.agrees(change)?;
-                target.past.push(&change.delta);
-            }
-        }
-        Ok(Plan { targets })
-    }
-
-    /// Of making every target once.
-    fn meter<'b>(&self, stage: Stage, progress: &'b dyn Progress) -> Meter<'b> {
-        Meter::new(stage, self.targets.values().map(|t| t.place.len), progress)
-    }
-
-    /// Refuses patches made for other bytes than those they are to be added to.
-    fn check(&self, history: &History, progress: &dyn Progress) -> Result<()> {
-        let steps = self.targets.values().map(|t| t.place.len * t.coming.len() as u64);
-        let mut meter = Meter::new(Stage::CheckWeights, steps, progress);
-        for (name, target) in &self.targets {
-            for (n, &(p, change)) in target.coming.iter().enumerate() {
-                let mut found = Fingerprint::default();
-                let before = (n > 0).then(|| target.terms(p));
-                for (rows, place) in target.pieces() {
-                    found.add(&match &before {
-                        None => history.current(&place)?,
-                        Some(terms) => {
-                            target.state(name, terms, rows, &history.original(&place)?)?.0
-                        }
-                    });
-                    meter.did(place.len)?;
-                }
-                if found.hex() != change.fingerprint {
-                    let (found, want) = (found.hex(), &change.fingerprint);
-                    let what = format!("{name} is {found}, and patch {} is for {want}", p + 1);
-                    let remedy = "apply patches to the model they were made on, in the order they \
-                                  were made; the log lists those already applied";
-                    return Err(Error::refused(what, remedy));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Target<'_> {
-    /// The tensor a change names.
-    fn find<'a>(checkpoint: &Checkpoint, change: &Change, by: &'a Compute) -> Result<Target<'a>> {
-        let name = &change.tensor;
-        let (shard, entry) = checkpoint
-            .entry(name)
-            .ok_or_else(|| Error::input(checkpoint.dir(), name, "no such tensor", REMEDY))?;
-        let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
-        let dtype = float(shard, name, entry)?;
-        let stored = Stored { dtype, layout, out: change.out, inner: change.inner };
-        if entry.shape != stored.sides() {
-            let (have, want) = (&entry.shape, stored.sides());
-            let what = format!("has the shape {have:?}, and the patch is for {want:?}");
-            return Err(Error::input(shard.path(), name, what, REMEDY));
-        }
-        let file = shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (offset, len) = (entry.range.start, entry.range.end - entry.range.start);
-        let place = FileRange { file, offset, len };
-        Ok(Target { by, place, stored, past: Vec::new(), coming: Vec::new() })
-    }
-
-    /// Refuses a change that takes the tensor for another size or orientation than the first did.
-    fn agrees(&self, change: &Change) -> Result<()> {
-        let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
-        let Stored { layout: was, out, inner, .. } = self.stored;
-        if (layout, change.out, change.inner) == (was, out, inner) {
-            return Ok(());
-        }
-        let what = format!("{}: two changes disagree on its shape", change.tensor);
-        Err(Error::refused(what, REMEDY))
-    }
-
-    /// The tensor in pieces of whole stored rows.
-    fn pieces(&self) -> impl Iterator<Item = (Range<usize>, FileRange)> {
-        let ([rows, _], row) = (self.stored.sides(), self.stored.row_bytes());
-        let step = (PIECE / row.max(1)).max(1);
-        (0..rows).step_by(step).map(move |first| {
-            let rows = first..(first + step).min(rows);
-            let offset = self.place.offset + (first * row) as u64;
-            let (file, len) = (self.place.file.clone(), (rows.len() * row) as u64);
-            (rows, FileRange { file, offset, len })
-        })
-    }
-
-    /// The tensor after the first `patches` of those that come, in pieces: `put` gets the place in
-    /// the tensor's file and the bytes.
-    fn make(
-        &self,
-        name: &str,
-        patches: usize,
-        history: &History,
-        meter: &mut Meter,
-        put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
-    ) -> Result<Sums> {
-        let (mut sums, terms) = (Sums::default(), self.terms(patches));
-        for (rows, place) in self.pieces() {
-            let original = history.original(&place)?;
-            let (new, more) = self.state(name, &terms, rows, &original)?;
-            put(place.offset, &new)?;
-            sums = sums.and(more);
-            meter.did(place.len)?;
-        }
-        Ok(sums)
-    }
-
-    /// All that was added before, and the first `patches` of those that come.
-    fn terms(&self, patches: usize) -> Terms<'_> {
-        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.delta);
-        let all = self.past.iter().copied().chain(coming).map(term).collect();
-        Terms::new(self.by, self.stored, all)
-    }
-
-    /// Some rows with the terms added, from their original bytes.
-    fn state(
-        &self,
-        name: &str,
-        terms: &Terms,
-        rows: Range<usize>,
-        original: &[u8],
-    ) -> Result<(Vec<u8>, Sums)> {
-        let mut new = vec![0; original.len()];
-        let sums = terms.add(original, rows, &mut new);
-        if sums.overflowed > 0 {
-            let (n, dtype) = (sums.overflowed, self.stored.dtype.name());
-            return Err(Error::numeric(
-                format!("{name}: {n} values do not fit {dtype} after the change"),
-                "store the model in F32 or BF16, or make a smaller change",
-            ));
-        }
-        Ok((new, sums))
-    }
-}
-
-/// Reports how far the work is, and ends it where the user cancelled.
-struct Meter<'a> {
-    stage: Stage,
-    done: u64,
-    total: u64,
-    progress: &'a dyn Progress,
-}
-
-impl<'a> Meter<'a> {
-    fn new(
-        stage: Stage,
-        bytes: impl Iterator<Item = u64>,
-        progress: &'a dyn Progress,
-    ) -> Meter<'a> {
-        Meter { stage, done: 0, total: bytes.sum(), progress }
-    }
-
-    fn did(&mut self, bytes: u64) -> Result<()> {
-        self.done += bytes;
-        self.progress.at(self.stage, self.done, self.total);
-        if self.progress.cancelled() {
-            let kept = "every change is whole or absent, as the log says";
-            return Err(Error::Interrupted { kept: kept.into() });
-        }
-        Ok(())
-    }
 }

@@ -67,10 +67,12 @@ pub fn fact_json(o: &FactReport) -> Value {
         json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": decay})
     };
     let FactPlan { trace, value, left_out, change, key_cosine } = &o.plan;
+    let last = trace.last().map(|s| s.total());
+    let steps: Vec<Value> = trace.iter().map(step).collect();
     let (token, lookup, _) = &o.token;
     let mut json = json!({
-        "id": o.id, "token": token, "lookup": lookup, "steps": trace.len(),
-        "loss": trace.last().map(|s| s.total()), "trace": trace.iter().map(step).collect::<Vec<_>>(),
+        "id": o.id, "token": token, "lookup": lookup, "steps": trace.len(), "loss": last,
+        "trace": steps,
         "p_target": o.p_target, "p_min_token": o.p_min_token, "taken": o.taken,
         "failed": o.failed(), "value_change": value[0], "value": value[1], "merged": o.merged,
         "left_out": left_out,
