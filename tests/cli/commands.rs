@@ -115,6 +115,7 @@ fn a_setting_that_would_be_dropped_is_refused() {
         done(&[&ask[..], &cut, &["--temperature", "1"]].concat());
     }
     done(&[&ask[..], &["--top-k", "0", "--top-p", "1"]].concat());
+    assert!(done(&["methods", "AlphaEdit"]).starts_with("alphaedit"));
     let unformed = fails(2, &["apply", &model, "p"]);
     assert!(unformed.contains("--output") && unformed.contains("--in-place"), "{unformed}");
     fails(2, &["apply", &model, "p", "-o", "d", "--in-place"]);
@@ -462,7 +463,7 @@ fn chats_are_for_talk_and_for_edits() {
     let late = warned(&[]);
     assert!(late.contains("answers do not begin where"), "{late}");
     assert!(late.contains("--template-var enable_thinking=false"), "{late}");
-    let more = ["--template-var", "enable_thinking=false", "--system", "Be brief."];
+    let more = ["--template-var", "enable_thinking=False", "--system", "Be brief."];
     assert!(!warned(&more).contains("answers do not begin"));
     let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
     let chat = &patch.metadata.notes["chat"];
