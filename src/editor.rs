@@ -41,7 +41,7 @@ use crate::edit::methods;
 use crate::model::SearchPrecision;
 use crate::store::record::LogEntry;
 use crate::tensor::Device;
-use crate::text::Chat;
+use crate::text::{Chat, ChatSettings};
 
 use opened::Opened;
 use settings::Settings;
@@ -178,8 +178,18 @@ impl Editor {
     /// # Errors
     ///
     /// A model without a template that can be used.
-    pub fn chat(mut self) -> Result<Editor> {
-        self.settings.chat = Some(Arc::new(Chat::open(&self.opened.dir)?));
+    pub fn chat(self) -> Result<Editor> {
+        self.chat_with(ChatSettings::default())
+    }
+
+    /// The same, with a system message or variables of the template.
+    ///
+    /// # Errors
+    ///
+    /// As [`chat`](Editor::chat); a variable that the template does not read, a system message that
+    /// it does not output.
+    pub fn chat_with(mut self, settings: ChatSettings) -> Result<Editor> {
+        self.settings.chat = Some(Arc::new(Chat::open_with(&self.opened.dir, settings)?));
         Ok(self)
     }
 

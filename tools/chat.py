@@ -2,7 +2,9 @@
 
 `python tools/chat.py`. The templates are small ones of our own, in the shapes that published models
 use: headers and a date (Llama 3), a default system message (Qwen), brackets and strict roles
-(Mistral), markers (ChatML), names with line ends (Zephyr), and one that uses what is left.
+(Mistral), markers (ChatML), names with line ends (Zephyr), an empty block for what the model thinks
+(Qwen3), a prompt that opens this block (R1), and one that uses what is left. Some have a system
+message, or variables of the template.
 """
 
 import json
@@ -76,6 +78,25 @@ TEMPLATES = {
 {{ '<|assistant|>' }}
 {% endif %}
 {% endfor %}""",
+    "thinks": """{%- for m in messages %}
+    {%- if m.role == 'assistant' and loop.last %}
+        {{- '[start]assistant\\n<think>\\n' + (m.thoughts or '') + '\\n</think>\\n\\n' + m.content }}
+        {{- '[stop]\\n' }}
+    {%- else %}
+        {{- '[start]' + m.role + '\\n' + m.content + '[stop]\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '[start]assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+""",
+    "opens": """{% for m in messages %}{% if m['role'] == 'user' %}<User>{{ m['content'] }}\
+{% elif m['role'] == 'assistant' %}<Assistant>{{ m['content'] + eos_token }}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}<Assistant><think>
+{% endif %}""",
     "odds": """{#- a comment -#}
 {%- macro turn(m, mark='*') -%}
 {{ mark }}{{ m.role.upper() }}{{ mark }} {{ m.content.strip().split(' ')[-1] }}|{{ m['content'] }}
@@ -95,6 +116,16 @@ TEMPLATES = {
 
 MESSAGES = ["The mother tongue of Danielle Darrieux is", "Où est 東京?", 'a "quoted" <b> & it\'s']
 
+# What some cases have beside the message: a system message, and variables.
+SYSTEM = "Answer in one word."
+BESIDE = [
+    ("headers", SYSTEM, {"date_string": "26 July 2026"}),
+    ("default-system", SYSTEM, {"enable_thinking": False}),
+    ("default-system", None, {"enable_thinking": True}),
+    ("thinks", SYSTEM, {}),
+    ("thinks", None, {"enable_thinking": False}),
+]
+
 if __name__ == "__main__":
     cases = []
     for name, template in TEMPLATES.items():
@@ -104,6 +135,17 @@ if __name__ == "__main__":
                 [chat], chat_template=template, add_generation_prompt=True, **TOKENS
             )
             cases.append({"name": name, "message": message, "rendered": rendered[0]})
+    for name, system, variables in BESIDE:
+        chat = [{"role": "system", "content": system}] if system else []
+        rendered, _ = render_jinja_template(
+            [chat + [{"role": "user", "content": MESSAGES[0]}]],
+            chat_template=TEMPLATES[name],
+            add_generation_prompt=True,
+            **TOKENS,
+            **variables,
+        )
+        case = {"name": name, "message": MESSAGES[0], "rendered": rendered[0]}
+        cases.append({**case, "system": system, "variables": variables})
     golden = {"tokens": TOKENS, "templates": TEMPLATES, "cases": cases}
     path = Path(__file__).parent.parent / "tests/golden/chat.json"
     path.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ pub mod float;
 pub mod json;
 pub mod memory;
 pub mod progress;
+pub mod ranges;
 pub mod remedy;
 pub mod rng;
 pub mod share;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Remedy;
+
 /// What a long computation tells its caller. The library prints nothing itself.
 pub trait Progress: Sync {
     /// `done` of `total` units (tokens, facts, bytes) of a stage are finished.
@@ -15,6 +17,11 @@ pub trait Progress: Sync {
 
     /// A sentence the user should read: what happened, what it may mean, what to do.
     fn warn(&self, sentence: &str);
+
+    /// A warning, and what helps.
+    fn advise(&self, sentence: &str, remedy: &Remedy) {
+        self.warn(&format!("{sentence}; {remedy}"));
+    }
 
     /// True once the user cancelled; the work then keeps what is finished and returns
     /// [`Error::Interrupted`](super::Error::Interrupted).

@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use super::context::Context;
 use super::output::Terminal;
-use crate::base::Result;
 use crate::base::units::{counted, percent};
+use crate::base::{Progress, Result};
 use crate::edit::apply::{self, Report};
 use crate::store::Patch;
 use crate::store::record::LogEntry;
 
 /// Which patches go where.
 #[derive(Args)]
+#[command(group = ArgGroup::new("to").required(true).args(["output", "in_place"]))]
 pub struct Apply {
     /// Folder of the checkpoint
     model: PathBuf,
@@ -23,7 +24,7 @@ pub struct Apply {
     #[arg(required = true)]
     patches: Vec<PathBuf>,
     /// Write a new folder with the edited checkpoint
-    #[arg(short, long, required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(short, long)]
     output: Option<PathBuf>,
     /// Change the checkpoint itself; `incise undo` puts every byte back
     #[arg(long)]
@@ -53,6 +54,10 @@ impl Apply {
 
 /// A line a tensor.
 pub fn say(terminal: &Terminal, report: &Report) -> Result<()> {
+    if report.tensors.iter().all(|t| t.change == 0.0) {
+        terminal
+            .warn("nothing changed: the patch says no change, and the weights are as they were");
+    }
     report.tensors.iter().try_for_each(|t| {
         let (change, lost) = (percent(t.change / t.weight), percent(t.lost));
         terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))

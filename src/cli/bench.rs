@@ -80,7 +80,7 @@ impl Bench {
         let began = Instant::now();
         let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
         let mut rows = Vec::new();
-        context.terminal.progress_line(heading())?;
+        context.terminal.progress_line(heading());
         let limits = limits::measure(compute, sizes, &mut rows)?;
         let mut shown = self.show(context, &rows, 0, compute)?;
         let mut model = None;
@@ -111,7 +111,7 @@ impl Bench {
             shown = self.show(context, &rows, shown, compute)?;
         }
         if !left() {
-            context.terminal.progress_line("the budget is spent; the rest was left out")?;
+            context.terminal.progress_line("the budget is spent; the rest was left out");
         }
         match context.json {
             true => context.terminal.json(&results(&rows[..shown], &context.device, compute)),
@@ -150,7 +150,7 @@ impl Bench {
         compute: &Compute,
     ) -> Result<usize> {
         if !context.json {
-            rows[from..].iter().try_for_each(|row| context.terminal.progress_line(line(row)))?;
+            rows[from..].iter().for_each(|row| context.terminal.progress_line(line(row)));
         }
         if let Some(file) = &self.output {
             let text = format!("{:#}\n", results(rows, &context.device, compute));

@@ -110,7 +110,8 @@ impl Demo {
             let undo = json!({"prompt": prompt, "before": edited, "after": undone});
             return terminal.json(&json!({"facts": told, "undo": undo}));
         }
-        terminal.line("\nThe newest change undone, byte for byte:")?;
+        terminal.line("")?;
+        terminal.line("The newest change undone, byte for byte:")?;
         let answer = Answer { kind, prompt, before: edited, after: undone };
         terminal.line(answer_line(&answer))
     }
@@ -166,9 +167,10 @@ fn complete(model: &TextModel, prompt: &str) -> Result<String> {
 fn tell(context: &Context, show: &Show, o: &FactReport, answers: &[Answer]) -> Result<()> {
     let filled = show.prompt.replace("{}", &show.subject);
     let [before, after] = o.p_target.map(percent);
+    context.terminal.line("")?;
+    context.terminal.line(format!("{filled} → {}", show.target_new.trim()))?;
     context.terminal.line(format!(
-        "\n{filled} → {}\n  {} steps; P of the target {before} → {after}; ‖Δ‖/‖W‖ {}",
-        show.target_new.trim(),
+        "  {} steps; P of the target {before} → {after}; ‖Δ‖/‖W‖ {}",
         o.plan.trace.len(),
         percent(share(o)),
     ))?;

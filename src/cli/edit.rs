@@ -4,18 +4,19 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::chat::{ChatFlags, assignment};
 use super::context::Context;
-use super::{memory, report, stages};
-use crate::base::units::{count, counted, metric};
+use super::{dry_run, memory, report, stages};
+use crate::base::units::counted;
 use crate::base::{Error, Result, Share, Stage};
 use crate::data::Fact;
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::data::request::MAX_BYTES;
 use crate::edit::methods::METHODS;
-use crate::editor::{Editor, Prepared};
+use crate::editor::Editor;
 
 /// What to change, how, and where to put the patch.
 #[derive(Args)]
@@ -37,7 +38,7 @@ pub struct EditCommand {
     #[arg(long, requires = "subject")]
     to: Option<String>,
     /// How to edit; `incise methods` describes them
-    #[arg(long, value_parser = METHODS.map(|method| method.about().name))]
+    #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
     method: String,
     /// Folder of `incise stats`; needed where C is used
     #[arg(long)]
@@ -56,6 +57,8 @@ pub struct EditCommand {
     /// Prompts are a user's message in the model's chat template, and targets its answer
     #[arg(long)]
     chat: bool,
+    #[command(flatten)]
+    chat_flags: ChatFlags,
     /// No space between prompts and targets, where a record does not say otherwise [default: one,
     /// unless the prompt ends or the target begins so that none belongs there]
     #[arg(long)]
@@ -138,7 +141,7 @@ impl EditCommand {
             }
         };
         if self.dry_run {
-            return self.print_costs(context, &prepared);
+            return dry_run::print(context, &prepared);
         }
         if self.shard.is_some() {
             let values = prepared.search_values()?;
@@ -147,7 +150,7 @@ impl EditCommand {
         let edit = prepared.plan()?;
         context.terminal.enter(Stage::WriteResults);
         edit.write(&self.output)?;
-        report::print(context, &edit, &self.method, &self.output)
+        report::print(context, &edit, &self.method.to_lowercase(), &self.output)
     }
 
     fn editor(&self, context: &Context) -> Result<Editor> {
@@ -179,18 +182,14 @@ impl EditCommand {
             editor = editor.hparams(hparams)?;
         }
         for set in &self.sets {
-            let Some((name, value)) = set.split_once('=') else {
-                return Err(Error::refused(format!("--set {set}: no `=`"), "say --set v_lr=0.5"));
-            };
-            // A bare word is a text; anything else is JSON.
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-            editor = editor.set_from(name, value, "--set")?;
+            let (name, value) = assignment("--set", set, "v_lr=0.5")?;
+            editor = editor.set_from(&name, value, "--set")?;
         }
         if let Some(file) = &self.contexts {
             editor = editor.contexts(file)?;
         }
         if self.chat {
-            editor = editor.chat()?;
+            editor = editor.chat_with(self.chat_flags.settings()?)?;
         }
         if let Some(bytes) = self.memory {
             editor = editor.memory(bytes);
@@ -202,43 +201,6 @@ impl EditCommand {
             editor = editor.shard(share);
         }
         Ok(editor.output(&self.output))
-    }
-
-    /// What would be done, and what it would take.
-    fn print_costs(&self, context: &Context, prepared: &Prepared) -> Result<()> {
-        let cost = prepared.cost()?;
-        let facts = prepared.facts();
-        let tokens: usize = facts.iter().flat_map(|f| &f.rows.rewriting).map(|r| r.ids.len()).sum();
-        let costs = json!({
-            "layers": prepared.layers(), "search_layer": prepared.search_layer(),
-            "bytes_a_fact": cost.bytes_a_fact, "fixed_bytes": cost.fixed_bytes,
-            "room_bytes": prepared.memory(), "at_a_time": cost.at_a_time,
-            "system": cost.system.map(|route| route.words()), "solve_bytes": cost.solve_bytes,
-            "flop": cost.flop,
-        });
-        let Value::Object(costs) = costs else { unreachable!("an object was made") };
-        if context.json {
-            let [hyperparameters, _] = prepared.hyperparameters();
-            let mut all = json!({
-                "dry_run": true, "facts": facts.len(), "tokens": tokens,
-                "superseded": prepared.superseded().len(), "skipped": prepared.skipped().len(),
-                "hyperparameters": hyperparameters,
-            });
-            all.as_object_mut().expect("an object was made").extend(costs);
-            return context.terminal.json(&all);
-        }
-        let facts = counted(facts.len() as u64, "fact");
-        let line = format!("dry run: {facts}, {} tokens in all rows", count(tokens as u64));
-        context.terminal.line(line)?;
-        costs.iter().filter(|(_, value)| !value.is_null()).try_for_each(|(name, value)| match value
-        {
-            Value::String(text) => context.terminal.line(format!("{name}: {text}")),
-            flop if name == "flop" => {
-                let flop = metric(flop.as_f64().unwrap_or_default());
-                context.terminal.line(format!("{name}: {flop}"))
-            }
-            number => context.terminal.line(format!("{name}: {number}")),
-        })
     }
 
     fn print_values(&self, context: &Context, values: u64) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use super::apply::{say, tensors};
@@ -19,13 +19,15 @@ use crate::store::{Patch, Shard};
 
 /// Which patch, in which form, and where to.
 #[derive(Args)]
+#[command(group = ArgGroup::new("form").required(true).args(["lora", "delta"]))]
 pub struct Export {
     /// The patch
     patch: PathBuf,
     /// Write a LoRA adapter as PEFT reads it into a new folder
-    #[arg(long, value_name = "DIR", required_unless_present = "delta", conflicts_with = "delta")]
+    #[arg(long, value_name = "DIR")]
     lora: Option<PathBuf>,
-    /// The adapter's rank: 8, 16, 32, 64, 128 or 256 [default: the smallest that holds the patch]
+    /// The adapter's rank: 8, 16, 32, 64, 128, 256, 320 or 512 [default: the smallest that holds
+    /// the patch]
     #[arg(long, value_name = "R", conflicts_with = "delta", value_parser = rank)]
     rank: Option<usize>,
     /// Write the changed tensors in full, as the checkpoint stores them, into a safetensors file

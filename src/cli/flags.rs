@@ -45,6 +45,8 @@ fn placeholder(option: &str) -> &'static str {
         "memory" => "SIZE",
         "statistics" | "output" => "DIR",
         "hparams" | "contexts" | "state" | "delta" => "FILE",
+        "template_var" => "NAME=VALUE",
+        "system" => "TEXT",
         _ => "N",
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
+use super::chat::ChatFlags;
 use super::context::Context;
 use crate::base::{Error, Progress, Result};
 use crate::editor::Editor;
@@ -23,16 +24,18 @@ pub struct Generate {
     /// The text is a user's message in the model's chat template; the answer is shown
     #[arg(long)]
     chat: bool,
+    #[command(flatten)]
+    chat_flags: ChatFlags,
     /// At most this many tokens
     #[arg(long, default_value_t = 64)]
     max_tokens: usize,
     /// 0 takes the likeliest token; 1 samples the model's own distribution
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
-    /// Sample among the k likeliest tokens only; 0 for all
+    /// Sample among the k likeliest tokens only; 0 for all. Needs a temperature
     #[arg(long, default_value_t = 0)]
     top_k: usize,
-    /// Sample among the likeliest tokens that together reach this probability
+    /// Sample among the likeliest tokens that together reach this probability. Needs a temperature
     #[arg(long, default_value_t = 1.0)]
     top_p: f64,
 }
@@ -46,10 +49,16 @@ impl Generate {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::refused("--top-p: not above 0 and up to 1", "say 0.9"));
         }
+        if self.temperature == 0.0 && (self.top_k > 0 || self.top_p < 1.0) {
+            let what =
+                "--top-k or --top-p, and --temperature is 0, which takes the likeliest token";
+            return Err(Error::refused(what, "say --temperature 1 too, or neither"));
+        }
         let model = Editor::open_on(&self.model, &context.device)?.model();
         let sampling =
             Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p };
-        let (max_tokens, seed, chat) = (self.max_tokens, context.seed, self.chat);
+        let chat = self.chat.then(|| self.chat_flags.settings()).transpose()?;
+        let (max_tokens, seed) = (self.max_tokens, context.seed);
         let how = Generation { max_tokens, sampling, seed, chat };
         let show = !context.json;
         if show && !self.chat {

@@ -5,11 +5,14 @@
 
 mod apply;
 mod bench;
+mod chat;
 mod context;
 mod demo;
 mod doctor;
+mod dry_run;
 mod edit;
 mod embedded;
+mod escape;
 mod export;
 mod flags;
 mod generate;
@@ -19,11 +22,11 @@ mod memory;
 mod merge;
 mod methods;
 mod output;
-mod ranges;
 mod report;
 mod stages;
 mod stats;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -97,20 +100,31 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are answers, not errors; nobody may be reading either.
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
-        }
+        Err(e) => return usage(&e),
     };
     let terminal = Terminal::new(!cli.common.json);
-    match catch_device_error(|| run(cli, &terminal)) {
+    match catch_device_error(|| run(cli, &terminal)).and_then(|()| terminal.finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if output::reader_left(&e) => ExitCode::SUCCESS,
         Err(e) => {
             terminal.error(&e);
             ExitCode::from(1)
         }
+    }
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn usage(said: &clap::Error) -> ExitCode {
+    // What is wrong is shown with the arguments themselves.
+    let shown = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .map(|word| escape::one_line(&word).into_owned());
+    let escaped = Cli::try_parse_from(shown).err();
+    // Help and version are answers, not errors; nobody may be reading either.
+    match escaped.as_ref().unwrap_or(said).print() {
+        _ if said.use_stderr() => ExitCode::from(2),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(1),
+        _ => ExitCode::SUCCESS,
     }
 }
 

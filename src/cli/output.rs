@@ -1,14 +1,20 @@
-//! The terminal: results, progress that erases itself, warnings, and quantities with their units.
+//! The terminal: results, progress that erases itself, and warnings.
+//!
+//! What is printed may be the text of others, and is escaped here (`escape.rs`). Nothing that
+//! cannot be printed ends the work: standard error and what is said on the way are given up, and
+//! the result is printed last, when all is written.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::escape;
 use super::flags::flags;
 use super::stages::{StageTime, Stages};
-use crate::base::{Error, Progress, Result, Stage};
+use crate::base::{Error, Progress, Remedy, Result, Stage};
 
 /// Cancels at the n-th time that the work asks: for tests, which cannot time a signal.
 const CANCEL_AT: &str = "INCISE_CANCEL_AT";
@@ -21,12 +27,17 @@ pub struct Terminal {
     questions: Option<Arc<AtomicI64>>,
     bar: Arc<Mutex<Option<(Stage, ProgressBar)>>>,
     stages: Arc<Mutex<Stages>>,
+    unwritten: Arc<Mutex<Option<Error>>>,
     remarks: bool, // whether they are shown
 }
 
+/// What standard output is called in errors.
+const OUTPUT: &str = "standard output";
+
 /// Whether an error only says that nobody reads our output any more.
 pub fn reader_left(e: &Error) -> bool {
-    matches!(e, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    let Error::Io { path, source, .. } = e else { return false };
+    path == Path::new(OUTPUT) && source.kind() == io::ErrorKind::BrokenPipe
 }
 
 impl Terminal {
@@ -42,30 +53,60 @@ impl Terminal {
         });
         let limit = std::env::var(CANCEL_AT).ok().and_then(|n| n.parse::<i64>().ok());
         let questions = limit.map(|n| Arc::new(AtomicI64::new(n - 1)));
-        Terminal { cancelled, questions, bar: Arc::default(), stages: Arc::default(), remarks }
+        Terminal {
+            cancelled,
+            questions,
+            bar: Arc::default(),
+            stages: Arc::default(),
+            unwritten: Arc::default(),
+            remarks,
+        }
     }
 
-    /// A line of the result.
+    /// A line of the result: one, whatever the text contains.
     pub fn line(&self, text: impl AsRef<str>) -> Result<()> {
-        self.text(&format!("{}\n", text.as_ref()))
+        self.write(&format!("{}\n", escape::one_line(text.as_ref())))
     }
 
-    /// A line while the work goes on, which it does if nobody reads any more.
-    pub fn progress_line(&self, text: impl AsRef<str>) -> Result<()> {
-        self.line(text).or_else(|e| if reader_left(&e) { Ok(()) } else { Err(e) })
+    /// A line while the work goes on, which it does if it cannot be written;
+    /// [`finish`](Terminal::finish) says so at the end.
+    pub fn progress_line(&self, text: impl AsRef<str>) {
+        if let Err(e) = self.line(text) {
+            self.unwritten.lock().expect("no thread panics while it holds it").get_or_insert(e);
+        }
     }
 
-    /// Some of the result, shown at once.
+    /// After the work.
+    ///
+    /// # Errors
+    ///
+    /// The first line that could not be written while the work went on.
+    pub fn finish(&self) -> Result<()> {
+        self.unwritten
+            .lock()
+            .expect("no thread panics while it holds it")
+            .take()
+            .map_or(Ok(()), Err)
+    }
+
+    /// A text that is the result, shown at once; to another program or a file as it is.
     pub fn text(&self, text: &str) -> Result<()> {
-        self.clear();
-        let mut out = io::stdout().lock();
-        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        written.map_err(|e| Error::io("standard output", "write", e))
+        match io::stdout().is_terminal() {
+            true => self.write(&escape::lines(text)),
+            false => self.write(text),
+        }
     }
 
     /// The whole result, for machines.
     pub fn json(&self, value: &serde_json::Value) -> Result<()> {
-        self.line(value.to_string())
+        self.write(&format!("{}\n", escape::json(&value.to_string())))
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
+        self.clear();
+        let mut out = io::stdout().lock();
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        written.map_err(|e| Error::io(OUTPUT, "write", e))
     }
 
     /// Why the command failed: the chain of causes on one line, and what to do.
@@ -92,10 +133,12 @@ impl Terminal {
         }
     }
 
-    #[allow(clippy::print_stderr)] // the one place
+    /// A line beside the result, for who reads it; unlike `eprintln!`, which panics where nobody
+    /// can.
     fn say(&self, text: &str) {
         self.clear();
-        eprintln!("{text}");
+        let line = format!("{}\n", escape::one_line(text));
+        let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 }
 
@@ -123,18 +166,22 @@ impl Progress for Terminal {
     fn detail(&self, words: &str) {
         let slot = self.bar.lock().expect("no thread panics while it draws");
         if let Some((_, bar)) = slot.as_ref() {
-            bar.set_message(words.to_owned());
+            bar.set_message(escape::one_line(words).into_owned());
         }
     }
 
     fn remark(&self, sentence: &str) {
         if self.remarks {
-            let _ = self.progress_line(sentence);
+            self.progress_line(sentence);
         }
     }
 
     fn warn(&self, sentence: &str) {
         self.say(&format!("warning: {sentence}"));
+    }
+
+    fn advise(&self, sentence: &str, remedy: &Remedy) {
+        self.say(&format!("warning: {sentence}; {remedy}{}", flags(remedy)));
     }
 
     fn cancelled(&self) -> bool {

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::context::Context;
-use super::ranges::{self, Layers};
+use crate::base::ranges::{self, Layers};
 use crate::base::units::{count, counted, metric};
 use crate::base::{Error, Progress, Result, Share};
 use crate::data::Corpus;
@@ -45,10 +45,12 @@ struct Gather {
     /// Layers, such as 3-8 or 1,3
     #[arg(long, value_parser = ranges::parse)]
     layers: Layers,
-    /// Text files, one document a line
+    /// Text files, one document a line; or JSON Lines or JSON with each document as `text`; or
+    /// either compressed by gzip
     #[arg(long, required = true, num_args = 1..)]
     corpus: Vec<PathBuf>,
-    /// Stop at exactly this many tokens [default: 10 for each of the MLP's F neurons]
+    /// Stop at exactly this many tokens, or where the text ends [default: 10 for each of the MLP's
+    /// F neurons]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     max_tokens: Option<u64>,
     /// Longest sequence; longer documents are cut [default: 512, or the model's context if less]
@@ -152,17 +154,7 @@ impl Gather {
                 format!("--context-length {context_length}: not in 1 to {}", a.max_positions);
             return Err(Error::refused(what, "leave it out"));
         }
-        let max_tokens = self.max_tokens.unwrap_or_else(|| {
-            let most = 10 * a.inner as u64;
-            terminal.warn(&format!(
-                "stopping at {} tokens, ten for each of the {} neurons: enough for edits as good \
-                 as with the field's 44 million (arXiv:2506.04226); --max-tokens takes another \
-                 number",
-                count(most),
-                count(a.inner as u64),
-            ));
-            most
-        });
+        let max_tokens = self.max_tokens.unwrap_or(10 * a.inner as u64);
         let tokenizer = Tokenizer::open(&self.model)?;
         let corpus = Corpus::open(&self.corpus)?;
         let origin =
@@ -182,6 +174,14 @@ impl Gather {
             terminal.warn(&format!(
                 "{} tokens for {} neurons leave C singular, and edits will add a ridge; give more \
                  text",
+                count(all),
+                count(a.inner as u64),
+            ));
+        }
+        if self.max_tokens.is_none() && all == max_tokens {
+            terminal.warn(&format!(
+                "stopped at {} tokens, ten for each of the {} neurons: enough for edits as good as \
+                 with the field's 44 million (arXiv:2506.04226); --max-tokens takes another number",
                 count(all),
                 count(a.inner as u64),
             ));

@@ -1,13 +1,10 @@
-//! Running text for statistics: one document a line, read as it is needed.
-//!
-//! A line of a `.jsonl` file is an object whose `text` is the document.
+//! Running text for statistics, read as it is needed; `text_file.rs` says what a file may be.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
+use super::text_file::TextFile;
+use crate::base::file::open_file;
 use crate::base::{Error, Result};
 
 /// Text files, in the order in which they are read.
@@ -20,7 +17,7 @@ impl Corpus {
     /// The corpus of these files.
     ///
     /// # Errors
-    /// No file, or one that cannot be opened.
+    /// No file, or one that cannot be opened or is of a kind that is not read.
     pub fn open(files: &[impl AsRef<Path>]) -> Result<Self> {
         let files: Vec<PathBuf> = files.iter().map(|file| file.as_ref().to_path_buf()).collect();
         if files.is_empty() {
@@ -31,26 +28,27 @@ impl Corpus {
                 let remedy = "name the text files in it";
                 return Err(Error::input(file, "corpus", "is a folder", remedy));
             }
-            open(file)?;
+            TextFile::open(file)?;
         }
         Ok(Corpus { files })
     }
 
-    /// The documents: each line that is not blank, without its line ending. Holds one line at a
-    /// time.
+    /// The documents: each line that is not blank, without its line ending, or each `text` of a
+    /// JSON file. Holds one line at a time, of a JSON array all.
     pub fn documents(&self) -> Documents<'_> {
         Documents { files: self.files.iter(), reading: None }
     }
 
-    /// The blake3 hash, in hexadecimal, of all bytes in order, as `cat FILES | b3sum` gives it; a
-    /// file that does not end its last line counts as if it did.
+    /// The blake3 hash, in hexadecimal, of all bytes in order as the files have them, compressed
+    /// ones too: as `cat FILES | b3sum` gives it, but that a file before the last counts as if it
+    /// ended its last line.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn hash(&self) -> Result<String> {
         let mut hash = blake3::Hasher::new();
         for (i, path) in self.files.iter().enumerate() {
-            let mut file = open(path)?;
+            let mut file = open_file(path)?;
             let failed = |e| Error::io(path, "read", e);
             hash.update_reader(&mut file).map_err(failed)?;
             // Else two lines of two files would hash like one.
@@ -69,7 +67,7 @@ impl Corpus {
 /// The documents of a corpus; ends after the first error.
 pub struct Documents<'c> {
     files: std::slice::Iter<'c, PathBuf>,
-    reading: Option<Lines<'c>>,
+    reading: Option<TextFile<'c>>,
 }
 
 impl Iterator for Documents<'_> {
@@ -79,10 +77,8 @@ impl Iterator for Documents<'_> {
         loop {
             if self.reading.is_none() {
                 let path = self.files.next()?;
-                match open(path) {
-                    Ok(file) => {
-                        self.reading = Some(Lines { path, file: BufReader::new(file), number: 0 });
-                    }
+                match TextFile::open(path) {
+                    Ok(file) => self.reading = Some(file),
                     Err(e) => return Some(Err(self.stop(e))),
                 }
             }
@@ -101,58 +97,4 @@ impl Documents<'_> {
         self.files = [].iter();
         e
     }
-}
-
-struct Lines<'c> {
-    path: &'c Path,
-    file: BufReader<File>,
-    number: u64,
-}
-
-impl Lines<'_> {
-    fn document(&mut self) -> Result<Option<String>> {
-        loop {
-            let mut line = vec![];
-            let n = self.file.read_until(b'\n', &mut line);
-            if n.map_err(|e| Error::io(self.path, "read", e))? == 0 {
-                return Ok(None);
-            }
-            self.number += 1;
-            let mut line = line.strip_suffix(b"\n").unwrap_or(&line);
-            line = line.strip_suffix(b"\r").unwrap_or(line);
-            if self.number == 1 {
-                line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
-            }
-            let text = std::str::from_utf8(line).map_err(|e| {
-                let what = format!("is not UTF-8 from byte {} on", e.valid_up_to());
-                self.wrong(what, "convert the file, for instance with iconv -t UTF-8")
-            })?;
-            if text.trim().is_empty() {
-                continue;
-            }
-            let jsonl = self.path.extension().is_some_and(|extension| extension == "jsonl");
-            let document = if jsonl { self.text_of(text)? } else { text.to_string() };
-            if !document.trim().is_empty() {
-                return Ok(Some(document));
-            }
-        }
-    }
-
-    fn text_of(&self, line: &str) -> Result<String> {
-        let remedy = r#"write {"text": "…"} on every line, or plain text in a .txt file"#;
-        let value: Value = serde_json::from_str(line)
-            .map_err(|e| self.wrong(format!("is not JSON: {e}"), remedy))?;
-        match &value["text"] {
-            Value::String(text) => Ok(text.clone()),
-            _ => Err(self.wrong("has no string \"text\"".to_string(), remedy)),
-        }
-    }
-
-    fn wrong(&self, what: String, remedy: &str) -> Error {
-        Error::input(self.path, format!("line {}", self.number), what, remedy)
-    }
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|e| Error::io(path, "open", e))
 }

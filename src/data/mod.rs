@@ -11,6 +11,7 @@ mod mquake;
 mod qna;
 mod record;
 pub mod request;
+mod text_file;
 mod wikibigedit;
 mod word;
 mod zsre;

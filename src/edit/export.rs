@@ -31,8 +31,9 @@ use crate::linalg::low_rank::{self, Nearest};
 use crate::store::write::{self, Item};
 use crate::store::{Change, Delta, Patch, folder};
 
-/// The ranks that every server takes.
-pub const RANKS: [usize; 6] = [8, 16, 32, 64, 128, 256];
+/// The ranks that servers take: those of vLLM's `max_lora_rank`, but for 1. Others take any up to
+/// the largest they were started or built for, which for some is 256.
+pub const RANKS: [usize; 8] = [8, 16, 32, 64, 128, 256, 320, 512];
 
 /// Where an adapter cannot say what a patch does.
 fn in_full() -> Remedy {
@@ -173,7 +174,7 @@ pub fn lora(
     })
 }
 
-/// The rank, if it is one that every server takes.
+/// The rank, if it is one that servers take.
 ///
 /// # Errors
 ///
@@ -182,7 +183,7 @@ pub fn check_rank(rank: usize) -> Result<usize> {
     match RANKS.contains(&rank) {
         true => Ok(rank),
         false => {
-            let what = format!("an adapter of rank {rank} is not taken everywhere");
+            let what = format!("an adapter of rank {rank} is not what servers take");
             Err(Error::refused(what, format!("ask for one of {RANKS:?}")))
         }
     }

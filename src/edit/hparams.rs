@@ -12,15 +12,14 @@ use serde_json::{Map, Value, json};
 use serde_saphyr::UserMessageFormatter;
 
 use super::method::Method;
-use super::params::{Absent, FIXED, IGNORED, Param, ParamKind, Params, number};
+use super::params::{Absent, FIXED, LAYER, Param, ParamKind, Params, number};
 use super::presets::{self, Preset};
+use super::public_config;
 use crate::base::file::read_file;
 use crate::base::json::UniqueKeys;
+use crate::base::ranges;
 use crate::base::{Error, Remedy, Result};
 use crate::model::Model;
-
-/// Held against the model.
-const MODULE: &str = "rewrite_module_tmp";
 
 const REMEDY: &str = "give names and values such as {\"layers\": [5], \"v_lr\": 0.5}";
 
@@ -110,13 +109,16 @@ impl HparamSet {
     }
 
     fn from(map: Map<String, Value>, source: &str) -> HparamSet {
-        let with_source = |(name, value)| (name, (value, source.to_owned()));
+        let with_source = |(name, value): (String, Value)| {
+            let value = listed(&name, value);
+            (name, (value, source.to_owned()))
+        };
         HparamSet { map: map.into_iter().map(with_source).collect(), file: None }
     }
 
     /// Puts a value over what is there; `source` says in errors and records who gave it.
     pub fn put(&mut self, name: &str, value: Value, source: &str) {
-        self.map.insert(name.to_owned(), (value, source.to_owned()));
+        self.map.insert(name.to_owned(), (listed(name, value), source.to_owned()));
     }
 
     /// Gives parameters that nothing gives the defaults they have for all models.
@@ -135,9 +137,18 @@ impl HparamSet {
     pub fn unknown(&self, method: &dyn Method) -> Vec<&str> {
         let known = |name: &str| {
             let listed = method.params().iter().copied().chain(&FIXED).any(|p| p.name == name);
-            listed || name == MODULE || IGNORED.contains(&name)
+            listed || public_config::knows(name)
         };
         self.map.keys().map(String::as_str).filter(|name| !known(name)).collect()
+    }
+
+    /// What the values say of the model and the method that is not so.
+    pub fn contradictions(&self, method: &dyn Method, model: &Model) -> Vec<String> {
+        let edited = edited_module(model, 0);
+        let said = |(name, (value, _)): (&String, &(Value, String))| {
+            public_config::contradiction(name, value, method, &edited)
+        };
+        self.map.iter().filter_map(said).collect()
     }
 
     /// All values, for the record.
@@ -193,8 +204,8 @@ impl HparamSet {
             }
         }
         if let Some(&first) = layers.first() {
-            let down = &model.editable(first).module;
-            self.only(MODULE, &json!(down.replacen(&format!(".{first}."), ".{}.", 1)))?;
+            let edited = edited_module(model, first);
+            public_config::MODULES.iter().try_for_each(|name| self.module(name, &edited))?;
         }
         Ok(Params::new(values, layers))
     }
@@ -285,6 +296,18 @@ impl HparamSet {
         }
     }
 
+    /// Refuses a module that is not the edited one, alone or in a list.
+    fn module(&self, name: &str, edited: &str) -> Result<()> {
+        let value = self.get(name);
+        let Some(other) = value.and_then(|all| public_config::other_module(all, edited)) else {
+            return Ok(());
+        };
+        let what = format!("names {other}, and only {edited} is edited here");
+        let remedy = Remedy::from("take it out, or name that module alone");
+        let (_, source) = &self.map[name];
+        Err(Error::input(source, name, what, remedy.hyperparameter(name, Some(edited))))
+    }
+
     fn bad(&self, name: &str, what: impl Into<String>) -> Error {
         let remedy = Remedy::from(format!("set {name}, in the file of hyperparameters or alone"))
             .option("hparams", None)
@@ -293,6 +316,23 @@ impl HparamSet {
         let source = self.map.get(name).map_or(file, |(_, source)| source);
         Error::input(source, name, what, remedy)
     }
+}
+
+/// The edited module, with `{}` in place of the layer.
+fn edited_module(model: &Model, layer: usize) -> String {
+    model.editable(layer).module.replacen(&format!(".{layer}."), ".{}.", 1)
+}
+
+/// Layers as a list: `5` is `[5]`, and `3-8` the layers from 3 to 8. Other values stay, and are
+/// refused where they are read.
+fn listed(name: &str, value: Value) -> Value {
+    let layers = match &value {
+        _ if name != LAYER.name => None,
+        Value::Number(one) => one.as_u64().map(|l| json!([l])),
+        Value::String(text) => ranges::parse(text).ok().map(|layers| json!(layers.0)),
+        _ => None,
+    };
+    layers.unwrap_or(value)
 }
 
 /// A value that the program itself says.

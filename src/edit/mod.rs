@@ -24,6 +24,7 @@ pub mod methods;
 pub mod params;
 pub mod presets;
 pub mod prompts;
+mod public_config;
 pub mod search;
 pub mod solve;
 pub mod state;

@@ -300,26 +300,3 @@ const fn only(name: &'static str, value: &'static str) -> Param {
     let about = "A choice of the public code of which this one is made here.";
     Param { name, kind: ParamKind::Only(value), absent: Absent::Unused("as this one"), about }
 }
-
-/// Keys that only the reference implementations read; accepted and ignored.
-pub const IGNORED: [&str; 19] = [
-    "P_loc",
-    "alg_name",
-    "attn_module_tmp",
-    "batch_size",
-    "device",
-    "fp16",
-    "keep_original_weight",
-    "layer_module_tmp",
-    "lm_head_module",
-    "ln_f_module",
-    "max_length",
-    "mlp_module_tmp",
-    "model_name",
-    "model_parallel",
-    "mom2_dataset",
-    "mom2_dtype",
-    "mom2_n_samples",
-    "rewrite_module_tmps",
-    "stats_dir",
-];

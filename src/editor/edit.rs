@@ -108,8 +108,13 @@ impl Edit {
         let patch = Patch { changes, metadata };
         let Plan { facts, layers, mut state, model } = plan;
         drop(model); // what is written is rounded
+        let changed = layers.iter().any(|l| l.norm > 0.0);
+        if !changed {
+            let why = "every fact was left out, or needed no change";
+            let progress = &prepared.settings.progress;
+            progress.warn(&format!("the patch changes nothing: {why}; the report says which"));
+        }
         if state_file.is_some() {
-            let changed = layers.iter().any(|l| l.norm > 0.0);
             state::learn(&mut state, changed, &prepared.learner())?;
         }
         // What was read of the weights just now has to be what was planned on.

@@ -21,6 +21,7 @@ use crate::edit::cache::Cache;
 use crate::edit::contexts;
 use crate::edit::cost::Cost;
 use crate::edit::facts::{Reading, TokenizedFact, tokenize};
+use crate::edit::family::search_cost;
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::{Batching, Context, Method, Moments};
 use crate::edit::params::{self, Params};
@@ -32,7 +33,7 @@ use crate::edit::values;
 use crate::model::Model;
 use crate::stats::Moment;
 use crate::store::{model_fingerprint, tensor_fingerprint};
-use crate::text::{Chat, Frame};
+use crate::text::{Chat, ChatSettings, Frame};
 
 /// Where the facts of a call come from, in errors.
 pub(super) const CALLER: &str = "facts";
@@ -78,17 +79,29 @@ impl Prepared {
         for unknown in hparams.unknown(method) {
             progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
         }
-        progress.remark(&format!("hyperparameters: {}", hparams.summary(method)));
+        hparams.contradictions(method, &opened.model).iter().for_each(|what| progress.warn(what));
+        let summary = hparams.summary(method);
+        if !summary.is_empty() {
+            progress.remark(&format!("hyperparameters: {summary}"));
+        }
         let Requests { facts, mut broken } = requests::sound(file, requests, &settings)?;
         let params = hparams.resolve(method, &opened.model)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
+        }
+        let needs = method.needs(&params, &State::default()).statistics;
+        if needs.is_empty() && settings.statistics.is_some() {
+            let what = "with these hyperparameters";
+            progress.warn(&format!("the statistics are not read: {name} needs none {what}"));
         }
         let contexts = match &settings.contexts {
             Some((_, contexts)) => contexts.clone(),
             None => contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?,
         };
         let reading = reading(&opened, &settings, &params);
+        if let Some((why, remedy)) = reading.chat.and_then(Chat::late_answer) {
+            progress.advise(&why, &remedy);
+        }
         let (facts, more) = tokenize(&opened.model, reading, &facts, &contexts);
         broken.extend(more);
         let settled = requests::settle(file, (facts, broken), &settings)?;
@@ -121,6 +134,16 @@ impl Prepared {
     /// The facts that are edited.
     pub fn facts(&self) -> &[TokenizedFact] {
         &self.facts
+    }
+
+    /// Those whose values are searched here: of a shard its own, else all.
+    pub fn own_facts(&self) -> Vec<TokenizedFact> {
+        self.share().map_or_else(|| self.facts.clone(), |share| share_of(&self.facts, share))
+    }
+
+    /// The share of the facts whose values are searched here, if it is not all.
+    pub fn share(&self) -> Option<Share> {
+        self.settings.shard
     }
 
     /// Requests that others took the place of.
@@ -159,7 +182,7 @@ impl Prepared {
         given.or_else(|| self.model().spare()).unwrap_or_else(memory::spare)
     }
 
-    /// What the edit would take, once everything it reads was looked at.
+    /// What the edit would take, once everything it reads was looked at; of a shard, its searches.
     ///
     /// # Errors
     ///
@@ -172,7 +195,11 @@ impl Prepared {
 
     pub(super) fn cost_from(&self, state: State) -> Cost {
         let moments = |l| self.moment(l);
-        self.method.cost(&self.context(&moments, None, state), &self.facts, &self.params)
+        let context = self.context(&moments, None, state);
+        match self.share() {
+            Some(_) => search_cost(&context, &self.own_facts(), &self.search()),
+            None => self.method.cost(&context, &self.facts, &self.params),
+        }
     }
 
     /// Searches the values of the editor's share of the facts and writes them to its output.
@@ -187,7 +214,7 @@ impl Prepared {
 
     fn search_values_here(&self) -> Result<u64> {
         let settings = &self.settings;
-        let (Some(share), Some(output)) = (settings.shard, &settings.output) else {
+        let (Some(_), Some(output)) = (settings.shard, &settings.output) else {
             let remedy = "give the editor a shard and an output";
             return Err(Error::refused("values of no share, or for no file", remedy));
         };
@@ -195,7 +222,7 @@ impl Prepared {
         self.state()?; // what it refuses is refused before the search
         let mut cache = self.open_cache()?;
         self.remark_known(cache.as_ref());
-        let facts = share_of(&self.facts, share);
+        let facts = self.own_facts();
         let search = self.search();
         let moments = |l| self.moment(l);
         let mut context = self.context(&moments, cache.as_mut(), State::default());
@@ -389,9 +416,13 @@ fn share_of(facts: &[TokenizedFact], share: Share) -> Vec<TokenizedFact> {
     facts.iter().enumerate().filter(mine).map(|(_, fact)| fact.clone()).collect()
 }
 
-/// What a patch says of the chat: the template's hash, and what it puts around messages.
+/// What a patch says of the chat: the template's hash, what it puts around messages, and with which
+/// settings.
 fn chat_json(chat: &Chat) -> Result<Value> {
     let Frame { head, tail } = chat.frame("message")?;
     let template = tensor_fingerprint(chat.template.as_bytes());
-    Ok(json!({"template": template, "head": head, "tail": tail}))
+    let ChatSettings { system, variables } = &chat.settings;
+    Ok(json!({
+        "template": template, "head": head, "tail": tail, "system": system, "variables": variables,
+    }))
 }

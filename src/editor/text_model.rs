@@ -9,7 +9,7 @@ use crate::base::file::read_file;
 use crate::base::{Error, Result, Rng};
 use crate::model::Model;
 use crate::model::generate::Sampling;
-use crate::text::{Chat, DecodeStream, Tokenizer};
+use crate::text::{Chat, ChatSettings, DecodeStream, Tokenizer};
 
 /// A model and its tokenizer. Clones share the weights.
 #[derive(Clone)]
@@ -28,8 +28,8 @@ pub struct Generation {
     pub sampling: Sampling,
     /// Of the choice.
     pub seed: u64,
-    /// Whether the prompt is a user's message in the model's chat template.
-    pub chat: bool,
+    /// Of the model's chat template, where the prompt is a user's message in it.
+    pub chat: Option<ChatSettings>,
 }
 
 /// What a model said.
@@ -48,7 +48,7 @@ pub struct Generated {
 impl Generation {
     /// The likeliest tokens, at most so many.
     pub fn greedy(max_tokens: usize) -> Generation {
-        Generation { max_tokens, sampling: Sampling::GREEDY, seed: 0, chat: false }
+        Generation { max_tokens, sampling: Sampling::GREEDY, seed: 0, chat: None }
     }
 }
 
@@ -80,7 +80,9 @@ impl TextModel {
         how: &Generation,
         each: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Result<Generated> {
-        let rendered = how.chat.then(|| Chat::open(&self.dir)?.render(prompt)).transpose()?;
+        let chat =
+            |settings: &ChatSettings| Chat::open_with(&self.dir, settings.clone())?.render(prompt);
+        let rendered = how.chat.as_ref().map(chat).transpose()?;
         let ids = match &rendered {
             Some(chat) => self.tokenizer.encode_bare(chat)?.ids,
             None => self.tokenizer.encode(prompt)?,

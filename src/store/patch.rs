@@ -225,8 +225,12 @@ impl Patch {
     pub fn read(path: &Path) -> Result<Patch> {
         let shard = Shard::open(path)?;
         let text = Text { path, metadata: &shard.header().metadata };
-        if text.get("format")? != FORMAT {
-            let remedy = "read it with the version of incise that wrote it";
+        let format = text.get("format")?;
+        if format != FORMAT {
+            let remedy = match format.starts_with("incise patch ") {
+                true => "read it with the version of incise that wrote it",
+                false => "name a patch, which an edit writes",
+            };
             return Err(Error::input(path, "format", format!("is not {FORMAT}"), remedy));
         }
         let about: BTreeMap<String, About> = text.json("tensors")?;

@@ -5,13 +5,15 @@
 //! transformers library's; of several, the one named `default`. It finds what the library gives it
 //! (`jinja.rs` has its limits): `messages`, `tools` and `documents` (none),
 //! `add_generation_prompt`, and the tokenizer's special tokens by name. The tags `generation`,
-//! which mark what training needs, are ignored.
+//! which mark what training needs, are ignored. A system message and variables of the template may
+//! be set.
 //!
 //! A rendered chat contains its special tokens as text, so none are added when it is tokenised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use minijinja::value::Serde;
 use minijinja::{Environment, Value as Jinja, context};
 use serde_json::Value;
 
@@ -23,7 +25,9 @@ use crate::base::{Error, Remedy, Result};
 const NAME: &str = "chat";
 const OWN: &str = "take the template from the model's source, or edit without it";
 /// A stand-in for the message, to find where the template puts it: a private-use character.
-const MARK: &str = "\u{E000}";
+pub(super) const MARK: &str = "\u{E000}";
+/// What the library gives a template.
+const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 /// Maximum size of a template; the longest in use have some twenty thousand bytes.
 const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 /// Maximum size of the JSON files.
@@ -38,12 +42,23 @@ pub struct Frame {
     pub tail: String,
 }
 
+/// What a chat has beside the user's message.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChatSettings {
+    /// The system message.
+    pub system: Option<String>,
+    /// Variables that the template reads, by name, such as `enable_thinking`.
+    pub variables: BTreeMap<String, Value>,
+}
+
 /// A model's chat template.
 pub struct Chat {
     env: Environment<'static>,
     source: Source,
     /// The special tokens by name.
     tokens: BTreeMap<String, String>,
+    /// What every chat has.
+    pub settings: ChatSettings,
     /// The template, as the checkpoint has it.
     pub template: String,
 }
@@ -61,6 +76,15 @@ impl Chat {
     /// # Errors
     /// No template, or a broken one; file and line are named.
     pub fn open(dir: impl AsRef<Path>) -> Result<Chat> {
+        Chat::open_with(dir, ChatSettings::default())
+    }
+
+    /// The same, with a system message or variables of the template.
+    ///
+    /// # Errors
+    /// As [`open`](Chat::open); a variable that the template does not read, or that is not for
+    /// users to set; a system message that the template refuses or does not output.
+    pub fn open_with(dir: impl AsRef<Path>, settings: ChatSettings) -> Result<Chat> {
         let dir = dir.as_ref();
         let config = json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let (source, template) = find(dir, &config)?;
@@ -69,7 +93,48 @@ impl Chat {
         let parsed = jinja::with_large_stack(|| env.add_template_owned(NAME, text));
         parsed.map_err(|e| source.error(&e))?;
         let tokens = added::names(&Sources::read(dir)?)?;
-        Ok(Chat { env, source, tokens, template })
+        let chat = Chat { env, source, tokens, settings, template };
+        chat.check()?;
+        Ok(chat)
+    }
+
+    /// Refuses settings that would do nothing, or something else.
+    fn check(&self) -> Result<()> {
+        let given = &self.settings.variables;
+        let read = if given.is_empty() { BTreeSet::new() } else { self.variables()? };
+        for name in given.keys() {
+            let what = match self.is_reserved(name) {
+                true => format!("the template's variable `{name}` is not for users to set"),
+                false if !read.contains(name) => {
+                    format!("reads no variable `{name}`; it reads {}", listed(&read))
+                }
+                false => continue,
+            };
+            let remedy = Remedy::from("leave it out, or check its name");
+            let remedy = remedy.option("template_var", None);
+            return Err(Error::input(&self.source.file, "chat_template", what, remedy));
+        }
+        let Some(system) = &self.settings.system else { return Ok(()) };
+        if self.render(MARK)?.contains(system.trim()) {
+            return Ok(());
+        }
+        let what = "does not output the system message unchanged";
+        let remedy = Remedy::from("leave it out, or write it into the prompts");
+        let remedy = remedy.option("system", None);
+        Err(Error::input(&self.source.file, "chat_template", what, remedy))
+    }
+
+    fn is_reserved(&self, name: &str) -> bool {
+        let own = RESERVED.contains(&name) || name.ends_with("_token");
+        own || self.tokens.contains_key(name) || self.env.globals().any(|(known, _)| known == name)
+    }
+
+    /// The variables that the template reads and users may set.
+    pub(super) fn variables(&self) -> Result<BTreeSet<String>> {
+        let template = self.env.get_template(NAME).map_err(|e| self.source.error(&e))?;
+        let read = jinja::with_large_stack(|| Ok(template.undeclared_variables(false)));
+        let read = read.map_err(|e| self.source.error(&e))?;
+        Ok(read.into_iter().filter(|name| !self.is_reserved(name)).collect())
     }
 
     /// The chat of one user message, up to where the answer begins.
@@ -77,16 +142,35 @@ impl Chat {
     /// # Errors
     /// A template that fails, or refuses the message; file and line are named.
     pub fn render(&self, message: &str) -> Result<String> {
-        let message = context! { role => "user", content => message };
-        let variables = context! {
-            messages => vec![message],
+        self.render_with(message, None, &self.settings.variables)
+    }
+
+    /// The chat of a user message, with some variables: up to where the answer begins, or with an
+    /// answer.
+    pub(super) fn render_with(
+        &self,
+        message: &str,
+        answer: Option<&str>,
+        variables: &BTreeMap<String, Value>,
+    ) -> Result<String> {
+        let said = [
+            self.settings.system.as_deref().map(|text| ("system", text)),
+            Some(("user", message)),
+            answer.map(|text| ("assistant", text)),
+        ];
+        let said = said.into_iter().flatten();
+        let messages: Vec<_> =
+            said.map(|(role, content)| context! { role => role, content => content }).collect();
+        let own = context! {
+            messages => messages,
             tools => (),
             documents => (),
-            add_generation_prompt => true,
+            add_generation_prompt => answer.is_none(),
         };
         let tokens = Jinja::from_pairs(self.tokens.clone());
+        let variables = Jinja::from(Serde(variables));
         let template = self.env.get_template(NAME).map_err(|e| self.source.error(&e))?;
-        let rendered = jinja::render(&template, context! { ..variables, ..tokens });
+        let rendered = jinja::render(&template, context! { ..own, ..tokens, ..variables });
         rendered.map_err(|e| self.source.error(&e))
     }
 
@@ -188,6 +272,11 @@ impl Source {
         };
         Error::input(&self.file, format!("{}{line}", self.field), what, without(OWN))
     }
+}
+
+fn listed(names: &BTreeSet<String>) -> String {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 fn without(text: &str) -> Remedy {

@@ -1,6 +1,7 @@
 //! Floor 1: text to tokens and back, and the last token of a fact's subject.
 
 mod added;
+mod answer;
 pub mod chat;
 mod class;
 mod jinja;
@@ -11,7 +12,7 @@ pub mod span;
 pub mod stream;
 pub mod tokenizer;
 
-pub use chat::{Chat, Frame};
+pub use chat::{Chat, ChatSettings, Frame};
 pub use span::{FilledTemplate, subject_token};
 pub use stream::DecodeStream;
 pub use tokenizer::{Encoded, Tokenizer};

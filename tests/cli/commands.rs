@@ -105,6 +105,48 @@ fn sampling_depends_on_the_seed_and_greedy_does_not() {
 }
 
 #[test]
+fn a_setting_that_would_be_dropped_is_refused() {
+    let s = Session::new("gpt2");
+    let model = s.at("model");
+    let ask = ["generate", &model, "--prompt", "The sea", "--max-tokens", "3"];
+    for cut in [["--top-k", "3"], ["--top-p", "0.5"]] {
+        let error = fails(1, &[&ask[..], &cut].concat());
+        assert!(error.contains(cut[0]) && error.contains("--temperature"), "{error}");
+        done(&[&ask[..], &cut, &["--temperature", "1"]].concat());
+    }
+    done(&[&ask[..], &["--top-k", "0", "--top-p", "1"]].concat());
+    assert!(done(&["methods", "AlphaEdit"]).starts_with("alphaedit"));
+    let unformed = fails(2, &["apply", &model, "p"]);
+    assert!(unformed.contains("--output") && unformed.contains("--in-place"), "{unformed}");
+    fails(2, &["apply", &model, "p", "-o", "d", "--in-place"]);
+    for alone in [["--system", "Be brief."], ["--template-var", "enable_thinking=false"]] {
+        fails(2, &[&ask[..], &alone].concat());
+    }
+    s.stats();
+    let out = incise(&strs(&s.edit(&["--set", "mom2_adjustment=false"])));
+    assert!(text(&out.stderr).contains("the statistics are not read"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn statistics_say_where_they_stopped() {
+    let s = Session::new("gpt2");
+    let (model, corpus, long) = (s.at("model"), s.at("corpus.txt"), s.at("long.txt"));
+    let collect = |corpus: &str, to: &str, more: &[&str]| {
+        let to = s.at(to);
+        let args = ["stats", &model, "--layers", "0", "--corpus", corpus, "-o", &to];
+        let out = incise(&[&args[..], more].concat());
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stderr).contains("stopped at ")
+    };
+    let text = fs::read_to_string(&corpus).unwrap();
+    fs::write(&long, text.repeat(20)).unwrap();
+    fs::write(&corpus, &text[..40]).unwrap();
+    assert!(collect(&long, "a", &[]), "ten tokens a neuron, and there were more");
+    assert!(!collect(&corpus, "b", &[]), "the text ended before");
+    assert!(!collect(&long, "c", &["--max-tokens", "100"]), "as it was asked");
+}
+
+#[test]
 fn wrong_usage_exits_with_2_and_failures_with_1() {
     let s = Session::new("gpt2");
     let model = s.at("model");
@@ -238,6 +280,28 @@ fn an_edit_that_did_not_take_is_said() {
     assert!(
         fails(1, &strs(&s.edit(&["--set", "v_num_grad_steps=0"]))).contains("v_num_grad_steps")
     );
+}
+
+#[test]
+fn a_patch_that_changes_nothing_is_said() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let one = ["--set", "mom2_update_weight=20", "--set", "v_num_grad_steps=1"];
+    let mut args = s.edit(&one);
+    let at = args.iter().position(|a| a == "--method").unwrap();
+    args[at + 1] = "memit".into();
+    let said = |args: &[&str]| {
+        let out = incise(args);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stderr).to_owned()
+    };
+    let edit = said(&strs(&args));
+    assert!(edit.contains("the patch changes nothing"), "{edit}");
+    let apply = said(&["apply", &s.at("model"), &s.at("patch.safetensors"), "-o", &s.at("copy")]);
+    assert!(apply.contains("nothing changed"), "{apply}");
+    assert_eq!(s.weights("copy"), s.weights("model"));
+    args.extend(["--set", "v_num_grad_steps=8"].map(String::from));
+    assert!(!said(&strs(&args)).contains("changes nothing"));
 }
 
 #[test]
@@ -384,6 +448,37 @@ fn chats_are_for_talk_and_for_edits() {
     let chat = &patch.metadata.notes["chat"];
     assert_eq!((&chat["head"], &chat["tail"]), (&"Asked: ".into(), &"\nSaid: ".into()));
     assert_eq!(chat["template"].as_str().unwrap().len(), 32);
+    assert!(chat["system"].is_null() && chat["variables"] == serde_json::json!({}), "{chat}");
+
+    let template = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think>\n\
+        </think>{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>\
+        {% if quick %}<think>\n</think>{% endif %}{% if enable_thinking is false %}<think>\n\
+        </think>{% endif %}{% endif %}";
+    fs::write(s.at("model/chat_template.jinja"), template).unwrap();
+    let warned = |more: &[&str]| {
+        let out = incise(&strs(&s.edit(&[&["--chat"], more].concat())));
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stderr).to_owned()
+    };
+    let late = warned(&[]);
+    assert!(late.contains("answers do not begin where"), "{late}");
+    assert!(late.contains("--template-var enable_thinking=false"), "{late}");
+    let more = ["--template-var", "enable_thinking=False", "--system", "Be brief."];
+    assert!(!warned(&more).contains("answers do not begin"));
+    let patch = Patch::read(Path::new(&s.at("patch.safetensors"))).unwrap();
+    let chat = &patch.metadata.notes["chat"];
+    assert_eq!(chat["head"], "<system>Be brief.<user>");
+    assert_eq!(chat["tail"], "<assistant><think>\n</think>");
+    assert_eq!(
+        (&chat["system"], &chat["variables"]["enable_thinking"]),
+        (&"Be brief.".into(), &false.into())
+    );
+    let told = json(&[&ask[..], &["--json"], &more].concat());
+    assert_eq!(told["chat"], "<system>Be brief.<user>The sea<assistant><think>\n</think>");
+    let error = fails(1, &[&ask[..], &["--template-var", "enable_thnking=false"]].concat());
+    assert!(error.contains("reads no variable `enable_thnking`"), "{error}");
+    let error = fails(1, &[&ask[..], &["--template-var", "quick"]].concat());
+    assert!(error.contains("no `=`"), "{error}");
     fs::write(s.at("model/chat_template.jinja"), "{{ messages[0].content }}\n{% if %}").unwrap();
     let error = fails(1, &strs(&s.edit(&["--chat"])));
     assert!(error.contains("chat_template.jinja: line 2: syntax error"), "{error}");

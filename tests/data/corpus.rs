@@ -1,6 +1,9 @@
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use incise::data::Corpus;
 
 use crate::support::shared::shared;
@@ -39,6 +42,63 @@ fn json_lines_hold_their_document_in_text() {
     assert_eq!(documents(&paths), ["one\ntwo", "three"]);
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// Read as prose, each of these would give statistics of braces or of nothing, without a word.
+#[test]
+fn a_file_is_what_its_content_says() {
+    let lines = "\n{\"text\": \"one\"}\n{\"text\": \"two\", \"id\": 2}\n".as_bytes();
+    let array = "\u{feff}[\n  {\"text\": \"one\"},\n  \"two\"\n]\n".as_bytes();
+    let flat = br#"[{"text": "one"}, {"text": "two"}]"#;
+    let (first, second) = (gzip(b"one\n"), gzip(b"two\n"));
+    for (name, bytes) in [
+        ("a.txt", lines.to_vec()),
+        ("a", lines.to_vec()),
+        ("a.json", lines.to_vec()),
+        ("a.json", array.to_vec()),
+        ("a.txt", flat.to_vec()),
+        ("a.JSON.gz", gzip(array)),
+        ("a.jsonl.gz", gzip(lines)),
+        ("a.jsonl", gzip(lines)),
+        ("a.txt.gz", gzip(b"one\r\n\ntwo")),
+        ("a.txt", [first, second].concat()),
+    ] {
+        let (_dir, paths) = files(&[(name, &bytes)]);
+        assert_eq!(documents(&paths), ["one", "two"], "{name}");
+    }
+    for prose in ["[1] a note\n[{ not JSON", "{ braces } in prose\n", "[\n{\n", "\"text\"\n"] {
+        let (_dir, paths) = files(&[("a.txt", prose.as_bytes())]);
+        assert_eq!(documents(&paths), prose.lines().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_is_no_text_is_refused_by_name() {
+    let cut = &gzip(&b"some text, and more of it\n".repeat(50))[..40];
+    for (name, bytes, words) in [
+        ("a.txt", &b"\x28\xb5\x2f\xfd...."[..], "a.txt: corpus: is compressed with zstd"),
+        ("a.jsonl.xz", b"\xfd7zXZ\0....", "is compressed with xz"),
+        ("a.parquet", b"PAR1....", "is a Parquet table"),
+        ("a.zip", b"PK\x03\x04....", "is a zip archive"),
+        ("a.txt", &gzip(b"name\0\0\0\0ustar"), "has zero bytes"),
+        ("a.txt", b"t\0e\0x\0t\0", "has zero bytes"),
+        ("a.txt.gz", cut, "cannot be read to its end"),
+        ("a.json", b"{\n\"text\": \"one\"\n}\n", "is neither a JSON array nor JSON Lines"),
+        ("a.json", b"prose\n", "is not JSON"),
+        ("a.json", b"[{\"text\": 1}]", "item 1: has no string \"text\""),
+        ("a.txt", b"{\"body\": \"one\"}\n", "line 1: has no string \"text\""),
+    ] {
+        let (_dir, paths) = files(&[(name, bytes)]);
+        let opened = Corpus::open(&paths);
+        let error = opened.and_then(|c| c.documents().collect::<Result<Vec<_>, _>>()).unwrap_err();
+        assert!(error.to_string().contains(words), "{name}: {error}");
+    }
+}
+
 #[test]
 fn errors_name_file_and_line_and_end_the_reading() {
     for (name, text, words) in [
@@ -58,7 +118,7 @@ fn errors_name_file_and_line_and_end_the_reading() {
         assert!(error.contains(words), "{error}");
     };
     says(&[], "no file");
-    says(&["/no/such/file".into()], "/no/such/file: cannot open");
+    says(&["/no/such/file".into()], "/no/such/file: cannot read");
     says(&[std::env::temp_dir()], "is a folder");
 }
 

@@ -287,10 +287,38 @@ fn a_dry_run_says_what_it_would_take() {
     for (method, layers) in [("memit", "layers=[0,1]"), ("r-rome", "layers=[1]")] {
         let said = done(&strs(&with(&s, method, &["--set", layers, "--dry-run"])));
         assert!(said.contains("dry run: 1 fact"), "{said}");
-        assert_eq!(said.contains("system: ") && said.contains("solve_bytes: "), method == "memit");
+        assert_eq!(
+            said.contains("solves    F×F a layer") || said.contains("solves    n×n a layer"),
+            method == "memit"
+        );
+        assert!(said.contains("values are searched at 1") && said.contains("FLOP"), "{said}");
+        let raw =
+            said.lines().filter(|l| !l.starts_with("hyperparameters")).any(|l| l.contains('_'));
+        assert!(!raw, "no names of fields: {said}");
         assert!(!Path::new(&s.at("patch.safetensors")).exists());
         assert!(!Path::new(&s.at("patch.safetensors.kept")).exists());
     }
+}
+
+#[test]
+fn a_dry_run_of_a_shard_counts_its_own_facts() {
+    let s = Session::new("gpt2");
+    s.stats();
+    four(&s);
+    let more = ["--on-conflict", "last", "--dry-run"];
+    let whole = json(&strs(&with(&s, "memit", &[&more[..], &["--json"]].concat())));
+    let shard = |at: &str| {
+        json(&strs(&with(&s, "memit", &[&more[..], &["--json", "--shard", at]].concat())))
+    };
+    let [a, b] = [shard("0/2"), shard("1/2")];
+    let sum = |key: &str| a[key].as_u64().unwrap() + b[key].as_u64().unwrap();
+    assert_eq!((whole["facts"].as_u64(), a["facts"].as_u64()), (Some(3), Some(2)));
+    assert_eq!(sum("facts"), whole["facts"].as_u64().unwrap());
+    assert_eq!(sum("tokens"), whole["tokens"].as_u64().unwrap());
+    assert!(a["flop"].as_f64() < whole["flop"].as_f64());
+    assert!(a["system"].is_null() && a["solve_bytes"] == 0, "a shard solves nothing: {a}");
+    let said = done(&strs(&with(&s, "memit", &[&more[..], &["--shard", "0/2"]].concat())));
+    assert!(said.contains("dry run: 2 facts, shard 0/2 of 3 facts"), "{said}");
 }
 
 #[test]

@@ -160,16 +160,17 @@ fn factors_are_exact_padded_and_balanced() {
 
 #[test]
 fn the_rank_is_the_smallest_that_holds_the_patch() {
-    let of = |k: usize| change(0, [260, 260], low_rank(260, 260, k, 1.0, 1));
-    for (k, want) in [(1, 8), (8, 8), (9, 16), (128, 128), (129, 256), (256, 256)] {
+    let of = |k: usize| change(0, [520, 520], low_rank(520, 520, k, 1.0, 1));
+    let above = [(256, 256), (257, 320), (320, 320), (321, 512), (512, 512)];
+    for (k, want) in [(1, 8), (8, 8), (9, 16), (128, 128), (129, 256)].into_iter().chain(above) {
         let found = adapter(vec![change(1, [9, 9], low_rank(9, 9, 1, 1.0, 2)), of(k)], None);
         assert_eq!((found.rank, found.modules[1].lost), (want, 0.0), "{k}");
     }
-    let cut = adapter(vec![of(257)], None);
-    assert!(cut.rank == 256 && cut.modules[0].lost > 0.0);
+    let cut = adapter(vec![of(513)], None);
+    assert!(cut.rank == 512 && cut.modules[0].lost > 0.0);
     assert_eq!(adapter(vec![of(3)], Some(64)).rank, 64);
     assert_eq!(adapter(vec![change(0, [9, 30], Delta::Dense(vec![1.0; 270]))], None).rank, 16);
-    for rank in [0, 1, 7, 12, 512] {
+    for rank in [0, 1, 7, 12, 513] {
         let why = refusal(Adapter::of(&patch(vec![of(3)]), Some(rank), &Quiet));
         assert!(why.contains(&format!("{RANKS:?}")), "{why}");
     }

@@ -6,13 +6,14 @@ use std::path::Path;
 use incise::base::remedy::{Setting, SettingKind};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::Method;
+use incise::edit::methods::memit::MEMIT;
 use incise::edit::methods::rome::{R_ROME, ROME};
 use incise::edit::params::{CLAMP_NORM_FACTOR, Params, V_LR, V_NUM_GRAD_STEPS, V_WEIGHT_DECAY};
 use incise::edit::presets;
 use incise::edit::state::State;
 use incise::model::{Arch, Model};
 use incise::tensor::Precision;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::golden::Golden;
 
@@ -47,10 +48,15 @@ fn yaml(text: &str) -> incise::Result<HparamSet> {
 
 /// The file with one line changed, read for the tiny model.
 fn with(line: &str) -> incise::Result<Params> {
-    let name = line.split(':').next().unwrap();
-    let kept = YAML.lines().filter(|l| l.split(':').next().unwrap() != name);
-    let text: Vec<&str> = kept.chain([line]).collect();
-    yaml(&text.join("\n"))?.resolve(&ROME, &model())
+    yaml(&changed(&[line]))?.resolve(&ROME, &model())
+}
+
+/// The file with other lines in place of those of the same names.
+fn changed(lines: &[&str]) -> String {
+    let name = |line: &str| line.split(':').next().unwrap().to_owned();
+    let others: Vec<String> = lines.iter().map(|line| name(line)).collect();
+    let kept = YAML.lines().filter(|line| !others.contains(&name(line)));
+    kept.chain(lines.iter().copied()).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether ROME reads statistics.
@@ -95,7 +101,9 @@ fn broken_values_are_named_with_their_file_and_a_remedy() {
         "layers: [99]",
         "layers: [-1]",
         "layers: [0, 1]",
-        "layers: 1",
+        "layers: 1.5",
+        "layers: all",
+        "layers: 0-1",
         "layers: [1.5]",
         "v_num_grad_steps: 0",
         "v_num_grad_steps: -20",
@@ -119,6 +127,8 @@ fn broken_values_are_named_with_their_file_and_a_remedy() {
         "enable_prompt_keys: true",
         "rewrite_module_tmp: \"transformer.h.{}.mlp.c_fc\"",
         "rewrite_module_tmp: \"model.layers.{}.mlp.down_proj\"",
+        "rewrite_module_tmps: [\"transformer.h.{}.mlp.c_proj\", \"transformer.h.{}.attn.c_proj\"]",
+        "rewrite_module_tmps: 3",
     ] {
         let error = with(line).unwrap_err();
         let name = line.split(':').next().unwrap();
@@ -163,6 +173,60 @@ fn files_that_cannot_be_read_name_the_line() {
 fn a_missing_value_is_named() {
     let error = yaml("layers: [1]").unwrap().resolve(&ROME, &model()).unwrap_err().to_string();
     assert!(error.contains("v_num_grad_steps: is given nowhere"), "{error}");
+}
+
+#[test]
+fn layers_may_be_said_as_on_the_command_line() {
+    for (line, want) in
+        [("layers: 1", 1), ("layers: \"1\"", 1), ("layers: 1-1", 1), ("layers: 0", 0)]
+    {
+        assert_eq!(with(line).unwrap().layers(), [want], "{line}");
+    }
+    let mut values = yaml(YAML).unwrap();
+    for (said, want) in [(json!("0-2"), [0, 1, 2]), (json!("0,1,2"), [0, 1, 2])] {
+        values.put("layers", said, "--set");
+        assert_eq!(values.to_json()["layers"], json!(want), "as it is recorded");
+    }
+}
+
+/// Each name that config files of the public code have: held against what it contradicts, and
+/// silent where it does not.
+#[test]
+fn what_a_file_says_of_another_method_or_model_is_told() {
+    let said = |method: &dyn Method, lines: &[&str]| {
+        yaml(&changed(lines)).unwrap().contradictions(method, &model())
+    };
+    let fine = [
+        "mlp_module_tmp: transformer.h.{}.mlp.c_proj",
+        "rewrite_module_tmps: [\"transformer.h.{}.mlp.c_proj\"]",
+        "attn_module_tmp: transformer.h.{}.attn",
+        "lm_head_module: transformer.wte",
+        "batch_size: 1",
+    ];
+    let own = [(&ROME as &dyn Method, "ROME"), (&R_ROME, "R-ROME"), (&R_ROME, "RROME")];
+    for (method, name) in own {
+        let name = format!("alg_name: {name}");
+        assert_eq!(said(method, &[&fine[..], &[&name]].concat()), Vec::<String>::new());
+    }
+    for (method, line, words) in [
+        (&ROME as &dyn Method, "alg_name: MEMIT", "are those of MEMIT, and the edit is by rome"),
+        (&MEMIT, "alg_name: \"AlphaEdit\"", "are those of AlphaEdit, and the edit is by memit"),
+        (&R_ROME, "alg_name: ROME", "are those of ROME, and the edit is by r-rome"),
+        (
+            &ROME,
+            "mlp_module_tmp: model.layers.{}.mlp",
+            "`mlp_module_tmp` is \"model.layers.{}.mlp\"",
+        ),
+        (&ROME, "attn_module_tmp: h.{}.attn", "this model's layers are transformer.h.{}"),
+        (&MEMIT, "batch_size: 10", "`batch_size` 10 is not followed"),
+    ] {
+        let name = format!("alg_name: {}", method.about().name);
+        let other = [line, &name[..]];
+        let told = said(method, if line.starts_with("alg_name") { &other[..1] } else { &other });
+        assert!(told.len() == 1 && told[0].contains(words), "{line}: {told:?}");
+    }
+    let other = with("layer_module_tmp: model.layers.{}");
+    assert!(other.is_ok(), "warned of, not refused");
 }
 
 #[test]

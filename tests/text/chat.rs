@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use incise::base::Result;
+use incise::base::remedy::Setting;
 use incise::edit::prompts::{FactToken, framed_rows};
-use incise::text::Chat;
+use incise::text::{Chat, ChatSettings};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -23,6 +24,14 @@ struct Case {
     name: String,
     message: String,
     rendered: String,
+    #[serde(default)]
+    system: Option<String>,
+    #[serde(default)]
+    variables: BTreeMap<String, Value>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("../golden/chat.json")).unwrap()
 }
 
 /// A chat from the files of a folder.
@@ -42,8 +51,8 @@ fn error(files: &[(&str, &str)]) -> String {
 
 #[test]
 fn chats_are_rendered_as_transformers_renders_them() {
-    let golden: Golden = serde_json::from_str(include_str!("../golden/chat.json")).unwrap();
-    for Case { name, message, rendered } in &golden.cases {
+    let golden = golden();
+    for Case { name, message, rendered, system, variables } in &golden.cases {
         let template = &golden.templates[name];
         let config = golden.tokens.to_string();
         let own = [("chat_template.jinja", &template[..]), ("tokenizer_config.json", &config)];
@@ -55,11 +64,14 @@ fn chats_are_rendered_as_transformers_renders_them() {
             for (name, text) in files {
                 fs::write(folder.path().join(name), text).unwrap();
             }
-            let chat = Chat::open(folder.path()).unwrap();
+            let (system, variables) = (system.clone(), variables.clone());
+            let settings = ChatSettings { system, variables };
+            let chat = Chat::open_with(folder.path(), settings).unwrap();
             assert_eq!(&chat.render(message).unwrap(), rendered, "{name}");
         }
     }
-    assert!(golden.cases.len() >= 15);
+    assert!(golden.cases.iter().filter(|case| !case.variables.is_empty()).count() >= 4);
+    assert!(golden.cases.len() >= 26);
 }
 
 const NAMES: &str = "{{ bos_token }}{% for m in messages %}\n<{{ m.role }}>{{ m.content | trim }}\
@@ -270,4 +282,66 @@ fn special_tokens_are_the_tokenizers() {
         ];
         assert_eq!(chat(&files).unwrap().render("x").unwrap(), want, "{files:?}");
     }
+}
+
+/// A chat of one template with settings.
+fn with(template: &str, system: Option<&str>, variables: Value) -> Result<Chat> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let tokens = golden().tokens.to_string();
+    fs::write(folder.path().join("tokenizer_config.json"), tokens).unwrap();
+    let variables = serde_json::from_value(variables).unwrap();
+    Chat::open_with(folder.path(), ChatSettings { system: system.map(str::to_owned), variables })
+}
+
+#[test]
+fn settings_that_would_do_nothing_are_refused() {
+    let golden = golden();
+    let refused = |name: &str, system, variables, words: &str, option: &str| {
+        let error = with(&golden.templates[name], system, variables).err().expect(words);
+        assert!(error.to_string().contains(words), "{error}");
+        let options = error.remedy().unwrap().settings;
+        assert!(options.iter().any(|setting| setting.name == option), "{options:?}");
+    };
+    let wrong = json!({"enable_thnking": false});
+    refused(
+        "thinks",
+        None,
+        wrong,
+        "no variable `enable_thnking`; it reads enable_thi",
+        "template_var",
+    );
+    refused("markers", None, json!({"x": 1}), "no variable `x`; it reads none", "template_var");
+    for name in ["messages", "add_generation_prompt", "eos_token", "raise_exception", "tools"] {
+        refused("opens", None, json!({name: 1}), "is not for users to set", "template_var");
+    }
+    refused("opens", Some("Be brief."), json!({}), "does not output the system message", "system");
+    let strict = with(&golden.templates["brackets"], Some("Be brief."), json!({}));
+    let error = strict.err().expect("a template that wants users first").to_string();
+    assert!(error.contains("Roles must alternate!"), "{error}");
+}
+
+#[test]
+fn an_answer_that_begins_later_is_told_with_what_helps() {
+    let golden = golden();
+    let late = |name: &str, variables: Value| {
+        let chat = with(&golden.templates[name], None, variables).unwrap();
+        let (why, remedy) = chat.late_answer()?;
+        let setting = |s: Setting| format!("{}={}", s.name, s.value.unwrap_or_default());
+        Some((why, remedy.settings.into_iter().map(setting).collect::<Vec<_>>().concat()))
+    };
+    let (why, helps) = late("thinks", json!({})).unwrap();
+    assert!(why.contains(r#""<think>\n\n</think>" stands between"#), "{why}");
+    assert_eq!(helps, "template_var=enable_thinking=false");
+    assert!(late("thinks", json!({"enable_thinking": true})).is_some());
+    assert_eq!(late("thinks", json!({"enable_thinking": false})), None);
+    let (why, helps) = late("opens", json!({})).unwrap();
+    assert!(why.contains(r#""<think>" stands between"#), "{why}");
+    assert_eq!(helps, "chat=false");
+    for name in ["headers", "default-system", "brackets", "markers", "names", "odds"] {
+        assert_eq!(late(name, json!({})), None, "{name}");
+    }
+    // Without the opening of an answer the model has to write that itself.
+    let bare = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+    assert!(with(bare, None, json!({})).unwrap().late_answer().is_some());
 }

@@ -8,19 +8,20 @@ pub mod rome;
 
 use super::method::{About, Method};
 use super::params::Param;
+use super::public_config;
 use crate::base::{Error, Result};
 
 /// All methods, in the order in which they are listed.
 pub static METHODS: [&dyn Method; 6] =
     [&rome::ROME, &rome::R_ROME, &memit::MEMIT, &emmet::EMMET, &pmet::PMET, &alphaedit::ALPHAEDIT];
 
-/// A method by the name users give.
+/// A method by the name users give, in capitals or not.
 ///
 /// # Errors
 ///
 /// No method of that name; those there are, are listed.
 pub fn find(name: &str) -> Result<&'static dyn Method> {
-    let found = METHODS.into_iter().find(|method| method.about().name == name);
+    let found = METHODS.into_iter().find(|method| method.about().name.eq_ignore_ascii_case(name));
     found.ok_or_else(|| {
         let names = METHODS.map(|method| method.about().name).join(", ");
         let what = format!("`{name}` is not a method of this version");
@@ -46,5 +47,8 @@ pub fn markdown() -> String {
             text += &format!("| `{name}` | {about} | {takes} | {absent} |\n");
         }
     }
-    text
+    text += "\n## What else config files say\n\n";
+    text += "Parameters have the names of ROME, MEMIT and EasyEdit config files. Other names in ";
+    text += "them:\n\n";
+    text + &public_config::markdown()
 }

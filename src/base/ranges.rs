@@ -1,8 +1,12 @@
-//! `--layers 3-8`, `1,3` or both: `0,3-5`.
+//! Layers as people name them: `3-8`, `1,3` or both, `0,3-5`.
 
 use std::collections::BTreeSet;
 
 /// Layers named by a user, ascending.
+///
+/// # Errors
+///
+/// What is neither a layer nor a range; in words.
 pub fn parse(text: &str) -> Result<Layers, String> {
     let mut layers = BTreeSet::new();
     for part in text.split(',') {

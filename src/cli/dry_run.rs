@@ -1,0 +1,60 @@
+//! `incise edit --dry-run`: what would be done, and what it would take.
+//!
+//! With `--json` an object, whose keys README lists.
+
+use serde_json::json;
+
+use super::context::Context;
+use crate::base::Result;
+use crate::base::units::{count, counted, metric};
+use crate::editor::Prepared;
+
+/// Prints what an edit would take.
+pub fn print(context: &Context, prepared: &Prepared) -> Result<()> {
+    let cost = prepared.cost()?;
+    let facts = prepared.own_facts();
+    let tokens: usize = facts.iter().flat_map(|f| &f.rows.rewriting).map(|r| r.ids.len()).sum();
+    let (layers, search_layer, room) =
+        (prepared.layers(), prepared.search_layer(), prepared.memory());
+    let system = cost.system.map(|route| route.words());
+    if context.json {
+        let [hyperparameters, _] = prepared.hyperparameters();
+        return context.terminal.json(&json!({
+            "dry_run": true, "facts": facts.len(), "tokens": tokens,
+            "superseded": prepared.superseded().len(), "skipped": prepared.skipped().len(),
+            "hyperparameters": hyperparameters,
+            "layers": layers, "search_layer": search_layer,
+            "bytes_a_fact": cost.bytes_a_fact, "fixed_bytes": cost.fixed_bytes,
+            "room_bytes": room, "at_a_time": cost.at_a_time,
+            "system": system, "solve_bytes": cost.solve_bytes, "flop": cost.flop,
+        }));
+    }
+    let line = |what: &str, text: String| context.terminal.line(format!("{what:<9} {text}"));
+    let bytes = |n: u64| format!("{}B", metric(n as f64));
+    let all = counted(prepared.facts().len() as u64, "fact");
+    let of = prepared.share().map_or(String::new(), |share| format!(", shard {share} of {all}"));
+    let n = counted(facts.len() as u64, "fact");
+    let tokens = count(tokens as u64);
+    context.terminal.line(format!("dry run: {n}{of}, {tokens} tokens in all rows"))?;
+    let shown: Vec<String> = layers.iter().map(usize::to_string).collect();
+    line("layers", format!("{}; values are searched at {search_layer}", shown.join(", ")))?;
+    line(
+        "searches",
+        format!(
+            "{} at a time: {} for each and {} for all, of {} that may be taken",
+            counted(cost.at_a_time, "fact"),
+            bytes(cost.bytes_a_fact),
+            bytes(cost.fixed_bytes),
+            bytes(room),
+        ),
+    )?;
+    match system {
+        Some(size) => {
+            let most = bytes(cost.solve_bytes);
+            line("solves", format!("{size} a layer (F neurons, n facts), up to {most}"))?;
+        }
+        None if cost.solve_bytes > 0 => line("C", bytes(cost.solve_bytes))?,
+        None => {}
+    }
+    line("work", format!("{}FLOP", metric(cost.flop)))
+}

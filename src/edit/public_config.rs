@@ -1,0 +1,104 @@
+//! What config files of the public code say beside a method's parameters. Most of it is about that
+//! code alone and is read over; what can contradict the model or the method is held against it.
+
+use serde_json::{Value, json};
+
+use super::method::{Batching, Method};
+
+/// Names that say nothing here, and why.
+pub const IGNORED: [(&str, &str); 13] = [
+    ("P_loc", "the null space is found from the statistics, which are named with the edit"),
+    ("device", "where to compute is said with the edit"),
+    ("fp16", "weights are read as they are stored, and computed with in F32"),
+    ("keep_original_weight", "the original stays, unless it is changed in place and can be undone"),
+    ("lm_head_module", "the checkpoint's family says where it is"),
+    ("ln_f_module", "the checkpoint's family says where it is"),
+    ("max_length", "nothing is cut"),
+    ("model_name", "the checkpoint is named with the edit"),
+    ("model_parallel", "where to compute is said with the edit"),
+    ("mom2_dataset", "statistics are collected before, from any text"),
+    ("mom2_dtype", "statistics are collected before; their totals are F64"),
+    ("mom2_n_samples", "statistics are collected before, of any number of tokens"),
+    ("stats_dir", "statistics are named with the edit"),
+];
+
+/// Names that are held against the model or the method, and how.
+pub const HELD: [(&str, &str); 7] = [
+    ("alg_name", "another method is warned of"),
+    ("attn_module_tmp", "a module outside the model's layers is warned of"),
+    (
+        "batch_size",
+        "above 1 it is warned of: facts are edited at once, or in batches of `sequential`",
+    ),
+    ("layer_module_tmp", "other layers than the model's are warned of"),
+    ("mlp_module_tmp", "a module outside the model's layers is warned of"),
+    ("rewrite_module_tmp", "another module than the MLP's down projection is refused"),
+    ("rewrite_module_tmps", "another module than the MLP's down projection is refused"),
+];
+
+/// The names of the edited module.
+pub const MODULES: [&str; 2] = ["rewrite_module_tmp", "rewrite_module_tmps"];
+
+/// Whether config files are known to have a name that is no parameter.
+pub fn knows(name: &str) -> bool {
+    IGNORED.iter().chain(&HELD).any(|(known, _)| *known == name)
+}
+
+/// The table of these names, as the documentation has it.
+pub fn markdown() -> String {
+    let rows = IGNORED.iter().chain(&HELD).map(|(name, how)| format!("| `{name}` | {how} |\n"));
+    format!("| name | what becomes of it |\n| --- | --- |\n{}", rows.collect::<String>())
+}
+
+/// The first module of a value, a name or a list of them, that is not the edited one.
+pub fn other_module(value: &Value, edited: &str) -> Option<Value> {
+    let all = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    all.iter().find(|module| *module != edited).cloned()
+}
+
+/// What a value says that is not so here; `edited` is the edited module, with `{}` for the layer.
+pub fn contradiction(
+    name: &str,
+    value: &Value,
+    method: &dyn Method,
+    edited: &str,
+) -> Option<String> {
+    let layer = edited.split_once("{}").map_or(edited, |(before, _)| before).to_owned() + "{}";
+    let plain = |word: &str| -> String {
+        word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let about = method.about().name;
+    let inside = |module: &str| module.strip_prefix(&layer).is_some_and(|at| at.starts_with('.'));
+    match (name, value) {
+        ("alg_name", Value::String(other)) if plain(other) != plain(about) => {
+            let what =
+                "its values were chosen for that method, and may be wrong or too few for this";
+            Some(format!(
+                "the hyperparameters are those of {other}, and the edit is by {about}: {what}"
+            ))
+        }
+        ("batch_size", value)
+            if method.batching() == Batching::Together && value.as_u64() > Some(1) =>
+        {
+            Some(format!(
+                "`batch_size` {value} is not followed: all facts are edited at once, or in batches \
+                 where the edit is sequential"
+            ))
+        }
+        ("layer_module_tmp", Value::String(found)) if *found != layer => {
+            Some(not_this_model(name, found, &layer))
+        }
+        ("mlp_module_tmp" | "attn_module_tmp", Value::String(found)) if !inside(found) => {
+            Some(not_this_model(name, found, &layer))
+        }
+        _ => None,
+    }
+}
+
+fn not_this_model(name: &str, found: &str, layer: &str) -> String {
+    format!(
+        "`{name}` is {}, and this model's layers are {layer}: the hyperparameters may be those of \
+         another model",
+        json!(found)
+    )
+}
