@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
-use crate::base::{Error, Remedy, Result, Share, catch_device_error, memory};
+use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::request::Requests;
@@ -66,9 +66,6 @@ impl Prepared {
         let method = settings.chosen()?;
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
         let progress = &*settings.progress;
-        if let Some(difference) = &opened.tokenizer.difference {
-            progress.warn(difference);
-        }
         applies(&settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
         for (name, value, source) in &settings.set {
@@ -76,14 +73,7 @@ impl Prepared {
         }
         hparams.fill(method);
         let name = method.about().name;
-        for unknown in hparams.unknown(method) {
-            progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
-        }
-        hparams.contradictions(method, &opened.model).iter().for_each(|what| progress.warn(what));
-        let summary = hparams.summary(method);
-        if !summary.is_empty() {
-            progress.remark(&format!("hyperparameters: {summary}"));
-        }
+        say_settings(progress, &opened, method, &hparams);
         let Requests { facts, mut broken } = requests::sound(file, requests, &settings)?;
         let params = hparams.resolve(method, &opened.model)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
@@ -362,6 +352,27 @@ impl Prepared {
             },
             (e, _) => e,
         }
+    }
+}
+
+/// Warns of what does not apply or fit, and says which hyperparameters were chosen.
+fn say_settings(
+    progress: &dyn Progress,
+    opened: &Opened,
+    method: &dyn Method,
+    hparams: &HparamSet,
+) {
+    let name = method.about().name;
+    for unknown in hparams.unknown(method) {
+        progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
+    }
+    let contradictions = hparams.contradictions(method, &opened.model);
+    for what in contradictions.iter().chain(&opened.tokenizer.difference) {
+        progress.warn(what);
+    }
+    let summary = hparams.summary(method);
+    if !summary.is_empty() {
+        progress.remark(&format!("hyperparameters: {summary}"));
     }
 }
 
