@@ -235,8 +235,12 @@ impl<'a> JsonRecord<'a> {
             Some((start, end)) => Ok(format!("{}{{}}{}", &prompt[..start], &prompt[end..])),
             None => {
                 let inside = prompt.contains(subject);
-                let how = if inside { "has only inside other words" } else { "does not contain" };
-                let what = format!("{prompt:?} {how} the subject {subject:?}");
+                let what = match inside {
+                    true => {
+                        format!("{prompt:?} has the subject {subject:?} only inside other words")
+                    }
+                    false => format!("{prompt:?} does not contain the subject {subject:?}"),
+                };
                 Err(self.error(field, what, "write {} in the prompt for the subject"))
             }
         }

@@ -38,6 +38,8 @@ pub struct FactReport {
     pub id: String,
     /// The subject's last token, as text, its place and the prompt's length.
     pub token: (String, usize, usize),
+    /// The target's first token as text, with the space before it if there is one.
+    pub target_token: String,
     /// Rewriting rows whose tokens merge over the seam of prompt and target.
     pub merged: usize,
     /// P of the whole target after the bare prompt: before, and in the edited model.
@@ -84,6 +86,7 @@ impl FactReport {
         Ok(FactReport {
             id: fact.request.id.clone(),
             token: fact.token.clone(),
+            target_token: fact.target_token.clone(),
             merged: fact.rows.merged,
             p_target: [before.probability(), after.probability()],
             p_min_token: after.least(),

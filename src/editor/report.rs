@@ -77,7 +77,8 @@ pub fn fact_json(o: &FactReport) -> Value {
     let steps: Vec<Value> = trace.iter().map(step).collect();
     let (token, lookup, _) = &o.token;
     let mut json = json!({
-        "id": o.id, "token": token, "lookup": lookup, "steps": trace.len(), "loss": last,
+        "id": o.id, "token": token, "lookup": lookup, "target_token": o.target_token,
+        "steps": trace.len(), "loss": last,
         "trace": steps,
         "p_target": o.p_target, "p_min_token": o.p_min_token, "taken": o.taken,
         "failed": o.failed(), "value_change": value[0], "value": value[1], "merged": o.merged,

@@ -276,7 +276,7 @@ fn an_edit_that_did_not_take_is_said() {
     s.stats();
     let out = incise(&strs(&s.edit(&["--set", "clamp_norm_factor=1e-9"])));
     assert!(out.status.success());
-    assert!(text(&out.stderr).contains("did not take"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("the edited model says"), "{}", text(&out.stderr));
     assert!(
         fails(1, &strs(&s.edit(&["--set", "v_num_grad_steps=0"]))).contains("v_num_grad_steps")
     );

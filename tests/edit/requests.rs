@@ -65,7 +65,7 @@ fn broken_records_stop_an_edit_or_are_skipped() {
     let error = fails(1, &strs(&memit(&s, &[])));
     for words in [
         "requests.jsonl: 4 broken records: line 2: prompt: ",
-        "line 3: prompt: \"Romeo is in\" has only inside other words the subject \"Rome\"; ",
+        "line 3: prompt: \"Romeo is in\" has the subject \"Rome\" only inside other words; ",
         "line 4: id: ",
         "line 5: target_new: is missing",
         "go on without what is broken (--on-broken skip)",
