@@ -151,8 +151,8 @@ fn fact_lines(request: &Fact, o: &FactReport) -> [String; 2] {
     [
         format!("{}: {fact} → {}", o.id, request.target_new.trim()),
         format!(
-            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then {:?}; {} steps, loss \
-             {:.2} → {:.2}; {what} {}",
+            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then {:?}; {} \
+             steps, loss {:.2} → {:.2}; {what} {}",
             percent(o.p_target[0]),
             percent(o.p_target[1]),
             o.target_token,

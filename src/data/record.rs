@@ -220,7 +220,7 @@ impl<'a> JsonRecord<'a> {
     ///
     /// Where the subject occurs several times, the last that is a word of its own is taken: it has
     /// read the others. (EasyEdit replaces all of them and then fails.) Only the same letters
-    /// count: of 18,000 public records, ignoring case would save one.
+    /// count: of some 26,000 public records, ignoring case would save one.
     fn open(&self, field: &str, prompt: &str, subject: &str) -> Result<String> {
         match prompt.matches("{}").count() {
             0 => {}
