@@ -310,7 +310,7 @@ impl Editor {
     /// As [`prepare`](Editor::prepare); a file that cannot be read.
     pub fn prepare_file(&self, file: impl AsRef<Path>) -> Result<Prepared> {
         let file = file.as_ref();
-        let requests = request::sort_out(file, &read_file(file, MAX_BYTES)?, Fields::Edit)?;
+        let requests = request::parse_each(file, &read_file(file, MAX_BYTES)?, Fields::Edit)?;
         let place = (file, Some(file.to_owned()));
         Prepared::new(self.opened.clone(), self.settings.clone(), place, requests)
     }
@@ -321,7 +321,7 @@ impl Editor {
     ///
     /// As [`prepare`](Editor::prepare).
     pub fn prepare_text(&self, name: &str, text: &[u8]) -> Result<Prepared> {
-        let requests = request::sort_out(name, text, Fields::Edit)?;
+        let requests = request::parse_each(name, text, Fields::Edit)?;
         let place = (Path::new(name), None);
         Prepared::new(self.opened.clone(), self.settings.clone(), place, requests)
     }

@@ -65,13 +65,15 @@ pub mod text;
 
 pub use base::remedy::Remedy;
 pub use base::{Error, Progress, Result, Share};
+pub use data::broken::{Broken, OnBroken};
 pub use data::conflicts::OnConflict;
 pub use data::{Contexts, Fact};
-pub use edit::fact_report::FactReport;
+pub use edit::fact_report::{FactPlan, FactReport};
 pub use edit::solve::layers::LayerChange;
 pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
 pub use store::Patch;
 pub use tensor::Device;
+pub use text::ChatSettings;
 
 /// README's example, compiled and run by `cargo test`.
 #[cfg(doctest)]

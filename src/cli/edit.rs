@@ -26,16 +26,16 @@ pub struct EditCommand {
     model: PathBuf,
     /// Requests: JSON Lines or a JSON array, native, CounterFact, zsRE, EasyEdit, QAEdit,
     /// WikiBigEdit or MQuAKE; `-` reads standard input
-    #[arg(required_unless_present = "subject", conflicts_with = "subject")]
+    #[arg(required_unless_present = "prompt", conflicts_with = "prompt")]
     requests: Option<PathBuf>,
-    /// Instead of a file: the subject of one fact
-    #[arg(long, requires = "prompt", requires = "to")]
-    subject: Option<String>,
-    /// The fact's prompt, with {} where the subject goes
-    #[arg(long, requires = "subject")]
+    /// Instead of a file: the prompt of one fact, with {} where its subject goes
+    #[arg(long, requires = "to")]
     prompt: Option<String>,
+    /// The fact's subject [default: the whole prompt]
+    #[arg(long, requires = "prompt")]
+    subject: Option<String>,
     /// What the prompt should go on with
-    #[arg(long, requires = "subject")]
+    #[arg(long, requires = "prompt")]
     to: Option<String>,
     /// How to edit; `incise methods` describes them
     #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
@@ -127,16 +127,15 @@ impl EditCommand {
     /// Plans the change and writes it.
     pub fn run(&self, context: &Context) -> Result<()> {
         let editor = self.editor(context)?;
-        let prepared = match (&self.requests, &self.subject, &self.prompt, &self.to) {
+        let subject = self.subject.as_deref().unwrap_or_default();
+        let prepared = match (&self.requests, &self.prompt, &self.to) {
             (Some(file), ..) if file == Path::new("-") => {
                 editor.prepare_text("standard input", &standard_input()?)?
             }
             (Some(file), ..) => editor.prepare_file(file)?,
-            (None, Some(subject), Some(prompt), Some(to)) => {
-                editor.prepare(&[Fact::new(prompt, subject, to)])?
-            }
+            (None, Some(prompt), Some(to)) => editor.prepare(&[Fact::new(prompt, subject, to)])?,
             _ => {
-                let remedy = "name a file, or --subject, --prompt and --to";
+                let remedy = "name a file, or --prompt, --subject and --to";
                 return Err(Error::refused("no request", remedy));
             }
         };

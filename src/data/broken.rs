@@ -66,8 +66,12 @@ pub fn error(file: &Path, broken: &[Broken], rule: OnBroken) -> Error {
     if broken.len() == 1 {
         return Error::input(file, &first.field, &first.what, remedy);
     }
+    let field = format!("{} broken records", broken.len());
+    if broken.iter().all(|other| other.what == first.what) {
+        let what = format!("{} first, all of them: {}", first.field, first.what);
+        return Error::input(file, field, what, remedy);
+    }
     let some: Vec<String> = broken.iter().take(NAMED).map(Broken::reason).collect();
     let more = if broken.len() > NAMED { "; …" } else { "" };
-    let field = format!("{} broken records", broken.len());
     Error::input(file, field, format!("{}{more}", some.join("; ")), remedy)
 }

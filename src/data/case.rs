@@ -10,7 +10,8 @@ pub struct Fact {
     pub id: String,
     /// Has exactly one `{}`, for the subject; `{}` alone where the whole prompt is the subject.
     pub prompt: String,
-    /// What the fact is about, without white space around it.
+    /// What the fact is about, without white space around it; empty where it is the whole prompt.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub subject: String,
     /// What the model should continue the prompt with.
     pub target_new: String,
@@ -36,7 +37,8 @@ pub struct Fact {
 
 impl Fact {
     /// A fact by its prompt, with `{}` for the subject, its subject, and what the model should
-    /// continue the prompt with; its id will be its number.
+    /// continue the prompt with; its id will be its number. With an empty subject the whole prompt
+    /// is the subject.
     pub fn new(
         prompt: impl Into<String>,
         subject: impl Into<String>,

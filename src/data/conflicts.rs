@@ -32,7 +32,8 @@ pub struct Superseded {
 const NAMED: usize = 5;
 
 /// The requests that count, in the order of the file, and those that do not. Two are about the
-/// same if their prompts with the subjects filled in are, whatever white space is around them.
+/// same if their prompts with the subjects filled in are, whatever white space is around them. Their
+/// targets differ also where only one is to follow without a space.
 ///
 /// # Errors
 ///
@@ -43,7 +44,7 @@ pub fn resolve(
     rule: OnConflict,
 ) -> Result<(Vec<Fact>, Vec<Superseded>)> {
     let filled = |r: &Fact| r.filled().trim().to_owned();
-    let target = |r: &Fact| r.target_new.trim().to_owned();
+    let target = |r: &Fact| (r.target_new.trim().to_owned(), r.space == Some(false));
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, request) in requests.iter().enumerate() {
         groups.entry(filled(request)).or_default().push(i);

@@ -39,7 +39,7 @@ pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
     let paraphrases =
         || Result::Ok([record.texts("rephrase_prompt")?, record.texts("rephrase")?].concat());
     Ok(Fact {
-        id: id(record)?,
+        id: record.id()?,
         prompt,
         subject,
         target_new: record.new_target(target(record))?,
@@ -49,17 +49,6 @@ pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
         locality: record.measure(locality(record))?,
         ..Fact::default()
     })
-}
-
-/// A record's id, of whichever form: QAEdit counts the records of each of its sources.
-pub(super) fn id(record: &JsonRecord) -> Result<String> {
-    let id = record.id()?;
-    match record.get("source") {
-        Some(Value::String(source)) if record.get("id").is_some() && target(record) == "target" => {
-            Ok(format!("{source}-{id}"))
-        }
-        _ => Ok(id),
-    }
 }
 
 /// The field of the new target: QAEdit says `target`.

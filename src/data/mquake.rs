@@ -5,21 +5,23 @@
 //! the case's last edit, after which their new answer holds.
 
 use super::case::{Fact, Probe};
-use super::record::JsonRecord;
+use super::record::{JsonRecord, Read};
 use crate::base::Result;
 
-/// The requests of a MQuAKE record.
-pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Fact>> {
+/// The requests of a MQuAKE record; one that is broken spoils none of the others.
+pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Read>> {
     let case = record.id()?;
-    let mut requests = vec![];
-    for (i, edit) in record.objects("requested_rewrite")?.iter().enumerate() {
-        requests.push(Fact {
-            id: format!("{case}-{i}"),
-            paraphrases: edit.measure(edit.texts("question"))?,
-            ..edit.rewrite()?
+    let request = |(i, (name, value)): (usize, (String, _))| {
+        let id = format!("{case}-{i}");
+        let fact = record.inner(&name, value).and_then(|edit| {
+            let paraphrases = edit.measure(edit.texts("question"))?;
+            Ok(Fact { id: id.clone(), paraphrases, ..edit.rewrite()? })
         });
-    }
-    let Some(last) = requests.last_mut() else {
+        (Some(id), fact)
+    };
+    let edits = record.list("requested_rewrite")?.into_iter().enumerate();
+    let mut requests: Vec<Read> = edits.map(request).collect();
+    let Some((_, last)) = requests.last_mut() else {
         return Err(record.error("requested_rewrite", "is empty", "give at least one edit"));
     };
     let questions = || {
@@ -27,6 +29,9 @@ pub(super) fn requests(record: &JsonRecord) -> Result<Vec<Fact>> {
         let questions = record.texts("questions")?.into_iter();
         Result::Ok(questions.map(|question| Probe::new(question, answer.clone())).collect())
     };
-    last.portability = record.measure(questions())?;
+    let questions = record.measure(questions())?;
+    if let Ok(last) = last {
+        last.portability = questions;
+    }
     Ok(requests)
 }

@@ -21,6 +21,9 @@ pub enum Fields {
     All,
 }
 
+/// A request of a record, or why there is none, and the id that the record gives it.
+pub(super) type Read = (Option<String>, Result<Fact>);
+
 /// An object, and where it is.
 pub(super) struct JsonRecord<'a> {
     file: &'a Path,
@@ -200,15 +203,26 @@ impl<'a> JsonRecord<'a> {
         self.fields.iter()
     }
 
-    /// The record's own id, a string or a number, or its index.
+    /// The record's own id, or its index.
     pub fn id(&self) -> Result<String> {
+        Ok(self.own_id()?.unwrap_or(self.index.to_string()))
+    }
+
+    /// The record's own id, a string or a number. QAEdit counts the records of each of its sources,
+    /// which goes before the number there.
+    pub fn own_id(&self) -> Result<Option<String>> {
         let Some(field) = IDS.into_iter().find(|field| self.get(field).is_some()) else {
-            return Ok(self.index.to_string());
+            return Ok(None);
         };
-        match self.get(field) {
-            Some(Value::Number(number)) => Ok(number.to_string()),
-            _ => self.text(field),
-        }
+        let id = match self.get(field) {
+            Some(Value::Number(number)) => number.to_string(),
+            _ => self.text(field)?,
+        };
+        let is_qaedit = self.get("target").is_some() && self.get("target_new").is_none();
+        Ok(Some(match self.get("source") {
+            Some(Value::String(source)) if is_qaedit => format!("{source}-{id}"),
+            _ => id,
+        }))
     }
 
     /// The error for a value of the wrong kind.

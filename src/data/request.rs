@@ -24,7 +24,7 @@ use serde_json::{Deserializer, Value};
 use super::broken::{self, Broken, OnBroken};
 use super::case::{Fact, Probe};
 pub use super::record::Fields;
-use super::record::JsonRecord;
+use super::record::{JsonRecord, Read};
 use super::{counterfact, easyedit, mquake, qna, wikibigedit, zsre};
 use crate::base::file::read_file;
 use crate::base::json::{UniqueKeys, nan_as_null};
@@ -57,7 +57,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Fact>> {
 /// # Errors
 /// As [`read`].
 pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Fact>> {
-    let Requests { facts, broken } = sort_out(&name, bytes, Fields::All)?;
+    let Requests { facts, broken } = parse_each(&name, bytes, Fields::All)?;
     match broken.is_empty() {
         true => Ok(facts),
         false => Err(broken::error(name.as_ref(), &broken, OnBroken::Error)),
@@ -70,33 +70,36 @@ pub fn parse(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Vec<Fact>> {
 /// # Errors
 /// A file with no record; a JSON array that is not JSON. (JSON Lines go on at the next line that
 /// begins a record.)
-pub fn sort_out(name: impl AsRef<Path>, bytes: &[u8], fields: Fields) -> Result<Requests> {
+pub fn parse_each(name: impl AsRef<Path>, bytes: &[u8], fields: Fields) -> Result<Requests> {
     let file = name.as_ref();
     let mut requests = Requests::default();
     let mut positions: HashMap<String, String> = HashMap::new();
     for (index, (position, value)) in values(file, bytes)?.into_iter().enumerate() {
-        let (id, read) = match value {
+        let read = match value {
             Ok(value) => facts_of(file, (&position, index), &value, fields),
-            Err(e) => (index.to_string(), Err(e)),
+            Err(e) => vec![(None, Err(e))],
         };
-        let read = read.and_then(|facts| {
-            match facts.iter().find_map(|f| positions.get_key_value(&f.id)) {
-                None => Ok(facts),
-                Some((id, first)) => {
-                    let what = format!("{id:?} is also the id of {first}");
+        for (id, fact) in read {
+            let fact = fact.and_then(|fact| match positions.get(&fact.id) {
+                None => Ok(fact),
+                Some(first) => {
+                    let what = format!("{:?} is also the id of {first}", fact.id);
                     let field = format!("{position}: id");
                     Err(Error::input(file, field, what, "give every record an id of its own"))
                 }
-            }
-        });
-        match read {
-            Ok(facts) => {
-                positions.extend(facts.iter().map(|fact| (fact.id.clone(), position.clone())));
-                requests.facts.extend(facts);
-            }
-            Err(e) => {
-                requests.broken.push(Broken::new(id.clone(), &e));
-                positions.entry(id).or_insert(position);
+            });
+            match fact {
+                Ok(fact) => {
+                    positions.insert(fact.id.clone(), position.clone());
+                    requests.facts.push(fact);
+                }
+                Err(e) => {
+                    let shown = id.clone().unwrap_or(index.to_string());
+                    requests.broken.push(Broken::new(shown, &e));
+                    if let Some(id) = id {
+                        positions.entry(id).or_insert(position.clone());
+                    }
+                }
             }
         }
     }
@@ -111,10 +114,10 @@ pub fn sort_out(name: impl AsRef<Path>, bytes: &[u8], fields: Fields) -> Result<
 /// errors.
 ///
 /// # Errors
-/// As [`sort_out`].
+/// As [`parse_each`].
 pub fn checked(name: impl AsRef<Path>, requests: &[Fact]) -> Result<Requests> {
     let bytes = serde_json::to_vec(requests).expect("strings and lists are always JSON");
-    sort_out(name, &bytes, Fields::Edit)
+    parse_each(name, &bytes, Fields::Edit)
 }
 
 /// The blake3 hash, in hexadecimal, of the requests as our own JSON records.
@@ -123,18 +126,14 @@ pub fn digest(requests: &[Fact]) -> String {
     blake3::hash(&json).to_hex().to_string()
 }
 
-/// The id of a record and the requests in it.
-fn facts_of(
-    file: &Path,
-    place: (&str, usize),
-    value: &Value,
-    fields: Fields,
-) -> (String, Result<Vec<Fact>>) {
-    let (_, index) = place;
-    match JsonRecord::new(file, place, value, fields) {
-        Ok(record) => (easyedit::id(&record).unwrap_or(index.to_string()), convert(&record)),
-        Err(e) => (index.to_string(), Err(e)),
-    }
+/// The requests in a record.
+fn facts_of(file: &Path, place: (&str, usize), value: &Value, fields: Fields) -> Vec<Read> {
+    let record = match JsonRecord::new(file, place, value, fields) {
+        Ok(record) => record,
+        Err(e) => return vec![(None, Err(e))],
+    };
+    let id = record.own_id().ok().flatten();
+    convert(&record).unwrap_or_else(|e| vec![(id, Err(e))])
 }
 
 /// The JSON values of a file, or what is wrong with them, each with its position in it.
@@ -176,9 +175,16 @@ fn not_json(file: &Path, e: &serde_json::Error, first_line: usize) -> Error {
     Error::input(file, format!("line {line}"), what, remedy)
 }
 
-/// Where the next line begins a record, after the first.
+/// Where the next record begins, after the first line: at a line that is an object, or begins with
+/// one in its first column.
 fn next_record(bytes: &[u8]) -> usize {
-    bytes.windows(2).position(|pair| pair == b"\n{").unwrap_or(bytes.len())
+    let starts = bytes.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(i, _)| i + 1);
+    let is_object = |line| serde_json::from_slice(line).is_ok_and(|UniqueKeys(v)| v.is_object());
+    let begins = |&at: &usize| {
+        let line = bytes[at..].split(|&b| b == b'\n').next().unwrap_or_default();
+        line.starts_with(b"{") || is_object(line)
+    };
+    starts.into_iter().find(begins).unwrap_or(bytes.len())
 }
 
 fn lines_in(bytes: &[u8]) -> usize {
@@ -186,9 +192,10 @@ fn lines_in(bytes: &[u8]) -> usize {
 }
 
 /// One record in whichever form; MQuAKE's hold several requests.
-fn convert(record: &JsonRecord) -> Result<Vec<Fact>> {
-    let one = |request: Result<Fact>| request.map(|request| vec![request]);
+fn convert(record: &JsonRecord) -> Result<Vec<Read>> {
     let has = |field| record.get(field).is_some();
+    let space = record.space()?;
+    let one = |fact: Result<Fact>| Ok(vec![(record.own_id()?, Ok(fact?))]);
     let mut facts = match record.get("requested_rewrite") {
         Some(Value::Array(_)) => mquake::requests(record)?,
         Some(_) => one(counterfact::request(record))?,
@@ -203,8 +210,7 @@ fn convert(record: &JsonRecord) -> Result<Vec<Fact>> {
             return Err(record.error("prompt", what, remedy));
         }
     };
-    let space = record.space()?;
-    facts.iter_mut().for_each(|fact| fact.space = space);
+    facts.iter_mut().filter_map(|(_, fact)| fact.as_mut().ok()).for_each(|f| f.space = space);
     Ok(facts)
 }
 

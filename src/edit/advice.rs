@@ -3,12 +3,13 @@
 
 use super::fact_report::FactPlan;
 use super::method::{Batching, Method};
+use super::methods::pmet::NLL_LOSS_FACTOR;
 use super::params::{CLAMP_NORM_FACTOR, KEY_AVERAGE, Params};
 use crate::base::units::percent;
 use crate::data::Contexts;
 use crate::data::contexts::Average;
 
-/// A probability from which on a text is said to be likely: nothing else can be likelier.
+/// A probability from which on tokens are said to be likely.
 const LIKELY: f64 = 0.5;
 /// The share of a change from which on rounding is said to spoil it.
 const SPOILT: f64 = 0.1;
@@ -55,7 +56,9 @@ impl Edited<'_> {
     }
 
     fn because(&self, plan: &FactPlan, out: &Outcome) -> String {
-        let found = plan.trace.last().map_or(0.0, |last| (-last.nll).exp());
+        // PMET weighs this term of its loss.
+        let weight = self.params.number_if_given(&NLL_LOSS_FACTOR).unwrap_or(1.0);
+        let found = plan.trace.last().map_or(0.0, |last| (-last.nll / weight).exp());
         if found < LIKELY {
             return self.not_found(plan, found);
         }
@@ -90,8 +93,7 @@ impl Edited<'_> {
     fn only_in_contexts(&self, plan: &FactPlan, p: f64) -> String {
         let far = plan.key_cosine.map_or(String::new(), |cosine| {
             format!(
-                ", whose key is far from the average that the change is made for (cosine \
-                 {cosine:.2})"
+                ", whose key has a cosine of {cosine:.2} to the average that the change is made for"
             )
         });
         let weight = |average| self.contexts.weights(average)[0];

@@ -5,7 +5,7 @@ use crate::base::{Error, Remedy, Result};
 use crate::data::broken::Broken;
 use crate::data::{Contexts, Fact};
 use crate::model::Model;
-use crate::text::{Chat, Tokenizer};
+use crate::text::{Chat, Tokenizer, seam};
 
 /// A request and its token rows.
 #[derive(Clone, Debug)]
@@ -40,6 +40,9 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// Facts, and requests that cannot be made into any.
+pub type Tokenized = (Vec<TokenizedFact>, Vec<Broken>);
+
 /// The facts of requests, and the requests that cannot be made into any: a subject or target that
 /// vanishes in tokenisation, a text the model cannot run, one that its chat template refuses.
 pub fn tokenize(
@@ -47,7 +50,7 @@ pub fn tokenize(
     reading: Reading,
     requests: &[Fact],
     contexts: &Contexts,
-) -> (Vec<TokenizedFact>, Vec<Broken>) {
+) -> Tokenized {
     let contexts = contexts.flat();
     let tokenizer = reading.tokenizer;
     let (mut facts, mut broken) = (Vec::new(), Vec::new());
@@ -86,10 +89,11 @@ fn rows_of(model: &Model, reading: Reading, request: &Fact, contexts: &[&str]) -
     let frame = chat.map(|chat| chat.frame(&filled)).transpose()?;
     let target = match &frame {
         None => tokenizer.encode_target(&filled, target_new, request.space.or(space))?,
-        Some(frame) if request.space == Some(true) => {
-            tokenizer.encode_after(&frame.tail, &format!(" {target_new}"))?
+        Some(frame) => {
+            let space = request.space.unwrap_or(false);
+            let target = seam::joined(&frame.tail, target_new, Some(space));
+            tokenizer.encode_after(&frame.tail, &target)?
         }
-        Some(frame) => tokenizer.encode_after(&frame.tail, target_new)?,
     };
     let at = if request.has_subject() { at } else { FactToken::Last };
     let asked = (&prompt[..], &subject[..], at);

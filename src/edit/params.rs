@@ -176,7 +176,12 @@ impl Params {
 
     /// A number; 0 where it is not given.
     pub fn number_or_zero(&self, param: &Param) -> f64 {
-        self.values.get(param.name).map_or(0.0, |x| number(x).expect("was checked"))
+        self.number_if_given(param).unwrap_or_default()
+    }
+
+    /// A number, if it is given.
+    pub fn number_if_given(&self, param: &Param) -> Option<f64> {
+        self.values.get(param.name).map(|x| number(x).expect("was checked"))
     }
 
     /// A whole number; panics as [`number`](Params::number).

@@ -1,5 +1,6 @@
 //! An edit that is ready to be planned: facts tokenised, parameters checked, costs known.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,7 +75,6 @@ impl Prepared {
         hparams.fill(method);
         let name = method.about().name;
         say_settings(progress, &opened, method, &hparams);
-        let Requests { facts, mut broken } = requests::sound(file, requests, &settings)?;
         let params = hparams.resolve(method, &opened.model)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
@@ -84,17 +84,22 @@ impl Prepared {
             let what = "with these hyperparameters";
             progress.warn(&format!("the statistics are not read: {name} needs none {what}"));
         }
-        let contexts = match &settings.contexts {
-            Some((_, contexts)) => contexts.clone(),
-            None => contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?,
-        };
         let reading = reading(&opened, &settings, &params);
         if let Some((why, remedy)) = reading.chat.and_then(Chat::late_answer) {
             progress.advise(&why, &remedy);
         }
-        let (facts, more) = tokenize(&opened.model, reading, &facts, &contexts);
-        broken.extend(more);
-        let settled = requests::settle(file, (facts, broken), &settings)?;
+        let settle = |contexts: &Contexts| {
+            let tokenize = |facts: &[Fact]| tokenize(&opened.model, reading, facts, contexts);
+            requests::settle(file, &requests, &settings, &tokenize)
+        };
+        let contexts = match &settings.contexts {
+            Some((_, contexts)) => contexts.clone(),
+            None => {
+                settle(&Contexts::bare())?; // what is broken is said before contexts are drawn
+                contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?
+            }
+        };
+        let settled = settle(&contexts)?;
         requests::warn(progress, &settled);
         let Settled { facts, superseded, skipped } = settled;
         let mut notes = json!({
@@ -127,8 +132,11 @@ impl Prepared {
     }
 
     /// Those whose values are searched here: of a shard its own, else all.
-    pub fn own_facts(&self) -> Vec<TokenizedFact> {
-        self.share().map_or_else(|| self.facts.clone(), |share| share_of(&self.facts, share))
+    pub fn own_facts(&self) -> Cow<'_, [TokenizedFact]> {
+        match self.share() {
+            Some(share) => share_of(&self.facts, share).into(),
+            None => (&self.facts[..]).into(),
+        }
     }
 
     /// The share of the facts whose values are searched here, if it is not all.

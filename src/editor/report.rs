@@ -24,7 +24,8 @@ pub fn is_report(path: &Path) -> bool {
     let text = read_file(path, 1 << 32).unwrap_or_default();
     let first = text.split(|&b| b == b'\n').next().unwrap_or_default();
     let line: Value = serde_json::from_slice(first).unwrap_or_default();
-    line.get("p_target").or(line.get("superseded_by")).is_some()
+    // Older versions wrote `probability`.
+    ["p_target", "probability", "superseded_by"].iter().any(|field| line.get(field).is_some())
 }
 
 /// Writes a report, whole or not at all.

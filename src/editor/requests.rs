@@ -8,9 +8,9 @@ use crate::base::units::counted;
 use crate::base::{Error, Progress, Result};
 use crate::data::Fact;
 use crate::data::broken::{self, Broken, OnBroken};
-use crate::data::conflicts::{OnConflict, Superseded, resolve};
+use crate::data::conflicts::{Superseded, resolve};
 use crate::data::request::Requests;
-use crate::edit::facts::TokenizedFact;
+use crate::edit::facts::{Tokenized, TokenizedFact};
 
 /// The requests that are edited, and what became of the others.
 pub(super) struct Settled {
@@ -19,25 +19,17 @@ pub(super) struct Settled {
     pub skipped: Vec<Broken>,
 }
 
-/// The requests that can be tokenised: those that are not withdrawn, where no other is broken, or
-/// broken ones are skipped.
-pub(super) fn sound(file: &Path, requests: Requests, settings: &Settings) -> Result<Requests> {
-    let left = without(requests, &settings.without)?;
-    check(file, left.facts.is_empty(), &left.broken, settings.on_broken)?;
-    if settings.on_conflict == OnConflict::Error {
-        // Said now, before contexts are drawn.
-        resolve(file, left.facts.clone(), settings.on_conflict)?;
-    }
-    Ok(left)
-}
-
-/// Settles what becomes of requests that were tokenised, with those that could not be. What is
-/// broken takes no other request's place.
+/// Settles what becomes of requests: those that are withdrawn or cannot be tokenised are left out,
+/// and what is left is held against each other, so that what is broken takes no other's place.
 pub(super) fn settle(
     file: &Path,
-    (facts, skipped): (Vec<TokenizedFact>, Vec<Broken>),
+    requests: &Requests,
     settings: &Settings,
+    tokenize: &dyn Fn(&[Fact]) -> Tokenized,
 ) -> Result<Settled> {
+    let Requests { facts, broken: mut skipped } = without(requests.clone(), &settings.without)?;
+    let (facts, more) = tokenize(&facts);
+    skipped.extend(more);
     check(file, facts.is_empty(), &skipped, settings.on_broken)?;
     let requests = facts.iter().map(|fact| fact.request.clone()).collect();
     let (kept, superseded) = resolve(file, requests, settings.on_conflict)?;

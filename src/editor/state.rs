@@ -118,7 +118,10 @@ pub(super) fn learn(state: &mut State, changed: bool, edit: &Learner) -> Result<
 /// A name for what a request asks, whatever its id and the white space around its texts.
 fn digest(request: &Fact) -> String {
     let Fact { prompt, subject, target_new, .. } = request;
-    let asked = [prompt.trim(), subject, target_new.trim()].join("\0");
+    let mut asked = [prompt.trim(), subject, target_new.trim()].join("\0");
+    if request.space == Some(false) {
+        asked += "\0without a space";
+    }
     tensor_fingerprint(asked.as_bytes())
 }
 

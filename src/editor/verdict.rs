@@ -8,6 +8,7 @@ use crate::edit::advice::{Edited, Outcome};
 use crate::edit::apply;
 use crate::edit::fact_report::{FactPlan, FactReport, score};
 use crate::edit::facts::TokenizedFact;
+use crate::edit::method::Batching;
 use crate::edit::prompts::FactRows;
 use crate::edit::solve::layers::LayerChange;
 use crate::model::Model;
@@ -36,12 +37,7 @@ impl Prepared {
         let (dir, by) = (&self.opened.dir, &self.model().compute);
         let patches = std::slice::from_ref(patch);
         let made = apply::to_memory(dir, patches, by, &*self.settings.progress);
-        let made = made.map_err(|e| match e {
-            Error::Interrupted { .. } => {
-                Error::Interrupted { kept: "nothing was written".to_owned() }
-            }
-            e => e,
-        })?;
+        let made = made.map_err(|e| self.say_what_is_kept(e))?;
         let mut written = WrittenModel { model: self.model().clone(), lost: 0.0 };
         for tensor in made {
             let of = |l: &&LayerChange| self.model().editable(l.layer).tensor == tensor.name;
@@ -51,6 +47,22 @@ impl Prepared {
             written.lost = written.lost.max(tensor.changed.lost);
         }
         Ok(written)
+    }
+
+    /// An error of the written model, with what is kept of the work.
+    fn say_what_is_kept(&self, e: Error) -> Error {
+        let together = self.method.batching() == Batching::Together;
+        match (e, self.settings.cache_dir().filter(|_| together)) {
+            (Error::Interrupted { .. }, None) => {
+                Error::Interrupted { kept: "nothing was written".to_owned() }
+            }
+            (e @ Error::Interrupted { .. }, Some(_)) => self.say_where_it_is(e, true),
+            (Error::Numeric { what, remedy }, Some(dir)) => {
+                let what = format!("{what}, and values that were found are in {}", dir.display());
+                Error::Numeric { what, remedy }
+            }
+            (e, _) => e,
+        }
     }
 
     /// A report of each fact: what was planned for it, how the model took it before, and how the

@@ -45,7 +45,10 @@ impl Score {
 
     /// p of its least likely token.
     pub fn least(&self) -> f64 {
-        self.log_p.iter().copied().fold(0.0, f64::min).exp()
+        match self.log_p.iter().any(|p| p.is_nan()) {
+            true => f64::NAN,
+            false => self.log_p.iter().copied().fold(0.0, f64::min).exp(),
+        }
     }
 }
 

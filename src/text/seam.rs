@@ -11,10 +11,11 @@
 //! the prompt has an odd number of them (`f"`). A straight apostrophe elsewhere does not. Of curved
 //! marks the ones that are still to be closed decide, since „a“ closes with what “a” opens with.
 
-/// The target with what stands before it. `space` decides where it is given, and else the texts.
+/// The target with what stands before it. Where it begins with no white space of its own, `space`
+/// decides if it is given, and else the prompt.
 pub fn joined(prompt: &str, target: &str, space: Option<bool>) -> String {
-    let by_text = || !target.starts_with(char::is_whitespace) && !ends_open(prompt);
-    let seam = if space.unwrap_or_else(by_text) { " " } else { "" };
+    let is_apart = target.starts_with(char::is_whitespace);
+    let seam = if !is_apart && space.unwrap_or_else(|| !ends_open(prompt)) { " " } else { "" };
     [seam, target].concat()
 }
 
@@ -116,6 +117,7 @@ mod tests {
             assert_eq!(seam("Rome"), if space { " " } else { "" }, "{prompt:?}");
             for taken in [" Rome", "\nRome", "\u{a0}Rome", "\u{3000}Rome", "  Rome", "\tRome"] {
                 assert_eq!(seam(taken), "", "{prompt:?} {taken:?}");
+                assert_eq!(joined(prompt, taken, Some(true)), taken);
             }
             assert_eq!(joined(prompt, "Rome", Some(true)), " Rome");
             assert_eq!(joined(prompt, "Rome", Some(false)), "Rome");

@@ -1,12 +1,12 @@
 //! Records that cannot be used: named all at once, or left out.
 
-use incise::data::request::{Fields, Requests, parse, sort_out};
+use incise::data::request::{Fields, Requests, parse, parse_each};
 use serde_json::{Value, json};
 
 const GOOD: &str = r#"{"prompt": "{} is in", "subject": "Bern", "target_new": "Asia"}"#;
 
 fn sorted(text: &str, fields: Fields) -> Requests {
-    sort_out("x.jsonl", text.as_bytes(), fields).unwrap()
+    parse_each("x.jsonl", text.as_bytes(), fields).unwrap()
 }
 
 fn ids(all: &Requests) -> [Vec<&str>; 2] {
@@ -17,7 +17,7 @@ fn ids(all: &Requests) -> [Vec<&str>; 2] {
 #[test]
 fn the_error_lists_the_first_ten_and_counts_them_all() {
     let line =
-        |i: usize| json!({"id": i, "prompt": "Rome is", "subject": "Bern", "target_new": "x"});
+        |i: usize| json!({"id": i, "prompt": i.to_string(), "subject": "Bern", "target_new": "x"});
     let lines = |n: usize| {
         let broken = (0..n).map(|i| format!("{}\n", line(i)));
         format!("{GOOD}\n").replace("{\"p", "{\"id\": \"good\", \"p") + &broken.collect::<String>()
@@ -38,6 +38,33 @@ fn the_error_lists_the_first_ten_and_counts_them_all() {
         let skip: Vec<_> = settings.iter().map(|s| (&s.name[..], s.value.as_deref())).collect();
         assert_eq!(skip, [("on_broken", Some("skip"))]);
     }
+}
+
+#[test]
+fn what_all_have_alike_is_said_once() {
+    let line = json!({"prompt": "Rome is", "subject": "Bern", "target_new": "x"});
+    let error = parse("x.jsonl", [line.to_string(), line.to_string()].join("\n").as_bytes());
+    let text = error.unwrap_err().line();
+    assert!(text.starts_with("x.jsonl: 2 broken records: line 1: prompt first, all of them: "));
+    assert_eq!(text.matches("does not contain").count(), 1, "{text}");
+}
+
+/// What cannot be read has no id that another record could not have.
+#[test]
+fn a_broken_line_takes_no_other_record_with_it() {
+    let own = GOOD.replace("{\"p", "{\"id\": 0, \"p");
+    let all = sorted(&format!("garbage\n{own}"), Fields::Edit);
+    assert_eq!(ids(&all), [vec!["0"], vec!["0"]]);
+    let all = sorted(&format!("[7, {own}]"), Fields::Edit);
+    assert_eq!(ids(&all), [vec!["0"], vec!["0"]]);
+    let indented = format!("garbage\n  {GOOD}\n\t{GOOD}\n{GOOD}");
+    assert_eq!(ids(&sorted(&indented, Fields::Edit)), [vec!["1", "2", "3"], vec!["0"]]);
+    let edit = json!({"prompt": "{} is in", "subject": "Bern", "target_new": {"str": "Asia"}});
+    let broken = json!({"prompt": "is in", "subject": "Bern", "target_new": {"str": "Asia"}});
+    let case = json!({"case_id": 12, "requested_rewrite": [edit, broken, edit]}).to_string();
+    let all = sorted(&case, Fields::Edit);
+    assert_eq!(ids(&all), [vec!["12-0", "12-2"], vec!["12-1"]]);
+    assert!(all.broken[0].field.contains("requested_rewrite[1].prompt"), "{all:?}");
 }
 
 #[test]
@@ -72,7 +99,7 @@ fn what_can_be_used_is_read_all_the_same() {
 #[test]
 fn a_line_that_is_not_json_is_one_broken_record() {
     let array = format!("[{GOOD}, {{\"prompt\": }}]");
-    let error = sort_out("x", array.as_bytes(), Fields::Edit).unwrap_err();
+    let error = parse_each("x", array.as_bytes(), Fields::Edit).unwrap_err();
     assert!(error.to_string().contains("is not JSON"), "{error}");
     let pretty = format!("{:#}", serde_json::from_str::<Value>(GOOD).unwrap());
     let text = [

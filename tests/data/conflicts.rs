@@ -94,3 +94,14 @@ fn without_a_rule_different_targets_are_an_error_that_names_them() {
     let (left, out) = resolve(Path::new("r"), repeats, OnConflict::Error).unwrap();
     assert_eq!((ids(&left).as_str(), out.len()), ("abfh", 3));
 }
+
+/// Words are others where no space stands before them.
+#[test]
+fn a_target_without_a_space_is_another_one() {
+    let fact =
+        |id: &str, space| Fact { id: id.into(), space, ..Fact::new("{} is in", "Bern", "Asia") };
+    let resolved =
+        |space| resolve(Path::new("r"), vec![fact("a", None), fact("b", space)], OnConflict::Error);
+    assert_eq!(resolved(Some(true)).unwrap().1.len(), 1, "a repetition");
+    assert_eq!(resolved(Some(false)).unwrap_err().code(), "conflict");
+}

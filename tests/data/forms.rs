@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use incise::data::request::{Fields, parse, sort_out};
+use incise::data::request::{Fields, parse, parse_each};
 use incise::data::{Fact, Probe};
 use serde_json::{Value, json};
 
@@ -315,7 +315,7 @@ fn the_records_of_the_real_files_convert_and_the_others_are_named() {
     const NAME: &str = "the_records_of_the_real_files_convert_and_the_others_are_named";
     for &(name, want, broken) in FILES {
         let Some(path) = shared(NAME, name) else { continue };
-        let all = sort_out(&path, &fs::read(&path).unwrap(), Fields::All).unwrap();
+        let all = parse_each(&path, &fs::read(&path).unwrap(), Fields::All).unwrap();
         let sum = |part: fn(&Fact) -> usize| all.facts.iter().map(part).sum::<usize>();
         let got = [
             all.facts.len(),

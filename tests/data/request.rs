@@ -1,4 +1,4 @@
-use incise::data::request::{Fields, digest, parse, read, sort_out};
+use incise::data::request::{Fields, digest, parse, parse_each, read};
 use incise::data::{Fact, Probe};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -176,7 +176,7 @@ fn numbers_that_are_none_count_as_null() {
     assert_says(&error(&needed), &["line 1: target_new: is missing"]);
     // A string that is left open ends with its line.
     let open = format!("{{\"prompt\": \"x\n{}", SHORT.replace("東京", "NaN"));
-    let all = sort_out("x", open.as_bytes(), Fields::All).unwrap();
+    let all = parse_each("x", open.as_bytes(), Fields::All).unwrap();
     assert_eq!((all.facts.len(), &all.facts[0].target_new[..]), (1, "NaN"));
 }
 

@@ -71,7 +71,7 @@ fn advice_is_of_what_went_wrong() {
     let key = || Case { in_contexts: Some(0.99), ..found() };
     let memit = || Case { method: "memit", cosine: None, ..found() };
     let cases: Vec<(Case, &[&str], &[&str])> = vec![
-        (key(), &["cosine 0.40", "key_average grouped"], &["facts", "mom2", "layers"]),
+        (key(), &["cosine of 0.40", "key_average grouped"], &["facts", "mom2", "layers"]),
         (
             Case { set: ("key_average", json!("grouped")), ..key() },
             &["another layer"],

@@ -64,10 +64,11 @@ fn broken_records_stop_an_edit_or_are_skipped() {
     let s = with(&mixed());
     let error = fails(1, &strs(&memit(&s, &[])));
     for words in [
-        "requests.jsonl: 4 broken records: line 2: prompt: ",
+        "requests.jsonl: 5 broken records: line 2: prompt: ",
         "line 3: prompt: \"Romeo is in\" has the subject \"Rome\" only inside other words; ",
         "line 4: id: ",
         "line 5: target_new: is missing",
+        "record `long`: ",
         "go on without what is broken (--on-broken skip)",
     ] {
         assert!(error.contains(words), "{error:?} does not say {words:?}");
@@ -127,6 +128,32 @@ fn nothing_left_is_an_error() {
     let s = with(&mixed()[5..]);
     let error = fails(1, &strs(&memit(&s, &["--on-broken", "skip"])));
     assert!(error.contains("record `long`") && !error.contains("go on"), "{error}");
+}
+
+/// Not even by asking for something else.
+#[test]
+fn a_broken_record_contradicts_no_other() {
+    let mut long = fact("long", "{} is in", "Big Ben");
+    long["target_new"] = "a very long target ".repeat(6).into();
+    let s = with(&[fact("first", "{} is in", "Big Ben"), long]);
+    let (told, _) = said(&memit(&s, &["--on-broken", "skip", "--dry-run", "--json"]));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["facts"], &told["skipped"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn one_fact_may_be_said_without_a_subject() {
+    let s = with(&[]);
+    let mut args = memit(&s, &["--json", "--prompt", "The sea is in", "--to", "Paris"]);
+    args.retain(|a| !a.ends_with("requests.jsonl"));
+    let (told, warned) = said(&args);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["facts"].as_array().unwrap().len(), 1);
+    assert!(warned.contains("no subject is named"), "{warned}");
+    args.extend(["--prompt".to_owned(), "{} is in".to_owned()]);
+    let twice = args.iter().position(|a| a == "--prompt").unwrap();
+    args.drain(twice..twice + 2);
+    assert!(fails(1, &strs(&args)).contains("subject: is missing"), "{args:?}");
 }
 
 /// A record that vanishes takes nobody's place.

@@ -42,7 +42,8 @@ static ABOUT: About = About {
     presets: "pmet",
 };
 
-const NLL_LOSS_FACTOR: Param = Param {
+/// f, the weight of the negative log-likelihood.
+pub const NLL_LOSS_FACTOR: Param = Param {
     name: "nll_loss_factor",
     kind: ParamKind::Number(Range::Positive),
     absent: Absent::Default("1"),
