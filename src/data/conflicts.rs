@@ -32,8 +32,8 @@ pub struct Superseded {
 const NAMED: usize = 5;
 
 /// The requests that count, in the order of the file, and those that do not. Two are about the
-/// same if their prompts with the subjects filled in are, whatever white space is around them. Their
-/// targets differ also where only one is to follow without a space.
+/// same if their prompts with the subjects filled in are, whatever white space is around them.
+/// Their targets differ also where only one is to follow without a space.
 ///
 /// # Errors
 ///
