@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::escape;
 use super::flags::flags;
 use super::stages::{StageTime, Stages};
-use crate::base::{Error, Progress, Remedy, Result, Stage};
+use crate::base::{Error, Progress, Remedy, Result, Stage, escape};
 
 /// Cancels at the n-th time that the work asks: for tests, which cannot time a signal.
 const CANCEL_AT: &str = "INCISE_CANCEL_AT";
