@@ -1,6 +1,6 @@
 //! The terminal: results, progress that erases itself, and warnings.
 //!
-//! What is printed may be the text of others, and is escaped here (`escape.rs`). Nothing that
+//! What is printed may be the text of others, and is escaped here (`base/escape.rs`). Nothing that
 //! cannot be printed ends the work: standard error and what is said on the way are given up, and
 //! the result is printed last, when all is written.
 

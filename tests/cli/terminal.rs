@@ -179,10 +179,7 @@ fn a_line_of_the_report_is_a_line_for_all_readers() {
     fs::write(s.at("requests.jsonl"), request.to_string()).unwrap();
     done(&strs(&s.edit(&[])));
     let report = fs::read_to_string(s.at("patch.safetensors.report.jsonl")).unwrap();
-    assert!(
-        !report.contains(&['\u{2028}', '\u{2029}', '\u{7f}', '\u{85}', '\u{202e}']),
-        "{report}"
-    );
+    assert!(!report.contains(['\u{2028}', '\u{2029}', '\u{7f}', '\u{85}', '\u{202e}']), "{report}");
     let line: Value = serde_json::from_str(report.trim_end()).unwrap();
     assert_eq!(line["id"], id);
 }
