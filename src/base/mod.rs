@@ -2,6 +2,7 @@
 
 pub mod dtype;
 pub mod error;
+pub mod escape;
 pub mod file;
 pub mod float;
 pub mod json;

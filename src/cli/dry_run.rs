@@ -53,7 +53,9 @@ pub fn print(context: &Context, prepared: &Prepared) -> Result<()> {
             let most = bytes(cost.solve_bytes);
             line("solves", format!("{size} a layer (F neurons, n facts), up to {most}"))?;
         }
-        None if cost.solve_bytes > 0 => line("C", bytes(cost.solve_bytes))?,
+        None if cost.solve_bytes > 0 => {
+            line("solves", format!("with C, which takes {}", bytes(cost.solve_bytes)))?;
+        }
         None => {}
     }
     line("work", format!("{}FLOP", metric(cost.flop)))

@@ -55,6 +55,7 @@ impl Generate {
             return Err(Error::refused(what, "say --temperature 1 too, or neither"));
         }
         let model = Editor::open_on(&self.model, &context.device)?.model();
+        context.warn_of(model.tokenizer());
         let sampling =
             Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p };
         let chat = self.chat.then(|| self.chat_flags.settings()).transpose()?;

@@ -17,7 +17,6 @@ use crate::base::{DType, Error, Progress, Result, Stage};
 use crate::model::load;
 use crate::store::place::{check_place, check_replaced};
 use crate::store::{Shard, write};
-use crate::text::Tokenizer;
 
 /// Rows of logits held at a time: 64 × 128 k tokens are 34 MB.
 const ROWS: usize = 64;
@@ -41,7 +40,7 @@ impl Logits {
         check_place(&self.output, &[&self.model, &self.prompts])?;
         check_replaced(&self.output, is_logits(&self.output), "file of logits")?;
         let (_, model) = load::open(&self.model, &context.device)?;
-        let tokenizer = Tokenizer::open(&self.model)?;
+        let tokenizer = context.tokenizer(&self.model)?;
         let text = read_text(&self.prompts, 1 << 30)?;
         let prompts: Vec<Vec<u32>> =
             text.lines().map(|line| tokenizer.encode(line)).collect::<Result<_>>()?;

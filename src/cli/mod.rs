@@ -12,7 +12,6 @@ mod doctor;
 mod dry_run;
 mod edit;
 mod embedded;
-mod escape;
 mod export;
 mod flags;
 mod generate;
@@ -26,13 +25,12 @@ mod report;
 mod stages;
 mod stats;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::base::catch_device_error;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, catch_device_error, escape};
 use crate::tensor::Device;
 use context::Context;
 use output::Terminal;
@@ -121,7 +119,12 @@ fn usage(said: &clap::Error) -> ExitCode {
         .map(|word| escape::one_line(&word).into_owned());
     let escaped = Cli::try_parse_from(shown).err();
     // Help and version are answers, not errors; nobody may be reading either.
-    match escaped.as_ref().unwrap_or(said).print() {
+    let printed = match escaped {
+        Some(said) => said.print(),
+        // Without the bytes that are no text, all may be right.
+        None => io::stderr().write_all(escape::lines(&said.to_string()).as_bytes()),
+    };
+    match printed {
         _ if said.use_stderr() => ExitCode::from(2),
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(1),
         _ => ExitCode::SUCCESS,

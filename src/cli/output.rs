@@ -1,6 +1,6 @@
 //! The terminal: results, progress that erases itself, and warnings.
 //!
-//! What is printed may be the text of others, and is escaped here (`escape.rs`). Nothing that
+//! What is printed may be the text of others, and is escaped here (`base/escape.rs`). Nothing that
 //! cannot be printed ends the work: standard error and what is said on the way are given up, and
 //! the result is printed last, when all is written.
 
@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::escape;
 use super::flags::flags;
 use super::stages::{StageTime, Stages};
-use crate::base::{Error, Progress, Remedy, Result, Stage};
+use crate::base::{Error, Progress, Remedy, Result, Stage, escape};
 
 /// Cancels at the n-th time that the work asks: for tests, which cannot time a signal.
 const CANCEL_AT: &str = "INCISE_CANCEL_AT";

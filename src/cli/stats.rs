@@ -16,7 +16,6 @@ use crate::data::Corpus;
 use crate::model::{fingerprint, load};
 use crate::stats::file::write_all;
 use crate::stats::{Collect, Moment, Origin, collect, import, merge};
-use crate::text::Tokenizer;
 
 /// Statistics from text, or from other statistics.
 #[derive(Args)]
@@ -155,7 +154,7 @@ impl Gather {
             return Err(Error::refused(what, "leave it out"));
         }
         let max_tokens = self.max_tokens.unwrap_or(10 * a.inner as u64);
-        let tokenizer = Tokenizer::open(&self.model)?;
+        let tokenizer = context.tokenizer(&self.model)?;
         let corpus = Corpus::open(&self.corpus)?;
         let origin =
             Origin { model: fingerprint(&checkpoint)?, corpus: corpus.hash()?, context_length };

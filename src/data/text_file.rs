@@ -3,7 +3,8 @@
 //! ```text
 //! text         a document a line
 //! JSON Lines   its first line is an object: the document is the `text` of each line's object
-//! JSON         an array of objects with `text`, or of strings
+//! JSON         an array of objects with `text`, or of strings; an object over several lines is
+//!              refused
 //! gzip         any of these, compressed
 //! ```
 //!
@@ -11,18 +12,21 @@
 //! `.json` JSON. Other archives and tables are refused by name, for as text they would be read
 //! without a word.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use serde_json::Value;
 
-use crate::base::file::open_file;
+use crate::base::file::{check_pointer, open_file};
 use crate::base::{Error, Result};
 
 /// The largest JSON array that is read: it is parsed whole.
 const MAX_ARRAY: u64 = 1 << 30;
 const GZIP: &[u8] = b"\x1f\x8b";
+/// The mark of UTF-8 with which some programs begin a text.
+const BYTE_ORDER: &[u8] = b"\xEF\xBB\xBF";
 /// Bytes that files begin with which are no text, and what they are.
 const OTHERS: [(&[u8], &str); 7] = [
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd"),
@@ -44,10 +48,9 @@ pub(super) struct TextFile<'c> {
 }
 
 enum Form {
-    /// The rest of the file, and of its first lines what was read to know the form.
+    /// What was not read yet.
     Lines {
-        first: Option<Vec<u8>>,
-        rest: Box<dyn BufRead + Send>,
+        lines: Box<dyn BufRead + Send>,
         json: bool,
     },
     Array(std::vec::IntoIter<Value>),
@@ -61,23 +64,25 @@ impl<'c> TextFile<'c> {
     /// A file that cannot be read, or is of a kind that is not read; broken JSON.
     pub fn open(path: &'c Path) -> Result<TextFile<'c>> {
         let mut rest = decompressed(path)?;
-        let (mut first, mut number) = (Vec::new(), 0);
-        while first.trim_ascii().is_empty() {
-            first.clear();
-            if read_line(path, &mut rest, &mut first)? == 0 {
-                break;
-            }
-            number += 1;
-            if number == 1 && first.starts_with(b"\xEF\xBB\xBF") {
-                first.drain(..3);
-            }
+        let mut head = Vec::new();
+        if rest.fill_buf().map_err(|e| unread(path, &e))?.starts_with(BYTE_ORDER) {
+            rest.consume(BYTE_ORDER.len());
         }
-        let form = match Kind::of(path, &first) {
-            Kind::Array => Form::Array(array(path, first, rest)?.into_iter()),
-            kind => Form::Lines { first: Some(first), rest, json: kind == Kind::Lines },
+        let first = next_line(path, &mut rest, &mut head)?;
+        // What follows a bracket that stands alone says whether it is prose.
+        let second = match &head[first.clone()] {
+            b"[" | b"{" => next_line(path, &mut rest, &mut head)?,
+            _ => 0..0,
         };
-        let read = if matches!(form, Form::Array(_)) { 0 } else { number.max(1) - 1 };
-        Ok(TextFile { path, form, number: read })
+        let json = match Kind::of(path, &head[first], &head[second]) {
+            Kind::Array => {
+                let form = Form::Array(array(path, head, rest)?.into_iter());
+                return Ok(TextFile { path, form, number: 0 });
+            }
+            kind => kind == Kind::Lines,
+        };
+        let lines = Box::new(Cursor::new(head).chain(rest));
+        Ok(TextFile { path, form: Form::Lines { lines, json }, number: 0 })
     }
 
     /// The next document that is not blank.
@@ -97,9 +102,9 @@ impl<'c> TextFile<'c> {
                 self.number += 1;
                 return self.text_of(item).map(Some);
             }
-            Form::Lines { first, rest, json } => {
-                let mut line = first.take().unwrap_or_default();
-                if line.is_empty() && read_line(self.path, rest, &mut line)? == 0 {
+            Form::Lines { lines, json } => {
+                let mut line = Vec::new();
+                if read_line(self.path, lines, &mut line)? == 0 {
                     return Ok(None);
                 }
                 (line, *json)
@@ -146,9 +151,9 @@ enum Kind {
 }
 
 impl Kind {
-    /// What a file is, by its first line and its name.
-    fn of(path: &Path, first: &[u8]) -> Kind {
-        let first = first.trim_ascii();
+    /// What a file is, by its first line and its name; the second is given where the first is a
+    /// bracket alone.
+    fn of(path: &Path, first: &[u8], second: &[u8]) -> Kind {
         let name = path.to_string_lossy().to_lowercase();
         let name = name.strip_suffix(".gz").unwrap_or(&name);
         let object = || serde_json::from_slice(first).is_ok_and(|v: Value| v.is_object());
@@ -156,6 +161,13 @@ impl Kind {
         match items {
             _ if name.ends_with(".jsonl") || name.ends_with(".ndjson") || object() => Kind::Lines,
             Some([b'{', ..]) => Kind::Array,
+            _ if matches!(
+                (first, second.first()),
+                (b"[", Some(b'{' | b'[' | b'"')) | (b"{", Some(b'"'))
+            ) =>
+            {
+                Kind::Array
+            }
             _ if name.ends_with(".json") && !first.is_empty() => Kind::Array,
             _ => Kind::Text,
         }
@@ -167,6 +179,7 @@ fn decompressed(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     let mut file = BufReader::new(open_file(path)?);
     let failed = |e| Error::io(path, "read", e);
     let start = file.fill_buf().map_err(failed)?;
+    check_pointer(path, start)?;
     let mut file: Box<dyn BufRead + Send> = match start.starts_with(GZIP) {
         true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
         false => Box::new(file),
@@ -177,6 +190,20 @@ fn decompressed(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     match other.map(|(_, what)| what).or(zeros.then_some("has zero bytes, which no text has")) {
         Some(what) => Err(Error::input(path, "corpus", what, AS_TEXT)),
         None => Ok(file),
+    }
+}
+
+/// Reads up to the end of the next line that is not blank; returns where in `text` it is, trimmed,
+/// or nothing at the end of the file.
+fn next_line(path: &Path, from: &mut dyn BufRead, text: &mut Vec<u8>) -> Result<Range<usize>> {
+    loop {
+        let start = text.len();
+        let read = read_line(path, from, text)?;
+        let line = &text[start..];
+        let (blank, whole) = (line.len() - line.trim_ascii_start().len(), line.trim_ascii().len());
+        if read == 0 || whole > 0 {
+            return Ok(start + blank..start + blank + whole);
+        }
     }
 }
 

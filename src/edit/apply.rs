@@ -271,12 +271,13 @@ fn changed_in_place(
 }
 
 /// Undoes changes of a model's own files, newest first: the newest, or all but the first `keep`.
+/// Files may hold different bytes of one tensor: earlier versions changed one of two copies.
 ///
 /// # Errors
 ///
 /// Nothing to undo; files that something else has written since; what [`in_place`] refuses.
 pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<LogEntry>> {
-    Checkpoint::open(model)?;
+    Checkpoint::check(model)?;
     journal::undo(&Os, model, keep)
 }
 
@@ -286,7 +287,7 @@ pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<LogEntry>> {
 ///
 /// No model; one being changed right now; a damaged journal.
 pub fn log(model: &Path) -> Result<Vec<LogEntry>> {
-    Checkpoint::open(model)?;
+    Checkpoint::check(model)?;
     journal::log(model)
 }
 

@@ -20,6 +20,7 @@ use crate::base::json::UniqueKeys;
 use crate::base::ranges;
 use crate::base::{Error, Remedy, Result};
 use crate::model::Model;
+use crate::model::families::FAMILIES;
 
 const REMEDY: &str = "give names and values such as {\"layers\": [5], \"v_lr\": 0.5}";
 
@@ -145,8 +146,9 @@ impl HparamSet {
     /// What the values say of the model and the method that is not so.
     pub fn contradictions(&self, method: &dyn Method, model: &Model) -> Vec<String> {
         let edited = edited_module(model, 0);
+        let family = FAMILIES.iter().find(|family| family.name == model.arch.family);
         let said = |(name, (value, _)): (&String, &(Value, String))| {
-            public_config::contradiction(name, value, method, &edited)
+            public_config::contradiction(name, value, method, (family, &edited))
         };
         self.map.iter().filter_map(said).collect()
     }

@@ -4,15 +4,15 @@
 use serde_json::{Value, json};
 
 use super::method::{Batching, Method};
+use super::params::number;
+use crate::model::family::{Family, Names};
 
 /// Names that say nothing here, and why.
-pub const IGNORED: [(&str, &str); 13] = [
+pub const IGNORED: [(&str, &str); 11] = [
     ("P_loc", "the null space is found from the statistics, which are named with the edit"),
     ("device", "where to compute is said with the edit"),
     ("fp16", "weights are read as they are stored, and computed with in F32"),
     ("keep_original_weight", "the original stays, unless it is changed in place and can be undone"),
-    ("lm_head_module", "the checkpoint's family says where it is"),
-    ("ln_f_module", "the checkpoint's family says where it is"),
     ("max_length", "nothing is cut"),
     ("model_name", "the checkpoint is named with the edit"),
     ("model_parallel", "where to compute is said with the edit"),
@@ -23,7 +23,7 @@ pub const IGNORED: [(&str, &str); 13] = [
 ];
 
 /// Names that are held against the model or the method, and how.
-pub const HELD: [(&str, &str); 7] = [
+pub const HELD: [(&str, &str); 9] = [
     ("alg_name", "another method is warned of"),
     ("attn_module_tmp", "a module outside the model's layers is warned of"),
     (
@@ -31,6 +31,8 @@ pub const HELD: [(&str, &str); 7] = [
         "above 1 it is warned of: facts are edited at once, or in batches of `sequential`",
     ),
     ("layer_module_tmp", "other layers than the model's are warned of"),
+    ("lm_head_module", "another model's head is warned of"),
+    ("ln_f_module", "another model's last norm is warned of"),
     ("mlp_module_tmp", "a module outside the model's layers is warned of"),
     ("rewrite_module_tmp", "another module than the MLP's down projection is refused"),
     ("rewrite_module_tmps", "another module than the MLP's down projection is refused"),
@@ -61,7 +63,7 @@ pub fn contradiction(
     name: &str,
     value: &Value,
     method: &dyn Method,
-    edited: &str,
+    (family, edited): (Option<&Family>, &str),
 ) -> Option<String> {
     let layer = edited.split_once("{}").map_or(edited, |(before, _)| before).to_owned() + "{}";
     let plain = |word: &str| -> String {
@@ -78,7 +80,8 @@ pub fn contradiction(
             ))
         }
         ("batch_size", value)
-            if method.batching() == Batching::Together && value.as_u64() > Some(1) =>
+            if method.batching() == Batching::Together
+                && number(value).is_some_and(|n| n > 1.0) =>
         {
             Some(format!(
                 "`batch_size` {value} is not followed: all facts are edited at once, or in batches \
@@ -86,18 +89,28 @@ pub fn contradiction(
             ))
         }
         ("layer_module_tmp", Value::String(found)) if *found != layer => {
-            Some(not_this_model(name, found, &layer))
+            Some(not_this_model(name, found, "layers are", &layer))
         }
         ("mlp_module_tmp" | "attn_module_tmp", Value::String(found)) if !inside(found) => {
-            Some(not_this_model(name, found, &layer))
+            Some(not_this_model(name, found, "layers are", &layer))
+        }
+        ("ln_f_module", Value::String(found)) => {
+            let norm = family.map(|family| [family.names.prefix, family.names.norm].concat())?;
+            (*found != norm).then(|| not_this_model(name, found, "last norm is", &norm))
+        }
+        ("lm_head_module", Value::String(found)) => {
+            let Names { head, prefix, embed, .. } = family?.names;
+            // Of models whose head is the embedding, files name either.
+            let is_own = head.contains(&&**found) || *found == [prefix, embed].concat();
+            (!is_own).then(|| not_this_model(name, found, "head is", head[0]))
         }
         _ => None,
     }
 }
 
-fn not_this_model(name: &str, found: &str, layer: &str) -> String {
+fn not_this_model(name: &str, found: &str, are: &str, ours: &str) -> String {
     format!(
-        "`{name}` is {}, and this model's layers are {layer}: the hyperparameters may be those of \
+        "`{name}` is {}, and this model's {are} {ours}: the hyperparameters may be those of \
          another model",
         json!(found)
     )

@@ -1,4 +1,5 @@
-//! Where an edit writes: nowhere over what it reads, over another output or over a stranger's file.
+//! Where an edit writes: nowhere over what it reads, over another output or over a stranger's file,
+//! and into no tensor that another file holds too.
 
 use std::path::{Path, PathBuf};
 
@@ -17,13 +18,16 @@ use crate::store::place::{check_distinct, check_place, check_replaced};
 /// # Errors
 ///
 /// A place that cannot be written, that holds what is read or a file of another kind, or that two
-/// outputs have.
+/// outputs have; a model whose editable tensors are stored twice.
 pub(super) fn check(
     opened: &Opened,
     settings: &Settings,
     requests: Option<&Path>,
     output: Option<&Path>,
 ) -> Result<()> {
+    for l in 0..opened.model.arch.layers {
+        opened.checkpoint.check_single(&opened.model.editable(l).tensor)?;
+    }
     let mut inputs = settings.inputs();
     inputs.push(&opened.dir);
     inputs.extend(requests);

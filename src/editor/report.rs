@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::base::file::read_file;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, escape};
 use crate::data::Fact;
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
@@ -37,7 +37,7 @@ pub fn write(path: &Path, lines: &[Value]) -> Result<()> {
     let failed = |e| Error::io(path, "write", e);
     let mut file = write::temporary(path)?;
     for line in lines {
-        writeln!(file, "{line}").map_err(failed)?;
+        writeln!(file, "{}", escape::json(&line.to_string())).map_err(failed)?;
     }
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())

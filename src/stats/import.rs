@@ -9,7 +9,7 @@
 //! `util/runningstats.py`, `SecondMoment` inside a `CombinedStat`.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use npyz::NpyFile;
@@ -17,7 +17,7 @@ use zip::ZipArchive;
 
 use super::file::Moment;
 use super::origin::Origin;
-use crate::base::file::open_file;
+use crate::base::file::{check_pointer, open_file};
 use crate::base::{Error, Operation, Remedy, Result};
 use crate::store::Fingerprint;
 
@@ -42,7 +42,7 @@ fn collect() -> Remedy {
 ///
 /// # Errors
 ///
-/// No npz, an array that is missing, truncated, of another size or type, no token, values that are
+/// No npz or a Git LFS pointer to one, an array that is missing, truncated, of another size or type, no token, values that are
 /// not finite or cannot be a second moment. File and array are named.
 pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     let mut npz = Npz::open(path)?;
@@ -104,7 +104,11 @@ struct Npz<'p> {
 
 impl Npz<'_> {
     fn open(path: &Path) -> Result<Npz<'_>> {
-        let archive = ZipArchive::new(open_file(path)?).map_err(|e| {
+        let (mut file, mut head) = (open_file(path)?, Vec::new());
+        let read = Read::by_ref(&mut file).take(64).read_to_end(&mut head);
+        read.and_then(|_| file.rewind()).map_err(|e| Error::io(path, "read", e))?;
+        check_pointer(path, &head)?;
+        let archive = ZipArchive::new(file).map_err(|e| {
             Error::input(path, "npz", format!("is no whole archive: {e}"), "copy it again")
         })?;
         Ok(Npz { path, archive })

@@ -1,6 +1,7 @@
 //! A model folder: `config.json` and one or many safetensors files, opened without touching a
 //! weight.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use super::disk::Os;
 use super::header::Entry;
 use super::journal;
+use super::lock::Lock;
 use super::shard::{Bytes, Shard};
 use super::write::is_name;
 use crate::base::file::read_file;
@@ -50,9 +52,26 @@ impl Checkpoint {
     /// No folder, or one of another format, with the command that converts it; a broken file,
     /// naming file and field; a change being written by another process right now.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
+        let (checkpoint, _reading) = Checkpoint::read(dir)?;
+        checkpoint.check_twice()?;
+        Ok(checkpoint)
+    }
+
+    /// Refuses a folder that [`open`](Checkpoint::open) refuses, but for files that hold different
+    /// bytes of one tensor: a change of one of them may have made them so, and can be undone.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Checkpoint::open).
+    pub fn check(dir: &Path) -> Result<()> {
+        Checkpoint::read(dir).map(drop)
+    }
+
+    /// Opens the folder, and keeps writers away while the lock is held.
+    fn read(dir: &Path) -> Result<(Checkpoint, Option<Lock>)> {
         is_folder(dir)?;
         let config = read_config(dir)?;
-        let _reading = journal::recover(&Os, dir)?; // no writer starts while we map
+        let reading = journal::recover(&Os, dir)?; // no writer starts while we map
         let mut shards = Vec::new();
         let mut tensors = BTreeMap::new();
         if dir.join(WHOLE).exists() {
@@ -65,11 +84,10 @@ impl Checkpoint {
                 tensors.extend(names.into_iter().map(|name| (name, shards.len())));
                 shards.push(shard);
             }
-            check_twice(&shards, &tensors)?;
         } else {
             return Err(other_format(dir));
         }
-        Ok(Checkpoint { dir: dir.to_path_buf(), config, shards, tensors })
+        Ok((Checkpoint { dir: dir.to_path_buf(), config, shards, tensors }, reading))
     }
 
     /// The folder.
@@ -96,6 +114,47 @@ impl Checkpoint {
     pub fn entry(&self, name: &str) -> Option<(&Arc<Shard>, &Entry)> {
         let shard = &self.shards[*self.tensors.get(name)?];
         Some((shard, shard.header().tensors.get(name)?))
+    }
+
+    /// Refuses to change a tensor that is stored in two files: readers differ in whose they take.
+    ///
+    /// # Errors
+    ///
+    /// Such a tensor; both files are named.
+    pub fn check_single(&self, name: &str) -> Result<()> {
+        let Some(&listed) = self.tensors.get(name) else { return Ok(()) };
+        let mut shards = self.shards.iter().enumerate();
+        let holds = |shard: &Shard| shard.header().tensors.contains_key(name);
+        let Some((_, other)) = shards.find(|(i, shard)| *i != listed && holds(shard)) else {
+            return Ok(());
+        };
+        let file = file_name(&self.shards[listed]);
+        let what = format!("is stored in two files, of which one, {file}, would change");
+        let remedy = "save the model again, so that each tensor is in one file";
+        Err(Error::input(other.path(), name, what, remedy))
+    }
+
+    /// Refuses a tensor of which two files hold different bytes: readers differ in whose they take.
+    /// The headers tell which tensors are stored twice; no other bytes are read.
+    fn check_twice(&self) -> Result<()> {
+        for shard in &self.shards {
+            for (name, entry) in &shard.header().tensors {
+                let Some((other, theirs)) = self.entry(name) else { continue };
+                let same = Arc::ptr_eq(shard, other)
+                    || (entry.dtype == theirs.dtype
+                        && entry.shape == theirs.shape
+                        && *shard.bytes(&entry.range) == *other.bytes(&theirs.range));
+                if !same {
+                    let file = file_name(other);
+                    let what =
+                        format!("{file}, where {INDEX} lists this tensor, has other values of it");
+                    let remedy = "undo what was changed in place, or fetch all files of the model \
+                                  again, from one release of it";
+                    return Err(Error::input(shard.path(), name, what, remedy));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An error if another program has written one of its files since it was opened.
@@ -261,28 +320,8 @@ fn elsewhere(index: &Path, tensor: &str, file: &str) -> Error {
     Error::input(index, tensor, what, "fetch or write the index again")
 }
 
-/// Refuses a tensor of which two files hold different bytes: readers differ in whose they take.
-/// The headers tell which tensors are stored twice; no other bytes are read.
-fn check_twice(shards: &[Arc<Shard>], tensors: &BTreeMap<String, usize>) -> Result<()> {
-    for (i, shard) in shards.iter().enumerate() {
-        for (name, entry) in &shard.header().tensors {
-            let Some(&listed) = tensors.get(name) else { continue };
-            let other = &shards[listed];
-            let Some(theirs) = other.header().tensors.get(name) else { continue };
-            let same = listed == i
-                || (entry.dtype == theirs.dtype
-                    && entry.shape == theirs.shape
-                    && *shard.bytes(&entry.range) == *other.bytes(&theirs.range));
-            if !same {
-                let file = other.path().file_name().unwrap_or_default().to_string_lossy();
-                let what =
-                    format!("{file}, where {INDEX} lists this tensor, has other values of it");
-                let remedy = "fetch all files of the model again, from one release of it";
-                return Err(Error::input(shard.path(), name, what, remedy));
-            }
-        }
-    }
-    Ok(())
+fn file_name(shard: &Shard) -> Cow<'_, str> {
+    shard.path().file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn open_part(dir: &Path, file: &str, names: &[String]) -> Result<Arc<Shard>> {

@@ -116,8 +116,8 @@ fn stated(
     own: &Value,
 ) -> Result<Vec<Stated>> {
     let mut stated = vec![];
-    let listed = own.as_array().into_iter().flatten();
-    let own = listed.map(|value| {
+    let own = own.as_array().into_iter().flatten();
+    let of_tokenizer = own.map(|value| {
         let id = value["id"].as_u64().and_then(|id| u32::try_from(id).ok());
         let read = id.zip(token(value, false));
         let (id, token) = read.ok_or_else(|| {
@@ -126,7 +126,7 @@ fn stated(
         Ok(Stated { id, token, file: TOKENIZER_JSON, field: "added_tokens".into() })
     });
     if let Some(tokens) = decoder {
-        stated = own.collect::<Result<_>>()?;
+        stated = of_tokenizer.collect::<Result<_>>()?;
         for (id, value) in tokens {
             let read = id.parse().ok().zip(token(value, false).filter(|_| value.is_object()));
             let (id, token) = read.ok_or_else(|| {
@@ -145,13 +145,13 @@ fn stated(
         let token = AddedToken::from(content.clone(), all.any(|t| t.content == *content));
         stated.push(Stated { id, token, file: ADDED_TOKENS, field: content.clone() });
     }
-    for token in own {
+    for token in of_tokenizer {
         stated.push(token?);
     }
     Ok(stated)
 }
 
-/// The special tokens by name, as a chat template finds them.
+/// The texts of the special tokens, as a chat template finds them under their names.
 ///
 /// # Errors
 /// As [`add`].

@@ -1,8 +1,9 @@
 //! Chats: a user's message rendered by the model's own chat template.
 //!
 //! The template is Jinja, from `additional_chat_templates/default.jinja`, `chat_template.jinja`,
-//! `tokenizer_config.json` or a processor's `chat_template.json`, in this order, which is the
-//! transformers library's; of several, the one named `default`. It finds what the library gives it
+//! `tokenizer_config.json`, or a processor's `processor_config.json` or `chat_template.json`, in
+//! this order, which is the transformers library's for a tokenizer and, of files that it does not
+//! read for one, for a processor; of several, the one named `default`. It finds what the library gives it
 //! (`jinja.rs` has its limits): `messages`, `tools` and `documents` (none),
 //! `add_generation_prompt`, and the tokenizer's special tokens by name. The tags `generation`,
 //! which mark what training needs, are ignored. A system message and variables of the template may
@@ -26,6 +27,8 @@ const NAME: &str = "chat";
 const OWN: &str = "take the template from the model's source, or edit without it";
 /// A stand-in for the message, to find where the template puts it: a private-use character.
 pub(super) const MARK: &str = "\u{E000}";
+/// The same for the system message.
+const SYSTEM_MARK: &str = "\u{E001}";
 /// What the library gives a template.
 const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 /// Maximum size of a template; the longest in use have some twenty thousand bytes.
@@ -83,7 +86,8 @@ impl Chat {
     ///
     /// # Errors
     /// As [`open`](Chat::open); a variable that the template does not read, or that is not for
-    /// users to set; a system message that the template refuses or does not output.
+    /// users to set; a system message that is blank, or that the template refuses or does not
+    /// output once.
     pub fn open_with(dir: impl AsRef<Path>, settings: ChatSettings) -> Result<Chat> {
         let dir = dir.as_ref();
         let config = json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
@@ -114,11 +118,27 @@ impl Chat {
             let remedy = remedy.option("template_var", None);
             return Err(Error::input(&self.source.file, "chat_template", what, remedy));
         }
+        self.check_system()
+    }
+
+    /// Refuses a system message that the template drops, changes or repeats.
+    fn check_system(&self) -> Result<()> {
         let Some(system) = &self.settings.system else { return Ok(()) };
-        if self.render(MARK)?.contains(system.trim()) {
+        let text = system.trim();
+        if text.is_empty() {
+            let remedy = Remedy::from("leave it out, or say something in it");
+            let remedy = remedy.option("system", None);
+            return Err(Error::refused("a system message without text", remedy));
+        }
+        // Its own words may stand in the template too, so a mark takes their place.
+        let marked = self.rendered(Some(SYSTEM_MARK), MARK, None, &self.settings.variables)?;
+        let rendered = self.render(MARK)?;
+        if let Some((head, tail)) = marked.split_once(SYSTEM_MARK)
+            && [system, text].iter().any(|said| rendered == [head, said, tail].concat())
+        {
             return Ok(());
         }
-        let what = "does not output the system message unchanged";
+        let what = "does not output the system message exactly once and unchanged";
         let remedy = Remedy::from("leave it out, or write it into the prompts");
         let remedy = remedy.option("system", None);
         Err(Error::input(&self.source.file, "chat_template", what, remedy))
@@ -153,8 +173,18 @@ impl Chat {
         answer: Option<&str>,
         variables: &BTreeMap<String, Value>,
     ) -> Result<String> {
+        self.rendered(self.settings.system.as_deref(), message, answer, variables)
+    }
+
+    fn rendered(
+        &self,
+        system: Option<&str>,
+        message: &str,
+        answer: Option<&str>,
+        variables: &BTreeMap<String, Value>,
+    ) -> Result<String> {
         let said = [
-            self.settings.system.as_deref().map(|text| ("system", text)),
+            system.map(|text| ("system", text)),
             Some(("user", message)),
             answer.map(|text| ("assistant", text)),
         ];
@@ -205,9 +235,16 @@ fn find(dir: &Path, config: &Value) -> Result<(Source, String)> {
         return Ok((Source { file: path, field: "" }, text));
     }
     let (mut path, mut value) = (dir.join("tokenizer_config.json"), &config["chat_template"]);
-    let processor = json(&dir.join("chat_template.json"))?.unwrap_or_default();
-    if value.is_null() && !processor["chat_template"].is_null() {
-        (path, value) = (dir.join("chat_template.json"), &processor["chat_template"]);
+    let processor;
+    for name in ["processor_config.json", "chat_template.json"] {
+        let other = dir.join(name);
+        if value.is_null()
+            && let Some(read) = json(&other)?.filter(|read| !read["chat_template"].is_null())
+        {
+            processor = read;
+            (path, value) = (other, &processor["chat_template"]);
+            break;
+        }
     }
     let wrong = |what: &str| Err(Error::input(&path, "chat_template", what, without(OWN)));
     let text = match value {

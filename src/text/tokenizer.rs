@@ -178,7 +178,8 @@ impl Tokenizer {
         space: Option<bool>,
     ) -> Result<Vec<u32>> {
         let text = seam::joined(prompt, target, space);
-        // White space begins a token of its own after any text, and so does what follows a line.
+        // White space begins a token of its own after a word, and so does any text after a line.
+        // After white space it may not: an edit warns where prompt and target share a token.
         let before = if text.starts_with(char::is_whitespace) {
             BEFORE
         } else if self.follows(prompt, &text)? {

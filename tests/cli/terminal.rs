@@ -5,6 +5,8 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::{Value, json};
+
 use crate::support::session::{Session, done, fails, incise, strs, text};
 
 /// Where a stream goes that cannot be written.
@@ -164,4 +166,43 @@ fn a_text_that_is_the_result_stays_as_it_is() {
     let (model, prompt) = (s.at("model"), "a\tb\u{1b}[31m\r\nc");
     let said = done(&["generate", &model, "--prompt", prompt, "--max-tokens", "0"]);
     assert_eq!(said, format!("{prompt}\n"));
+}
+
+/// What other readers take for a line's end, or a terminal obeys, is escaped in files of lines too.
+#[test]
+fn a_line_of_the_report_is_a_line_for_all_readers() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let id = "a\u{2028}b\u{2029}\u{7f}\u{85}\u{202e}";
+    let request = json!({"id": id, "prompt": "{} is in", "subject": "Big Ben",
+                         "target_new": "Paris"});
+    fs::write(s.at("requests.jsonl"), request.to_string()).unwrap();
+    done(&strs(&s.edit(&[])));
+    let report = fs::read_to_string(s.at("patch.safetensors.report.jsonl")).unwrap();
+    assert!(!report.contains(['\u{2028}', '\u{2029}', '\u{7f}', '\u{85}', '\u{202e}']), "{report}");
+    let line: Value = serde_json::from_str(report.trim_end()).unwrap();
+    assert_eq!(line["id"], id);
+}
+
+/// Where tokenizer.json parts texts in another way than the class that the folder names.
+#[test]
+fn ids_that_the_framework_does_not_give_are_told() {
+    let s = Session::new("gpt2");
+    let (model, corpus, out) = (s.at("model"), s.at("corpus.txt"), s.at("out"));
+    let path = s.at("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let stats = ["stats", &model, "--layers", "1", "--corpus", &corpus, "-o", &s.at("stats")];
+    let logits = ["logits", &model, "--prompts", &corpus, "-o", &out];
+    let generate = ["generate", &model, "--prompt", "a", "--max-tokens", "1"];
+    for differs in [false, true] {
+        if differs {
+            tokenizer["normalizer"] = json!({"type": "NFC"});
+            fs::write(&path, tokenizer.to_string()).unwrap();
+        }
+        for args in [&stats[..], &logits, &generate] {
+            let ran = incise(args);
+            let told = text(&ran.stderr).contains("warning: tokenizer.json parts texts in another");
+            assert!(ran.status.success() && told == differs, "{args:?}: {}", text(&ran.stderr));
+        }
+    }
 }

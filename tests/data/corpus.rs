@@ -60,6 +60,9 @@ fn a_file_is_what_its_content_says() {
         ("a", lines.to_vec()),
         ("a.json", lines.to_vec()),
         ("a.json", array.to_vec()),
+        ("a.txt", array.to_vec()),
+        ("a.txt", b"\n [ \n\n  \"one\",\n  \"two\"\n]".to_vec()),
+        ("a", gzip(array)),
         ("a.txt", flat.to_vec()),
         ("a.JSON.gz", gzip(array)),
         ("a.jsonl.gz", gzip(lines)),
@@ -70,11 +73,15 @@ fn a_file_is_what_its_content_says() {
         let (_dir, paths) = files(&[(name, &bytes)]);
         assert_eq!(documents(&paths), ["one", "two"], "{name}");
     }
-    for prose in ["[1] a note\n[{ not JSON", "{ braces } in prose\n", "[\n{\n", "\"text\"\n"] {
+    for prose in
+        ["[1] a note\n[{ not JSON", "{ braces } in prose\n", "[\na note\n", "{\n{\n", "\"text\"\n"]
+    {
         let (_dir, paths) = files(&[("a.txt", prose.as_bytes())]);
         assert_eq!(documents(&paths), prose.lines().collect::<Vec<_>>());
     }
 }
+
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n";
 
 #[test]
 fn what_is_no_text_is_refused_by_name() {
@@ -89,6 +96,12 @@ fn what_is_no_text_is_refused_by_name() {
         ("a.txt.gz", cut, "cannot be read to its end"),
         ("a.json", b"{\n\"text\": \"one\"\n}\n", "is neither a JSON array nor JSON Lines"),
         ("a.json", b"prose\n", "is not JSON"),
+        ("a.txt", b"{\n  \"text\": \"one\"\n}\n", "is neither a JSON array nor JSON Lines"),
+        ("a.txt", b"{\n\"text\": \"one\"\n}\n{\n\"text\": \"two\"\n}\n", "is not JSON"),
+        ("a.txt", b"[\n[\n\"one\"\n]\n]", "item 1: has no string \"text\""),
+        ("a.txt", b"[\n{\n", "is not JSON"),
+        ("a.txt", POINTER, "a.txt: file: is a Git LFS pointer"),
+        ("a.jsonl.gz", POINTER, "git lfs pull"),
         ("a.json", b"[{\"text\": 1}]", "item 1: has no string \"text\""),
         ("a.txt", b"{\"body\": \"one\"}\n", "line 1: has no string \"text\""),
     ] {
@@ -103,6 +116,7 @@ fn what_is_no_text_is_refused_by_name() {
 fn errors_name_file_and_line_and_end_the_reading() {
     for (name, text, words) in [
         ("a.txt", &b"one\n\ntw\xff\nthree\n"[..], "a.txt: line 3: is not UTF-8 from byte 2 on"),
+        ("b.txt", b"\none\n\n\xff\n", "b.txt: line 4: is not UTF-8 from byte 0 on"),
         ("a.jsonl", b"{\"text\": \"one\"}\n{\"txt\": \"two\"}\n", "line 2: has no string \"text\""),
         ("b.jsonl", b"{\"text\": \"one\"}\ntwo\n", "line 2: is not JSON"),
     ] {

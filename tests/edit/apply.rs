@@ -8,14 +8,16 @@ use std::slice::from_ref;
 use incise::Error;
 use incise::base::progress::Quiet;
 use incise::base::{DType, Progress, Stage};
-use incise::edit::apply::{in_place, log, to_folder, undo};
+use incise::edit::apply::{in_place, log, to_folder, to_memory, undo};
 use incise::gpu::Engine;
 use incise::ops::update::Stored;
-use incise::store::{Change, Delta, Patch, tensor_fingerprint};
+use incise::store::disk::Os;
+use incise::store::{Change, Checkpoint, Delta, Patch, tensor_fingerprint};
 use incise::tensor::{Device, Layout};
 
 use crate::ops::update::{low_rank, oracle};
-use crate::store::toy::{A, B, NORM, Toy, bytes, metadata, refusal, tensor};
+use crate::store::journal;
+use crate::store::toy::{A, B, NORM, Toy, bytes, file, metadata, refusal, tensor};
 use crate::support::cancel::CancelAt;
 use crate::support::twin;
 
@@ -137,6 +139,48 @@ fn several_tensors_in_several_files() {
     assert!(close(a.weight, sums.weight.sqrt()), "{a:?}");
     assert!(close(a.lost, (sums.lost / sums.wanted).sqrt()), "{a:?}");
     assert!(a.lost > 1e-3 && a.lost < 1.0, "bf16 loses something: {a:?}");
+}
+
+const FIRST: &str = "model-00001-of-00002.safetensors";
+
+/// B is in both files, with the same bytes: a change of one of them would leave a folder whose
+/// copies differ.
+#[test]
+fn a_tensor_of_two_files_is_not_changed() {
+    let toy = Toy::sharded(DType::F32);
+    file(&toy.dir.join(FIRST), DType::F32, &[(A, &[7, 5]), (B, &[7, 5])], 1);
+    let (before, [a0, b0]) = (toy.bytes(), [A, B].map(|name| tensor(&toy.dir, name)));
+    let delta = || low_rank(OUT, IN, 1, 0.1, 1);
+    let of_b = [patch(vec![change(B, Layout::OutIn, delta(), &b0)])];
+    let out = toy.beside("out");
+    let by = &Device::Cpu.start().unwrap()[0];
+    for why in [
+        refusal(in_place(&toy.dir, &of_b, &Device::Cpu, &Quiet)),
+        refusal(to_folder(&toy.dir, &of_b, &out, &Device::Cpu, &Quiet)),
+        refusal(to_memory(&toy.dir, &of_b, by, &Quiet)),
+    ] {
+        assert!(why.contains(&format!("{FIRST}: {B}: is stored in two files")), "{why}");
+        assert!(why.contains("model-00002-of-00002.safetensors") && why.contains("save"), "{why}");
+    }
+    assert_eq!(toy.bytes(), before);
+    let of_a = patch(vec![change(A, Layout::OutIn, delta(), &a0)]);
+    in_place(&toy.dir, &[of_a], &Device::Cpu, &Quiet).unwrap();
+}
+
+/// What an earlier version did to such a folder.
+#[test]
+fn a_change_of_one_copy_can_be_undone() {
+    let toy = Toy::sharded(DType::BF16);
+    file(&toy.dir.join(FIRST), DType::BF16, &[(A, &[7, 5]), (B, &[7, 5])], 1);
+    let before = toy.bytes();
+    journal::apply(&Os, &toy, 1).unwrap(); // of A, and of B where the index lists it
+    let why = refusal(Checkpoint::open(&toy.dir));
+    assert!(why.contains("has other values of it") && why.contains("undo"), "{why}");
+    assert_eq!(log(&toy.dir).unwrap().len(), 1);
+    assert_eq!(undo(&toy.dir, None).unwrap()[0].tensors, [A, B]);
+    assert_eq!(toy.bytes(), before);
+    toy.open();
+    assert!(refusal(undo(toy.temp.path(), None)).contains("config.json"), "no model");
 }
 
 /// A copy has every file, in every folder, but no journal; the model itself stays as it was.

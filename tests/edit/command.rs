@@ -291,6 +291,7 @@ fn a_dry_run_says_what_it_would_take() {
             said.contains("solves    F×F a layer") || said.contains("solves    n×n a layer"),
             method == "memit"
         );
+        assert_eq!(said.contains("solves    with C, which takes "), method == "r-rome", "{said}");
         assert!(said.contains("values are searched at 1") && said.contains("FLOP"), "{said}");
         let raw =
             said.lines().filter(|l| !l.starts_with("hyperparameters")).any(|l| l.contains('_'));

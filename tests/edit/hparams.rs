@@ -201,7 +201,8 @@ fn what_a_file_says_of_another_method_or_model_is_told() {
         "rewrite_module_tmps: [\"transformer.h.{}.mlp.c_proj\"]",
         "attn_module_tmp: transformer.h.{}.attn",
         "lm_head_module: transformer.wte",
-        "batch_size: 1",
+        "ln_f_module: transformer.ln_f",
+        "batch_size: \"1\"",
     ];
     let own = [(&ROME as &dyn Method, "ROME"), (&R_ROME, "R-ROME"), (&R_ROME, "RROME")];
     for (method, name) in own {
@@ -219,6 +220,10 @@ fn what_a_file_says_of_another_method_or_model_is_told() {
         ),
         (&ROME, "attn_module_tmp: h.{}.attn", "this model's layers are transformer.h.{}"),
         (&MEMIT, "batch_size: 10", "`batch_size` 10 is not followed"),
+        (&MEMIT, "batch_size: \"10\"", "`batch_size` \"10\" is not followed"),
+        (&ROME, "ln_f_module: model.norm", "this model's last norm is transformer.ln_f"),
+        (&ROME, "lm_head_module: embed_out", "this model's head is lm_head"),
+        (&ROME, "lm_head_module: model.embed_tokens", "`lm_head_module` is"),
     ] {
         let name = format!("alg_name: {}", method.about().name);
         let other = [line, &name[..]];
@@ -227,6 +232,30 @@ fn what_a_file_says_of_another_method_or_model_is_told() {
     }
     let other = with("layer_module_tmp: model.layers.{}");
     assert!(other.is_ok(), "warned of, not refused");
+}
+
+/// The last norm and the head as the public code's files name them, for the models they are of.
+#[test]
+fn each_familys_last_norm_and_head_are_known() {
+    for (name, norm, heads) in [
+        ("gpt2", "transformer.ln_f", &["transformer.wte", "lm_head"][..]),
+        ("gptj", "transformer.ln_f", &["lm_head"]),
+        ("neox", "gpt_neox.final_layer_norm", &["embed_out"]),
+        ("opt", "model.decoder.final_layer_norm", &["lm_head"]),
+        ("llama", "model.norm", &["lm_head"]),
+        ("mistral", "model.norm", &["lm_head"]),
+        ("qwen2", "model.norm", &["lm_head", "model.embed_tokens"]),
+        ("qwen3", "model.norm", &["lm_head"]),
+    ] {
+        let model = Golden::open(name).model(Precision::F32);
+        for head in heads {
+            let text = format!("ln_f_module: {norm}\nlm_head_module: {head}\n");
+            let told = yaml(&text).unwrap().contradictions(&ROME, &model);
+            assert_eq!(told, Vec::<String>::new(), "{name}");
+        }
+        let other = yaml("ln_f_module: ln_f\nlm_head_module: output_layer\n").unwrap();
+        assert_eq!(other.contradictions(&ROME, &model).len(), 2, "{name}");
+    }
 }
 
 #[test]

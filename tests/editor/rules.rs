@@ -1,13 +1,16 @@
 //! What must not be lost: bytes, states, what was found, and what a caller is told.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use incise::edit::hparams::HparamSet;
 use incise::edit::methods::METHODS;
 use incise::edit::params::Absent;
-use incise::store::Patch;
+use incise::store::write::{self, Item};
+use incise::store::{Checkpoint, Patch};
 use incise::tensor::Device;
 use incise::{Edit, Editor, Fact, Prepared, TextModel};
+use serde_json::json;
 
 use super::{Copy, rome, violin};
 
@@ -46,6 +49,31 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
     assert_eq!(incise::log(copy.dir()).unwrap().len(), 1);
     incise::undo(copy.dir()).unwrap();
     assert_eq!(copy.weights(), before);
+}
+
+/// Before any work: a tensor that two files hold is not edited, nor is the model merely asked.
+#[test]
+fn a_model_with_a_tensor_in_two_files_is_not_edited() {
+    let copy = Copy::new();
+    let model = copy.editor(&Device::Cpu).model();
+    let tensor = model.inner().editable(0).tensor.clone();
+    let checkpoint = Checkpoint::open(&copy.dir()).unwrap();
+    let stored = checkpoint.tensor(&tensor).unwrap().unwrap();
+    let item = Item { name: tensor.clone(), dtype: stored.dtype.into(), shape: stored.shape };
+    let second = copy.dir().join("b.safetensors");
+    let bytes = stored.bytes;
+    write::write(&second, &BTreeMap::new(), &[item], &mut |_, out| out.write_all(&bytes)).unwrap();
+    let map: BTreeMap<&str, &str> = checkpoint
+        .names()
+        .map(|name| (name, if name == tensor { "b.safetensors" } else { "a.safetensors" }))
+        .collect();
+    let index = json!({"weight_map": map}).to_string();
+    fs::write(copy.dir().join("model.safetensors.index.json"), index).unwrap();
+    fs::rename(copy.dir().join("model.safetensors"), copy.dir().join("a.safetensors")).unwrap();
+    let editor = copy.editor(&Device::Cpu).method("r-rome").unwrap();
+    let error = editor.prepare(&[violin()]).err().unwrap().to_string();
+    assert!(error.contains(&format!("a.safetensors: {tensor}: is stored in two files")), "{error}");
+    editor.model().generate("Louis Armstrong played the", 1).unwrap();
 }
 
 /// However many threads there are.

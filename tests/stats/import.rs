@@ -157,6 +157,9 @@ fn damaged_archives_are_refused() {
             assert_eq!(moment.second_moment, [1.0, 0.0, 0.0, 1.0], "byte {at}");
         }
     }
+    fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n").unwrap();
+    let error = import::npz(&path, 0, 2, "m").unwrap_err().to_string();
+    assert!(error.contains("c.npz: file: is a Git LFS pointer"), "{error}");
     let error = import::npz(Path::new("nowhere.npz"), 0, 2, "m").unwrap_err().to_string();
     assert!(error.contains("nowhere.npz"), "{error}");
 }

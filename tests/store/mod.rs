@@ -5,6 +5,6 @@ mod fingerprint;
 mod foreign;
 mod format;
 mod hostile;
-mod journal;
+pub mod journal;
 mod sequence;
 pub mod toy;

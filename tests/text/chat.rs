@@ -91,6 +91,11 @@ fn the_file_of_its_own_comes_first_and_of_several_the_default() {
     let own = ("chat_template.json", "{\"chat_template\": \"own\"}");
     assert_eq!(shown(&[own]), "own", "a processor's, where the tokenizer has none");
     assert_eq!(shown(&[config, own]), "<s>list");
+    let old = ("processor_config.json", "{\"chat_template\": \"old\"}");
+    assert_eq!(shown(&[old]), "old");
+    assert_eq!(shown(&[old, own]), "old", "as a processor of transformers 5.23 takes it");
+    assert_eq!(shown(&[("processor_config.json", "{}"), own]), "own");
+    assert_eq!(shown(&[config, old]), "<s>list");
     let jinja = ("chat_template.jinja", "jinja");
     assert_eq!(shown(&[config, own, jinja]), "jinja");
     let tools = ("additional_chat_templates/tool_use.jinja", "tools");
@@ -316,6 +321,25 @@ fn settings_that_would_do_nothing_are_refused() {
         refused("opens", None, json!({name: 1}), "is not for users to set", "template_var");
     }
     refused("opens", Some("Be brief."), json!({}), "does not output the system message", "system");
+    // Words that the template says itself, and a system message that is said twice or changed.
+    let users = "{% for m in messages if m.role == 'user' %}user: {{ m.content }}{% endfor %}";
+    let twice = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}\
+                 {{ messages[0].content }}";
+    let upper = "{% for m in messages %}{{ m.content | upper }}{% endfor %}";
+    for (template, system) in
+        [(users, "user"), (users, ":"), (users, "\u{E000}"), (twice, "Be brief."), (upper, "Be.")]
+    {
+        let error = with(template, Some(system), json!({})).err().expect(template).to_string();
+        assert!(error.contains("does not output the system message exactly once"), "{error}");
+    }
+    for blank in ["", " \n"] {
+        let error = with(NAMES, Some(blank), json!({})).err().expect("blank");
+        assert!(error.to_string().contains("a system message without text"), "{error}");
+        assert_eq!(error.remedy().unwrap().settings[0].name, "system");
+    }
+    let kept = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}";
+    let spaced = with(kept, Some(" user "), json!({})).unwrap();
+    assert_eq!(spaced.render("x").unwrap(), "system: user |user:x|");
     let strict = with(&golden.templates["brackets"], Some("Be brief."), json!({}));
     let error = strict.err().expect("a template that wants users first").to_string();
     assert!(error.contains("Roles must alternate!"), "{error}");

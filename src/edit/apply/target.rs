@@ -100,6 +100,7 @@ impl Target<'_> {
         let (shard, entry) = checkpoint
             .entry(name)
             .ok_or_else(|| Error::input(checkpoint.dir(), name, "no such tensor", REMEDY))?;
+        checkpoint.check_single(name)?;
         let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
         let dtype = float(shard, name, entry)?;
         let stored = Stored { dtype, layout, out: change.out, inner: change.inner };
