@@ -176,6 +176,8 @@ LACKING = {
     "extra_special_tokens": config(extra_special_tokens=["<img>", "<x>"]),
     "extra_special_tokens by name": config(extra_special_tokens={"image_token": "<img>", "b": "<x>"}),
     "a token of its own name": config(image_token="<img>", pad_token="<x>"),
+    "an empty object before a list": config(extra_special_tokens={})
+    | {"special_tokens_map.json": {"additional_special_tokens": ["<img>", "<x>"]}},
     "both lists": config(extra_special_tokens=["<img>"], additional_special_tokens=["<x>"]),
     "a token of the vocabulary": config(bos_token="<s>", additional_special_tokens=["ab"]),
     "nothing": config(),
@@ -219,6 +221,10 @@ case("an id beyond the end in tokenizer.json", "llama", {"tokenizer.json": whole
 WARNED = "tokenizer.json is the tokenizer, whatever the class"
 case("SmolLM2's kind", "llama", {"tokenizer.json": whole(pre=DIGITS)} | config(tokenizer_class="GPT2Tokenizer"), own=WARNED)
 case("another splitting than Qwen2's", "qwen2", {"tokenizer.json": whole()}, own=WARNED)
+# Of the tokens that tokenizer.json adds they take those that their configuration lists, where it lists any.
+for kind, pipeline in [("gpt2", {}), ("qwen2", QWEN)]:
+    case(f"{kind} lists not all of its tokens", kind, {"tokenizer.json": whole(added("<x>", SIZE), **pipeline)}
+         | config(added_tokens_decoder={str(VOCAB[END]): added(END)}), own=WARNED)
 
 
 # Llama's kind: no pattern, and a space before the text, where it begins or after every added token too.

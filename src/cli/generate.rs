@@ -62,17 +62,17 @@ impl Generate {
         let (max_tokens, seed) = (self.max_tokens, context.seed);
         let how = Generation { max_tokens, sampling, seed, chat };
         let show = !context.json;
-        if show && !self.chat {
-            context.terminal.text(&self.prompt)?;
-        }
+        // The prompt is shown with what follows, and not where the model refuses it.
+        let mut prompt = (show && !self.chat).then_some(&self.prompt[..]);
         let start = Instant::now();
         let said = model.generate_with(&self.prompt, &how, &mut |piece| {
             if show {
-                context.terminal.text(piece)?;
+                context.terminal.text(&format!("{}{piece}", prompt.take().unwrap_or_default()))?;
             }
             Ok(!context.terminal.cancelled())
         })?;
         if show {
+            context.terminal.text(prompt.unwrap_or_default())?;
             return context.terminal.line("");
         }
         context.terminal.json(&json!({

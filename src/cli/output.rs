@@ -32,6 +32,8 @@ pub struct Terminal {
 
 /// What standard output is called in errors.
 const OUTPUT: &str = "standard output";
+/// What the system says of a full disk, to start again, would do the work twice.
+const UNPRINTED: &str = "the work is done, and only its result could not be printed";
 
 /// Whether an error only says that nobody reads our output any more.
 pub fn reader_left(e: &Error) -> bool {
@@ -105,7 +107,10 @@ impl Terminal {
         self.clear();
         let mut out = io::stdout().lock();
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        written.map_err(|e| Error::io(OUTPUT, "write", e))
+        written.map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe => Error::io(OUTPUT, "write", e),
+            _ => Error::refused(format!("{OUTPUT}: cannot write: {e}"), UNPRINTED),
+        })
     }
 
     /// Why the command failed: the chain of causes on one line, and what to do.

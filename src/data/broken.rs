@@ -26,8 +26,8 @@ pub struct Broken {
     pub remedy: Remedy,
 }
 
-/// How many broken records an error names.
-const NAMED: usize = 10;
+/// How many broken records an error or a warning names.
+pub const NAMED: usize = 10;
 
 impl Broken {
     /// A record that failed with an error.

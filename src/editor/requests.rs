@@ -7,7 +7,7 @@ use super::settings::Settings;
 use crate::base::units::counted;
 use crate::base::{Error, Progress, Result};
 use crate::data::Fact;
-use crate::data::broken::{self, Broken, OnBroken};
+use crate::data::broken::{self, Broken, NAMED, OnBroken};
 use crate::data::conflicts::{Superseded, resolve};
 use crate::data::request::Requests;
 use crate::edit::facts::{Tokenized, TokenizedFact};
@@ -69,25 +69,24 @@ fn without(requests: Requests, withdrawn: &[String]) -> Result<Requests> {
 /// Says what became of the requests that are not edited, and how some of the others are read.
 pub(super) fn warn(progress: &dyn Progress, settled: &Settled) {
     let Settled { facts, superseded, skipped } = settled;
-    if let Some(first) = skipped.first() {
-        progress.warn(&format!(
-            "{} skipped, `{}` first: {}; the report names them",
-            counted(skipped.len() as u64, "broken record"),
-            first.id,
-            first.reason(),
-        ));
+    if !skipped.is_empty() {
+        let name = |b: &Broken| format!("`{}`, {}", b.id, b.reason());
+        let some: Vec<String> = skipped.iter().take(NAMED).map(name).collect();
+        let more = if skipped.len() > NAMED { "; …" } else { "" };
+        let count = counted(skipped.len() as u64, "broken record");
+        progress.warn(&format!("{count} skipped: {}{more}", some.join("; ")));
     }
     if !superseded.is_empty() {
         let repeats = superseded.iter().filter(|s| s.repeats).count();
         progress.warn(&format!(
             "{} left out: {repeats} ask again for the same, {} give way to others for the same \
-             prompt; the report names them",
+             prompt; the report of the edit names them",
             counted(superseded.len() as u64, "request"),
             superseded.len() - repeats,
         ));
     }
     warn_of(progress, facts, &|fact| !fact.request.has_subject(), &|_| {
-        "no subject is named, so the whole prompt is read as one, at its last token".to_owned()
+        "the whole prompt is the subject, so the fact is read at the prompt's last token".to_owned()
     });
     warn_of(progress, facts, &|fact| fact.rows.merged > 0, &|fact| {
         format!(

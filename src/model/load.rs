@@ -253,10 +253,19 @@ impl<'a> Loader<'a> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
         let dir = self.checkpoint.dir();
         self.requested.borrow_mut().insert(name.to_owned());
-        let tensor = self
-            .checkpoint
-            .tensor(name)?
-            .ok_or_else(|| Error::input(dir, name, "no such tensor", TWO_MODELS))?;
+        let tensor =
+            self.checkpoint.tensor(name)?.ok_or_else(|| match self.checkpoint.unlisted(name) {
+                Some(file) => {
+                    let remedy = "fetch the index and the files again, from one release";
+                    Error::input(
+                        file,
+                        name,
+                        "is in this file, and the index does not list it",
+                        remedy,
+                    )
+                }
+                None => Error::input(dir, name, "no such tensor", TWO_MODELS),
+            })?;
         if tensor.shape != shape {
             let what = format!("has the shape {:?}, not {shape:?}", tensor.shape);
             return Err(Error::input(dir, name, what, TWO_MODELS));

@@ -42,8 +42,9 @@ fn collect() -> Remedy {
 ///
 /// # Errors
 ///
-/// No npz or a Git LFS pointer to one, an array that is missing, truncated, of another size or type, no token, values that are
-/// not finite or cannot be a second moment. File and array are named.
+/// No npz or a Git LFS pointer to one, an array that is missing, truncated, of another size or
+/// type, no token, values that are not finite or cannot be a second moment. File and array are
+/// named.
 pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     let mut npz = Npz::open(path)?;
     let mut tokens = 0.0;

@@ -122,6 +122,7 @@ impl Checkpoint {
     ///
     /// Such a tensor; both files are named.
     pub fn check_single(&self, name: &str) -> Result<()> {
+        self.check_one_form(name)?;
         let Some(&listed) = self.tensors.get(name) else { return Ok(()) };
         let mut shards = self.shards.iter().enumerate();
         let holds = |shard: &Shard| shard.header().tensors.contains_key(name);
@@ -132,6 +133,26 @@ impl Checkpoint {
         let what = format!("is stored in two files, of which one, {file}, would change");
         let remedy = "save the model again, so that each tensor is in one file";
         Err(Error::input(other.path(), name, what, remedy))
+    }
+
+    /// Refuses a folder that holds the weights as one file, which is read, and as listed files too.
+    fn check_one_form(&self, name: &str) -> Result<()> {
+        if !self.dir.join(WHOLE).exists() || !self.dir.join(INDEX).exists() {
+            return Ok(());
+        }
+        let files = read_index(&self.dir)?;
+        let holds = |names: &Vec<String>| names.iter().any(|n| n == name);
+        let mut other = files.iter().filter(|(_, names)| holds(names)).map(|(file, _)| file);
+        let Some(file) = other.find(|file| self.dir.join(file).exists()) else { return Ok(()) };
+        let what = format!("lists it in {file}, and {WHOLE}, which is read, is there too");
+        let remedy = "remove the form of the weights that is not to be used";
+        Err(Error::input(self.dir.join(INDEX), name, what, remedy))
+    }
+
+    /// The file that holds a tensor which the index does not list.
+    pub fn unlisted(&self, name: &str) -> Option<&Path> {
+        let shard = self.shards.iter().find(|shard| shard.header().tensors.contains_key(name))?;
+        (!self.tensors.contains_key(name)).then(|| shard.path())
     }
 
     /// Refuses a tensor of which two files hold different bytes: readers differ in whose they take.

@@ -20,13 +20,12 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::class::{Rules, rules};
-use super::sources::{ADDED_TOKENS, Sources, TOKENIZER_CONFIG};
+use super::sources::{ADDED_TOKENS, DECODER, Sources, TOKENIZER_CONFIG};
 use crate::base::{Error, Result};
 
 /// The names under which every tokenizer may have a special token.
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-const DECODER: &str = "added_tokens_decoder";
 const EXTRA: &str = "extra_special_tokens";
 const ADDITIONAL: &str = "additional_special_tokens";
 const TOKENIZER_JSON: &str = "tokenizer.json";
@@ -201,7 +200,7 @@ fn special(
             extra.extend(list(sources, file, value, ADDITIONAL)?);
         }
         extra.extend(more);
-        is_said |= [EXTRA, ADDITIONAL].iter().any(|field| value.get(field).is_some());
+        is_said |= [EXTRA, ADDITIONAL].iter().any(|field| value[*field].is_array());
     }
     Ok(Special { named, extra })
 }

@@ -3,8 +3,8 @@
 //! The template is Jinja, from `additional_chat_templates/default.jinja`, `chat_template.jinja`,
 //! `tokenizer_config.json`, or a processor's `processor_config.json` or `chat_template.json`, in
 //! this order, which is the transformers library's for a tokenizer and, of files that it does not
-//! read for one, for a processor; of several, the one named `default`. It finds what the library gives it
-//! (`jinja.rs` has its limits): `messages`, `tools` and `documents` (none),
+//! read for one, for a processor; of several, the one named `default`. It finds what the library
+//! gives it (`jinja.rs` has its limits): `messages`, `tools` and `documents` (none),
 //! `add_generation_prompt`, and the tokenizer's special tokens by name. The tags `generation`,
 //! which mark what training needs, are ignored. A system message and variables of the template may
 //! be set.
@@ -109,7 +109,8 @@ impl Chat {
         for name in given.keys() {
             let what = match self.is_reserved(name) {
                 true => format!("the template's variable `{name}` is not for users to set"),
-                false if !read.contains(name) => {
+                // A template may give a default to a variable that it then sets.
+                false if !read.contains(name) && !has_word(&self.template, name) => {
                     format!("reads no variable `{name}`; it reads {}", listed(&read))
                 }
                 false => continue,
@@ -339,4 +340,13 @@ fn without_generation(template: &str) -> String {
         }
     }
     out + rest
+}
+
+/// Whether a text has a word that is neither the beginning nor the end of another one.
+fn has_word(text: &str, word: &str) -> bool {
+    let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        !joins(before.chars().next_back()) && !joins(after.chars().next())
+    })
 }

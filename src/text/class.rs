@@ -8,7 +8,7 @@
 
 use serde_json::{Value, json};
 
-use super::sources::{RESAVE, Sources, TOKENIZER_CONFIG};
+use super::sources::{DECODER, RESAVE, Sources, TOKENIZER_CONFIG};
 use crate::base::{Error, Result};
 
 /// The rules of a class.
@@ -194,16 +194,28 @@ impl Rules {
     pub fn difference(&self, description: &Value, sources: &Sources) -> Result<Option<String>> {
         let (normalizer, pre_tokenizer) = self.pipeline(sources)?;
         let same = |field: &str, ours: &Value| plain(&description[field]) == plain(ours);
-        let same = same("normalizer", &normalizer) && same("pre_tokenizer", &pre_tokenizer);
-        Ok((!same).then(|| {
-            format!(
-                "tokenizer.json parts texts in another way than {}, by whose rules transformers 5 \
-                 reads this folder; tokens here are those of tokenizer.json; to have them there \
-                 too, load the tokenizer by PreTrainedTokenizerFast.from_pretrained",
-                self.class
-            )
-        }))
+        let how = if !same("normalizer", &normalizer) || !same("pre_tokenizer", &pre_tokenizer) {
+            "parts texts in another way than".to_owned()
+        } else if let Some(token) = unlisted(description, sources) {
+            format!("adds {token:?}, which added_tokens_decoder does not list, unlike")
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(format!(
+            "tokenizer.json {how} {}, by whose rules transformers 5 reads this folder; tokens here \
+             are those of tokenizer.json; to have them there too, load the tokenizer by \
+             PreTrainedTokenizerFast.from_pretrained",
+            self.class
+        )))
     }
+}
+
+/// An added token of a `tokenizer.json` that the list of the configuration, if there is one, lacks.
+fn unlisted<'a>(description: &'a Value, sources: &Sources) -> Option<&'a str> {
+    let listed = sources.config[DECODER].as_object()?;
+    let own = description["added_tokens"].as_array()?.iter();
+    let mut own = own.filter_map(|token| token["content"].as_str());
+    own.find(|content| listed.values().all(|token| token["content"] != *content))
 }
 
 /// A step without what says nothing about ids, and with what is so unless it is said.

@@ -15,6 +15,8 @@ pub(super) const RESAVE: &str = "copy tokenizer.json from the model's source, or
     write it: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
 const AGAIN: &str = "copy the file again from the model's source";
 
+/// The field of `tokenizer_config.json` that lists added tokens by their ids.
+pub(super) const DECODER: &str = "added_tokens_decoder";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const ADDED_TOKENS: &str = "added_tokens.json";
 

@@ -76,7 +76,7 @@ fn broken_records_stop_an_edit_or_are_skipped() {
     let (told, warned) = said(&memit(&s, &["--on-broken", "skip", "--json"]));
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((told["facts"].as_array().unwrap().len(), &told["skipped"]), (1, &5.into()));
-    assert!(warned.contains("5 broken records skipped, `absent` first: line 2: "), "{warned}");
+    assert!(warned.contains("5 broken records skipped: `absent`, line 2: "), "{warned}");
     let lines = report(&s);
     let skipped: Vec<(&str, &str)> = lines[1..]
         .iter()
@@ -149,7 +149,7 @@ fn one_fact_may_be_said_without_a_subject() {
     let (told, warned) = said(&args);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["facts"].as_array().unwrap().len(), 1);
-    assert!(warned.contains("no subject is named"), "{warned}");
+    assert!(warned.contains("the whole prompt is the subject"), "{warned}");
     args.extend(["--prompt".to_owned(), "{} is in".to_owned()]);
     let twice = args.iter().position(|a| a == "--prompt").unwrap();
     args.drain(twice..twice + 2);
@@ -242,13 +242,16 @@ fn facts_without_a_subject_are_read_at_their_last_token() {
             _ => s.edit(more),
         };
         let (_, warned) = said(&args(&[]));
-        assert!(warned.contains("1 fact, bare (Big Ben is in) first: no subject"), "{warned}");
+        assert!(
+            warned.contains("1 fact, bare (Big Ben is in) first: the whole prompt"),
+            "{warned}"
+        );
         let whole = report(&s)[0].clone();
         assert_eq!(whole["token"], " in", "{method}");
         let named = fact("named", "{} is in", "Big Ben");
         fs::write(s.at("requests.jsonl"), named.to_string()).unwrap();
         let (_, warned) = said(&args(&["--set", "fact_token=last"]));
-        assert!(!warned.contains("no subject"), "{warned}");
+        assert!(!warned.contains("the whole prompt"), "{warned}");
         let last = report(&s)[0].clone();
         assert_eq!(last["lookup"], whole["lookup"]);
         let patch = Patch::read(s.at("patch.safetensors").as_ref()).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use incise::base::DType;
 use incise::store::Checkpoint;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::toy::{A, B, NORM, Toy, file, refusal};
 
@@ -108,6 +108,26 @@ fn what_the_index_does_not_list() {
     file(&toy.dir.join("model.safetensors"), DType::F32, &[(A, &[2, 3])], 1);
     assert_eq!(toy.open().names().collect::<Vec<_>>(), [A]);
     assert_eq!(toy.open().tensor(A).unwrap().unwrap().shape, [2, 3]);
+    // What is written would be one of two forms of the weights.
+    let why = refusal(toy.open().check_single(A));
+    assert!(why.contains("index.json: ") && why.contains("model.safetensors, which is"), "{why}");
+    fs::remove_file(toy.dir.join("model.safetensors.index.json")).unwrap();
+    toy.open().check_single(A).unwrap();
+}
+
+#[test]
+fn a_tensor_that_the_index_does_not_list_has_a_file() {
+    let toy = Toy::sharded(DType::F32);
+    let path = toy.dir.join("model.safetensors.index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let map = index["weight_map"].as_object_mut().unwrap();
+    let file = map.remove(NORM).unwrap();
+    assert!(map.values().any(|other| *other == file), "the file is still read");
+    fs::write(&path, index.to_string()).unwrap();
+    let checkpoint = toy.open();
+    assert!(checkpoint.tensor(NORM).unwrap().is_none());
+    assert!(checkpoint.unlisted(NORM).unwrap().ends_with(file.as_str().unwrap()));
+    assert_eq!(checkpoint.unlisted(A), None);
 }
 
 /// What stands in a folder that was cloned without its large files.

@@ -365,6 +365,12 @@ fn an_answer_that_begins_later_is_told_with_what_helps() {
     for name in ["headers", "default-system", "brackets", "markers", "names", "odds"] {
         assert_eq!(late(name, json!({})), None, "{name}");
     }
+    // A variable that the template gives a default and so sets is read all the same.
+    let set = "{% set think = think if think is defined else true %}{{ messages[0].content }}\
+               {% if not think %}!{% endif %}";
+    let chat = with(set, None, json!({"think": false})).unwrap();
+    assert_eq!(chat.render("x").unwrap(), "x!");
+    assert!(with(set, None, json!({"thin": false})).is_err());
     // Without the opening of an answer the model has to write that itself.
     let bare = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
     assert!(with(bare, None, json!({})).unwrap().late_answer().is_some());
