@@ -28,7 +28,7 @@ pub const HELD: [(&str, &str); 9] = [
     ("attn_module_tmp", "a module outside the model's layers is warned of"),
     (
         "batch_size",
-        "above 1 it is warned of: facts are edited at once, or in batches of `sequential`",
+        "above 1, methods for many facts warn: they edit all at once, or in batches of `sequential`",
     ),
     ("layer_module_tmp", "other layers than the model's are warned of"),
     ("lm_head_module", "another model's head is warned of"),
@@ -72,9 +72,12 @@ pub fn contradiction(
     let about = method.about().name;
     let inside = |module: &str| module.strip_prefix(&layer).is_some_and(|at| at.starts_with('.'));
     match (name, value) {
-        ("alg_name", Value::String(other)) if plain(other) != plain(about) => {
+        ("alg_name", other)
+            if !other.is_null() && other.as_str().map(plain) != Some(plain(about)) =>
+        {
             let what =
                 "its values were chosen for that method, and may be wrong or too few for this";
+            let other = other.as_str().map_or(other.to_string(), str::to_owned);
             Some(format!(
                 "the hyperparameters are those of {other}, and the edit is by {about}: {what}"
             ))
