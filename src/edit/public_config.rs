@@ -28,7 +28,7 @@ pub const HELD: [(&str, &str); 9] = [
     ("attn_module_tmp", "a module outside the model's layers is warned of"),
     (
         "batch_size",
-        "above 1, methods for many facts warn: they edit all at once, or in batches of `sequential`",
+        "above 1, methods for many facts warn: they edit all, or batches of `sequential`",
     ),
     ("layer_module_tmp", "other layers than the model's are warned of"),
     ("lm_head_module", "another model's head is warned of"),

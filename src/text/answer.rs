@@ -37,8 +37,7 @@ impl Chat {
             variables.insert((*name).to_owned(), Value::Bool(false));
             self.before_answer(&variables).is_none()
         };
-        let read = self.variables().unwrap_or_default();
-        let remedy = match SWITCHES.into_iter().filter(|name| read.contains(*name)).find(helps) {
+        let remedy = match SWITCHES.into_iter().find(helps) {
             Some(name) => Remedy::from("edit answers that are given without thinking")
                 .option("template_var", Some(&format!("{name}=false"))),
             None => Remedy::from("see what the edited model answers, or edit without the template")
