@@ -372,7 +372,8 @@ fn an_answer_that_begins_later_is_told_with_what_helps() {
     assert_eq!(chat.render("x").unwrap(), "x!");
     assert!(with(set, None, json!({"thin": false})).is_err());
     let set = "{% set thinking = thinking if thinking is defined else true %}\
-               {% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' and thinking %}<think></think>{% endif %}\
+               {% for m in messages %}{{ m.role }}:\
+               {% if m.role == 'assistant' and thinking %}<think></think>{% endif %}\
                {{ m.content }};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
     let (_, remedy) = with(set, None, json!({})).unwrap().late_answer().unwrap();
     assert_eq!(remedy.settings[0].value.as_deref(), Some("thinking=false"));
