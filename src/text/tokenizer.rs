@@ -244,13 +244,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// One token for display: its text, or its name in the vocabulary where that is no whole
-    /// character.
+    /// One token for display: its text, with what is no whole character as bytes, `<0xE6>`.
     pub fn token_text(&self, id: u32) -> String {
         let Some(name) = self.piece(id) else { return format!("<{id}>") };
         match self.decode_after(&[id]) {
             Ok(text) if !text.is_empty() && !text.contains('\u{FFFD}') => text,
-            _ => name,
+            _ => bytes_of(&name).map_or(name, |bytes| shown(&bytes)),
         }
     }
 
@@ -312,6 +311,27 @@ fn check_prefix(sources: &Sources, pre_tokenizer: &Value) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bytes that a name of a byte-level vocabulary stands for: those that are printable in Latin-1
+/// are their own letters, and the others, in order, those from U+0100 on.
+fn bytes_of(name: &str) -> Option<Vec<u8>> {
+    let is_letter = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
+    let others = (0..=u8::MAX).filter(|byte| !is_letter(byte));
+    let byte = |c: char| match u8::try_from(u32::from(c)) {
+        Ok(byte) => Some(byte).filter(is_letter),
+        Err(_) => others.clone().nth(u32::from(c).checked_sub(0x100)? as usize),
+    };
+    name.chars().map(byte).collect()
+}
+
+/// Bytes as text, those of no whole character as `<0xE6>`.
+fn shown(bytes: &[u8]) -> String {
+    let chunk = |chunk: std::str::Utf8Chunk| {
+        let rest: String = chunk.invalid().iter().map(|byte| format!("<0x{byte:02X}>")).collect();
+        format!("{}{rest}", chunk.valid())
+    };
+    bytes.utf8_chunks().map(chunk).collect()
 }
 
 fn keep_spaces_in_spans(processor: &mut Value) {

@@ -147,10 +147,12 @@ fn partial_targets_keep_their_space() {
 
 #[test]
 fn display_names_what_is_no_whole_character() {
-    let tok = toys::byte_level(&["ĠParis"]);
-    let ids = tok.encode(" Paris東").unwrap();
+    let tok = toys::byte_level(&["ĠParis", "Ġæ"]);
+    let ids = tok.encode(" Paris東 東").unwrap();
     assert_eq!(tok.token_text(ids[0]), " Paris");
-    assert_eq!(tok.token_text(ids[1]), "æ");
+    assert_eq!(tok.token_text(ids[1]), "<0xE6>");
+    assert_eq!(tok.token_text(ids[4]), " <0xE6>");
+    assert_eq!(tok.token_text(ids[5]), "<0x9D>", "a byte that has no letter of its own in Latin-1");
     assert_eq!(tok.token_text(99_999), "<99999>");
     assert_eq!(tok.decode(&[99_999]).unwrap(), "");
 }
