@@ -36,7 +36,7 @@ pub struct FactPlan {
 pub struct FactReport {
     /// The request's id.
     pub id: String,
-    /// The subject's last token, as text, its place and the prompt's length.
+    /// The token it is read at, as text, its place and the prompt's length.
     pub token: (String, usize, usize),
     /// The target's first token as text, with the space before it if there is one.
     pub target_token: String,

@@ -14,7 +14,6 @@ use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
 use super::params::{Param, Params};
 use super::search::Search;
-use super::solve::delta::with_delta;
 use super::solve::layers::LayerChange;
 use super::state::State;
 use crate::base::{Progress, Result};
@@ -174,11 +173,5 @@ impl Plan {
         let mut changes: Vec<Change> = self.layers.iter().map(change).collect::<Result<_>>()?;
         changes.sort_by(|a, b| a.tensor.cmp(&b.tensor));
         Ok(changes)
-    }
-
-    /// A model with the changes, made on one without them.
-    pub fn on(&self, model: &Model) -> Model {
-        let add = |model: Model, l: &LayerChange| with_delta(&model, l.layer, &l.delta).0;
-        self.layers.iter().fold(model.clone(), add)
     }
 }

@@ -5,12 +5,12 @@ mod answer;
 pub mod chat;
 mod class;
 mod jinja;
-mod legacy;
 pub mod seam;
 mod sources;
 pub mod span;
 pub mod stream;
 pub mod tokenizer;
+mod two_files;
 
 pub use chat::{Chat, ChatSettings, Frame};
 pub use span::{FilledTemplate, subject_token};

@@ -20,7 +20,7 @@ use tokenizers::PostProcessorWrapper;
 use super::added;
 use super::class::{rules, rules_of_two_files, steps};
 use super::sources::{MAX_BYTES, RESAVE, Sources, TOKENIZER_CONFIG};
-use super::{legacy, seam};
+use super::{seam, two_files};
 use crate::base::file::read_file;
 use crate::base::{Error, Result};
 
@@ -52,8 +52,8 @@ pub struct Encoded {
 
 impl Tokenizer {
     /// Opens the tokenizer of a checkpoint folder: `tokenizer.json`, or a vocabulary and merges
-    /// in two files under either of their names (see `legacy.rs`), with the tokens and flags that
-    /// the files beside them name.
+    /// in two files under either of their names (`two_files.rs`), with the tokens and flags that the
+    /// files beside them name.
     ///
     /// # Errors
     /// No such file, or one that is broken; files that contradict each other, a class whose rules
@@ -74,12 +74,12 @@ impl Tokenizer {
             added::add(&mut inner, &sources, rules, &own)?;
             return Ok(Tokenizer { difference, ..Self::of(inner, &sources)? });
         }
-        let Some(paths) = legacy::find(dir) else {
+        let Some(paths) = two_files::find(dir) else {
             let what = "is missing, and so are vocab.json with merges.txt";
             return Err(Error::input(dir, "tokenizer.json", what, RESAVE));
         };
         let rules = rules_of_two_files(&sources)?;
-        let description = legacy::describe(&paths, rules, &sources)?;
+        let description = two_files::describe(&paths, rules, &sources)?;
         let mut inner = plain(&paths[0], description)?;
         let special = added::add(&mut inner, &sources, Some(rules), &Value::Null)?;
         let around = |flag: &str, name: &str| {
@@ -90,7 +90,7 @@ impl Tokenizer {
         let (before, after) =
             (around("add_bos_token", "bos_token")?, around("add_eos_token", "eos_token")?);
         let processor =
-            serde_json::from_value::<PostProcessorWrapper>(legacy::surround(before, after));
+            serde_json::from_value::<PostProcessorWrapper>(two_files::surround(before, after));
         let processor =
             processor.map_err(|e| sources.wrong(TOKENIZER_CONFIG, "bos_token", e.to_string()))?;
         inner.with_post_processor(Some(processor));
