@@ -52,8 +52,8 @@ pub struct Encoded {
 
 impl Tokenizer {
     /// Opens the tokenizer of a checkpoint folder: `tokenizer.json`, or a vocabulary and merges
-    /// in two files under either of their names (`two_files.rs`), with the tokens and flags that the
-    /// files beside them name.
+    /// in two files under either of their names (`two_files.rs`), with the tokens and flags that
+    /// the files beside them name.
     ///
     /// # Errors
     /// No such file, or one that is broken; files that contradict each other, a class whose rules
