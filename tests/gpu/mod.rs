@@ -6,6 +6,7 @@ mod grammar;
 mod graph;
 mod image;
 mod library;
+mod machine_code;
 mod memory;
 mod planted;
 mod probe;
