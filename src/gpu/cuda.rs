@@ -30,6 +30,7 @@ pub struct Cuda {
     modules: Mutex<Modules>,
     pool: Option<Mutex<Pool>>, // none where each array has memory of its own
     serves: i32,               // CUDA 1000·major + 10·minor
+    room: u64,                 // bytes that pieces may have
     pieces: AtomicU64,         // that the driver gave so far
     waits: bool,               // for the card after each launch
     records: AtomicBool,
@@ -99,6 +100,7 @@ impl Cuda {
         let forced = is(FORCE_PTX, "1");
         let found = find(&library::BLASLT, serves, forced);
         let blaslt = library::start(found, |found| Blaslt::open(found, stream));
+        let (free, _) = result::mem_get_info().map_err(failed)?;
         Ok(Cuda {
             small: Staging::open(&context).map_err(failed)?,
             uploads: Uploads::open(&context).map_err(failed)?,
@@ -108,6 +110,7 @@ impl Cuda {
             modules: Mutex::default(),
             pool: (!is(POOL, "off")).then(Mutex::default),
             serves,
+            room: (free as u64).saturating_sub(upload::BYTES),
             pieces: AtomicU64::new(0),
             waits: is(SYNC, "1"),
             records: AtomicBool::new(false),
@@ -168,14 +171,16 @@ impl Cuda {
         self.enter();
         // Some is left to the driver: modules, the stack of kernels, other libraries.
         let free = result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19);
-        free.saturating_sub(upload::BYTES)
+        free.saturating_sub(upload::BYTES).min(self.room)
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
         let bytes = bytes as u64;
         let Some(pool) = &self.pool else { return self.piece(bytes) };
-        lock(pool).allocate(bytes, &mut |piece| {
-            let at = self.piece(piece)?;
+        let mut pool = lock(pool);
+        let left = self.room.saturating_sub(pool.bytes());
+        pool.allocate(bytes, &mut |piece| {
+            let at = if piece <= left { self.piece(piece)? } else { return None };
             self.pieces.fetch_add(1, Ordering::Relaxed);
             Some(at)
         })

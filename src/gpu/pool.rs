@@ -63,6 +63,11 @@ impl Pool {
         self.pieces.keys().copied()
     }
 
+    /// Bytes that its pieces have together.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.values().map(|&bytes| Pool::piece(bytes)).sum()
+    }
+
     /// Bytes of a piece that has room for a block of so many.
     pub fn piece(bytes: u64) -> u64 {
         bytes.next_multiple_of(ALIGN) + ALIGN
