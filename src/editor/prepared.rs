@@ -75,6 +75,9 @@ impl Prepared {
         hparams.fill(method);
         let name = method.about().name;
         say_settings(progress, &opened, method, &hparams);
+        if let Some(engine) = opened.model.compute.engine() {
+            engine.warn(progress);
+        }
         let params = hparams.resolve(method, &opened.model)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));

@@ -16,6 +16,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
+use std::fmt;
 use std::ptr::{from_ref, null_mut};
 use std::sync::{Mutex, MutexGuard};
 
@@ -68,6 +69,16 @@ pub struct Shape {
     pub biased: bool,
     /// Whether c is bf16; else it is f32.
     pub narrow: bool,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Shape { k, m, stride, along_k, biased, narrow } = *self;
+        let line = if along_k { "K" } else { "M" };
+        let bias = if biased { " + b" } else { "" };
+        let to = if narrow { "bf16" } else { "f32" };
+        write!(f, "K {k}, M {m}{bias}, lines along {line}, {stride} apart, to {to}")
+    }
 }
 
 impl Shape {

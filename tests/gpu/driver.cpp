@@ -14,7 +14,8 @@
 //   CARD_BYTES    of memory
 //   CARD_SERVES   the CUDA version, as 12000
 //   CARD_FAULT    `launch NAME`: that kernel faults; `recording`: none can be made;
-//                 `pinned N`: no more than N bytes of the host can be pinned
+//                 `pinned N`: no more than N bytes of the host can be pinned; `hollow`: memory is
+//                 addresses alone, so that there may be more of it than the host has
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #define API extern "C" __attribute__((visibility("default"))) int
@@ -108,6 +110,7 @@ void start_twin() {
 
 // Sends or takes all of some bytes; a twin that has ended is a card that faulted.
 void give(const void* from, u64 bytes) {
+    if (fault("hollow")) return;
     for (const char* at = static_cast<const char*>(from); bytes;) {
         const ssize_t n = write(to_twin, at, bytes);
         if (n <= 0) { failed = ILLEGAL_ADDRESS; return; }
@@ -116,6 +119,7 @@ void give(const void* from, u64 bytes) {
 }
 
 void take(void* to, u64 bytes) {
+    if (fault("hollow")) return;
     for (char* at = static_cast<char*>(to); bytes;) {
         const ssize_t n = read(from_twin, at, bytes);
         if (n <= 0) { failed = ILLEGAL_ADDRESS; return; }
@@ -259,8 +263,9 @@ API cuMemAlloc_v2(u64* at, size_t bytes) {
     cuDeviceTotalMem_v2(&total, 0);
     if (!bytes) return INVALID_VALUE;
     if (bytes_taken + bytes > total) return OUT_OF_MEMORY;
+    static u64 hollow = 1ull << 40;
     command('A', {bytes});
-    *at = answer();
+    *at = fault("hollow") ? std::exchange(hollow, hollow + bytes / 512 * 512 + 1024) : answer();
     if (!*at) return OUT_OF_MEMORY;
     bytes_taken += arrays[*at] = bytes;
     return failed;

@@ -10,4 +10,5 @@ mod library;
 mod memory;
 mod planted;
 mod probe;
+mod sizes;
 mod turns;

@@ -1,12 +1,13 @@
 //! What `driver.rs` runs on a planted driver, each in a process of its own.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use incise::base::{Error, Progress, Stage, catch_device_error};
+use incise::base::{Error, Progress, Rng, Stage, catch_device_error};
 use incise::gpu::Engine;
 use incise::gpu::blaslt::Shape;
 use incise::gpu::graph::Repeated;
 use incise::gpu::launch::{DeviceSlice, Elem};
+use incise::gpu::weights::WeightSlot;
 use incise::ops::rows::{self, Index};
 use incise::tensor::{Compute, Tensor};
 
@@ -168,6 +169,68 @@ fn memory_in_pieces_is_given_back() {
     let refused = array(90_000_000).unwrap_err();
     let Error::DeviceMemory { wanted, used, limit } = refused else { panic!("{refused}") };
     assert!(used + wanted <= limit && refused.to_string().contains("in pieces"), "{refused}");
+}
+
+/// The arrays of statistics, searches and solves in the sizes of GPT-J-6B, some drawn: what is not
+/// more than the limit is there, however it was cut before.
+#[test]
+#[ignore = "runs on a planted driver"]
+fn a_whole_edit_finds_room() {
+    const D: usize = 4096;
+    const F: usize = 4 * D;
+    const V: usize = 50_400;
+    const LAYERS: usize = 28;
+    const EDITED: usize = 6;
+    let card = card();
+    let mut rng = Rng::new(0, "a whole edit");
+    let mut draw = |from: usize, to: usize| from + (rng.uniform() * (to - from) as f64) as usize;
+    let slots: Vec<Arc<WeightSlot>> = (0..6 * LAYERS + 2).map(|_| Arc::default()).collect();
+    let weight = |i: usize| {
+        let len = if i >= 6 * LAYERS { V * D } else { D * if i % 6 < 4 { D } else { F } };
+        card.resident(&slots[i], Elem::BF16, len, &mut |_, _| {}).unwrap()
+    };
+    let f32s = |len: usize| card.array(Elem::F32, len).unwrap();
+    let f64s = |len: usize| card.array(Elem::F64, len).unwrap();
+    let bf16s = |len: usize| card.array(Elem::BF16, len).unwrap();
+    // A pass of n tokens: the stream, and of each layer what comes and goes.
+    let pass = |n: usize, layers: usize| {
+        let _x = f32s(n * D);
+        for layer in 0..layers {
+            let _qkvo: Vec<_> = (0..6).map(|i| (weight(6 * layer + i), f32s(n * D))).collect();
+            let _key = [f32s(n * F), f32s(n * D)];
+        }
+    };
+    // Totals of the layers, then passes.
+    let totals: Vec<_> = (0..EDITED).map(|_| (f32s(F * F), f64s(F * F))).collect();
+    (0..4).for_each(|_| pass(draw(2000, 8192), LAYERS));
+    drop(totals);
+    // Searches: what backward needs of the layers above the edited ones is kept.
+    for _ in 0..12 {
+        let (facts, tokens) = (draw(40, 264), draw(29, 33));
+        let n = (facts * tokens).min(if card.memory().limit > 20 << 30 { 8192 } else { 512 });
+        let _slots: Vec<_> = (0..5).map(|_| f32s(facts * D)).collect();
+        let _prefixes: Vec<_> = (0..2 * LAYERS).map(|_| f32s(60 * D)).collect();
+        for _ in 0..2 {
+            let mut kept: Vec<Vec<_>> = Vec::new();
+            for layer in LAYERS - 19..LAYERS {
+                let _weights: Vec<_> = (0..6).map(|i| weight(6 * layer + i)).collect();
+                kept.push(
+                    (0..4).map(|_| bf16s(n * D)).chain([f32s(n * D), bf16s(n * F)]).collect(),
+                );
+                let _passing = [bf16s(n * D), bf16s(n * F)];
+            }
+            let _logits = (weight(6 * LAYERS), f32s(256 * V));
+            while kept.pop().is_some() {
+                let _gradients = [f32s(n * F), f32s(n * D), f32s(n * D)];
+            }
+        }
+    }
+    // The systems of the layers, each followed by the residuals of the next.
+    for _ in 0..EDITED {
+        let n = 8000;
+        drop([f64s(F * F), f64s(n * F), f64s(n * D), f64s(F * D), f64s(32 * F)]);
+        pass(draw(2000, 8192), 8);
+    }
 }
 
 /// Memory that a step needs for the first time is not got while it is recorded.
