@@ -75,9 +75,6 @@ impl Prepared {
         hparams.fill(method);
         let name = method.about().name;
         say_settings(progress, &opened, method, &hparams);
-        if let Some(engine) = opened.model.compute.engine() {
-            engine.warn(progress);
-        }
         let params = hparams.resolve(method, &opened.model)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
@@ -373,6 +370,9 @@ fn say_settings(
     method: &dyn Method,
     hparams: &HparamSet,
 ) {
+    if let Some(engine) = opened.model.compute.engine() {
+        engine.warn(progress);
+    }
     let name = method.about().name;
     for unknown in hparams.unknown(method) {
         progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));

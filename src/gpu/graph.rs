@@ -26,8 +26,8 @@ pub struct Graph {
 }
 
 impl Engine {
-    /// Records what `run` enqueues, instead of running it; nothing, and a warning, where a weight is
-    /// not on the device, there is no room, or the driver cannot. `run` must neither upload nor
+    /// Records what `run` enqueues, instead of running it; nothing, and a warning, where a weight
+    /// is not on the device, there is no room, or the driver cannot. `run` must neither upload nor
     /// download anything.
     pub fn record(&self, run: impl FnOnce()) -> Option<Graph> {
         let _hold = self.hold();

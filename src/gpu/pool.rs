@@ -2,8 +2,8 @@
 //! card; these do not, and one stream gives a block's next user its turn after the last.
 //!
 //! ```text
-//! piece of 1 GiB      │ taken │ free      │ taken      │        blocks of it, the smallest that fits
-//! piece of 2.1 GB     │ taken                          │        of its own: one that is larger
+//! piece of 1 GiB   │ taken │ free      │ taken │     its blocks; a new one is cut from the
+//! piece of 2.1 GB  │ taken                     │     smallest free one that is large enough
 //! ```
 
 use std::collections::{BTreeMap, HashMap};

@@ -120,8 +120,8 @@ impl Staging {
             std::slice::from_raw_parts_mut(self.buffer.cast::<u8>().add(from), bytes.len())
         };
         staged.copy_from_slice(bytes);
-        // SAFETY: the array that begins at `at` has as many bytes, and the part stays as it is until
-        // the copy is made.
+        // SAFETY: the array that begins at `at` has as many bytes, and the part stays as it is
+        // until the copy is made.
         unsafe { result::memcpy_htod_async(at, staged, stream) }
     }
 }

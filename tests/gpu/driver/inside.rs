@@ -207,7 +207,7 @@ fn a_whole_edit_finds_room() {
     // Searches: what backward needs of the layers above the edited ones is kept.
     for _ in 0..12 {
         let (facts, tokens) = (draw(40, 264), draw(29, 33));
-        let n = (facts * tokens).min(if card.memory().limit > 20 << 30 { 8192 } else { 512 });
+        let n = facts * tokens;
         let _slots: Vec<_> = (0..5).map(|_| f32s(facts * D)).collect();
         let _prefixes: Vec<_> = (0..2 * LAYERS).map(|_| f32s(60 * D)).collect();
         for _ in 0..2 {
