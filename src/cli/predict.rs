@@ -120,7 +120,7 @@ fn print_beside(context: &Context, all: &[Beside]) -> Result<()> {
     let head = ["what", "on", "measured", "expected", "ratio"];
     let line = |[what, on, measured, expected, ratio]: [&str; 5]| {
         let text = format!("{what:<34} {on:<34} {measured:>11} {expected:>11} {ratio:>6}");
-        context.terminal.line(text.trim_end().to_owned())
+        context.terminal.line(text.trim_end())
     };
     line(head)?;
     for b in all {
