@@ -22,6 +22,8 @@ int kept_bits() {
 }
 const int KEPT = kept_bits();
 
+const char MISALIGNED[] = "an address that is no multiple of its access";
+
 // Where rounding is not to the nearest. `volatile`, so that it happens between the two changes.
 f32 fused_towards(int direction, f32 a, f32 b, f32 c) {
     const volatile f32 x = a, y = b, z = c;
@@ -143,6 +145,19 @@ void fail(const char* what, u64 at, simt::Site site) {
     simt::stop(text, site);
 }
 
+void outside(const Space& space, u64 at, u64 bytes, simt::Site site) {
+    char text[64];
+    snprintf(text, sizeof text, "an access outside %s memory", space.name);
+    fail(at % bytes ? MISALIGNED : text, at, site);
+}
+
+const memory::Array* array(u64 at, u64 bytes, u64 step, simt::Site site) {
+    const memory::Array* a = memory::find(at);
+    if (at % step != 0) fail(MISALIGNED, at, site);
+    if (!memory::holds(a, at, bytes)) fail("an access outside every array", at, site);
+    return a;
+}
+
 f32 fma_rm_f32(f32 a, f32 b, f32 c) { return fused_towards(FE_DOWNWARD, a, b, c); }
 f32 fma_rz_f32(f32 a, f32 b, f32 c) { return fused_towards(FE_TOWARDZERO, a, b, c); }
 
@@ -151,12 +166,13 @@ f32 ex2_approx_ftz_f32(f32 a) {
 }
 
 void cp_async_cg_shared_global(const Space& block, u64 to, u64 from, u32 size, u32 bytes,
-                               const memory::Array*& last, simt::Site site) {
+                               simt::Site site) {
     if (size != 16 || bytes > size) fail("a copy of more bytes than 16", bytes, site);
-    aligned(from, size, site);
+    if (from % size != 0) fail(MISALIGNED, from, site);
     char* place = within(block, to, size, site);
     simt::Packet packet = {};
-    if (bytes) memcpy(&packet, in_array(last, from, bytes, site), bytes);
+    if (bytes) array(from, bytes, size, site);
+    memcpy(&packet, reinterpret_cast<const void*>(from), bytes);
     memcpy(place, &simt::POISON, sizeof simt::POISON);
     simt::copy(place, packet, site);
 }

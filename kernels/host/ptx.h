@@ -212,31 +212,24 @@ constexpr u32 SHARED_BEGIN = 1024;  // none is 0
 struct Space {
     char* memory;
     u64 begin, bytes;
-    const char* outside;  // what is said of an access that is
+    const char* name;
 };
 
-OP void aligned(u64 at, u64 bytes, simt::Site site) {
-    if (at % bytes != 0) fail("an address that is no multiple of its access", at, site);
-}
-
+// Where an access lies in shared memory or in the thread's own.
+[[noreturn]] void outside(const Space& space, u64 at, u64 bytes, simt::Site site);
 OP char* within(const Space& space, u64 at, u64 bytes, simt::Site site) {
-    aligned(at, bytes, site);
     const u64 from = at - space.begin;
-    if (from >= space.bytes || space.bytes - from < bytes) fail(space.outside, at, site);
+    if (at % bytes != 0 || from >= space.bytes || space.bytes - from < bytes)
+        outside(space, at, bytes, site);
     return space.memory + from;
 }
 
+// The array of an access to global memory, which lies on a multiple of `step`.
+const memory::Array* array(u64 at, u64 bytes, u64 step, simt::Site site);
 // `last` is the array that the instruction met last.
-OP char* in_array(const memory::Array*& last, u64 at, u64 bytes, simt::Site site) {
-    if (!memory::holds(last, at, bytes)) {
-        last = memory::find(at);
-        if (!memory::holds(last, at, bytes)) fail("an access outside every array", at, site);
-    }
-    return reinterpret_cast<char*>(at);
-}
 OP char* global(const memory::Array*& last, u64 at, u64 bytes, simt::Site site) {
-    aligned(at, bytes, site);
-    return in_array(last, at, bytes, site);
+    if (at % bytes != 0 || !memory::holds(last, at, bytes)) last = array(at, bytes, bytes, site);
+    return reinterpret_cast<char*>(at);
 }
 
 template <class T> OP T load(const char* at) {
@@ -286,7 +279,7 @@ SHUFFLE(idx)
 // == Asynchronous copies: `bytes` of 16 are read, the others are zeros. They are read now and
 // written at the wait; until then there is NaN.
 void cp_async_cg_shared_global(const Space& block, u64 to, u64 from, u32 size, u32 bytes,
-                               const memory::Array*& last, simt::Site site);
+                               simt::Site site);
 void cp_async_wait_group(int groups);
 
 // == Warp Level Matrix Multiply-Accumulate Instructions: d = a b + c, in place of c.

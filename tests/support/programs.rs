@@ -40,7 +40,7 @@ pub const BUILDS: [(&str, Flags); 4] = [
     ("plain", &["-O2"]),
     ("address", &["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
     ("thread", &["-O1", "-fsanitize=thread"]),
-    (PTX, &["-O1", "-ffp-contract=off", "-Wno-overflow"]),
+    (PTX, &["-O1", "-g0", "-ffp-contract=off", "-Wno-overflow"]),
 ];
 
 /// The build of compiled kernels.
@@ -177,7 +177,7 @@ fn units(
         let text = fs::read_to_string(&job.path).unwrap();
         // Under a name that a message can be looked up by.
         let path = dir.join(format!("{unit}.ptx"));
-        fs::write(&path, &text).unwrap();
+        fs::write(&path, text.trim_end_matches('\0')).unwrap();
         let path = path.display().to_string();
         let written = ptx::unit(&source.name, elem, weight, &text, &path);
         add(unit, written.unwrap_or_else(|e| panic!("{e}")));

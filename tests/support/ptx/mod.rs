@@ -79,17 +79,16 @@ fn function(module: &Module, kernel: &Kernel) -> Result<String, String> {
             writeln!(text, "  memset(stack, 0xff, sizeof stack);").unwrap();
         }
         if bytes > 0 {
-            let outside = if space == "own" { "local" } else { "shared" };
-            let outside = format!("an access outside {outside} memory");
-            writeln!(text, "  const Space {space} = {{{memory}, {begin}, {bytes}, {outside:?}}};")
+            let name = if space == "own" { "local" } else { "shared" };
+            writeln!(text, "  const Space {space} = {{{memory}, {begin}, {bytes}, {name:?}}};")
                 .unwrap();
         }
     }
     for (name, function) in [
-        ("tid", "thread_index"),
-        ("ntid", "block_size"),
-        ("ctaid", "block_index"),
-        ("nctaid", "grid_size"),
+        ("vtid", "thread_index"),
+        ("vntid", "block_size"),
+        ("vctaid", "block_index"),
+        ("vnctaid", "grid_size"),
     ] {
         writeln!(text, "  [[maybe_unused]] const uint3 {name} = simt::{function}();").unwrap();
     }

@@ -33,7 +33,7 @@ pub struct Registers {
     pub line: usize,
     /// `b32`.
     pub class: String,
-    /// `r1` to `r12`.
+    /// Variables for `r1` to `r12`.
     pub names: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub enum Body {
 
 /// `@!%p1 add.s32 %r3, %r2, 1;`
 pub struct Instruction {
-    /// A register, and whether it must be false.
+    /// A register's variable, and whether it must be false.
     pub guard: Option<(String, bool)>,
     /// `add.s32`.
     pub opcode: String,
@@ -55,7 +55,7 @@ pub struct Instruction {
 /// What an instruction is given.
 #[derive(Debug)]
 pub enum Operand {
-    /// `%r1` without its sign; also `tid.x`.
+    /// The variable of `%r1`; also `%tid.x`.
     Register(String),
     /// `{%f1, %f2}`, or `%r1|%p1`.
     Group(Vec<Operand>),
@@ -159,13 +159,18 @@ fn variable(line: &str) -> Option<Variable> {
     Some(Variable { name: name.to_owned(), align: align.parse().ok()?, bytes: bytes.parse().ok()? })
 }
 
+/// `v` and a register's name, which by itself may be a type's (`f32`).
+fn register(text: &str) -> Option<String> {
+    text.strip_prefix('%').map(|name| format!("v{name}"))
+}
+
 /// `.reg .b32 %r<13>;` or `.reg .b64 %SP;`
 fn registers(line: usize, words: &[&str]) -> Option<Registers> {
     let [_, class, name] = words[..] else { return None };
-    let name = name.strip_prefix('%')?.strip_suffix(';')?;
+    let name = register(name.strip_suffix(';')?)?;
     let names = match name.strip_suffix('>').and_then(|name| name.split_once('<')) {
         Some((name, end)) => (1..end.parse().ok()?).map(|i: u32| format!("{name}{i}")).collect(),
-        None => vec![name.to_owned()],
+        None => vec![name],
     };
     Some(Registers { line, class: class.strip_prefix('.')?.to_owned(), names })
 }
@@ -179,7 +184,7 @@ fn body(line: &str) -> Option<Body> {
     if let Some(guarded) = rest.strip_prefix('@') {
         let (register, instruction) = guarded.split_once(char::is_whitespace)?;
         let is_false = register.starts_with('!');
-        guard = Some((register.trim_start_matches('!').strip_prefix('%')?.to_owned(), is_false));
+        guard = Some((self::register(register.trim_start_matches('!'))?, is_false));
         rest = instruction.trim();
     }
     let (opcode, operands) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
@@ -220,8 +225,8 @@ fn operand(text: &str) -> Option<Operand> {
     if let Some((first, second)) = text.split_once('|') {
         return Some(Operand::Group(vec![operand(first)?, operand(second)?]));
     }
-    if let Some(register) = text.strip_prefix('%') {
-        return Some(Operand::Register(register.to_owned()));
+    if let Some(register) = register(text) {
+        return Some(Operand::Register(register));
     }
     if let Some(bits) = text.strip_prefix("0f") {
         return u32::from_str_radix(bits, 16).ok().map(|b| Operand::Float(f32::from_bits(b)));

@@ -112,9 +112,7 @@ impl<'a> Scope<'a> {
             {
                 let [to, from] = [self.address(to)?, self.address(from)?];
                 let numbers = self.sources(&["u32"; 2], numbers)?;
-                Ok(format!(
-                    "{{ {LAST} {function}(block, {to}, {from}, {numbers}, last, AT({line})); }}"
-                ))
+                Ok(format!("{function}(block, {to}, {from}, {numbers}, AT({line}));"))
             }
             (["cp", "async", "commit_group"], []) => Ok("simt::commit();".to_owned()),
             (["cp", "async", "wait_group"], [Operand::Integer(n)]) => {
@@ -242,7 +240,7 @@ impl<'a> Scope<'a> {
 
     /// An operand where a class is asked for.
     fn source(&self, class: &str, operand: &Operand) -> Text {
-        const SPECIAL: [&str; 4] = ["tid.", "ntid.", "ctaid.", "nctaid."];
+        const SPECIAL: [&str; 4] = ["vtid.", "vntid.", "vctaid.", "vnctaid."];
         match operand {
             Operand::Register(name) if SPECIAL.iter().any(|known| name.starts_with(known)) => {
                 Ok(name.clone())
