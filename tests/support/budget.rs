@@ -31,7 +31,7 @@ const DRAWS: usize = 8;
 
 /// How often at most a case is drawn for compiled kernels: the sources saw the others, and what
 /// they are held to is of all draws.
-const COMPILED_DRAWS: usize = 2;
+const COMPILED_DRAWS: usize = 8;
 
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
