@@ -11,6 +11,10 @@
 //! the unit roundoff, so what a plain loop loses in f32, it loses 2⁻²⁹ of in f64. There `got` has
 //! its budget and `want` an error of its own: 3 and 2 instead of 2 and 1.
 //!
+//! A kernel's `base` is the worse of two: the plain loop, and the same with what NVIDIA's compiler
+//! and functions do to it (`support/fused.rs`). What tensor cores and `erfcf` lose beyond that, a
+//! case derives from the kernel's header and adds: [`kernel_besides`].
+//!
 //! The maximum over few numbers is luck, so a case is drawn again until [`ENOUGH`] were seen.
 
 use std::sync::LazyLock;
@@ -21,12 +25,18 @@ use incise::gpu::launch::Elem;
 use incise::tensor::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::fused::Fused;
 use super::toy::Draw;
+use super::twin;
 
 /// How many numbers an output must have shown before its largest error says something.
 const ENOUGH: usize = 128;
 /// … and how often a case is drawn at least: numbers of one draw share sums, and so errors.
 const DRAWS: usize = 8;
+
+/// How often at most a case is drawn for compiled kernels: the sources saw the others, and what
+/// they are held to is of all draws.
+const COMPILED_DRAWS: usize = 8;
 
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
@@ -96,11 +106,11 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 }
 
 /// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
-/// on every engine, with the same bits on all. `INCISE_SMALLEST=1` leaves out all but small cases,
+/// on every engine, with the same bits on all of the sources. `INCISE_SMALLEST=1` leaves out all but small cases,
 /// drawn once: what a checker of memory has the time for.
 ///
 /// ```text
-/// max|got − want| ≤ 2·max|base − want| + u·max|want|      u of the output's type
+/// max|got − want| ≤ 2·max|base − want| + u·max|want| + besides      u of the output's type
 /// ```
 pub fn kernel<O: Op>(
     case: &str,
@@ -124,30 +134,43 @@ pub fn kernel_besides<O: Op>(
 ) {
     let names = O::OUTPUTS;
     let mut seen = vec![Seen::default(); names.len()];
+    let (compiled, sources): (Vec<_>, Vec<_>) =
+        engines.iter().partition(|(name, _)| twin::is_compiled(name));
+    let judged: Vec<_> = sources.first().into_iter().chain(&compiled).collect();
+    let mut errors = vec![vec![0.0f64; names.len()]; judged.len()];
     let mut draw = Draw::new(case, true);
     let smallest = std::env::var_os("INCISE_SMALLEST").is_some_and(|v| v == "1");
     for drawn in 1.. {
         let op = inputs(&mut draw);
-        let (want, base) = (op.plain::<f64>(), widen(op.plain::<f32>()));
+        let (want, bases) = (op.plain::<f64>(), bases(&op));
         if smallest && want.iter().map(Vec::len).sum::<usize>() > SMALL {
             return;
         }
-        let got = run(&op, &engines[0].1);
-        if drawn == 1 {
+        for ((name, engine), errors) in judged.iter().zip(&mut errors) {
+            if twin::is_compiled(name) && drawn > COMPILED_DRAWS {
+                continue;
+            }
+            let got = run(&op, engine);
+            errors
+                .iter_mut()
+                .zip(got.iter().zip(&want))
+                .for_each(|(e, (g, w))| *e = e.max(off(g, w)));
+            if drawn > 1 || twin::is_compiled(name) {
+                continue;
+            }
             // A thread of ThreadSanitizer's costs as much as thousands of ours.
             let large = want.iter().map(Vec::len).sum::<usize>() > FEW;
             let others =
-                engines[1..].iter().filter(|(name, _)| !(large && name.contains("thread")));
-            for (engine, other) in others {
-                let same = run(&op, other).into_iter().map(Bits).eq(got.iter().cloned().map(Bits));
-                assert!(same, "{case}: on `{engine}` other bits than on `{}`", engines[0].0);
+                sources[1..].iter().filter(|(name, _)| !(large && name.contains("thread")));
+            for (other, on) in others {
+                let same = run(&op, on).into_iter().map(Bits).eq(got.iter().cloned().map(Bits));
+                assert!(same, "{case}: on `{other}` other bits than on `{name}`");
             }
         }
         for (i, (seen, besides)) in seen.iter_mut().zip(besides(&op)).enumerate() {
             seen.count += want[i].len();
             seen.top = want[i].iter().fold(seen.top, |a, w| a.max(w.abs()));
-            seen.base = seen.base.max(off(&base[i], &want[i]));
-            seen.single = seen.single.max(off(&got[i], &want[i]));
+            seen.base = bases.iter().fold(seen.base, |a, base| a.max(off(&base[i], &want[i])));
             seen.besides = seen.besides.max(besides);
         }
         if smallest {
@@ -157,10 +180,15 @@ pub fn kernel_besides<O: Op>(
             break;
         }
     }
-    for ((name, elem), s) in names.iter().zip(outputs).zip(seen) {
-        let budget = 2.0 * s.base + unit(*elem) * s.top + s.besides;
-        let off = s.single;
-        assert!(off <= budget, "{case}: the kernel's {name} is off by {off:e} > {budget:e}");
+    for (i, (name, elem)) in names.iter().zip(outputs).enumerate() {
+        let budget = 2.0 * seen[i].base + unit(*elem) * seen[i].top + seen[i].besides;
+        for ((on, _), errors) in judged.iter().zip(&errors) {
+            let off = errors[i];
+            assert!(
+                off <= budget,
+                "{case}: the kernel's {name} on `{on}` is off by {off:e} > {budget:e}"
+            );
+        }
     }
 }
 
@@ -175,8 +203,13 @@ struct Seen {
     besides: f64,
 }
 
-fn widen(outputs: Vec<Vec<f32>>) -> Vec<Vec<f64>> {
-    outputs.into_iter().map(|x| x.into_iter().map(f64::from).collect()).collect()
+/// What plain loops give that round every product, and those that round it with the sum it is in.
+pub fn bases(op: &impl Op) -> [Vec<Vec<f64>>; 2] {
+    [widen(op.plain::<f32>()), widen(op.plain::<Fused>())]
+}
+
+fn widen<T: Float>(outputs: Vec<Vec<T>>) -> Vec<Vec<f64>> {
+    outputs.into_iter().map(|x| x.into_iter().map(T::f64).collect()).collect()
 }
 
 /// What our own code gives, with the same bits on one thread and on two.

@@ -98,8 +98,7 @@ fn products() {
                 let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
                 let sizes = case.sizes().plain().into_iter().map(largest);
                 let lost = [shape[2], shape[1]].map(lost);
-                let all = case.split(&lying).into_iter().zip(sizes.zip(lost));
-                all.map(|(split, (size, lost))| split + lost * size).collect()
+                sizes.zip(lost).map(|(size, lost)| (lying.split() + lost) * size).collect()
             },
         );
     }
