@@ -2,6 +2,7 @@
 
 mod card;
 mod commands;
+mod driver;
 mod grammar;
 mod graph;
 mod image;
@@ -9,4 +10,5 @@ mod library;
 mod memory;
 mod planted;
 mod probe;
+mod sizes;
 mod turns;
