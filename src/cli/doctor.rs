@@ -7,7 +7,7 @@ use serde_json::json;
 use super::context::Context;
 use crate::base::Result;
 use crate::base::units::metric;
-use crate::gpu::driver::{Driver, FORCE_PTX, POOL, TWIN, probe};
+use crate::gpu::driver::{Driver, FORCE_PTX, POOL, SYNC, TWIN, probe};
 use crate::gpu::kernels::FILES;
 use crate::gpu::library::{BLASLT, CUSOLVER, SWITCH, find};
 
@@ -77,10 +77,11 @@ pub fn run(context: &Context) -> Result<()> {
 }
 
 /// Variables of the environment that change what runs kernels, and what they do.
-const SWITCHES: [(&str, &str); 4] = [
+const SWITCHES: [(&str, &str); 5] = [
     (TWIN, "this executable stands for two GPUs, and no card is used"),
     (POOL, "`off` gives each array memory of its own: slow, and meant for sanitizers"),
     (SWITCH, "`off` leaves NVIDIA's libraries alone: our kernels multiply and factor"),
+    (SYNC, "`1` waits for the card after each launch, so that an error names its kernel"),
     (FORCE_PTX, "`1` makes the driver compile the kernels from PTX at every start"),
 ];
 

@@ -16,6 +16,7 @@ mod lock;
 pub mod nvrtc;
 pub mod pool;
 mod resident;
+pub mod staging;
 mod turns;
 pub mod twin;
 mod upload;

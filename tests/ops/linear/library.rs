@@ -76,8 +76,8 @@ fn draw(draw: &mut Draw, shape: [usize; 3], lying: &Lying) -> Linear {
 
 /// A library that takes none of these products would leave them to our kernels.
 pub(super) fn multiplied(card: &Engine) {
-    let [served, refused] = card.blaslt().unwrap().shapes();
-    assert!(served > 0 && refused == 0, "cuBLASLt multiplies {served} shapes, not {refused}");
+    let shapes = card.blaslt().unwrap().shapes();
+    assert!(!shapes.is_empty() && shapes.iter().all(|(_, served)| *served), "{shapes:?}");
 }
 
 #[test]
