@@ -9,4 +9,5 @@ mod library;
 mod memory;
 mod planted;
 mod probe;
+mod proof;
 mod turns;
