@@ -12,6 +12,7 @@
 //! patches ([`state`]), conflicts between requests are settled by rule, outputs never replace
 //! inputs (`editor/places.rs`), and weights are written through a journal.
 
+mod check;
 pub mod edit;
 mod opened;
 mod places;
@@ -243,6 +244,14 @@ impl Editor {
     /// The seed of everything that is drawn; 0 where it is not given.
     pub fn seed(mut self, seed: u64) -> Editor {
         self.settings.seed = seed;
+        self
+    }
+
+    /// Leaves out the check of a GPU: that the first look of the search, of the first fact, is near
+    /// what the CPU computes beside the search.
+    #[must_use]
+    pub fn no_check(mut self) -> Editor {
+        self.settings.no_check = true;
         self
     }
 

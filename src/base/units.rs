@@ -30,6 +30,15 @@ pub fn metric(n: f64) -> String {
     format!("{value:.digits$}{prefix}")
 }
 
+/// A time: `2.00 s`, `1.25 ms`, `3.0 µs`.
+pub fn seconds(s: f64) -> String {
+    match s {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", 1e3 * s),
+        s => format!("{:.1} µs", 1e6 * s),
+    }
+}
+
 /// A part as a percentage with as many digits as say something: `0.13 %`, `96 %`.
 pub fn percent(part: f64) -> String {
     let p = 100.0 * part;

@@ -23,7 +23,7 @@ use crate::ops::gram::{Totals, packed_len};
 use crate::stats::{Moment, Origin};
 
 /// Layers that are edited, as for GPT-J.
-const LAYERS: usize = 6;
+pub const LAYERS: usize = 6;
 
 /// A row a stage, and one for all.
 ///
@@ -45,7 +45,7 @@ pub fn measure(
     clock.at(Stage::Statistics, 0, 0);
     let moments = catch_device_error(|| Ok(statistics(model, sizes, &layers)))?;
 
-    let mut ids = Ids::new(model);
+    let mut ids = Ids::new(model.arch.vocabulary);
     let facts = made_up(&mut ids, facts)?;
     let mut contexts = vec![vec!["{}".to_owned()]];
     contexts.push(vec!["context {}".to_owned(); facts[0].rows.keys.len() - 1]);
@@ -106,7 +106,7 @@ fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>>
     let passes = if sizes.side < 1024 { 2 } else { (10 * a.inner).div_ceil(sequences * length) };
     let totals = |_: &usize| Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)]);
     let mut totals: Vec<Totals> = layers.iter().map(totals).collect();
-    let (mut ids, mut run) = (Ids::new(model), Run::new(model));
+    let (mut ids, mut run) = (Ids::new(model.arch.vocabulary), Run::new(model));
     for _ in 0..passes {
         let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
         let above = layers[layers.len() - 1] + 1;

@@ -8,17 +8,18 @@
 pub mod edit;
 pub mod limits;
 pub mod ops;
+pub mod predict;
 pub mod solves;
 pub mod stages;
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::tensor::Compute;
 
 /// What a rate counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     /// Bytes that are moved.
     Bytes,

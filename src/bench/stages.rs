@@ -11,11 +11,12 @@ use crate::edit::search::packing::suffix_tokens;
 use crate::edit::search::{Push, Search, SearchFact, find_all};
 use crate::gpu::Engine;
 use crate::model::decoder::{Hook, Past};
+use crate::model::random::layer_weights;
 use crate::model::{At, Batch, Model, Run, SearchPrecision, Site};
 use crate::ops::gram::{Totals, packed_len};
 
 /// Steps of a search that never ends early.
-const STEPS: usize = 25;
+pub const STEPS: usize = 25;
 
 /// The ways a model runs: on a device exact and fast.
 fn ways(model: &Model) -> Vec<Model> {
@@ -33,7 +34,7 @@ fn ways(model: &Model) -> Vec<Model> {
 ///
 /// A device without room.
 pub fn passes(model: &Model, sizes: Sizes, limits: Limits, rows: &mut Vec<Row>) -> Result<()> {
-    let mut ids = Ids::new(model);
+    let mut ids = Ids::new(model.arch.vocabulary);
     ways(model).iter().try_for_each(|model| {
         catch_device_error(|| {
             pass(model, sizes, limits, &mut ids, rows);
@@ -48,15 +49,13 @@ pub fn passes(model: &Model, sizes: Sizes, limits: Limits, rows: &mut Vec<Row>) 
 ///
 /// A device without room.
 pub fn searches(model: &Model, limits: Limits, n: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let mut ids = Ids::new(model);
+    let mut ids = Ids::new(model.arch.vocabulary);
     ways(model).iter().try_for_each(|model| find(model, limits, n, &mut ids, rows))
 }
 
 /// Weights of a layer.
 pub fn weights(model: &Model) -> f64 {
-    let (a, gated) = (&model.arch, usize::from(model.layers[0].gate.is_some()));
-    (a.width * (2 * a.n_heads + 2 * a.n_kv_heads) * a.head_dim + (2 + gated) * a.width * a.inner)
-        as f64
+    layer_weights(&model.arch, model.layers[0].gate.is_some())
 }
 
 fn how(model: &Model) -> &'static str {
@@ -95,10 +94,15 @@ fn pass(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut V
     row(format!("statistics of layer {layer}{}", how(model)), took, flop);
 }
 
-/// A search that never ends early, where GPT-J's is.
+/// The layer whose output is searched, of so many: where GPT-J's is.
+pub fn layer_of_search(layers: usize) -> usize {
+    (layers * 2 / 7).min(layers - 2)
+}
+
+/// A search that never ends early.
 pub fn search(model: &Model) -> Search {
     let top = model.arch.layers - 1;
-    let site = Site { layer: (model.arch.layers * 2 / 7).min(top - 1), at: At::Stream };
+    let site = Site { layer: layer_of_search(model.arch.layers), at: At::Stream };
     Search {
         push: Push { site, attention: false, loss_layer: top },
         steps: STEPS,
@@ -145,8 +149,8 @@ pub struct Ids(Rng, usize);
 
 impl Ids {
     /// Always the same ones.
-    pub fn new(model: &Model) -> Ids {
-        Ids(Rng::new(0, "tokens of a benchmark"), model.arch.vocabulary)
+    pub fn new(vocabulary: usize) -> Ids {
+        Ids(Rng::new(0, "tokens of a benchmark"), vocabulary)
     }
 
     /// Some of them.

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::context::Context;
-use crate::base::units::metric;
+use super::predict::PredictFlags;
+use crate::base::units::{metric, seconds};
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
@@ -28,7 +29,8 @@ pub struct Bench {
     #[arg(long, value_delimiter = ',', default_value = "ops,solves,stages,edit")]
     parts: Vec<Part>,
     /// Numbers of facts whose values are searched, one after another; the last is edited too
-    #[arg(long, value_delimiter = ',', default_value = "16")]
+    /// [default: 16; of a prediction 10000]
+    #[arg(long, value_delimiter = ',')]
     facts: Vec<usize>,
     /// Leave out what would begin after so many seconds
     #[arg(long)]
@@ -36,6 +38,8 @@ pub struct Bench {
     /// A file for all numbers, written after every part
     #[arg(short, long)]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    prediction: PredictFlags,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -60,6 +64,9 @@ enum Part {
 impl Bench {
     /// Measures, part by part.
     pub fn run(&self, context: &Context) -> Result<()> {
+        if self.prediction.is_asked() {
+            return self.prediction.run(context, self.shape.as_deref(), &self.facts);
+        }
         self.check_output()?;
         let computes = context.device.start()?;
         let [compute] = &computes[..] else {
@@ -74,7 +81,8 @@ impl Bench {
             Size::Middle => Sizes::MIDDLE,
             Size::Large => Sizes::LARGE,
         };
-        let Some(&last) = self.facts.last().filter(|_| !self.facts.contains(&0)) else {
+        let facts = if self.facts.is_empty() { &[16][..] } else { &self.facts };
+        let Some(&last) = facts.last().filter(|_| !facts.contains(&0)) else {
             return Err(Error::refused("--facts 0: nothing to search", "say at least one"));
         };
         let began = Instant::now();
@@ -98,7 +106,7 @@ impl Bench {
                 Part::Solves => solves::measure(compute, sizes, widths, limits, &mut rows)?,
                 Part::Stages => {
                     stages::passes(model, sizes, limits, &mut rows)?;
-                    for &n in &self.facts {
+                    for &n in facts {
                         shown = self.show(context, &rows, shown, compute)?;
                         stages::searches(model, limits, n, &mut rows)?;
                     }
@@ -175,14 +183,6 @@ fn line(row: &Row) -> String {
     let reached = format!("{}{unit}", metric(row.rate()));
     let of = row.of_limit().map_or(String::new(), |part| format!("{:.0} %", 100.0 * part));
     format!("{:<28} {:<32} {time:>18} {reached:>14} {of:>9}", row.name, row.shape)
-}
-
-fn seconds(s: f64) -> String {
-    match s {
-        s if s >= 1.0 => format!("{s:.2} s"),
-        s if s >= 1e-3 => format!("{:.2} ms", 1e3 * s),
-        s => format!("{:.1} µs", 1e6 * s),
-    }
 }
 
 /// Everything, with what a reader must know of the machine and the program.

@@ -75,6 +75,9 @@ pub struct EditCommand {
     /// Of the value search on a GPU: exact, or fast, which rounds activations to bf16
     #[arg(long, value_parser = ["exact", "fast"], default_value = "exact")]
     precision: String,
+    /// Leave out what the CPU checks of a GPU: the first look of the search, of the first fact
+    #[arg(long)]
+    no_check: bool,
     /// Say what would be done, and stop before the work
     #[arg(long)]
     dry_run: bool,
@@ -167,6 +170,9 @@ impl EditCommand {
             });
         if self.on_broken == "skip" {
             editor = editor.on_broken(OnBroken::Skip);
+        }
+        if self.no_check {
+            editor = editor.no_check();
         }
         if self.no_space {
             editor = editor.no_space();

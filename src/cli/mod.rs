@@ -21,6 +21,7 @@ mod memory;
 mod merge;
 mod methods;
 mod output;
+mod predict;
 mod report;
 mod stages;
 mod stats;

@@ -18,7 +18,7 @@ use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report};
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
-use crate::edit::method::{Batching, Plan};
+use crate::edit::method::{Batching, Context, Plan};
 use crate::edit::solve::layers::LayerChange;
 use crate::edit::state::State;
 use crate::model::Model;
@@ -67,10 +67,11 @@ impl Prepared {
         }
         let before = self.scores()?;
         let moments = |l| self.moment(l);
-        let plan = {
-            let mut context = self.context(&moments, cache.as_mut(), state);
+        let plan = self.checked(|progress| {
+            let context = self.context(&moments, cache.as_mut(), state);
+            let mut context = Context { progress, ..context };
             catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
-        };
+        });
         let plan = plan.map_err(|e| self.say_where_it_is(e, cache.is_some()))?;
         for layer in plan.layers.iter().filter(|l| l.ridge.is_some()) {
             warn_of_ridge(progress, &*self.moment(layer.layer)?, layer.ridge);

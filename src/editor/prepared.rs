@@ -223,8 +223,11 @@ impl Prepared {
         let facts = self.own_facts();
         let search = self.search();
         let moments = |l| self.moment(l);
-        let mut context = self.context(&moments, cache.as_mut(), State::default());
-        let searched = catch_device_error(|| values::search_all(&mut context, &facts, &search));
+        let searched = self.checked(|progress| {
+            let context = self.context(&moments, cache.as_mut(), State::default());
+            let mut context = Context { progress, ..context };
+            catch_device_error(|| values::search_all(&mut context, &facts, &search))
+        });
         searched.map_err(|e| self.say_where_it_is(e, true))?;
         let cache = cache.expect("an output has a cache beside it");
         values::export(self.model(), &cache, &facts, &search, output)?;
@@ -257,7 +260,7 @@ impl Prepared {
         Ok(vec![("tokens", json!(tokens))])
     }
 
-    fn search(&self) -> Search {
+    pub(super) fn search(&self) -> Search {
         self.method.search(&self.params, &self.model().arch)
     }
 

@@ -31,6 +31,7 @@ pub(super) struct Settings {
     pub memory: Option<u64>,
     pub threads: Option<Arc<ThreadPool>>,
     pub seed: u64,
+    pub no_check: bool,
     pub sequential: usize, // 0: all at once
     pub state: Option<PathBuf>,
     pub shard: Option<Share>,
@@ -56,6 +57,7 @@ impl Default for Settings {
             memory: None,
             threads: None,
             seed: 0,
+            no_check: false,
             sequential: 0,
             state: None,
             shard: None,

@@ -12,7 +12,7 @@ use super::config::Config;
 use super::families;
 use super::family::Names;
 use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
-use crate::base::{DType, Result, Rng, catch_device_error};
+use crate::base::{DType, Error, Result, Rng, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
 
@@ -37,6 +37,26 @@ pub fn config(shape: &str) -> Option<Value> {
         "gpt-j-6b" => Some(gptj(28, 4096, 16, 50_400)),
         _ => None,
     }
+}
+
+/// The architecture of a known shape, and whether its MLPs are gated.
+///
+/// # Errors
+///
+/// A shape that is not known.
+pub fn arch(shape: &str) -> Result<(Arch, bool)> {
+    let value = config(shape).ok_or_else(|| {
+        Error::refused(format!("`{shape}`: no such shape"), "say tiny, gpt2-small or gpt-j-6b")
+    })?;
+    let config = Config { value: &value, path: PathBuf::from(shape) };
+    let family = families::find(&config)?;
+    Ok((family.arch(&config)?, family.names.gate.is_some()))
+}
+
+/// Weights of a layer's matrices.
+pub fn layer_weights(a: &Arch, gated: bool) -> f64 {
+    let attention = a.width * (2 * a.n_heads + 2 * a.n_kv_heads) * a.head_dim;
+    (attention + (2 + usize::from(gated)) * a.width * a.inner) as f64
 }
 
 /// Draws the weights of one model. Matrices of one size share their bytes on the host; on a device

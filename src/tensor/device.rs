@@ -56,6 +56,18 @@ impl Device {
         })
     }
 
+    /// `cpu`, or the names of the GPUs, each once.
+    pub fn title(&self) -> String {
+        match self {
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(cards) => {
+                let mut names: Vec<&str> = cards.iter().map(|card| &*card.gpu.name).collect();
+                names.dedup();
+                names.join(", ")
+            }
+        }
+    }
+
     /// What computes on it, in f32; GPUs are started where they are not yet.
     ///
     /// # Errors

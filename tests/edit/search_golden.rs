@@ -2,15 +2,17 @@
 //! random tiny models.
 
 use incise::edit::prompts::{FactRows, PromptRow};
-use incise::edit::search::Push;
+
+use incise::edit::search::first_look::FirstLook;
 use incise::edit::search::objective::Objective;
 use incise::edit::search::packing::shared_prefixes;
+use incise::edit::search::{Push, Search};
 use incise::model::prefix::PrefixCache;
 use incise::model::{At, Model, SearchPrecision, Site};
-use incise::tensor::Tensor;
+use incise::tensor::{Precision, Tensor};
 
 use crate::model::golden::each;
-use crate::support::golden::Golden;
+use crate::support::golden::{Golden, NAMES};
 use crate::support::twin;
 
 /// The recorded search: its facts' rows and where it pushes.
@@ -53,6 +55,49 @@ fn the_search_loss_and_its_gradient_are_the_frameworks() {
             gradient.to_f64().iter().zip(&delta).map(|(g, d)| g + shrink * d).collect();
         golden.check("search.grad", compute, &whole);
     });
+}
+
+fn search(golden: &Golden, push: Push) -> Search {
+    Search {
+        push,
+        steps: 1,
+        lr: 0.5,
+        weight_decay: 0.0,
+        clamp: 1.0,
+        kl_factor: golden.json.search.kl_factor,
+        nll_factor: 1.0,
+        anneal_nll: false,
+        loss_tolerance: 0.0,
+    }
+}
+
+/// On every model the kernels' first look, exact and fast, is within what their precision explains,
+/// and a look at the model with one matrix a hundredth larger is not.
+#[test]
+fn a_first_look_is_the_hosts() {
+    let Some(engine) = twin::engine("edit::search_golden::a_first_look_is_the_hosts") else {
+        return;
+    };
+    for golden in NAMES.map(Golden::open) {
+        let mut device = golden.model(engine.clone());
+        let (rows, push) = recorded(&golden, &device);
+        let by = search(&golden, push);
+        let look = |model: &Model| FirstLook::of(model, &rows, &by).unwrap();
+        let [single, double] =
+            [Precision::F32, Precision::F64].map(|precision| look(&golden.model(precision)));
+        for precision in [SearchPrecision::Exact, SearchPrecision::Fast] {
+            device.search_precision = precision;
+            let held = look(&device).hold("a card", precision, [&single, &double]);
+            held.unwrap_or_else(|e| panic!("{} {precision:?}: {e}", golden.name));
+        }
+        device.search_precision = SearchPrecision::Exact;
+        let l = push.site.layer + 1;
+        let w = device.layers[l].down.w.to_dense::<f64>();
+        let wrong = device.with_down(l, w.iter().map(|w| 1.01 * w).collect());
+        let said = look(&wrong).hold("a card", SearchPrecision::Exact, [&single, &double]);
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains("a card: the search's first look is wrong: "), "{said}");
+    }
 }
 
 /// Fast steps on every shape of model: below the tap everything is exact, KL at δ = 0 is exactly 0,

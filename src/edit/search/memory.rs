@@ -50,10 +50,13 @@ impl SearchMemory {
     }
 }
 
-/// Tokens searched at a time, at most: more make no product faster, and facts would wait for each
-/// other.
+/// Tokens searched at a time on a device, at most: more make no product faster, and facts would
+/// wait for each other.
+pub const DEVICE_TOKENS: usize = 8192;
+
+/// Tokens searched at a time, at most.
 pub fn max_tokens(model: &Model) -> usize {
-    if model.compute.engine().is_some() { 8192 } else { 4096 }
+    if model.compute.engine().is_some() { DEVICE_TOKENS } else { 4096 }
 }
 
 /// Bytes a token takes in various places.

@@ -16,9 +16,11 @@
 //!
 //! Start reading at [`plain`]: the whole search of one fact, on a page. What the others do is the
 //! same for many facts at once and fast: [`objective`] the loss and its gradient, [`packing`] where
-//! rows lie, [`run`] facts that come and go, [`memory`] how many at a time, [`devices`] on which.
+//! rows lie, [`run`] facts that come and go, [`memory`] how many at a time, [`devices`] on which,
+//! [`first_look`] whether a device computes what the host does.
 
 pub mod devices;
+pub mod first_look;
 pub mod memory;
 pub mod objective;
 pub mod packing;

@@ -263,6 +263,12 @@ impl<'m> Objective<'m> {
         &self.step.losses
     }
 
+    /// The loss of each of a fact's rows of logits in the last step, without weights.
+    pub fn row_losses(&mut self, fact: usize) -> Vec<f64> {
+        self.step.losses.read();
+        self.step.losses.of(fact).map(|(_, result)| result.loss).collect()
+    }
+
     /// The losses of a fact in the last step, NLL without f; the decay is not the rows' and 0.
     pub fn loss(&mut self, fact: usize) -> LossStep {
         self.step.losses.read();

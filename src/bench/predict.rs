@@ -1,0 +1,71 @@
+//! What an edit of many facts should take on a card that is not here: a calculation, line by line.
+//!
+//! ```text
+//! step     = products + head + short attention + activation + norms, residuals, rotary + rest
+//! search   = facts · steps / batch · step
+//! edit     = search + the host between steps + admitting + keys + solves + statistics
+//!            + judging + reading and writing
+//! part     = work / (rate of the card · share)
+//! ```
+//!
+//! Work is counted by the code that does it (`predict/work.rs`), instructions are read from the
+//! machine code (docs/kernels.md), rates and shares are data (`predict/card.rs`). No line is a
+//! measurement: a card's own results are put beside it by [`compare`].
+
+pub mod card;
+pub mod compare;
+pub mod line;
+mod stages;
+mod step;
+pub mod work;
+
+use card::CardRates;
+use line::{Line, total};
+use serde::Serialize;
+use step::Instructions;
+use work::{Question, Work};
+
+use crate::base::Result;
+
+/// A calculation.
+#[derive(Debug, Serialize)]
+pub struct Prediction {
+    /// The card.
+    pub card: &'static str,
+    /// Parts of a step of a full batch.
+    pub step: Vec<Line>,
+    /// Stages of the edit.
+    pub stages: Vec<Line>,
+    /// Of the edit.
+    pub seconds: f64,
+}
+
+impl Prediction {
+    /// Seconds of admitting facts and of the search where none ends before the others.
+    pub fn search(&self) -> f64 {
+        let of = |line: &&Line| ["search, on the card", "admitting facts"].contains(&line.name);
+        total(self.stages.iter().filter(of))
+    }
+
+    /// Seconds of the edit as a benchmark runs it, of a model in memory and of facts that end at
+    /// the same step.
+    fn without_files(&self) -> f64 {
+        let left_out = ["search, the host between steps", "reading and writing weights"];
+        total(self.stages.iter().filter(|line| !left_out.contains(&line.name)))
+    }
+}
+
+/// What machine code says of our kernels.
+const INSTRUCTIONS: Instructions = Instructions { product: 11.3, activation: [54.0, 69.0] };
+
+/// What an edit should take.
+///
+/// # Errors
+///
+/// A shape that is not known.
+pub fn predict(asked: Question, card: &'static CardRates) -> Result<Prediction> {
+    let work = Work::of(asked)?;
+    let step = step::step(&work, card, &INSTRUCTIONS);
+    let stages = stages::stages(&work, card, &INSTRUCTIONS, &step);
+    Ok(Prediction { card: card.name, seconds: total(&stages), step, stages })
+}

@@ -1,0 +1,102 @@
+//! One step of the value search of a full batch, part by part.
+
+use super::card::{ATTENTION_ISSUE, CardRates, ELEMENT_ISSUE, STREAM, parts};
+use super::line::Line;
+use super::work::Work;
+use crate::base::units::metric;
+use crate::edit::search::packing::LOGIT_ROWS;
+
+/// Instructions that a warp executes, from the machine code.
+pub struct Instructions {
+    /// Of our product, for one mma.
+    pub product: f64,
+    /// Of an activation in bf16, forward and backward, for one element.
+    pub activation: [f64; 2],
+}
+
+/// Instructions of short attention, forward and backward, that a block's warps execute for a pass
+/// over 20 keys of 256 numbers: half of 18,315 and of 36,107, which were counted by executing the
+/// compiled kernels for five queries (two passes). What the card's own compiler leaves of them.
+const ATTENTION_PASS: [f64; 2] = [18_315.0 / 2.0, 36_107.0 / 2.0];
+const ATTENTION_WIDTH: f64 = 256.0;
+const KEPT_BY_COMPILER: f64 = 0.85;
+/// Bytes that norms, residuals, rotary, rounding and their gradients move for a token and a column
+/// of the stream, in bf16 and in f32.
+const STREAM_BYTES: [f64; 2] = [82.0, 100.0];
+/// Seconds that adding one row to another takes, in the three kernels that add row after row.
+const SCATTER: f64 = 3.0 * 0.7e-6;
+/// Seconds of the loss, Adam, zeros and the launches between.
+const REST: f64 = 2e-3;
+
+/// FLOP a second of products with weights as they are stored, what that rests on.
+pub fn product_rate(work: &Work, card: &CardRates, by: &Instructions, wide: bool) -> (f64, String) {
+    let parts = parts(wide, work.asked.stored);
+    let of_library = work.asked.libraries && work.asked.stored == crate::base::DType::BF16;
+    let (rate, whose) = if of_library {
+        (card.library, "a library's".to_owned())
+    } else {
+        (card.own(by.product), format!("our own, {:.1} instructions an mma,", by.product))
+    };
+    let times = if parts == 1 { String::new() } else { format!(", {parts} times") };
+    (rate / parts as f64, format!("{whose} {}FLOP/s{times}", metric(rate)))
+}
+
+/// The parts of a step.
+pub fn step(work: &Work, card: &CardRates, by: &Instructions) -> Vec<Line> {
+    let (a, fact) = (&work.arch, &work.fact);
+    let [above, tokens, batch] = [work.above(), work.tokens(), work.batch].map(|n| n as f64);
+    let [d, f, v, heads] = [a.width, a.inner, a.vocabulary, a.n_heads].map(|n| n as f64);
+    let (rate, whose) = product_rate(work, card, by, work.wide());
+
+    let flop = 4.0 * tokens * work.layer * above;
+    let products = Line::step(
+        "products",
+        flop / rate,
+        format!("{tokens} tokens × {above} layers of {} weights, {whose}", metric(work.layer)),
+    );
+
+    let logits = batch * fact.logits as f64;
+    let pieces = (logits / LOGIT_ROWS as f64).ceil();
+    let head_bytes = 2.0 * v * d * work.asked.stored.size() as f64 * pieces;
+    let head = Line::step(
+        "head",
+        4.0 * logits * v * d / rate + head_bytes / card.copy,
+        format!("{logits} rows of logits in {pieces} pieces, each reads the head twice"),
+    );
+
+    let passes = batch * fact.attention as f64 * heads * above;
+    let executed = passes * ATTENTION_PASS.iter().sum::<f64>() * a.head_dim as f64
+        / ATTENTION_WIDTH
+        * KEPT_BY_COMPILER;
+    let attention = Line::step(
+        "short attention",
+        executed / (card.issue * ATTENTION_ISSUE),
+        format!("{} passes of a head, {} instructions", metric(passes), metric(executed)),
+    );
+
+    let elements = tokens * f * above;
+    let act = if work.wide() {
+        let bytes = (8.0 + 12.0) * elements;
+        Line::step("activation", bytes / (card.copy * STREAM), format!("{}B in f32", metric(bytes)))
+    } else {
+        let [forward, backward] = by.activation;
+        let executed = (forward + backward) * elements / 32.0;
+        let why = format!("{forward:.0} + {backward:.0} instructions an element, bf16");
+        Line::step("activation", executed / (card.issue * ELEMENT_ISSUE), why)
+    };
+
+    let bytes = STREAM_BYTES[usize::from(work.wide())] * tokens * d * above;
+    let stream = Line::step(
+        "norms, residuals, rotary",
+        bytes / (card.copy * STREAM),
+        format!("{}B at {:.0} % of a copy", metric(bytes), 100.0 * STREAM),
+    );
+
+    let pushed = batch * fact.sequences as f64;
+    let rest = Line::step(
+        "rows, loss, Adam",
+        pushed * SCATTER + REST,
+        format!("{pushed} rows added one after another; the rest estimated"),
+    );
+    vec![products, head, attention, act, stream, rest]
+}
