@@ -13,6 +13,7 @@ use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::driver::{Driver, probe};
 use crate::model::{Model, SearchPrecision, random};
+use crate::ops::proof;
 use crate::store::place::{check_place, check_replaced};
 use crate::tensor::{Compute, Device};
 
@@ -68,7 +69,7 @@ impl Bench {
             return self.prediction.run(context, self.shape.as_deref(), &self.facts);
         }
         self.check_output()?;
-        let computes = context.device.start()?;
+        let computes = proof::start(&context.device, &context.terminal)?;
         let [compute] = &computes[..] else {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
         };
@@ -187,8 +188,8 @@ fn line(row: &Row) -> String {
 
 /// Everything, with what a reader must know of the machine and the program.
 fn results(rows: &[Row], device: &Device, compute: &Compute) -> Value {
-    let name = match device {
-        Device::Cpu => "processor".to_owned(),
+    let name = match device.now() {
+        Device::Cpu | Device::Auto(_) => "processor".to_owned(),
         Device::Cuda(cards) => cards[0].gpu.name.clone(),
     };
     let driver = match probe() {

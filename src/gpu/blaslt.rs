@@ -200,6 +200,16 @@ impl Blaslt {
         [served, plans.len() - served]
     }
 
+    /// Leaves products of a shape to our kernels from now on, whatever is done to them besides.
+    pub fn drop_shape(&self, shape: Shape) {
+        let mut plans = lock(&self.plans);
+        for (biased, narrow) in [(false, false), (false, true), (true, false), (true, true)] {
+            if let Some(Some(plan)) = plans.insert(Shape { biased, narrow, ..shape }, None) {
+                self.forget(&plan);
+            }
+        }
+    }
+
     fn set_preference<T>(&self, which: Preference, value: &T) -> Result<()> {
         let (value, size) = bytes(value);
         // SAFETY: the preference is alive, and the value has the size that goes with it.

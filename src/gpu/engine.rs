@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::blaslt::Blaslt;
 use super::cuda::{Cuda, CudaGraph};
@@ -14,6 +14,7 @@ use super::cusolver::Cusolver;
 use super::driver::{Gpu, TWIN};
 use super::launch::{Argument, File, Grid};
 use super::lock::lock;
+use super::proof::Proof;
 use super::resident::{Resident, Residents};
 use super::turns::{Block, Exclusive, Hold, Turns, free_or_leave};
 use super::twin::{Order, Twin, TwinGraph};
@@ -34,6 +35,7 @@ struct Inner {
     residents: Residents,
     capture: Mutex<Option<Capture>>,
     replays: AtomicU64,
+    proof: OnceLock<Proof>,
 }
 
 enum Driver {
@@ -121,6 +123,7 @@ impl Engine {
             residents: Residents::default(),
             capture: Mutex::default(),
             replays: AtomicU64::new(0),
+            proof: OnceLock::new(),
         };
         Engine { inner: Arc::new(inner), vendor_libraries: true }
     }
@@ -165,6 +168,21 @@ impl Engine {
             Driver::Cuda(cuda) if self.vendor_libraries => cuda.cusolver(),
             _ => None,
         }
+    }
+
+    /// Whether it is a card, and not the host in its place.
+    pub fn is_card(&self) -> bool {
+        matches!(self.inner.driver, Driver::Cuda(_))
+    }
+
+    /// What it has proved of its kernels, once it has; `None` of a device that nobody asked.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.inner.proof.get()
+    }
+
+    /// Says that it has proved its kernels.
+    pub fn has_proved(&self, proof: Proof) {
+        let _ = self.inner.proof.set(proof);
     }
 
     /// What arrays take.

@@ -83,6 +83,19 @@ impl fmt::Display for Fault {
     }
 }
 
+impl Fault {
+    /// Instruments that are worse than they should be.
+    pub fn of_instruments(wrong: Wrong) -> Fault {
+        Fault { file: "probe", types: ("bf16", ""), wrong, failed: false }
+    }
+
+    /// A device that fails.
+    pub fn of_device(file: &'static str, what: &str) -> Fault {
+        let wrong = Wrong { kernel: "", trial: String::new(), what: what.to_owned() };
+        Fault { file, types: ("", ""), wrong, failed: true }
+    }
+}
+
 impl KnownAnswer {
     /// Asks an engine. A launch that fails, and a process in a card's place that dies, is a fault.
     pub fn ask(&self, engine: &Engine) -> Option<Fault> {

@@ -119,6 +119,8 @@ impl Trial {
     ///
     /// They write where they may not, give other bits when run again, or cannot be recorded.
     pub fn run(&mut self, kernel: &'static str, mut launch: impl FnMut()) -> Verdict {
+        let engine = self.engine.clone();
+        let _hold = engine.hold(); // no replay of another thread's is counted
         self.after = self.enqueue(&mut launch);
         self.only_outputs_changed(kernel)?;
         for time in 2..4 {
