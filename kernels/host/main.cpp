@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "launch.h"
+#include "memory.h"
 
 namespace {
 
@@ -50,16 +51,11 @@ int main() {
         char command;
         take(&command, 1);
         switch (command) {
-        case 'A': {
-            const u64 bytes = number();
-            void* made = nullptr;
-            if (posix_memalign(&made, 256, bytes ? bytes : 1)) made = nullptr;
-            if (made) memset(made, 0xff, bytes);
-            give(reinterpret_cast<u64>(made));
+        case 'A':
+            give(reinterpret_cast<u64>(memory::allocate(number())));
             break;
-        }
         case 'F':
-            free(reinterpret_cast<void*>(number()));
+            memory::release(reinterpret_cast<void*>(number()));
             break;
         case 'W': {
             void* to = reinterpret_cast<void*>(number());
@@ -97,6 +93,13 @@ int main() {
             const simt::Kernel* kernel = simt::find(which.c_str());
             if (!kernel) {
                 fprintf(stderr, "no kernel %s\n", which.c_str());
+                return 2;
+            }
+            const unsigned threads = sizes[3] * sizes[4] * sizes[5];
+            if (slots.size() != kernel->arguments || threads > kernel->max_threads) {
+                fprintf(stderr, "%s takes %u arguments and at most %u threads, not %zu and %u\n",
+                        kernel->name, kernel->arguments, kernel->max_threads, slots.size(),
+                        threads);
                 return 2;
             }
             simt::launch(*kernel, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]},

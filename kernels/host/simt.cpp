@@ -35,7 +35,7 @@ struct Fibre {
     unsigned index;
     State state;
     Site at;               // where it waits
-    const void* call;      // the return address of the wait: one per inlined call
+    size_t call;           // which of all waits it is
     unsigned mask, from;   // of a warp operation
     unsigned long long mine, got;
     void (*act)(void* const*);
@@ -87,6 +87,12 @@ NO_TSAN void enter(Fibre& f) {
     context::swap(scheduler, f.context);
     sanitizer::back(scheduler_sanitizer);
     self = nullptr;
+}
+
+// Which wait it is. The line of a function that is inlined stands for several, which return to
+// different places.
+NO_TSAN size_t call(Site at, void* returns) {
+    return at.is_one ? static_cast<size_t>(at.line) : reinterpret_cast<size_t>(returns);
 }
 
 // Gives control to the scheduler until it comes back.
@@ -225,7 +231,7 @@ NO_TSAN __attribute__((noinline)) void barrier(Site at) {
     Fibre& f = *self;
     f.state = State::barrier;
     f.at = at;
-    f.call = __builtin_return_address(0);
+    f.call = call(at, __builtin_return_address(0));
     // Turn by turn: a thread that runs ahead to the next barrier must not seem to be behind it.
     char* order = &block.order[f.barrier_turn ^= 1];
     sanitizer::release(order);
@@ -240,7 +246,7 @@ NO_TSAN __attribute__((noinline)) unsigned long long exchange(unsigned mask,
     Fibre& f = *self;
     f.state = State::warp;
     f.at = at;
-    f.call = __builtin_return_address(0);
+    f.call = call(at, __builtin_return_address(0));
     f.mask = mask;
     f.mine = mine;
     f.act = nullptr;
@@ -259,7 +265,7 @@ NO_TSAN __attribute__((noinline)) void together(void* mine, void (*act)(void* co
     Fibre& f = *self;
     f.state = State::warp;
     f.at = at;
-    f.call = __builtin_return_address(0);
+    f.call = call(at, __builtin_return_address(0));
     f.mask = 0xffffffffu;
     f.mine = reinterpret_cast<unsigned long long>(mine);
     f.act = act;
@@ -267,18 +273,20 @@ NO_TSAN __attribute__((noinline)) void together(void* mine, void (*act)(void* co
     wait();
 }
 
+NO_TSAN void stop(const char* what, Site at) {
+    self->at = at;
+    fail(what, *self);
+}
+
 NO_TSAN const void* on_16_bytes(const void* p, Site at) {
     if (reinterpret_cast<unsigned long long>(p) % 16 == 0) return p;
-    self->at = at;
-    fail("an address that is not on 16 bytes", *self);
+    stop("an address that is not on 16 bytes", at);
 }
 
 NO_TSAN void copy(void* to, Packet packet, Site at) {
     Fibre& f = *self;
-    if (f.end_copy - f.first_copy == COPIES) {
-        f.at = at;
-        fail("more copies on their way than the host keeps", f);
-    }
+    if (f.end_copy - f.first_copy == COPIES)
+        stop("more copies on their way than the host keeps", at);
     f.copies[f.end_copy++ % COPIES] = {to, packet, f.group};
     sanitizer::close(to, sizeof packet);
 }
@@ -295,8 +303,10 @@ NO_TSAN void* landed(int groups, Packet* packet) {
     return oldest.to;
 }
 
-NO_TSAN Kernel::Kernel(const char* name, Call call, unsigned shared_bytes)
-    : name(name), call(call), shared_bytes(shared_bytes), next(const_cast<Kernel*>(first)) {
+NO_TSAN Kernel::Kernel(const char* name, Call call, unsigned shared_bytes, unsigned arguments,
+                       unsigned max_threads)
+    : name(name), call(call), shared_bytes(shared_bytes), arguments(arguments),
+      max_threads(max_threads), next(const_cast<Kernel*>(first)) {
     first = this;
 }
 

@@ -33,6 +33,7 @@ namespace simt {
 struct Site {
     const char* file;
     int line;
+    bool is_one = false;  // no other call has this line: none is inlined or copied
 };
 
 uint3 thread_index();
@@ -49,6 +50,9 @@ unsigned long long exchange(unsigned mask, unsigned long long mine, unsigned fro
 
 // What a warp does as one: once all lanes wait at the same call site, `act` gets what each gave.
 void together(void* mine, void (*act)(void* const* lanes), Site at);
+
+// Ends the process: what the thread that runs broke, and where.
+[[noreturn]] void stop(const char* what, Site at);
 
 // `p`, if it lies on 16 bytes.
 const void* on_16_bytes(const void* p, Site at);
@@ -100,10 +104,11 @@ template <class T> T argument(unsigned long long slot) {
 // A kernel for given types, under the name the launcher asks for.
 struct Kernel {
     typedef void (*Call)(const unsigned long long* slots);
-    Kernel(const char* name, Call call, unsigned shared_bytes);
+    Kernel(const char* name, Call call, unsigned shared_bytes, unsigned arguments,
+           unsigned max_threads = 1024);
     const char* name;
     Call call;
-    unsigned shared_bytes;
+    unsigned shared_bytes, arguments, max_threads;
     Kernel* next;
 };
 

@@ -44,7 +44,15 @@ impl Twin {
     ///
     /// The system's.
     pub fn start(program: &Path, order: Order) -> std::io::Result<Twin> {
-        let mut command = Command::new(program);
+        Twin::spawn(Command::new(program), order)
+    }
+
+    /// Starts it by a command, which may set variables of its own.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn spawn(mut command: Command, order: Order) -> std::io::Result<Twin> {
         // The first finding ends the process.
         command.env("TSAN_OPTIONS", "halt_on_error=1").env("UBSAN_OPTIONS", "print_stacktrace=1");
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,6 +1,6 @@
 //! What `build.rs` reads in a file of kernels, and what it refuses.
 
-use crate::support::twin::kernel::{ParameterKind, Source};
+use crate::support::programs::kernel::{ParameterKind, Source};
 
 const GOOD: &str = "\
 // good.cu: a sum.

@@ -1,13 +1,14 @@
 //! The host shows what a kernel breaks: planted faults, each found, most with the line named.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
 
 use incise::gpu::Engine;
 use incise::gpu::launch::{Argument, Elem, File, Grid};
 use incise::gpu::twin::{Order, Twin};
 
+use crate::support::programs::{self, PTX, Program, Texts};
 use crate::support::twin;
 
 const TEXT: &str = include_str!("planted.cu");
@@ -20,11 +21,20 @@ static FILE: File = File {
     headers: &[],
 };
 
-/// The executables, one a build; none without a compiler.
-fn programs() -> Option<&'static [PathBuf]> {
-    static MADE: LazyLock<Option<Vec<PathBuf>>> =
-        LazyLock::new(|| twin::make("planted", &[("planted".to_owned(), TEXT.to_owned())]));
-    MADE.as_deref()
+/// The executables, one a build; none without a compiler, and none of compiled kernels without
+/// NVRTC.
+fn programs() -> &'static [Program] {
+    static MADE: LazyLock<Vec<Program>> = LazyLock::new(|| {
+        let texts =
+            Texts { files: vec![("planted.cu".to_owned(), TEXT.to_owned())], ..twin::texts() };
+        programs::make("planted", &texts).0
+    });
+    &MADE
+}
+
+/// That of compiled kernels, and nothing else.
+fn compiled() -> &'static [Program] {
+    programs().split_at(programs().iter().take_while(|p| p.build != PTX).count()).1
 }
 
 /// What a kernel leaves in 64 numbers, or what its end says.
@@ -58,8 +68,8 @@ const ORDERS: [Order; 3] = [Order::Forwards, Order::Backwards, Order::Shuffled];
 
 #[test]
 fn faults_are_found_and_their_lines_named() {
-    let Some([plain, address, thread]) = programs() else { return };
-    for (kernel, program, blocks) in [
+    let [plain, address, thread, ..] = programs() else { return };
+    for (kernel, Program { path, .. }, blocks) in [
         ("divergent_barrier", plain, 1),
         ("two_barriers", plain, 1),
         ("barrier_meets_shuffle", plain, 1),
@@ -77,28 +87,55 @@ fn faults_are_found_and_their_lines_named() {
         ("race_of_blocks", thread, 2),
     ] {
         for order in ORDERS {
-            let said = run(program, order, kernel, blocks).expect_err(kernel);
+            let said = run(path, order, kernel, blocks).expect_err(kernel);
             assert!(said.contains(&fault(kernel)), "{kernel}, {order:?}: {said}");
         }
     }
 }
 
+/// Compiled kernels break the same rules; what is named is the line of the PTX.
+#[test]
+fn faults_of_compiled_kernels_are_found() {
+    let [Program { path, .. }] = compiled() else { return };
+    for (kernel, what) in [
+        ("divergent_barrier", "a barrier that some threads never reach"),
+        ("barrier_meets_shuffle", "a barrier meets a warp operation"),
+        ("lane_that_left", "a lane of the mask has left"),
+        ("divergent_mma", "a lane of the mask has left"),
+        ("misaligned_copy", "an address that is no multiple of its access"),
+        ("misaligned_row", "an address that is no multiple of its access"),
+        ("misaligned", "an address that is no multiple of its access"),
+        ("out_of_range", "an access outside every array"),
+        ("out_of_shared", "an access outside shared memory"),
+    ] {
+        for order in ORDERS {
+            let said = run(path, order, kernel, 1).expect_err(kernel);
+            assert!(said.contains(what) && said.contains(".ptx:"), "{kernel}, {order:?}: {said}");
+        }
+    }
+    // What is not there yet is no number.
+    let copied = run(path, Order::Forwards, "missing_wait", 1).unwrap();
+    assert!(copied.iter().all(|x| x.is_nan()), "{copied:?}");
+}
+
 #[test]
 fn what_is_right_passes_everywhere() {
-    let Some(programs) = programs() else { return };
     let want: Vec<f64> = (0..64).rev().map(f64::from).collect();
-    for (program, order) in programs.iter().flat_map(|p| ORDERS.map(|o| (p, o))) {
+    for (program, order) in programs().iter().flat_map(|p| ORDERS.map(|o| (p, o))) {
         for (kernel, blocks) in [("right", 1), ("right_copy", 1), ("right_locals", 2)] {
-            assert_eq!(run(program, order, kernel, blocks).unwrap(), want, "{kernel}");
+            let got = run(&program.path, order, kernel, blocks).unwrap();
+            assert_eq!(got, want, "{kernel}, {}", program.build);
         }
     }
 }
 
 #[test]
 fn what_was_not_written_is_not_a_number() {
-    let Some([plain, ..]) = programs() else { return };
-    assert!(run(plain, Order::Forwards, "unwritten", 1).unwrap()[63].is_nan());
-    assert!(run(plain, Order::Forwards, "reads_poison", 1).unwrap().iter().all(|x| x.is_nan()));
+    for program in programs().iter().filter(|p| ["plain", PTX].contains(&p.build)) {
+        let run = |kernel| run(&program.path, Order::Forwards, kernel, 1).unwrap();
+        assert!(run("unwritten")[63].is_nan(), "{}", program.build);
+        assert!(run("reads_poison").iter().all(|x| x.is_nan()), "{}", program.build);
+    }
 }
 
 #[test]
@@ -116,8 +153,8 @@ fn launches_no_card_would_take_are_refused() {
 /// An array of another type than the parameter's is our bug, told by name.
 #[test]
 fn arguments_of_other_types_are_refused() {
-    let Some([plain, ..]) = programs() else { return };
-    let engine = Engine::twin(Twin::start(plain, Order::Forwards).unwrap());
+    let [plain, ..] = programs() else { return };
+    let engine = Engine::twin(Twin::start(&plain.path, Order::Forwards).unwrap());
     let y = engine.array(Elem::BF16, 64).unwrap();
     let to = Argument::Pointer { name: "y", to: "float", slice: y.slice() };
     let launch = || engine.launch(&FILE, "right", Grid::line(1, 64), &[to]);

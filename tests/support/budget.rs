@@ -22,11 +22,16 @@ use incise::tensor::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::toy::Draw;
+use super::twin;
 
 /// How many numbers an output must have shown before its largest error says something.
 const ENOUGH: usize = 128;
 /// … and how often a case is drawn at least: numbers of one draw share sums, and so errors.
 const DRAWS: usize = 8;
+
+/// How often at most a case is drawn for compiled kernels: the sources saw the others, and what
+/// they are held to is of all draws.
+const COMPILED_DRAWS: usize = 2;
 
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
@@ -96,7 +101,7 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 }
 
 /// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
-/// on every engine, with the same bits on all. `INCISE_SMALLEST=1` leaves out all but small cases,
+/// on every engine, with the same bits on all of the sources. `INCISE_SMALLEST=1` leaves out all but small cases,
 /// drawn once: what a checker of memory has the time for.
 ///
 /// ```text
@@ -124,6 +129,10 @@ pub fn kernel_besides<O: Op>(
 ) {
     let names = O::OUTPUTS;
     let mut seen = vec![Seen::default(); names.len()];
+    let (compiled, sources): (Vec<_>, Vec<_>) =
+        engines.iter().partition(|(name, _)| twin::is_compiled(name));
+    let judged: Vec<_> = sources.first().into_iter().chain(&compiled).collect();
+    let mut errors = vec![vec![0.0f64; names.len()]; judged.len()];
     let mut draw = Draw::new(case, true);
     let smallest = std::env::var_os("INCISE_SMALLEST").is_some_and(|v| v == "1");
     for drawn in 1.. {
@@ -132,22 +141,31 @@ pub fn kernel_besides<O: Op>(
         if smallest && want.iter().map(Vec::len).sum::<usize>() > SMALL {
             return;
         }
-        let got = run(&op, &engines[0].1);
-        if drawn == 1 {
+        for ((name, engine), errors) in judged.iter().zip(&mut errors) {
+            if twin::is_compiled(name) && drawn > COMPILED_DRAWS {
+                continue;
+            }
+            let got = run(&op, engine);
+            errors
+                .iter_mut()
+                .zip(got.iter().zip(&want))
+                .for_each(|(e, (g, w))| *e = e.max(off(g, w)));
+            if drawn > 1 || twin::is_compiled(name) {
+                continue;
+            }
             // A thread of ThreadSanitizer's costs as much as thousands of ours.
             let large = want.iter().map(Vec::len).sum::<usize>() > FEW;
             let others =
-                engines[1..].iter().filter(|(name, _)| !(large && name.contains("thread")));
-            for (engine, other) in others {
-                let same = run(&op, other).into_iter().map(Bits).eq(got.iter().cloned().map(Bits));
-                assert!(same, "{case}: on `{engine}` other bits than on `{}`", engines[0].0);
+                sources[1..].iter().filter(|(name, _)| !(large && name.contains("thread")));
+            for (other, on) in others {
+                let same = run(&op, on).into_iter().map(Bits).eq(got.iter().cloned().map(Bits));
+                assert!(same, "{case}: on `{other}` other bits than on `{name}`");
             }
         }
         for (i, (seen, besides)) in seen.iter_mut().zip(besides(&op)).enumerate() {
             seen.count += want[i].len();
             seen.top = want[i].iter().fold(seen.top, |a, w| a.max(w.abs()));
             seen.base = seen.base.max(off(&base[i], &want[i]));
-            seen.single = seen.single.max(off(&got[i], &want[i]));
             seen.besides = seen.besides.max(besides);
         }
         if smallest {
@@ -157,10 +175,15 @@ pub fn kernel_besides<O: Op>(
             break;
         }
     }
-    for ((name, elem), s) in names.iter().zip(outputs).zip(seen) {
-        let budget = 2.0 * s.base + unit(*elem) * s.top + s.besides;
-        let off = s.single;
-        assert!(off <= budget, "{case}: the kernel's {name} is off by {off:e} > {budget:e}");
+    for (i, (name, elem)) in names.iter().zip(outputs).enumerate() {
+        let budget = 2.0 * seen[i].base + unit(*elem) * seen[i].top + seen[i].besides;
+        for ((on, _), errors) in judged.iter().zip(&errors) {
+            let off = errors[i];
+            assert!(
+                off <= budget,
+                "{case}: the kernel's {name} on `{on}` is off by {off:e} > {budget:e}"
+            );
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 pub mod budget;
 pub mod cancel;
 pub mod golden;
+pub mod programs;
 pub mod projection;
+pub mod ptx;
 pub mod session;
 pub mod shared;
 pub mod toy;
