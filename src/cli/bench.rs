@@ -69,7 +69,7 @@ impl Bench {
             return self.prediction.run(context, self.shape.as_deref(), &self.facts);
         }
         self.check_output()?;
-        let computes = proof::start(&context.device, &context.terminal)?;
+        let computes = proof::start(&context.device, 0, &context.terminal)?;
         let [compute] = &computes[..] else {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
         };

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::blaslt::Blaslt;
@@ -36,6 +36,7 @@ struct Inner {
     capture: Mutex<Option<Capture>>,
     replays: AtomicU64,
     proof: OnceLock<Proof>,
+    cusolver_dropped: AtomicBool,
 }
 
 enum Driver {
@@ -124,6 +125,7 @@ impl Engine {
             capture: Mutex::default(),
             replays: AtomicU64::new(0),
             proof: OnceLock::new(),
+            cusolver_dropped: AtomicBool::new(false),
         };
         Engine { inner: Arc::new(inner), vendor_libraries: true }
     }
@@ -164,10 +166,16 @@ impl Engine {
     /// cuSOLVER, if found. If it refuses to start, the error unwinds.
     pub fn cusolver(&self) -> Option<&Cusolver> {
         let _hold = self.hold();
+        let dropped = self.inner.cusolver_dropped.load(Ordering::Relaxed);
         match &self.inner.driver {
-            Driver::Cuda(cuda) if self.vendor_libraries => cuda.cusolver(),
+            Driver::Cuda(cuda) if self.vendor_libraries && !dropped => cuda.cusolver(),
             _ => None,
         }
+    }
+
+    /// Leaves factors and solves to our kernels from now on.
+    pub fn drop_cusolver(&self) {
+        self.inner.cusolver_dropped.store(true, Ordering::Relaxed);
     }
 
     /// Whether it is a card, and not the host in its place.

@@ -39,7 +39,7 @@ impl Model {
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Model> {
-        let mut devices = proof::start(device, progress)?.into_iter();
+        let mut devices = proof::start(device, room(checkpoint), progress)?.into_iter();
         let mut model = Model::load(checkpoint, devices.next().expect("at least one"))?;
         model.peers = devices.collect();
         model.prove(progress)?;
@@ -58,6 +58,13 @@ impl Model {
         let (family, arch) = read_arch(checkpoint)?;
         catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
+}
+
+/// Bytes of a device with which a model runs, its weights coming and going: three of its largest
+/// matrices, and what a pass needs besides.
+fn room(checkpoint: &Checkpoint) -> u64 {
+    let bytes = checkpoint.entries().map(|(_, _, entry)| entry.range.end - entry.range.start);
+    3 * bytes.max().unwrap_or(0) + (1 << 30)
 }
 
 /// The fingerprint of a checkpoint's model. It leaves out the down projections, so an edited

@@ -9,7 +9,7 @@ use crate::gpu::blaslt::Shape;
 use crate::gpu::launch::Elem;
 use crate::gpu::{Engine, Proof};
 use crate::ops::proof::library::{MatrixKind, compared};
-use crate::ops::proof::weight;
+use crate::ops::proof::{solver, weight};
 use crate::tensor::Weight;
 
 /// Rows of a product on a card, and where the host stands for one.
@@ -39,7 +39,7 @@ impl Model {
         if proof.is_kept() {
             return Ok(());
         }
-        let mut dropped = false;
+        let mut dropped = drop_wrong_solver(engine, progress)?;
         for (i, (title, w)) in kinds.iter().enumerate() {
             progress.at(Stage::Proof, i as u64, kinds.len() as u64);
             let n = ROWS[usize::from(!engine.is_card())];
@@ -75,6 +75,19 @@ impl Model {
         }
         kinds
     }
+}
+
+/// Drops cuSOLVER where it solves otherwise than our kernels; whether it did.
+fn drop_wrong_solver(engine: &Engine, progress: &dyn Progress) -> Result<bool> {
+    if engine.cusolver().is_none() {
+        return Ok(false);
+    }
+    let wrong = solver::compared(engine, &engine.own())?;
+    if let Some(what) = &wrong {
+        engine.drop_cusolver();
+        progress.warn(&format!("cuSOLVER is not used, our kernels solve: {what}"));
+    }
+    Ok(wrong.is_some())
 }
 
 /// Drops what cuBLASLt multiplies otherwise than our kernels; whether there was anything.

@@ -12,15 +12,15 @@ use crate::tensor::{Compute, Device, Precision};
 /// What is proved once a card, driver and build.
 const KERNELS: &str = "every kernel for every type";
 
-/// What computes on a device, in f32: GPUs that have proved their kernels, now or before, and which
-/// `auto` stands for.
+/// What computes on a device, in f32: GPUs that have proved their kernels, now or before. `auto`
+/// becomes the first GPU if that has, and has `room` bytes, else the processor.
 ///
 /// # Errors
 ///
 /// A GPU that does not start, or whose kernels give what they should not.
-pub fn start(device: &Device, progress: &dyn Progress) -> Result<Vec<Compute>> {
+pub fn start(device: &Device, room: u64, progress: &dyn Progress) -> Result<Vec<Compute>> {
     let device = match device {
-        Device::Auto(chosen) => chosen.get_or_init(|| choose(progress)),
+        Device::Auto(chosen) => chosen.get_or_init(|| choose(room, progress)),
         device => device,
     };
     match device {
@@ -33,17 +33,22 @@ pub fn start(device: &Device, progress: &dyn Progress) -> Result<Vec<Compute>> {
 }
 
 /// The first GPU, if it proves itself; else the processor, and a line why.
-fn choose(progress: &dyn Progress) -> Device {
+fn choose(room: u64, progress: &dyn Progress) -> Device {
     let Some(gpu) = gpu::gpus().into_iter().next() else { return Device::Cpu };
     let named = format!("cuda:{} ({})", gpu.ordinal, gpu.name);
     let device = Device::from(gpu);
-    match start(&device, progress) {
-        Ok(_) => device,
-        Err(e) => {
-            progress.warn(&format!("{named} is not used, the CPU computes: {}", e.line()));
-            Device::Cpu
+    let why = match start(&device, room, progress) {
+        Ok(computes) => {
+            let free = computes[0].engine().map_or(0, |engine| engine.memory().limit);
+            if free >= room {
+                return device;
+            }
+            format!("{free} bytes are free, and the model asks for {room}")
         }
-    }
+        Err(e) => e.line(),
+    };
+    progress.warn(&format!("{named} is not used, the CPU computes: {why}"));
+    Device::Cpu
 }
 
 /// What a card's kernels have proved, or are to prove.

@@ -60,11 +60,11 @@ impl Instruments {
             () if accumulator_bits < 24 => {
                 wrong("loaded", format!("accumulators keep {accumulator_bits} bits, should be 24"))
             }
-            () if !(exp_ulp <= 2.0) => wrong(
+            () if exp_ulp > 2.0 => wrong(
                 "functions",
                 format!("expf is off by {exp_ulp:.2} ulp, should be by at most 2"),
             ),
-            () if !(erfc_ulp <= 4.0) => wrong(
+            () if erfc_ulp > 4.0 => wrong(
                 "functions",
                 format!("erfcf is off by {erfc_ulp:.2} ulp, should be by at most 4"),
             ),

@@ -7,6 +7,7 @@
 //! trial          a kernel's launches on arrays in a fenced block, repeated and recorded
 //! weight         products with a model's own matrices, of thousands of rows
 //! library        a library's products beside our kernels'
+//! solver         a library's factor and solve beside our kernels'
 //! numbers        inputs that are a hash of their place, most of them whole
 //! act … update   the trials: inputs, launches, and what the definitions in `ops/cpu` give for the
 //!                same in f64, equal where the kernel is exact on them, else within a bound that
@@ -29,6 +30,7 @@ mod probe;
 mod rows;
 mod sample;
 mod search;
+pub mod solver;
 pub mod trial;
 mod update;
 pub mod weight;

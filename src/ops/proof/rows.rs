@@ -76,7 +76,7 @@ fn round(engine: &Engine, elem: Elem) -> Verdict {
     let mut trial = Trial::new(engine, format!("n {n}"));
     // Halfway between two bf16 for every other one.
     let number = |i: usize| {
-        let sign = if i % 3 == 0 { -1.0 } else { 1.0 };
+        let sign = if i.is_multiple_of(3) { -1.0 } else { 1.0 };
         sign * (65_536 + (hash(6, i) % 512 * 256)) as f64 + (hash(7, i) % 2) as f64
     };
     let want: Vec<f64> = (0..n).map(number).collect();

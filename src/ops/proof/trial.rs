@@ -11,6 +11,7 @@
 //! All bits set is no number in any type: what is read from a fence, or left unwritten, shows in
 //! the results.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -174,7 +175,7 @@ impl Trial {
     fn only_outputs_changed(&self, kernel: &'static str) -> Verdict {
         let mut from = 0;
         let writable = self.laid.iter().filter(|laid| laid.written).map(|laid| laid.bytes.clone());
-        for range in writable.chain([self.before.len()..self.before.len()]) {
+        for range in writable.chain(iter::once(self.before.len()..self.before.len())) {
             let kept = from..range.start;
             if self.before[kept.clone()] != self.after[kept.clone()] {
                 let changed = |&at: &usize| self.before[at] != self.after[at];

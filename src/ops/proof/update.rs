@@ -63,7 +63,7 @@ pub fn all(engine: &Engine, [elem, _]: [Elem; 2]) -> Verdict {
 fn weights(elem: Elem) -> Vec<f64> {
     let number = |i: usize| {
         let digits = (hash(1, i) >> 40) as f64 / f64::from(1 << 24) - 0.5;
-        if i % 97 == 0 { 0.0 } else { digits }
+        if i.is_multiple_of(97) { 0.0 } else { digits }
     };
     decode(elem, &encode(elem, &(0..ROWS * COLS).map(number).collect::<Vec<_>>()))
 }
