@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Without NVRTC only the sources are embedded, and one line says so. `INCISE_NVRTC` names a folder
-//! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, a sixth of the work: while
-//! kernels are written; what a card lacks is compiled at first use.
+//! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, a seventh of the work:
+//! while kernels are written; what a card lacks is compiled at first use.
 
 #[path = "build/images.rs"]
 mod images;
@@ -25,8 +25,9 @@ use std::{env, fs};
 use kernel::Source;
 use nvrtc::{NamedText, Nvrtc};
 
-/// What is compiled: PTX for cards to come, machine code for A100, Hopper and Blackwell.
-const ARCHES: [&str; 4] = ["compute_80", "sm_80", "sm_90a", "sm_100"];
+/// What is compiled: PTX for cards to come, machine code for A100, Hopper, and
+/// Blackwell in data centres and workstations.
+const ARCHES: [&str; 5] = ["compute_80", "sm_80", "sm_90a", "sm_100", "sm_120"];
 
 fn main() {
     commit();

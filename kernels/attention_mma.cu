@@ -9,6 +9,10 @@
 //   cost     6 H E FLOP a query and key seen, 2 of them once more for a further slice; bounded by
 //            the tensor cores' rate through mma.sync and, at few queries, by reads of K and V
 //   source   Dao et al. 2022, arXiv:2205.14135; Ainslie et al. 2023, arXiv:2305.13245
+//
+// Tensor cores cut off what is below the last of at least 24 bits (linear_mma.cu): a score, and so
+// lse, is off by no more than d = scale ceil(E / 16) 17 2^-23 |q| |k| besides, a weight by exp(2 d)
+// - 1 of itself, and o by that, the 2^-16 and twice ceil(keys / 16) 17 2^-23 of the largest v.
 #include "attention.cuh"
 
 constexpr int TILE = 64;

@@ -234,6 +234,19 @@ fn place_complaints(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
+/// A size that does not fit into a kernel's 32 bits is an error (`gpu::launch::int`) and no other
+/// size.
+fn cast_complaints(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (file, text) in tree.iter().filter(|(file, _)| file.starts_with("src/ops/cuda/")) {
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| code(line).contains(" as i32"))
+        {
+            complaints.push(format!("{file}:{}: {}", i + 1, line.trim()));
+        }
+    }
+    complaints
+}
+
 /// The library speaks of settings by name; the command line alone knows flags and commands.
 fn flag_complaints(tree: &Tree) -> Vec<String> {
     const COMMANDS: [&str; 13] = [
@@ -358,6 +371,14 @@ fn danger_and_words_are_where_they_may_be() {
     assert_eq!(complaints("src/ops/a.rs", "// unsafe, println!\nlet unsafely = 1;"), 0);
     assert_eq!(complaints("src/ops/a.rs", "let x = unsafe { f() };"), 1);
     assert_eq!(complaints("src/ops/a.rs", "eprintln!(\"a\")"), 1);
+}
+
+#[test]
+fn sizes_of_launches_are_checked() {
+    none(cast_complaints(&tree()));
+    let complaints = |file, text| cast_complaints(&planted([(file, text)])).len();
+    assert_eq!(complaints("src/ops/cuda/a.rs", "N: int(n), // not n as i32"), 0);
+    assert_eq!(complaints("src/ops/cuda/a.rs", "N: n as i32,"), 1);
 }
 
 #[test]

@@ -89,9 +89,7 @@ pub enum Error {
     },
 
     /// A device has no memory left.
-    #[error(
-        "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken; {LESS}"
-    )]
+    #[error("{}; {LESS}", no_room(*wanted, *used, *limit))]
     DeviceMemory {
         /// Bytes that were asked for.
         wanted: u64,
@@ -117,6 +115,14 @@ pub enum Error {
         /// What was kept and how to go on.
         kept: String,
     },
+}
+
+fn no_room(wanted: u64, used: u64, limit: u64) -> String {
+    // What is free may lie between what is taken, or another program has it.
+    let apart = if used.saturating_add(wanted) > limit { "" } else { " and the rest is in pieces" };
+    format!(
+        "{wanted} bytes do not fit on the device, of whose {limit} bytes {used} are taken{apart}"
+    )
 }
 
 const WAIT: &str = "wait until it is done and start again";

@@ -52,6 +52,8 @@ pub struct Row {
     pub limit: Option<f64>,
     /// Bytes of a device that it was counted to take, and those it took.
     pub held: Option<[u64; 2]>,
+    /// How many recorded steps a device replayed.
+    pub replays: Option<u64>,
 }
 
 impl Row {
@@ -63,7 +65,7 @@ impl Row {
         (work, unit): (f64, Unit),
         limit: Option<f64>,
     ) -> Row {
-        Row { part, name, shape, seconds, spread, work, unit, limit, held: None }
+        Row { part, name, shape, seconds, spread, work, unit, limit, held: None, replays: None }
     }
 
     /// Of `unit`, a second.

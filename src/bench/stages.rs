@@ -122,6 +122,8 @@ fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<R
     let room = model.spare().unwrap_or(1 << 30);
     let engine = model.compute.engine();
     let before = engine.map(Engine::forget_peak);
+    let replayed = || engine.map_or(0, Engine::replays);
+    let replays = replayed();
     let began = Instant::now();
     find_all(model, &wanted, &by, room, &Quiet, &mut |_, _| Ok(()))?;
     let seconds = began.elapsed().as_secs_f64();
@@ -135,7 +137,8 @@ fn find(model: &Model, limits: Limits, n: usize, ids: &mut Ids, rows: &mut Vec<R
     let name = format!("value search{}, layer {layer}", how(model));
     let what = [name, format!("{n} × {suffix} suffix tokens, {STEPS} steps")];
     let (work, limit) = ((n as f64, Unit::Facts), Some(limits.product / flop));
-    rows.push(Row { held, ..Row::new("stages", what, [seconds, 0.0], work, limit) });
+    let replays = engine.map(|_| replayed() - replays);
+    rows.push(Row { held, replays, ..Row::new("stages", what, [seconds, 0.0], work, limit) });
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use super::predict::PredictFlags;
 use crate::base::units::{metric, seconds};
 use crate::base::{DType, Error, Result};
 use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
+use crate::gpu::blaslt::Blaslt;
 use crate::gpu::driver::{Driver, probe};
 use crate::model::{Model, SearchPrecision, random};
 use crate::ops::proof;
@@ -161,6 +162,9 @@ impl Bench {
         if !context.json {
             rows[from..].iter().for_each(|row| context.terminal.progress_line(line(row)));
         }
+        if let Some(engine) = compute.engine() {
+            engine.warn(&context.terminal);
+        }
         if let Some(file) = &self.output {
             let text = format!("{:#}\n", results(rows, &context.device, compute));
             std::fs::write(file, text).map_err(|e| Error::io(file, "write", e))?;
@@ -183,7 +187,15 @@ fn line(row: &Row) -> String {
     };
     let reached = format!("{}{unit}", metric(row.rate()));
     let of = row.of_limit().map_or(String::new(), |part| format!("{:.0} %", 100.0 * part));
-    format!("{:<28} {:<32} {time:>18} {reached:>14} {of:>9}", row.name, row.shape)
+    let replays = row.replays.map_or(String::new(), |n| format!("  {n} replays"));
+    format!("{:<28} {:<32} {time:>18} {reached:>14} {of:>9}{replays}", row.name, row.shape)
+}
+
+/// What the library multiplies, and what it left to our kernels.
+pub(super) fn shapes(lt: &Blaslt) -> Value {
+    let (served, left): (Vec<_>, Vec<_>) = lt.shapes().into_iter().partition(|(_, served)| *served);
+    let names = left.iter().map(|(shape, _)| shape.to_string()).collect::<Vec<_>>();
+    json!({"by_library": served.len(), "by_our_kernels": names})
 }
 
 /// Everything, with what a reader must know of the machine and the program.
@@ -199,6 +211,7 @@ fn results(rows: &[Row], device: &Device, compute: &Compute) -> Value {
     json!({
         "incise": {"version": env!("CARGO_PKG_VERSION"), "commit": env!("INCISE_COMMIT")},
         "device": name, "driver": driver, "threads": rayon::current_num_threads(),
+        "shapes": compute.engine().and_then(|e| e.blaslt()).map(shapes),
         "products": compute.engine().and_then(|e| e.blaslt()).map_or("own", |lt| lt.title()),
         "rows": rows,
     })

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::doctor_proof;
 use crate::base::Result;
 use crate::base::units::metric;
-use crate::gpu::driver::{Driver, FORCE_PTX, Gpu, POOL, TWIN, probe};
+use crate::gpu::driver::{Driver, FORCE_PTX, Gpu, POOL, SYNC, TWIN, probe};
 use crate::gpu::gpus;
 use crate::gpu::kernels::FILES;
 use crate::gpu::library::{BLASLT, CUSOLVER, SWITCH, find};
@@ -106,10 +106,11 @@ fn standing(gpu: &Gpu) -> String {
 }
 
 /// Variables of the environment that change what runs kernels, and what they do.
-const SWITCHES: [(&str, &str); 4] = [
+const SWITCHES: [(&str, &str); 5] = [
     (TWIN, "this executable stands for two GPUs, and no card is used"),
     (POOL, "`off` gives each array memory of its own: slow, and meant for sanitizers"),
     (SWITCH, "`off` leaves NVIDIA's libraries alone: our kernels multiply and factor"),
+    (SYNC, "`1` waits for the card after each launch, so that an error names its kernel"),
     (FORCE_PTX, "`1` makes the driver compile the kernels from PTX at every start"),
 ];
 

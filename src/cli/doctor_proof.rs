@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::bench;
 use super::context::Context;
 use crate::base::{Error, Result};
 use crate::gpu::{Engine, Gpu};
@@ -68,12 +69,12 @@ impl Proved {
                 json!({"accumulator_bits": i.accumulator_bits, "exp_ulp": i.exp_ulp,
                     "erfc_ulp": i.erfc_ulp})
             });
-            let shapes = engine.blaslt().map(|lt| lt.shapes());
+            let shapes = engine.blaslt().map(bench::shapes);
             json!({
                 "ordinal": gpu.ordinal, "kernels": asked.known, "seconds": asked.seconds,
                 "faults": asked.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "measured": measured, "replays": engine.replays(),
-                "library_shapes": shapes.map(|[served, refused]| json!([served, refused])),
+                "products": shapes,
                 "hash": engine.proof().map(|proof| &proof.hash),
             })
         };
@@ -121,8 +122,10 @@ impl CardAnswer {
         if let Some(measured) = asked.measured {
             line(measured.to_string())?;
         }
-        if let Some([served, refused]) = engine.blaslt().map(|lt| lt.shapes()) {
-            line(format!("cuBLASLt multiplies {served} shapes, and not {refused}"))?;
+        if let Some(lt) = engine.blaslt() {
+            let (served, left): (Vec<_>, Vec<_>) = lt.shapes().into_iter().partition(|s| s.1);
+            line(format!("{} multiplies {} shapes", lt.title(), served.len()))?;
+            left.iter().try_for_each(|(shape, _)| line(format!("our kernels multiply {shape}")))?;
         }
         Ok(())
     }

@@ -373,6 +373,9 @@ fn say_settings(
     method: &dyn Method,
     hparams: &HparamSet,
 ) {
+    if let Some(engine) = opened.model.compute.engine() {
+        engine.warn(progress);
+    }
     let name = method.about().name;
     for unknown in hparams.unknown(method) {
         progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));

@@ -16,6 +16,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
+use std::fmt;
 use std::ptr::{from_ref, null_mut};
 use std::sync::{Mutex, MutexGuard};
 
@@ -38,9 +39,14 @@ const WORKSPACE: usize = 32 << 20;
 /// bf16 numbers of [`BlasltSession::room`]: the parts of 2048 rows of 16384 numbers.
 const ROOM: usize = 64 << 20;
 /// Rows for which the heuristic is asked.
-const HEURISTIC_ROWS: u64 = 4096;
-/// Further rows for which the library must accept an algorithm.
-const CHECKED_ROWS: [u64; 8] = [1, 2, 9, 49, 127, 1000, 4097, 1 << 16];
+const HEURISTIC_ROWS: usize = 4096;
+/// Rows that the library multiplies at once, at most: more are multiplied in parts, by the same
+/// algorithm, so to the same bits.
+const ROWS: usize = 8192;
+/// Numbers of a product at most: libraries count them in 32 bits here and there.
+const NUMBERS: usize = i32::MAX as usize;
+/// Rows for which the library must accept an algorithm, besides the most that it gets.
+const CHECKED_ROWS: [usize; 7] = [1, 2, 9, 49, 127, 1000, 4097];
 /// CUBLAS_OP_N: the matrix itself; CUBLAS_OP_T: the transposed one.
 const OPS: [i32; 2] = [0, 1];
 /// How many algorithms the heuristic gives at most.
@@ -63,6 +69,23 @@ pub struct Shape {
     pub biased: bool,
     /// Whether c is bf16; else it is f32.
     pub narrow: bool,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Shape { k, m, stride, along_k, biased, narrow } = *self;
+        let line = if along_k { "K" } else { "M" };
+        let bias = if biased { " + b" } else { "" };
+        let to = if narrow { "bf16" } else { "f32" };
+        write!(f, "K {k}, M {m}{bias}, lines along {line}, {stride} apart, to {to}")
+    }
+}
+
+impl Shape {
+    /// The most rows that the library gets at once.
+    pub fn rows(&self) -> usize {
+        (NUMBERS / self.m.max(self.k)).clamp(1, ROWS)
+    }
 }
 
 /// The library on a card's stream.
@@ -152,7 +175,7 @@ impl Blaslt {
     /// # Errors
     ///
     /// What the library says, or the driver where there is no memory.
-    pub(super) fn open(found: Found, stream: sys::CUstream) -> Result<Blaslt> {
+    pub fn open(found: Found, stream: sys::CUstream) -> Result<Blaslt> {
         let call = Functions::of(found)?;
         let mut handle = null_mut();
         let mut preference = null_mut();
@@ -193,20 +216,15 @@ impl Blaslt {
         BlasltSession { library: self, plans: lock(&self.plans) }
     }
 
-    /// Of the shapes so far, how many the library multiplies, and how many it does not.
-    pub fn shapes(&self) -> [usize; 2] {
-        let plans = lock(&self.plans);
-        let served = plans.values().filter(|plan| plan.is_some()).count();
-        [served, plans.len() - served]
+    /// The shapes so far, and whether the library multiplies them.
+    pub fn shapes(&self) -> Vec<(Shape, bool)> {
+        lock(&self.plans).iter().map(|(&shape, plan)| (shape, plan.is_some())).collect()
     }
 
-    /// Leaves products of a shape to our kernels from now on, whatever is done to them besides.
-    pub fn drop_shape(&self, shape: Shape) {
-        let mut plans = lock(&self.plans);
-        for (biased, narrow) in [(false, false), (false, true), (true, false), (true, true)] {
-            if let Some(Some(plan)) = plans.insert(Shape { biased, narrow, ..shape }, None) {
-                self.forget(&plan);
-            }
+    /// From here on our kernels multiply a shape: the library's products of it are wrong.
+    pub fn leave_out(&self, _: &Hold, shape: Shape) {
+        if let Some(plan) = lock(&self.plans).insert(shape, None).flatten() {
+            self.forget(&plan);
         }
     }
 
@@ -238,7 +256,8 @@ impl Blaslt {
     }
 
     /// Lets a plan be for n rows.
-    fn rows(&self, plan: &Plan, n: u64) -> Result<()> {
+    fn set_rows(&self, plan: &Plan, n: usize) -> Result<()> {
+        let n = n as u64;
         let (value, size) = bytes(&n);
         [plan.a, plan.c].into_iter().try_for_each(|layout| {
             // SAFETY: a live description, and a u64, which the attribute is.
@@ -270,14 +289,16 @@ impl Blaslt {
             // Each product sets its own later; this one has their alignment.
             self.set(product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &self.room.at)?;
         }
-        let n = HEURISTIC_ROWS as usize;
+        let n = HEURISTIC_ROWS.min(shape.rows());
         let w = self.layout(Kind::CUDA_R_16BF, w_sizes, stride)?;
         let a = self.layout(Kind::CUDA_R_16BF, [k, n], k)?;
         let c = self.layout(if narrow { Kind::CUDA_R_16BF } else { f32s }, [m, n], m)?;
         let plan = Plan { product, w, a, c, algorithm: [0; 8] };
+        let most = shape.rows();
         let serves = |advice: &&Advice| {
             let plan = Plan { algorithm: advice.algorithm, ..plan };
-            advice.holds() && CHECKED_ROWS.iter().all(|&n| self.allowed(&plan, n))
+            let mut rows = CHECKED_ROWS.into_iter().filter(|&n| n < most).chain([most]);
+            advice.holds() && rows.all(|n| self.allowed(&plan, n))
         };
         let found = self.advice(&plan).iter().find(serves).map(|advice| advice.algorithm);
         if found.is_none() {
@@ -324,10 +345,10 @@ impl Blaslt {
     }
 
     /// Whether the library lets a plan's algorithm multiply n rows.
-    fn allowed(&self, plan: &Plan, n: u64) -> bool {
+    fn allowed(&self, plan: &Plan, n: usize) -> bool {
         let Plan { product, w, a, c, algorithm } = *plan;
         let mut advice = Advice::default();
-        or_unwind(self.rows(plan, n));
+        or_unwind(self.set_rows(plan, n));
         // SAFETY: live descriptions, an algorithm that the library gave, room for the answer.
         let checked = unsafe {
             (self.call.cublasLtMatmulAlgoCheck)(
@@ -396,9 +417,24 @@ impl BlasltSession<'_> {
             whole && b.map(|b| b.len) == biased.then_some(m),
             "cuBLASLt: {shape:?} of {n} rows"
         );
+        for from in (0..n).step_by(shape.rows()) {
+            let rows = shape.rows().min(n - from);
+            let [a, c] = [(a, k), (c, m)].map(|(all, wide)| all.part(from * wide, rows * wide));
+            self.enqueue(shape, add, [a, w, c], b);
+        }
+    }
+
+    /// A product of no more rows than the library gets.
+    fn enqueue(
+        &self,
+        shape: Shape,
+        add: bool,
+        [a, w, c]: [DeviceSlice; 3],
+        b: Option<DeviceSlice>,
+    ) {
         let plan = self.plans[&shape].as_ref().expect("a shape that is served");
         let library = self.library;
-        or_unwind(library.rows(plan, n as u64));
+        or_unwind(library.set_rows(plan, a.len / shape.k));
         if let Some(b) = b {
             or_unwind(library.set(plan.product, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b.at));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
@@ -9,10 +10,12 @@ use cudarc::driver::{result, sys};
 use super::blaslt::Blaslt;
 use super::context::Context;
 use super::cusolver::Cusolver;
-use super::driver::{self, FORCE_PTX, Gpu, POOL};
-use super::launch::{Argument, File, Grid, types};
+use super::driver::{self, FORCE_PTX, Gpu, POOL, SYNC};
+use super::launch::{Argument, File, Grid, launched, types};
+use super::library::{LibraryState, Unused};
 use super::lock::lock;
 use super::pool::Pool;
+use super::staging::Staging;
 use super::upload::{self, Uploads};
 use super::{image, library};
 use crate::base::{Error, Operation, Remedy, Result, or_unwind};
@@ -21,22 +24,28 @@ use crate::base::{Error, Operation, Remedy, Result, or_unwind};
 pub struct Cuda {
     context: Arc<Context>,
     stream: sys::CUstream,
+    small: Staging,
     uploads: Uploads,
     arch: &'static str,
     modules: Mutex<Modules>,
     pool: Option<Mutex<Pool>>, // none where each array has memory of its own
     serves: i32,               // CUDA 1000·major + 10·minor
-    blaslt: Option<Blaslt>,
-    cusolver: OnceLock<Option<Cusolver>>,
+    room: u64,                 // bytes that pieces may have
+    pieces: AtomicU64,         // that the driver gave so far
+    waits: bool,               // for the card after each launch
+    records: AtomicBool,
+    forced: bool, // to compile from PTX
+    blaslt: Start<Blaslt>,
+    cusolver: OnceLock<Start<Cusolver>>,
 }
 
-/// The driver allocates memory in pieces of at least so many bytes.
-const PIECE: u64 = 1 << 30;
-/// Bytes that the driver copies at once, without waiting for the card.
+type Start<T> = std::result::Result<T, Unused>;
+
+/// Bytes that are copied at once; more go by [`Uploads`].
 const SMALL: usize = 64 << 10;
 
 /// A graph that can be launched.
-pub(super) struct CudaGraph(sys::CUgraphExec);
+pub(super) struct CudaGraph(sys::CUgraphExec, Arc<Context>);
 
 // SAFETY: as of `Cuda`'s handles.
 unsafe impl Send for CudaGraph {}
@@ -45,6 +54,7 @@ unsafe impl Sync for CudaGraph {}
 
 impl Drop for CudaGraph {
     fn drop(&mut self) {
+        let _ = self.1.enter();
         // SAFETY: made by `end`, and nobody else has it; the driver waits for launches under way.
         let _ = unsafe { result::graph::exec_destroy(self.0) };
     }
@@ -76,15 +86,23 @@ impl Cuda {
             let remedy = "use a card of sm_80 or later, or compute on the CPU";
             return Err(Error::device(what, Remedy::from(remedy).option("device", Some("cpu"))));
         }
+        let serves = driver::version().map_err(failed)?;
+        if let Some(why) = driver::unfit(serves) {
+            let what = format!("cuda:{} ({}): {why}", gpu.ordinal, gpu.name);
+            let remedy = "update it to one that serves CUDA 12.0 (525), or later, or compute on \
+                          the CPU";
+            return Err(Error::device(what, Remedy::from(remedy).option("device", Some("cpu"))));
+        }
         let context = Arc::new(Context::open(gpu).map_err(failed)?);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(failed)?;
-        let serves = driver::version().map_err(failed)?;
-        let found = library::find(&library::BLASLT, serves).ok();
-        let blaslt = found.map(|found| Blaslt::open(found, stream)).transpose()?;
         let is = |name, value| std::env::var_os(name).is_some_and(|v| v == value);
         let forced = is(FORCE_PTX, "1");
+        let found = find(&library::BLASLT, serves, forced);
+        let blaslt = library::start(found, |found| Blaslt::open(found, stream));
+        let (free, _) = result::mem_get_info().map_err(failed)?;
         Ok(Cuda {
+            small: Staging::open(&context).map_err(failed)?,
             uploads: Uploads::open(&context).map_err(failed)?,
             context,
             stream,
@@ -92,6 +110,11 @@ impl Cuda {
             modules: Mutex::default(),
             pool: (!is(POOL, "off")).then(Mutex::default),
             serves,
+            room: (free as u64).saturating_sub(upload::BYTES),
+            pieces: AtomicU64::new(0),
+            waits: is(SYNC, "1"),
+            records: AtomicBool::new(false),
+            forced,
             blaslt,
             cusolver: OnceLock::new(),
         })
@@ -100,17 +123,47 @@ impl Cuda {
     /// cuBLASLt, if found.
     pub(super) fn blaslt(&self) -> Option<&Blaslt> {
         self.enter();
-        self.blaslt.as_ref()
+        self.blaslt.as_ref().ok()
     }
 
     /// cuSOLVER, if found; it is large, and searched for on first use.
     pub(super) fn cusolver(&self) -> Option<&Cusolver> {
         self.enter();
-        let open = || {
-            let found = library::find(&library::CUSOLVER, self.serves).ok();
-            or_unwind(found.map(|found| Cusolver::open(found, self.stream)).transpose())
+        self.started_cusolver().as_ref().ok()
+    }
+
+    fn started_cusolver(&self) -> &Start<Cusolver> {
+        self.cusolver.get_or_init(|| {
+            let found = find(&library::CUSOLVER, self.serves, self.forced);
+            library::start(found, |found| Cusolver::open(found, self.stream))
+        })
+    }
+
+    /// Libraries that are there and did not start, a sentence each.
+    pub(super) fn refusals(&self) -> Vec<String> {
+        let refused = |state: LibraryState| state.title.err().filter(|unused| unused.refused);
+        let sentence =
+            |unused: Unused| format!("our kernels compute in a library's place: {}", unused.why);
+        self.started().into_iter().filter_map(refused).map(sentence).collect()
+    }
+
+    /// NVIDIA's libraries, all of them started, or why they are not.
+    pub(super) fn libraries(&self) -> Vec<LibraryState> {
+        self.enter();
+        self.started_cusolver();
+        self.started()
+    }
+
+    fn started(&self) -> Vec<LibraryState> {
+        let blaslt = self.blaslt.as_ref().map(Blaslt::title);
+        let cusolver = self.cusolver.get().map(|start| start.as_ref().map(Cusolver::title));
+        let state = |(wanted, title): (library::VendorLibrary, Start<&str>)| LibraryState {
+            name: wanted.name,
+            title: title.map(str::to_owned),
         };
-        self.cusolver.get_or_init(open).as_ref()
+        let cusolver = cusolver.map(|title| (library::CUSOLVER, title.map_err(Clone::clone)));
+        let all = [(library::BLASLT, blaslt.map_err(Clone::clone))].into_iter().chain(cusolver);
+        all.map(state).collect()
     }
 
     /// Bytes that nobody has taken yet.
@@ -118,24 +171,32 @@ impl Cuda {
         self.enter();
         // Some is left to the driver: modules, the stack of kernels, other libraries.
         let free = result::mem_get_info().map_or(0, |(free, _)| free as u64 / 20 * 19);
-        free.saturating_sub(upload::BYTES)
+        free.saturating_sub(upload::BYTES).min(self.room)
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
         let bytes = bytes as u64;
         let Some(pool) = &self.pool else { return self.piece(bytes) };
         let mut pool = lock(pool);
-        if let Some(at) = pool.take(bytes) {
-            return Some(at);
-        }
-        let least = Pool::piece(bytes);
-        for piece in [PIECE.max(least), least] {
-            if let Some(at) = self.piece(piece) {
-                pool.add(at, piece);
-                return pool.take(bytes);
-            }
-        }
-        None
+        let left = self.room.saturating_sub(pool.bytes());
+        pool.allocate(bytes, &mut |piece| {
+            let at = if piece <= left { self.piece(piece)? } else { return None };
+            self.pieces.fetch_add(1, Ordering::Relaxed);
+            Some(at)
+        })
+    }
+
+    /// How many pieces of memory the driver gave so far.
+    pub(super) fn pieces(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// Gives the driver back what no array is in. Whether there was anything.
+    pub(super) fn give_up(&self) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let unused = lock(pool).give_up();
+        unused.iter().for_each(|&piece| self.free_piece(piece));
+        !unused.is_empty()
     }
 
     fn piece(&self, bytes: u64) -> Option<u64> {
@@ -148,8 +209,12 @@ impl Cuda {
         if let Some(pool) = &self.pool {
             return lock(pool).give(at);
         }
+        self.free_piece(at);
+    }
+
+    fn free_piece(&self, at: u64) {
         let _ = self.context.enter(); // also while a panic unwinds because the card failed
-        // SAFETY: the array that begins at `at` is not used again; what was enqueued is waited for.
+        // SAFETY: nothing at `at` is used again; what was enqueued is waited for.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
             let _ = result::free_sync(at);
@@ -163,10 +228,9 @@ impl Cuda {
             });
         }
         self.enter();
-        // SAFETY: the array that begins at `at` has as many bytes; the driver takes so few over
-        // before the call returns.
-        let done = unsafe { result::memcpy_htod_async(at, bytes, self.stream) };
-        done.unwrap_or_else(|e| panic!("copy of {} bytes to the card: {e:?}", bytes.len()));
+        answer(self.small.send(self.stream, at, bytes), || {
+            format!("copy of {} bytes to the card", bytes.len())
+        });
     }
 
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
@@ -206,7 +270,7 @@ impl Cuda {
                 Ok(f64::from(took) / 1e3)
             }
         });
-        took.unwrap_or_else(|e: result::DriverError| panic!("timing on the card: {e:?}"))
+        answer(took, || "a time".to_owned())
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
@@ -230,17 +294,23 @@ impl Cuda {
         // SAFETY: the stream is ours.
         let began = unsafe { result::stream::begin_capture(self.stream, mode) };
         answer(began, || "a recording".to_owned());
+        self.records.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the capture; nothing where the driver could not record it.
-    pub(super) fn end(&self) -> Option<CudaGraph> {
+    /// Ends the capture; `Err` says why the driver could not record it.
+    pub(super) fn end(&self) -> std::result::Result<CudaGraph, String> {
         self.enter();
+        self.records.store(false, Ordering::Relaxed);
+        let why = |e: result::DriverError| format!("{e:?}");
         // SAFETY: the stream is ours and records; the graph is destroyed once.
         unsafe {
-            let graph = result::stream::end_capture(self.stream).ok().filter(|g| !g.is_null())?;
+            let graph = result::stream::end_capture(self.stream).map_err(why)?;
+            if graph.is_null() {
+                return Err("the driver gave no graph".to_owned());
+            }
             let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
-            executable.ok().map(CudaGraph)
+            executable.map(|graph| CudaGraph(graph, self.context.clone())).map_err(why)
         }
     }
 
@@ -248,7 +318,7 @@ impl Cuda {
         self.enter();
         // SAFETY: the graph lives, and so does what it was recorded of.
         let launched = unsafe { result::graph::launch(graph.0, self.stream) };
-        answer(launched, || "a replay".to_owned());
+        answer(launched.and_then(|()| self.wait()), || "a replay".to_owned());
     }
 
     pub(super) fn launch(
@@ -259,7 +329,8 @@ impl Cuda {
         arguments: &[Argument],
     ) {
         self.enter();
-        let function = self.function(file, kernel, types(file, kernel, arguments));
+        let types = types(file, kernel, arguments);
+        let function = self.function(file, kernel, types);
         let slots: Vec<u64> = arguments.iter().map(|a| a.slot()).collect();
         // A parameter's bytes are the first of its slot: numbers are little-endian on both sides.
         let mut places: Vec<*mut c_void> =
@@ -269,7 +340,16 @@ impl Cuda {
         let done = unsafe {
             result::launch_kernel(function, blocks, threads, 0, self.stream, &mut places)
         };
-        answer(done, || format!("{kernel}, {grid:?}"));
+        answer(done.and_then(|()| self.wait()), || launched(file.name, kernel, types, grid));
+    }
+
+    /// For what was enqueued, where that is wanted; a recording enqueues nothing.
+    fn wait(&self) -> std::result::Result<(), result::DriverError> {
+        if !self.waits || self.records.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // SAFETY: the stream is ours.
+        unsafe { result::stream::synchronize(self.stream) }
     }
 
     pub(super) fn load(
@@ -323,17 +403,29 @@ impl Drop for Cuda {
         // is left, and what was enqueued is waited for.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
-            self.blaslt = None;
+            self.blaslt = Err(Unused { why: String::new(), refused: false });
             self.cusolver = OnceLock::new();
             for (_, (module, _)) in modules.drain() {
                 let _ = result::module::unload(module);
             }
-            for &piece in pool.iter().flat_map(|pool| pool.pieces()) {
+            for piece in pool.iter().flat_map(|pool| pool.pieces()) {
                 let _ = result::free_sync(piece);
             }
             let _ = result::stream::destroy(self.stream);
         }
     }
+}
+
+/// Of the libraries' code for each card nothing is left where the driver compiles from PTX.
+fn find(
+    wanted: &library::VendorLibrary,
+    serves: i32,
+    forced: bool,
+) -> std::result::Result<library::Found, String> {
+    if forced {
+        return Err(format!("not used with {FORCE_PTX}=1, which takes its machine code away"));
+    }
+    library::find(wanted, serves)
 }
 
 /// What the driver did; its refusal unwinds to the API boundary.

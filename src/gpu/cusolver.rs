@@ -63,6 +63,16 @@ pub struct Lower {
     pub ld: usize,
 }
 
+/// Whether the library, which counts a matrix's elements in 32 bits, takes A (N, N), rows `ld`
+/// apart, and B of some systems: N up to 46,340 where rows lie side by side.
+pub fn fits(n: usize, ld: usize, [systems, across]: [usize; 2]) -> bool {
+    let counts = |lines: usize, apart: usize| {
+        let last = lines.saturating_sub(1).checked_mul(apart).and_then(|at| at.checked_add(n));
+        last.is_some_and(|len| i32::try_from(len).is_ok())
+    };
+    counts(n, ld) && counts(systems, across)
+}
+
 impl Cusolver {
     /// Starts the library for the card whose context is current.
     ///
@@ -77,6 +87,11 @@ impl Cusolver {
         // SAFETY: the handle was made just now; the stream is the context's.
         call.found.check(unsafe { (call.cusolverDnSetStream)(handle, stream) })?;
         Ok(Cusolver { call, handle: Mutex::new(Handle(handle)) })
+    }
+
+    /// "cuSOLVER 11.7.2".
+    pub fn title(&self) -> &str {
+        &self.call.found.title
     }
 
     /// Doubles of memory that [`factor`](Cusolver::factor) works in.

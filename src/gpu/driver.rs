@@ -49,6 +49,58 @@ pub const POOL: &str = "INCISE_POOL";
 /// `1` compiles kernels from PTX, as future cards will; the driver itself reads it, too.
 pub const FORCE_PTX: &str = "CUDA_FORCE_PTX_JIT";
 
+/// `1` waits for the card after each launch, so that an error names the kernel that made it.
+pub const SYNC: &str = "INCISE_SYNC";
+
+/// The CUDA version of the oldest driver that is served (525): machine code of CUDA 12.8 loads from
+/// there on. PTX, which cards of other kinds than the images' need, loads from 570 (12.8) on.
+pub const OLDEST: i32 = 12_000;
+
+/// Every function of the driver that is called, and the CUDA version that brought it. Each is
+/// looked for before the first call: one that is missing would be a panic then.
+pub const SYMBOLS: [(&str, i32); 40] = [
+    ("cuCtxSetCurrent", 4000),
+    ("cuDeviceGet", 2000),
+    ("cuDeviceGetAttribute", 2000),
+    ("cuDeviceGetCount", 2000),
+    ("cuDeviceGetName", 2000),
+    ("cuDeviceGetUuid", 9020),
+    ("cuDevicePrimaryCtxRelease_v2", 11_000),
+    ("cuDevicePrimaryCtxRetain", 7000),
+    ("cuDeviceTotalMem_v2", 3020),
+    ("cuDriverGetVersion", 2020),
+    ("cuEventCreate", 2000),
+    ("cuEventDestroy_v2", 4000),
+    ("cuEventElapsedTime", 2000),
+    ("cuEventRecord", 2000),
+    ("cuEventSynchronize", 2000),
+    ("cuGetErrorString", 6000),
+    ("cuGraphDestroy", 10_000),
+    ("cuGraphExecDestroy", 10_000),
+    ("cuGraphInstantiateWithFlags", 11_040),
+    ("cuGraphLaunch", 10_000),
+    ("cuInit", 2000),
+    ("cuLaunchKernel", 4000),
+    ("cuMemAlloc_v2", 3020),
+    ("cuMemFreeHost", 2000),
+    ("cuMemFree_v2", 3020),
+    ("cuMemGetInfo_v2", 3020),
+    ("cuMemHostAlloc", 2020),
+    ("cuMemcpyDtoDAsync_v2", 3020),
+    ("cuMemcpyDtoHAsync_v2", 3020),
+    ("cuMemcpyHtoDAsync_v2", 3020),
+    ("cuMemsetD8Async", 3020),
+    ("cuModuleGetFunction", 2000),
+    ("cuModuleLoadData", 2000),
+    ("cuModuleUnload", 2000),
+    ("cuStreamBeginCapture_v2", 10_010),
+    ("cuStreamCreate", 2000),
+    ("cuStreamDestroy_v2", 4000),
+    ("cuStreamEndCapture", 10_000),
+    ("cuStreamSynchronize", 2000),
+    ("cuStreamWaitEvent", 3020),
+];
+
 /// The GPUs of a working driver; none otherwise.
 pub fn gpus() -> Vec<Gpu> {
     if std::env::var_os(TWIN).is_some() {
@@ -76,6 +128,22 @@ pub(super) fn version() -> Result<i32, result::DriverError> {
     // SAFETY: the library is present; `version` outlives the call.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
     Ok(version)
+}
+
+/// What stands in the way of a driver which is there, of some version, and what to do about it.
+pub(super) fn unfit(version: i32) -> Option<String> {
+    // SAFETY: the library is present.
+    let library = unsafe { sys::culib() };
+    // SAFETY: looked up, and not called.
+    let is_there = |name: &str| unsafe { library.get::<*const ()>(name.as_bytes()) }.is_ok();
+    let lacks = SYMBOLS.iter().find(|(name, _)| !is_there(name));
+    let (major, minor) = (version / 1000, version % 1000 / 10);
+    let what = match lacks {
+        Some((name, _)) => format!(" and has no {name}"),
+        None if version < OLDEST => String::new(),
+        None => return None,
+    };
+    Some(format!("the driver serves CUDA {major}.{minor}{what}"))
 }
 
 fn gpu(ordinal: i32) -> Result<Gpu, result::DriverError> {

@@ -13,12 +13,13 @@ use super::cuda::{Cuda, CudaGraph};
 use super::cusolver::Cusolver;
 use super::driver::{Gpu, TWIN};
 use super::launch::{Argument, File, Grid};
+use super::library::LibraryState;
 use super::lock::lock;
 use super::proof::Proof;
 use super::resident::{Resident, Residents};
 use super::turns::{Block, Exclusive, Hold, Turns, free_or_leave};
 use super::twin::{Order, Twin, TwinGraph};
-use crate::base::{Error, Result, catch_device_error};
+use crate::base::{Error, Progress, Result, catch_device_error};
 
 /// A device that takes launches. Clones are the same device, which one thread at a time uses:
 /// other threads wait for their turn.
@@ -37,6 +38,14 @@ struct Inner {
     replays: AtomicU64,
     proof: OnceLock<Proof>,
     cusolver_dropped: AtomicBool,
+    notices: Mutex<Notices>,
+}
+
+/// What users should know of a device, each said once.
+#[derive(Default)]
+struct Notices {
+    all: Vec<String>,
+    said: usize, // of them
 }
 
 enum Driver {
@@ -68,6 +77,15 @@ pub struct Memory {
     pub used: u64,
     /// That arrays took at most.
     pub peak: u64,
+}
+
+/// Why there is no room for an array.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Full {
+    /// Arrays may take no more.
+    Limit,
+    /// The driver has no piece that is large enough.
+    Driver,
 }
 
 /// Calls a method of whichever driver it is.
@@ -108,7 +126,10 @@ impl Engine {
     /// Kernels on a card.
     pub fn cuda(cuda: Cuda) -> Engine {
         let limit = cuda.free_bytes();
-        Engine::new(Driver::Cuda(Box::new(cuda)), limit)
+        let refusals = cuda.refusals();
+        let engine = Engine::new(Driver::Cuda(Box::new(cuda)), limit);
+        refusals.into_iter().for_each(|sentence| engine.note(sentence));
+        engine
     }
 
     /// Kernels on the host.
@@ -126,8 +147,24 @@ impl Engine {
             replays: AtomicU64::new(0),
             proof: OnceLock::new(),
             cusolver_dropped: AtomicBool::new(false),
+            notices: Mutex::default(),
         };
         Engine { inner: Arc::new(inner), vendor_libraries: true }
+    }
+
+    /// Remembers a sentence for [`warn`](Engine::warn).
+    pub(super) fn note(&self, sentence: String) {
+        let mut notices = lock(&self.inner.notices);
+        if !notices.all.contains(&sentence) {
+            notices.all.push(sentence);
+        }
+    }
+
+    /// Warns of what went wrong on the device and was got around, of each thing once.
+    pub fn warn(&self, progress: &dyn Progress) {
+        let mut notices = lock(&self.inner.notices);
+        notices.all[notices.said..].iter().for_each(|sentence| progress.warn(sentence));
+        notices.said = notices.all.len();
     }
 
     /// The same device without NVIDIA's libraries: only our kernels.
@@ -163,12 +200,16 @@ impl Engine {
         }
     }
 
-    /// cuSOLVER, if found. If it refuses to start, the error unwinds.
+    /// cuSOLVER, if found.
     pub fn cusolver(&self) -> Option<&Cusolver> {
         let _hold = self.hold();
         let dropped = self.inner.cusolver_dropped.load(Ordering::Relaxed);
         match &self.inner.driver {
-            Driver::Cuda(cuda) if self.vendor_libraries && !dropped => cuda.cusolver(),
+            Driver::Cuda(cuda) if self.vendor_libraries && !dropped => {
+                let found = cuda.cusolver();
+                cuda.refusals().into_iter().for_each(|sentence| self.note(sentence));
+                found
+            }
             _ => None,
         }
     }
@@ -191,6 +232,23 @@ impl Engine {
     /// Says that it has proved its kernels.
     pub fn has_proved(&self, proof: Proof) {
         let _ = self.inner.proof.set(proof);
+    }
+
+    /// NVIDIA's libraries on a card, started where they are not yet; or why it does without.
+    pub fn libraries(&self) -> Vec<LibraryState> {
+        let _hold = self.hold();
+        match &self.inner.driver {
+            Driver::Cuda(cuda) => cuda.libraries(),
+            Driver::Twin(_) => Vec::new(),
+        }
+    }
+
+    /// How many pieces of memory the driver gave so far, that arrays are cut from.
+    pub(super) fn pieces(&self) -> u64 {
+        match &self.inner.driver {
+            Driver::Cuda(cuda) => cuda.pieces(),
+            Driver::Twin(_) => 0,
+        }
     }
 
     /// What arrays take.
@@ -251,31 +309,39 @@ impl Engine {
     pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {
         let hold = self.hold();
         loop {
-            if let Some(at) = self.take(bytes) {
-                return Ok(at);
-            }
+            let full = match self.take(bytes) {
+                Ok(at) => return Ok(at),
+                Err(full) => full,
+            };
             // A weight that is evicted while a recording is made stays the recording's: that makes
-            // no room.
-            let capturing = self.inner.capturing().is_some();
-            if capturing || !(hold.free_dropped() || self.inner.residents.evict(self.id())) {
+            // no room. Nor may the driver be waited for.
+            if self.inner.capturing().is_some() {
+                return Err(self.no_room(bytes));
+            }
+            // Pieces that no array is in are too small, or the driver would not have been asked.
+            let unused = || full == Full::Driver && driver!(self.inner, d => d.give_up());
+            if !(hold.free_dropped() || unused() || self.inner.residents.evict(self.id())) {
                 return Err(self.no_room(bytes));
             }
         }
     }
 
-    fn take(&self, bytes: u64) -> Option<u64> {
+    fn take(&self, bytes: u64) -> std::result::Result<u64, Full> {
         let inner = &*self.inner;
         if let Some(at) = inner.capturing().as_mut().and_then(|capture| capture.reuse(bytes)) {
-            return Some(at);
+            return Ok(at);
         }
         let mut memory = inner.ledger();
         if memory.used + bytes > memory.limit {
-            return None;
+            return Err(Full::Limit);
         }
-        let at = if bytes == 0 { 0 } else { driver!(inner, d => d.allocate(bytes as usize))? };
+        let at = match bytes {
+            0 => 0,
+            _ => driver!(inner, d => d.allocate(bytes as usize)).ok_or(Full::Driver)?,
+        };
         memory.used += bytes;
         memory.peak = memory.peak.max(memory.used);
-        Some(at)
+        Ok(at)
     }
 
     pub(super) fn no_room(&self, wanted: u64) -> Error {
@@ -345,11 +411,11 @@ impl Engine {
         *self.inner.capturing() = Some(Capture::default());
     }
 
-    /// Ends a recording; there is no graph where the driver could not follow.
-    pub(super) fn end_capture(&self) -> (Option<DriverGraph>, Capture) {
+    /// Ends a recording; `Err` says why the driver could not follow.
+    pub(super) fn end_capture(&self) -> (std::result::Result<DriverGraph, String>, Capture) {
         let graph = match &self.inner.driver {
             Driver::Cuda(d) => d.end().map(DriverGraph::Cuda),
-            Driver::Twin(d) => d.end().map(DriverGraph::Twin),
+            Driver::Twin(d) => Ok(DriverGraph::Twin(d.end())),
         };
         (graph, self.inner.capturing().take().expect("a recording"))
     }

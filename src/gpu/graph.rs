@@ -2,7 +2,8 @@
 //! it takes longer than a small step runs.
 //!
 //! ```text
-//! 1st time   run            memory and kernels that are needed for the first time are got here
+//! 1st time   run            memory and kernels that are needed for the first time are got here;
+//!                           and again, where the driver had to give memory
 //! 2nd time   record         enqueues nothing; memory freed meanwhile stays the recording's
 //!            replay
 //! 3rd …      replay
@@ -25,22 +26,30 @@ pub struct Graph {
 }
 
 impl Engine {
-    /// Records what `run` enqueues, instead of running it; nothing where a weight is not on the
-    /// device, or there is no room. `run` must neither upload nor download anything.
+    /// Records what `run` enqueues, instead of running it; nothing, and a warning, where a weight
+    /// is not on the device, there is no room, or the driver cannot. `run` must neither upload nor
+    /// download anything.
     pub fn record(&self, run: impl FnOnce()) -> Option<Graph> {
         let _hold = self.hold();
         self.begin_capture();
         let ran = catch_unwind(AssertUnwindSafe(run));
         let (graph, capture) = self.end_capture();
-        if let (Ok(()), Some(graph)) = (&ran, graph) {
-            return Some(Graph { graph, capture, engine: self.clone() });
-        }
+        let why = match (ran, graph) {
+            (Ok(()), Ok(graph)) => return Some(Graph { graph, capture, engine: self.clone() }),
+            (Ok(()), Err(why)) => why,
+            (Err(panic), _) => match panic.downcast::<Error>() {
+                Ok(error) => error.to_string(),
+                Err(panic) => {
+                    capture.give_back(self);
+                    resume_unwind(panic)
+                }
+            },
+        };
         capture.give_back(self);
-        if let Err(panic) = ran
-            && !panic.is::<Error>()
-        {
-            resume_unwind(panic);
-        }
+        self.note(format!(
+            "a step was not recorded, so its launches are enqueued one by one, which takes longer \
+             where it is small: {why}"
+        ));
         None
     }
 }
@@ -94,8 +103,13 @@ impl Repeated {
         }
         match &self.graph {
             Some(graph) => graph.replay(),
-            None => run(),
+            None => {
+                let pieces = engine.map(Engine::pieces);
+                run();
+                // A recording takes the same again. Its driver may be asked for memory meanwhile,
+                // but need not be.
+                self.ran = engine.map(Engine::pieces) == pieces;
+            }
         }
-        self.ran = true;
     }
 }

@@ -18,6 +18,7 @@ pub fn arch(capability: (i32, i32)) -> &'static str {
         (8, _) => "sm_80",
         (9, 0) => "sm_90a",
         (10, 0) => "sm_100",
+        (12, 0) => "sm_120",
         _ => "compute_80",
     }
 }

@@ -4,9 +4,10 @@
 //! their signatures; a wrong name or kind of argument does not compile. What an array holds is
 //! checked here.
 
+use std::fmt::{self, Display};
 use std::marker::PhantomData;
 
-use crate::base::DType;
+use crate::base::{DType, Error, Remedy, or_unwind};
 
 /// A file of kernels, and what was compiled of it.
 pub struct File {
@@ -170,16 +171,33 @@ pub struct Grid {
     pub threads: [u32; 3],
 }
 
+/// A number as a kernel takes it.
+///
+/// Kernels count rows and columns in 32 bits; a size beyond unwinds as an error that says so.
+pub fn int<N: Copy + Display + TryInto<i32>>(n: N) -> i32 {
+    let fits = n.try_into().ok();
+    or_unwind(fits.ok_or_else(|| {
+        let what = format!("a size of {n} is more than a kernel counts (2³¹ − 1)");
+        let less = "take less at once (fewer facts, layers or tokens), or compute on the CPU";
+        Error::device(what, Remedy::from(less).option("device", Some("cpu")))
+    }))
+}
+
 impl Grid {
+    /// Blocks along each axis, and threads along one.
+    pub fn of(blocks: [usize; 3], threads: usize) -> Grid {
+        let threads = [int(threads) as u32, 1, 1];
+        Grid { blocks: blocks.map(|n| int(n) as u32), threads }
+    }
+
     /// Blocks and threads along one axis.
-    pub fn line(blocks: usize, threads: u32) -> Grid {
-        let blocks = u32::try_from(blocks).expect("fewer blocks than 2³²");
-        Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1] }
+    pub fn line(blocks: usize, threads: usize) -> Grid {
+        Grid::of([blocks, 1, 1], threads)
     }
 
     /// A thread an element, of `n`.
     pub fn each(n: usize, threads: usize) -> Grid {
-        Grid::line(n.div_ceil(threads), threads as u32)
+        Grid::line(n.div_ceil(threads), threads)
     }
 
     /// Panics where a card would refuse it.
@@ -197,6 +215,18 @@ impl Grid {
     pub fn is_empty(self) -> bool {
         self.blocks.contains(&0)
     }
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?} blocks of {:?} threads", self.blocks, self.threads)
+    }
+}
+
+/// A launch in words: `norm_fwd (norm.cu) for bf16, [4, 1, 1] blocks of [128, 1, 1] threads`.
+pub(super) fn launched(file: &str, kernel: &str, (e, w): (&str, &str), grid: Grid) -> String {
+    let weight = if w.is_empty() { String::new() } else { format!(" and {w}") };
+    format!("{kernel} ({file}.cu) for {e}{weight}, {grid}")
 }
 
 /// The types that `elem` and `weight` stand for in a launch; where a kernel has no parameter of

@@ -73,6 +73,34 @@ const WHEELS: [&str; 5] = [
     "nvidia/cusolver/lib",
 ];
 
+/// A library on a card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibraryState {
+    /// "cuBLASLt".
+    pub name: &'static str,
+    /// "cuBLASLt 12.8.4", which the card uses; or why it goes on without.
+    pub title: Result<String, Unused>,
+}
+
+/// Why a card goes on without a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// In a sentence.
+    pub why: String,
+    /// Whether it is there, and does not start.
+    pub refused: bool,
+}
+
+/// Starts a library that was found, or not. One that does not start is none: whoever wanted it goes
+/// on without.
+pub fn start<T>(
+    found: Result<Found, String>,
+    open: impl FnOnce(Found) -> Outcome<T>,
+) -> Result<T, Unused> {
+    let found = found.map_err(|why| Unused { why, refused: false })?;
+    open(found).map_err(|e| Unused { why: e.line(), refused: true })
+}
+
 /// A library that was found. It is never closed: it may have registered exit handlers.
 pub struct Found {
     /// "cuBLASLt 12.8.4".

@@ -17,6 +17,7 @@ pub mod nvrtc;
 pub mod pool;
 pub mod proof;
 mod resident;
+pub mod staging;
 mod turns;
 pub mod twin;
 mod upload;

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::launch::{Argument, File, Grid, types};
+use super::launch::{Argument, File, Grid, launched, types};
 use super::lock::lock;
 
 /// In which order blocks, and threads between two waits, take their turns.
@@ -28,13 +28,21 @@ pub struct Twin {
     recording: Mutex<Option<TwinGraph>>,
 }
 
-/// The messages of a recording, and whether each is answered.
-pub(super) type TwinGraph = Vec<(Vec<u8>, bool)>;
+/// The messages of a recording.
+pub(super) type TwinGraph = Vec<Message>;
+
+/// A command.
+pub(super) struct Message {
+    bytes: Vec<u8>,
+    /// What it launches, in words; a launch is answered.
+    launch: Option<String>,
+}
 
 struct Pipes {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
+    doing: Option<String>, // the last command, if it was a launch
 }
 
 impl Twin {
@@ -60,7 +68,7 @@ impl Twin {
         let to = child.stdin.take().expect("a pipe");
         let from = BufReader::new(child.stdout.take().expect("a pipe"));
         Ok(Twin {
-            pipes: Mutex::new(Pipes { child, to, from }),
+            pipes: Mutex::new(Pipes { child, to, from, doing: None }),
             order,
             recording: Mutex::default(),
         })
@@ -97,11 +105,11 @@ impl Twin {
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
-        self.enqueue(command(b'C', &[to, from, bytes as u64], &[]), false);
+        self.enqueue(command(b'C', &[to, from, bytes as u64], &[]), None);
     }
 
     pub(super) fn zero(&self, at: u64, bytes: usize) {
-        self.enqueue(command(b'Z', &[at, bytes as u64], &[]), false);
+        self.enqueue(command(b'Z', &[at, bytes as u64], &[]), None);
     }
 
     /// From here on messages are recorded.
@@ -109,25 +117,32 @@ impl Twin {
         *lock(&self.recording) = Some(TwinGraph::new());
     }
 
-    pub(super) fn end(&self) -> Option<TwinGraph> {
-        lock(&self.recording).take()
+    pub(super) fn end(&self) -> TwinGraph {
+        lock(&self.recording).take().expect("a recording")
+    }
+
+    /// Every array has memory of its own.
+    pub(super) fn give_up(&self) -> bool {
+        false
     }
 
     pub(super) fn replay(&self, graph: &TwinGraph) {
-        graph.iter().for_each(|(message, answered)| self.send(message, *answered));
+        graph.iter().for_each(|message| self.send(message));
     }
 
-    fn enqueue(&self, message: Vec<u8>, answered: bool) {
+    fn enqueue(&self, bytes: Vec<u8>, launch: Option<String>) {
+        let message = Message { bytes, launch };
         match &mut *lock(&self.recording) {
-            Some(graph) => graph.push((message, answered)),
-            None => self.send(&message, answered),
+            Some(graph) => graph.push(message),
+            None => self.send(&message),
         }
     }
 
-    fn send(&self, message: &[u8], answered: bool) {
+    fn send(&self, message: &Message) {
         let mut pipes = self.pipes();
-        pipes.send(message);
-        if answered {
+        pipes.doing.clone_from(&message.launch);
+        pipes.send(&message.bytes);
+        if message.launch.is_some() {
             assert_eq!(pipes.number(), 0, "the twin's answer to a launch");
         }
     }
@@ -154,7 +169,7 @@ impl Twin {
         numbers.extend(arguments.iter().map(|a| a.slot()));
         let mut message = command(b'L', &[name.len() as u64], name.as_bytes());
         numbers.iter().for_each(|n| message.extend(n.to_le_bytes()));
-        self.enqueue(message, true);
+        self.enqueue(message, Some(launched(file.name, kernel, (elem, weight), grid)));
     }
 
     fn pipes(&self) -> MutexGuard<'_, Pipes> {
@@ -206,7 +221,8 @@ impl Pipes {
             let _ = errors.read_to_string(&mut output);
         }
         let status = self.child.wait();
-        panic!("the kernel ended its process ({status:?}):\n{output}");
+        let kernel = self.doing.as_deref().unwrap_or("the kernel");
+        panic!("{kernel} ended its process ({status:?}):\n{output}");
     }
 }
 

@@ -28,7 +28,8 @@ type Answer<T> = Result<T, DriverError>;
 
 /// Bytes of a buffer: the bus takes a millisecond for them, and microseconds to begin.
 const PIECE: usize = 32 << 20;
-/// As many as hold a layer of GPT-J in bf16 (384 MiB), so the next one comes while one computes.
+/// As many as hold a layer of GPT-J in bf16 (384 MiB), so the next one comes while one computes;
+/// fewer where there is no room for them.
 const PAIRS: usize = 12;
 /// Bytes that uploads take of a card, once there is a large one.
 pub(super) const BYTES: u64 = (PAIRS * PIECE) as u64;
@@ -86,17 +87,23 @@ impl Uploads {
         if ready.is_empty() {
             // The first upload; later, only where as many threads as there are pairs fill one each.
             let refused = |e: DriverError| {
-                let what = format!(
-                    "no {BYTES} bytes of the card and as many of the host for uploads: {e:?}"
-                );
+                let what =
+                    format!("no {PIECE} bytes of the card and of the host for uploads: {e:?}");
                 let remedy = "leave the card to fewer programs, or compute on the CPU";
                 Error::device(what, Remedy::from(remedy).option("device", Some("cpu")))
             };
-            let pairs = (0..PAIRS).map(|_| Pair::new(&self.context));
-            ready.extend(or_unwind(pairs.collect::<Answer<Vec<_>>>().map_err(refused)));
+            let pairs = as_many(PAIRS, || Pair::new(&self.context));
+            ready.extend(or_unwind(pairs.map_err(refused)));
         }
         ready.pop_front().expect("made where there was none")
     }
+}
+
+/// Up to n of what `make` makes, as many as there is room for: without one it is an error.
+fn as_many<T, E>(n: usize, mut make: impl FnMut() -> Result<T, E>) -> Result<Vec<T>, E> {
+    let mut made = vec![make()?];
+    made.extend(std::iter::repeat_with(make).take(n - 1).map_while(Result::ok));
+    Ok(made)
 }
 
 impl Drop for Uploads {

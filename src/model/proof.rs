@@ -12,8 +12,10 @@ use crate::ops::proof::library::{MatrixKind, compared};
 use crate::ops::proof::{solver, weight};
 use crate::tensor::Weight;
 
-/// Rows of a product on a card, and where the host stands for one.
-const ROWS: [usize; 2] = [8192, 40];
+/// Rows of a product: those of a batch of a search for a matrix of so many numbers, for smaller
+/// ones, whose indices do not grow large, fewer; and where the host stands for a card.
+const ROWS: [usize; 3] = [8192, 137, 40];
+const LARGE: usize = 1 << 20;
 
 impl Model {
     /// Asks the devices that have proved their kernels for products with each kind of matrix, and
@@ -42,7 +44,12 @@ impl Model {
         let mut dropped = drop_wrong_solver(engine, progress)?;
         for (i, (title, w)) in kinds.iter().enumerate() {
             progress.at(Stage::Proof, i as u64, kinds.len() as u64);
-            let n = ROWS[usize::from(!engine.is_card())];
+            let [out, inner] = w.dims();
+            let n = match engine.is_card() {
+                true if out * inner >= LARGE => ROWS[0],
+                true => ROWS[1],
+                false => ROWS[2],
+            };
             if let Some(wrong) = weight::multiplied(engine, w, n)? {
                 let what = format!("kernels/linear_mma.cu, {wrong}, on {}", proof.title());
                 let remedy = "compute on the CPU, and send this line to who maintains the program";
@@ -103,7 +110,9 @@ fn drop_wrong(engine: &Engine, w: &Weight, title: &str, progress: &dyn Progress)
         let (k, m) = if found.forward { (inner, out) } else { (out, inner) };
         let along_k = found.forward == by_row;
         let stride = if by_row { inner } else { out };
-        lt.drop_shape(Shape { k, m, stride, along_k, biased: false, narrow: false });
+        for (biased, narrow) in [(false, false), (false, true), (true, false), (true, true)] {
+            lt.leave_out(&engine.hold(), Shape { k, m, stride, along_k, biased, narrow });
+        }
         progress.warn(&format!(
             "{} is not used for products with a matrix {title}, our kernels are: {}",
             lt.title(),

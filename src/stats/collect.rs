@@ -83,6 +83,9 @@ fn collected(
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
     let mut sums = partial::open(dir, what, model.arch.inner)?;
+    if let Some(engine) = model.compute.engine() {
+        engine.warn(progress);
+    }
     let length = what.origin.context_length;
     let mut windows = Windows { documents, tokenizer, length, ready: VecDeque::new() };
     for _ in 0..sums.windows {

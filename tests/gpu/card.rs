@@ -1,7 +1,8 @@
 //! What only a card can show. Without one these tests say that they were skipped, and with
 //! `EXPECT_GPU=1` they fail.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use incise::gpu::kernels::FILES;
 use incise::gpu::launch::Elem;
@@ -70,11 +71,21 @@ fn the_check_for_cards_runs() {
     let mut command = Command::new("python3");
     command.arg(script).args(["--incise", env!("CARGO_BIN_EXE_incise"), "--tests"]);
     command.arg(std::env::current_exe().unwrap()).arg("--twin").arg(twin).arg("--out");
-    command.arg(out.path()).args(["--only", "load", "limits", "sanitizer", "kernels", "torch"]);
-    command.args(["torch_ops", "profile"]);
+    command.arg(out.path()).args(["--only", "load", "limits", "kernels", "torch", "torch_ops"]);
+    command.args(["sanitizer", "profile", "predicted"]);
+    // Killed after its first run, it goes on behind that.
+    let mut killed = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(killed.stdout.take().unwrap()).lines();
+    let first = lines.map(Result::unwrap).find(|line| line.contains("every image: "));
+    // What follows in it, the second run, ends with its reader.
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(first.is_some_and(|line| line.contains(": ok")));
     let run = command.output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{said}{}", String::from_utf8_lossy(&run.stderr));
+    assert!(said.contains("every image: done before"), "{said}");
+    assert!(said.contains("compared: ok") && said.contains("off by more than a quarter"), "{said}");
     let results = std::fs::read(out.path().join("gpu_check.json")).unwrap();
     let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
     let rows = results["stages"]["kernels"][0]["numbers"]["rows"].as_array().unwrap();
@@ -83,7 +94,7 @@ fn the_check_for_cards_runs() {
     // Called again, it goes on after what is finished.
     let again = command.output().unwrap();
     let said = String::from_utf8_lossy(&again.stdout);
-    assert!(again.status.success() && said.contains("kernels: done before"), "{said}");
+    assert!(again.status.success() && said.contains("bench: done before"), "{said}");
 }
 
 /// Of made-up results: a measure that is met, two that are not, and what is missing.

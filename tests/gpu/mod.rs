@@ -2,6 +2,7 @@
 
 mod card;
 mod commands;
+mod driver;
 mod grammar;
 mod graph;
 mod image;
@@ -10,4 +11,5 @@ mod memory;
 mod planted;
 mod probe;
 mod proof;
+mod sizes;
 mod turns;

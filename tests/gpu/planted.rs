@@ -89,6 +89,9 @@ fn faults_are_found_and_their_lines_named() {
         for order in ORDERS {
             let said = run(path, order, kernel, blocks).expect_err(kernel);
             assert!(said.contains(&fault(kernel)), "{kernel}, {order:?}: {said}");
+            let launch =
+                format!("{kernel} (planted.cu) for f32, [{blocks}, 1, 1] blocks of [64, 1, 1]");
+            assert!(said.starts_with(&launch), "{said}");
         }
     }
 }

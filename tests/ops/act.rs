@@ -121,6 +121,23 @@ impl Case {
         self
     }
 
+    /// How far key, dup and dgate may be off besides: of gelu, by what `act.cu` says of erfcf.
+    fn besides(&self) -> Vec<f64> {
+        let unit = if self.act == Act::Gelu { f64::powi(2.0, -21) } else { 0.0 };
+        let mut most = vec![0.0; 3];
+        for (i, (up, d)) in self.up.iter().zip(&self.dkey).enumerate() {
+            let x = self.gate.as_ref().map_or(*up, |gate| gate[i]);
+            let slope = unit * 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            let (value, up, d) = (x.abs() * slope, up.abs(), d.abs());
+            let off = match self.gate {
+                None => [value, d * slope, 0.0],
+                Some(_) => [value * up, d * value, d * up * slope],
+            };
+            most.iter_mut().zip(off).for_each(|(most, off)| *most = off.max(*most));
+        }
+        most
+    }
+
     fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
         let len = self.up.len();
         let up = twin::up(engine, elem, &self.up);
@@ -146,7 +163,8 @@ fn kernels() {
                     let draw =
                         |draw: &mut Draw| Case::draw(draw, act, gated, shape, fill).rounded(elem);
                     let run = |case: &Case, engine: &Engine| case.kernels(engine, elem);
-                    budget::kernel(&name, &engines, &[elem; 3], draw, run);
+                    let (outputs, besides) = ([elem; 3], Case::besides);
+                    budget::kernel_besides(&name, &engines, &outputs, draw, run, besides);
                 }
             }
         }

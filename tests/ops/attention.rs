@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use incise::base::Float;
+use incise::gpu::kernels::{attention_mma as mma, attention_short as short};
 use incise::gpu::launch::Elem;
 use incise::gpu::{Array, Engine};
 use incise::ops::attention::{self, AttentionGrads, Heads, KvRows, Seq};
 use incise::ops::cuda::attention::{self as cuda, Packing};
 use incise::tensor::{Precision, Tensor};
 
-use crate::support::budget::{self, Op, U64, along, inner, inner_abs};
+use crate::support::budget::{self, Op, U64, along, inner, inner_abs, lost};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
 use crate::support::twin;
 
@@ -286,11 +287,48 @@ impl Case {
         self
     }
 
+    /// How far o and lse of a sequence may be off besides, where tensor cores form them: its scores
+    /// by what their sums lose of Σ |q||k| ≤ |q||k|, weights by twice that of themselves, o by what
+    /// the parts of the weights and its own sums lose, see `attention_mma.cu`, of the largest v.
+    fn lost_by_cores(&self, seq: &Seq) -> [f64; 5] {
+        let Heads { width, scale, .. } = self.heads;
+        let largest = |x: &mut dyn Iterator<Item = f64>| x.fold(0.0, f64::max);
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let norms = |x: &[f64]| largest(&mut x.chunks(width).map(norm));
+        let v = largest(&mut self.v.iter().chain(&self.past_v).map(|v| v.abs()));
+        let (q, k) = (norms(&self.q), norms(&self.k).max(norms(&self.past_k)));
+        let scores = scale * lost(width) * q * k;
+        let keys = keys(seq).next_multiple_of(mma::KEYS);
+        let o = (2.0 * scores).exp_m1() + f64::powi(2.0, -16) + 1.02 * lost(2 * keys);
+        [o * v, scores, 0.0, 0.0, 0.0]
+    }
+
+    /// The same of all sequences that tensor cores meet.
+    fn besides(&self, elem: Elem) -> Vec<f64> {
+        let met = self.seqs.iter().filter(|seq| on_tensor_cores(seq, self.heads, elem));
+        let lost = met.map(|seq| self.lost_by_cores(seq));
+        lost.fold([0.0; 5], |a, b| std::array::from_fn(|i| b[i].max(a[i]))).to_vec()
+    }
+
     fn kernels(&self, engine: &Engine, elem: Elem) -> Vec<Vec<f64>> {
         let inputs = [&self.q, &self.k, &self.v, &self.past_k, &self.past_v, &self.d_o];
         let inputs = inputs.map(|x| twin::up(engine, elem, x));
         launch(engine, self.heads, &self.seqs, &inputs).iter().map(twin::down).collect()
     }
+}
+
+/// Keys that the last query of a sequence sees without a window.
+fn keys(seq: &Seq) -> usize {
+    seq.rows.len() + seq.past.iter().map(Range::len).sum::<usize>()
+}
+
+/// Whether tensor cores form a sequence's o and lse: one query, and a few that see few keys, go
+/// other ways.
+fn on_tensor_cores(seq: &Seq, heads: Heads, elem: Elem) -> bool {
+    let queries = seq.rows.len();
+    let own = queries * queries.next_multiple_of(short::ROWS) * heads.queries / heads.groups;
+    let few = queries <= 16 && keys(seq) <= short::KEYS && own <= short::OWN;
+    elem == Elem::BF16 && heads.width.is_multiple_of(mma::MMA_K) && queries > 1 && !few
 }
 
 /// o, lse, dq, dk, dv from q, k, v, past k, past v, do.
@@ -331,7 +369,8 @@ fn kernels() {
             let inputs = |draw: &mut Draw| Case::draw(draw, row).rounded(elem);
             let run = |case: &Case, engine: &Engine| case.kernels(engine, elem);
             let outputs = [elem, Elem::F32, elem, elem, elem];
-            budget::kernel(&name, engines, &outputs, inputs, run);
+            let besides = |case: &Case| case.besides(elem);
+            budget::kernel_besides(&name, engines, &outputs, inputs, run, besides);
         }
     }
 }

@@ -94,29 +94,32 @@ fn kernels() {
             Gram { k: twin::rounded(elem, &gram.k), total: f32(&gram.total), ..gram }
         };
         let run = |gram: &Gram, engine: &Engine| gram.kernels(engine, elem);
-        // Where f32 is taken for hi + lo, as `gram_mma.cu` has it.
-        let split = |gram: &Gram| {
-            let units = if elem == Elem::F32 { 4.0 * (1.0 + f64::powi(2.0, -19)) } else { 0.0 };
+        let besides = |gram: &Gram| {
             let k = gram.k.iter().map(|k| k.abs()).collect();
             let sizes = Gram { f: gram.f, k, total: vec![0.0; gram.total.len()] };
             let largest = sizes.plain::<f64>()[0].iter().fold(0.0, |a: f64, &x| a.max(x));
-            vec![units * f64::powi(2.0, -17) * largest]
+            vec![lost_by_cores(elem, shape[0]) * largest]
         };
         // The sums are f32 until they join the totals.
         let (case, outputs) = (format!("gram {elem:?}, {shape:?}"), [Elem::F32]);
-        budget::kernel_besides(&case, &engines, &outputs, inputs, run, split);
+        budget::kernel_besides(&case, &engines, &outputs, inputs, run, besides);
     }
 }
 
-/// Of Σ |k||k|, as `gram_mma.cu` has it: parts that are left out, a run's sums in tensor cores, and
-/// sums of runs and of launches.
-fn size(elem: Elem, n: usize) -> f64 {
+/// What sums over n tokens may lose of Σ |k||k| besides rounding, as `gram_mma.cu` has it: parts
+/// that are left out, and a run's sums in tensor cores; parts are up to 2⁻⁸ larger than their
+/// numbers.
+fn lost_by_cores(elem: Elem, n: usize) -> f64 {
     let (split, products) = match elem {
         Elem::F32 => (4.0 * (1.0 + f64::powi(2.0, -19)) * f64::powi(2.0, -17), 3.0),
         _ => (0.0, 1.0),
     };
-    let run = products * lost(RUN);
-    split + 1.02 * (run + (n / RUN + n / cuda::FLUSH + 2) as f64 * U32)
+    split + 1.02 * products * lost(n.min(RUN))
+}
+
+/// The same with the rounding of sums of runs and of launches.
+fn size(elem: Elem, n: usize) -> f64 {
+    lost_by_cores(elem, n) + 1.02 * (n / RUN + n / cuda::FLUSH + 2) as f64 * U32
 }
 
 /// Keys of the MLP of GPT-J, more than wait at once, on top of totals that are there already.

@@ -5,13 +5,14 @@ use std::ops::Range;
 use half::bf16;
 use incise::base::{DType, Float};
 use incise::gpu::Engine;
+use incise::gpu::kernels::linear_mma::RUN;
 use incise::gpu::kernels::linear_split::{LinearSplit, NUMBERS, THREADS};
 use incise::gpu::launch::{Elem, Grid};
 use incise::ops::cuda::linear as cuda;
 use incise::ops::linear;
 use incise::tensor::{Layout, Precision, Tensor, Weight};
 
-use crate::support::budget::{self, Op, inner, inner_abs};
+use crate::support::budget::{self, Op, inner, inner_abs, lost};
 use crate::support::toy::{Draw, Held, PLAIN, Part, all_held, cast, weight};
 use crate::support::twin;
 
@@ -118,6 +119,14 @@ impl Lying {
         units * f64::powi(2.0, -17)
     }
 
+    /// What sums of k products in `linear_mma` may lose of Σ |a||w| besides rounding: parts that are
+    /// left out, and a run's sums in tensor cores; parts are up to 2⁻⁸ larger than their numbers.
+    fn lost(&self, k: usize) -> f64 {
+        let parts = |elem| if elem == Elem::BF16 { 1 } else { 2 };
+        let products = f64::from(parts(self.elem) + parts(self.of) - 1);
+        self.split() + 1.02 * products * lost(k.min(RUN))
+    }
+
     /// The type of results.
     fn to(&self) -> Elem {
         if self.rounded { self.elem } else { Elem::F32 }
@@ -202,11 +211,14 @@ impl Linear {
         }
     }
 
-    /// How far y and dx are off where numbers are taken for hi + lo.
-    fn split(&self, lying: &Lying) -> Vec<f64> {
+    /// How far y and dx may be off besides, where tensor cores form them.
+    fn lost_by_cores(&self, lying: &Lying) -> Vec<f64> {
         let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
         let sizes = self.sizes().plain().into_iter().map(largest);
-        sizes.map(|size| lying.split() * size).collect()
+        let [out, inner] = self.w.dims();
+        // Forward products of a few rows are sums of f32.
+        let y = if self.n <= cuda::FEW { 0.0 } else { lying.lost(inner) };
+        [y, lying.lost(out)].into_iter().zip(sizes).map(|(lost, size)| lost * size).collect()
     }
 
     /// Whose products are the sums of |a| |w|.
@@ -235,7 +247,7 @@ impl Linear {
             &[lying.to(); 2],
             inputs,
             |case, engine| case.kernels(engine, &lying),
-            |case| case.split(&lying),
+            |case| case.lost_by_cores(&lying),
         );
     }
 }

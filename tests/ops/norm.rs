@@ -197,8 +197,10 @@ fn kernels_of_a_sum() {
             let (x, added) = (case.x.clone(), twin::rounded(F32, &draw.normal(case.x.len())));
             let sum = x.iter().zip(&added).map(|(x, a)| x + a).collect::<Vec<_>>();
             case.x = twin::rounded(F32, &sum);
-            let want = case.kernels(&engines[0].1, elem);
+            let of_sources = case.kernels(&engines[0].1, elem);
             for (name, engine) in &engines {
+                let compiled = twin::is_compiled(name).then(|| case.kernels(engine, elem));
+                let want = compiled.as_ref().unwrap_or(&of_sources);
                 let (mut x, added) = (twin::up(engine, F32, &x), twin::up(engine, F32, &added));
                 let (dy, mut dx) =
                     (twin::up(engine, elem, &case.dy), twin::up(engine, F32, &case.dx));
@@ -209,7 +211,7 @@ fn kernels_of_a_sum() {
                     cuda::backward(engine, &dy, p, &kept, [m, s], &mut dx);
                     dx
                 });
-                assert_eq!(got, want, "{shape:?} {elem:?} on {name}");
+                assert!(got == *want, "{shape:?} {elem:?} on {name}");
                 for sum in [&x, &kept] {
                     assert_eq!(twin::down(sum), case.x, "{shape:?} {elem:?} on {name}");
                 }

@@ -11,6 +11,10 @@
 //! the unit roundoff, so what a plain loop loses in f32, it loses 2⁻²⁹ of in f64. There `got` has
 //! its budget and `want` an error of its own: 3 and 2 instead of 2 and 1.
 //!
+//! A kernel's `base` is the worse of two: the plain loop, and the same with what NVIDIA's compiler
+//! and functions do to it (`support/fused.rs`). What tensor cores and `erfcf` lose beyond that, a
+//! case derives from the kernel's header and adds: [`kernel_besides`].
+//!
 //! The maximum over few numbers is luck, so a case is drawn again until [`ENOUGH`] were seen.
 
 use std::sync::LazyLock;
@@ -21,6 +25,7 @@ use incise::gpu::launch::Elem;
 use incise::tensor::Precision;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::fused::Fused;
 use super::toy::Draw;
 use super::twin;
 
@@ -31,7 +36,7 @@ const DRAWS: usize = 8;
 
 /// How often at most a case is drawn for compiled kernels: the sources saw the others, and what
 /// they are held to is of all draws.
-const COMPILED_DRAWS: usize = 2;
+const COMPILED_DRAWS: usize = 8;
 
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
@@ -105,7 +110,7 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 /// drawn once: what a checker of memory has the time for.
 ///
 /// ```text
-/// max|got − want| ≤ 2·max|base − want| + u·max|want|      u of the output's type
+/// max|got − want| ≤ 2·max|base − want| + u·max|want| + besides      u of the output's type
 /// ```
 pub fn kernel<O: Op>(
     case: &str,
@@ -137,7 +142,7 @@ pub fn kernel_besides<O: Op>(
     let smallest = std::env::var_os("INCISE_SMALLEST").is_some_and(|v| v == "1");
     for drawn in 1.. {
         let op = inputs(&mut draw);
-        let (want, base) = (op.plain::<f64>(), widen(op.plain::<f32>()));
+        let (want, bases) = (op.plain::<f64>(), bases(&op));
         if smallest && want.iter().map(Vec::len).sum::<usize>() > SMALL {
             return;
         }
@@ -165,7 +170,7 @@ pub fn kernel_besides<O: Op>(
         for (i, (seen, besides)) in seen.iter_mut().zip(besides(&op)).enumerate() {
             seen.count += want[i].len();
             seen.top = want[i].iter().fold(seen.top, |a, w| a.max(w.abs()));
-            seen.base = seen.base.max(off(&base[i], &want[i]));
+            seen.base = bases.iter().fold(seen.base, |a, base| a.max(off(&base[i], &want[i])));
             seen.besides = seen.besides.max(besides);
         }
         if smallest {
@@ -198,8 +203,13 @@ struct Seen {
     besides: f64,
 }
 
-fn widen(outputs: Vec<Vec<f32>>) -> Vec<Vec<f64>> {
-    outputs.into_iter().map(|x| x.into_iter().map(f64::from).collect()).collect()
+/// What plain loops give that round every product, and those that round it with the sum it is in.
+pub fn bases(op: &impl Op) -> [Vec<Vec<f64>>; 2] {
+    [widen(op.plain::<f32>()), widen(op.plain::<Fused>())]
+}
+
+fn widen<T: Float>(outputs: Vec<Vec<T>>) -> Vec<Vec<f64>> {
+    outputs.into_iter().map(|x| x.into_iter().map(T::f64).collect()).collect()
 }
 
 /// What our own code gives, with the same bits on one thread and on two.

@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod cancel;
+pub mod fused;
 pub mod golden;
 pub mod programs;
 pub mod projection;

@@ -18,7 +18,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use incise::gpu::nvrtc::{self, NamedText, Nvrtc};
 use incise::gpu::twin::symbol;
@@ -189,13 +189,15 @@ fn units(
 fn compile(texts: &Texts, builds: &[(&'static str, Vec<Unit>)]) -> Vec<Vec<(String, PathBuf)>> {
     let objects = twins().join("objects");
     fs::create_dir_all(&objects).unwrap();
-    let made_by = (compiler().unwrap(), headers(&kernels_dir().join("host")));
+    let made_by = compiler().unwrap();
     let mut jobs = Vec::new();
     for (build, units) in builds {
         let flags = flags(build);
+        // Sources include theirs, and compiled kernels ptx.h.
+        let mut included = headers(&kernels_dir().join("host"), *build == PTX);
+        included.extend(texts.headers.iter().filter(|_| *build != PTX).cloned());
         for unit in units {
-            let included = (*build != PTX).then_some(&texts.headers);
-            let made_of = hash((&made_by, included, &unit.text, &flags));
+            let made_of = hash((&made_by, &included, &unit.text, &flags));
             let object = objects.join(format!("{}.{build}-{made_of:016x}.o", unit.name));
             jobs.push((flags.clone(), unit, object));
         }
@@ -240,13 +242,17 @@ fn flags(build: &str) -> Vec<&'static str> {
     flags
 }
 
-/// Texts of the headers of a folder, in the order of their names.
-fn headers(dir: &Path) -> Vec<String> {
-    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> =
-        paths.filter(|p| p.extension().is_some_and(|e| e == "h")).collect();
-    paths.sort();
-    paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+/// Names and texts of the headers of a folder, in order, with that of PTX or without.
+fn headers(dir: &Path, ptx: bool) -> Vec<NamedText> {
+    let named = |entry: io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let is_header = name.ends_with(".h") && (ptx || name != "ptx.h");
+        is_header.then(|| (name, fs::read_to_string(&path).unwrap()))
+    };
+    let mut headers: Vec<NamedText> = fs::read_dir(dir).unwrap().filter_map(named).collect();
+    headers.sort();
+    headers
 }
 
 fn hash(of: impl Hash) -> u64 {

@@ -78,7 +78,7 @@ impl FirstLook {
             ("gradient", &self.gradient, &double.gradient, gradient),
         ] {
             // What is no number is within no bound.
-            let far = |(got, want): (&f64, &f64)| !((got - want).abs() <= bound);
+            let far = |(got, want): (&f64, &f64)| !(got - want).abs().le(&bound);
             if let Some(i) = got.iter().zip(want).position(far) {
                 let what = format!(
                     "{device}: the search's first look is wrong: {name}[{i}] = {:e}, and the CPU \

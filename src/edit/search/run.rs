@@ -70,6 +70,9 @@ pub fn find_on_device(
         progress.at(Stage::Fact, (facts.len() - left.len()) as u64, facts.len() as u64);
         let mut found = |i: usize, value| each(left[i], value);
         let outcome = run(model, &own, search, BATCH_INVARIANT_ROWS, room, progress, &mut found)?;
+        if let Some(engine) = model.compute.engine() {
+            engine.warn(progress);
+        }
         let Some(smaller) = outcome.shrink_to else { return Ok(()) };
         let mut done = outcome.done.iter();
         left.retain(|_| !done.next().expect("one for every fact"));

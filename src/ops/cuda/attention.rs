@@ -8,7 +8,7 @@ use crate::gpu::kernels::attention::{self as long, AttentionBwdKv, AttentionBwdQ
 use crate::gpu::kernels::attention_mma::{self as mma, AttentionMmaFwd};
 use crate::gpu::kernels::attention_row::{self as row, AttentionRowFwd, AttentionRowMerge};
 use crate::gpu::kernels::attention_short::{self as short, AttentionShortBwd, AttentionShortFwd};
-use crate::gpu::launch::{Elem, Grid};
+use crate::gpu::launch::{Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::attention::{Heads, Seq};
 
@@ -117,7 +117,7 @@ impl Packing {
             }
         }
         let upload = |numbers: Vec<usize>| {
-            let numbers: Vec<i32> = numbers.into_iter().map(|n| n as i32).collect();
+            let numbers: Vec<i32> = numbers.into_iter().map(int).collect();
             engine.upload(Elem::I32, bytemuck::cast_slice(&numbers))
         };
         Ok(Packing {
@@ -146,14 +146,9 @@ struct Sizes {
 
 impl Sizes {
     fn of(heads: Heads) -> Sizes {
-        let [h, g, e] = [heads.queries, heads.groups, heads.width].map(|size| size as i32);
-        Sizes { scale: heads.scale as f32, window: heads.window.unwrap_or(0) as i32, h, g, e }
+        let [h, g, e] = [heads.queries, heads.groups, heads.width].map(int);
+        Sizes { scale: heads.scale as f32, window: int(heads.window.unwrap_or(0)), h, g, e }
     }
-}
-
-/// Blocks along each axis.
-fn grid(blocks: [usize; 3], threads: usize) -> Grid {
-    Grid { blocks: blocks.map(|n| n as u32), threads: [threads as u32, 1, 1] }
 }
 
 /// o (N, H·E) and lse (N, H) from q, k, v.
@@ -182,7 +177,7 @@ fn short_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, 
         o: o.write(),
         lse: lse.write(),
     }
-    .launch(engine, grid([seqs.len() / 6, keys.heads.queries, 1], short::THREADS));
+    .launch(engine, Grid::of([seqs.len() / 6, keys.heads.queries, 1], short::THREADS));
 }
 
 fn row_forward(
@@ -209,7 +204,7 @@ fn row_forward(
         E: e,
         parts: parts.write(),
     }
-    .launch(engine, grid([spans.len() / 7, keys.heads.groups, 1], row::THREADS));
+    .launch(engine, Grid::of([spans.len() / 7, keys.heads.groups, 1], row::THREADS));
     AttentionRowMerge {
         parts: parts.read(),
         merges: merges.read(),
@@ -218,7 +213,7 @@ fn row_forward(
         o: o.write(),
         lse: lse.write(),
     }
-    .launch(engine, grid([merges.len() / 3, keys.heads.queries, 1], row::THREADS));
+    .launch(engine, Grid::of([merges.len() / 3, keys.heads.queries, 1], row::THREADS));
 }
 
 fn long_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, lse: &mut Array) {
@@ -243,7 +238,7 @@ fn long_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, l
                 o: o.write(),
                 lse: lse.write(),
             }
-            .launch(engine, grid(blocks($form::SLICE), $form::THREADS))
+            .launch(engine, Grid::of(blocks($form::SLICE), $form::THREADS))
         };
     }
     if q.elem() == Elem::BF16 && width.is_multiple_of(mma::MMA_K) && width <= mma::MAX_HEAD_DIM {
@@ -281,7 +276,7 @@ pub fn backward(
         dk: grads.dk.write(),
         dv: grads.dv.write(),
     }
-    .launch(engine, grid([seqs.len() / 6, keys.heads.groups, 1], short::THREADS));
+    .launch(engine, Grid::of([seqs.len() / 6, keys.heads.groups, 1], short::THREADS));
     long_backward(engine, d_o, q, keys, lse, grads);
 }
 
@@ -316,7 +311,7 @@ fn long_backward(
     }
     .launch(
         engine,
-        grid([tiles.len() / 7, queries, width.div_ceil(long::SLICE_BWD)], long::THREADS),
+        Grid::of([tiles.len() / 7, queries, width.div_ceil(long::SLICE_BWD)], long::THREADS),
     );
     AttentionBwdKv {
         d_o: d_o.read(),
@@ -337,6 +332,6 @@ fn long_backward(
     }
     .launch(
         engine,
-        grid([tiles.len() / 7, groups, width.div_ceil(long::SLICE_BWD)], long::THREADS),
+        Grid::of([tiles.len() / 7, groups, width.div_ceil(long::SLICE_BWD)], long::THREADS),
     );
 }

@@ -2,11 +2,11 @@
 //! solves whole systems.
 
 use crate::base::or_unwind;
-use crate::gpu::cusolver::Lower;
+use crate::gpu::cusolver::{Lower, fits};
 use crate::gpu::kernels::cholesky::{
     CholeskyFactor, CholeskySolve, CholeskyUpdate, PANEL, SYSTEMS, THREADS, TILE, UPDATE_THREADS,
 };
-use crate::gpu::launch::{DeviceSlice, Elem, Grid};
+use crate::gpu::launch::{DeviceSlice, Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::cholesky::{Side, Systems, Triangle};
 
@@ -30,8 +30,11 @@ pub fn divide(
         let bytes = bad.download();
         i32::from_le_bytes(*bytes.first_chunk().expect("one number"))
     };
-    // Other layouts than the library's go to our kernels.
-    let cusolver = engine.cusolver().filter(|_| systems.down == 1 && !of.is_empty());
+    // Other layouts than the library's go to our kernels, and what is too large for it.
+    let cusolver = engine.cusolver().filter(|_| {
+        let fits = fits(of.n, of.ld, [systems.count, systems.across]);
+        systems.down == 1 && !of.is_empty() && fits
+    });
     let Some(cusolver) = cusolver else {
         factor(engine, a, of, &mut bad);
         for side in [Side::Lower, Side::Upper] {
@@ -61,13 +64,13 @@ pub fn factor(engine: &Engine, a: &mut Array, of: Triangle, bad: &mut Array) {
         let own = PANEL.min(n - k);
         let diagonal = from(a.slice(), k * ld + k);
         CholeskyFactor {
-            from: k as i32,
-            n: own as i32,
+            from: int(k),
+            n: int(own),
             ld: ld as i64,
             a: diagonal.into(),
             bad: bad.update(),
         }
-        .launch(engine, Grid::line(1, THREADS as u32));
+        .launch(engine, Grid::line(1, THREADS));
         let left = n - k - own;
         if left > 0 {
             // Rows below are systems L x = b.
@@ -164,15 +167,15 @@ fn block(
     CholeskySolve {
         l: l.into(),
         bad: bad.read(),
-        n: n as i32,
+        n: int(n),
         ld: ld as i64,
         transposed: i32::from(side == Side::Upper),
-        systems: systems.count as i32,
+        systems: int(systems.count),
         down: systems.down as i64,
         across: systems.across as i64,
         x: x.into(),
     }
-    .launch(engine, Grid::line(systems.count.div_ceil(SYSTEMS), THREADS as u32));
+    .launch(engine, Grid::line(systems.count.div_ceil(SYSTEMS), THREADS));
 }
 
 /// A factor of a product: elements from a row (or column) of the product to the next, and from a
@@ -208,7 +211,7 @@ impl Product {
 
     fn launch(self, engine: &Engine, bad: &Array, adds: bool) {
         let [rows, k, columns] = self.sizes;
-        let [down, across] = [rows, columns].map(|size| size.div_ceil(TILE) as u32);
+        let [down, across] = [rows, columns].map(|size| size.div_ceil(TILE));
         CholeskyUpdate {
             a: self.a.slice.into(),
             b: self.b.slice.into(),
@@ -217,15 +220,15 @@ impl Product {
             a_k: self.a.k as i64,
             b_k: self.b.k as i64,
             b_col: self.b.along as i64,
-            R: rows as i32,
-            K: k as i32,
-            C: columns as i32,
+            R: int(rows),
+            K: int(k),
+            C: int(columns),
             lower: i32::from(self.lower),
             adds: i32::from(adds),
             c_row: self.steps[0] as i64,
             c_col: self.steps[1] as i64,
             c: self.c.into(),
         }
-        .launch(engine, Grid { blocks: [across, down, 1], threads: [UPDATE_THREADS as u32, 1, 1] });
+        .launch(engine, Grid::of([across, down, 1], UPDATE_THREADS));
     }
 }

@@ -1,7 +1,7 @@
 //! Launches of `kernels/embed.cu`.
 
 use crate::gpu::kernels::embed::{EmbedAdd, EmbedFwd, THREADS};
-use crate::gpu::launch::Grid;
+use crate::gpu::launch::{Grid, int};
 use crate::gpu::{Array, Engine};
 
 /// x (N, D) from token ids (N) and, where positions are learned, the row of each (N).
@@ -15,7 +15,7 @@ pub fn forward(
     let n = ids.len();
     let len = x.len();
     let grid = Grid::each(len, THREADS);
-    let (n, d) = (n as i32, (len / n.max(1)) as i32);
+    let (n, d) = (int(n), int(len / n.max(1)));
     EmbedFwd { ids: ids.read(), w: tokens.read(), N: n, D: d, x: x.write() }.launch(engine, grid);
     if let Some((w, at)) = positions {
         let ids = at.read();

@@ -3,7 +3,7 @@
 use crate::base::or_unwind;
 pub use crate::gpu::kernels::gram_mma::FLUSH;
 use crate::gpu::kernels::gram_mma::{GramAdd, GramFlush, SIDE, THREADS};
-use crate::gpu::launch::{Elem, Grid, In};
+use crate::gpu::launch::{Elem, Grid, In, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::gram::packed_len;
 
@@ -11,14 +11,14 @@ use crate::ops::cpu::gram::packed_len;
 /// all of part: some thousand tokens at once are fast.
 pub fn add(engine: &Engine, k: In, [n, f]: [usize; 2], part: &mut Array) {
     assert!(n <= FLUSH, "gram: {n} tokens at once lose digits");
-    let tiles = f.div_ceil(SIDE) as u32;
-    let grid = Grid { blocks: [tiles, tiles, 1], threads: [THREADS as u32, 1, 1] };
-    GramAdd { k, N: n as i32, F: f as i32, part: part.update() }.launch(engine, grid);
+    let tiles = f.div_ceil(SIDE);
+    let grid = Grid::of([tiles, tiles, 1], THREADS);
+    GramAdd { k, N: int(n), F: int(f), part: part.update() }.launch(engine, grid);
 }
 
 /// total (F, F) f64 += part, part = 0; after at most [`FLUSH`] tokens.
 pub fn flush(engine: &Engine, f: usize, part: &mut Array, total: &mut Array) {
-    GramFlush { F: f as i32, part: part.update(), total: total.update() }
+    GramFlush { F: int(f), part: part.update(), total: total.update() }
         .launch(engine, Grid::each(f * f, THREADS));
 }
 

@@ -9,7 +9,7 @@ use crate::gpu::blaslt::{ALIGN, BlasltSession, Shape};
 use crate::gpu::kernels::linear_mma::{self as mma, LinearMma};
 use crate::gpu::kernels::linear_row::{self as row, LinearRow};
 use crate::gpu::kernels::linear_split::{self as parts, LinearSplit};
-use crate::gpu::launch::{DeviceSlice, Elem, Grid};
+use crate::gpu::launch::{DeviceSlice, Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::tensor::OnDevice;
 
@@ -106,19 +106,19 @@ fn product(
                 biased: i32::from(b.is_some()),
                 add: i32::from(add),
                 narrow: i32::from(narrow),
-                N: n as i32,
-                K: k as i32,
-                M: m as i32,
+                N: int(n),
+                K: int(k),
+                M: int(m),
                 c: wide.into(),
                 rounded: rounded.into(),
             }
-            .launch(engine, Grid { blocks: $blocks, threads: [$threads as u32, 1, 1] })
+            .launch(engine, Grid::of($blocks, $threads))
         };
     }
     match way {
-        Way::Few => launch!(LinearRow, [m.div_ceil(row::COLS) as u32, 1, 1], row::THREADS),
+        Way::Few => launch!(LinearRow, [m.div_ceil(row::COLS), 1, 1], row::THREADS),
         Way::Many => {
-            let blocks = [n.div_ceil(mma::ROWS) as u32, m.div_ceil(mma::COLS) as u32, 1];
+            let blocks = [n.div_ceil(mma::ROWS), m.div_ceil(mma::COLS), 1];
             launch!(LinearMma, blocks, mma::THREADS);
         }
     }
@@ -188,7 +188,7 @@ fn in_parts(
         let x = a.part(from * k, rows * k);
         let c = c.part(from * m, rows * m);
         let y = room.part(0, 2 * rows * k);
-        LinearSplit { x: x.into(), N: x.len as i32, y: y.into() }
+        LinearSplit { x: x.into(), N: int(x.len), y: y.into() }
             .launch(engine, Grid::each(x.len / parts::NUMBERS, parts::THREADS));
         let [hi, lo] = [0, 1].map(|part| y.part(part * x.len, x.len));
         session.multiply(Shape { biased: false, ..shape }, add, [lo, w, c], None);

@@ -6,21 +6,21 @@ use bytemuck::cast_slice;
 
 use crate::base::Result;
 use crate::gpu::kernels::loss::{LogSoftmax, LossGradient, LossScale, THREADS};
-use crate::gpu::launch::{Elem, Grid};
+use crate::gpu::launch::{Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::loss::{RowLoss, RowResult};
 
 /// Row i of `logp` (rows, V) = ln softmax of row `rows[i]` of z (R, V).
 pub fn log_softmax(engine: &Engine, z: &Array, rows: &Array, v: usize, logp: &mut Array) {
-    LogSoftmax { z: z.read(), rows: rows.read(), V: v as i32, logp: logp.write() }
-        .launch(engine, Grid::line(rows.len(), THREADS as u32));
+    LogSoftmax { z: z.read(), rows: rows.read(), V: int(v), logp: logp.write() }
+        .launch(engine, Grid::line(rows.len(), THREADS));
 }
 
 /// A loss as the kernel takes it: the token, or −1 − the row of ln p⁰; and the weight.
 fn target_and_weight(loss: &RowLoss) -> (i32, f32) {
     match *loss {
-        RowLoss::CrossEntropy { target, weight } => (target as i32, weight as f32),
-        RowLoss::Kl { reference, weight } => (-1 - reference as i32, weight as f32),
+        RowLoss::CrossEntropy { target, weight } => (int(target), weight as f32),
+        RowLoss::Kl { reference, weight } => (-1 - int(reference), weight as f32),
     }
 }
 
@@ -53,7 +53,7 @@ impl DeviceLossRows {
         rows: &[RowLoss],
     ) -> Result<DeviceLossRows> {
         let (targets, weights): (Vec<i32>, Vec<f32>) = rows.iter().map(target_and_weight).unzip();
-        let groups: Vec<i32> = groups.iter().flat_map(|r| [r.start as i32, r.end as i32]).collect();
+        let groups: Vec<i32> = groups.iter().flat_map(|r| [int(r.start), int(r.end)]).collect();
         Ok(DeviceLossRows {
             groups: engine.upload(Elem::I32, cast_slice(&groups))?,
             target: engine.upload(Elem::I32, cast_slice(&targets))?,
@@ -96,7 +96,7 @@ pub fn scale(engine: &Engine, rows: &mut DeviceLossRows, factor: &Array) {
         factor: factor.read(),
         scaled: rows.scaled.update(),
     }
-    .launch(engine, Grid::line(factor.len(), THREADS as u32));
+    .launch(engine, Grid::line(factor.len(), THREADS));
 }
 
 /// Turns z (n, V), the logits of n of the rows, into scaled·dz in place, and sets their results.
@@ -113,10 +113,10 @@ pub fn gradient(
         reference: reference.read(),
         target: part(&losses.target).into(),
         scaled: part(&losses.scaled).into(),
-        V: v as i32,
+        V: int(v),
         z: z.update(),
         loss: part(&losses.loss).into(),
         is_argmax: part(&losses.is_argmax).into(),
     }
-    .launch(engine, Grid::line(rows.len(), THREADS as u32));
+    .launch(engine, Grid::line(rows.len(), THREADS));
 }

@@ -4,7 +4,7 @@ use crate::gpu::kernels::norm::{
     BLOCK_THREADS, ITEMS_PER_THREAD, MAX_THREADS, MIN_THREADS, NormBwd, NormFwd, NormHeadsBwd,
     NormHeadsFwd, VEC,
 };
-use crate::gpu::launch::{DeviceSlice, Grid};
+use crate::gpu::launch::{DeviceSlice, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::norm::NormKind;
 
@@ -32,7 +32,7 @@ fn grid(n: usize, d: usize) -> Grid {
     let threads = d.div_ceil(VEC * ITEMS_PER_THREAD).next_power_of_two();
     let threads = threads.clamp(MIN_THREADS, MAX_THREADS);
     let rows = (BLOCK_THREADS / threads).max(1);
-    Grid { threads: [threads as u32, rows as u32, 1], ..Grid::line(n.div_ceil(rows), 1) }
+    Grid { threads: [threads as u32, rows as u32, 1], ..Grid::line(n.div_ceil(rows), threads) }
 }
 
 /// What a pass leaves for the one back: x (N, D), and m and s (N).
@@ -81,8 +81,8 @@ fn of_sum(
         centred: p.centred(),
         biased: i32::from(p.bias.is_some()),
         adds: i32::from(added.is_some()),
-        N: n as i32,
-        D: d as i32,
+        N: int(n),
+        D: int(d),
         x: x.into(),
         kept: kept.write(),
         y: y.write(),
@@ -110,8 +110,8 @@ pub fn backward(
         m: m.read(),
         s: s.read(),
         centred: p.centred(),
-        N: n as i32,
-        D: d as i32,
+        N: int(n),
+        D: int(d),
         dx: dx.update(),
     }
     .launch(engine, grid(n, d));
@@ -126,8 +126,8 @@ pub fn heads_forward(engine: &Engine, x: &mut Array, p: DeviceNorm, kept: Device
         eps: p.eps,
         centred: p.centred(),
         biased: i32::from(p.bias.is_some()),
-        N: n as i32,
-        D: d as i32,
+        N: int(n),
+        D: int(d),
         x: x.update(),
         kept: kept.write(),
         m: m.write(),
@@ -152,8 +152,8 @@ pub fn heads_backward(
         m: m.read(),
         s: s.read(),
         centred: p.centred(),
-        N: n as i32,
-        D: width as i32,
+        N: int(n),
+        D: int(width),
         d: d.update(),
     }
     .launch(engine, grid(n, width));

@@ -1,7 +1,7 @@
 //! Launches of `kernels/rope.cu`.
 
 use crate::gpu::kernels::rope::{RopeTurn, THREADS};
-use crate::gpu::launch::Grid;
+use crate::gpu::launch::{Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::rope::Pairing;
 
@@ -32,10 +32,10 @@ pub fn rotate(
         sin: angles.sin.read(),
         adjacent: i32::from(angles.pairing == Pairing::Adjacent),
         back: i32::from(back),
-        N: n as i32,
-        H: heads as i32,
-        E: width as i32,
-        half: angles.half as i32,
+        N: int(n),
+        H: int(heads),
+        E: int(width),
+        half: int(angles.half),
         x: x.update(),
     }
     .launch(engine, Grid::each(n * heads * angles.half, THREADS));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base::or_unwind;
 use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScatterRows, THREADS};
-use crate::gpu::launch::{DeviceSlice, Elem, Grid};
+use crate::gpu::launch::{DeviceSlice, Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 
 /// Where a part of a row is: the row's width, the part's first column and its width.
@@ -12,7 +12,7 @@ type Part = [usize; 3];
 
 /// Numbers of rows, on the device.
 pub fn indices(engine: &Engine, rows: impl Iterator<Item = usize>) -> Array {
-    let rows: Vec<i32> = rows.map(|row| row as i32).collect();
+    let rows: Vec<i32> = rows.map(int).collect();
     or_unwind(engine.upload(Elem::I32, bytemuck::cast_slice(&rows)))
 }
 
@@ -22,10 +22,10 @@ pub fn gather(engine: &Engine, x: &Array, [wide, from, d]: Part, rows: &Array, y
     GatherRows {
         x: x.read(),
         rows: rows.read(),
-        wide: wide as i32,
-        from: from as i32,
-        n: n as i32,
-        D: d as i32,
+        wide: int(wide),
+        from: int(from),
+        n: int(n),
+        D: int(d),
         y: y.write(),
     }
     .launch(engine, Grid::each(n * d, THREADS));
@@ -36,10 +36,10 @@ pub fn scatter_add(engine: &Engine, x: &mut Array, [wide, from, d]: Part, rows: 
     ScatterRows {
         y: y.read(),
         rows: rows.read(),
-        wide: wide as i32,
-        from: from as i32,
-        n: rows.len() as i32,
-        D: d as i32,
+        wide: int(wide),
+        from: int(from),
+        n: int(rows.len()),
+        D: int(d),
         x: x.update(),
     }
     .launch(engine, Grid::each(d, THREADS));

@@ -2,7 +2,7 @@
 
 use crate::base::Result;
 use crate::gpu::kernels::sample::{MAX_K, Sample, SampleTop, THREADS};
-use crate::gpu::launch::{Elem, Grid};
+use crate::gpu::launch::{Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::sample::Sampling;
 
@@ -12,8 +12,8 @@ pub fn top(engine: &Engine, z: &Array, k: usize, values: &mut Array, ids: &mut A
     let rows = ids.len() / k;
     let v = z.len() / rows.max(1);
     assert!(k <= MAX_K && (k <= v || rows == 0), "top: {k} of {v} tokens");
-    SampleTop { z: z.read(), V: v as i32, k: k as i32, values: values.write(), ids: ids.write() }
-        .launch(engine, Grid::line(rows, THREADS as u32));
+    SampleTop { z: z.read(), V: int(v), k: int(k), values: values.write(), ids: ids.write() }
+        .launch(engine, Grid::line(rows, THREADS));
 }
 
 /// A token of each row of z (R, V) f32 by a number in [0, 1) of its own, `uniform` (R) f32, into
@@ -21,16 +21,17 @@ pub fn top(engine: &Engine, z: &Array, k: usize, values: &mut Array, ids: &mut A
 pub fn choose(engine: &Engine, z: &Array, by: Sampling, uniform: &Array, ids: &mut Array) {
     assert!(by.temperature > 0.0, "choose: at temperature 0 it is the likeliest");
     let rows = ids.len();
+    let v = z.len() / rows.max(1);
     Sample {
         z: z.read(),
         uniform: uniform.read(),
         temperature: by.temperature as f32,
-        top_k: by.top_k as i32,
+        top_k: int(by.top_k.min(v)),
         top_p: by.top_p as f32,
-        V: (z.len() / rows.max(1)) as i32,
+        V: int(v),
         id: ids.write(),
     }
-    .launch(engine, Grid::line(rows, THREADS as u32));
+    .launch(engine, Grid::line(rows, THREADS));
 }
 
 /// The likeliest token of z (1, V); none where its logit is not finite.

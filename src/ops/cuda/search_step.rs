@@ -3,7 +3,7 @@
 use super::loss::DeviceLossRows;
 use crate::base::Result;
 use crate::gpu::kernels::search_step::{ACTIVE, CONVERGED, DIVERGED, SearchStep, THREADS};
-use crate::gpu::launch::{Elem, Grid};
+use crate::gpu::launch::{Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::search_step::{SearchRule, SearchStatus};
 
@@ -36,7 +36,7 @@ pub fn upload_status(engine: &Engine, status: &[(SearchStatus, usize)]) -> Resul
         SearchStatus::Converged => CONVERGED,
         SearchStatus::Diverged => DIVERGED,
     };
-    let numbers = status.iter().flat_map(|&(status, n)| [number(status) as i32, n as i32]);
+    let numbers = status.iter().flat_map(|&(status, n)| [int(number(status)), int(n)]);
     engine.upload(Elem::I32, bytemuck::cast_slice(&numbers.collect::<Vec<i32>>()))
 }
 
@@ -78,9 +78,9 @@ pub fn step(
         nll_factor: rule.nll_factor as f32,
         loss_tolerance: rule.stop.loss_tolerance as f32,
         anneal_nll: i32::from(rule.stop.anneal_nll),
-        max_steps: rule.stop.max_steps as i32,
-        P: (g.len() / (s * d).max(1)) as i32,
-        D: d as i32,
+        max_steps: int(rule.stop.max_steps),
+        P: int(g.len() / (s * d).max(1)),
+        D: int(d),
         delta: slots.delta.update(),
         m: slots.m.update(),
         v: slots.v.update(),
@@ -88,5 +88,5 @@ pub fn step(
         factor: slots.factor.update(),
         trace: slots.trace.update(),
     }
-    .launch(engine, Grid::line(s, THREADS as u32));
+    .launch(engine, Grid::line(s, THREADS));
 }

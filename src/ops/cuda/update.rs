@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base::or_unwind;
 use crate::gpu::kernels::update::{SIDE, THREADS, Update};
-use crate::gpu::launch::{Elem, Grid};
+use crate::gpu::launch::{Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::update::Sums;
 
@@ -55,13 +55,13 @@ impl DeviceFactors {
         Update {
             left: self.left.slice().part(rows.start * r, n * r).into(),
             right: self.right.read(),
-            R: r as i32,
-            rows: n as i32,
-            cols: cols as i32,
+            R: int(r),
+            rows: int(n),
+            cols: int(cols),
             w: w.read(),
             now: now.write(),
             sums: sums.write(),
         }
-        .launch(self.left.engine(), Grid::line(blocks, THREADS as u32));
+        .launch(self.left.engine(), Grid::line(blocks, THREADS));
     }
 }

@@ -27,7 +27,11 @@ pub fn start(device: &Device, room: u64, progress: &dyn Progress) -> Result<Vec<
         Device::Cpu | Device::Auto(_) => Ok(vec![Precision::F32.into()]),
         Device::Cuda(cards) => cards
             .iter()
-            .map(|card| Ok(card.proven(|gpu, engine| prove(gpu, engine, progress))?.into()))
+            .map(|card| {
+                let engine = card.proven(|gpu, engine| prove(gpu, engine, progress))?;
+                engine.warn(progress);
+                Ok(engine.into())
+            })
             .collect(),
     }
 }

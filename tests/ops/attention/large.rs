@@ -13,13 +13,12 @@ use std::ops::Range;
 
 use incise::base::Rng;
 use incise::gpu::Engine;
-use incise::gpu::kernels::attention_mma as mma;
 use incise::gpu::launch::Elem;
 use incise::ops::attention::{Heads, Seq};
 use rayon::prelude::*;
 
-use super::{Case, launch};
-use crate::support::budget::{Op, lost, off, unit};
+use super::{Case, launch, on_tensor_cores};
+use crate::support::budget::{Op, bases, off, unit};
 use crate::support::projection::Numbers;
 use crate::support::twin;
 
@@ -190,44 +189,26 @@ impl Large {
         }
     }
 
-    /// How far o and lse of a part may be off besides, where tensor cores form them: its scores by
-    /// what their sums lose of Σ |q||k| ≤ |q||k|, weights by twice that of themselves, o by what
-    /// the parts of the weights and its own sums lose, see `attention_mma.cu`, of the largest v.
-    fn besides(&self, part: &Case) -> [f64; 5] {
-        let Sizes { tokens, past, .. } = self.sizes;
-        // Others have forms of their own.
-        if self.elem != Elem::BF16 || tokens <= 16 {
-            return [0.0; 5];
-        }
-        let Heads { width, scale, .. } = self.heads;
-        let largest = |x: &mut dyn Iterator<Item = f64>| x.fold(0.0, f64::max);
-        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let norms = |x: &[f64]| largest(&mut x.chunks(width).map(norm));
-        let v = largest(&mut part.v.iter().chain(&part.past_v).map(|v| v.abs()));
-        let (q, k) = (norms(&part.q), norms(&part.k).max(norms(&part.past_k)));
-        let scores = scale * lost(width) * q * k;
-        let keys = (past[0] + past[1] + tokens).next_multiple_of(mma::KEYS);
-        let o = (2.0 * scores).exp_m1() + f64::powi(2.0, -16) + 1.02 * lost(2 * keys);
-        [o * v, scores, 0.0, 0.0, 0.0]
-    }
-
     /// What is wrong with o, lse, dq, dk, dv.
     fn faults(&self, got: &[Rows; 5]) -> Vec<String> {
         let [some, groups] = [self.seqs.len(), self.heads.groups].map(|n| n.min(PERIOD));
         let parts: Vec<_> = (0..some).flat_map(|s| (0..groups).map(move |g| (s, g))).collect();
         let held = parts.par_iter().map(|&(s, g)| {
             let case = self.part(s, g);
-            let (want, base) = rayon::join(|| case.plain::<f64>(), || case.plain::<f32>());
+            let (want, bases) = rayon::join(|| case.plain::<f64>(), || bases(&case));
             let got = got.each_ref().map(|x| x.part(self.held(s), g));
-            (want, base, got, self.besides(&case))
+            // What is by itself a few queries was many.
+            let many = on_tensor_cores(&self.seqs[s], self.heads, self.elem);
+            let besides = if many { case.lost_by_cores(&case.seqs[0]) } else { [0.0; 5] };
+            (want, bases, got, besides)
         });
         let held: Vec<_> = held.collect();
         let mut faults = Vec::new();
         for (i, (name, elem)) in Case::OUTPUTS.iter().zip(self.outputs()).enumerate() {
             let (mut base_off, mut besides) = (0.0_f64, 0.0_f64);
-            for (want, base, _, more) in &held {
-                let base: Vec<f64> = base[i].iter().copied().map(f64::from).collect();
-                base_off = base_off.max(off(&base, &want[i]));
+            for (want, bases, _, more) in &held {
+                let off = bases.iter().map(|base| off(&base[i], &want[i]));
+                base_off = off.fold(base_off, f64::max);
                 besides = besides.max(more[i]);
             }
             let (c, u) = (2.0 * base_off + besides, unit(elem));

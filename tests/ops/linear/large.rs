@@ -123,13 +123,10 @@ fn one_more(k: usize) -> f64 {
     f64::powi(2.0, k.ilog2() as i32 / 2 - 2)
 }
 
-/// What sums of k products in `linear_mma` may lose of Σ |a||w|: parts that are left out, a run's
-/// sums in tensor cores, and sums of runs; parts are up to 2⁻⁸ larger than their numbers.
+/// What sums of k products in `linear_mma` may lose of Σ |a||w|: what tensor cores do, and the
+/// rounding of sums of runs.
 fn ours(lying: &Lying, k: usize) -> f64 {
-    let parts = |elem| if elem == Elem::BF16 { 1 } else { 2 };
-    let products = f64::from(parts(lying.elem) + parts(lying.of) - 1);
-    let run = products * lost(RUN);
-    lying.split() + 1.02 * (run + (k / RUN + 1) as f64 * U32)
+    lying.lost(k) + 1.02 * (k / RUN + 1) as f64 * U32
 }
 
 /// By cuBLASLt, one product a part: see `library.rs`; the last for sums of them.

@@ -76,8 +76,8 @@ fn draw(draw: &mut Draw, shape: [usize; 3], lying: &Lying) -> Linear {
 
 /// A library that takes none of these products would leave them to our kernels.
 pub(super) fn multiplied(card: &Engine) {
-    let [served, refused] = card.blaslt().unwrap().shapes();
-    assert!(served > 0 && refused == 0, "cuBLASLt multiplies {served} shapes, not {refused}");
+    let shapes = card.blaslt().unwrap().shapes();
+    assert!(!shapes.is_empty() && shapes.iter().all(|(_, served)| *served), "{shapes:?}");
 }
 
 #[test]
@@ -98,8 +98,7 @@ fn products() {
                 let largest = |x: Vec<f64>| x.into_iter().fold(0.0, f64::max);
                 let sizes = case.sizes().plain().into_iter().map(largest);
                 let lost = [shape[2], shape[1]].map(lost);
-                let all = case.split(&lying).into_iter().zip(sizes.zip(lost));
-                all.map(|(split, (size, lost))| split + lost * size).collect()
+                sizes.zip(lost).map(|(size, lost)| (lying.split() + lost) * size).collect()
             },
         );
     }
