@@ -17,7 +17,7 @@ use incise::gpu::launch::{File, Image};
 use rayon::prelude::*;
 
 use crate::support::root;
-use crate::support::twin::kernel::Source;
+use crate::support::programs::kernel::Source;
 
 mod figures;
 mod graph;
