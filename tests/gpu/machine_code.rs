@@ -16,8 +16,8 @@ use incise::gpu::kernels::FILES;
 use incise::gpu::launch::{File, Image};
 use rayon::prelude::*;
 
-use crate::support::root;
 use crate::support::programs::kernel::Source;
+use crate::support::root;
 
 mod figures;
 mod graph;
