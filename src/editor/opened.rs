@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Error, Remedy, Result};
+use serde_json::{Value, json};
+
+use crate::base::{Error, Progress, Quiet, Remedy, Result};
+use crate::gpu::Engine;
 use crate::model::{Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
@@ -25,8 +28,13 @@ impl Opened {
     /// # Errors
     ///
     /// No checkpoint of a known family; a device that does not start, or has no fast products.
-    pub fn new(dir: &Path, device: &Device, precision: SearchPrecision) -> Result<Opened> {
-        let (checkpoint, mut model) = load::open(dir, device)?;
+    pub fn new(
+        dir: &Path,
+        device: &Device,
+        precision: SearchPrecision,
+        progress: &dyn Progress,
+    ) -> Result<Opened> {
+        let (checkpoint, mut model) = load::open(dir, device, progress)?;
         if precision == SearchPrecision::Fast && model.compute.engine().is_none() {
             let remedy = Remedy::from("search exactly, or on a GPU");
             let remedy = remedy.option("device", Some("cuda:0"));
@@ -46,7 +54,14 @@ impl Opened {
     ///
     /// As [`new`](Opened::new).
     pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
-        Opened::new(&self.dir, device, precision)
+        Opened::new(&self.dir, device, precision, &Quiet)
+    }
+
+    /// What computes, for reports and patches: its name, and what it proved before, by its hash;
+    /// `null` of the CPU, which is what others are held to.
+    pub fn computed_on(&self) -> Value {
+        let proof = self.model.compute.engine().and_then(Engine::proof);
+        json!({"name": self.device.title(), "proof": proof.map(|proof| &proof.hash)})
     }
 
     /// The stored bytes of a layer's edited matrix.

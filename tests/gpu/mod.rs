@@ -11,5 +11,6 @@ mod machine_code;
 mod memory;
 mod planted;
 mod probe;
+mod proof;
 mod sizes;
 mod turns;
