@@ -2,6 +2,7 @@
 
 mod card;
 mod commands;
+mod compiled;
 mod driver;
 mod grammar;
 mod graph;
