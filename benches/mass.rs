@@ -90,7 +90,7 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     Shape::gpt2_small().write(folder.path(), DType::F32);
     let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint just written");
-    let model = Model::open(&checkpoint, &Device::Cpu).expect("a GPT-2");
+    let model = Model::open(&checkpoint, &Device::Cpu, &incise::base::Quiet).expect("a GPT-2");
     println!("value search: GPT-2 small's shape, layer {LAYER}, {STEPS} steps, many facts");
     println!(
         "{:>5} {:>7} {:>11} {:>13} {:>12} {:>8} {:>8}",

@@ -57,7 +57,7 @@ impl Subject {
         let folder = tempfile::tempdir().expect("a temporary folder");
         Shape::gpt2_small().write(folder.path(), dtype);
         let checkpoint = Checkpoint::open(folder.path()).expect("the checkpoint just written");
-        let model = Model::open(&checkpoint, &Device::Cpu).expect("a GPT-2");
+        let model = Model::open(&checkpoint, &Device::Cpu, &incise::base::Quiet).expect("a GPT-2");
         let rows = rows(model.arch.vocabulary);
         let subject = Subject { model, rows, _folder: folder };
         subject.search(); // reads the map once

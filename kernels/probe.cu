@@ -1,10 +1,11 @@
 // probe.cu: every instruction of ptx.cuh by itself, for what only hardware can tell: how fragments
-// lie, how tensor cores add, how numbers are rounded. No computation uses it.
+// lie, how tensor cores add, how numbers are rounded, what functions are worth. No computation uses
+// it.
 //
-//   maths    c += a b; y = x rounded
+//   maths    c += a b; y = x rounded; e = exp x, c = erfc x
 //   shapes   with each kernel
 //   types    bf16 f16
-//   launch   one warp; rounded: THREADS a block, a number a thread
+//   launch   one warp; rounded, functions: THREADS a block, a number a thread
 //   cost     -
 //   source   -
 #include "common.cuh"
@@ -98,4 +99,12 @@ extern "C" __global__ void rounded(const float* x, int n, elem* y, float* back) 
     if (i >= n) return;
     put(&y[i], x[i]);
     back[i] = f32(y[i]);
+}
+
+// e = expf(x), c = erfcf(x), as CUDA compiles them.
+extern "C" __global__ void functions(const float* x, int n, float* e, float* c) {
+    const int i = blockIdx.x * THREADS + threadIdx.x;
+    if (i >= n) return;
+    e[i] = expf(x[i]);
+    c[i] = erfcf(x[i]);
 }

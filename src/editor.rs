@@ -31,7 +31,7 @@ use serde_json::Value;
 
 use crate::base::file::read_file;
 use crate::base::remedy::Operation;
-use crate::base::{Error, Progress, Remedy, Result, Share};
+use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::data::request::{self, Fields, MAX_BYTES};
@@ -66,17 +66,22 @@ impl Editor {
     ///
     /// A folder that is no checkpoint of a known family.
     pub fn open(dir: impl AsRef<Path>) -> Result<Editor> {
-        Editor::open_on(dir, &Device::Cpu)
+        Editor::open_on(dir, &Device::Cpu, &Quiet)
     }
 
-    /// Opens a checkpoint folder on a device.
+    /// Opens a checkpoint folder on a device. A GPU is asked the first time whether its kernels
+    /// give what they should, which takes some seconds.
     ///
     /// # Errors
     ///
-    /// As [`open`](Editor::open); a device that does not start.
-    pub fn open_on(dir: impl AsRef<Path>, device: &Device) -> Result<Editor> {
+    /// As [`open`](Editor::open); a device that does not start, or computes what it should not.
+    pub fn open_on(
+        dir: impl AsRef<Path>,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Editor> {
         let dir = dir.as_ref();
-        let opened = Opened::new(dir, device, SearchPrecision::Exact)?;
+        let opened = Opened::new(dir, device, SearchPrecision::Exact, progress)?;
         let settings = Settings::default();
         Ok(Editor { opened: Arc::new(opened), settings })
     }

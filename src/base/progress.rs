@@ -34,6 +34,8 @@ pub trait Progress: Sync {
 pub enum Stage {
     /// Opens and checks model, requests and settings.
     Open,
+    /// Asks a device whether its kernels give what they should.
+    Proof,
     /// Searches values, fact by fact.
     Fact,
     /// Takes the steps of one search.
@@ -67,6 +69,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Open => "reading",
+            Stage::Proof => "proof",
             Stage::Fact => "fact",
             Stage::Step => "step",
             Stage::Layer => "layer",

@@ -14,6 +14,7 @@ use crate::bench::{Row, Sizes, Unit, edit, limits, ops, solves, stages};
 use crate::gpu::blaslt::Blaslt;
 use crate::gpu::driver::{Driver, probe};
 use crate::model::{Model, SearchPrecision, random};
+use crate::ops::proof;
 use crate::store::place::{check_place, check_replaced};
 use crate::tensor::{Compute, Device};
 
@@ -69,7 +70,7 @@ impl Bench {
             return self.prediction.run(context, self.shape.as_deref(), &self.facts);
         }
         self.check_output()?;
-        let computes = context.device.start()?;
+        let computes = proof::start(&context.device, 0, &context.terminal)?;
         let [compute] = &computes[..] else {
             return Err(Error::refused("several devices at once", "measure one: --device cuda:0"));
         };
@@ -191,7 +192,7 @@ fn line(row: &Row) -> String {
 }
 
 /// What the library multiplies, and what it left to our kernels.
-fn shapes(lt: &Blaslt) -> Value {
+pub(super) fn shapes(lt: &Blaslt) -> Value {
     let (served, left): (Vec<_>, Vec<_>) = lt.shapes().into_iter().partition(|(_, served)| *served);
     let names = left.iter().map(|(shape, _)| shape.to_string()).collect::<Vec<_>>();
     json!({"by_library": served.len(), "by_our_kernels": names})
@@ -199,8 +200,8 @@ fn shapes(lt: &Blaslt) -> Value {
 
 /// Everything, with what a reader must know of the machine and the program.
 fn results(rows: &[Row], device: &Device, compute: &Compute) -> Value {
-    let name = match device {
-        Device::Cpu => "processor".to_owned(),
+    let name = match device.now() {
+        Device::Cpu | Device::Auto(_) => "processor".to_owned(),
         Device::Cuda(cards) => cards[0].gpu.name.clone(),
     };
     let driver = match probe() {

@@ -78,7 +78,7 @@ impl Demo {
         embedded::lay_out(dir)?;
         let terminal = &context.terminal;
         if !context.json {
-            let (checkpoint, model) = load::open(dir, &context.device)?;
+            let (checkpoint, model) = load::open(dir, &context.device, &context.terminal)?;
             let n: usize =
                 checkpoint.entries().map(|(_, _, e)| e.shape.iter().product::<usize>()).sum();
             terminal.line(format!(
@@ -130,7 +130,7 @@ impl Demo {
 
 /// Plans one fact on the model as it is now, and applies it in place.
 fn change(dir: &Path, context: &Context, show: &Show) -> Result<(FactReport, Vec<Answer>)> {
-    let editor = Editor::open_on(dir, &context.device)?
+    let editor = Editor::open_on(dir, &context.device, &context.terminal)?
         .method("r-rome")?
         .statistics(dir)?
         .hparams(dir.join("hparams.json"))?
@@ -142,7 +142,7 @@ fn change(dir: &Path, context: &Context, show: &Show) -> Result<(FactReport, Vec
     };
     let before = ask(&editor.model())?;
     edit.apply_in_place()?;
-    let after = ask(&Editor::open_on(dir, &context.device)?.model())?;
+    let after = ask(&Editor::open_on(dir, &context.device, &context.terminal)?.model())?;
     let answers = show
         .questions()
         .into_iter()
@@ -154,7 +154,7 @@ fn change(dir: &Path, context: &Context, show: &Show) -> Result<(FactReport, Vec
 
 /// What the model in `dir` says to a prompt now.
 fn say(dir: &Path, context: &Context, prompt: &str) -> Result<String> {
-    complete(&Editor::open_on(dir, &context.device)?.model(), prompt)
+    complete(&Editor::open_on(dir, &context.device, &context.terminal)?.model(), prompt)
 }
 
 /// The likeliest completion, up to the end of its sentence.

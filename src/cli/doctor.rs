@@ -1,44 +1,59 @@
-//! `incise doctor`: what this machine offers, and what to do about what it lacks.
+//! `incise doctor`: what this machine offers, and what to do about what it lacks. A GPU that is named
+//! proves that it computes what it should: [`super::doctor_proof`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
+use super::doctor_proof;
 use crate::base::Result;
 use crate::base::units::metric;
-use crate::gpu::driver::{Driver, FORCE_PTX, POOL, SYNC, TWIN, probe};
+use crate::gpu::driver::{Driver, FORCE_PTX, Gpu, POOL, SYNC, TWIN, probe};
+use crate::gpu::gpus;
 use crate::gpu::kernels::FILES;
 use crate::gpu::library::{BLASLT, CUSOLVER, SWITCH, find};
+use crate::ops::proof::of_kernels;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COMMIT: &str = env!("INCISE_COMMIT");
 
-/// Prints the findings.
-pub fn run(context: &Context) -> Result<()> {
+/// What a machine offers.
+#[derive(Args)]
+pub struct Doctor {
+    /// A model whose matrices a GPU named by --device proves too
+    model: Option<PathBuf>,
+}
+
+impl Doctor {
+    /// Prints the findings.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let proved = doctor_proof::prove(context, self.model.as_deref())?;
+        findings(context, proved.as_ref().map(doctor_proof::Proved::json))?;
+        proved.map_or(Ok(()), |proved| proved.tell(context))
+    }
+}
+
+fn findings(context: &Context, proved: Option<serde_json::Value>) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let features = features();
     let driver = probe();
-    let (gpus, said) = match &driver {
-        Driver::Absent => (vec![], "no NVIDIA driver; everything runs on the processor".to_owned()),
-        Driver::Failed(e) => {
-            (vec![], format!("the driver refuses ({e}); see that nvidia-smi works"))
-        }
-        Driver::Ready { version, gpus } => {
-            (gpus.clone(), format!("serves CUDA {}.{}", version / 1000, version % 1000 / 10))
+    let said = match &driver {
+        Driver::Absent => "no NVIDIA driver; everything runs on the processor".to_owned(),
+        Driver::Failed(e) => format!("the driver refuses ({e}); see that nvidia-smi works"),
+        Driver::Ready { version, .. } => {
+            format!("serves CUDA {}.{}", version / 1000, version % 1000 / 10)
         }
     };
+    let gpus = gpus();
     let libraries = libraries(&driver);
     let embedded = FILES.iter().map(|file| file.images.len()).sum::<usize>();
     let engine = match embedded {
         0 => "not compiled: the program was built without NVRTC; at first use it is looked for"
             .into(),
-        n => format!(
-            "{} files as {n} images, for {}; --device auto is the processor, since none has met a \
-             card yet",
-            FILES.len(),
-            archs().join(" "),
-        ),
+        n => format!("{} files as {n} images, for {}", FILES.len(), archs().join(" ")),
     };
     let set = set();
     if context.json {
@@ -46,7 +61,8 @@ pub fn run(context: &Context) -> Result<()> {
             .iter()
             .map(|g| {
                 json!({"ordinal": g.ordinal, "name": g.name, "memory": g.memory,
-                            "capability": [g.capability.0, g.capability.1]})
+                            "capability": [g.capability.0, g.capability.1],
+                            "proved": of_kernels(g).is_kept()})
             })
             .collect();
         return context.terminal.json(&json!({
@@ -54,6 +70,7 @@ pub fn run(context: &Context) -> Result<()> {
             "driver": said, "gpus": gpus, "libraries": libraries,
             "kernels": FILES.iter().map(|file| file.name).collect::<Vec<_>>(), "images": archs(),
             "set": set.iter().map(|(name, value, _)| (*name, value)).collect::<BTreeMap<_, _>>(),
+            "proof": proved,
         }));
     }
     let line = |name: &str, text: &str| context.terminal.line(format!("{name:<10} {text}"));
@@ -63,7 +80,8 @@ pub fn run(context: &Context) -> Result<()> {
     for g in &gpus {
         let (major, minor) = g.capability;
         let memory = metric(g.memory as f64);
-        line(&format!("cuda:{}", g.ordinal), &format!("{} {memory}B, sm_{major}{minor}", g.name))?;
+        let about = format!("{} {memory}B, sm_{major}{minor}; {}", g.name, standing(g));
+        line(&format!("cuda:{}", g.ordinal), &about)?;
     }
     line("kernels", &engine)?;
     for (name, value, does) in &set {
@@ -74,6 +92,17 @@ pub fn run(context: &Context) -> Result<()> {
         line("advice", "without AVX2 products run several times slower; use a newer processor")?;
     }
     Ok(())
+}
+
+/// Whether a card has proved its kernels.
+fn standing(gpu: &Gpu) -> String {
+    match of_kernels(gpu).is_kept() {
+        true => "has proved its kernels".to_owned(),
+        false => {
+            let n = gpu.ordinal;
+            format!("proves its kernels at first use, or now: incise doctor --device cuda:{n}")
+        }
+    }
 }
 
 /// Variables of the environment that change what runs kernels, and what they do.

@@ -156,7 +156,7 @@ impl EditCommand {
     }
 
     fn editor(&self, context: &Context) -> Result<Editor> {
-        let mut editor = Editor::open_on(&self.model, &context.device)?
+        let mut editor = Editor::open_on(&self.model, &context.device, &context.terminal)?
             .progress(context.terminal.clone())
             .method(&self.method)?
             .seed(context.seed)

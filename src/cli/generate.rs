@@ -54,7 +54,7 @@ impl Generate {
                 "--top-k or --top-p, and --temperature is 0, which takes the likeliest token";
             return Err(Error::refused(what, "say --temperature 1 too, or neither"));
         }
-        let model = Editor::open_on(&self.model, &context.device)?.model();
+        let model = Editor::open_on(&self.model, &context.device, &context.terminal)?.model();
         context.warn_of(model.tokenizer());
         let sampling =
             Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p };

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::context::Context;
 use crate::base::units::{count, metric};
-use crate::base::{Error, Result};
+use crate::base::{Error, Quiet, Result};
 use crate::edit::apply;
 use crate::model::{fingerprint, load};
 use crate::stats::Moment;
@@ -26,7 +26,7 @@ pub struct Inspect {
 impl Inspect {
     /// Prints what is there.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let (checkpoint, model) = load::open(&self.model, &Device::Cpu)?;
+        let (checkpoint, model) = load::open(&self.model, &Device::Cpu, &Quiet)?;
         let a = &model.arch;
         let parameters: u64 =
             checkpoint.entries().map(|(_, _, e)| e.shape.iter().product::<usize>() as u64).sum();

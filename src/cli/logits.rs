@@ -39,7 +39,7 @@ impl Logits {
     pub fn run(&self, context: &Context) -> Result<()> {
         check_place(&self.output, &[&self.model, &self.prompts])?;
         check_replaced(&self.output, is_logits(&self.output), "file of logits")?;
-        let (_, model) = load::open(&self.model, &context.device)?;
+        let (_, model) = load::open(&self.model, &context.device, &context.terminal)?;
         let tokenizer = context.tokenizer(&self.model)?;
         let text = read_text(&self.prompts, 1 << 30)?;
         let prompts: Vec<Vec<u32>> =

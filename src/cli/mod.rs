@@ -9,6 +9,7 @@ mod chat;
 mod context;
 mod demo;
 mod doctor;
+mod doctor_proof;
 mod dry_run;
 mod edit;
 mod embedded;
@@ -67,8 +68,9 @@ struct Common {
 enum Command {
     /// Edit facts in the model that ships with the program: before and after
     Demo(demo::Demo),
-    /// What this machine offers: processor, GPUs, driver, kernels; with advice
-    Doctor,
+    /// What this machine offers: processor, GPUs, driver, kernels; with advice. With --device
+    /// cuda:N the GPU proves its kernels
+    Doctor(doctor::Doctor),
     /// What a checkpoint is: family, sizes, editable tensors, edits present
     Inspect(inspect::Inspect),
     /// Go on from a prompt
@@ -145,7 +147,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
     };
     match cli.command {
         Command::Demo(c) => c.run(&context),
-        Command::Doctor => doctor::run(&context),
+        Command::Doctor(c) => c.run(&context),
         Command::Inspect(c) => c.run(&context),
         Command::Generate(c) => c.run(&context),
         Command::Logits(c) => c.run(&context),

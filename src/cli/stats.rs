@@ -103,7 +103,7 @@ impl Stats {
 
 impl Import {
     fn run(&self, context: &Context) -> Result<()> {
-        let (checkpoint, model) = load::open(&self.model, &context.device)?;
+        let (checkpoint, model) = load::open(&self.model, &context.device, &context.terminal)?;
         let (l, last) = (self.layer, model.arch.layers - 1);
         if l > last {
             let what = format!("--layer: the model has no layer {l}");
@@ -141,7 +141,7 @@ impl Merge {
 
 impl Gather {
     fn run(&self, context: &Context) -> Result<()> {
-        let (checkpoint, model) = load::open(&self.model, &context.device)?;
+        let (checkpoint, model) = load::open(&self.model, &context.device, &context.terminal)?;
         let (a, terminal) = (&model.arch, &context.terminal);
         if let Some(l) = self.layers.0.iter().find(|&&l| l >= a.layers) {
             let what = format!("--layers: the model has no layer {l}");

@@ -21,6 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
+use crate::ops::proof;
 use crate::ops::update::{Sums, Terms};
 use crate::store::disk::Os;
 use crate::store::history::History;
@@ -189,7 +190,7 @@ fn planned<T>(
     progress: &dyn Progress,
     then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
 ) -> Result<T> {
-    planned_on(&device.start()?[0], model, patches, progress, then)
+    planned_on(&proof::start(device.now(), 0, progress)?[0], model, patches, progress, then)
 }
 
 /// The same, computed by `by`.
@@ -237,7 +238,7 @@ fn changed_in_place(
     let mut journal = Journal::open(&Os, model)?;
     checkpoint.unchanged()?; // by a writer that came between the two lines above
     let past = past(journal.history())?;
-    let computes = device.start()?;
+    let computes = proof::start(device.now(), 0, progress)?;
     let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
     drop(checkpoint); // from here on nothing looks at the bytes through a map
     plan.check(journal.history(), progress)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Error, Remedy, Result};
+use crate::base::{Error, Progress, Quiet, Remedy, Result};
 use crate::model::{Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
@@ -25,8 +25,13 @@ impl Opened {
     /// # Errors
     ///
     /// No checkpoint of a known family; a device that does not start, or has no fast products.
-    pub fn new(dir: &Path, device: &Device, precision: SearchPrecision) -> Result<Opened> {
-        let (checkpoint, mut model) = load::open(dir, device)?;
+    pub fn new(
+        dir: &Path,
+        device: &Device,
+        precision: SearchPrecision,
+        progress: &dyn Progress,
+    ) -> Result<Opened> {
+        let (checkpoint, mut model) = load::open(dir, device, progress)?;
         if precision == SearchPrecision::Fast && model.compute.engine().is_none() {
             let remedy = Remedy::from("search exactly, or on a GPU");
             let remedy = remedy.option("device", Some("cuda:0"));
@@ -46,7 +51,7 @@ impl Opened {
     ///
     /// As [`new`](Opened::new).
     pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
-        Opened::new(&self.dir, device, precision)
+        Opened::new(&self.dir, device, precision, &Quiet)
     }
 
     /// The stored bytes of a layer's edited matrix.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::engine::Engine;
 use super::launch::{DeviceSlice, Elem, In, InOut, Out};
@@ -12,7 +13,8 @@ use crate::base::Result;
 pub struct Array {
     engine: Engine,
     slice: DeviceSlice,
-    capacity: usize, // elements there is room for
+    capacity: usize, // elements there is room for; a part of another has none of its own
+    _whole: Option<Arc<Array>>, // what it is a part of, held as long
 }
 
 impl Engine {
@@ -24,7 +26,7 @@ impl Engine {
     pub fn array(&self, elem: Elem, len: usize) -> Result<Array> {
         let at = self.allocate((len * elem.size()) as u64)?;
         let slice = DeviceSlice { at, len, elem };
-        Ok(Array { engine: self.clone(), slice, capacity: len })
+        Ok(Array { engine: self.clone(), slice, capacity: len, _whole: None })
     }
 
     /// An array of the bytes of some elements.
@@ -44,6 +46,15 @@ impl Engine {
 }
 
 impl Array {
+    /// `len` elements in the place of some of its own, which are bytes, from the `from`-th on. Whoever
+    /// lays parts over each other shares what is there.
+    pub fn part(self: &Arc<Array>, from: usize, elem: Elem, len: usize) -> Array {
+        assert_eq!(self.slice.elem, Elem::U8, "part: of an array of bytes");
+        let at = self.slice.part(from, len * elem.size()).at;
+        let slice = DeviceSlice { at, len, elem };
+        Array { engine: self.engine.clone(), slice, capacity: 0, _whole: Some(self.clone()) }
+    }
+
     /// How many elements.
     pub fn len(&self) -> usize {
         self.slice.len

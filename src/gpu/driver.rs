@@ -58,12 +58,13 @@ pub const OLDEST: i32 = 12_000;
 
 /// Every function of the driver that is called, and the CUDA version that brought it. Each is
 /// looked for before the first call: one that is missing would be a panic then.
-pub const SYMBOLS: [(&str, i32); 39] = [
+pub const SYMBOLS: [(&str, i32); 40] = [
     ("cuCtxSetCurrent", 4000),
     ("cuDeviceGet", 2000),
     ("cuDeviceGetAttribute", 2000),
     ("cuDeviceGetCount", 2000),
     ("cuDeviceGetName", 2000),
+    ("cuDeviceGetUuid", 9020),
     ("cuDevicePrimaryCtxRelease_v2", 11_000),
     ("cuDevicePrimaryCtxRetain", 7000),
     ("cuDeviceTotalMem_v2", 3020),

@@ -5,8 +5,8 @@
 
 use std::any::Any;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::blaslt::Blaslt;
 use super::cuda::{Cuda, CudaGraph};
@@ -15,6 +15,7 @@ use super::driver::{Gpu, TWIN};
 use super::launch::{Argument, File, Grid};
 use super::library::LibraryState;
 use super::lock::lock;
+use super::proof::Proof;
 use super::resident::{Resident, Residents};
 use super::turns::{Block, Exclusive, Hold, Turns, free_or_leave};
 use super::twin::{Order, Twin, TwinGraph};
@@ -35,6 +36,8 @@ struct Inner {
     residents: Residents,
     capture: Mutex<Option<Capture>>,
     replays: AtomicU64,
+    proof: OnceLock<Proof>,
+    cusolver_dropped: AtomicBool,
     notices: Mutex<Notices>,
 }
 
@@ -142,6 +145,8 @@ impl Engine {
             residents: Residents::default(),
             capture: Mutex::default(),
             replays: AtomicU64::new(0),
+            proof: OnceLock::new(),
+            cusolver_dropped: AtomicBool::new(false),
             notices: Mutex::default(),
         };
         Engine { inner: Arc::new(inner), vendor_libraries: true }
@@ -198,14 +203,35 @@ impl Engine {
     /// cuSOLVER, if found.
     pub fn cusolver(&self) -> Option<&Cusolver> {
         let _hold = self.hold();
+        let dropped = self.inner.cusolver_dropped.load(Ordering::Relaxed);
         match &self.inner.driver {
-            Driver::Cuda(cuda) if self.vendor_libraries => {
+            Driver::Cuda(cuda) if self.vendor_libraries && !dropped => {
                 let found = cuda.cusolver();
                 cuda.refusals().into_iter().for_each(|sentence| self.note(sentence));
                 found
             }
             _ => None,
         }
+    }
+
+    /// Leaves factors and solves to our kernels from now on.
+    pub fn drop_cusolver(&self) {
+        self.inner.cusolver_dropped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is a card, and not the host in its place.
+    pub fn is_card(&self) -> bool {
+        matches!(self.inner.driver, Driver::Cuda(_))
+    }
+
+    /// What it has proved of its kernels, once it has; `None` of a device that nobody asked.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.inner.proof.get()
+    }
+
+    /// Says that it has proved its kernels.
+    pub fn has_proved(&self, proof: Proof) {
+        let _ = self.inner.proof.set(proof);
     }
 
     /// NVIDIA's libraries on a card, started where they are not yet; or why it does without.

@@ -89,11 +89,16 @@ fn checksum(image: &[u8]) -> [u8; 8] {
     *blake3::hash(image).as_bytes().first_chunk().expect("32 bytes")
 }
 
-/// The folder of cached images: under `INCISE_CACHE`, else under the user's cache folder.
+/// The folder of cached images.
 fn cache() -> PathBuf {
+    cache_folder().join("kernels")
+}
+
+/// What is kept from run to run: under `INCISE_CACHE`, else under the user's cache folder.
+pub(super) fn cache_folder() -> PathBuf {
     let named =
         |name: &str| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home = || Some(named("HOME")?.join(".cache"));
     let user = || Some(named("XDG_CACHE_HOME").or_else(home)?.join("incise"));
-    named("INCISE_CACHE").or_else(user).unwrap_or_else(std::env::temp_dir).join("kernels")
+    named("INCISE_CACHE").or_else(user).unwrap_or_else(std::env::temp_dir)
 }

@@ -60,6 +60,16 @@ impl Elem {
         }
     }
 
+    /// The type of a name in kernels' headers.
+    ///
+    /// # Panics
+    ///
+    /// Where none has it.
+    pub fn named(name: &str) -> Elem {
+        let all = [Elem::F32, Elem::BF16, Elem::F16, Elem::F64, Elem::I32, Elem::U8];
+        all.into_iter().find(|elem| elem.name() == name).expect("the name of a type")
+    }
+
     /// As kernels' headers write it.
     pub fn name(self) -> &'static str {
         match self {

@@ -10,8 +10,9 @@ use super::config::Config;
 use super::families;
 use super::family::{Family, PositionEncoding, Qkv};
 use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
-use crate::base::{Error, Result, catch_device_error};
+use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
+use crate::ops::proof;
 use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
@@ -20,22 +21,28 @@ use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 /// # Errors
 ///
 /// As [`Checkpoint::open`] and [`Model::open`].
-pub fn open(dir: &Path, device: &Device) -> Result<(Checkpoint, Model)> {
+pub fn open(dir: &Path, device: &Device, progress: &dyn Progress) -> Result<(Checkpoint, Model)> {
     let checkpoint = Checkpoint::open(dir)?;
-    let model = Model::open(&checkpoint, device)?;
+    let model = Model::open(&checkpoint, device, progress)?;
     Ok((checkpoint, model))
 }
 
 impl Model {
-    /// The model of a checkpoint, computing in f32 on a device.
+    /// The model of a checkpoint, computing in f32 on a device, which is asked first whether it
+    /// computes what it should.
     ///
     /// # Errors
     ///
-    /// A device that does not start; as [`load`](Model::load).
-    pub fn open(checkpoint: &Checkpoint, device: &Device) -> Result<Model> {
-        let mut devices = device.start()?.into_iter();
+    /// A device that does not start, or has not proved itself; as [`load`](Model::load).
+    pub fn open(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        let mut devices = proof::start(device, room(checkpoint), progress)?.into_iter();
         let mut model = Model::load(checkpoint, devices.next().expect("at least one"))?;
         model.peers = devices.collect();
+        model.prove(progress)?;
         Ok(model)
     }
 
@@ -51,6 +58,13 @@ impl Model {
         let (family, arch) = read_arch(checkpoint)?;
         catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
     }
+}
+
+/// Bytes of a device with which a model runs, its weights coming and going: three of its largest
+/// matrices, and what a pass needs besides.
+fn room(checkpoint: &Checkpoint) -> u64 {
+    let bytes = checkpoint.entries().map(|(_, _, entry)| entry.range.end - entry.range.start);
+    3 * bytes.max().unwrap_or(0) + (1 << 30)
 }
 
 /// The fingerprint of a checkpoint's model. It leaves out the down projections, so an edited

@@ -17,6 +17,7 @@ pub mod load;
 pub mod model;
 pub mod peers;
 pub mod prefix;
+mod proof;
 pub mod random;
 pub mod rotary;
 pub mod score;

@@ -13,6 +13,7 @@ pub mod gram;
 pub mod linear;
 pub mod loss;
 pub mod norm;
+pub mod proof;
 pub mod rope;
 pub mod rows;
 pub mod sample;

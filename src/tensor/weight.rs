@@ -144,6 +144,17 @@ impl Weight {
         [self.rows, self.cols]
     }
 
+    /// Its type, sizes and layout: `4096 × 16384 in bf16 by rows`.
+    pub fn title(&self) -> String {
+        let elem = match &self.source {
+            Source::Stored(dtype, _) => Elem::from(dtype).name(),
+            Source::F32(_) => "f32",
+            Source::F64(_) => "f64",
+        };
+        let lies = if self.col_stride == 1 { "rows" } else { "columns" };
+        format!("{} × {} in {elem} by {lies}", self.rows, self.cols)
+    }
+
     /// How many bytes its elements are.
     pub fn bytes(&self) -> u64 {
         let size = match &self.source {

@@ -52,7 +52,7 @@ impl Copy {
         let dir = self.dir();
         let contexts = Contexts::read(dir.join("contexts.json")).unwrap();
         assert!(contexts.flat().len() > 1);
-        Editor::open_on(&dir, device)
+        Editor::open_on(&dir, device, &incise::base::Quiet)
             .and_then(|editor| editor.statistics(dir.join("stats")))
             .and_then(|editor| editor.hparams(dir.join("hparams.json")))
             .and_then(|editor| editor.contexts(dir.join("contexts.json")))

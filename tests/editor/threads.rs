@@ -21,9 +21,10 @@ fn edited(editor: &Editor) -> Vec<u8> {
 fn one_thread_edits_while_three_generate() {
     let Some(engine) = twin::engine("editor::threads::one_thread_edits") else { return };
     let device = Device::from(engine.clone());
-    let mut editor = Editor::open_on(root().join("tests/golden/gpt2"), &device)
-        .and_then(|editor| editor.method("r-rome"))
-        .unwrap();
+    let mut editor =
+        Editor::open_on(root().join("tests/golden/gpt2"), &device, &incise::base::Quiet)
+            .and_then(|editor| editor.method("r-rome"))
+            .unwrap();
     for (name, value) in [
         ("layers", "[1]"),
         ("v_num_grad_steps", "6"),

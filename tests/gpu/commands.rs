@@ -12,9 +12,16 @@ use crate::support::golden::{COARSER, Golden};
 use crate::support::session::{Session, done, strs, text};
 use crate::support::twin;
 
-fn on_card(twin: &Path, args: &[&str]) -> Output {
+/// What the host proved in a card's place is kept for all tests.
+fn cached(twin: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
-    command.env(TWIN, twin).args(args).args(["--device", "cuda:0"]).output().unwrap()
+    command.env("INCISE_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    command.env(TWIN, twin);
+    command
+}
+
+fn on_card(twin: &Path, args: &[&str]) -> Output {
+    cached(twin).args(args).args(["--device", "cuda:0"]).output().unwrap()
 }
 
 /// Standard output of a command that succeeds.
@@ -101,8 +108,7 @@ fn two_cards_share_the_work() {
     fs::write(s.at("requests.jsonl"), ["Big Ben", "The sea", "Nothing"].map(fact).concat())
         .unwrap();
     let on = |cards: &str, args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
-        let out = command.env(TWIN, twin).args(args).args(["--device", cards]).output().unwrap();
+        let out = cached(twin).args(args).args(["--device", cards]).output().unwrap();
         assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
     };
     let (model, corpus) = (s.at("model"), s.at("corpus.txt"));

@@ -76,6 +76,8 @@ impl Planted {
     /// A program that finds the driver, and nothing else that these tests set.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
+        // What the card proved is kept for all tests.
+        command.env("INCISE_CACHE", self.dir.join("cache"));
         command.env("LD_LIBRARY_PATH", &self.dir).env("CARD_TWIN", &self.twin);
         command.env("CARD_IMAGES", self.dir.join("images")).env("CARD_BYTES", "1073741824");
         command.env("CARD_SERVES", OLDEST.to_string()).env("EXPECT_GPU", "1").env_remove(TWIN);
@@ -254,12 +256,13 @@ fn functions_of_the_driver_are_as_old_as_it() {
 }
 
 /// What `src/gpu/` calls, and the functions of the driver that this comes down to.
-const CALLS: [(&str, &[&str]); 40] = [
+const CALLS: [(&str, &[&str]); 41] = [
     ("result::ctx::set_current", &["cuCtxSetCurrent"]),
     ("result::device::get", &["cuDeviceGet"]),
     ("result::device::get_attribute", &["cuDeviceGetAttribute"]),
     ("result::device::get_count", &["cuDeviceGetCount"]),
     ("result::device::get_name", &["cuDeviceGetName"]),
+    ("result::device::get_uuid", &["cuDeviceGetUuid"]),
     ("result::device::total_mem", &["cuDeviceTotalMem_v2"]),
     ("result::event::create", &["cuEventCreate"]),
     ("result::event::destroy", &["cuEventDestroy_v2"]),

@@ -11,5 +11,6 @@ mod library;
 mod memory;
 mod planted;
 mod probe;
+mod proof;
 mod sizes;
 mod turns;

@@ -112,7 +112,7 @@ fn stories260k_tells_its_recorded_story() {
     let folder = tempfile::tempdir().unwrap();
     let v = convert(&dir.join("stories260K.bin"), folder.path());
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let model = Model::open(&checkpoint, &Device::Cpu).unwrap();
+    let model = Model::open(&checkpoint, &Device::Cpu, &incise::base::Quiet).unwrap();
     let mut rng = Rng::new(0, "greedy");
     let mut tokens =
         model.generate(&[BOS], 256, Sampling::GREEDY, &mut rng, &[], &mut |_| true).unwrap();

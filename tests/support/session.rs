@@ -6,8 +6,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+/// On the processor, also where a GPU would be chosen.
 pub fn incise(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_incise")).args(args).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+    command.env("CUDA_VISIBLE_DEVICES", "").args(args).output().unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> &str {
