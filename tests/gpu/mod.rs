@@ -9,6 +9,7 @@ mod graph;
 mod image;
 mod library;
 mod memory;
+mod mutants;
 mod planted;
 mod probe;
 mod proof;
