@@ -8,6 +8,7 @@ mod grammar;
 mod graph;
 mod image;
 mod library;
+mod machine_code;
 mod memory;
 mod mutants;
 mod planted;
