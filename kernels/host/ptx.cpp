@@ -24,21 +24,12 @@ const int KEPT = kept_bits();
 
 const char MISALIGNED[] = "an address that is no multiple of its access";
 
-// Where rounding is not to the nearest. `volatile`, so that it happens between the two changes.
-f32 fused_towards(int direction, f32 a, f32 b, f32 c) {
-    const volatile f32 x = a, y = b, z = c;
-    fesetround(direction);
-    const volatile f32 sum = fused(x, y, z);
-    fesetround(FE_TONEAREST);
-    return sum;
-}
-
 f32 cut_to_f32(f64 x) {
-    const f32 nearest = static_cast<f32>(x);
-    return __builtin_fabs(nearest) > __builtin_fabs(x) ? __builtin_nextafterf(nearest, 0) : nearest;
+    const f32 near = static_cast<f32>(x);
+    return __builtin_fabs(near) > __builtin_fabs(x) ? __builtin_nextafterf(near, 0) : near;
 }
 
-// A row of sums, c and 16 products each, which are exact. With k bits kept, 2^e > |largest term| and
+// A row of sums, each of c and 16 exact products. With k bits kept, 2^e > |largest term| and
 // q = 2^(e - k):
 //
 //   sum = q (trunc(c / q) + Σ trunc(p / q)), cut to f32
@@ -54,7 +45,7 @@ void add_products(f32* (&c)[8], const f64 (&a)[16], const f64 (&b)[16][8]) {
             largest[col] = size > largest[col] ? size : largest[col];
         }
     for (int col = 0; col < 8; col++) {
-        // The exponent of the largest is that of 2^(e - 1), biased by 1023; so is that of 2^(k - e).
+        // The exponent of the largest is that of 2^(e - 1), with a bias of 1023, as that of 1 / q.
         const u64 exponent = as<u64>(largest[col]) >> 52;
         per_unit[col] = as<f64>((2045 + static_cast<u64>(KEPT) - exponent) << 52);
         const bool is_number = plain[col] - plain[col] == 0;
@@ -166,8 +157,14 @@ const memory::Array* array(u64 at, u64 bytes, u64 step, simt::Site site) {
     return a;
 }
 
-f32 fma_rm_f32(f32 a, f32 b, f32 c) { return fused_towards(FE_DOWNWARD, a, b, c); }
-f32 fma_rz_f32(f32 a, f32 b, f32 c) { return fused_towards(FE_TOWARDZERO, a, b, c); }
+// `volatile`, so that it happens between the two changes.
+f32 fma_rm_f32(f32 a, f32 b, f32 c) {
+    const volatile f32 x = a, y = b, z = c;
+    fesetround(FE_DOWNWARD);
+    const volatile f32 sum = fused(x, y, z);
+    fesetround(FE_TONEAREST);
+    return sum;
+}
 
 f32 ex2_approx_ftz_f32(f32 a) {
     return flushed(static_cast<f32>(__builtin_exp2(flushed(a))));

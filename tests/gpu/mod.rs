@@ -2,6 +2,7 @@
 
 mod card;
 mod commands;
+mod compiled;
 mod driver;
 mod grammar;
 mod graph;
@@ -9,6 +10,7 @@ mod image;
 mod library;
 mod machine_code;
 mod memory;
+mod mutants;
 mod planted;
 mod probe;
 mod proof;

@@ -1,4 +1,4 @@
-//! Compiled kernels on the host: the PTX that NVRTC makes, as C++ over the fibres of `kernels/host`.
+//! Compiled kernels on the host: the PTX that NVRTC makes, as C++ over `kernels/host`'s fibres.
 //!
 //! ```text
 //! kernels/*.cu ──NVRTC──► PTX ──read──► Module ──unit──► C++ ──compiler──► the twin
@@ -61,7 +61,7 @@ fn offsets(variables: &[&Variable]) -> Vec<usize> {
 }
 
 fn bytes(variables: &[&Variable]) -> usize {
-    let last = offsets(variables).into_iter().zip(variables).last();
+    let last = offsets(variables).into_iter().zip(variables).next_back();
     last.map_or(0, |(at, variable)| at + variable.bytes)
 }
 
