@@ -243,6 +243,11 @@ impl Engine {
         }
     }
 
+    /// Whether each launch is waited for, so that a fault is told with its kernel.
+    pub(super) fn waits(&self) -> bool {
+        matches!(&self.inner.driver, Driver::Cuda(cuda) if cuda.waits())
+    }
+
     /// How many pieces of memory the driver gave so far, that arrays are cut from.
     pub(super) fn pieces(&self) -> u64 {
         match &self.inner.driver {
