@@ -24,37 +24,43 @@ const int KEPT = kept_bits();
 
 const char MISALIGNED[] = "an address that is no multiple of its access";
 
-// Where rounding is not to the nearest. `volatile`, so that it happens between the two changes.
-f32 fused_towards(int direction, f32 a, f32 b, f32 c) {
-    const volatile f32 x = a, y = b, z = c;
-    fesetround(direction);
-    const volatile f32 sum = fused(x, y, z);
-    fesetround(FE_TONEAREST);
-    return sum;
-}
-
 f32 cut_to_f32(f64 x) {
-    const f32 nearest = static_cast<f32>(x);
-    return __builtin_fabs(nearest) > __builtin_fabs(x) ? __builtin_nextafterf(nearest, 0) : nearest;
+    const f32 near = static_cast<f32>(x);
+    return __builtin_fabs(near) > __builtin_fabs(x) ? __builtin_nextafterf(near, 0) : near;
 }
 
-// c and 16 products, which are exact. With k bits kept, 2^e > |largest| and q = 2^(e - k):
+// A row of sums, each of c and 16 exact products. With k bits kept, 2^e > |largest term| and
+// q = 2^(e - k):
 //
 //   sum = q (trunc(c / q) + Σ trunc(p / q)), cut to f32
-f32 sum_of_17(const f64 (&p)[16], f32 c) {
-    f64 plain = 0, largest = __builtin_fabs(c);
-    for (int i = 0; i < 16; i++) {
-        plain += p[i];
-        largest = __builtin_fabs(p[i]) > largest ? __builtin_fabs(p[i]) : largest;
+void add_products(f32* (&c)[8], const f64 (&a)[16], const f64 (&b)[16][8]) {
+    f64 products[17][8], largest[8] = {}, plain[8] = {}, per_unit[8];
+    for (int col = 0; col < 8; col++) products[16][col] = *c[col];
+    for (int k = 0; k < 16; k++)
+        for (int col = 0; col < 8; col++) products[k][col] = a[k] * b[k][col];
+    for (int k = 0; k < 17; k++)
+        for (int col = 0; col < 8; col++) {
+            const f64 p = products[k][col], size = __builtin_fabs(p);
+            plain[col] += p;
+            largest[col] = size > largest[col] ? size : largest[col];
+        }
+    for (int col = 0; col < 8; col++) {
+        // The exponent of the largest is that of 2^(e - 1), with a bias of 1023, as that of 1 / q.
+        const u64 exponent = as<u64>(largest[col]) >> 52;
+        per_unit[col] = as<f64>((2045 + static_cast<u64>(KEPT) - exponent) << 52);
+        const bool is_number = plain[col] - plain[col] == 0;
+        if (!is_number)
+            for (int k = 0; k < 17; k++) products[k][col] = 0;
+        if (!is_number || largest[col] == 0) per_unit[col] = 0;
     }
-    plain += c;
-    if (KEPT == EXACT || largest == 0 || plain - plain != 0) return static_cast<f32>(plain);
-    // 2^(k - e) from the exponent of `largest`, 2^(e - 1) and more.
-    const u64 exponent = as<u64>(largest) >> 52;
-    const f64 per_unit = as<f64>((2045 + static_cast<u64>(KEPT) - exponent) << 52);
-    s32 units = static_cast<s32>(c * per_unit);
-    for (int i = 0; i < 16; i++) units += static_cast<s32>(p[i] * per_unit);
-    return cut_to_f32(units / per_unit);
+    s32 units[8] = {};
+    for (int k = 0; k < 17; k++)
+        for (int col = 0; col < 8; col++)
+            units[col] += static_cast<s32>(products[k][col] * per_unit[col]);
+    for (int col = 0; col < 8; col++) {
+        const bool rounds = KEPT == EXACT || per_unit[col] == 0;
+        *c[col] = rounds ? static_cast<f32>(plain[col]) : cut_to_f32(units[col] / per_unit[col]);
+    }
 }
 
 struct Fragments { f32* c; const b32 *a, *b; };
@@ -70,28 +76,21 @@ f64 f16_number(b32 pair, int i) { return cvt_f32_f16(unpack_b32(pair, i)); }
 //   b0 … b3   row  2 thread + (i & 1), plus 8 from i = 2 on;   col  group
 //   c0 … c3   row  group, plus 8 from i = 2 on;                col  2 thread + (i & 1)
 template <f64 (*NUMBER)(b32, int)> void multiply(void* const* lanes) {
-    f64 a[16][16], b[8][16];  // b by columns
+    f64 a[16][16], b[16][8];
+    f32* c[16][8];
     for (int lane = 0; lane < 32; lane++) {
         const Fragments& f = *static_cast<Fragments*>(lanes[lane]);
         const int group = lane >> 2, thread = lane & 3;
         for (int i = 0; i < 8; i++) {
             const int row = i == 0 || i == 1 || i == 4 || i == 5 ? group : group + 8;
-            const int col = 2 * thread + (i & 1) + (i >= 4 ? 8 : 0);
-            a[row][col] = NUMBER(f.a[i / 2], i & 1);
+            a[row][2 * thread + (i & 1) + (i >= 4 ? 8 : 0)] = NUMBER(f.a[i / 2], i & 1);
         }
-        for (int i = 0; i < 4; i++)
-            b[group][2 * thread + (i & 1) + (i >= 2 ? 8 : 0)] = NUMBER(f.b[i / 2], i & 1);
-    }
-    for (int lane = 0; lane < 32; lane++) {
-        const Fragments& f = *static_cast<Fragments*>(lanes[lane]);
-        const int group = lane >> 2, thread = lane & 3;
         for (int i = 0; i < 4; i++) {
-            const int row = i >= 2 ? group + 8 : group, col = 2 * thread + (i & 1);
-            f64 products[16];
-            for (int k = 0; k < 16; k++) products[k] = a[row][k] * b[col][k];
-            f.c[i] = sum_of_17(products, f.c[i]);
+            b[2 * thread + (i & 1) + (i >= 2 ? 8 : 0)][group] = NUMBER(f.b[i / 2], i & 1);
+            c[i >= 2 ? group + 8 : group][2 * thread + (i & 1)] = &f.c[i];
         }
     }
+    for (int row = 0; row < 16; row++) add_products(c[row], a[row], b);
 }
 
 struct DoubleFragments { f64* c; f64 a, b; };
@@ -158,8 +157,14 @@ const memory::Array* array(u64 at, u64 bytes, u64 step, simt::Site site) {
     return a;
 }
 
-f32 fma_rm_f32(f32 a, f32 b, f32 c) { return fused_towards(FE_DOWNWARD, a, b, c); }
-f32 fma_rz_f32(f32 a, f32 b, f32 c) { return fused_towards(FE_TOWARDZERO, a, b, c); }
+// `volatile`, so that it happens between the two changes.
+f32 fma_rm_f32(f32 a, f32 b, f32 c) {
+    const volatile f32 x = a, y = b, z = c;
+    fesetround(FE_DOWNWARD);
+    const volatile f32 sum = fused(x, y, z);
+    fesetround(FE_TONEAREST);
+    return sum;
+}
 
 f32 ex2_approx_ftz_f32(f32 a) {
     return flushed(static_cast<f32>(__builtin_exp2(flushed(a))));

@@ -151,7 +151,6 @@ template <class T> OP T larger(T a, T b) {
 FLOATING(f32)
 FLOATING(f64)
 f32 fma_rm_f32(f32 a, f32 b, f32 c);  // towards -infinity
-f32 fma_rz_f32(f32 a, f32 b, f32 c);  // towards 0
 // .ftz: subnormal operands and results are zeros of their sign.
 OP f32 flushed(f32 x) {
     const bool keep = !(__builtin_fabsf(x) < std::numeric_limits<f32>::min());
@@ -173,7 +172,6 @@ CONVERT(rn_f32_s32, f32, s32)
 CONVERT(rn_f32_u32, f32, u32)
 CONVERT(rn_f32_f64, f32, f64)
 CONVERT(rn_f64_u32, f64, u32)
-CONVERT(rn_f64_s32, f64, s32)
 OP f32 cvt_rzi_f32_f32(f32 a) { return __builtin_truncf(a); }
 OP f32 cvt_sat_f32_f32(f32 a) { return a >= 1 ? 1.0f : a > 0 ? a : 0.0f; }
 OP f32 cvt_f32_f16(u16 a) { return static_cast<f32>(as<_Float16>(a)); }
@@ -253,28 +251,21 @@ OP u32 atom_add_u32(char* at, u32 more) {
     return old;
 }
 
-// shfl.sync: b is the lane or the distance; c has the last lane of a segment in bits 0 to 4, and in
-// 8 to 12 which bits of a lane's number name its segment. `in`: whether the lane read is in range.
-enum class Shuffle { up, down, bfly, idx };
-template <Shuffle MODE> OP u32 shfl(u32 a, u32 b, u32 c, u32 mask, bool& in, simt::Site site) {
-    const int lane = static_cast<int>(simt::lane()), bval = b & 31, cval = c & 31;
-    const int segment = c >> 8 & 31;
-    const int last = (lane & segment) | (cval & ~segment), least = lane & segment;
-    int from = MODE == Shuffle::up ? lane - bval
-        : MODE == Shuffle::down ? lane + bval
-        : MODE == Shuffle::bfly ? lane ^ bval : least | (bval & ~segment);
-    in = MODE == Shuffle::up ? from >= last : from <= last;
-    if (!in) from = lane;
-    return static_cast<u32>(simt::exchange(mask, a, static_cast<unsigned>(from), false, site));
+// shfl.sync: b is the lane, or what is flipped in one's own; c has the last lane of a segment in
+// bits 0 to 4, and in 8 to 12 which bits of a lane's number name its segment. `in`: whether the
+// lane that is asked for is in range; where it is not, a lane reads itself.
+OP u32 shfl(u32 a, u32 from, u32 c, u32 mask, bool& in, simt::Site site) {
+    const u32 lane = simt::lane(), segment = c >> 8 & 31;
+    in = from <= ((lane & segment) | (c & 31 & ~segment));
+    return static_cast<u32>(simt::exchange(mask, a, in ? from : lane, false, site));
 }
-#define SHUFFLE(mode) \
-    OP u32 shfl_sync_##mode##_b32(u32 a, u32 b, u32 c, u32 mask, bool& in, simt::Site site) { \
-        return shfl<Shuffle::mode>(a, b, c, mask, in, site); \
-    }
-SHUFFLE(up)
-SHUFFLE(down)
-SHUFFLE(bfly)
-SHUFFLE(idx)
+OP u32 shfl_sync_bfly_b32(u32 a, u32 b, u32 c, u32 mask, bool& in, simt::Site site) {
+    return shfl(a, simt::lane() ^ (b & 31), c, mask, in, site);
+}
+OP u32 shfl_sync_idx_b32(u32 a, u32 b, u32 c, u32 mask, bool& in, simt::Site site) {
+    const u32 segment = c >> 8 & 31;
+    return shfl(a, (simt::lane() & segment) | (b & 31 & ~segment), c, mask, in, site);
+}
 
 // == Asynchronous copies: `bytes` of 16 are read, the others are zeros. They are read now and
 // written at the wait; until then there is NaN.

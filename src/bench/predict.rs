@@ -14,6 +14,7 @@
 
 pub mod card;
 pub mod compare;
+mod figures;
 pub mod line;
 mod stages;
 mod step;
@@ -55,9 +56,6 @@ impl Prediction {
     }
 }
 
-/// What machine code says of our kernels.
-const INSTRUCTIONS: Instructions = Instructions { product: 11.3, activation: [54.0, 69.0] };
-
 /// What an edit should take.
 ///
 /// # Errors
@@ -65,7 +63,8 @@ const INSTRUCTIONS: Instructions = Instructions { product: 11.3, activation: [54
 /// A shape that is not known.
 pub fn predict(asked: Question, card: &'static CardRates) -> Result<Prediction> {
     let work = Work::of(asked)?;
-    let step = step::step(&work, card, &INSTRUCTIONS);
-    let stages = stages::stages(&work, card, &INSTRUCTIONS, &step);
+    let by = Instructions::of_machine_code();
+    let step = step::step(&work, card, &by);
+    let stages = stages::stages(&work, card, &by, &step);
     Ok(Prediction { card: card.name, seconds: total(&stages), step, stages })
 }

@@ -44,12 +44,13 @@ pub fn write(path: &Path, lines: &[Value]) -> Result<()> {
 }
 
 /// The line of a request that was edited.
-pub fn line(request: &Fact, fact: &FactReport) -> Value {
+pub fn line(request: &Fact, fact: &FactReport, device: &Value) -> Value {
     let Fact { prompt, subject, target_new, .. } = request;
     let mut line = fact_json(fact);
     line["prompt"] = json!(prompt);
     line["subject"] = json!(subject);
     line["target_new"] = json!(target_new);
+    line["device"] = device.clone();
     line
 }
 

@@ -2,12 +2,15 @@
 
 mod card;
 mod commands;
+mod compiled;
 mod driver;
 mod grammar;
 mod graph;
 mod image;
 mod library;
+mod machine_code;
 mod memory;
+mod mutants;
 mod planted;
 mod probe;
 mod proof;

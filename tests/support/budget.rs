@@ -34,10 +34,6 @@ const ENOUGH: usize = 128;
 /// … and how often a case is drawn at least: numbers of one draw share sums, and so errors.
 const DRAWS: usize = 8;
 
-/// How often at most a case is drawn for compiled kernels: the sources saw the others, and what
-/// they are held to is of all draws.
-const COMPILED_DRAWS: usize = 8;
-
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
 
@@ -106,8 +102,8 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 }
 
 /// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
-/// on every engine, with the same bits on all of the sources. `INCISE_SMALLEST=1` leaves out all but small cases,
-/// drawn once: what a checker of memory has the time for.
+/// on every engine, with the same bits on all of the sources. `INCISE_SMALLEST=1` leaves out all
+/// but small cases, drawn once: what a checker of memory has the time for.
 ///
 /// ```text
 /// max|got − want| ≤ 2·max|base − want| + u·max|want| + besides      u of the output's type
@@ -147,9 +143,6 @@ pub fn kernel_besides<O: Op>(
             return;
         }
         for ((name, engine), errors) in judged.iter().zip(&mut errors) {
-            if twin::is_compiled(name) && drawn > COMPILED_DRAWS {
-                continue;
-            }
             let got = run(&op, engine);
             errors
                 .iter_mut()

@@ -71,6 +71,8 @@ struct Unit {
     /// All of it but the headers.
     text: String,
     path: PathBuf,
+    /// Besides the build's.
+    flags: Flags,
 }
 
 /// Executables of all kernels of some files, one a build, those of the sources first. An error says
@@ -125,7 +127,10 @@ fn support(build: &str) -> Vec<Unit> {
     let used = files.into_iter().filter(|file| *file != "ptx.cpp" || build == PTX);
     let unit = |file: &str| {
         let path = kernels_dir().join("host").join(file);
-        Unit { name: file.to_owned(), text: fs::read_to_string(&path).unwrap(), path }
+        let text = fs::read_to_string(&path).unwrap();
+        // These are few, and what runs most.
+        let flags: Flags = if build == PTX { &["-O2", "-ftree-vectorize"] } else { &[] };
+        Unit { name: file.to_owned(), text, path, flags }
     };
     used.map(unit).collect()
 }
@@ -148,7 +153,7 @@ fn units(
     let mut add = |name: String, text: String| {
         let path = dir.join(format!("{name}.{build}.cpp"));
         fs::write(&path, &text).unwrap();
-        units.push(Unit { name, text, path });
+        units.push(Unit { name, text, path, flags: &[] });
     };
     if build != PTX {
         for (name, text) in texts.headers.iter().chain(&texts.files) {
@@ -197,9 +202,10 @@ fn compile(texts: &Texts, builds: &[(&'static str, Vec<Unit>)]) -> Vec<Vec<(Stri
         let mut included = headers(&kernels_dir().join("host"), *build == PTX);
         included.extend(texts.headers.iter().filter(|_| *build != PTX).cloned());
         for unit in units {
+            let flags = [&flags[..], unit.flags].concat();
             let made_of = hash((&made_by, &included, &unit.text, &flags));
             let object = objects.join(format!("{}.{build}-{made_of:016x}.o", unit.name));
-            jobs.push((flags.clone(), unit, object));
+            jobs.push((flags, unit, object));
         }
     }
     let mut todo: Vec<_> = jobs.iter().filter(|(_, _, object)| !object.exists()).collect();

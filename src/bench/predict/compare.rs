@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::card::{CardRates, PASS, STREAM, parts};
-use super::{INSTRUCTIONS, Question, predict};
+use super::predict;
+use super::step::Instructions;
+use super::work::Question;
 use crate::base::{DType, Error, Result};
 use crate::bench::Unit;
 use crate::model::{SearchPrecision, random};
@@ -171,7 +173,7 @@ impl Expected<'_> {
         let Some((_, bound)) = BOUNDS.iter().find(|(name, _)| row.name.starts_with(name)) else {
             return Ok(None);
         };
-        let own = card.own(INSTRUCTIONS.product);
+        let own = card.own(Instructions::of_machine_code().product);
         Ok(match (bound, row.unit) {
             (Bound::Copy(share), Unit::Bytes) => Some(row.work / (card.copy * share)),
             (Bound::Flop(rate), Unit::Flop) => Some(row.work / rate),
@@ -190,7 +192,7 @@ impl Expected<'_> {
     fn products(&self, wide: bool, weights: DType) -> f64 {
         let parts = parts(wide, weights) as f64;
         let library = self.libraries && weights == DType::BF16;
-        let own = self.card.own(INSTRUCTIONS.product);
+        let own = self.card.own(Instructions::of_machine_code().product);
         if library { self.card.library / parts } else { own / parts }
     }
 

@@ -1,6 +1,7 @@
 //! One step of the value search of a full batch, part by part.
 
 use super::card::{ATTENTION_ISSUE, CardRates, ELEMENT_ISSUE, STREAM, parts};
+use super::figures::figure;
 use super::line::Line;
 use super::work::Work;
 use crate::base::units::metric;
@@ -12,6 +13,21 @@ pub struct Instructions {
     pub product: f64,
     /// Of an activation in bf16, forward and backward, for one element.
     pub activation: [f64; 2],
+}
+
+/// GPT-J's gelu_tanh takes so much of what the costliest activation takes, of which the figures are:
+/// 54 and 69 instructions of 79 and 95, counted by hand.
+const GELU_TANH: f64 = 0.7;
+
+impl Instructions {
+    /// As docs/kernels.md has them.
+    pub fn of_machine_code() -> Instructions {
+        let of = |kernel| GELU_TANH * figure("act.bf16", kernel, "instructions");
+        Instructions {
+            product: figure("linear_mma.bf16.bf16", "linear_mma", "each MMA"),
+            activation: ["act_fwd", "act_bwd"].map(of),
+        }
+    }
 }
 
 /// Instructions of short attention, forward and backward, that a block's warps execute for a pass

@@ -78,8 +78,8 @@ impl FirstLook {
             ("gradient", &self.gradient, &double.gradient, gradient),
         ] {
             // What is no number is within no bound.
-            let far = |(got, want): (&f64, &f64)| !(got - want).abs().le(&bound);
-            if let Some(i) = got.iter().zip(want).position(far) {
+            let near = |(got, want): (&f64, &f64)| (got - want).abs() <= bound;
+            if let Some(i) = got.iter().zip(want).position(|both| !near(both)) {
                 let what = format!(
                     "{device}: the search's first look is wrong: {name}[{i}] = {:e}, and the CPU \
                      says {:e} ± {bound:.1e}",

@@ -1,4 +1,4 @@
-//! Compiled kernels on the host: the PTX that NVRTC makes, as C++ over the fibres of `kernels/host`.
+//! Compiled kernels on the host: the PTX that NVRTC makes, as C++ over `kernels/host`'s fibres.
 //!
 //! ```text
 //! kernels/*.cu ──NVRTC──► PTX ──read──► Module ──unit──► C++ ──compiler──► the twin

@@ -77,16 +77,8 @@ impl<'a> Scope<'a> {
                 let more = self.source("u32", more)?;
                 self.target(to, "u32", &format!("atom_add_u32({at}, {more})"))
             }
-            (["shfl", "sync", _, "b32"], [to, numbers @ ..]) if numbers.len() == 4 => {
-                let [to, is_in] = match to {
-                    Operand::Group(two) if two.len() == 2 => [&two[0], &two[1]].map(Some),
-                    one => [Some(one), None],
-                };
-                let numbers = self.sources(&["u32"; 4], numbers)?;
-                let got = format!("{function}({numbers}, in, AT({line}))");
-                let got = to.map_or(Ok(got.clone()), |to| self.target(to, "u32", &got))?;
-                let is_in = is_in.map_or(Ok(String::new()), |p| self.target(p, "pred", "in"))?;
-                Ok(format!("{{ bool in; {got} {is_in} }}"))
+            (["shfl", "sync", _, "b32"], [to, numbers @ ..]) => {
+                self.shuffle(&function, to, numbers, line)
             }
             (["mov", "b32"], [to, Operand::Group(parts)]) => {
                 self.target(to, "b32", &format!("pack_b32({})", self.sources(&["b16"; 2], parts)?))
@@ -128,6 +120,18 @@ impl<'a> Scope<'a> {
             }
             _ => Err("not known".into()),
         }
+    }
+
+    /// `shfl.sync`, whose second result says whether the lane that was read is in range.
+    fn shuffle(&self, function: &str, to: &Operand, numbers: &[Operand], line: usize) -> Text {
+        let (to, is_in) = match to {
+            Operand::Group(two) if two.len() == 2 => (&two[0], Some(&two[1])),
+            one => (one, None),
+        };
+        let numbers = self.sources(&["u32"; 4], numbers)?;
+        let got = self.target(to, "u32", &format!("{function}({numbers}, in, AT({line}))"))?;
+        let is_in = is_in.map_or(Ok(String::new()), |p| self.target(p, "pred", "in"))?;
+        Ok(format!("{{ bool in; {got} {is_in} }}"))
     }
 
     /// `ld`, by what follows it: a space, v2 or v4, a type.
