@@ -196,10 +196,12 @@ impl<'a> Scope<'a> {
         from: &[(&str, &str, &Operand)],
         (result, class, to): (&str, &str, &Operand),
     ) -> Text {
-        let group = |operand| match operand {
-            Operand::Group(all) => Ok(all),
-            _ => Err("no group of registers"),
-        };
+        fn group(operand: &Operand) -> Result<&[Operand], &'static str> {
+            match operand {
+                Operand::Group(all) => Ok(all),
+                _ => Err("no group of registers"),
+            }
+        }
         let mut statements = "{".to_owned();
         for &(name, class, registers) in from {
             let all = group(registers)?;
