@@ -5,8 +5,8 @@
 //! any numbers     a row has the same bits whatever the others and however many
 //! ```
 //!
-//! At 9, 137 and 2,049 rows, both ways, f32 and bf16. The matrix is made of the lines of a small one,
-//! so nothing large is uploaded.
+//! At 9, 137 and 2,049 rows, both ways, f32 and bf16. The matrix is made of the lines of a small
+//! one, so nothing large is uploaded.
 
 use super::numbers::{encode, factor, hash, whole};
 use crate::base::Result;

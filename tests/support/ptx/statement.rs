@@ -196,7 +196,7 @@ impl<'a> Scope<'a> {
         from: &[(&str, &str, &Operand)],
         (result, class, to): (&str, &str, &Operand),
     ) -> Text {
-        fn group(operand: &Operand) -> std::result::Result<&Vec<Operand>, &'static str> {
+        fn group(operand: &Operand) -> Result<&[Operand], &'static str> {
             match operand {
                 Operand::Group(all) => Ok(all),
                 _ => Err("no group of registers"),
