@@ -10,8 +10,8 @@
 //   cost     forward moves 2 or 3 n elements, backward 3 or 5 n; bandwidth-bound
 //   source   Hendrycks, Gimpel 2016, arXiv:1606.08415; Shazeer 2020, arXiv:2002.05202
 //
-// NVIDIA's erfcf is up to 4 units of the last place off, so besides the rounding of the formula gelu
-// and its slope are off by no more than 2^-21 |x| P(x) and 2^-21 P(x).
+// NVIDIA's erfcf is up to 4 units of the last place off, so besides the rounding of the formula
+// gelu and its slope are off by no more than 2^-21 |x| P(x) and 2^-21 P(x).
 #include "common.cuh"
 
 constexpr int THREADS = 256;

@@ -61,7 +61,7 @@ fn offsets(variables: &[&Variable]) -> Vec<usize> {
 }
 
 fn bytes(variables: &[&Variable]) -> usize {
-    let last = offsets(variables).into_iter().zip(variables).last();
+    let last = offsets(variables).into_iter().zip(variables).next_back();
     last.map_or(0, |(at, variable)| at + variable.bytes)
 }
 

@@ -197,7 +197,7 @@ impl<'a> Scope<'a> {
         (result, class, to): (&str, &str, &Operand),
     ) -> Text {
         let group = |operand| match operand {
-            &Operand::Group(ref all) => Ok(all),
+            Operand::Group(all) => Ok(all),
             _ => Err("no group of registers"),
         };
         let mut statements = "{".to_owned();
