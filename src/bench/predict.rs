@@ -10,7 +10,8 @@
 //!
 //! Work is counted by the code that does it (`predict/work.rs`), instructions are read from the
 //! machine code (docs/kernels.md), rates and shares are data (`predict/card.rs`). No line is a
-//! measurement: a card's own results are put beside it by [`compare`].
+//! measurement: a card's own results are put beside it by [`compare`]. Launches take no time here:
+//! a step of more than some 10 ms hides them, one of few facts does not.
 
 pub mod card;
 pub mod compare;

@@ -22,7 +22,11 @@ const TYPES: [&str; 3] = ["bf16", "f16", "f32"];
 pub(super) struct PredictFlags {
     /// Measure nothing: calculate what MEMIT of many facts should take on a card, such as h200, and
     /// say what each line rests on
-    #[arg(long, value_name = "CARD")]
+    #[arg(
+        long,
+        value_name = "CARD",
+        conflicts_with_all = ["output", "parts", "size", "budget"]
+    )]
     predict: Option<String>,
     /// Of the value search: exact or fast
     #[arg(long, value_parser = ["exact", "fast"], default_value = "fast", requires = "predict")]

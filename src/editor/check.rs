@@ -7,6 +7,7 @@ use crate::base::{Progress, Remedy, Result, Stage};
 use crate::edit::prompts::FactRows;
 use crate::edit::search::Search;
 use crate::edit::search::first_look::FirstLook;
+use crate::gpu::{Engine, Proof};
 use crate::model::{Model, SearchPrecision};
 use crate::tensor::Precision;
 
@@ -39,6 +40,9 @@ impl Prepared {
             over.store(done.is_err(), Ordering::Relaxed);
             done
         });
+        if held.is_err() {
+            self.model().compute.engine().and_then(Engine::proof).map(Proof::forget);
+        }
         held.and(done)
     }
 

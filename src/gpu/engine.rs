@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// Remembers a sentence for [`warn`](Engine::warn).
-    pub(super) fn note(&self, sentence: String) {
+    pub(crate) fn note(&self, sentence: String) {
         let mut notices = lock(&self.inner.notices);
         if !notices.all.contains(&sentence) {
             notices.all.push(sentence);

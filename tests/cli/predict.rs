@@ -84,7 +84,8 @@ fn results_of_a_card_are_put_beside_it() {
         row(["product with BF16", "8192 × 4096 × 4096", "Flop"], 1.0, 350e12),
         row(["attention", "9 × 4 of 24, 16 × 256", "Bytes"], 1.0, 1.0),
     ];
-    let bench = json!({"incise": {}, "products": "cuBLASLt 12.8.4", "rows": rows});
+    let bench = json!({"incise": {}, "device": "NVIDIA H200", "products": "cuBLASLt 12.8.4",
+        "rows": rows});
     let check = json!({"stages": {"kernels": [{"name": "bench", "numbers": bench}]}});
     for results in [bench, check] {
         fs::write(&file, results.to_string()).unwrap();
@@ -113,4 +114,9 @@ fn what_cannot_be_predicted_is_refused() {
     fs::write(file.path(), "{}").unwrap();
     let args = ["bench", "--predict", "h200", "--compare", file.path().to_str().unwrap()];
     assert!(fails(1, &args).contains("no results of a device"));
+    let row = row(["copy", "9", "Bytes"], 2.0, 4.3e12);
+    let ours = json!({"device": "processor", "products": "own", "rows": [row]});
+    fs::write(file.path(), ours.to_string()).unwrap();
+    assert!(fails(1, &args).contains("results of `processor`, and what is expected is of NVIDIA"));
+    fails(2, &["bench", "--predict", "h200", "-o", "file"]);
 }

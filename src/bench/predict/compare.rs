@@ -82,6 +82,7 @@ const BOUNDS: &[(&str, Bound)] = &[
 /// What was measured, and by whose products.
 #[derive(Deserialize)]
 struct Results {
+    device: String,
     products: String,
     rows: Vec<Measured>,
 }
@@ -109,8 +110,13 @@ pub fn compare(file: &Path, shape: &str, card: &'static CardRates) -> Result<Vec
     let whole: Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
     let mut found = Vec::new();
     results(&whole, &mut found).map_err(|e| bad(e.to_string()))?;
-    if found.is_empty() {
+    if found.iter().all(|results| results.rows.is_empty()) {
         return Err(bad("no results of a device".to_owned()));
+    }
+    if let Some(of) = found.iter().map(|results| &results.device).find(|d| !d.contains(card.title))
+    {
+        let what = format!("results of `{of}`, and what is expected is of {}", card.title);
+        return Err(Error::input(file, "device", what, "compare results of that card"));
     }
     let mut all = Vec::new();
     for results in found {
