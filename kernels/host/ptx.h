@@ -172,6 +172,7 @@ CONVERT(rn_f32_s32, f32, s32)
 CONVERT(rn_f32_u32, f32, u32)
 CONVERT(rn_f32_f64, f32, f64)
 CONVERT(rn_f64_u32, f64, u32)
+CONVERT(rn_f64_s32, f64, s32)
 OP f32 cvt_rzi_f32_f32(f32 a) { return __builtin_truncf(a); }
 OP f32 cvt_sat_f32_f32(f32 a) { return a >= 1 ? 1.0f : a > 0 ? a : 0.0f; }
 OP f32 cvt_f32_f16(u16 a) { return static_cast<f32>(as<_Float16>(a)); }

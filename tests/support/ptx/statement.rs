@@ -59,11 +59,8 @@ impl<'a> Scope<'a> {
                 Ok(format!("goto {};", label.replace('$', "")))
             }
             (["ret"], []) => Ok("return;".to_owned()),
-            (["bar", "sync"], [which]) => {
+            (["bar", "sync"] | ["bar", "warp", "sync"], [which]) => {
                 Ok(format!("{function}({}, AT({line}));", self.source("u32", which)?))
-            }
-            (["bar", "warp", "sync"], [mask]) => {
-                Ok(format!("{function}({}, AT({line}));", self.source("u32", mask)?))
             }
             (["ld", "param", class], [to, Operand::Address(name, 0)]) => {
                 let Operand::Name(name) = &**name else { return Err("no parameter".into()) };
@@ -112,11 +109,8 @@ impl<'a> Scope<'a> {
             }
             (_, [to, sources @ ..]) => {
                 let (target, classes) = classes(&parts).ok_or("not known")?;
-                self.target(
-                    to,
-                    target,
-                    &format!("{function}({})", self.sources(&classes, sources)?),
-                )
+                let sources = self.sources(&classes, sources)?;
+                self.target(to, target, &format!("{function}({sources})"))
             }
             _ => Err("not known".into()),
         }
@@ -196,12 +190,6 @@ impl<'a> Scope<'a> {
         from: &[(&str, &str, &Operand)],
         (result, class, to): (&str, &str, &Operand),
     ) -> Text {
-        fn group(operand: &Operand) -> Result<&[Operand], &'static str> {
-            match operand {
-                Operand::Group(all) => Ok(all),
-                _ => Err("no group of registers"),
-            }
-        }
         let mut statements = "{".to_owned();
         for &(name, class, registers) in from {
             let all = group(registers)?;
@@ -268,6 +256,13 @@ impl<'a> Scope<'a> {
             }
             other => Err(format!("the operand {other:?}")),
         }
+    }
+}
+
+fn group(operand: &Operand) -> Result<&[Operand], String> {
+    match operand {
+        Operand::Group(all) => Ok(all),
+        other => Err(format!("the operand {other:?}")),
     }
 }
 
