@@ -18,6 +18,8 @@ mod launch;
 #[path = "src/gpu/nvrtc.rs"]
 mod nvrtc;
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -32,13 +34,14 @@ const ARCHES: [&str; 5] = ["compute_80", "sm_80", "sm_90a", "sm_100", "sm_120"];
 fn main() {
     commit();
     // A path that is missing would rerun this every time.
-    for path in ["build", "kernels", "src/gpu/nvrtc.rs", ".build/nvrtc"] {
+    for path in ["build", "kernels", "src/gpu", "src/ops", ".build/nvrtc"] {
         if Path::new(path).exists() {
             println!("cargo::rerun-if-changed={path}");
         }
     }
     println!("cargo::rerun-if-env-changed=INCISE_NVRTC");
     println!("cargo::rerun-if-env-changed=INCISE_ARCHES");
+    println!("cargo::rustc-env=INCISE_SOURCES={:016x}", sources());
     if let Err(e) = kernels() {
         e.lines().for_each(|line| println!("cargo::error={line}"));
     }
@@ -52,6 +55,21 @@ fn commit() {
     let commit = git(&["--short=12", "HEAD"]);
     let commit = if commit.trim().is_empty() { "unknown" } else { commit.trim() };
     println!("cargo::rustc-env=INCISE_COMMIT={commit}");
+}
+
+/// A hash of the sources that launch kernels and ask a card what it computes.
+fn sources() -> u64 {
+    let mut folders = vec![PathBuf::from("src/gpu"), PathBuf::from("src/ops")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|f| f.path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    let mut hash = DefaultHasher::new();
+    files.iter().for_each(|path| fs::read(path).unwrap_or_default().hash(&mut hash));
+    hash.finish()
 }
 
 /// What `git rev-parse` says; nothing outside a checkout.

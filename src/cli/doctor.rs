@@ -1,5 +1,5 @@
-//! `incise doctor`: what this machine offers, and what to do about what it lacks. A GPU that is named
-//! proves that it computes what it should: [`super::doctor_proof`].
+//! `incise doctor`: what this machine offers, and what to do about what it lacks. A GPU that is
+//! named proves that it computes what it should: [`super::doctor_proof`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

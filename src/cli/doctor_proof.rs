@@ -113,6 +113,11 @@ impl CardAnswer {
                 asked.seconds,
                 engine.replays(),
             ))?,
+            _ if asked.faults.iter().any(|fault| fault.failed) => line(format!(
+                "cuda:{}: it failed, so the rest of {known} files of kernels by types was not \
+                 asked; none is used",
+                gpu.ordinal
+            ))?,
             wrong => line(format!(
                 "cuda:{}: {wrong} of {known} files of kernels by types are wrong; none is used",
                 gpu.ordinal

@@ -12,7 +12,7 @@ use crate::bench::predict::card::CardRates;
 use crate::bench::predict::compare::{Beside, compare};
 use crate::bench::predict::line::{Line, total};
 use crate::bench::predict::work::Question;
-use crate::bench::predict::{Prediction, predict};
+use crate::bench::predict::{Prediction, by_hand, predict};
 use crate::model::SearchPrecision;
 
 const TYPES: [&str; 3] = ["bf16", "f16", "f32"];
@@ -22,7 +22,11 @@ const TYPES: [&str; 3] = ["bf16", "f16", "f32"];
 pub(super) struct PredictFlags {
     /// Measure nothing: calculate what MEMIT of many facts should take on a card, such as h200, and
     /// say what each line rests on
-    #[arg(long, value_name = "CARD")]
+    #[arg(
+        long,
+        value_name = "CARD",
+        conflicts_with_all = ["output", "parts", "size", "budget"]
+    )]
     predict: Option<String>,
     /// Of the value search: exact or fast
     #[arg(long, value_parser = ["exact", "fast"], default_value = "fast", requires = "predict")]
@@ -63,9 +67,14 @@ impl PredictFlags {
         let mut all = Vec::new();
         for &facts in facts {
             let asked = self.question(shape, facts);
+            let known = by_hand(&asked);
             let predicted = predict(asked, card)?;
             if !context.json {
                 self.print(context, shape, facts, &predicted)?;
+                if let Some((seconds, why)) = known {
+                    let said = format!("by hand, in November 2026: {seconds:.0} s; {why}");
+                    context.terminal.line(said)?;
+                }
             }
             all.push(json!({
                 "shape": shape, "facts": facts, "precision": self.precision,

@@ -1,13 +1,14 @@
 //! The search's first look on a GPU, checked by the CPU beside the search.
 
-use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use super::prepared::Prepared;
 use crate::base::{Progress, Remedy, Result, Stage};
+use crate::edit::prompts::FactRows;
+use crate::edit::search::Search;
 use crate::edit::search::first_look::FirstLook;
-use crate::model::Model;
+use crate::gpu::{Engine, Proof};
+use crate::model::{Model, SearchPrecision};
 use crate::tensor::Precision;
 
 impl Prepared {
@@ -19,32 +20,65 @@ impl Prepared {
     /// The search's; two looks that differ by more than the GPU's precision explains.
     pub(super) fn checked<T>(&self, search: impl FnOnce(&dyn Progress) -> Result<T>) -> Result<T> {
         let progress = &*self.settings.progress;
-        let (model, by) = (self.model(), self.search());
         let fact = self.own_facts().first().map(|fact| fact.rows.clone());
         let Some(rows) = fact.filter(|_| !self.settings.no_check) else { return search(progress) };
-        if model.compute.engine().is_none() {
+        if self.model().compute.engine().is_none() {
             return search(progress);
         }
-        let look = FirstLook::of(model, &rows, &by)?;
-        let on_host = || {
-            let host = |precision: Precision| {
-                let host = Model::load(&self.opened.checkpoint, precision)?;
-                FirstLook::of(&host, &rows, &by)
-            };
-            let [single, double] = [host(Precision::F32)?, host(Precision::F64)?];
-            look.hold(&self.opened.device.title(), model.search_precision, [&single, &double])
-        };
-        let wrong = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let check = scope.spawn(|| {
-                let held = self.settings.run(on_host);
+        let by = self.search();
+        let looks = self.looks(&rows, &by)?;
+        let [wrong, over] = [const { AtomicBool::new(false) }; 2];
+        let mut held = Ok(());
+        // In the pool that the search is in, whose only thread may be this one.
+        let done = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| {
+                let goes_on = || !over.load(Ordering::Relaxed) && !progress.cancelled();
+                held = self.hold(&looks, &rows, &by, &goes_on);
                 wrong.store(held.is_err(), Ordering::Relaxed);
-                held
             });
             let done = search(&Watched { progress, wrong: &wrong });
-            check.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            over.store(done.is_err(), Ordering::Relaxed);
             done
-        })
+        });
+        if held.is_err() {
+            self.model().compute.engine().and_then(Engine::proof).map(Proof::forget);
+        }
+        held.and(done)
+    }
+
+    /// The GPU's: exact, and as the search computes it where that is fast. An exact one shows far
+    /// smaller faults.
+    fn looks(&self, rows: &FactRows, by: &Search) -> Result<Vec<(SearchPrecision, FirstLook)>> {
+        let mut precisions = vec![SearchPrecision::Exact, self.model().search_precision];
+        precisions.dedup();
+        let look = |precision| {
+            let mut model = self.model().clone();
+            model.search_precision = precision;
+            Ok((precision, FirstLook::of(&model, rows, by)?))
+        };
+        precisions.into_iter().map(look).collect()
+    }
+
+    /// Holds the GPU's looks to the CPU's, as long as the search goes on.
+    fn hold(
+        &self,
+        looks: &[(SearchPrecision, FirstLook)],
+        rows: &FactRows,
+        by: &Search,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let mut host = Vec::new();
+        for precision in [Precision::F32, Precision::F64] {
+            if !goes_on() {
+                return Ok(());
+            }
+            let model = Model::load(&self.opened.checkpoint, precision)?;
+            host.push(FirstLook::of(&model, rows, by)?);
+        }
+        let device = self.opened.device.title();
+        looks
+            .iter()
+            .try_for_each(|(precision, look)| look.hold(&device, *precision, [&host[0], &host[1]]))
     }
 }
 

@@ -46,8 +46,8 @@ impl Engine {
 }
 
 impl Array {
-    /// `len` elements in the place of some of its own, which are bytes, from the `from`-th on. Whoever
-    /// lays parts over each other shares what is there.
+    /// `len` elements in the place of some of its own, which are bytes, from the `from`-th on.
+    /// Whoever lays parts over each other shares what is there.
     pub fn part(self: &Arc<Array>, from: usize, elem: Elem, len: usize) -> Array {
         assert_eq!(self.slice.elem, Elem::U8, "part: of an array of bytes");
         let at = self.slice.part(from, len * elem.size()).at;

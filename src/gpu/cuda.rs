@@ -186,6 +186,11 @@ impl Cuda {
         })
     }
 
+    /// Whether each launch is waited for.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
     /// How many pieces of memory the driver gave so far.
     pub(super) fn pieces(&self) -> u64 {
         self.pieces.load(Ordering::Relaxed)

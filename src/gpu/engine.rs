@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// Remembers a sentence for [`warn`](Engine::warn).
-    pub(super) fn note(&self, sentence: String) {
+    pub(crate) fn note(&self, sentence: String) {
         let mut notices = lock(&self.inner.notices);
         if !notices.all.contains(&sentence) {
             notices.all.push(sentence);
@@ -241,6 +241,11 @@ impl Engine {
             Driver::Cuda(cuda) => cuda.libraries(),
             Driver::Twin(_) => Vec::new(),
         }
+    }
+
+    /// Whether each launch is waited for, so that a fault is told with its kernel.
+    pub(super) fn waits(&self) -> bool {
+        matches!(&self.inner.driver, Driver::Cuda(cuda) if cuda.waits())
     }
 
     /// How many pieces of memory the driver gave so far, that arrays are cut from.

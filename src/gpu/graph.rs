@@ -90,13 +90,15 @@ impl Repeated {
     }
 
     /// Runs it, by a recording from the second time on. Without an engine it is just run, and so
-    /// it is where not all weights are on the device at once.
+    /// it is where not all weights are on the device at once, or where launches are waited for: a
+    /// replay would not tell which failed.
     pub fn run(&mut self, engine: Option<&Engine>, mut run: impl FnMut()) {
         let _hold = engine.map(Engine::hold);
         if let Some(engine) = engine
             && self.ran
             && self.graph.is_none()
             && !self.cannot_record
+            && !engine.waits()
         {
             self.graph = engine.record(&mut run);
             self.cannot_record = self.graph.is_none();

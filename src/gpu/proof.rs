@@ -12,12 +12,15 @@ use std::time::UNIX_EPOCH;
 
 use cudarc::driver::result;
 
-use super::driver::{self, Gpu, TWIN};
+use super::driver::{self, FORCE_PTX, Gpu, TWIN};
 use super::image;
 use super::kernels::{FILES, HEADERS};
 
 /// The program's version and the commit it is of.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("INCISE_COMMIT"));
+
+/// A hash of the sources that launch kernels and ask a card, for a checkout that has changed.
+const SOURCES: &str = env!("INCISE_SOURCES");
 
 /// Something that a card has proved, or is to prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Proof {
     pub what: String,
     /// Of card, driver, program, kernels and what was proved: under this it is kept.
     pub hash: String,
+    /// Whether it was proved just now, so that what rests on it is to be proved now, too.
+    pub anew: bool,
 }
 
 impl Proof {
@@ -38,11 +43,14 @@ impl Proof {
         let driver = driver_title();
         let mut hash = blake3::Hasher::new();
         let (major, minor) = gpu.capability;
-        for part in [&identity(gpu), &format!("{major}.{minor}"), &driver, BUILD, &KERNELS, what] {
+        let capability = format!("{major}.{minor}");
+        let forced = std::env::var(FORCE_PTX).unwrap_or_default(); // it runs other machine code
+        let program = [BUILD, SOURCES, &KERNELS, &forced];
+        for part in [&*identity(gpu), &capability, &driver, what].into_iter().chain(program) {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         let hash = hash.finalize().to_hex()[..32].to_owned();
-        Proof { device: gpu.name.clone(), driver, what: what.to_owned(), hash }
+        Proof { device: gpu.name.clone(), driver, what: what.to_owned(), hash, anew: false }
     }
 
     /// The same card and driver, which has proved this, and is to prove something more.
@@ -54,13 +62,30 @@ impl Proof {
 
     /// Whether it was proved before.
     pub fn is_kept(&self) -> bool {
-        fs::read_to_string(self.path()).is_ok_and(|text| text.starts_with(&self.text()))
+        !self.anew
+            && fs::read_to_string(self.path()).is_ok_and(|text| text.starts_with(&self.text()))
     }
 
-    /// Keeps that it was proved, and what was measured. Where it cannot be written, it is proved
-    /// again.
-    pub fn keep(&self, measured: &str) {
-        let _ = self.write(measured);
+    /// Keeps that it was proved, and what was measured.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, where it cannot be kept and has to be proved at every start.
+    pub fn keep(&self, measured: &str) -> Result<(), String> {
+        self.write(measured).map_err(|e| {
+            let folder = image::cache_folder();
+            format!(
+                "{}: what {} has proved cannot be kept there ({e}), so it is proved at every \
+                 start; name a folder that can be written in INCISE_CACHE",
+                folder.display(),
+                self.device
+            )
+        })
+    }
+
+    /// Forgets that it was proved: the card gave something wrong since.
+    pub fn forget(&self) {
+        let _ = fs::remove_file(self.path());
     }
 
     fn write(&self, measured: &str) -> std::io::Result<()> {
@@ -76,7 +101,7 @@ impl Proof {
 
     /// What its file says, for who reads it.
     fn text(&self) -> String {
-        let Proof { device, driver, what, hash } = self;
+        let Proof { device, driver, what, hash, .. } = self;
         format!("{device}, driver {driver}, build {BUILD}\n{what}\n{hash}\n")
     }
 

@@ -36,8 +36,11 @@ impl Model {
     fn prove_on(&self, engine: &Engine, proof: &Proof, progress: &dyn Progress) -> Result<()> {
         let kinds = self.kinds();
         let titles: Vec<String> = kinds.iter().map(|(title, _)| title.clone()).collect();
-        let library = engine.blaslt().map_or("own kernels", |lt| lt.title());
-        let proof = proof.with(&format!("products by {library}: {}", titles.join(", ")));
+        let libraries = engine.libraries().into_iter().filter_map(|state| state.title.ok());
+        let libraries: Vec<String> =
+            ["our kernels".to_owned()].into_iter().chain(libraries).collect();
+        let what = format!("products by {}: {}", libraries.join(", "), titles.join(", "));
+        let (kernels, proof) = (proof, proof.with(&what));
         if proof.is_kept() {
             return Ok(());
         }
@@ -51,6 +54,7 @@ impl Model {
                 false => ROWS[2],
             };
             if let Some(wrong) = weight::multiplied(engine, w, n)? {
+                [kernels, &proof].into_iter().for_each(Proof::forget);
                 let what = format!("kernels/linear_mma.cu, {wrong}, on {}", proof.title());
                 let remedy = "compute on the CPU, and send this line to who maintains the program";
                 return Err(Error::device(
@@ -61,7 +65,7 @@ impl Model {
             dropped |= drop_wrong(engine, w, title, progress)?;
         }
         if !dropped {
-            proof.keep("");
+            proof.keep("").unwrap_or_else(|sentence| engine.note(sentence));
         }
         Ok(())
     }

@@ -37,6 +37,9 @@ fn one_thread_edits_while_three_generate() {
         let value: serde_json::Value = serde_json::from_str(value).unwrap();
         editor = editor.set(name, value).unwrap();
     }
+    // The check on the CPU beside the search takes turns with it on the only thread there is.
+    let one = editor.clone().threads(1).unwrap();
+    assert_eq!(edited(&one), edited(&editor), "on one thread");
     let model = editor.model();
     let alone = (edited(&editor), PROMPTS.map(|prompt| answer(&model, prompt)));
     let before = engine.replays();

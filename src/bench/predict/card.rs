@@ -46,19 +46,23 @@ pub const CARDS: [CardRates; 1] = [CardRates {
 /// FLOP of one `mma.m16n8k16` of a warp.
 const MMA_FLOP: f64 = 2.0 * 16.0 * 8.0 * 16.0;
 /// Share of the issue rate that our products reach, of the instructions of a tile on its shortest
-/// way: one block of eight warps a processor with a barrier a tile, and what moves a run's sums and
-/// divides where a tile is placed is not on that way.
+/// way: chosen so that they are the 200 TFLOP/s that were expected of one block of eight warps a
+/// processor, with a barrier a tile and divisions where one is placed.
 const PRODUCT_ISSUE: f64 = 0.46;
-/// … that short attention reaches: 16 warps a processor.
+/// … that short attention is expected to reach: 16 warps a processor.
 pub const ATTENTION_ISSUE: f64 = 0.6;
-/// … and that element-wise kernels reach, whose loads wait for memory as well.
+/// … and element-wise kernels, whose loads wait for memory as well.
 pub const ELEMENT_ISSUE: f64 = 0.8;
-/// Share of a copy's rate that norms, residuals, rotary and rounding reach together.
+/// Share of a copy's rate that norms, residuals, rotary and rounding are expected to reach together.
 pub const STREAM: f64 = 0.7;
-/// What a pass takes beside its products: attention, norms, activations. Of 1, its products.
+/// What a pass takes beside its products (attention, norms, activations), its products being 1: an
+/// estimate, between the 1.2 and 1.3 at 600 TFLOP/s that were expected of single passes.
 pub const PASS: f64 = 1.5;
+/// How much faster second moments are than products of the same size: their tiles are placed
+/// without a division. An estimate.
+pub const MOMENT: f64 = 1.25;
 /// Bytes a second at which one core reads, converts and writes what it prepares for the card or
-/// takes from it.
+/// takes from it: an estimate, to which the bytes a number of each job are fitted.
 pub const HOST: f64 = 4.2e9;
 
 impl CardRates {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::card::{CardRates, PASS, STREAM, parts};
+use super::card::{CardRates, ELEMENT_ISSUE, MOMENT, PASS, STREAM, parts};
 use super::predict;
 use super::step::Instructions;
 use super::work::Question;
@@ -46,8 +46,13 @@ enum Bound {
     Copy(f64),
     /// FLOP a second.
     Flop(f64),
-    /// So many bf16 products by our own kernel, at a multiple of its rate.
-    Own(usize, f64),
+    /// So many bf16 products by our own kernel for second moments.
+    Moment(usize),
+    /// An activation in bf16, forward or backward, by its instructions, and how many bytes it moves
+    /// for an element.
+    Activation(usize, f64),
+    /// Long attention in f32, forward.
+    Attention,
     /// A library's factors, or ours.
     Factor,
 }
@@ -55,9 +60,9 @@ enum Bound {
 /// By the beginning of a row's name; the first that fits.
 const BOUNDS: &[(&str, Bound)] = &[
     ("copy", Bound::Copy(1.0)),
-    ("gelu_tanh, backward, bf16", Bound::Copy(0.48)),
-    ("gelu_tanh, bf16", Bound::Copy(0.38)),
-    ("gelu_tanh", Bound::Copy(0.7)),
+    ("gelu_tanh, backward, bf16", Bound::Activation(1, 6.0)),
+    ("gelu_tanh, bf16", Bound::Activation(0, 4.0)),
+    ("gelu_tanh", Bound::Copy(STREAM)),
     ("layer norm", Bound::Copy(0.6)),
     ("residual", Bound::Copy(0.87)),
     ("rounding", Bound::Copy(0.6)),
@@ -65,9 +70,9 @@ const BOUNDS: &[(&str, Bound)] = &[
     ("log-softmax", Bound::Copy(0.5)),
     ("attention, backward", Bound::Flop(1.0e12)),
     ("attention, bf16", Bound::Flop(65e12)),
-    ("attention", Bound::Flop(3.5e12)),
-    ("second moment, bf16", Bound::Own(1, 1.25)),
-    ("second moment", Bound::Own(3, 1.25)),
+    ("attention", Bound::Attention),
+    ("second moment, bf16", Bound::Moment(1)),
+    ("second moment", Bound::Moment(3)),
     ("low-rank update, r 1,", Bound::Copy(0.18)),
     ("low-rank update, r 8,", Bound::Copy(0.18)),
     ("low-rank update", Bound::Flop(11e12)),
@@ -77,6 +82,7 @@ const BOUNDS: &[(&str, Bound)] = &[
 /// What was measured, and by whose products.
 #[derive(Deserialize)]
 struct Results {
+    device: String,
     products: String,
     rows: Vec<Measured>,
 }
@@ -104,8 +110,13 @@ pub fn compare(file: &Path, shape: &str, card: &'static CardRates) -> Result<Vec
     let whole: Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
     let mut found = Vec::new();
     results(&whole, &mut found).map_err(|e| bad(e.to_string()))?;
-    if found.is_empty() {
+    if found.iter().all(|results| results.rows.is_empty()) {
         return Err(bad("no results of a device".to_owned()));
+    }
+    if let Some(of) = found.iter().map(|results| &results.device).find(|d| !d.contains(card.title))
+    {
+        let what = format!("results of `{of}`, and what is expected is of {}", card.title);
+        return Err(Error::input(file, "device", what, "compare results of that card"));
     }
     let mut all = Vec::new();
     for results in found {
@@ -173,12 +184,16 @@ impl Expected<'_> {
         let Some((_, bound)) = BOUNDS.iter().find(|(name, _)| row.name.starts_with(name)) else {
             return Ok(None);
         };
-        let own = card.own(Instructions::of_machine_code().product);
+        let by = Instructions::of_machine_code();
+        let own = card.own(by.product);
         Ok(match (bound, row.unit) {
             (Bound::Copy(share), Unit::Bytes) => Some(row.work / (card.copy * share)),
             (Bound::Flop(rate), Unit::Flop) => Some(row.work / rate),
-            (Bound::Own(parts, times), Unit::Flop) => {
-                Some(row.work * *parts as f64 / (own * times))
+            (Bound::Moment(parts), Unit::Flop) => Some(row.work * *parts as f64 / (own * MOMENT)),
+            (Bound::Attention, Unit::Flop) => Some(row.work / card.attention),
+            (Bound::Activation(way, bytes), Unit::Bytes) => {
+                let executed = by.activation[*way] * row.work / bytes / 32.0;
+                Some(executed / (card.issue * ELEMENT_ISSUE))
             }
             (Bound::Factor, Unit::Flop) => {
                 let library = libraries && !row.name.contains(", own");

@@ -5,7 +5,7 @@
 //! host                                  bytes that one core reads, converts and writes / HOST
 //! ```
 
-use super::card::{CardRates, HOST, PASS};
+use super::card::{CardRates, HOST, MOMENT, PASS};
 use super::line::{Line, total};
 use super::step::{Instructions, product_rate};
 use super::work::Work;
@@ -18,8 +18,6 @@ const BETWEEN: f64 = 17e-3;
 const STATISTICS: [f64; 2] = [10.0, 512.0];
 /// Parts of a product of f32 keys with themselves.
 const KEY_PARTS: f64 = 3.0;
-/// Share of our product's rate that second moments reach on their triangle: no division a tile.
-const MOMENT: f64 = 1.25;
 /// Seconds for reading texts and making tokens of them. An estimate.
 const TEXT: f64 = 5.0;
 /// Bytes a second of reading weights to the card and of writing those that changed. An estimate.

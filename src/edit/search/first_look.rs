@@ -7,9 +7,10 @@
 //! ```
 //!
 //! A device's products hold each factor to 2⁻¹⁷, in a fast search to 2⁻⁹, where f32 holds it to
-//! 2⁻²⁴: what f32 loses in this model, the device loses that many times. A few losses may be right
-//! by luck; so they are also allowed what the gradient, of D numbers, shows to be lost, of the
-//! largest loss or of 1.
+//! 2⁻²⁴: what f32 loses in this model, the device loses that many times. That is the worst case: a
+//! fast look shows gross faults alone, and an exact one beside it the small ones. A few losses may
+//! be right by luck; so they are also allowed what the gradient, of D numbers, shows to be lost, of
+//! the largest loss or of 1.
 
 use super::objective::Objective;
 use super::packing::shared_prefixes;

@@ -1,7 +1,7 @@
 //! Activations: `kernels/act.cu`.
 //!
-//! x is in sixteenths from −12 to 12, dkey and up are whole. In roundings u of what they are beside,
-//! with an expf off by 4 u (2 units of the last place) and an erfcf off by 8 u (4 units):
+//! x is in sixteenths from −12 to 12, dkey and up are whole. In roundings u of what they are
+//! beside, with an expf off by 4 u (2 units of the last place) and an erfcf off by 8 u (4 units):
 //!
 //! ```text
 //! σ(z) = 1/(1 + e⁻ᶻ)             6, and |δz| for an argument off by δz

@@ -66,7 +66,8 @@ fn prove(gpu: &Gpu, engine: &Engine, progress: &dyn Progress) -> Result<()> {
     if !proof.is_kept() {
         return ask(engine, progress).settle(gpu, engine);
     }
-    first(&faults(engine, |file| file == "probe", &mut |_, _| ()), gpu, &proof)?;
+    first(&faults(engine, |file| file == "probe", &mut |_, _| ()), gpu, &proof)
+        .inspect_err(|_| proof.forget())?;
     engine.has_proved(proof);
     Ok(())
 }
@@ -92,9 +93,10 @@ impl Asked {
     /// It has not.
     pub fn settle(&self, gpu: &Gpu, engine: &Engine) -> Result<()> {
         let proof = of_kernels(gpu);
-        first(&self.faults, gpu, &proof)?;
-        proof.keep(&self.measured.map(|i| format!("{i}\n")).unwrap_or_default());
-        engine.has_proved(proof);
+        first(&self.faults, gpu, &proof).inspect_err(|_| proof.forget())?;
+        let measured = self.measured.map(|i| format!("{i}\n")).unwrap_or_default();
+        proof.keep(&measured).unwrap_or_else(|sentence| engine.note(sentence));
+        engine.has_proved(Proof { anew: true, ..proof });
         Ok(())
     }
 }

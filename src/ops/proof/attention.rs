@@ -1,10 +1,10 @@
 //! Attention: `kernels/attention.cu`, `attention_mma.cu`, `attention_short.cu`, `attention_row.cu`.
 //!
-//! q, k, v and do are whole and the scale is a power of two, so scores and ⟨do, v⟩ are exact, and so
-//! is what the exponential is taken of. What is left, in roundings u and with n keys or queries that
-//! are seen: an expf off by 4, differences from lse by what |s − lse| < 32 is rounded to, sums off
-//! by their number of terms, and a rescaling by 5 at each further tile. All of it is relative to
-//! sums of absolute values, which are formed beside the definition:
+//! q, k, v and do are whole and the scale is a power of two, so scores and ⟨do, v⟩ are exact, and
+//! so is what the exponential is taken of. What is left, in roundings u and with n keys or queries
+//! that are seen: an expf off by 4, differences from lse by what |s − lse| < 32 is rounded to, sums
+//! off by their number of terms, and a rescaling by 5 at each further tile. All of it is relative
+//! to sums of absolute values, which are formed beside the definition:
 //!
 //! ```text
 //! o   C Σ_j p |v|                                         lse   C, and 3 of |lse|

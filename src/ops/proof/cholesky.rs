@@ -1,7 +1,8 @@
 //! Factors and solves: `kernels/cholesky.cu`.
 //!
-//! L is whole with powers of two on its diagonal, and so is X: A = L Lᵀ and B = A X are whole, every
-//! step on the way back is exact in f64, and the factor is L and the solution X to the last bit.
+//! L is whole with powers of two on its diagonal, and so is X: A = L Lᵀ and B = A X are whole,
+//! every step on the way back is exact in f64, and the factor is L and the solution X to the last
+//! bit.
 
 use super::numbers::{hash, whole};
 use super::trial::{Trial, Verdict};

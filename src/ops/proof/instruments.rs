@@ -1,8 +1,8 @@
 //! What a device's instruments are worth, as far as the kernels' bounds rest on it.
 //!
 //! ```text
-//! accumulators   1 + 2⁻ʲ − 1 on tensor cores is 2⁻ʲ up to some j: they keep j + 1 bits of the largest
-//!                number they add; `kernels/linear_mma.cu` asks for 24
+//! accumulators   1 + 2⁻ʲ − 1 on tensor cores is 2⁻ʲ up to some j: they keep j + 1 bits of the
+//!                largest number they add; `kernels/linear_mma.cu` asks for 24
 //! functions      units of the last place by which expf and erfcf are off at most; the bounds of
 //!                `kernels/act.cu` and of attention ask for 2 and 4
 //! ```

@@ -5,8 +5,9 @@
 //! any numbers     a row has the same bits whatever the others and however many
 //! ```
 //!
-//! At 9, 137 and 2,049 rows, both ways, f32 and bf16. The matrix is made of the lines of a small one,
-//! so nothing large is uploaded.
+//! At 9, 137 and 2,049 rows, both ways, f32 and bf16, with a bias and added to what is there. The
+//! matrix is made of the lines of a small
+//! one, so nothing large is uploaded.
 
 use super::numbers::{encode, factor, hash, whole};
 use crate::base::Result;
@@ -61,12 +62,17 @@ fn disagreement(
     kind: MatrixKind,
     forward: bool,
 ) -> Result<Option<String>> {
-    for elem in [Elem::F32, Elem::BF16] {
-        for to in [Elem::F32, elem] {
-            let product = Product { kind, forward, elem, to };
+    for (elem, to) in [(Elem::F32, Elem::F32), (Elem::BF16, Elem::F32), (Elem::BF16, Elem::BF16)] {
+        // Forward with a bias and without; backward alone, and added to what is there.
+        for with_more in [false, true] {
+            if with_more && !forward && to == Elem::BF16 {
+                continue; // a product is added to f32
+            }
+            let product = Product { kind, forward, elem, to, with_more };
             let mut alone: Option<Vec<u8>> = None;
             for n in ROWS {
-                let about = format!("{n} rows of {} into {}", elem.name(), to.name());
+                let more = if with_more { ", more added" } else { "" };
+                let about = format!("{n} rows of {} into {}{more}", elem.name(), to.name());
                 let [got, want] = [product.of_whole(with, n)?, product.of_whole(own, n)?];
                 if got != want {
                     return Ok(Some(format!("{about}: other sums of whole numbers")));
@@ -88,6 +94,7 @@ struct Product {
     forward: bool,
     elem: Elem,
     to: Elem,
+    with_more: bool, // a bias forward; backward, what is there already
 }
 
 impl Product {
@@ -125,11 +132,16 @@ impl Product {
         let MatrixKind { out, inner, by_row } = self.kind;
         let [row_stride, col_stride] = if by_row { [inner, 1] } else { [1, out] };
         let w = Matrix { w, out, inner, row_stride, col_stride };
-        let mut y = engine.array(self.to, n * self.sizes()[1])?;
-        match self.forward {
-            true => linear::forward(engine, x, w, None, &mut y),
-            false => linear::backward(engine, x, w, &mut y, false),
+        let m = self.sizes()[1];
+        let more = whole(5, LINES.min(n) * m, 3);
+        if self.forward {
+            let bias = engine.upload(Elem::F32, &encode(Elem::F32, &more[..m]))?;
+            let mut y = engine.array(self.to, n * m)?;
+            linear::forward(engine, x, w, self.with_more.then_some(&bias), &mut y);
+            return Ok(y);
         }
+        let mut y = lined(engine, self.to, &more, [n, m])?;
+        linear::backward(engine, x, w, &mut y, self.with_more);
         Ok(y)
     }
 }

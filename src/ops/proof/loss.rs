@@ -1,8 +1,8 @@
 //! Losses: `kernels/loss.cu`.
 //!
-//! Logits are whole, so what the exponential is taken of is exact but for ln Σ. In roundings u, with
-//! an expf off by 4 u and a logf by 2 u of itself, and a sum of V numbers in the block's threads, its
-//! warps and its warps' lanes off by DEPTH of itself:
+//! Logits are whole, so what the exponential is taken of is exact but for ln Σ. In roundings u,
+//! with an expf off by 4 u and a logf by 2 u of itself, and a sum of V numbers in the block's
+//! threads, its warps and its warps' lanes off by DEPTH of itself:
 //!
 //! ```text
 //! lse    4 + DEPTH of Σ, and 3 of |lse|                                       = E

@@ -235,7 +235,7 @@ fn moved(
                 bounds(n, with_pull, of_g, m[i], v[i], delta[i])
             })
             .collect();
-        // The clamp: a norm of what was moved, a root, a quotient and a product; and what each is off.
+        // The clamp: a norm of what was moved, a root, a quotient, a product; and what each is off.
         let after = want.delta.to_f64();
         let radius = rule.clamp * square.sqrt();
         let off: f64 = each.iter().map(|e| e[2] * e[2]).sum::<f64>().sqrt();
