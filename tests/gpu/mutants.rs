@@ -254,8 +254,8 @@ const HEAD: &str = "\
 Kernels are tested as sources, by the host's compiler, and as what NVRTC compiles for a Hopper card,
 executed on the host (`kernels/README.md`). Each of these faults, planted by itself, makes a known
 answer wrong, with which a card proves itself, too, where a ● stands; a – says that nothing was
-noticed. Sanitizers are asked where nothing else notices. Made from `tests/gpu/mutants.rs`, which holds it to be true;
-`INCISE_WRITE_DOCS=1 cargo test --release mutants::` writes this page again.
+noticed. Sanitizers are asked where nothing else notices. Made from `tests/gpu/mutants.rs`, which
+holds it to be true; `INCISE_WRITE_DOCS=1 cargo test --release mutants::` writes this page again.
 
 | fault | in | known answers of | sources | sanitizers | compiled |
 | --- | --- | --- | --- | --- | --- |
