@@ -61,9 +61,9 @@ impl Prediction {
 /// What a calculation by hand of November 2026 gave for 10,000 facts in the shape of GPT-J, and why
 /// this one gives more; nothing of other questions.
 pub fn by_hand(asked: &Question) -> Option<(f64, &'static str)> {
-    const COUNTED: &str = "it counted seven rows of logits a fact, where a target of two tokens has \
-                           thirteen, and one row to the host for a judged token, where logits and \
-                           their logarithms are two";
+    const COUNTED: &str = "it counted seven rows of logits a fact, where a target of two tokens \
+                           has thirteen, and one row to the host for a judged token, where logits \
+                           and their logarithms are two";
     const OWN: &str = "it counted the search's products alone as our kernel's, where every pass is";
     if (&*asked.shape, asked.facts, asked.libraries) != ("gpt-j-6b", 10_000, true) {
         return None;

@@ -1,8 +1,8 @@
 //! What a card has proved is kept on disk, under a hash of all that its results depend on: the card
 //! itself, its driver, the program and its kernels, and what was proved.
 //!
-//! Only what held is kept, so a file that is there is an answer, and one that is lost costs the time
-//! of another proof. Another card of the same kind, a new driver and a new build prove anew.
+//! Only what held is kept, so a file that is there is an answer, and one that is lost costs the
+//! time of another proof. Another card of the same kind, a new driver and a new build prove anew.
 
 use std::fs;
 use std::io::Write as _;

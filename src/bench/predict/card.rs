@@ -53,7 +53,8 @@ const PRODUCT_ISSUE: f64 = 0.46;
 pub const ATTENTION_ISSUE: f64 = 0.6;
 /// … and element-wise kernels, whose loads wait for memory as well.
 pub const ELEMENT_ISSUE: f64 = 0.8;
-/// Share of a copy's rate that norms, residuals, rotary and rounding are expected to reach together.
+/// Share of a copy's rate that norms, residuals, rotary and rounding together are expected to
+/// reach.
 pub const STREAM: f64 = 0.7;
 /// What a pass takes beside its products (attention, norms, activations), its products being 1: an
 /// estimate, between the 1.2 and 1.3 at 600 TFLOP/s that were expected of single passes.

@@ -15,8 +15,8 @@ pub struct Instructions {
     pub activation: [f64; 2],
 }
 
-/// GPT-J's gelu_tanh takes so much of what the costliest activation takes, of which the figures are:
-/// 54 and 69 instructions of 79 and 95, counted by hand in the same machine code.
+/// GPT-J's gelu_tanh takes so much of what the costliest activation takes, of which the figures
+/// are: 54 and 69 instructions of 79 and 95, counted by hand in the same machine code.
 const GELU_TANH: f64 = 0.7;
 
 impl Instructions {
