@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 
 use incise::gpu::driver::{FORCE_PTX, OLDEST, SYMBOLS, SYNC, TWIN};
 use incise::gpu::kernels::FILES;
+use incise::store::Patch;
 
 use crate::support::session::{Session, strs, text};
 use crate::support::{root, twin};
@@ -136,7 +137,11 @@ fn an_edit_is_the_same_through_the_driver() {
         let arguments: Vec<String> = arguments.iter().map(|arg| to(arg)).collect();
         let out = command.args(strs(&arguments)).output().unwrap();
         assert!(out.status.success(), "{}", text(&out.stderr));
-        fs::read(patch).unwrap()
+        let mut patch = Patch::read(Path::new(&patch)).unwrap();
+        // Which card and what it proved is not the same; that there is a proof, is.
+        let device = patch.metadata.notes["device"].take();
+        assert!(device["proof"].as_str().is_some_and(|hash| !hash.is_empty()), "{device}");
+        patch
     };
     let stats = ["stats", &s.at("model"), "--layers", "0-1", "--corpus", &s.at("corpus.txt")];
     let to = ["--max-tokens", "700", "-o", &s.at("stats"), "--device", "cuda:0"];
