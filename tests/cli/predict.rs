@@ -35,8 +35,8 @@ fn a_prediction_is_the_sum_of_its_lines() {
 
 /// A calculation by hand of November 2026 gave 405 s, and 585 s of an exact search. What it counted
 /// otherwise: seven rows of logits a fact in place of thirteen (by 6/13 of the head's part), and
-/// one row to the host for a judged token in place of two (by half of 12 bytes a number). The rest of
-/// the two agrees to 3 %: it was rounded line by line to two digits.
+/// one row to the host for a judged token in place of two (by half of 12 bytes a number). The rest
+/// agrees to 3 %: it was rounded line by line to two digits.
 #[test]
 fn a_prediction_is_near_that_by_hand() {
     for (more, by_hand) in [(&[][..], 405.0), (&["--precision", "exact"], 585.0)] {
