@@ -1,7 +1,7 @@
 //! A library's factor and solve held to those of our kernels.
 //!
 //! A = N I + S with S symmetric and |s_ij| ≤ ½, so A's condition is some 3 and both are off from
-//! X by no more than 2⁻⁵³ times some N² of its largest number: [`FAR`] of it is far more.
+//! X by no more than 2⁻⁵³ times some N² of its largest number: `FAR` of it is far more.
 
 use super::numbers::{decode, encode, hash, whole};
 use crate::base::Result;
