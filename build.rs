@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Without NVRTC only the sources are embedded, and one line says so. `INCISE_NVRTC` names a folder
-//! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, a seventh of the work:
-//! while kernels are written; what a card lacks is compiled at first use.
+//! to look in first. `INCISE_ARCHES=compute_80` compiles for that alone, which takes
+//! less time, while kernels are written; what a card lacks is compiled at first use.
 
 #[path = "build/images.rs"]
 mod images;
