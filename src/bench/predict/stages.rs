@@ -90,7 +90,7 @@ impl Stages<'_> {
         let [d, f] = [work.arch.width, work.arch.inner].map(|n| n as f64);
         let changed = (bare + others) * layers * (layers - 1.0) / 2.0;
         let again = 2.0 * KEY_PARTS * changed * d * f / self.own;
-        let rows = n * (1 + work.fact.sequences - 2) as f64;
+        let rows = n * (work.fact.sequences - 1) as f64; // all but the one whose meaning is kept
         let elements = rows * f * layers;
         let host = 20.0 * elements / HOST;
         [

@@ -4,6 +4,7 @@ use super::card::{ATTENTION_ISSUE, CardRates, ELEMENT_ISSUE, STREAM, parts};
 use super::figures::figure;
 use super::line::Line;
 use super::work::Work;
+use crate::base::DType;
 use crate::base::units::metric;
 use crate::edit::search::packing::LOGIT_ROWS;
 
@@ -47,7 +48,7 @@ const REST: f64 = 2e-3;
 /// FLOP a second of products with weights as they are stored, what that rests on.
 pub fn product_rate(work: &Work, card: &CardRates, by: &Instructions, wide: bool) -> (f64, String) {
     let parts = parts(wide, work.asked.stored);
-    let of_library = work.asked.libraries && work.asked.stored == crate::base::DType::BF16;
+    let of_library = work.asked.libraries && work.asked.stored == DType::BF16;
     let (rate, whose) = if of_library {
         (card.library, "a library's".to_owned())
     } else {

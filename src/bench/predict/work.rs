@@ -10,6 +10,7 @@ use crate::gpu::kernels::attention_short;
 use crate::model::SearchPrecision;
 use crate::model::arch::Arch;
 use crate::model::random;
+use crate::ops::attention::Seq;
 
 /// An edit of many facts by MEMIT, from nothing, on one card.
 pub struct Question {
@@ -113,14 +114,17 @@ impl FactWork {
         let mut ids = Ids::new(vocabulary);
         let facts = [(); 2].map(|()| ids.fact());
         let mut at = 0;
-        let lengths = shared_prefixes(&facts).into_iter().map(|ids| ids.len());
-        let shared: Vec<_> = lengths.map(|n| (at..at + n, at += n).0).collect();
+        let place = |ids: Vec<u32>| {
+            at += ids.len();
+            at - ids.len()..at
+        };
+        let shared: Vec<_> = shared_prefixes(&facts).into_iter().map(place).collect();
         let packed = PackedFact::new(&facts[0], &shared);
         let layout = StepLayout::new(std::slice::from_ref(&packed), &shared, 1.0, 0);
         let own = |row: &PromptRow, shared: usize| row.up_to_lookup().len() - shared;
         let keys = facts[0].keys.iter().zip(&shared[1..]);
         let keys: Vec<usize> = keys.map(|(row, shared)| own(row, shared.len())).collect();
-        let passes = |s: &_| -> usize { rows_of(s).div_ceil(attention_short::ROWS) };
+        let passes = |seq: &Seq| seq.rows.len().div_ceil(attention_short::ROWS);
         FactWork {
             suffix: packed.tokens(),
             prefix: packed.own_prefix(),
@@ -131,8 +135,4 @@ impl FactWork {
             scored: [facts[0].completion(0).ids.len() - 1, facts[0].target.len()],
         }
     }
-}
-
-fn rows_of(sequence: &crate::ops::attention::Seq) -> usize {
-    sequence.rows.len()
 }

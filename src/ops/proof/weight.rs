@@ -8,8 +8,8 @@
 //!
 //! The right side is N + M numbers a row, not N M, and so is what is read of the device: the first
 //! BASE rows, and some up to the last, which have their bits. What a sum of products may lose of
-//! Σ |x||w| is in `kernels/linear_mma.cu`; x has no low part. An index that overflows, and a stride
-//! that is another's, shows. Backward dy W alike.
+//! Σ |x||w| is in `kernels/linear_mma.cu`; x has no low part. A stride that is another's shows; an
+//! index of more than 31 bits does not, since rows are as many as fit `ROOM`. Backward dy W alike.
 
 use rayon::prelude::*;
 
