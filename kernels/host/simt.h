@@ -54,6 +54,13 @@ void together(void* mine, void (*act)(void* const* lanes), Site at);
 // Ends the process: what the thread that runs broke, and where.
 [[noreturn]] void stop(const char* what, Site at);
 
+// Before an access to shared memory: whether it is held is the order's to say (launch.h).
+extern long long accesses_left;
+void hold();
+inline void accesses() {
+    if (--accesses_left == 0) hold();
+}
+
 // `p`, if it lies on 16 bytes.
 const void* on_16_bytes(const void* p, Site at);
 inline void* on_16_bytes(void* p, Site at) {
