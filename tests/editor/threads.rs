@@ -19,7 +19,7 @@ fn edited(editor: &Editor) -> Vec<u8> {
 
 #[test]
 fn one_thread_edits_while_three_generate() {
-    let Some(engine) = twin::engine("editor::threads::one_thread_edits") else { return };
+    let Some(engine) = twin::fastest("editor::threads::one_thread_edits") else { return };
     let device = Device::from(engine.clone());
     let mut editor =
         Editor::open_on(root().join("tests/golden/gpt2"), &device, &incise::base::Quiet)

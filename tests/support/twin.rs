@@ -93,6 +93,14 @@ pub fn engine(test: &str) -> Option<Engine> {
     })
 }
 
+/// The card, else the plain executable, which is the fastest: where it does not matter what exactly
+/// kernels compute.
+pub fn fastest(test: &str) -> Option<Engine> {
+    card().or_else(|| {
+        program(test).map(|plain| Engine::twin(Twin::start(plain, Order::Shuffled).unwrap()))
+    })
+}
+
 /// Sizes of real models for a card, small ones where the host stands in for it or a checker of
 /// memory watches.
 pub fn sizes<T>(real: T, small: T) -> T {
