@@ -27,7 +27,7 @@ fn one_thread_edits_while_three_generate() {
             .unwrap();
     for (name, value) in [
         ("layers", "[1]"),
-        ("v_num_grad_steps", "6"),
+        ("v_num_grad_steps", "3"),
         ("v_lr", "0.5"),
         ("v_weight_decay", "0.5"),
         ("clamp_norm_factor", "4"),
