@@ -58,8 +58,8 @@ fn has_python(test: &str) -> bool {
     found
 }
 
-/// The dry run of `tools/gpu_check`, with the host in the card's place. The stages that are left out
-/// run what others do.
+/// The dry run of `tools/gpu_check`, with the host in the card's place. The stages that are left
+/// out run what others do.
 #[test]
 fn the_check_for_cards_runs() {
     let test = "gpu::card::the_check_for_cards_runs";

@@ -1,5 +1,5 @@
-//! What hardware does as a warp or with a number: the layouts and the rounding that `ptx.cuh` and the
-//! kernels' headers state. On a card where there is one.
+//! What hardware does as a warp or with a number: the layouts and the rounding that `ptx.cuh` and
+//! the kernels' headers state. On a card where there is one.
 
 use half::{bf16, f16};
 use incise::base::Rng;
