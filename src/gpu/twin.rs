@@ -15,13 +15,16 @@ use super::launch::{Argument, File, Grid, launched, types};
 use super::lock::lock;
 use crate::base::{Error, or_unwind};
 
-/// In which order blocks, and threads between two waits, take their turns.
+/// In which order blocks, and threads between two waits, take their turns. Interrupted is shuffled,
+/// and a thread of compiled kernels may be held at an access to shared memory until no other can go
+/// on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Order {
     Forwards,
     Backwards,
     Shuffled,
+    Interrupted,
 }
 
 /// The process.

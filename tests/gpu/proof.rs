@@ -33,8 +33,8 @@ fn engines(test: &str) -> Vec<(String, Engine)> {
                 let twin = Twin::start(path, Order::Shuffled).unwrap();
                 engines.push(("plain".to_owned(), Engine::twin(twin)));
             }
-            PTX => engines.extend(["24", "26"].map(|bits| {
-                (format!("{PTX}, {bits} bits"), twin::compiled(path, bits, Order::Shuffled))
+            PTX => engines.extend(twin::COMPILED.map(|(bits, order)| {
+                (format!("{PTX}, {bits} bits"), twin::compiled(path, bits, order))
             })),
             _ => {}
         }
