@@ -71,14 +71,14 @@ fn search(golden: &Golden, push: Push) -> Search {
     }
 }
 
-/// On every model the kernels' first look, exact and fast, is within what their precision explains,
-/// and a look at the model with one matrix a hundredth larger is not.
+/// On models that between them launch every kernel, the first look, exact and fast, is within what
+/// its precision explains, and a look at the model with one matrix a hundredth larger is not.
 #[test]
 fn a_first_look_is_the_hosts() {
     let Some(engine) = twin::engine("edit::search_golden::a_first_look_is_the_hosts") else {
         return;
     };
-    for golden in NAMES.map(Golden::open) {
+    for golden in ["gpt2-bf16", "neox", "llama-tied", "qwen3"].map(Golden::open) {
         let mut device = golden.model(engine.clone());
         let (rows, push) = recorded(&golden, &device);
         let by = search(&golden, push);

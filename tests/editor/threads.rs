@@ -12,8 +12,8 @@ fn answer(model: &TextModel, prompt: &str) -> String {
 
 fn edited(editor: &Editor) -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let facts = ["Big Ben", "The sea"].map(|subject| Fact::new("{} is in", subject, "Paris"));
-    editor.plan(&facts).unwrap().patch().write(file.path()).unwrap();
+    let fact = Fact::new("{} is in", "Big Ben", "Paris");
+    editor.plan(&[fact]).unwrap().patch().write(file.path()).unwrap();
     std::fs::read(file.path()).unwrap()
 }
 
@@ -39,9 +39,9 @@ fn one_thread_edits_while_three_generate() {
     }
     // The check on the CPU beside the search takes turns with it on the only thread there is.
     let one = editor.clone().threads(1).unwrap();
-    assert_eq!(edited(&one), edited(&editor), "on one thread");
     let model = editor.model();
     let alone = (edited(&editor), PROMPTS.map(|prompt| answer(&model, prompt)));
+    assert!(edited(&one) == alone.0, "on one thread");
     let before = engine.replays();
     let together = std::thread::scope(|scope| {
         let editing = scope.spawn(|| edited(&editor));

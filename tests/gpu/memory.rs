@@ -142,7 +142,7 @@ impl Searched {
             model.search_precision = SearchPrecision::Fast;
         }
         let mut draw = Draw::new("memory of a search", false);
-        let facts = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
+        let facts = (0..12).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
         let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
         Searched { push: Push { site, attention, loss_layer }, model, facts, steps: 3 }
     }
