@@ -170,7 +170,7 @@ fn changes_and_losses_are_the_references() {
     }
 }
 
-/// …
+/// So does a plan by kernels, in steps that are replayed.
 #[test]
 fn a_change_by_kernels_is_the_references() {
     let test = "edit::batch::a_change_by_kernels_is_the_references";
