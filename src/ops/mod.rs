@@ -19,3 +19,4 @@ pub mod rows;
 pub mod sample;
 pub mod search_step;
 pub mod update;
+pub mod weight_gradient;

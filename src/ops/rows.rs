@@ -21,7 +21,7 @@ impl Index {
         Index { rows, device }
     }
 
-    fn on_device(&self) -> &Array {
+    pub(super) fn on_device(&self) -> &Array {
         self.device.as_ref().expect("an index of the tensor's device")
     }
 }

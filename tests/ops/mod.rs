@@ -14,3 +14,4 @@ mod rows;
 mod sample;
 mod search_step;
 pub mod update;
+mod weight_gradient;

@@ -17,3 +17,4 @@ pub mod rows;
 pub mod sample;
 pub mod search_step;
 pub mod update;
+pub mod weight_gradient;

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::trial::{Verdict, Wrong};
 use super::{
     act, attention, cholesky, gram, linear, loss, norm, probe, rows, sample, search, update,
+    weight_gradient,
 };
 use crate::base::Error;
 use crate::gpu::Engine;
@@ -48,6 +49,7 @@ const TRIALS: &[(&str, Run)] = &[
     ("sample", sample::all),
     ("search_step", search::searched),
     ("update", update::all),
+    ("weight_gradient", weight_gradient::all),
 ];
 
 /// Every file of kernels, for every pair of types it is compiled for.

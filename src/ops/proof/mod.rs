@@ -9,7 +9,7 @@
 //! library        a library's products beside our kernels'
 //! solver         a library's factor and solve beside our kernels'
 //! numbers        inputs that are a hash of their place, most of them whole
-//! act … update   the trials: inputs, launches, and what the definitions in `ops/cpu` give for the
+//! act …          the trials: inputs, launches, and what the definitions in `ops/cpu` give for the
 //!                same in f64, equal where the kernel is exact on them, else within a bound that
 //!                the head of the file derives
 //! ```
@@ -34,6 +34,7 @@ pub mod solver;
 pub mod trial;
 mod update;
 pub mod weight;
+mod weight_gradient;
 
 pub use ask::{Asked, ask, of_kernels, start};
 pub use cases::{Fault, KnownAnswer, known_answers};
