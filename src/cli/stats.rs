@@ -109,7 +109,7 @@ impl Import {
             let what = format!("--layer: the model has no layer {l}");
             return Err(Error::refused(what, format!("its layers are 0 to {last}")));
         }
-        let name = fingerprint(&checkpoint)?;
+        let name = fingerprint(&checkpoint, &context.terminal)?;
         let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
         Moment::check_overwrite(&self.output, l, &moment.origin, None)?;
         moment.write(&self.output)?;
@@ -156,8 +156,8 @@ impl Gather {
         let max_tokens = self.max_tokens.unwrap_or(10 * a.inner as u64);
         let tokenizer = context.tokenizer(&self.model)?;
         let corpus = Corpus::open(&self.corpus)?;
-        let origin =
-            Origin { model: fingerprint(&checkpoint)?, corpus: corpus.hash()?, context_length };
+        let model_name = fingerprint(&checkpoint, terminal)?;
+        let origin = Origin { model: model_name, corpus: corpus.hash()?, context_length };
         let layers = self.layers.0.clone();
         let what = Collect { layers, max_tokens, origin, share: self.shard };
         let free = |&l: &usize| Moment::check_overwrite(&self.output, l, &what.origin, what.share);
