@@ -31,9 +31,9 @@ use serde_json::json;
 
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::linalg::low_rank::{self, Nearest};
-use crate::store::write::{self, Item};
 use crate::model::change::dense;
 use crate::ops::update::side_by_side;
+use crate::store::write::{self, Item};
 use crate::store::{Change, Delta, Patch, RowBlocks, folder};
 
 /// The ranks that servers take: those of vLLM's `max_lora_rank`, but for 1. Others take any up to

@@ -92,7 +92,8 @@ impl Model {
                 layers.push(Arc::new(assemble::layer(&a, names, l, &mut drawn)?));
             }
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
-            let mut head = draw.linear("head", [a.vocabulary, a.width], Layout::OutIn, a.biases.head);
+            let mut head =
+                draw.linear("head", [a.vocabulary, a.width], Layout::OutIn, a.biases.head);
             if a.tie_embeddings {
                 head.w = embed.clone();
             }

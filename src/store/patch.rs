@@ -319,7 +319,12 @@ impl Patch {
                 true => "read it with the version of incise that wrote it",
                 false => "name a patch, which an edit writes",
             };
-            return Err(Error::input(path, "format", format!("is not {FORMAT} or {BEFORE}"), remedy));
+            return Err(Error::input(
+                path,
+                "format",
+                format!("is not {FORMAT} or {BEFORE}"),
+                remedy,
+            ));
         }
         let about: BTreeMap<String, About> = text.json("tensors")?;
         let mut left = shard.header().tensors.clone();

@@ -50,7 +50,11 @@ impl RowBlocks {
             if a.start.max(b.start) < a.end.min(b.end) {
                 return true;
             }
-            if a.end <= b.end { mine.next() } else { theirs.next() };
+            if a.end <= b.end {
+                mine.next()
+            } else {
+                theirs.next()
+            };
         }
         false
     }

@@ -10,7 +10,7 @@ use incise::edit::methods::rome::{self, KeyChoice, Keys, RankOne};
 use incise::edit::prompts::fact_rows;
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
-use incise::model::{At, Model, Site};
+use incise::model::{At, MatrixId, Model, Site};
 use incise::stats::{Covariance, Moment, Origin};
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
@@ -79,8 +79,8 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
 
 /// Ŵ k + b.
 fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
-    let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
-    after.down(LAYER, k).unwrap()
+    let after = p.model.with_values(MatrixId::down(LAYER), rome::changed(&p.model, LAYER, &p.one));
+    after.product(MatrixId::down(LAYER), k).unwrap()
 }
 
 /// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
@@ -136,10 +136,10 @@ fn keys_orthogonal_by_c_keep_their_values() {
         let along = dot(&u, &p.one.k_star) / dot(&p.one.k_star, &p.one.k_star);
         u.iter_mut().zip(&p.one.k_star).for_each(|(u, k)| *u -= along * k);
         let k: Vec<f64> = p.c.chunks_exact(f).map(|row| dot(row, &u)).collect();
-        close(&held_after(&p, &k), &p.model.down(LAYER, &k).unwrap(), f);
+        close(&held_after(&p, &k), &p.model.product(MatrixId::down(LAYER), &k).unwrap(), f);
         // A key that is not orthogonal moves.
         let moved = held_after(&p, &p.one.k_star);
-        let before = p.model.down(LAYER, &p.one.k_star).unwrap();
+        let before = p.model.product(MatrixId::down(LAYER), &p.one.k_star).unwrap();
         assert!(moved.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3));
     }
 }
@@ -147,7 +147,7 @@ fn keys_orthogonal_by_c_keep_their_values() {
 #[test]
 fn the_change_of_one_fact_has_rank_one() {
     let p = planned("llama-tied", KeyChoice::Consistent);
-    let before = p.model.layers[LAYER].mlp().down.w.to_dense::<f64>();
+    let before = p.model.matrix(MatrixId::down(LAYER)).w.to_dense::<f64>();
     let after = rome::changed(&p.model, LAYER, &p.one);
     let f = p.one.k_star.len();
     let delta: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();

@@ -179,7 +179,7 @@ fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, budget: Budget) -> 
     let planned = planned(case, dir, &model);
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
-    let Delta::LowRank { left, right, r } = planned.layers[0].delta.clone() else {
+    let Delta::LowRank { left, right, r } = planned.changes[0].delta.clone() else {
         panic!("{}: a few facts are of low rank", case.name)
     };
     assert_eq!(r, case.requests.as_array().unwrap().len());

@@ -116,7 +116,7 @@ impl Toy {
         progress: &dyn Progress,
     ) -> Result<Vec<Moment>> {
         let corpus = Corpus::open(&[self.corpus.path()]).unwrap();
-        let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap()).unwrap();
+        let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap(), &Quiet).unwrap();
         let origin = Origin { model, corpus: corpus.hash().unwrap(), context_length: 16 };
         let what = Collect { share, ..tokens_of(limit, origin, &[0, 1]) };
         collect(&self.model, &self.tokenizer, corpus.documents(), &what, out, progress)
