@@ -45,6 +45,6 @@ pub use lineage::fingerprint;
 pub use matrix::{Linear, Matrix, StoredPlace};
 pub use matrix_id::{MatrixId, Stack};
 pub use model::{Model, SearchPrecision};
-pub use run::{Back, Run};
-pub use site::{At, Hook, Site, no_hook};
+pub use run::Run;
+pub use site::{At, Hook, NoHook, Site};
 pub use span::{Position, Span};

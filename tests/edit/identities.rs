@@ -60,7 +60,7 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     let eigen = eigen.unwrap(); // ascending
     let condition = eigen[f - 1] / eigen[0];
     assert!(condition > 0.0 && condition < CONDITION, "the condition of C is {condition}");
-    let site = Site { layer: LAYER, at: At::Value };
+    let site = Site { layer: LAYER, at: At::VALUE };
     let search = Search {
         steps: 6,
         lr: 0.5,

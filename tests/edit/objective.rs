@@ -92,11 +92,11 @@ fn each_push(precision: Precision, test: impl Fn(&str, &Model, Push)) {
         // Through every layer, from between, and through the head alone.
         let loss_layer = model.arch.layers - 1;
         for (layer, at, attention) in [
-            (0, At::Value, false),
+            (0, At::VALUE, false),
             (1, At::Stream, false),
-            (loss_layer, At::Value, false),
-            (1, At::Value, true),
-            (loss_layer, At::Value, true),
+            (loss_layer, At::VALUE, false),
+            (1, At::VALUE, true),
+            (loss_layer, At::VALUE, true),
         ] {
             let push = Push { site: Site { layer, at }, attention, loss_layer };
             test(&format!("{name}, {push:?}"), &model, push);

@@ -141,7 +141,7 @@ impl Searched {
         }
         let mut draw = Draw::new("memory of a search", false);
         let facts = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
-        let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
+        let (site, loss_layer) = (Site { layer: 1, at: At::VALUE }, model.arch.layers - 1);
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 

@@ -22,8 +22,8 @@ use super::settings::Push;
 use super::value::LossStep;
 use crate::edit::prompts::FactRows;
 use crate::model::prefix::PrefixCache;
-use crate::model::site::tap;
-use crate::model::{At, Back, KvCache, Model, Past, Position, Run, Site, no_hook};
+use crate::model::site::Tap;
+use crate::model::{At, KvCache, Model, NoHook, Past, Position, Run};
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -43,7 +43,6 @@ pub struct Objective<'m> {
     step: StepInputs,
     reference: Tensor, // (facts, V): ln P at δ = 0
     run: Run,
-    back: Back,
     saved: Saved,
     logits: Tensor,
 }
@@ -61,7 +60,7 @@ impl<'m> Objective<'m> {
         prefixes: PrefixCache,
         least: usize,
     ) -> Self {
-        assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
+        assert!(matches!(push.site.at, At::VALUE | At::Stream), "a push goes into the stream");
         let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
         let stepping = Arc::new(model.for_search());
         let mut past = KvCache::new(&model.arch, &stepping.compute);
@@ -76,7 +75,6 @@ impl<'m> Objective<'m> {
             step: StepInputs::new(&model.compute, layout),
             reference: empty(model.arch.vocabulary),
             run: Run::keeping(&stepping, push.span(model)),
-            back: Back::new(&stepping),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
             model,
@@ -93,7 +91,6 @@ impl<'m> Objective<'m> {
         let push = self.push;
         // Taking facts in has the memory of a step, which will need another size of it.
         self.run = Run::keeping(&self.stepping, push.span(model));
-        self.back = Back::new(&self.stepping);
         let (own, tokens) = self.run_prefixes(facts);
         let shared = self.prefixes.rows();
         let packed: Vec<_> = facts.iter().map(|rows| PackedFact::new(rows, shared)).collect();
@@ -122,7 +119,7 @@ impl<'m> Objective<'m> {
             let mut x = model.embed(&batch);
             let mut run = Run::new(model);
             let grow = Past::Grow(&mut cache);
-            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut no_hook);
+            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut NoHook);
             cache.keep(layers, std::slice::from_ref(&(0..self.prefixes.tokens() + tokens)));
         }
         (cache, tokens)
@@ -134,23 +131,18 @@ impl<'m> Objective<'m> {
         let push = self.push;
         let batch = &layout.batch;
         let bare = layout.bare();
-        let sites = push.sites();
-        let mut t0 = vec![Vec::new(); sites.len()];
-        let mut hook = |at: Site, shown: &mut Tensor| {
-            if let Some(part) = sites.iter().position(|&site| site == at) {
-                t0[part] = tap(shown, &bare);
-            }
-        };
+        let mut tap = Tap::new(&model.compute, push.sites(), &bare[..]);
         let mut x = model.embed(batch);
         let mut run = Run::new(model);
         let begin = push.span(model).from;
         let below = Position::before(0)..begin;
-        model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut hook);
+        model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut tap);
         // What is shown behind the place where a step begins.
         let rest = begin..Position::before(push.site.layer + 1);
         if !rest.is_empty() {
-            model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut hook);
+            model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut tap);
         }
+        let t0: Vec<_> = (0..push.vectors()).map(|part| tap.vectors(part)).collect();
         let fact = |i: usize| t0.iter().flat_map(move |part| part[i].iter().copied());
         (x, (0..bare.len()).flat_map(fact).collect())
     }
@@ -203,7 +195,7 @@ impl<'m> Objective<'m> {
             rows::gather_part(&delta, owner, part * d, &mut push);
             rows::scatter_add(&mut x, pushed, &push);
             let (behind, past) = (self.push.behind(model, part), Past::Read(&self.past));
-            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut no_hook);
+            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut NoHook);
         }
         let mut dx = zeros(layout.batch.len());
         self.head_gradient(&x, &mut dx);
@@ -212,8 +204,8 @@ impl<'m> Objective<'m> {
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             let behind = self.push.behind(model, part);
-            let (run, back) = (&mut self.run, &mut self.back);
-            model.backward(&layout.batch, behind, &self.past, &mut dx, run, back);
+            let (past, run) = (&self.past, &mut self.run);
+            model.backward(&layout.batch, behind, past, &mut dx, run, &mut NoHook);
             rows::gather(&dx, pushed, &mut push);
             rows::scatter_add_part(&mut gradient, owner, part * d, &push);
         }

@@ -15,7 +15,8 @@ use super::settings::{Push, Search};
 use super::value::{LossStep, TargetValue};
 use crate::edit::prompts::FactRows;
 use crate::linalg::vector::{dot, norm};
-use crate::model::{Back, Batch, KvCache, Model, Past, Run};
+use crate::model::site::Look;
+use crate::model::{Batch, KvCache, Model, NoHook, Past, Run};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
@@ -95,7 +96,6 @@ struct Pass<'m> {
     lookup: Index, // batch rows of all lookup tokens
     read: Index,   // batch rows whose logits have a loss: the KL row, then each target token
     run: Run,
-    back: Back,
     saved: Saved,
 }
 
@@ -123,7 +123,6 @@ impl<'m> Pass<'m> {
             lookup: Index::new(&model.compute, lookup),
             read: Index::new(&model.compute, read),
             run: Run::keeping(model, 0..push.layers()),
-            back: Back::new(model),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             batch,
         }
@@ -136,22 +135,17 @@ impl<'m> Pass<'m> {
         let sites = self.push.sites();
         let mut t0 = vec![Vec::new(); sites.len()];
         let mut x = model.embed(&self.batch);
+        let look = |site, shown: &mut Tensor| {
+            for part in (0..sites.len()).filter(|&part| sites[part] == site) {
+                t0[part] = shown.row_f64(self.bare);
+                let pushed = delta[part].repeat(self.lookup.len());
+                let pushed = Tensor::of(&model.compute, &[self.lookup.len(), d], &pushed);
+                rows::scatter_add(shown, &self.lookup, &pushed);
+            }
+        };
+        let mut push = Look { sites: sites.clone(), look };
         let layers = 0..self.push.layers();
-        model.forward(
-            &self.batch,
-            layers,
-            Past::None,
-            &mut x,
-            &mut self.run,
-            &mut |site, shown| {
-                if let Some(part) = sites.iter().position(|&pushed| pushed == site) {
-                    t0[part] = shown.row_f64(self.bare);
-                    let pushed = delta[part].repeat(self.lookup.len());
-                    let pushed = Tensor::of(&model.compute, &[self.lookup.len(), d], &pushed);
-                    rows::scatter_add(shown, &self.lookup, &pushed);
-                }
-            },
-        );
+        model.forward(&self.batch, layers, Past::None, &mut x, &mut self.run, &mut push);
         let mut read = Tensor::zeros(&model.compute, &[self.read.len(), d]);
         rows::gather(&x, &self.read, &mut read);
         let mut z = Tensor::zeros(&model.compute, &[0, vocabulary]);
@@ -170,8 +164,8 @@ impl<'m> Pass<'m> {
         let mut gradient = Vec::new();
         for part in 0..self.push.vectors() {
             let behind = self.push.behind(model, part);
-            let (run, back) = (&mut self.run, &mut self.back);
-            model.backward(&self.batch, behind, &nothing, &mut dx, run, back);
+            let run = &mut self.run;
+            model.backward(&self.batch, behind, &nothing, &mut dx, run, &mut NoHook);
             let mut sum = vec![0.0; d];
             for &row in self.lookup.iter() {
                 sum.iter_mut().zip(dx.row_f64(row)).for_each(|(sum, x)| *sum += x);
