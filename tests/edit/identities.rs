@@ -11,7 +11,7 @@ use incise::edit::prompts::fact_rows;
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
 use incise::model::{At, MatrixId, Model, Site};
-use incise::stats::{Covariance, Moment, Origin};
+use incise::stats::{Covariance, Input, Moment, Origin};
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
 use incise::text::Tokenizer;
@@ -52,8 +52,15 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     }
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
     let second_moment = c.iter().map(|&c| c as f32).collect();
-    let moment =
-        Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin, part: None };
+    let moment = Moment {
+        layer: LAYER,
+        input: Input::Key,
+        f,
+        tokens: 3 * f as u64,
+        second_moment,
+        origin,
+        part: None,
+    };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
     let eigen = Mat::from_fn(f, f, |i, j| c[i * f + j]).self_adjoint_eigenvalues(Side::Lower);
