@@ -19,7 +19,7 @@
 //! apply     1  write the patch, the lineage and, as N.partial, every old byte; sync the files
 //!           2  rename to N.journal; sync the folder
 //!           3  write the new bytes; sync the model's files
-//!           4  write the new lineage beside the old one; sync; rename it to that; sync the folder
+//!           4  write the new lineage as lineage.partial; sync; rename it; sync the folder
 //!           5  mark COMMIT; sync
 //! undo      1  mark UNDOING; sync
 //!           2  roll back
@@ -222,9 +222,7 @@ impl<'a> Journal<'a> {
         }
         files.values().try_for_each(Handle::sync)?;
         if let Some(new_lineage) = new_lineage {
-            let partial = self.folder.join("lineage.partial");
-            self.create(&partial, &new_lineage().to_bytes())?;
-            self.rename(&partial, &lineage::path(&self.folder))?;
+            self.put(&lineage::path(&self.folder), &new_lineage().to_bytes())?;
         }
         record.commit(self.disk, &checksums)?;
         self.history.records.push(record);
@@ -256,7 +254,7 @@ impl<'a> Journal<'a> {
             true => fs::read(&path).map_err(|e| Error::io(&path, "read", e))?,
             false => lineage::NONE.to_vec(),
         };
-        self.create(&lineage::kept(&self.folder, number), &bytes)
+        self.put(&lineage::kept(&self.folder, number), &bytes)
     }
 
     /// Puts the lineage back that a change kept which is no longer there.
@@ -272,11 +270,13 @@ impl<'a> Journal<'a> {
         self.remove(kept)
     }
 
-    /// Writes a new file, and syncs it.
-    fn create(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let file = Handle::create(self.disk, path)?;
+    /// Makes a small file hold these bytes, whole or not at all, and syncs it.
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let partial = path.with_extension("partial");
+        let file = Handle::create(self.disk, &partial)?;
         file.write(bytes, 0)?;
-        file.sync()
+        file.sync()?;
+        self.rename(&partial, path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -83,7 +83,7 @@ fn every_matrix_is_where_its_place_says() {
 
 #[test]
 fn modules_of_the_framework() {
-    let named = |name, text: &str| {
+    let named = |name: &'static str, text: &str| {
         let model = Golden::open(name).model(Precision::F32);
         let ids = model.matrices_named(text).map_err(|e| e.to_string());
         ids.map(|ids| ids.iter().map(MatrixId::to_string).collect::<Vec<_>>())
@@ -148,7 +148,7 @@ fn a_model_with_stored_bytes() {
         let delta = low_rank(out, inner, 1, 0.1, 1);
         let bytes = oracle(&stored.bytes, w, &[&delta]).0;
         let written = model.with_stored(&place.tensor, stored.dtype, Arc::new(bytes));
-        let differs = |id| -> bool {
+        let differs = |id: MatrixId| -> bool {
             let [old, new]: [Vec<f32>; 2] =
                 [&model, &written].map(|m: &Model| m.matrix(id).w.to_dense());
             old != new

@@ -211,8 +211,8 @@ fn sites_of_other_matrices() {
     let (toy, keys, all) = (toy(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let alone = toy.collect(keys.path(), 1234, &Quiet).unwrap();
     write_all(&alone, keys.path()).unwrap();
-    for cut in [2, 3] {
-        let cut = toy.sites(everywhere(), all.path(), 1234, &CancelAt::question(cut));
+    for _ in 0..2 {
+        let cut = toy.sites(everywhere(), all.path(), 1234, &CancelAt::question(1));
         assert!(matches!(cut, Err(Error::Interrupted { .. })));
     }
     let why = toy.collect(all.path(), 1234, &Quiet).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use incise::base::{Operation, Result};
-use incise::stats::{Input, Moment, Origin, import, merge};
+use incise::stats::{Input, LayerInput, Moment, Origin, import, merge};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -183,8 +183,8 @@ fn merged(change: impl Fn(&mut Moment)) -> Result<Moment> {
     change(&mut one);
     one.write(&dirs[1]).unwrap();
     let layers = merge::inputs(&dirs)?;
-    assert_eq!(layers.keys().collect::<Vec<_>>(), [&3.into()]);
-    merge::merge(&layers[&3.into()], 3)
+    assert_eq!(layers.keys().collect::<Vec<_>>(), [&LayerInput::from(3)]);
+    merge::merge(&layers[&LayerInput::from(3)], 3)
 }
 
 #[test]
@@ -252,5 +252,5 @@ fn layers_are_named_in_one_way() {
     }
     let folders = [folder.path().to_owned()];
     let layers = merge::inputs(&folders).unwrap();
-    assert_eq!(layers.into_keys().collect::<Vec<_>>(), [1.into()]);
+    assert_eq!(layers.into_keys().collect::<Vec<_>>(), [LayerInput::from(1)]);
 }
