@@ -1,6 +1,6 @@
 //! `incise stats MODEL --layers L --corpus FILE… -o DIR`: second moments of keys, or of what other
-//! matrices read, from text; `stats import` takes those of the original code, `stats merge` adds up what several runs or the shards
-//! of one collected.
+//! matrices read, from text; `stats import` takes those of the original code, `stats merge` adds up
+//! what several runs or the shards of one collected.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

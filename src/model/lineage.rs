@@ -1,8 +1,8 @@
-//! Which model a checkpoint is, whatever edits it has seen: the fingerprint that statistics are for.
+//! The name of a checkpoint's model, which statistics are for: the same whatever edits it has seen.
 //!
 //! The down projections are not sampled, so an edit of them leaves the fingerprint as it is. What
-//! else was edited is in the checkpoint's [`Lineage`], which counts as long as the weights are those
-//! that it speaks of. Of these, only the tensors it names are read whole.
+//! else was edited is in the checkpoint's [`Lineage`], which counts as long as the weights are
+//! those that it speaks of. Of these, only the tensors it names are read whole.
 
 use super::load::down_projections;
 use crate::base::{Progress, Result};
@@ -17,7 +17,7 @@ pub fn fingerprint(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<S
     Ok(lineage(checkpoint, progress)?.base)
 }
 
-/// The lineage in a checkpoint's folder where it is of the weights there, else the beginning of one.
+/// The lineage in a checkpoint's folder if it is of the weights there, else the beginning of one.
 ///
 /// # Errors
 ///

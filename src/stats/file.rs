@@ -169,7 +169,8 @@ impl Moment {
     ///
     /// # Errors
     ///
-    /// No such file, one of another layer or input, of no token or no square, values that are not finite.
+    /// No such file, one of another layer or site, of no token or no square, values that are not
+    /// finite.
     pub fn open(dir: &Path, of: impl Into<LayerInput>) -> Result<Moment> {
         let of = of.into();
         let path = Moment::path(dir, of);

@@ -1,5 +1,5 @@
-//! Floor 5: second moments C = E[k kᵀ] of keys and of what other matrices read, collected from text,
-//! kept on disk, factored for use.
+//! Floor 5: second moments C = E[k kᵀ] of keys, and of what other matrices read: collected from
+//! text, kept on disk, factored for use.
 
 pub mod collect;
 pub mod covariance;
