@@ -139,10 +139,10 @@ fn check(case: &Case, compute: impl Into<Compute>, budget: Budget) -> (Ready, Pl
         }
     }
     let mut change = 0.0f64;
-    for change in &planned.changes {
-        let sizes = ready.model.matrix(change.id).w.dims();
-        let want = tensor(&file, &format!("{}.change", change.id.layer));
-        change = change.max(off(&dense(&change.delta, sizes), &want));
+    for planned in &planned.changes {
+        let sizes = ready.model.matrix(planned.id).w.dims();
+        let want = tensor(&file, &format!("{}.change", planned.id.layer));
+        change = change.max(off(&dense(&planned.delta, sizes), &want));
     }
     println!("{} {compute:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
     let name = &case.name;
