@@ -116,12 +116,10 @@ impl Layer {
         self.branches.iter().flat_map(Branch::matrices)
     }
 
-    /// The branch that has a matrix, if one has; of a parallel layer the first, for all are one
-    /// stretch.
+    /// Which branch has a matrix, if one has.
     pub fn branch_of(&self, matrix: Matrix) -> Option<usize> {
         let has = |branch: &Branch| branch.matrices().any(|(own, _)| own == matrix);
-        let branch = self.branches.iter().position(has)?;
-        Some(if self.parallel { 0 } else { branch })
+        self.branches.iter().position(has)
     }
 
     /// The same on another device.

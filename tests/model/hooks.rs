@@ -17,9 +17,9 @@ use crate::support::golden::Golden;
 use crate::support::toy::{Draw, Fill};
 use crate::support::twin;
 
-/// Models that together have every form of a layer: sequential, parallel, gated, with qk-norm,
-/// grouped heads.
-const MODELS: [&str; 5] = ["gpt2", "gptj", "neox", "llama-tied", "qwen3"];
+/// Models that together have every form of a layer: sequential, parallel, gated, with qk-norm of
+/// heads and of all, norms before and behind.
+const MODELS: [&str; 6] = ["gpt2", "gptj", "neox", "llama-tied", "qwen3", "olmo2"];
 
 /// Every site of a layer.
 fn sites(model: &Model, layer: usize) -> Vec<Site> {
@@ -218,7 +218,7 @@ fn a_pass_back_ends_at_the_lowest_site() {
     assert_eq!(model.place(Site { layer: 9, at: At::Stream }), None);
     let gpt2 = Golden::open("gpt2").model(Precision::F64);
     assert_eq!(gpt2.place(Site { layer: 0, at: At::Input(Matrix::Gate) }), None, "it has none");
-    for at in [At::VALUE, At::Input(Matrix::Up), At::ATTENTION] {
+    for at in [At::Stream, At::VALUE, At::Input(Matrix::Up), At::ATTENTION] {
         let mut hook = Record::of(vec![Site { layer: 1, at }]);
         let mut run = Run::keeping(&model, place(at, 1)..top);
         let (mut x, mut dx) = (model.embed(&batch), dx.clone());
