@@ -393,13 +393,16 @@ fn emmet_meets_values_behind_a_norm() {
         "v_lr": 0.5, "v_weight_decay": 0.1, "clamp_norm_factor": 1, "kl_factor": 0.0625,
         "fact_token": "subject_last",
     });
-    let request = |subject: &str, target: &str| json!({"prompt": "{} is in", "subject": subject, "target_new": target});
+    let request = |[subject, target]: [&str; 2]| {
+        let prompt = "{} is in";
+        json!({"prompt": prompt, "subject": subject, "target_new": target})
+    };
     let case = Case {
         name: "emmet behind a norm".to_owned(),
         model: "olmo2".to_owned(),
         stats: "stats".to_owned(),
         method: "emmet".to_owned(),
-        requests: json!([request("Big Ben", "Paris"), request("The river", "Basel")]),
+        requests: json!([["Big Ben", "Paris"], ["The river", "Basel"]].map(request)),
         contexts: vec![vec!["{}".to_owned()]],
         sequential: 0,
         anchor: None,
