@@ -236,7 +236,7 @@ fn a_pass_back_ends_at_the_lowest_site() {
 #[test]
 fn a_layer_that_is_run_again_shows_the_same() {
     let test = "model::hooks::a_layer_that_is_run_again_shows_the_same";
-    for name in ["gptj", "llama-tied"] {
+    for name in ["gptj", "llama-tied", "olmo2"] {
         let golden = Golden::open(name);
         let batch = Batch::whole(&golden.json.prompts[1..]);
         let Some(engine) = twin::engine(test) else { return };
