@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! q, k, v = W u + b                      u (N, D), what the branch reads of the stream
-//! q, k    ← norm(q), norm(k)             where the family has qk-norm: of each head
+//! q, k    ← norm(q), norm(k)             with qk-norm: of each head, or of all as one row
 //! q, k    ← rotated                      where positions are rotary
 //! a       = attention(q, k, v)           over the past and the batch's own tokens
 //! y       = o(a)
@@ -34,7 +34,7 @@ pub struct Attention {
     pub o: Linear,
     /// H, G, E, the scale of the scores and the window.
     pub heads: Heads,
-    /// Norms of q and of k, where the family has them: of each head (E).
+    /// Norms of q and of k, where the family has them: of each head (E), or of all (H·E, G·E).
     pub qk_norm: Option<[Norm; 2]>,
     /// Which of the model's rotary tables turns q and k, if one does.
     pub rotary: Option<usize>,
@@ -217,7 +217,10 @@ impl Attention {
         let ElementBytes { wide, narrow } = size;
         let (q, kv, heads) = (self.q.out(), self.k.out(), self.heads);
         let norms = match &self.qk_norm {
-            Some(_) => narrow * (q + kv) + wide * 2 * (heads.queries + heads.groups),
+            Some([of_q, of_k]) => {
+                let rows = q / of_q.gain.len() + kv / of_k.gain.len();
+                narrow * (q + kv) + wide * 2 * rows
+            }
             None => 0,
         };
         TokenBytes {

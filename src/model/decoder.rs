@@ -96,6 +96,15 @@ impl Model {
         self.refuse_unrecordable(hook);
         let Run { kept, acts, tables, buffers, back } = run;
         let mut pass = Pass { batch, tables, past: Past::Read(past), hook, layer: 0 };
+        let show_stream = |pass: &mut Pass, above: usize, dx: &Tensor| {
+            if let Some(layer) = above.checked_sub(1) {
+                pass.layer = layer;
+                pass.show_gradient(At::Stream, dx);
+            }
+        };
+        if span.to.branch == 0 {
+            show_stream(&mut pass, span.to.layer, dx);
+        }
         for l in span.layers().rev() {
             let layer = &self.layers[l];
             let acts = &mut acts[kept.index(l)];
@@ -104,10 +113,11 @@ impl Model {
                 layer.forward(branches, &mut x, acts, buffers, &mut pass, Until::Saved);
             }
             let branches = span.branches(l, layer.branches.len());
-            if branches.end == layer.branches.len() {
-                pass.show_gradient(At::Stream, dx);
-            }
+            let begins = branches.start == 0;
             layer.backward(branches, dx, acts, back, &mut pass);
+            if begins {
+                show_stream(&mut pass, l, dx);
+            }
         }
     }
 
@@ -127,7 +137,10 @@ impl Model {
         match site.at {
             At::Stream => Some(Position::before(site.layer + 1)),
             At::Input(matrix) | At::Output(matrix) => {
-                layer.branch_of(matrix).map(|branch| Position { layer: site.layer, branch })
+                // A parallel layer is one stretch.
+                let branch = layer.branch_of(matrix)?;
+                let branch = if layer.parallel { 0 } else { branch };
+                Some(Position { layer: site.layer, branch })
             }
         }
     }

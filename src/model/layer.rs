@@ -107,12 +107,10 @@ impl Layer {
         self.branches.iter().flat_map(Branch::matrices)
     }
 
-    /// The branch that has a matrix, if one has; of a parallel layer the first, for all are one
-    /// stretch.
+    /// Which branch has a matrix, if one has.
     pub fn branch_of(&self, matrix: Matrix) -> Option<usize> {
         let has = |branch: &Branch| branch.matrices().any(|(own, _)| own == matrix);
-        let branch = self.branches.iter().position(has)?;
-        Some(if self.parallel { 0 } else { branch })
+        self.branches.iter().position(has)
     }
 
     /// The same on another device.
@@ -131,24 +129,22 @@ impl Layer {
         pass: &mut Pass,
         until: Until,
     ) {
-        // Of outputs that nothing in the layer reads, backward needs none.
-        let needed = if self.parallel { branches.start } else { branches.end - 1 };
+        // From this branch on, nothing in the layer reads the outputs of those before.
+        let last = if self.parallel { branches.start } else { branches.end - 1 };
         for i in branches {
             let Branch { body, post, .. } = &self.branches[i];
             self.read(i, x, acts, b);
             body.open(&mut acts[i], b, pass);
-            let wanted = until == Until::Output || i < needed;
-            if !wanted && !pass.shows_either(body.last()) {
+            let joins = until == Until::Output || i < last;
+            // Backward reads what a norm read, and a hook what it asks for.
+            if !joins && post.is_none() && !pass.shows_either(body.last()) {
                 continue;
             }
             body.close(&acts[i], b, pass);
-            if !wanted {
-                continue;
-            }
             if let Some(norm) = post {
                 norm::heads_forward(&mut b.output, norm, &mut acts[i].output);
             }
-            b.pending = true;
+            b.pending = joins;
         }
     }
 

@@ -16,7 +16,7 @@ use super::value::{LossStep, TargetValue};
 use crate::edit::prompts::FactRows;
 use crate::linalg::vector::{dot, norm};
 use crate::model::site::Look;
-use crate::model::{Batch, KvCache, Model, NoHook, Past, Run};
+use crate::model::{Batch, Hook, KvCache, Model, Past, Position, Run, Site};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
@@ -84,7 +84,12 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
         }
     }
     let attention_delta = delta.split_off(1).concat();
-    Some(TargetValue { t0: start.t0[0].clone(), delta: delta.concat(), attention_delta, trace })
+    let (t0, delta) = (start.t0[0].clone(), delta.concat());
+    let mut value = TargetValue { t0, delta, attention_delta, trace };
+    if search.push.norm(model).is_some() {
+        value.keep_length();
+    }
+    Some(value)
 }
 
 /// The model's passes over all rows of a fact.
@@ -161,18 +166,34 @@ impl<'m> Pass<'m> {
         let mut dx = Tensor::zeros(&model.compute, &[self.batch.len(), d]);
         rows::scatter_add(&mut dx, &self.read, &model.head_backward(&dz, &self.saved));
         let nothing = KvCache::new(&model.arch, &model.compute);
-        let mut gradient = Vec::new();
-        for part in 0..self.push.vectors() {
-            let behind = self.push.behind(model, part);
-            let run = &mut self.run;
-            model.backward(&self.batch, behind, &nothing, &mut dx, run, &mut NoHook);
-            let mut sum = vec![0.0; d];
-            for &row in self.lookup.iter() {
-                sum.iter_mut().zip(dx.row_f64(row)).for_each(|(sum, x)| *sum += x);
-            }
-            gradient.push(sum);
+        let sites = self.push.sites();
+        let lowest = sites.iter().filter_map(|&site| model.place(site)).min().expect("its layer");
+        let end = Position::before(self.push.layers());
+        let sums = vec![vec![0.0; d]; sites.len()];
+        let mut hook = GradientSums { sites, rows: self.lookup.to_vec(), sums };
+        model.backward(&self.batch, lowest..end, &nothing, &mut dx, &mut self.run, &mut hook);
+        hook.sums
+    }
+}
+
+/// The sum of the gradient over some rows, at each site.
+struct GradientSums {
+    sites: Vec<Site>,
+    rows: Vec<usize>,
+    sums: Vec<Vec<f64>>,
+}
+
+impl Hook for GradientSums {
+    fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    fn backward(&mut self, site: Site, _: &Batch, gradient: &Tensor) {
+        let part = self.sites.iter().position(|&own| own == site).expect("one of its sites");
+        for &row in &self.rows {
+            let sum = &mut self.sums[part];
+            sum.iter_mut().zip(gradient.row_f64(row)).for_each(|(sum, x)| *sum += x);
         }
-        gradient
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::model::{At, Matrix, Model, Position, Site, Span};
+use crate::ops::norm::Norm;
 use crate::ops::search_step::{SearchRule, StopRule};
 use crate::store::Fingerprint;
 
@@ -109,6 +110,13 @@ impl Push {
             Some(branch) => Position { layer, branch: branch + 1 },
             None => Position::before(layer + 1),
         }
+    }
+
+    /// The norm between the value and the stream, where the family has one there.
+    pub fn norm<'m>(&self, model: &'m Model) -> Option<&'m Norm> {
+        let layer = &model.layers[self.site.layer];
+        let branch = layer.branch_of(Matrix::Down).filter(|_| self.site.at == At::VALUE)?;
+        layer.branches[branch].post.as_ref()
     }
 
     /// What a step runs between a part's vector and that of the part before it, or the head. The
