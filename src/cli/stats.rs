@@ -179,23 +179,14 @@ impl Gather {
         let tokens = moments.first().map_or(0, |m| m.tokens);
         let all = moments.first().and_then(|m| m.part).map_or(tokens, |part| part.total_tokens);
         let neurons = if sites == [Input::Key] { "neurons" } else { "elements" };
-        if all < widest {
-            terminal.warn(&format!(
-                "{} tokens for {} {neurons} leave C singular, and edits will add a ridge; give \
-                 more text",
-                count(all),
-                count(widest),
-            ));
-        }
-        if self.max_tokens.is_none() && all == max_tokens {
-            terminal.warn(&format!(
-                "stopped at {} tokens, ten for each of the {} {neurons}: enough for edits as good \
-                 as with the field's 44 million (arXiv:2506.04226); --max-tokens takes another \
-                 number",
-                count(all),
-                count(widest),
-            ));
-        }
+        let stopped = self.max_tokens.is_none() && all == max_tokens;
+        warn_of_tokens(
+            all,
+            &format!("{} {neurons}", count(widest)),
+            all < widest,
+            stopped,
+            terminal,
+        );
         let shard = self.shard.map(|share| share.to_string());
         if context.json {
             return terminal.json(&json!({
@@ -216,6 +207,23 @@ impl Gather {
             count(tokens),
             metric(tokens as f64 / seconds),
         ))
+    }
+}
+
+/// Warns of too few tokens for so many `neurons`, and of a limit that nobody set.
+fn warn_of_tokens(tokens: u64, neurons: &str, few: bool, stopped: bool, progress: &dyn Progress) {
+    let tokens = count(tokens);
+    if few {
+        progress.warn(&format!(
+            "{tokens} tokens for {neurons} leave C singular, and edits will add a ridge; give more \
+             text"
+        ));
+    }
+    if stopped {
+        progress.warn(&format!(
+            "stopped at {tokens} tokens, ten for each of the {neurons}: enough for edits as good as \
+             with the field's 44 million (arXiv:2506.04226); --max-tokens takes another number"
+        ));
     }
 }
 

@@ -45,7 +45,6 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fingerprint::Fingerprint;
 use super::header::Entry;
 use super::row_blocks::RowBlocks;
 use super::shard::Shard;
@@ -260,13 +259,6 @@ impl Patch {
             self.changes[..*i].iter().all(|before| before.tensor != change.tensor)
         };
         names.filter(first).map(|(_, change)| &*change.tensor)
-    }
-
-    /// Fingerprint of the file that holds it.
-    pub fn hash(&self) -> String {
-        let mut all = Fingerprint::default();
-        self.write_to(&mut all).expect("a hash takes all bytes");
-        all.hex()
     }
 
     fn items(&self) -> Vec<Item> {

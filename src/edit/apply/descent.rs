@@ -4,7 +4,7 @@ use crate::base::{Progress, Result};
 use crate::model::lineage::{lineage, rest};
 use crate::model::load;
 use crate::ops::update::Sums;
-use crate::store::{AppliedPatch, Checkpoint, Lineage, Patch};
+use crate::store::{AppliedPatch, Checkpoint, Fingerprint, Lineage, Patch};
 
 /// The lineage so far, and what it takes to add the patches that come.
 pub(super) struct Descent<'a> {
@@ -42,10 +42,12 @@ impl<'a> Descent<'a> {
     /// Adds patch p; `sums` are over the tensors it changes.
     pub fn after(&mut self, p: usize, sums: Sums) {
         let (patch, rest) = &self.coming[p];
+        let mut hash = Fingerprint::default();
+        patch.write_to(&mut hash).expect("a hash takes all bytes");
         let norm = |square: f64| Some(square.sqrt()).filter(|norm| norm.is_finite());
         self.lineage.rest = rest.clone();
         self.lineage.patches.push(AppliedPatch {
-            hash: patch.hash(),
+            hash: hash.hex(),
             method: patch.metadata.method.clone(),
             facts: patch.metadata.facts,
             change: norm(sums.wanted),
