@@ -215,14 +215,14 @@ fn warn_of_tokens(tokens: u64, neurons: &str, few: bool, stopped: bool, progress
     let tokens = count(tokens);
     if few {
         progress.warn(&format!(
-            "{tokens} tokens for {neurons} leave C singular, and edits will add a ridge; give more \
-             text"
+            "{tokens} tokens for {neurons} leave C singular, and edits will add a ridge; give \
+             more text"
         ));
     }
     if stopped {
         progress.warn(&format!(
-            "stopped at {tokens} tokens, ten for each of the {neurons}: enough for edits as good as \
-             with the field's 44 million (arXiv:2506.04226); --max-tokens takes another number"
+            "stopped at {tokens} tokens, ten for each of the {neurons}: enough for edits as good \
+             as with the field's 44 million (arXiv:2506.04226); --max-tokens takes another number"
         ));
     }
 }
