@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::iter;
 use std::ops::Range;
 use std::path::Path;
 
@@ -267,7 +268,7 @@ fn kept(out: usize, changes: &[&Added]) -> Vec<Range<usize>> {
     changed.sort_by_key(|range| range.start);
     let mut kept = Vec::new();
     let mut next = 0;
-    for range in changed.into_iter().chain([out..out]) {
+    for range in changed.into_iter().chain(iter::once(out..out)) {
         if next < range.start {
             kept.push(next..range.start);
         }
