@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
-use crate::gpu::Engine;
 use crate::model::{Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
@@ -55,13 +52,6 @@ impl Opened {
     /// As [`new`](Opened::new).
     pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
         Opened::new(&self.dir, device, precision, &Quiet)
-    }
-
-    /// What computes, for reports and patches: its name, and what it proved before, by its hash;
-    /// `null` of the CPU, which is what others are held to.
-    pub fn computed_on(&self) -> Value {
-        let proof = self.model.compute.engine().and_then(Engine::proof);
-        json!({"name": self.device.title(), "proof": proof.map(|proof| &proof.hash)})
     }
 
     /// The stored bytes of a layer's edited matrix.

@@ -194,7 +194,7 @@ fn a_change_by_kernels_is_the_references() {
 #[test]
 fn devices_share_facts_and_keep_weights() {
     let test = "edit::batch::devices_share_facts_and_keep_weights";
-    let Some((first, second)) = twin::engine(test).zip(twin::engine(test)) else { return };
+    let Some((first, second)) = twin::fastest(test).zip(twin::fastest(test)) else { return };
     let mut ready = Case::named("gpt2-memit-sequential").ready(first.clone());
     let alone = bits(&ready.run(&ready.facts, u64::MAX, None));
     second.cap(first.memory().peak / 3 * 2);
