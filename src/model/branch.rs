@@ -28,6 +28,7 @@ pub struct Branch {
 
 /// What a branch computes.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant)] // one of each a layer, which is behind a pointer
 pub enum Body {
     /// Attention.
     Attention(Attention),

@@ -232,13 +232,13 @@ impl Layer {
             let Branch { pre, body, post } = &self.branches[i];
             let inputs = usize::from(pre.is_some() && self.source(i) == i);
             let outputs = usize::from(post.is_some());
-            let norms = TokenBytes {
-                saved: size.wide * (d + 2) * (inputs + outputs),
-                backward: size.wide * d * outputs,
-                ..TokenBytes::default()
-            };
-            body.bytes_a_token(size) + norms
+            let saved = size.wide * (d + 2) * (inputs + outputs);
+            body.bytes_a_token(size) + TokenBytes { saved, ..TokenBytes::default() }
         };
-        branches.map(branch).fold(TokenBytes::default(), |all, branch| all + branch)
+        // All branches with a norm behind them share the gradient of what it read.
+        let normed = branches.clone().any(|i| self.branches[i].post.is_some());
+        let backward = if normed { size.wide * d } else { 0 };
+        let shared = TokenBytes { backward, ..TokenBytes::default() };
+        branches.map(branch).fold(shared, |all, branch| all + branch)
     }
 }
