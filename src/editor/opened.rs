@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
-use crate::model::{Model, SearchPrecision, fingerprint, load};
+use crate::model::{MatrixId, Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
 use crate::text::Tokenizer;
@@ -40,7 +40,7 @@ impl Opened {
         model.search_precision = precision;
         let tokenizer = Arc::new(Tokenizer::open(dir)?);
         check_surrounding(dir, &tokenizer, model.arch.vocabulary)?;
-        let fingerprint = fingerprint(&checkpoint)?;
+        let fingerprint = fingerprint(&checkpoint, progress)?;
         let (dir, device) = (dir.to_owned(), device.clone());
         Ok(Opened { dir, device, checkpoint, model, tokenizer, fingerprint })
     }
@@ -54,9 +54,9 @@ impl Opened {
         Opened::new(&self.dir, device, precision, &Quiet)
     }
 
-    /// The stored bytes of a layer's edited matrix.
-    pub fn stored(&self, l: usize) -> Result<Bytes> {
-        let tensor = self.checkpoint.tensor(&self.model.editable(l).tensor)?;
+    /// The bytes of the tensor that holds a matrix.
+    pub fn stored(&self, id: MatrixId) -> Result<Bytes> {
+        let tensor = self.checkpoint.tensor(&self.model.matrix(id).stored.tensor)?;
         Ok(tensor.expect("the model was loaded from it").bytes)
     }
 }

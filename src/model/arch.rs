@@ -31,8 +31,10 @@ pub struct Arch {
     pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
     pub norm: NormKind,
-    /// Whether each head of q and k is RMS-normalised.
-    pub qk_norm: bool,
+    /// Where a branch's norm is.
+    pub norms: NormPlace,
+    /// What of q and k is RMS-normalised.
+    pub qk_norm: QkNorm,
     /// Added to the variance in every norm.
     pub eps: f64,
     /// Activation of the MLP.
@@ -49,13 +51,33 @@ pub struct Arch {
     pub tie_embeddings: bool,
 }
 
+/// Where a branch's norm is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlace {
+    /// Of what it reads.
+    Before,
+    /// Of what it adds to the stream.
+    After,
+}
+
+/// What of q and k is RMS-normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    None,
+    /// Each head.
+    Heads,
+    /// All heads as one row.
+    Whole,
+}
+
 /// Position encoding.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
     /// A learned embedding, added to that of the token.
     Learned,
-    /// Rotary (RoPE).
-    Rotary(Rotary),
+    /// Rotary (RoPE): tables, of which each layer names its own.
+    Rotary(Vec<Rotary>),
 }
 
 /// Which projections have a bias.
@@ -89,6 +111,14 @@ impl Arch {
     /// G·E, the width of k and v.
     pub fn kv_width(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// The rotary tables; none where positions are learned.
+    pub fn rotary(&self) -> &[Rotary] {
+        match &self.positions {
+            Positions::Learned => &[],
+            Positions::Rotary(tables) => tables,
+        }
     }
 
     /// Heads, score scale and window of layer l.

@@ -6,14 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::arch::Arch;
+use super::assemble::{self, LayerTensors};
 use super::config::Config;
 use super::families;
-use super::family::{Family, PositionEncoding, Qkv};
-use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
+use super::family::{Family, PositionEncoding};
+use super::layer::Layer;
+use super::matrix::{Linear, StoredPlace};
+use super::model::{Model, SearchPrecision};
 use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::ops::proof;
-use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
+use crate::store::{Checkpoint, RowBlocks, StoredTensor, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
 /// The checkpoint of a folder and its model.
@@ -67,18 +70,20 @@ fn room(checkpoint: &Checkpoint) -> u64 {
     3 * bytes.max().unwrap_or(0) + (1 << 30)
 }
 
-/// The fingerprint of a checkpoint's model. It leaves out the down projections, so an edited
-/// checkpoint has that of its base.
+/// The tensors of a checkpoint that hold down projections.
 ///
 /// # Errors
 ///
 /// A configuration whose family is not implemented.
-pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
+pub(super) fn down_projections(checkpoint: &Checkpoint) -> Result<HashSet<String>> {
     let (family, arch) = read_arch(checkpoint)?;
     let loader = Loader::new(checkpoint, family, &arch, Precision::F32.into());
-    let down = |l| loader.layer_name(l, family.names.down) + ".weight";
-    let editable: HashSet<String> = (0..arch.layers).map(down).collect();
-    model_fingerprint(checkpoint, &|name| editable.contains(name))
+    Ok((0..arch.layers).map(|l| loader.place(l, family.names.down).tensor).collect())
+}
+
+/// Whether a checkpoint's family and options are implemented.
+pub fn is_known(checkpoint: &Checkpoint) -> bool {
+    read_arch(checkpoint).is_ok()
 }
 
 fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {
@@ -144,7 +149,16 @@ impl<'a> Loader<'a> {
         } else {
             self.matrix(head_name, Layout::OutIn, [a.vocabulary, a.width])?
         };
-        let head = Linear { w: head_weight, b: self.bias(head_name, a.vocabulary, a.biases.head)? };
+        let head = Linear {
+            w: head_weight,
+            b: self.bias(head_name, a.vocabulary, a.biases.head)?,
+            stored: Arc::new(StoredPlace {
+                tensor: format!("{head_name}.weight"),
+                module: (*head_name).to_owned(),
+                fan_in_fan_out: false,
+                rows: None,
+            }),
+        };
         let layers = (0..a.layers).map(|l| self.layer(l).map(Arc::new)).collect::<Result<_>>()?;
         self.refuse_unread()?;
         Ok(Model {
@@ -157,7 +171,6 @@ impl<'a> Loader<'a> {
             layers,
             norm: self.norm(&format!("{}{}", self.prefix, names.norm), a.norm, a.width)?,
             head,
-            editable: (0..a.layers).map(|l| self.editable(l)).collect(),
         })
     }
 
@@ -205,61 +218,21 @@ impl<'a> Loader<'a> {
     }
 
     fn layer(&self, l: usize) -> Result<Layer> {
-        let names = &self.family.names;
-        let a = self.arch;
-        let linear = |name, out, inner, biased| {
-            self.linear(&self.layer_name(l, name), names.layout, [out, inner], biased)
-        };
-        let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
-        let head_norm = |name| self.norm(&self.layer_name(l, name), NormKind::Rms, a.head_dim);
-        let [q, k, v] = match names.qkv {
-            Qkv::Stacked(name) => {
-                let outs = [a.q_width(), a.kv_width(), a.kv_width()];
-                self.fused(&self.layer_name(l, name), outs, 1)?
-            }
-            Qkv::ByHead(name) => {
-                self.fused(&self.layer_name(l, name), [a.head_dim; 3], a.n_heads)?
-            }
-            Qkv::Three([q, k, v]) => [
-                linear(q, a.q_width(), a.width, a.biases.qkv)?,
-                linear(k, a.kv_width(), a.width, a.biases.qkv)?,
-                linear(v, a.kv_width(), a.width, a.biases.qkv)?,
-            ],
-        };
-        let qk_norm = match names.qk_norm {
-            Some([q, k]) => Some([head_norm(q)?, head_norm(k)?]),
-            None => None,
-        };
-        Ok(Layer {
-            norm1: norm(names.norm1)?,
-            q,
-            k,
-            v,
-            o: linear(names.o, a.width, a.q_width(), a.biases.o)?,
-            norm2: norm(names.norm2)?,
-            gate: names
-                .gate
-                .map(|gate| linear(gate, a.inner, a.width, a.biases.mlp))
-                .transpose()?,
-            up: linear(names.up, a.inner, a.width, a.biases.mlp)?,
-            down: linear(names.down, a.width, a.inner, a.biases.mlp)?,
-            heads: a.heads(l),
-            qk_norm,
-        })
+        assemble::layer(self.arch, &self.family.names, l, &mut StoredLayer { of: self, l })
     }
 
     fn layer_name(&self, l: usize, name: &str) -> String {
         format!("{}{}{l}.{name}", self.prefix, self.family.names.layer)
     }
 
-    fn editable(&self, l: usize) -> Editable {
+    /// Where a matrix of layer l is.
+    fn place(&self, l: usize, name: &str) -> StoredPlace {
         let names = &self.family.names;
-        Editable {
-            tensor: self.layer_name(l, names.down) + ".weight",
-            module: format!("{}{}{l}.{}", names.prefix, names.layer, names.down),
+        StoredPlace {
+            tensor: self.layer_name(l, name) + ".weight",
+            module: format!("{}{}{l}.{name}", names.prefix, names.layer),
             fan_in_fan_out: names.layout == Layout::InOut,
-            out: self.arch.width,
-            inner: self.arch.inner,
+            rows: None,
         }
     }
 
@@ -300,32 +273,8 @@ impl<'a> Loader<'a> {
         Ok(Tensor::of(&self.compute, &[len], &wide))
     }
 
-    fn linear(&self, name: &str, layout: Layout, size: [usize; 2], biased: bool) -> Result<Linear> {
-        Ok(Linear { w: self.matrix(name, layout, size)?, b: self.bias(name, size[0], biased)? })
-    }
-
     fn bias(&self, name: &str, len: usize, biased: bool) -> Result<Option<Tensor>> {
         biased.then(|| self.vector(&format!("{name}.bias"), len)).transpose()
-    }
-
-    /// Queries, keys and values stored as rows of one matrix, in blocks of `outs` rows of each.
-    fn fused(&self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
-        let a = self.arch;
-        let period: usize = outs.iter().sum();
-        let size = [blocks * period, a.width];
-        let whole = self.linear(name, self.family.names.layout, size, a.biases.qkv)?;
-        let bias = whole.b.map(|b| b.to_f64());
-        let mut from = 0;
-        Ok(outs.map(|out| {
-            let rows = from..from + out;
-            from += out;
-            let b = bias.as_ref().map(|b| {
-                let own: Vec<f64> =
-                    b.chunks(period).flat_map(|block| &block[rows.clone()]).copied().collect();
-                Tensor::of(&self.compute, &[own.len()], &own)
-            });
-            Linear { w: whole.w.every(rows, period), b }
-        }))
     }
 
     fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
@@ -335,5 +284,44 @@ impl<'a> Loader<'a> {
             gain: self.vector(&format!("{name}.weight"), width)?,
             bias: self.bias(name, width, kind == NormKind::Layer)?,
         })
+    }
+}
+
+/// A layer's tensors in a checkpoint.
+struct StoredLayer<'a> {
+    of: &'a Loader<'a>,
+    l: usize,
+}
+
+impl LayerTensors for StoredLayer<'_> {
+    fn linear(&mut self, name: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
+        let (of, stored) = (self.of, Arc::new(self.of.place(self.l, name)));
+        let name = of.layer_name(self.l, name);
+        let w = of.matrix(&name, stored.layout(), size)?;
+        Ok(Linear { w, b: of.bias(&name, size[0], biased)?, stored })
+    }
+
+    fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
+        let a = self.of.arch;
+        let period: usize = outs.iter().sum();
+        let whole = self.linear(name, [blocks * period, a.width], a.biases.qkv)?;
+        let bias = whole.b.map(|b| b.to_f64());
+        let mut from = 0;
+        Ok(outs.map(|out| {
+            let rows = from..from + out;
+            from += out;
+            let b = bias.as_ref().map(|b| {
+                let own: Vec<f64> =
+                    b.chunks(period).flat_map(|block| &block[rows.clone()]).copied().collect();
+                Tensor::of(&self.of.compute, &[own.len()], &own)
+            });
+            let rows = RowBlocks { start: rows.start, len: out, period, count: blocks };
+            let stored = StoredPlace { rows: Some(rows), ..(*whole.stored).clone() };
+            Linear { w: stored.part(whole.w.clone()), b, stored: Arc::new(stored) }
+        }))
+    }
+
+    fn norm(&mut self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
+        self.of.norm(&self.of.layer_name(self.l, name), kind, width)
     }
 }

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use super::arch::Arch;
-use crate::base::{DType, Result};
-use crate::linalg::vector::dot;
-use crate::ops::attention::Heads;
+use super::layer::Layer;
+use super::matrix::Linear;
 use crate::ops::norm::Norm;
-use crate::tensor::weight::SharedBytes;
-use crate::tensor::{Compute, Layout, Precision, Tensor, Weight};
+use crate::tensor::{Compute, Weight};
 
 /// A decoder with its weights. Clones share them.
 ///
@@ -35,7 +33,6 @@ pub struct Model {
     pub norm: Norm,
     /// (V, D).
     pub head: Linear,
-    pub(super) editable: Vec<Editable>,
 }
 
 /// Precision of the products in the steps of a value search.
@@ -48,63 +45,7 @@ pub enum SearchPrecision {
     Fast,
 }
 
-/// y = x Wᵀ + b.
-#[derive(Clone)]
-pub struct Linear {
-    /// (out, in).
-    pub w: Weight,
-    /// (out).
-    pub b: Option<Tensor>,
-}
-
-/// The weights of one layer.
-#[derive(Clone)]
-pub struct Layer {
-    /// Before attention.
-    pub norm1: Norm,
-    /// (H·E, D).
-    pub q: Linear,
-    /// (G·E, D).
-    pub k: Linear,
-    /// (G·E, D).
-    pub v: Linear,
-    /// (D, H·E).
-    pub o: Linear,
-    /// Before the MLP.
-    pub norm2: Norm,
-    /// (F, D), in gated MLPs.
-    pub gate: Option<Linear>,
-    /// (F, D).
-    pub up: Linear,
-    /// (D, F): the matrix that edits change.
-    pub down: Linear,
-    /// H, G, E, the scale of the scores and the window.
-    pub heads: Heads,
-    /// Norms of each head of q and of k (E), where the family has them.
-    pub qk_norm: Option<[Norm; 2]>,
-}
-
-/// How the checkpoint stores a matrix that edits change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Editable {
-    /// Its name in the checkpoint.
-    pub tensor: String,
-    /// The framework's path of its module, with the prefix even where the checkpoint omits it.
-    pub module: String,
-    /// Whether it is stored (in, out).
-    pub fan_in_fan_out: bool,
-    /// D.
-    pub out: usize,
-    /// F.
-    pub inner: usize,
-}
-
 impl Model {
-    /// How the checkpoint stores the matrix that edits of layer l change.
-    pub fn editable(&self, l: usize) -> &Editable {
-        &self.editable[l]
-    }
-
     /// The same model, computing as the steps of a search do.
     pub fn for_search(&self) -> Model {
         Model { compute: self.search_compute(), ..self.clone() }
@@ -118,21 +59,15 @@ impl Model {
         }
     }
 
-    /// How many weights a layer has.
-    pub fn weights_a_layer(&self) -> usize {
-        let layer = &self.layers[0];
-        let linears = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.up, &layer.down];
-        let size = |linear: &Linear| linear.w.dims().iter().product::<usize>();
-        linears.into_iter().chain(&layer.gate).map(size).sum()
+    /// How many weights the matrices of a layer have.
+    pub fn weights_of_layer(&self, l: usize) -> usize {
+        self.layers[l].matrices().map(|(_, linear)| linear.weights()).sum()
     }
 
     /// Bytes of the weights as they are stored.
     fn bytes(&self) -> u64 {
-        let layer = |l: &Layer| -> u64 {
-            let linears = [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate);
-            linears.map(|linear| linear.w.bytes()).sum()
-        };
-        let layers: u64 = self.layers.iter().map(|l| layer(l)).sum();
+        let matrices = self.layers.iter().flat_map(|layer| layer.matrices());
+        let layers: u64 = matrices.map(|(_, linear)| linear.w.bytes()).sum();
         let positions = self.positions.as_ref().map_or(0, Weight::bytes);
         let head = if self.arch.tie_embeddings { 0 } else { self.head.w.bytes() };
         layers + self.embed.bytes() + positions + head
@@ -150,54 +85,5 @@ impl Model {
         let limit = self.compute.engine()?.memory().limit;
         let weights = if self.offloads_weights() { limit / 2 } else { self.bytes() };
         Some((limit - weights) / 4 * 3)
-    }
-
-    /// W k + b of layer l's down projection, in f64: k (F), result (D).
-    ///
-    /// # Errors
-    ///
-    /// A device that fails.
-    pub fn down(&self, l: usize, k: &[f64]) -> Result<Vec<f64>> {
-        let Linear { w, b } = &self.layers[l].down;
-        let [out, inner] = w.dims();
-        let mut m = self.compute.run(|| Ok(b.as_ref().map_or(vec![0.0; out], Tensor::to_f64)))?;
-        let mut row = vec![0.0; inner];
-        for (i, m) in m.iter_mut().enumerate() {
-            w.row(i, &mut row);
-            *m += dot(&row, k);
-        }
-        Ok(m)
-    }
-
-    /// The same model with another down projection in layer l: W (D, F), which a model that
-    /// computes in f64 stores in f64.
-    pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
-        let [out, inner] = self.layers[l].down.w.dims();
-        self.with_down_weight(
-            l,
-            match self.compute.precision() {
-                Precision::F32 => {
-                    Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
-                }
-                Precision::F64 => Weight::dense_f64(w, out, inner),
-            },
-        )
-    }
-
-    /// The same model with another down projection in layer l, as a checkpoint stores it.
-    ///
-    /// # Panics
-    ///
-    /// Where the bytes do not fit the shape.
-    pub fn with_stored_down(&self, l: usize, dtype: DType, bytes: SharedBytes) -> Model {
-        let Editable { fan_in_fan_out, out, inner, .. } = self.editable[l];
-        let layout = if fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
-        self.with_down_weight(l, Weight::stored(bytes, dtype, layout, [out, inner]))
-    }
-
-    fn with_down_weight(&self, l: usize, w: Weight) -> Model {
-        let mut model = self.clone();
-        Arc::make_mut(&mut model.layers[l]).down.w = w;
-        model
     }
 }

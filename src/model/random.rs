@@ -8,10 +8,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::arch::{Arch, Positions};
+use super::assemble::{self, LayerTensors};
 use super::config::Config;
 use super::families;
-use super::family::Names;
-use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
+use super::matrix::{Linear, StoredPlace};
+use super::model::{Model, SearchPrecision};
 use crate::base::{DType, Error, Result, Rng, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
@@ -85,24 +86,21 @@ impl Model {
         dtype.narrow(&values, &mut drawn);
         let mut draw = Draw { bytes: HashMap::new(), drawn, dtype, compute: compute.clone() };
         catch_device_error(|| {
-            let layers = (0..a.layers).map(|l| Arc::new(draw.layer(&a, names, l))).collect();
+            let mut layers = Vec::new();
+            for l in 0..a.layers {
+                let mut drawn = DrawnLayer { draw: &mut draw, arch: &a, layout: names.layout, l };
+                layers.push(Arc::new(assemble::layer(&a, names, l, &mut drawn)?));
+            }
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
-            let mut head = draw.linear([a.vocabulary, a.width], Layout::OutIn, a.biases.head);
+            let mut head =
+                draw.linear("head", [a.vocabulary, a.width], Layout::OutIn, a.biases.head);
             if a.tie_embeddings {
                 head.w = embed.clone();
             }
             let learned = a.positions == Positions::Learned;
-            let editable = |l| Editable {
-                tensor: format!("{l}.{}.weight", names.down),
-                module: format!("{l}.{}", names.down),
-                fan_in_fan_out: names.layout == Layout::InOut,
-                out: a.width,
-                inner: a.inner,
-            };
             Ok(Model {
                 positions: learned.then(|| draw.matrix([a.max_positions, a.width], Layout::OutIn)),
                 norm: draw.norm(a.norm, a.eps, a.width),
-                editable: (0..a.layers).map(editable).collect(),
                 compute: compute.clone(),
                 search_precision: SearchPrecision::Exact,
                 peers: Vec::new(),
@@ -116,23 +114,6 @@ impl Model {
 }
 
 impl Draw {
-    fn layer(&mut self, a: &Arch, names: &Names, l: usize) -> Layer {
-        let layout = names.layout;
-        Layer {
-            norm1: self.norm(a.norm, a.eps, a.width),
-            q: self.linear([a.q_width(), a.width], layout, a.biases.qkv),
-            k: self.linear([a.kv_width(), a.width], layout, a.biases.qkv),
-            v: self.linear([a.kv_width(), a.width], layout, a.biases.qkv),
-            o: self.linear([a.width, a.q_width()], layout, a.biases.o),
-            norm2: self.norm(a.norm, a.eps, a.width),
-            gate: names.gate.map(|_| self.linear([a.inner, a.width], layout, a.biases.mlp)),
-            up: self.linear([a.inner, a.width], layout, a.biases.mlp),
-            down: self.linear([a.width, a.inner], layout, a.biases.mlp),
-            heads: a.heads(l),
-            qk_norm: a.qk_norm.then(|| [0; 2].map(|_| self.norm(NormKind::Rms, a.eps, a.head_dim))),
-        }
-    }
-
     fn matrix(&mut self, [out, inner]: [usize; 2], layout: Layout) -> Weight {
         let len = out * inner * self.dtype.size();
         let repeated = || Arc::new(self.drawn.iter().copied().cycle().take(len).collect());
@@ -140,14 +121,47 @@ impl Draw {
         Weight::stored(bytes, self.dtype, layout, [out, inner])
     }
 
-    fn linear(&mut self, size: [usize; 2], layout: Layout, biased: bool) -> Linear {
+    fn linear(&mut self, name: &str, size: [usize; 2], layout: Layout, biased: bool) -> Linear {
         let b = biased.then(|| Tensor::zeros(&self.compute, &size[..1]));
-        Linear { w: self.matrix(size, layout), b }
+        let stored = StoredPlace {
+            tensor: format!("{name}.weight"),
+            module: name.to_owned(),
+            fan_in_fan_out: layout == Layout::InOut,
+            rows: None,
+        };
+        Linear { w: self.matrix(size, layout), b, stored: Arc::new(stored) }
     }
 
     fn norm(&self, kind: NormKind, eps: f64, width: usize) -> Norm {
         let gain = Tensor::of(&self.compute, &[width], &vec![1.0; width]);
         let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
         Norm { kind, eps, gain, bias }
+    }
+}
+
+/// A layer's tensors, drawn.
+struct DrawnLayer<'a> {
+    draw: &'a mut Draw,
+    arch: &'a Arch,
+    layout: Layout,
+    l: usize,
+}
+
+impl LayerTensors for DrawnLayer<'_> {
+    fn linear(&mut self, name: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
+        Ok(self.draw.linear(&format!("{}.{name}", self.l), size, self.layout, biased))
+    }
+
+    fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
+        let biased = self.arch.biases.qkv;
+        let mut part = |i: usize| {
+            let name = format!("{name}.{}", ["q", "k", "v"][i]); // drawn as three
+            self.linear(&name, [blocks * outs[i], self.arch.width], biased)
+        };
+        Ok([part(0)?, part(1)?, part(2)?])
+    }
+
+    fn norm(&mut self, _: &str, kind: NormKind, width: usize) -> Result<Norm> {
+        Ok(self.draw.norm(kind, self.arch.eps, width))
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use incise::base::Quiet;
 use incise::data::{Contexts, request};
 use incise::edit::batch::anchor_of;
 use incise::edit::cache::Cache;
@@ -13,20 +14,21 @@ use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Moments, Plan};
 use incise::edit::methods::find;
 use incise::edit::params::Params;
-use incise::edit::solve::delta::dense;
+use incise::edit::search::{SearchFact, TargetValue, find_all};
 use incise::edit::state::State;
 use incise::linalg::vector::{dot, norm};
-use incise::model::Model;
+use incise::model::change::dense;
+use incise::model::{At, Model, Site};
 use incise::stats::Moment;
 use incise::stats::covariance::matrix;
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::reference::{Budget, alone, golden, moment, off, tensor};
-use crate::support::budget::on_one_and_two;
+use crate::support::budget::{U32, on_one_and_two};
 use crate::support::cancel::CancelAt;
 use crate::support::golden::learned_positions;
 use crate::support::twin;
@@ -139,10 +141,10 @@ fn check(case: &Case, compute: impl Into<Compute>, budget: Budget) -> (Ready, Pl
         }
     }
     let mut change = 0.0f64;
-    for layer in &planned.layers {
-        let sizes = ready.model.layers[layer.layer].down.w.dims();
-        let want = tensor(&file, &format!("{}.change", layer.layer));
-        change = change.max(off(&dense(&layer.delta, sizes), &want));
+    for planned in &planned.changes {
+        let sizes = ready.model.matrix(planned.id).w.dims();
+        let want = tensor(&file, &format!("{}.change", planned.id.layer));
+        change = change.max(off(&dense(&planned.delta, sizes), &want));
     }
     println!("{} {compute:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
     let name = &case.name;
@@ -195,8 +197,8 @@ fn devices_share_facts_and_keep_weights() {
 
 /// Bytes of everything a plan says.
 fn bits(planned: &Plan) -> Vec<u64> {
-    let sizes = |l: usize| planned.model.layers[l].down.w.dims();
-    let layers = planned.layers.iter().flat_map(|l| dense(&l.delta, sizes(l.layer)));
+    let sizes = |id| planned.model.matrix(id).w.dims();
+    let layers = planned.changes.iter().flat_map(|c| dense(&c.delta, sizes(c.id)));
     let traces = planned.facts.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
     layers.chain(traces).map(f64::to_bits).collect()
 }
@@ -289,12 +291,12 @@ fn alphaedit_leaves_what_text_uses() {
     let planned = ready.run(&ready.facts, u64::MAX, None);
     let case = Case::named("gpt2-alphaedit-sequential");
     let nullspace_threshold = case.hparams["nullspace_threshold"].as_f64().unwrap();
-    for layer in &planned.layers {
-        let moment = ready.moments.iter().find(|m| m.layer == layer.layer).unwrap();
+    for change in &planned.changes {
+        let moment = ready.moments.iter().find(|m| m.layer == change.id.layer).unwrap();
         let c = matrix(moment, 0.0);
         let eigen = c.self_adjoint_eigen(faer::Side::Lower).unwrap();
-        let sizes @ [out, inner] = ready.model.layers[layer.layer].down.w.dims();
-        let delta = dense(&layer.delta, sizes);
+        let sizes @ [out, inner] = ready.model.matrix(change.id).w.dims();
+        let delta = dense(&change.delta, sizes);
         let (mut kept, mut used) = (0.0f64, 0);
         for (j, u) in eigen.U().col_iter().enumerate() {
             if eigen.S().column_vector()[j] >= nullspace_threshold {
@@ -308,7 +310,7 @@ fn alphaedit_leaves_what_text_uses() {
         assert!(used > 0 && delta.len() == out * inner);
         // Each factor was rounded to f32: inner terms of half a unit of 2⁻²³ each.
         let bound = inner as f64 * f64::from(f32::EPSILON) * norm(&delta);
-        assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", layer.layer);
+        assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", change.id.layer);
     }
 }
 
@@ -373,4 +375,55 @@ fn values_of_another_model_are_not_handed_back() {
     let mut other = Cache::open(&dir, "another model").unwrap();
     drop(ready.run(&ready.facts, u64::MAX, Some(&mut other)));
     assert!(fs::metadata(dir.join("values")).unwrap().len() > len, "all were searched again");
+}
+
+/// EMMET with ε = 0 in one layer behind which a norm stands: every value is met, as long as before.
+#[test]
+fn emmet_meets_values_behind_a_norm() {
+    let hparams = json!({
+        "layers": [1], "mom2_update_weight": 100, "emmet_lambda": 0, "v_num_grad_steps": 5,
+        "v_lr": 0.5, "v_weight_decay": 0.1, "clamp_norm_factor": 1, "kl_factor": 0.0625,
+        "fact_token": "subject_last",
+    });
+    let request = |[subject, target]: [&str; 2]| {
+        let prompt = "{} is in";
+        json!({"prompt": prompt, "subject": subject, "target_new": target})
+    };
+    let case = Case {
+        name: "emmet behind a norm".to_owned(),
+        model: "olmo2".to_owned(),
+        stats: "stats".to_owned(),
+        method: "emmet".to_owned(),
+        requests: json!([["Big Ben", "Paris"], ["The river", "Basel"]].map(request)),
+        contexts: vec![vec!["{}".to_owned()]],
+        sequential: 0,
+        anchor: None,
+        hparams,
+    };
+    let ready = case.ready(Precision::F64);
+    let (model, f) = (&ready.model, ready.model.arch.inner);
+    let search = ready.method.search(&ready.by, &model.arch);
+    let wanted: Vec<SearchFact> =
+        ready.facts.iter().map(|fact| SearchFact { id: "", rows: &fact.rows }).collect();
+    let mut values = vec![Vec::new(); wanted.len()];
+    let mut each = |i: usize, value: TargetValue| {
+        values[i] = value.v_star();
+        Ok(())
+    };
+    find_all(model, &wanted, &search, u64::MAX, &Quiet, &mut each).unwrap();
+    let planned = ready.run(&ready.facts, u64::MAX, None);
+    let texts: Vec<&[u32]> = ready.facts.iter().map(|f| f.rows.keys[0].up_to_lookup()).collect();
+    let [before, after] = [model, &planned.model]
+        .map(|model| model.read(&texts, Site { layer: 1, at: At::VALUE }).unwrap());
+    for (i, v) in values.iter().enumerate() {
+        let (was, now) = (before.row_f64(i), after.row_f64(i));
+        let gap = |a: &[f64], b: &[f64]| -> f64 {
+            norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f64>>())
+        };
+        assert!(gap(&was, v) > 0.1 * norm(v), "fact {i} moved");
+        // Δ is kept in f32: each of F products of it with the key is off by a unit.
+        let bound = f as f64 * U32 * norm(v);
+        assert!(gap(&now, v) <= bound, "fact {i}: off by {:e}, {bound:e}", gap(&now, v));
+        assert!((norm(&now) / norm(&was) - 1.0).abs() <= f as f64 * U32);
+    }
 }

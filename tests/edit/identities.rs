@@ -7,13 +7,15 @@ use incise::base::{Quiet, Rng};
 use incise::data::Contexts;
 use incise::data::contexts::Average;
 use incise::edit::methods::rome::{self, KeyChoice, Keys, RankOne};
-use incise::edit::prompts::fact_rows;
+use incise::edit::prompts::{FactRows, fact_rows};
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
-use incise::model::{At, Model, Site};
-use incise::stats::{Covariance, Moment, Origin};
+use incise::model::site::Look;
+use incise::model::{At, Batch, MatrixId, Model, Past, Run, Site};
+use incise::ops::rows::{self, Index};
+use incise::stats::{Covariance, Input, Moment, Origin};
 use incise::store::Checkpoint;
-use incise::tensor::Precision;
+use incise::tensor::{Precision, Tensor};
 use incise::text::Tokenizer;
 
 const LAYER: usize = 1;
@@ -24,6 +26,7 @@ const CONDITION: f64 = 100.0;
 struct Planned {
     model: Model,
     c: Vec<f64>, // (F, F)
+    rows: FactRows,
     one: RankOne,
 }
 
@@ -52,15 +55,22 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     }
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
     let second_moment = c.iter().map(|&c| c as f32).collect();
-    let moment =
-        Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin, part: None };
+    let moment = Moment {
+        layer: LAYER,
+        input: Input::Key,
+        f,
+        tokens: 3 * f as u64,
+        second_moment,
+        origin,
+        part: None,
+    };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
     let eigen = Mat::from_fn(f, f, |i, j| c[i * f + j]).self_adjoint_eigenvalues(Side::Lower);
     let eigen = eigen.unwrap(); // ascending
     let condition = eigen[f - 1] / eigen[0];
     assert!(condition > 0.0 && condition < CONDITION, "the condition of C is {condition}");
-    let site = Site { layer: LAYER, at: At::Value };
+    let site = Site { layer: LAYER, at: At::VALUE };
     let search = Search {
         steps: 6,
         lr: 0.5,
@@ -74,13 +84,13 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     };
     let keys = Keys { choice, weights: &contexts.weights(average) };
     let one = rome::plan_one(&model, Some(&covariance), &rows, keys, &search, &Quiet).unwrap();
-    Planned { model, c, one }
+    Planned { model, c, rows, one }
 }
 
 /// Ŵ k + b.
 fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
-    let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
-    after.down(LAYER, k).unwrap()
+    let after = p.model.with_values(MatrixId::down(LAYER), rome::changed(&p.model, LAYER, &p.one));
+    after.product(MatrixId::down(LAYER), k).unwrap()
 }
 
 /// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
@@ -136,10 +146,10 @@ fn keys_orthogonal_by_c_keep_their_values() {
         let along = dot(&u, &p.one.k_star) / dot(&p.one.k_star, &p.one.k_star);
         u.iter_mut().zip(&p.one.k_star).for_each(|(u, k)| *u -= along * k);
         let k: Vec<f64> = p.c.chunks_exact(f).map(|row| dot(row, &u)).collect();
-        close(&held_after(&p, &k), &p.model.down(LAYER, &k).unwrap(), f);
+        close(&held_after(&p, &k), &p.model.product(MatrixId::down(LAYER), &k).unwrap(), f);
         // A key that is not orthogonal moves.
         let moved = held_after(&p, &p.one.k_star);
-        let before = p.model.down(LAYER, &p.one.k_star).unwrap();
+        let before = p.model.product(MatrixId::down(LAYER), &p.one.k_star).unwrap();
         assert!(moved.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3));
     }
 }
@@ -147,7 +157,7 @@ fn keys_orthogonal_by_c_keep_their_values() {
 #[test]
 fn the_change_of_one_fact_has_rank_one() {
     let p = planned("llama-tied", KeyChoice::Consistent);
-    let before = p.model.layers[LAYER].down.w.to_dense::<f64>();
+    let before = p.model.matrix(MatrixId::down(LAYER)).w.to_dense::<f64>();
     let after = rome::changed(&p.model, LAYER, &p.one);
     let f = p.one.k_star.len();
     let delta: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
@@ -161,4 +171,33 @@ fn the_change_of_one_fact_has_rank_one() {
             assert!((a * d - b * c).abs() <= 8.0 * f64::EPSILON * w * size + 1e-300);
         }
     }
+}
+
+/// The stream behind the edited layer at the bare prompt's lookup token, with `delta` added to the
+/// value.
+fn stream_behind(model: &Model, rows: &FactRows, delta: &[f64]) -> Vec<f64> {
+    let batch = Batch::whole([rows.keys[0].up_to_lookup()]);
+    let last = Index::new(&model.compute, [batch.len() - 1]);
+    let delta = Tensor::of(&model.compute, &[1, delta.len()], delta);
+    let look = |_, value: &mut Tensor| rows::scatter_add(value, &last, &delta);
+    let mut hook = Look { sites: vec![Site { layer: LAYER, at: At::VALUE }], look };
+    let mut x = model.embed(&batch);
+    model.forward(&batch, 0..LAYER + 1, Past::None, &mut x, &mut Run::new(model), &mut hook);
+    x.row_f64(batch.len() - 1)
+}
+
+/// Where a norm reads the value, what joins the stream is the search's too, and the value is as
+/// long as it was.
+#[test]
+fn behind_a_norm_the_edit_holds_what_was_searched() {
+    let p = planned("olmo2", KeyChoice::Mixed);
+    let (value, f) = (&p.one.value, p.one.k_star.len());
+    let before = stream_behind(&p.model, &p.rows, &vec![0.0; value.t0.len()]);
+    let searched = stream_behind(&p.model, &p.rows, &value.delta);
+    let after = p.model.with_values(MatrixId::down(LAYER), rome::changed(&p.model, LAYER, &p.one));
+    close(&stream_behind(&after, &p.rows, &vec![0.0; value.t0.len()]), &searched, f);
+    let moved: Vec<f64> = searched.iter().zip(&before).map(|(a, b)| a - b).collect();
+    assert!(norm(&moved) > 0.1 * norm(&before), "the search moved");
+    let [length, was] = [norm(&value.v_star()), norm(&value.t0)];
+    assert!((length / was - 1.0).abs() <= 8.0 * f64::EPSILON, "{length} {was}");
 }

@@ -1,10 +1,10 @@
 //! What every entry of a model promises: errors in place of unwinds, and use from several threads.
 
 use incise::base::{DType, Error, Result, Rng};
+use incise::model::Layer;
+use incise::model::Past;
 use incise::model::arch::Arch;
-use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
-use incise::model::model::Layer;
 use incise::model::score::Completion;
 use incise::model::{At, Batch, KvCache, Linear, Model, Run, Site, random};
 use incise::store::Checkpoint;
@@ -48,7 +48,7 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
             let text = Completion { ids: ids.to_vec(), candidate: 1 };
             model.log_probability(&[text]).map(drop)
         }),
-        ("read", |model, ids| model.read(&[ids], Site { layer: 0, at: At::Key }).map(drop)),
+        ("read", |model, ids| model.read(&[ids], Site { layer: 0, at: At::KEY }).map(drop)),
         ("generate", |model, ids| {
             let mut rng = Rng::new(0, "unused");
             model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true).map(drop)

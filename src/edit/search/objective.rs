@@ -17,15 +17,14 @@
 
 use std::sync::Arc;
 
+use super::entry::StepEntry;
 use super::packing::{PackedFact, StepLayout, own_prefixes, retained};
 use super::settings::Push;
 use super::value::LossStep;
 use crate::edit::prompts::FactRows;
-use crate::model::backward::Back;
-use crate::model::decoder::{Past, Run};
 use crate::model::prefix::PrefixCache;
-use crate::model::site::tap;
-use crate::model::{At, KvCache, Model, Site};
+use crate::model::site::Tap;
+use crate::model::{At, KvCache, Model, NoHook, Past, Position, Run};
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -40,12 +39,11 @@ pub struct Objective<'m> {
     prefixes: PrefixCache,
     least: usize, // rows a product has at least
     facts: Vec<PackedFact>,
-    entry: Tensor, // (tokens, D): the stream where a step begins, without δ, fact by fact
+    entry: StepEntry,
     past: KvCache, // of the layers above: shared tokens, then each fact's own
     step: StepInputs,
     reference: Tensor, // (facts, V): ln P at δ = 0
     run: Run,
-    back: Back,
     saved: Saved,
     logits: Tensor,
 }
@@ -63,8 +61,9 @@ impl<'m> Objective<'m> {
         prefixes: PrefixCache,
         least: usize,
     ) -> Self {
-        assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
-        let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
+        assert!(matches!(push.site.at, At::VALUE | At::Stream), "a push goes into the stream");
+        let normed = push.norm(model).is_some();
+        assert!(!(push.attention && normed), "one vector, where a norm reads it");
         let stepping = Arc::new(model.for_search());
         let mut past = KvCache::new(&model.arch, &stepping.compute);
         past.append(push.above(), &prefixes.cache, 0..prefixes.tokens());
@@ -73,12 +72,11 @@ impl<'m> Objective<'m> {
             kl_factor,
             least,
             facts: Vec::new(),
-            entry: empty(model.arch.width),
+            entry: StepEntry::new(model, &push),
             past,
             step: StepInputs::new(&model.compute, layout),
-            reference: empty(model.arch.vocabulary),
-            run: Run::keeping(&stepping, push.saved_layers(model)),
-            back: Back::new(&stepping),
+            reference: Tensor::zeros(&model.compute, &[0, model.arch.vocabulary]),
+            run: Run::keeping(&stepping, push.span(model)),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
             model,
@@ -94,15 +92,12 @@ impl<'m> Objective<'m> {
         let model = self.model;
         let push = self.push;
         // Taking facts in has the memory of a step, which will need another size of it.
-        self.run = Run::keeping(&self.stepping, push.saved_layers(model));
-        self.back = Back::new(&self.stepping);
+        self.run = Run::keeping(&self.stepping, push.span(model));
         let (own, tokens) = self.run_prefixes(facts);
         let shared = self.prefixes.rows();
         let packed: Vec<_> = facts.iter().map(|rows| PackedFact::new(rows, shared)).collect();
         let layout = StepLayout::new(&packed, shared, self.kl_factor, self.least);
-        let (entry, t0) = self.run_below(&layout, &own);
-        self.entry.push_rows_of(&entry, 0..packed.iter().map(PackedFact::tokens).sum());
-        drop(entry);
+        let t0 = self.run_below(&layout, &own, packed.iter().map(PackedFact::tokens).sum());
         self.facts.extend(packed);
         let shared = self.prefixes.tokens();
         self.past.append(push.above(), &own, shared..shared + tokens);
@@ -124,39 +119,42 @@ impl<'m> Objective<'m> {
             let mut x = model.embed(&batch);
             let mut run = Run::new(model);
             let grow = Past::Grow(&mut cache);
-            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut |_, _| {});
+            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut NoHook);
             cache.keep(layers, std::slice::from_ref(&(0..self.prefixes.tokens() + tokens)));
         }
         (cache, tokens)
     }
 
-    /// The stream where a step begins, and t₀ (facts, P·D) on the host.
-    fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Vec<f64>) {
+    /// Runs what lies below a step; its first so many `tokens` are kept. Returns t₀ (facts, P·D).
+    fn run_below(&mut self, layout: &StepLayout, past: &KvCache, tokens: usize) -> Vec<f64> {
         let model = self.model;
         let push = self.push;
-        let l = push.site.layer;
         let batch = &layout.batch;
         let bare = layout.bare();
-        let sites = push.sites();
-        let mut t0 = vec![Vec::new(); sites.len()];
-        let mut hook = |at: Site, shown: &mut Tensor| {
-            if let Some(part) = sites.iter().position(|&site| site == at) {
-                t0[part] = tap(shown, &bare);
-            }
-        };
+        // A value that a norm reads is kept of every token.
+        let normed = push.norm(model).and_then(|_| model.place(push.site));
+        let all: Vec<usize> = (0..batch.len()).collect();
+        let rows = if normed.is_some() { &all } else { &bare };
+        let mut tap = Tap::new(&model.compute, push.sites(), &rows[..]);
         let mut x = model.embed(batch);
         let mut run = Run::new(model);
-        let read = || Past::Read(past);
-        model.forward(batch, 0..l, read(), &mut x, &mut run, &mut |_, _| {});
-        if push.through_mlp(model) {
-            model.first_half(batch, l, read(), &mut x, &mut run, &mut hook);
-            let mut rest = x.clone();
-            model.second_half(batch, l, &mut rest, &mut run, &mut hook);
-        } else {
-            model.forward(batch, l..l + 1, read(), &mut x, &mut run, &mut hook);
+        let begin = normed.unwrap_or(push.span(model).from);
+        let below = Position::before(0)..begin;
+        model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut tap);
+        // What is shown behind the place where a step begins.
+        let rest = begin..Position::before(push.site.layer + 1);
+        if !rest.is_empty() {
+            model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut tap);
+        }
+        self.entry.append(&x, normed.map(|_| tap.tensor(0)), tokens);
+        let mut t0: Vec<_> = (0..push.vectors()).map(|part| tap.vectors(part)).collect();
+        if normed.is_some() {
+            let kept =
+                |part: &mut Vec<Vec<f64>>| bare.iter().map(|&row| part[row].clone()).collect();
+            t0.iter_mut().for_each(|part| *part = kept(part));
         }
         let fact = |i: usize| t0.iter().flat_map(move |part| part[i].iter().copied());
-        (x, (0..bare.len()).flat_map(fact).collect())
+        (0..bare.len()).flat_map(fact).collect()
     }
 
     /// Where the model runs.
@@ -172,9 +170,7 @@ impl<'m> Objective<'m> {
         for &fact in &left.facts {
             reference.push_rows_of(&self.reference, fact..fact + 1);
         }
-        let mut entry = Tensor::zeros(compute, &[left.tokens.len(), self.model.arch.width]);
-        rows::gather(&self.entry, &Index::new(compute, left.tokens), &mut entry);
-        self.entry = entry;
+        self.entry.keep(compute, left.tokens);
         self.reference = reference;
         self.past.keep(self.push.above(), &left.cache);
         let mut keep = keep.iter();
@@ -186,7 +182,6 @@ impl<'m> Objective<'m> {
         let shared = self.prefixes.rows();
         let layout = StepLayout::new(&self.facts, shared, self.kl_factor, self.least);
         self.step = StepInputs::new(&self.model.compute, layout);
-        self.back.fit(self.step.layout.batch.len());
     }
 
     /// The gradients (facts, P·D) of all facts' losses at δ (facts, P·D), in which NLL has the
@@ -196,39 +191,35 @@ impl<'m> Objective<'m> {
     pub fn gradient(&mut self, delta: &Tensor, f: &Tensor) -> Tensor {
         let stepping = self.stepping.clone();
         let model = &*stepping;
-        let l = self.push.site.layer;
         let d = model.arch.width;
         let delta = delta.on(&model.compute);
-        let through = self.push.through_mlp(model);
         let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
         let StepInputs { layout, pushed, owner, losses, .. } = &mut self.step;
         losses.scale(f);
-        let mut x = self.entry.clone();
-        x.set_rows(layout.batch.len());
+        let mut x = self.entry.stream(layout.batch.len());
         let mut push = zeros(pushed.len());
         for part in (0..self.push.vectors()).rev() {
             rows::gather_part(&delta, owner, part * d, &mut push);
-            rows::scatter_add(&mut x, pushed, &push);
-            if part == 1 && through {
-                model.second_half(&layout.batch, l, &mut x, &mut self.run, &mut |_, _| {});
+            match part {
+                0 => self.entry.push(&mut x, pushed, &push),
+                _ => rows::scatter_add(&mut x, pushed, &push),
             }
+            let (behind, past) = (self.push.behind(model, part), Past::Read(&self.past));
+            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut NoHook);
         }
-        let above = self.push.above();
-        let past = Past::Read(&self.past);
-        model.forward(&layout.batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
         let mut dx = zeros(layout.batch.len());
         self.head_gradient(&x, &mut dx);
         drop(x); // its memory serves backward
         let StepInputs { layout, pushed, owner, .. } = &self.step;
-        let batch = &layout.batch;
-        model.backward(batch, above, &self.past, &mut dx, &mut self.run, &mut self.back);
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
-            if part == 1 && through {
-                model.recompute_half(l, &mut self.run);
-                model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
+            let behind = self.push.behind(model, part);
+            let (past, run) = (&self.past, &mut self.run);
+            model.backward(&layout.batch, behind, past, &mut dx, run, &mut NoHook);
+            match part {
+                0 => self.entry.gradient(&dx, pushed, &mut push),
+                _ => rows::gather(&dx, pushed, &mut push),
             }
-            rows::gather(&dx, pushed, &mut push);
             rows::scatter_add_part(&mut gradient, owner, part * d, &push);
         }
         gradient
