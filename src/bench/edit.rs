@@ -18,7 +18,7 @@ use crate::edit::methods::memit::{MEMIT, Memit};
 use crate::edit::prompts::FactRows;
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::state::State;
-use crate::model::{At, Batch, Model, Run, Site, decoder::Past};
+use crate::model::{At, Batch, Model, Past, Run, Site};
 use crate::ops::gram::{Totals, packed_len};
 use crate::stats::{Moment, Origin};
 

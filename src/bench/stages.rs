@@ -10,9 +10,9 @@ use crate::edit::search::memory::{SearchMemory, max_tokens};
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::search::{Push, Search, SearchFact, find_all};
 use crate::gpu::Engine;
-use crate::model::decoder::{Hook, Past};
 use crate::model::random::layer_weights;
 use crate::model::{At, Batch, Model, Run, SearchPrecision, Site};
+use crate::model::{Hook, Past};
 use crate::ops::gram::{Totals, packed_len};
 
 /// Steps of a search that never ends early.
@@ -55,7 +55,7 @@ pub fn searches(model: &Model, limits: Limits, n: usize, rows: &mut Vec<Row>) ->
 
 /// Weights of a layer.
 pub fn weights(model: &Model) -> f64 {
-    layer_weights(&model.arch, model.layers[0].gate.is_some())
+    layer_weights(&model.arch, model.layers[0].mlp().gate.is_some())
 }
 
 fn how(model: &Model) -> &'static str {

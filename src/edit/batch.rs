@@ -210,7 +210,7 @@ fn total(model: &Model, changes: Vec<LayerChange>) -> LayerChange {
     if changes.len() == 1 {
         return first;
     }
-    let sizes = model.layers[first.layer].down.w.dims();
+    let sizes = model.layers[first.layer].mlp().down.w.dims();
     let ridge = changes.iter().find_map(|l| l.ridge);
     let deltas: Vec<Delta> = changes.into_iter().map(|l| l.delta).collect();
     let delta = sum(&deltas, sizes);

@@ -161,8 +161,8 @@ pub fn search_cost(on: &Context, facts: &[TokenizedFact], search: &Search) -> Co
     let by_memory = on.memory.saturating_sub(fixed_bytes) / bytes_a_fact.max(1);
     let by_tokens = max_tokens(model) as u64 * n / tokens.max(1) as u64;
     // Forward and backward for activations: 4 a weight, token and step, above the edited layer.
-    let above = push.loss_layer.saturating_sub(push.site.layer);
-    let weights = above as f64 * model.weights_a_layer() as f64;
+    let weights: usize = push.above().map(|l| model.weights_of_layer(l)).sum();
+    let weights = weights as f64;
     Cost {
         bytes_a_fact,
         fixed_bytes,

@@ -15,7 +15,7 @@ use super::prompts::{FactRows, PromptRow};
 use crate::base::{Error, Progress, Result};
 use crate::data::Contexts;
 use crate::data::contexts::Average;
-use crate::model::decoder::Past;
+use crate::model::Past;
 use crate::model::prefix::{PrefixCache, common_prefixes};
 use crate::model::site::tap;
 use crate::model::{At, Batch, Model, Run, Site};

@@ -54,8 +54,8 @@ pub struct Arch {
 pub enum Positions {
     /// A learned embedding, added to that of the token.
     Learned,
-    /// Rotary (RoPE).
-    Rotary(Rotary),
+    /// Rotary (RoPE): tables, of which each layer names its own.
+    Rotary(Vec<Rotary>),
 }
 
 /// Which projections have a bias.
@@ -89,6 +89,14 @@ impl Arch {
     /// G·E, the width of k and v.
     pub fn kv_width(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// The rotary tables; none where positions are learned.
+    pub fn rotary(&self) -> &[Rotary] {
+        match &self.positions {
+            Positions::Learned => &[],
+            Positions::Rotary(tables) => tables,
+        }
     }
 
     /// Heads, score scale and window of layer l.

@@ -13,6 +13,16 @@ pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>, // (rows, G·E) each
 }
 
+/// The keys and values that a batch attends to beyond its own.
+pub enum Past<'a> {
+    /// None: every sequence is whole.
+    None,
+    /// Rows of a cache, which does not change.
+    Read(&'a KvCache),
+    /// Rows of a cache, to which the batch's own are appended.
+    Grow(&'a mut KvCache),
+}
+
 impl KvCache {
     /// Without rows.
     pub fn new(arch: &Arch, compute: &Compute) -> KvCache {

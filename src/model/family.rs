@@ -194,7 +194,7 @@ impl Family {
                 PositionEncoding::Learned { .. } => Positions::Learned,
                 PositionEncoding::Rotary(dim, pairing) => {
                     let rotary = Rotary::read(config, dim, pairing, head_dim, max_positions)?;
-                    Positions::Rotary(rotary)
+                    Positions::Rotary(vec![rotary])
                 }
             },
             scale: Scale {

@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::cache::KvCache;
-use super::decoder::Past;
+use super::cache::Past;
 use super::model::Model;
 use crate::base::{Error, Result, Rng};
 use crate::ops::sample;

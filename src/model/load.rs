@@ -6,10 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::arch::Arch;
+use super::assemble::{self, LayerTensors};
 use super::config::Config;
 use super::families;
-use super::family::{Family, PositionEncoding, Qkv};
-use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
+use super::family::{Family, PositionEncoding};
+use super::layer::Layer;
+use super::matrix::Linear;
+use super::model::{Editable, Model, SearchPrecision};
 use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::ops::proof;
@@ -205,47 +208,7 @@ impl<'a> Loader<'a> {
     }
 
     fn layer(&self, l: usize) -> Result<Layer> {
-        let names = &self.family.names;
-        let a = self.arch;
-        let linear = |name, out, inner, biased| {
-            self.linear(&self.layer_name(l, name), names.layout, [out, inner], biased)
-        };
-        let norm = |name| self.norm(&self.layer_name(l, name), a.norm, a.width);
-        let head_norm = |name| self.norm(&self.layer_name(l, name), NormKind::Rms, a.head_dim);
-        let [q, k, v] = match names.qkv {
-            Qkv::Stacked(name) => {
-                let outs = [a.q_width(), a.kv_width(), a.kv_width()];
-                self.fused(&self.layer_name(l, name), outs, 1)?
-            }
-            Qkv::ByHead(name) => {
-                self.fused(&self.layer_name(l, name), [a.head_dim; 3], a.n_heads)?
-            }
-            Qkv::Three([q, k, v]) => [
-                linear(q, a.q_width(), a.width, a.biases.qkv)?,
-                linear(k, a.kv_width(), a.width, a.biases.qkv)?,
-                linear(v, a.kv_width(), a.width, a.biases.qkv)?,
-            ],
-        };
-        let qk_norm = match names.qk_norm {
-            Some([q, k]) => Some([head_norm(q)?, head_norm(k)?]),
-            None => None,
-        };
-        Ok(Layer {
-            norm1: norm(names.norm1)?,
-            q,
-            k,
-            v,
-            o: linear(names.o, a.width, a.q_width(), a.biases.o)?,
-            norm2: norm(names.norm2)?,
-            gate: names
-                .gate
-                .map(|gate| linear(gate, a.inner, a.width, a.biases.mlp))
-                .transpose()?,
-            up: linear(names.up, a.inner, a.width, a.biases.mlp)?,
-            down: linear(names.down, a.width, a.inner, a.biases.mlp)?,
-            heads: a.heads(l),
-            qk_norm,
-        })
+        assemble::layer(self.arch, &self.family.names, l, &mut StoredLayer { of: self, l })
     }
 
     fn layer_name(&self, l: usize, name: &str) -> String {
@@ -308,12 +271,32 @@ impl<'a> Loader<'a> {
         biased.then(|| self.vector(&format!("{name}.bias"), len)).transpose()
     }
 
-    /// Queries, keys and values stored as rows of one matrix, in blocks of `outs` rows of each.
-    fn fused(&self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
-        let a = self.arch;
+    fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
+        Ok(Norm {
+            kind,
+            eps: self.arch.eps,
+            gain: self.vector(&format!("{name}.weight"), width)?,
+            bias: self.bias(name, width, kind == NormKind::Layer)?,
+        })
+    }
+}
+
+/// A layer's tensors in a checkpoint.
+struct StoredLayer<'a> {
+    of: &'a Loader<'a>,
+    l: usize,
+}
+
+impl LayerTensors for StoredLayer<'_> {
+    fn linear(&mut self, name: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
+        let layout = self.of.family.names.layout;
+        self.of.linear(&self.of.layer_name(self.l, name), layout, size, biased)
+    }
+
+    fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
+        let a = self.of.arch;
         let period: usize = outs.iter().sum();
-        let size = [blocks * period, a.width];
-        let whole = self.linear(name, self.family.names.layout, size, a.biases.qkv)?;
+        let whole = self.linear(name, [blocks * period, a.width], a.biases.qkv)?;
         let bias = whole.b.map(|b| b.to_f64());
         let mut from = 0;
         Ok(outs.map(|out| {
@@ -322,18 +305,13 @@ impl<'a> Loader<'a> {
             let b = bias.as_ref().map(|b| {
                 let own: Vec<f64> =
                     b.chunks(period).flat_map(|block| &block[rows.clone()]).copied().collect();
-                Tensor::of(&self.compute, &[own.len()], &own)
+                Tensor::of(&self.of.compute, &[own.len()], &own)
             });
             Linear { w: whole.w.every(rows, period), b }
         }))
     }
 
-    fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
-        Ok(Norm {
-            kind,
-            eps: self.arch.eps,
-            gain: self.vector(&format!("{name}.weight"), width)?,
-            bias: self.bias(name, width, kind == NormKind::Layer)?,
-        })
+    fn norm(&mut self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
+        self.of.norm(&self.of.layer_name(self.l, name), kind, width)
     }
 }

@@ -1,33 +1,46 @@
 //! Floor 4: transformer decoders, forward and backward. There is one decoder, driven by data: a
 //! family is a row in [`families`], not a file of code.
 //!
-//! Start reading at [`decoder`], then [`backward`], which reads the same lines from the bottom up.
+//! Start reading at [`decoder`], then [`layer`], and the bodies of its branches, [`attention`] and
+//! [`mlp`]: each is forward and backward side by side.
 
 pub mod arch;
-pub mod backward;
+mod assemble;
+pub mod attention;
 pub mod batch;
+pub mod branch;
 pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod families;
 pub mod family;
 pub mod generate;
+pub mod layer;
 pub mod load;
+pub mod matrix;
+pub mod mlp;
 #[allow(clippy::module_inception)]
 pub mod model;
+mod pass;
 pub mod peers;
 pub mod prefix;
 mod proof;
 pub mod random;
 pub mod rotary;
+pub mod run;
 pub mod score;
 pub mod site;
+pub mod span;
+pub mod token_bytes;
 
 pub use arch::Arch;
 pub use batch::Batch;
-pub use cache::KvCache;
-pub use decoder::Run;
+pub use cache::{KvCache, Past};
 pub use family::Family;
+pub use layer::Layer;
 pub use load::fingerprint;
-pub use model::{Linear, Model, SearchPrecision};
-pub use site::{At, Site};
+pub use matrix::{Linear, Matrix};
+pub use model::{Model, SearchPrecision};
+pub use run::{Back, Run};
+pub use site::{At, Hook, Site, no_hook};
+pub use span::{Position, Span};

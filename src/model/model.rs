@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::arch::Arch;
+use super::layer::Layer;
+use super::matrix::Linear;
 use crate::base::{DType, Result};
 use crate::linalg::vector::dot;
-use crate::ops::attention::Heads;
 use crate::ops::norm::Norm;
 use crate::tensor::weight::SharedBytes;
 use crate::tensor::{Compute, Layout, Precision, Tensor, Weight};
@@ -48,42 +49,6 @@ pub enum SearchPrecision {
     Fast,
 }
 
-/// y = x Wᵀ + b.
-#[derive(Clone)]
-pub struct Linear {
-    /// (out, in).
-    pub w: Weight,
-    /// (out).
-    pub b: Option<Tensor>,
-}
-
-/// The weights of one layer.
-#[derive(Clone)]
-pub struct Layer {
-    /// Before attention.
-    pub norm1: Norm,
-    /// (H·E, D).
-    pub q: Linear,
-    /// (G·E, D).
-    pub k: Linear,
-    /// (G·E, D).
-    pub v: Linear,
-    /// (D, H·E).
-    pub o: Linear,
-    /// Before the MLP.
-    pub norm2: Norm,
-    /// (F, D), in gated MLPs.
-    pub gate: Option<Linear>,
-    /// (F, D).
-    pub up: Linear,
-    /// (D, F): the matrix that edits change.
-    pub down: Linear,
-    /// H, G, E, the scale of the scores and the window.
-    pub heads: Heads,
-    /// Norms of each head of q and of k (E), where the family has them.
-    pub qk_norm: Option<[Norm; 2]>,
-}
-
 /// How the checkpoint stores a matrix that edits change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Editable {
@@ -118,21 +83,15 @@ impl Model {
         }
     }
 
-    /// How many weights a layer has.
-    pub fn weights_a_layer(&self) -> usize {
-        let layer = &self.layers[0];
-        let linears = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.up, &layer.down];
-        let size = |linear: &Linear| linear.w.dims().iter().product::<usize>();
-        linears.into_iter().chain(&layer.gate).map(size).sum()
+    /// How many weights the matrices of a layer have.
+    pub fn weights_of_layer(&self, l: usize) -> usize {
+        self.layers[l].matrices().map(|(_, linear)| linear.weights()).sum()
     }
 
     /// Bytes of the weights as they are stored.
     fn bytes(&self) -> u64 {
-        let layer = |l: &Layer| -> u64 {
-            let linears = [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down].into_iter().chain(&l.gate);
-            linears.map(|linear| linear.w.bytes()).sum()
-        };
-        let layers: u64 = self.layers.iter().map(|l| layer(l)).sum();
+        let matrices = self.layers.iter().flat_map(|layer| layer.matrices());
+        let layers: u64 = matrices.map(|(_, linear)| linear.w.bytes()).sum();
         let positions = self.positions.as_ref().map_or(0, Weight::bytes);
         let head = if self.arch.tie_embeddings { 0 } else { self.head.w.bytes() };
         layers + self.embed.bytes() + positions + head
@@ -158,7 +117,7 @@ impl Model {
     ///
     /// A device that fails.
     pub fn down(&self, l: usize, k: &[f64]) -> Result<Vec<f64>> {
-        let Linear { w, b } = &self.layers[l].down;
+        let Linear { w, b } = &self.layers[l].mlp().down;
         let [out, inner] = w.dims();
         let mut m = self.compute.run(|| Ok(b.as_ref().map_or(vec![0.0; out], Tensor::to_f64)))?;
         let mut row = vec![0.0; inner];
@@ -172,7 +131,7 @@ impl Model {
     /// The same model with another down projection in layer l: W (D, F), which a model that
     /// computes in f64 stores in f64.
     pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
-        let [out, inner] = self.layers[l].down.w.dims();
+        let [out, inner] = self.layers[l].mlp().down.w.dims();
         self.with_down_weight(
             l,
             match self.compute.precision() {
@@ -197,7 +156,7 @@ impl Model {
 
     fn with_down_weight(&self, l: usize, w: Weight) -> Model {
         let mut model = self.clone();
-        Arc::make_mut(&mut model.layers[l]).down.w = w;
+        Arc::make_mut(&mut model.layers[l]).mlp_mut().down.w = w;
         model
     }
 }

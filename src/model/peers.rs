@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use super::model::{Layer, Linear, Model};
+use super::model::Model;
 use crate::base::{Result, catch_device_error};
-use crate::ops::norm::Norm;
-use crate::tensor::{Compute, Tensor};
+use crate::tensor::Compute;
 
 impl Model {
     /// The model, and a copy on each further device.
@@ -33,36 +32,5 @@ impl Model {
             head: self.head.on(compute),
             ..self.clone()
         }
-    }
-}
-
-impl Layer {
-    fn on(&self, compute: &Compute) -> Layer {
-        Layer {
-            norm1: self.norm1.on(compute),
-            q: self.q.on(compute),
-            k: self.k.on(compute),
-            v: self.v.on(compute),
-            o: self.o.on(compute),
-            norm2: self.norm2.on(compute),
-            gate: self.gate.as_ref().map(|gate| gate.on(compute)),
-            up: self.up.on(compute),
-            down: self.down.on(compute),
-            heads: self.heads,
-            qk_norm: self.qk_norm.as_ref().map(|norms| norms.each_ref().map(|n| n.on(compute))),
-        }
-    }
-}
-
-impl Linear {
-    fn on(&self, compute: &Compute) -> Linear {
-        Linear { w: self.w.clone(), b: self.b.as_ref().map(|b| b.on(compute).into_owned()) }
-    }
-}
-
-impl Norm {
-    fn on(&self, compute: &Compute) -> Norm {
-        let on = |t: &Tensor| t.on(compute).into_owned();
-        Norm { gain: on(&self.gain), bias: self.bias.as_ref().map(on), ..*self }
     }
 }

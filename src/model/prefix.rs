@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use super::batch::Batch;
 use super::cache::KvCache;
-use super::decoder::{Past, Run};
+use super::cache::Past;
 use super::model::Model;
+use super::run::Run;
 
 /// The shared beginning of each kind of text, run.
 pub struct PrefixCache {

@@ -72,13 +72,10 @@ impl Model {
 
     /// A matrix of each type, size and layout, and its title.
     fn kinds(&self) -> Vec<(String, &Weight)> {
-        let layers = self.layers.iter().flat_map(|l| {
-            let linears = [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down];
-            linears.into_iter().chain(&l.gate).map(|linear| &linear.w)
-        });
+        let matrices = self.layers.iter().flat_map(|layer| layer.matrices());
         let mut seen = HashSet::new();
         let mut kinds = Vec::new();
-        for w in layers.chain([&self.head.w]) {
+        for w in matrices.map(|(_, linear)| &linear.w).chain([&self.head.w]) {
             let title = w.title();
             if seen.insert(title.clone()) {
                 kinds.push((title, w));

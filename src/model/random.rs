@@ -8,10 +8,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::arch::{Arch, Positions};
+use super::assemble::{self, LayerTensors};
 use super::config::Config;
 use super::families;
-use super::family::Names;
-use super::model::{Editable, Layer, Linear, Model, SearchPrecision};
+use super::matrix::Linear;
+use super::model::{Editable, Model, SearchPrecision};
 use crate::base::{DType, Error, Result, Rng, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
@@ -85,7 +86,11 @@ impl Model {
         dtype.narrow(&values, &mut drawn);
         let mut draw = Draw { bytes: HashMap::new(), drawn, dtype, compute: compute.clone() };
         catch_device_error(|| {
-            let layers = (0..a.layers).map(|l| Arc::new(draw.layer(&a, names, l))).collect();
+            let mut layers = Vec::new();
+            for l in 0..a.layers {
+                let mut drawn = DrawnLayer { draw: &mut draw, arch: &a, layout: names.layout };
+                layers.push(Arc::new(assemble::layer(&a, names, l, &mut drawn)?));
+            }
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
             let mut head = draw.linear([a.vocabulary, a.width], Layout::OutIn, a.biases.head);
             if a.tie_embeddings {
@@ -116,23 +121,6 @@ impl Model {
 }
 
 impl Draw {
-    fn layer(&mut self, a: &Arch, names: &Names, l: usize) -> Layer {
-        let layout = names.layout;
-        Layer {
-            norm1: self.norm(a.norm, a.eps, a.width),
-            q: self.linear([a.q_width(), a.width], layout, a.biases.qkv),
-            k: self.linear([a.kv_width(), a.width], layout, a.biases.qkv),
-            v: self.linear([a.kv_width(), a.width], layout, a.biases.qkv),
-            o: self.linear([a.width, a.q_width()], layout, a.biases.o),
-            norm2: self.norm(a.norm, a.eps, a.width),
-            gate: names.gate.map(|_| self.linear([a.inner, a.width], layout, a.biases.mlp)),
-            up: self.linear([a.inner, a.width], layout, a.biases.mlp),
-            down: self.linear([a.width, a.inner], layout, a.biases.mlp),
-            heads: a.heads(l),
-            qk_norm: a.qk_norm.then(|| [0; 2].map(|_| self.norm(NormKind::Rms, a.eps, a.head_dim))),
-        }
-    }
-
     fn matrix(&mut self, [out, inner]: [usize; 2], layout: Layout) -> Weight {
         let len = out * inner * self.dtype.size();
         let repeated = || Arc::new(self.drawn.iter().copied().cycle().take(len).collect());
@@ -149,5 +137,28 @@ impl Draw {
         let gain = Tensor::of(&self.compute, &[width], &vec![1.0; width]);
         let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
         Norm { kind, eps, gain, bias }
+    }
+}
+
+/// A layer's tensors, drawn.
+struct DrawnLayer<'a> {
+    draw: &'a mut Draw,
+    arch: &'a Arch,
+    layout: Layout,
+}
+
+impl LayerTensors for DrawnLayer<'_> {
+    fn linear(&mut self, _: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
+        Ok(self.draw.linear(size, self.layout, biased))
+    }
+
+    fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
+        let biased = self.arch.biases.qkv;
+        let [q, k, v] = outs.map(|out| self.linear(name, [blocks * out, self.arch.width], biased));
+        Ok([q?, k?, v?])
+    }
+
+    fn norm(&mut self, _: &str, kind: NormKind, width: usize) -> Result<Norm> {
+        Ok(self.draw.norm(kind, self.arch.eps, width))
     }
 }

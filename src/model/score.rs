@@ -1,8 +1,9 @@
 //! How likely a model holds a text, and the value of a site at a token.
 
 use super::batch::Batch;
-use super::decoder::{Past, Run};
+use super::cache::Past;
 use super::model::Model;
+use super::run::Run;
 use super::site::Site;
 use crate::base::Result;
 use crate::ops::attention::Seq;

@@ -35,3 +35,9 @@ pub struct Site {
     /// Where in it.
     pub at: At,
 }
+
+/// Is called with the tensor at every site of the pass, and may change it.
+pub type Hook<'a> = &'a mut dyn FnMut(Site, &mut Tensor);
+
+/// The [`Hook`] of a pass that nobody observes: `&mut no_hook`.
+pub fn no_hook(_: Site, _: &mut Tensor) {}

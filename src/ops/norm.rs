@@ -27,6 +27,12 @@ pub struct Norm {
 }
 
 impl Norm {
+    /// The same where another computation runs.
+    pub fn on(&self, compute: &Compute) -> Norm {
+        let on = |t: &Tensor| t.on(compute).into_owned();
+        Norm { gain: on(&self.gain), bias: self.bias.as_ref().map(on), ..*self }
+    }
+
     fn on_device(&self) -> cuda::norm::DeviceNorm<'_> {
         let kind = self.kind;
         let eps = self.eps as f32;
@@ -59,11 +65,11 @@ impl Saved {
         cuda::norm::DeviceSaved { x: x.array_mut(), m: mean.array_mut(), s: rstd.array_mut() }
     }
 
-    /// Makes room for another number of rows, memory kept.
-    pub fn set_rows(&mut self, n: usize) {
-        for t in [&mut self.x, &mut self.mean, &mut self.rstd] {
-            t.set_rows(n);
-        }
+    /// Makes room for N rows of D, memory kept.
+    pub fn set_shape(&mut self, [n, d]: [usize; 2]) {
+        self.x.set_shape([n, d]);
+        self.mean.set_rows(n);
+        self.rstd.set_rows(n);
     }
 }
 
@@ -111,8 +117,7 @@ pub fn forward_adding(x: &mut Tensor, added: &Tensor, p: &Norm, y: &mut Tensor, 
 pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
     let ([n, width], [e]) = (x.dims(), p.gain.dims());
     assert!(width.is_multiple_of(e), "norm of heads: heads of another width");
-    saved.set_rows(n * width / e);
-    shapes!("norm of heads": saved.x => [n * width / e, e]);
+    saved.set_shape([n * width / e, e]);
     on!(p.gain,
         host T => {
             saved.x.get_mut::<T>().copy_from_slice(x.get());

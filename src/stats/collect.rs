@@ -20,7 +20,7 @@ use super::file::Moment;
 use super::origin::{Collect, Part};
 use super::partial::{self, PartialSums};
 use crate::base::{Error, Progress, Result, Stage, catch_device_error};
-use crate::model::decoder::Past;
+use crate::model::Past;
 use crate::model::{At, Batch, Model, Run};
 use crate::ops::gram::{self, Totals};
 use crate::text::Tokenizer;

@@ -169,6 +169,18 @@ impl Tensor {
     /// Makes it `rows` long, keeping the other sizes and the memory; new rows are zero.
     pub fn set_rows(&mut self, rows: usize) {
         self.shape[0] = rows;
+        self.resize();
+    }
+
+    /// Takes another shape, keeping the memory; elements beyond those there were are zero.
+    pub fn set_shape(&mut self, shape: [usize; 2]) {
+        if self.shape != shape {
+            self.shape = shape.to_vec();
+            self.resize();
+        }
+    }
+
+    fn resize(&mut self) {
         let len = self.len();
         match &mut self.data {
             Data::F32(d) => d.resize(len, 0.0),

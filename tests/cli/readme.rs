@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use incise::model::Batch;
-use incise::model::decoder::Past;
+use incise::model::Past;
 use incise::model::families::FAMILIES;
 use incise::tensor::Precision;
 

@@ -140,7 +140,7 @@ fn check(case: &Case, compute: impl Into<Compute>, budget: Budget) -> (Ready, Pl
     }
     let mut change = 0.0f64;
     for layer in &planned.layers {
-        let sizes = ready.model.layers[layer.layer].down.w.dims();
+        let sizes = ready.model.layers[layer.layer].mlp().down.w.dims();
         let want = tensor(&file, &format!("{}.change", layer.layer));
         change = change.max(off(&dense(&layer.delta, sizes), &want));
     }
@@ -203,7 +203,7 @@ fn devices_share_facts_and_keep_weights() {
 
 /// Bytes of everything a plan says.
 fn bits(planned: &Plan) -> Vec<u64> {
-    let sizes = |l: usize| planned.model.layers[l].down.w.dims();
+    let sizes = |l: usize| planned.model.layers[l].mlp().down.w.dims();
     let layers = planned.layers.iter().flat_map(|l| dense(&l.delta, sizes(l.layer)));
     let traces = planned.facts.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
     layers.chain(traces).map(f64::to_bits).collect()
@@ -301,7 +301,7 @@ fn alphaedit_leaves_what_text_uses() {
         let moment = ready.moments.iter().find(|m| m.layer == layer.layer).unwrap();
         let c = matrix(moment, 0.0);
         let eigen = c.self_adjoint_eigen(faer::Side::Lower).unwrap();
-        let sizes @ [out, inner] = ready.model.layers[layer.layer].down.w.dims();
+        let sizes @ [out, inner] = ready.model.layers[layer.layer].mlp().down.w.dims();
         let delta = dense(&layer.delta, sizes);
         let (mut kept, mut used) = (0.0f64, 0);
         for (j, u) in eigen.U().col_iter().enumerate() {

@@ -103,7 +103,7 @@ fn three_records_are_the_public_codes() {
         1.5 * layers * reference::trained().change
     };
     for layer in &planned.layers {
-        let [out, inner] = lm.model.layers[layer.layer].down.w.dims();
+        let [out, inner] = lm.model.layers[layer.layer].mlp().down.w.dims();
         let name = format!("transformer.h.{}.mlp.c_proj.weight", layer.layer);
         let stored = tensor(&file, &name); // (in, out)
         let want: Vec<f64> = (0..out)

@@ -147,7 +147,7 @@ fn keys_orthogonal_by_c_keep_their_values() {
 #[test]
 fn the_change_of_one_fact_has_rank_one() {
     let p = planned("llama-tied", KeyChoice::Consistent);
-    let before = p.model.layers[LAYER].down.w.to_dense::<f64>();
+    let before = p.model.layers[LAYER].mlp().down.w.to_dense::<f64>();
     let after = rome::changed(&p.model, LAYER, &p.one);
     let f = p.one.k_star.len();
     let delta: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();

@@ -92,7 +92,7 @@ fn a_first_look_is_the_hosts() {
         }
         device.search_precision = SearchPrecision::Exact;
         let l = push.site.layer + 1;
-        let w = device.layers[l].down.w.to_dense::<f64>();
+        let w = device.layers[l].mlp().down.w.to_dense::<f64>();
         let wrong = device.with_down(l, w.iter().map(|w| 1.01 * w).collect());
         let said = look(&wrong).hold("a card", SearchPrecision::Exact, [&single, &double]);
         let said = said.unwrap_err().to_string();

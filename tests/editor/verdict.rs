@@ -4,7 +4,7 @@ use std::path::Path;
 
 use incise::edit::methods::METHODS;
 use incise::model::Batch;
-use incise::model::decoder::Past;
+use incise::model::Past;
 use incise::tensor::Device;
 use incise::{Edit, Editor, Fact, TextModel};
 

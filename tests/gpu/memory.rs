@@ -8,7 +8,7 @@ use incise::edit::search::{Push, Search, SearchFact, TargetValue, find_all};
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
-use incise::model::decoder::Past;
+use incise::model::Past;
 use incise::model::generate::Sampling;
 use incise::model::{At, Batch, Model, SearchPrecision, Site};
 use incise::tensor::OnDevice;

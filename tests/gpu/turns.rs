@@ -6,7 +6,7 @@ use std::thread;
 use incise::base::{DType, Rng};
 use incise::gpu::graph::Repeated;
 use incise::gpu::launch::Elem;
-use incise::model::decoder::Past;
+use incise::model::Past;
 use incise::model::generate::Sampling;
 use incise::model::{Batch, Model};
 use incise::tensor::{Compute, Tensor, Weight};

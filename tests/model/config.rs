@@ -1,8 +1,9 @@
 //! Fields of a configuration in both dialects, and which values are refused, by name.
 
-use incise::model::arch::{Arch, Positions};
+use incise::model::arch::Arch;
 use incise::model::config::Config;
 use incise::model::families;
+use incise::model::rotary::Rotary;
 use incise::ops::act::Act;
 use serde_json::{Value, json};
 
@@ -109,15 +110,17 @@ fn absent_fields_are_the_frameworks() {
     assert_eq!(arch("qwen3", json!({"head_dim": "(absent)"})).head_dim, 128);
     assert_eq!(arch("gpt2", json!({"n_inner": "(absent)"})).inner, 4 * 28);
     let wide = arch("gptj", json!({"rotary_dim": "(absent)", "n_embd": 256, "n_head": 2}));
-    let Positions::Rotary(rotary) = wide.positions else { panic!("gptj is rotary") };
-    assert_eq!(rotary.frequency.len(), 32, "64 elements");
+    assert_eq!(wide.rotary()[0].frequency.len(), 32, "64 elements");
     let seven = json!({"num_attention_heads": 7, "num_key_value_heads": 7, "head_dim": 4});
     assert_eq!(arch("llama", seven).head_dim, 4, "given, so 7 need not divide the width");
     assert!(arch("gpt2", json!({"tie_word_embeddings": "(absent)"})).tie_embeddings);
     assert!(!arch("llama", json!({"tie_word_embeddings": "(absent)"})).tie_embeddings);
     let neox = arch("neox", json!({"rotary_pct": "(absent)", "use_parallel_residual": null}));
-    let Positions::Rotary(rotary) = neox.positions else { panic!("neox is rotary") };
-    assert_eq!((rotary.frequency.len(), neox.parallel), (1, true), "a quarter of 8 elements");
+    assert_eq!(
+        (neox.rotary()[0].frequency.len(), neox.parallel),
+        (1, true),
+        "a quarter of 8 elements"
+    );
 }
 
 /// GPT-2's and GPT-J's sizes under the names of other families, as the framework reads them.
@@ -186,10 +189,9 @@ fn activations_have_their_names() {
 #[test]
 fn scalings_are_read_in_both_dialects() {
     let frequency = |changes| {
-        let Positions::Rotary(r) = read("llama-linear", changes).unwrap().positions else {
-            panic!("llama is rotary")
-        };
-        (r.frequency, r.factor)
+        let Rotary { frequency, factor, .. } =
+            read("llama-linear", changes).unwrap().rotary()[0].clone();
+        (frequency, factor)
     };
     let plain = frequency(json!({"rope_scaling": null}));
     let dynamic = json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});

@@ -1,10 +1,10 @@
 //! What every entry of a model promises: errors in place of unwinds, and use from several threads.
 
 use incise::base::{DType, Error, Result, Rng};
+use incise::model::Layer;
+use incise::model::Past;
 use incise::model::arch::Arch;
-use incise::model::decoder::Past;
 use incise::model::generate::Sampling;
-use incise::model::model::Layer;
 use incise::model::score::Completion;
 use incise::model::{At, Batch, KvCache, Linear, Model, Run, Site, random};
 use incise::store::Checkpoint;

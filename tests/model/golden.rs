@@ -1,6 +1,6 @@
 //! Every layout against the reference framework, on random tiny models.
 
-use incise::model::decoder::Past;
+use incise::model::Past;
 use incise::model::{At, Batch, Model, Run};
 use incise::tensor::{Compute, Precision};
 

@@ -4,7 +4,7 @@
 //! as they are (f32), and in f64 differ from them by 512 units of the largest value, as there.
 
 use incise::base::Rng;
-use incise::model::decoder::Past;
+use incise::model::Past;
 use incise::model::generate::Sampling;
 use incise::model::{At, Batch, KvCache, Model, Run, Site};
 use incise::ops::sample;

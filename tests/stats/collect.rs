@@ -21,7 +21,7 @@ use crate::support::shared::shared;
 
 #[test]
 fn moments_of_keys_are_the_frameworks() {
-    use incise::model::decoder::Past;
+    use incise::model::Past;
     use incise::model::{At, Batch, Run};
     for name in NAMES {
         let golden = Golden::open(name);
@@ -167,7 +167,7 @@ fn the_limit_is_met_exactly_and_each_document_is_its_own_sequence() {
 }
 
 fn keys(model: &Model, ids: &[u32]) -> Vec<f64> {
-    use incise::model::decoder::Past;
+    use incise::model::Past;
     use incise::model::{At, Batch, Run};
     if ids.is_empty() {
         return vec![];

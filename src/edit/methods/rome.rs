@@ -157,11 +157,11 @@ impl Method for Rome {
         let mut now = model.clone();
         let mut deltas = Vec::new();
         let mut done = Vec::new();
-        let weight = norm(&model.layers[l].down.w.to_dense::<f64>());
+        let weight = norm(&model.layers[l].mlp().down.w.to_dense::<f64>());
         for (i, fact) in facts.iter().enumerate() {
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
             let one = plan_one(&now, c.as_ref(), &fact.rows, keys, &search, progress)?;
-            let before = norm(&now.layers[l].down.w.to_dense::<f64>());
+            let before = norm(&now.layers[l].mlp().down.w.to_dense::<f64>());
             now = now.with_down(l, changed(&now, l, &one));
             done.push(FactPlan {
                 change: Some([norm(&one.left) * norm(&one.right), before]),
@@ -172,7 +172,7 @@ impl Method for Rome {
             deltas.push(Delta::LowRank { left: single(one.left), right: single(one.right), r: 1 });
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
-        let sizes = model.layers[l].down.w.dims();
+        let sizes = model.layers[l].mlp().down.w.dims();
         let delta = sum(&deltas, sizes);
         let norm = norm(&dense(&delta, sizes));
         let ridge = c.and_then(|c| c.ridge);
@@ -250,7 +250,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
 
 /// W + left·rightᵀ (D, F), in f64.
 pub fn changed(model: &Model, layer: usize, change: &RankOne) -> Vec<f64> {
-    let mut w = model.layers[layer].down.w.to_dense::<f64>();
+    let mut w = model.layers[layer].mlp().down.w.to_dense::<f64>();
     for (row, l) in w.chunks_exact_mut(change.right.len()).zip(&change.left) {
         row.iter_mut().zip(&change.right).for_each(|(w, r)| *w += l * r);
     }

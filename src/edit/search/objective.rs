@@ -21,11 +21,9 @@ use super::packing::{PackedFact, StepLayout, own_prefixes, retained};
 use super::settings::Push;
 use super::value::LossStep;
 use crate::edit::prompts::FactRows;
-use crate::model::backward::Back;
-use crate::model::decoder::{Past, Run};
 use crate::model::prefix::PrefixCache;
 use crate::model::site::tap;
-use crate::model::{At, KvCache, Model, Site};
+use crate::model::{At, Back, KvCache, Model, Past, Position, Run, Site, no_hook};
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -77,7 +75,7 @@ impl<'m> Objective<'m> {
             past,
             step: StepInputs::new(&model.compute, layout),
             reference: empty(model.arch.vocabulary),
-            run: Run::keeping(&stepping, push.saved_layers(model)),
+            run: Run::keeping(&stepping, push.span(model)),
             back: Back::new(&stepping),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
@@ -94,7 +92,7 @@ impl<'m> Objective<'m> {
         let model = self.model;
         let push = self.push;
         // Taking facts in has the memory of a step, which will need another size of it.
-        self.run = Run::keeping(&self.stepping, push.saved_layers(model));
+        self.run = Run::keeping(&self.stepping, push.span(model));
         self.back = Back::new(&self.stepping);
         let (own, tokens) = self.run_prefixes(facts);
         let shared = self.prefixes.rows();
@@ -124,7 +122,7 @@ impl<'m> Objective<'m> {
             let mut x = model.embed(&batch);
             let mut run = Run::new(model);
             let grow = Past::Grow(&mut cache);
-            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut |_, _| {});
+            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut no_hook);
             cache.keep(layers, std::slice::from_ref(&(0..self.prefixes.tokens() + tokens)));
         }
         (cache, tokens)
@@ -134,7 +132,6 @@ impl<'m> Objective<'m> {
     fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Vec<f64>) {
         let model = self.model;
         let push = self.push;
-        let l = push.site.layer;
         let batch = &layout.batch;
         let bare = layout.bare();
         let sites = push.sites();
@@ -146,14 +143,13 @@ impl<'m> Objective<'m> {
         };
         let mut x = model.embed(batch);
         let mut run = Run::new(model);
-        let read = || Past::Read(past);
-        model.forward(batch, 0..l, read(), &mut x, &mut run, &mut |_, _| {});
-        if push.through_mlp(model) {
-            model.first_half(batch, l, read(), &mut x, &mut run, &mut hook);
-            let mut rest = x.clone();
-            model.second_half(batch, l, &mut rest, &mut run, &mut hook);
-        } else {
-            model.forward(batch, l..l + 1, read(), &mut x, &mut run, &mut hook);
+        let begin = push.span(model).from;
+        let below = Position::before(0)..begin;
+        model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut hook);
+        // What is shown behind the place where a step begins.
+        let rest = begin..Position::before(push.site.layer + 1);
+        if !rest.is_empty() {
+            model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut hook);
         }
         let fact = |i: usize| t0.iter().flat_map(move |part| part[i].iter().copied());
         (x, (0..bare.len()).flat_map(fact).collect())
@@ -186,7 +182,6 @@ impl<'m> Objective<'m> {
         let shared = self.prefixes.rows();
         let layout = StepLayout::new(&self.facts, shared, self.kl_factor, self.least);
         self.step = StepInputs::new(&self.model.compute, layout);
-        self.back.fit(self.step.layout.batch.len());
     }
 
     /// The gradients (facts, P·D) of all facts' losses at δ (facts, P·D), in which NLL has the
@@ -196,10 +191,8 @@ impl<'m> Objective<'m> {
     pub fn gradient(&mut self, delta: &Tensor, f: &Tensor) -> Tensor {
         let stepping = self.stepping.clone();
         let model = &*stepping;
-        let l = self.push.site.layer;
         let d = model.arch.width;
         let delta = delta.on(&model.compute);
-        let through = self.push.through_mlp(model);
         let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
         let StepInputs { layout, pushed, owner, losses, .. } = &mut self.step;
         losses.scale(f);
@@ -209,25 +202,18 @@ impl<'m> Objective<'m> {
         for part in (0..self.push.vectors()).rev() {
             rows::gather_part(&delta, owner, part * d, &mut push);
             rows::scatter_add(&mut x, pushed, &push);
-            if part == 1 && through {
-                model.second_half(&layout.batch, l, &mut x, &mut self.run, &mut |_, _| {});
-            }
+            let (behind, past) = (self.push.behind(model, part), Past::Read(&self.past));
+            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut no_hook);
         }
-        let above = self.push.above();
-        let past = Past::Read(&self.past);
-        model.forward(&layout.batch, above.clone(), past, &mut x, &mut self.run, &mut |_, _| {});
         let mut dx = zeros(layout.batch.len());
         self.head_gradient(&x, &mut dx);
         drop(x); // its memory serves backward
         let StepInputs { layout, pushed, owner, .. } = &self.step;
-        let batch = &layout.batch;
-        model.backward(batch, above, &self.past, &mut dx, &mut self.run, &mut self.back);
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
-            if part == 1 && through {
-                model.recompute_half(l, &mut self.run);
-                model.mlp_backward(l, &mut dx, &self.run, &mut self.back);
-            }
+            let behind = self.push.behind(model, part);
+            let (run, back) = (&mut self.run, &mut self.back);
+            model.backward(&layout.batch, behind, &self.past, &mut dx, run, back);
             rows::gather(&dx, pushed, &mut push);
             rows::scatter_add_part(&mut gradient, owner, part * d, &push);
         }

@@ -15,9 +15,7 @@ use super::settings::{Push, Search};
 use super::value::{LossStep, TargetValue};
 use crate::edit::prompts::FactRows;
 use crate::linalg::vector::{dot, norm};
-use crate::model::backward::Back;
-use crate::model::decoder::Past;
-use crate::model::{Batch, KvCache, Model, Run};
+use crate::model::{Back, Batch, KvCache, Model, Past, Run};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
@@ -118,8 +116,6 @@ impl<'m> Pass<'m> {
             let end = sequence.rows.end; // the last token predicts the last token of the target
             read.extend(end - rows.target.len()..end);
         }
-        let mut back = Back::new(model);
-        back.fit(batch.len());
         Pass {
             model,
             push,
@@ -127,7 +123,7 @@ impl<'m> Pass<'m> {
             lookup: Index::new(&model.compute, lookup),
             read: Index::new(&model.compute, read),
             run: Run::keeping(model, 0..push.layers()),
-            back,
+            back: Back::new(model),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             batch,
         }
@@ -171,13 +167,11 @@ impl<'m> Pass<'m> {
         let mut dx = Tensor::zeros(&model.compute, &[self.batch.len(), d]);
         rows::scatter_add(&mut dx, &self.read, &model.head_backward(&dz, &self.saved));
         let nothing = KvCache::new(&model.arch, &model.compute);
-        let above = self.push.above();
-        model.backward(&self.batch, above, &nothing, &mut dx, &mut self.run, &mut self.back);
         let mut gradient = Vec::new();
         for part in 0..self.push.vectors() {
-            if part == 1 && self.push.through_mlp(model) {
-                model.mlp_backward(self.push.site.layer, &mut dx, &self.run, &mut self.back);
-            }
+            let behind = self.push.behind(model, part);
+            let (run, back) = (&mut self.run, &mut self.back);
+            model.backward(&self.batch, behind, &nothing, &mut dx, run, back);
             let mut sum = vec![0.0; d];
             for &row in self.lookup.iter() {
                 sum.iter_mut().zip(dx.row_f64(row)).for_each(|(sum, x)| *sum += x);

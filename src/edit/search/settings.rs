@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::model::{At, Model, Site};
+use crate::model::branch::Body;
+use crate::model::{At, Layer, Model, Position, Site, Span};
 use crate::ops::search_step::{SearchRule, StopRule};
 use crate::store::Fingerprint;
 
@@ -100,15 +101,31 @@ impl Push {
         self.site.layer + 1..self.loss_layer.max(self.site.layer) + 1
     }
 
-    /// Whether a step runs the MLP of the site's layer too, since it reads what is pushed.
-    pub fn through_mlp(&self, model: &Model) -> bool {
-        self.attention && !model.arch.parallel
+    /// Where the vector of a part joins the stream: behind the branch whose output it changes, or
+    /// at the end of the layer where that is parallel.
+    fn joins(&self, model: &Model, part: usize) -> Position {
+        let layer = self.site.layer;
+        let Layer { branches, parallel } = &*model.layers[layer];
+        let attention = branches.iter().position(|b| matches!(b.body, Body::Attention(_)));
+        match attention.filter(|_| part == 1 && !parallel) {
+            Some(branch) => Position { layer, branch: branch + 1 },
+            None => Position::before(layer + 1),
+        }
     }
 
-    /// The layers whose activations a step saves.
-    pub fn saved_layers(&self, model: &Model) -> Range<usize> {
-        let above = self.above();
-        above.start - usize::from(self.through_mlp(model))..above.end
+    /// What a step runs between a part's vector and that of the part before it, or the head. The
+    /// last part's comes first.
+    pub fn behind(&self, model: &Model, part: usize) -> Span {
+        let end = match part {
+            0 => Position::before(self.layers()),
+            _ => self.joins(model, part - 1),
+        };
+        (self.joins(model, part)..end).into()
+    }
+
+    /// All that a step runs of the layers.
+    pub fn span(&self, model: &Model) -> Span {
+        (self.joins(model, self.vectors() - 1)..Position::before(self.layers())).into()
     }
 
     /// How many layers a search runs, from the first.

@@ -79,7 +79,7 @@ pub fn dense(delta: &Delta, [out, inner]: [usize; 2]) -> Vec<f64> {
 
 /// The model with W + Δ in layer l, rounded to the precision it runs in; and ‖Δ‖ and ‖W‖.
 pub fn with_delta(model: &Model, l: usize, delta: &Delta) -> (Model, [f64; 2]) {
-    let w = &model.layers[l].down.w;
+    let w = &model.layers[l].mlp().down.w;
     let [out, inner] = w.dims();
     if let (Some(_), Delta::LowRank { .. }) = (model.compute.engine(), delta) {
         let stored = Stored { dtype: DType::F32, layout: Layout::OutIn, out, inner };
