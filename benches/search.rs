@@ -72,7 +72,7 @@ impl Subject {
             clamp: 4.0,
             kl_factor: 0.0625,
             push: Push {
-                site: Site { layer: LAYER, at: At::Value },
+                site: Site { layer: LAYER, at: At::VALUE },
                 attention: false,
                 loss_layer: self.model.arch.layers - 1,
             },

@@ -197,6 +197,7 @@ WINDOW_ABOVE |= {"num_key_value_heads": 1, "tie_word_embeddings": True}
 WINDOW_NAMED = {"use_sliding_window": True, "sliding_window": 4, "num_key_value_heads": 2}
 WINDOW_NAMED |= {"head_dim": 10, "attention_bias": True}
 WINDOW_NAMED |= {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+GROUPED_OLMO = {"num_key_value_heads": 2, "pad_token_id": 0, "rms_norm_eps": 1e-6}
 ONE_GROUP = {"num_key_value_heads": 1, "tie_word_embeddings": True}
 
 RECIPES = {
@@ -331,6 +332,15 @@ RECIPES = {
         layer=1,
         tap="value",
         edited=(1,),
+    ),
+    # Norms behind each branch and over all of q and k.
+    "olmo2": Recipe(
+        like(transformers.Olmo2Config, 307, 32, 52, 4, 64, **GROUPED_OLMO),
+        torch.float32,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=(1, 2, 7, 41),
     ),
     # One group for all heads.
     "qwen3-one-group": Recipe(

@@ -18,8 +18,9 @@ use crate::edit::methods::memit::{MEMIT, Memit};
 use crate::edit::prompts::FactRows;
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::state::State;
-use crate::model::{At, Batch, Model, Past, Run, Site};
+use crate::model::{Batch, Model, Past, Run};
 use crate::ops::gram::{Totals, packed_len};
+use crate::stats::collect::KeyMoments;
 use crate::stats::{Moment, Origin};
 
 /// Layers that are edited, as for GPT-J.
@@ -111,11 +112,8 @@ fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>>
         let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
         let above = layers[layers.len() - 1] + 1;
         let mut x = model.embed(&batch);
-        model.forward(&batch, 0..above, Past::None, &mut x, &mut run, &mut |site, k| {
-            if let Some(i) = layers.iter().position(|&l| site == Site { layer: l, at: At::Key }) {
-                totals[i].add(k);
-            }
-        });
+        let mut hook = KeyMoments::new(layers, &mut totals);
+        model.forward(&batch, 0..above, Past::None, &mut x, &mut run, &mut hook);
     }
     let tokens = (passes * sequences * length) as u64;
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: length };

@@ -11,9 +11,9 @@ use crate::edit::search::packing::suffix_tokens;
 use crate::edit::search::{Push, Search, SearchFact, find_all};
 use crate::gpu::Engine;
 use crate::model::random::layer_weights;
-use crate::model::{At, Batch, Model, Run, SearchPrecision, Site};
-use crate::model::{Hook, Past};
+use crate::model::{At, Batch, Hook, Model, NoHook, Past, Run, SearchPrecision, Site};
 use crate::ops::gram::{Totals, packed_len};
+use crate::stats::collect::KeyMoments;
 
 /// Steps of a search that never ends early.
 pub const STEPS: usize = 25;
@@ -68,7 +68,7 @@ fn pass(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut V
     let (sequences, length) = if sizes.side < 1024 { (2, 5) } else { (64, 128) };
     let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
     let mut run = Run::new(&steps);
-    let mut pass = |hook: Hook| {
+    let mut pass = |hook: &mut dyn Hook| {
         let mut x = steps.embed(&batch);
         steps.forward(&batch, 0..a.layers, Past::None, &mut x, &mut run, hook);
     };
@@ -77,19 +77,13 @@ fn pass(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut V
         let work = ((sequences * length) as f64, Unit::Tokens);
         rows.push(Row::new("stages", what, took, work, Some(limits.product / flop)));
     };
-    let took = time(compute, sizes.seconds, || pass(&mut |_, _| {}));
+    let took = time(compute, sizes.seconds, || pass(&mut NoHook));
     let flop = 2.0 * weights(model) * a.layers as f64;
     row(format!("prefill of {sequences} × {length}{}", how(model)), took, flop);
 
     let layer = a.layers / 2;
-    let mut totals = Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)]);
-    let took = time(compute, sizes.seconds, || {
-        pass(&mut |site, k| {
-            if site == (Site { layer, at: At::Key }) {
-                totals.add(k);
-            }
-        });
-    });
+    let mut totals = [Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)])];
+    let took = time(compute, sizes.seconds, || pass(&mut KeyMoments::new(&[layer], &mut totals)));
     let flop = flop + (a.inner * a.inner) as f64;
     row(format!("statistics of layer {layer}{}", how(model)), took, flop);
 }

@@ -86,7 +86,7 @@ fn mlp_outputs(
     layer: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<f64>>> {
-    let (_, h) = reader.look(model, layer, Site { layer, at: At::Value }, progress)?;
+    let (_, h) = reader.look(model, layer, Site { layer, at: At::VALUE }, progress)?;
     Ok(h.col_iter().map(|c| c.iter().copied().collect()).collect())
 }
 

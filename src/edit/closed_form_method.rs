@@ -14,7 +14,7 @@ use super::state::State;
 use crate::base::{Progress, Result};
 use crate::linalg::least_squares::Route;
 use crate::model::At;
-use crate::model::arch::Arch;
+use crate::model::arch::{Arch, NormPlace};
 
 /// What a closed form is made with.
 pub struct Ingredients<'a> {
@@ -43,6 +43,19 @@ pub trait ClosedFormMethod: Send + Sync {
         with: Ingredients<'a>,
         state: &mut State,
     ) -> Result<Box<dyn ClosedForm + 'a>>;
+
+    /// Whether it can edit such a model: what is missing of the stream is asked of W, and a norm
+    /// between the two hands on only what lies in the value's direction.
+    ///
+    /// # Errors
+    ///
+    /// A family with a norm behind the MLP.
+    fn check_model(&self, _: &Params, arch: &Arch) -> Result<()> {
+        match arch.norms {
+            NormPlace::Before => Ok(()),
+            NormPlace::After => Err(family::norm_behind(self.about().name, arch)),
+        }
+    }
 
     /// How it searches values: at the stream after the last edited layer.
     fn search(&self, by: &Params, arch: &Arch) -> Search {
@@ -93,6 +106,10 @@ impl<M: ClosedFormMethod> Method for M {
 
     fn needs(&self, by: &Params, state: &State) -> Needs {
         ClosedFormMethod::needs(self, by, state)
+    }
+
+    fn check_model(&self, by: &Params, arch: &Arch) -> Result<()> {
+        ClosedFormMethod::check_model(self, by, arch)
     }
 
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {

@@ -11,7 +11,7 @@ use super::search::memory::{SearchMemory, max_tokens};
 use super::search::packing::suffix_tokens;
 use super::search::{LOSS_TOLERANCE, Push, Search};
 use super::state::{State, misfit};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::linalg::least_squares::Route;
 use crate::model::arch::Arch;
 use crate::model::{At, Site};
@@ -74,6 +74,16 @@ pub fn search(by: &Params, arch: &Arch, at: At) -> Search {
         anneal_nll: false,
         loss_tolerance: LOSS_TOLERANCE,
     }
+}
+
+/// Why a method that spreads facts over a window of layers does not edit a family.
+pub fn norm_behind(method: &str, arch: &Arch) -> Error {
+    let what = format!(
+        "{method} asks what the stream lacks of the down projections, and in {} a norm stands \
+         between the two",
+        arch.family
+    );
+    Error::refused(what, "edit one layer, with rome, r-rome or emmet")
 }
 
 /// C of every edited layer, and a state if wanted.

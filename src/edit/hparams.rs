@@ -209,7 +209,9 @@ impl HparamSet {
             let edited = edited_module(model, first);
             public_config::MODULES.iter().try_for_each(|name| self.module(name, &edited))?;
         }
-        Ok(Params::new(values, layers))
+        let params = Params::new(values, layers);
+        method.check_model(&params, &model.arch)?;
+        Ok(params)
     }
 
     /// A parameter's value, or its default; nothing where the method goes on without it.

@@ -17,8 +17,8 @@ use crate::data::Contexts;
 use crate::data::contexts::Average;
 use crate::model::Past;
 use crate::model::prefix::{PrefixCache, common_prefixes};
-use crate::model::site::tap;
-use crate::model::{At, Batch, Model, Run, Site};
+use crate::model::site::Tap;
+use crate::model::{At, Batch, Hook, Model, NoHook, Run, Site};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::tensor::Tensor;
 
@@ -103,7 +103,7 @@ impl Reader {
             if kept {
                 let (mut x, mut run) = (model.embed(&part.batch), Run::new(model));
                 let past = Past::Read(&shared.cache);
-                model.forward(&part.batch, 0..self.first, past, &mut x, &mut run, &mut |_, _| {});
+                model.forward(&part.batch, 0..self.first, past, &mut x, &mut run, &mut NoHook);
                 part.entry = Some(x);
             }
         }
@@ -135,26 +135,25 @@ impl Reader {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             let first = chunk.facts.start;
-            let mut hook = |part: &Part, at: Site, t: &mut Tensor| {
-                if at == (Site { layer, at: At::Key }) {
-                    for (&(_, fact, weight), key) in part.read.iter().zip(part.tap(t)) {
-                        let column = k.col_mut(first + fact);
-                        column.iter_mut().zip(key).for_each(|(k, x)| *k += weight * x);
-                    }
+            let key = Site { layer, at: At::KEY };
+            let mut add = |part: &Part, tap: &Tap| {
+                for (&(_, fact, weight), key) in part.read.iter().zip(tap.vectors(0)) {
+                    let column = k.col_mut(first + fact);
+                    column.iter_mut().zip(key).for_each(|(k, x)| *k += weight * x);
                 }
             };
-            self.run(model, &chunk.others, layer, &shared, &mut |at, t| {
-                hook(&chunk.others, at, t);
-            });
-            self.run(model, &chunk.bare, site.layer.max(layer), &shared, &mut |at, t| {
-                hook(&chunk.bare, at, t);
-                if at == site {
-                    for (&(_, fact, _), held) in chunk.bare.read.iter().zip(chunk.bare.tap(t)) {
-                        let column = h.col_mut(first + fact);
-                        column.iter_mut().zip(held).for_each(|(h, x)| *h = x);
-                    }
-                }
-            });
+            if !chunk.others.read.is_empty() {
+                let mut tap = chunk.others.tap(model, vec![key]);
+                self.run(model, &chunk.others, layer, &shared, &mut tap);
+                add(&chunk.others, &tap);
+            }
+            let mut tap = chunk.bare.tap(model, vec![key, site]);
+            self.run(model, &chunk.bare, site.layer.max(layer), &shared, &mut tap);
+            add(&chunk.bare, &tap);
+            for (&(_, fact, _), held) in chunk.bare.read.iter().zip(tap.vectors(1)) {
+                let column = h.col_mut(first + fact);
+                column.iter_mut().zip(held).for_each(|(h, x)| *h = x);
+            }
         }
         let finite = |m: &Mat<f64>| m.col_iter().all(|c| c.iter().all(|x| x.is_finite()));
         if !finite(&k) || !finite(&h) {
@@ -173,11 +172,8 @@ impl Reader {
         part: &Part,
         last: usize,
         shared: &PrefixCache,
-        hook: &mut dyn FnMut(Site, &mut Tensor),
+        hook: &mut dyn Hook,
     ) {
-        if part.read.is_empty() {
-            return;
-        }
         let (from, mut x) = match &part.entry {
             Some(entry) => (self.first, entry.clone()),
             None => (0, model.embed(&part.batch)),
@@ -188,9 +184,10 @@ impl Reader {
 }
 
 impl Part {
-    /// What a site shows at each row that is read.
-    fn tap(&self, shown: &Tensor) -> Vec<Vec<f64>> {
-        tap(shown, &self.read.iter().map(|&(row, ..)| row).collect::<Vec<_>>())
+    /// Of the rows that are read.
+    fn tap(&self, model: &Model, sites: Vec<Site>) -> Tap {
+        let rows: Vec<usize> = self.read.iter().map(|&(row, ..)| row).collect();
+        Tap::new(&model.compute, sites, rows)
     }
 
     /// Adds a row; returns how many tokens that are.

@@ -100,6 +100,15 @@ pub trait Method: Send + Sync {
     /// A tensor that is missing or of a wrong shape.
     fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()>;
 
+    /// Whether it can edit such a model.
+    ///
+    /// # Errors
+    ///
+    /// A family whose layers its algebra does not fit.
+    fn check_model(&self, _by: &Params, _arch: &Arch) -> Result<()> {
+        Ok(())
+    }
+
     /// Plans the change of all facts.
     ///
     /// # Errors

@@ -410,6 +410,11 @@ impl Engine {
         self.inner.capturing()
     }
 
+    /// Whether what is enqueued is recorded, and not run.
+    pub fn is_recording(&self) -> bool {
+        self.inner.capturing().is_some()
+    }
+
     /// From here on what is enqueued is recorded, in a hold.
     pub(super) fn begin_capture(&self) {
         driver!(self.inner, d => d.begin());

@@ -31,8 +31,10 @@ pub struct Arch {
     pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
     pub norm: NormKind,
-    /// Whether each head of q and k is RMS-normalised.
-    pub qk_norm: bool,
+    /// Where a branch's norm is.
+    pub norms: NormPlace,
+    /// What of q and k is RMS-normalised.
+    pub qk_norm: QkNorm,
     /// Added to the variance in every norm.
     pub eps: f64,
     /// Activation of the MLP.
@@ -47,6 +49,26 @@ pub struct Arch {
     pub biases: Biases,
     /// Whether the head is the token embedding.
     pub tie_embeddings: bool,
+}
+
+/// Where a branch's norm is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlace {
+    /// Of what it reads.
+    Before,
+    /// Of what it adds to the stream.
+    After,
+}
+
+/// What of q and k is RMS-normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    None,
+    /// Each head.
+    Heads,
+    /// All heads as one row.
+    Whole,
 }
 
 /// Position encoding.

@@ -1,6 +1,6 @@
 //! A layer of a family, put together from its matrices and norms, wherever those come from.
 
-use super::arch::Arch;
+use super::arch::{Arch, NormPlace, QkNorm};
 use super::attention::Attention;
 use super::branch::{Body, Branch};
 use super::family::{Names, Qkv};
@@ -29,24 +29,22 @@ pub(super) fn layer(
     l: usize,
     from: &mut impl LayerTensors,
 ) -> Result<Layer> {
-    let attention = Branch {
-        pre: Some(from.norm(names.norm1, a.norm, a.width)?),
-        body: Body::Attention(attention(a, names, l, from)?),
-        post: None,
+    let branch = |body, norm| match a.norms {
+        NormPlace::Before => Branch { pre: Some(norm), body, post: None },
+        NormPlace::After => Branch { pre: None, body, post: Some(norm) },
     };
-    let mlp = Branch {
-        pre: Some(from.norm(names.norm2, a.norm, a.width)?),
-        body: Body::Mlp(Mlp {
-            gate: match names.gate {
-                Some(gate) => Some(from.linear(gate, [a.inner, a.width], a.biases.mlp)?),
-                None => None,
-            },
-            up: from.linear(names.up, [a.inner, a.width], a.biases.mlp)?,
-            down: from.linear(names.down, [a.width, a.inner], a.biases.mlp)?,
-            act: a.act,
-        }),
-        post: None,
-    };
+    let body = Body::Attention(attention(a, names, l, from)?);
+    let attention = branch(body, from.norm(names.norm1, a.norm, a.width)?);
+    let body = Body::Mlp(Mlp {
+        gate: match names.gate {
+            Some(gate) => Some(from.linear(gate, [a.inner, a.width], a.biases.mlp)?),
+            None => None,
+        },
+        up: from.linear(names.up, [a.inner, a.width], a.biases.mlp)?,
+        down: from.linear(names.down, [a.width, a.inner], a.biases.mlp)?,
+        act: a.act,
+    });
+    let mlp = branch(body, from.norm(names.norm2, a.norm, a.width)?);
     let branches = if a.parallel { vec![mlp, attention] } else { vec![attention, mlp] };
     Ok(Layer { branches, parallel: a.parallel })
 }
@@ -62,13 +60,19 @@ fn attention(a: &Arch, names: &Names, l: usize, from: &mut impl LayerTensors) ->
             from.linear(v, [outs[2], width], a.biases.qkv)?,
         ],
     };
-    let mut head_norm = |name| from.norm(name, NormKind::Rms, a.head_dim);
+    let norms = match a.qk_norm {
+        QkNorm::None => None,
+        QkNorm::Heads => Some([a.head_dim; 2]),
+        QkNorm::Whole => Some([a.q_width(), a.kv_width()]),
+    };
+    let [name_q, name_k] = names.qk_norm;
+    let mut norm = |name, width| from.norm(name, NormKind::Rms, width);
     Ok(Attention {
         q,
         k,
         v,
-        qk_norm: match names.qk_norm {
-            Some([q, k]) => Some([head_norm(q)?, head_norm(k)?]),
+        qk_norm: match norms {
+            Some([q, k]) => Some([norm(name_q, q)?, norm(name_k, k)?]),
             None => None,
         },
         o: from.linear(names.o, [width, a.q_width()], a.biases.o)?,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! q, k, v = W u + b                      u (N, D), what the branch reads of the stream
-//! q, k    ← norm(q), norm(k)             where the family has qk-norm: of each head
+//! q, k    ← norm(q), norm(k)             with qk-norm: of each head, or of all as one row
 //! q, k    ← rotated                      where positions are rotary
 //! a       = attention(q, k, v)           over the past and the batch's own tokens
 //! y       = o(a)
@@ -14,7 +14,7 @@
 use super::cache::Past;
 use super::matrix::{Linear, Matrix};
 use super::pass::Pass;
-use super::site::At;
+use super::site::At::{Input, Output};
 use super::token_bytes::{ElementBytes, TokenBytes};
 use crate::ops::attention::{self, AttentionGrads, Heads, KvRows};
 use crate::ops::norm::{self, Norm, Saved};
@@ -34,7 +34,7 @@ pub struct Attention {
     pub o: Linear,
     /// H, G, E, the scale of the scores and the window.
     pub heads: Heads,
-    /// Norms of q and of k, where the family has them: of each head (E).
+    /// Norms of q and of k, where the family has them: of each head (E), or of all (H·E, G·E).
     pub qk_norm: Option<[Norm; 2]>,
     /// Which of the model's rotary tables turns q and k, if one does.
     pub rotary: Option<usize>,
@@ -106,24 +106,29 @@ impl Attention {
         }
     }
 
-    /// What backward reads, and a (N, H·E), from u (N, D). A cache that grows gets the batch's own
-    /// keys and values.
+    /// What backward reads, and a (N, H·E), from u (N, D), which a hook may change. A cache that
+    /// grows gets the batch's own keys and values.
     pub(super) fn open(
         &self,
-        u: &Tensor,
+        u: &mut Tensor,
         acts: &mut AttentionActs,
         a: &mut Tensor,
         pass: &mut Pass,
     ) {
         let n = u.shape()[0];
-        let AttentionActs { q, k, v, lse, .. } = acts;
-        let (hq, hkv, heads) = (self.q.out(), self.k.out(), self.heads.queries);
-        for (t, width) in [(q, hq), (k, hkv), (v, hkv), (lse, heads), (&mut *a, hq)] {
-            t.set_shape([n, width]);
+        acts.lse.set_shape([n, self.heads.queries]);
+        a.set_shape([n, self.o.inner()]);
+        for matrix in [Matrix::Q, Matrix::K, Matrix::V] {
+            pass.show(Input(matrix), u);
         }
-        self.q.forward(u, &mut acts.q);
-        self.k.forward(u, &mut acts.k);
-        self.v.forward(u, &mut acts.v);
+        let AttentionActs { q, k, v, .. } = acts;
+        for (matrix, w, y) in
+            [(Matrix::Q, &self.q, q), (Matrix::K, &self.k, k), (Matrix::V, &self.v, v)]
+        {
+            y.set_shape([n, w.out()]);
+            w.forward(u, y);
+            pass.show(Output(matrix), y);
+        }
         if let Some([q, k]) = &self.qk_norm {
             let [sq, sk] = &mut acts.qk_norm;
             norm::heads_forward(&mut acts.q, q, sq);
@@ -142,15 +147,18 @@ impl Attention {
     }
 
     /// y (N, D) from a.
-    pub(super) fn close(&self, a: &Tensor, y: &mut Tensor, pass: &mut Pass) {
+    pub(super) fn close(&self, a: &mut Tensor, y: &mut Tensor, pass: &mut Pass) {
+        pass.show(Input(Matrix::O), a);
         self.o.forward(a, y);
-        pass.show(At::Attention, y);
+        pass.show(Output(Matrix::O), y);
     }
 
     /// Backward of [`close`](Attention::close): da, from dy (N, D).
-    pub(super) fn close_backward(&self, dy: &Tensor, back: &mut AttentionBack) {
+    pub(super) fn close_backward(&self, dy: &Tensor, back: &mut AttentionBack, pass: &mut Pass) {
+        pass.show_gradient(Output(Matrix::O), dy);
         back.da.set_shape([dy.shape()[0], self.o.inner()]);
         self.o.backward(dy, &mut back.da, false);
+        pass.show_gradient(Input(Matrix::O), &back.da);
     }
 
     /// Backward of [`open`](Attention::open): du (N, D), from da.
@@ -159,7 +167,7 @@ impl Attention {
         acts: &AttentionActs,
         back: &mut AttentionBack,
         du: &mut Tensor,
-        pass: &Pass,
+        pass: &mut Pass,
     ) {
         let n = du.shape()[0];
         let AttentionBack { da, grads } = back;
@@ -179,9 +187,17 @@ impl Attention {
             norm::heads_backward(&mut grads.dq, q, sq);
             norm::heads_backward(&mut grads.dk, k, sk);
         }
-        self.q.backward(&grads.dq, du, false);
-        self.k.backward(&grads.dk, du, true);
-        self.v.backward(&grads.dv, du, true);
+        for (matrix, w, dy) in [
+            (Matrix::Q, &self.q, &grads.dq),
+            (Matrix::K, &self.k, &grads.dk),
+            (Matrix::V, &self.v, &grads.dv),
+        ] {
+            pass.show_gradient(Output(matrix), dy);
+            w.backward(dy, du, matrix != Matrix::Q);
+        }
+        for matrix in [Matrix::Q, Matrix::K, Matrix::V] {
+            pass.show_gradient(Input(matrix), du);
+        }
     }
 
     /// What q looks at.
@@ -201,7 +217,10 @@ impl Attention {
         let ElementBytes { wide, narrow } = size;
         let (q, kv, heads) = (self.q.out(), self.k.out(), self.heads);
         let norms = match &self.qk_norm {
-            Some(_) => narrow * (q + kv) + wide * 2 * (heads.queries + heads.groups),
+            Some([of_q, of_k]) => {
+                let rows = q / of_q.gain.len() + kv / of_k.gain.len();
+                narrow * (q + kv) + wide * 2 * rows
+            }
             None => 0,
         };
         TokenBytes {

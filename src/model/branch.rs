@@ -97,25 +97,26 @@ impl Body {
     /// What backward reads, from the `input` of the buffers.
     pub(super) fn open(&self, acts: &mut BranchActs, b: &mut Buffers, pass: &mut Pass) {
         match self {
-            Body::Attention(w) => w.open(&b.input, &mut acts.attention, &mut b.attended, pass),
-            Body::Mlp(w) => w.open(&b.input, &mut acts.mlp),
+            Body::Attention(w) => w.open(&mut b.input, &mut acts.attention, &mut b.attended, pass),
+            Body::Mlp(w) => w.open(&mut b.input, &mut acts.mlp, pass),
         }
     }
 
     /// The rest, up to the `output` of the buffers.
     pub(super) fn close(&self, acts: &BranchActs, b: &mut Buffers, pass: &mut Pass) {
-        b.output.set_shape([b.input.shape()[0], self.output_matrix().out()]);
+        let [n, d] = b.input.dims();
+        b.output.set_shape([n, d]);
         match self {
-            Body::Attention(w) => w.close(&b.attended, &mut b.output, pass),
+            Body::Attention(w) => w.close(&mut b.attended, &mut b.output, pass),
             Body::Mlp(w) => w.close(&acts.mlp, &mut b.key, &mut b.output, pass),
         }
     }
 
     /// Backward of [`close`](Body::close), from the gradient dy (N, D) for its output.
-    pub(super) fn close_backward(&self, dy: &Tensor, back: &mut BodyBack) {
+    pub(super) fn close_backward(&self, dy: &Tensor, back: &mut BodyBack, pass: &mut Pass) {
         match self {
-            Body::Attention(w) => w.close_backward(dy, &mut back.attention),
-            Body::Mlp(w) => w.close_backward(dy, &mut back.mlp),
+            Body::Attention(w) => w.close_backward(dy, &mut back.attention, pass),
+            Body::Mlp(w) => w.close_backward(dy, &mut back.mlp, pass),
         }
     }
 
@@ -125,11 +126,11 @@ impl Body {
         acts: &BranchActs,
         back: &mut BodyBack,
         du: &mut Tensor,
-        pass: &Pass,
+        pass: &mut Pass,
     ) {
         match self {
             Body::Attention(w) => w.open_backward(&acts.attention, &mut back.attention, du, pass),
-            Body::Mlp(w) => w.open_backward(&acts.mlp, &mut back.mlp, du),
+            Body::Mlp(w) => w.open_backward(&acts.mlp, &mut back.mlp, du, pass),
         }
     }
 
@@ -141,10 +142,11 @@ impl Body {
         }
     }
 
-    fn output_matrix(&self) -> &Linear {
+    /// The matrix that gives its output.
+    pub(super) fn last(&self) -> Matrix {
         match self {
-            Body::Attention(attention) => &attention.o,
-            Body::Mlp(mlp) => &mlp.down,
+            Body::Attention(_) => Matrix::O,
+            Body::Mlp(_) => Matrix::Down,
         }
     }
 }

@@ -17,11 +17,12 @@ use super::cache::{KvCache, Past};
 use super::layer::{Until, rounded, rounding_buffer};
 use super::model::Model;
 use super::pass::Pass;
-use super::run::{Back, Run};
-use super::site::{At, Hook, no_hook};
-use super::span::Span;
+use super::run::Run;
+use super::site::{At, Hook, NoHook, Site};
+use super::span::{Position, Span};
 use super::token_bytes::{ElementBytes, TokenBytes};
-use crate::base::Result;
+use crate::base::{Error, Result, or_unwind};
+use crate::gpu::Engine;
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::ops::{embed, norm};
@@ -38,7 +39,7 @@ impl Model {
     }
 
     /// x (N, D) ← the residual stream after `span`, from that before it. Unwinds where the device
-    /// is out of memory.
+    /// is out of memory, and where the pass is recorded with a hook that cannot be.
     #[doc(hidden)]
     pub fn forward(
         &self,
@@ -47,32 +48,39 @@ impl Model {
         past: Past,
         x: &mut Tensor,
         run: &mut Run,
-        hook: Hook,
+        hook: &mut dyn Hook,
     ) {
         if batch.is_empty() {
             return;
         }
         let span = span.into();
         let _hold = self.compute.hold();
+        self.refuse_unrecordable(hook);
         let heads = self.layers.iter().map(|layer| layer.attention().heads);
         run.tables.fit(&self.compute, batch, self.arch.rotary(), heads);
-        let Run { kept, acts, tables, buffers } = run;
+        let Run { kept, acts, tables, buffers, .. } = run;
+        buffers.pending = false; // where a pass before was cut off
         let mut pass = Pass { batch, tables, past, hook, layer: 0 };
         for l in span.layers() {
             let layer = &self.layers[l];
             let branches = span.branches(l, layer.branches.len());
             pass.layer = l;
-            kept.enter(l, x);
-            let whole = branches.end == layer.branches.len();
+            if let Some(entry) = kept.entry_mut(l) {
+                buffers.settle(x);
+                entry.copy_from(x);
+            }
+            let ends = branches.end == layer.branches.len();
             layer.forward(branches, x, &mut acts[kept.index(l)], buffers, &mut pass, Until::Output);
-            buffers.settle(x);
-            if whole {
+            if ends && pass.shows(At::Stream) {
+                buffers.settle(x);
                 pass.show(At::Stream, x);
             }
         }
+        buffers.settle(x);
     }
 
-    /// dx (N, D) before `span`, in place of that after it; `run` holds its activations.
+    /// dx (N, D) before `span`, in place of that after it; `run` holds its activations. Where it
+    /// has them computed again, the hook is called on that way forward too.
     #[doc(hidden)]
     pub fn backward(
         &self,
@@ -81,13 +89,22 @@ impl Model {
         past: &KvCache,
         dx: &mut Tensor,
         run: &mut Run,
-        back: &mut Back,
+        hook: &mut dyn Hook,
     ) {
         let span = span.into();
         let _hold = self.compute.hold();
-        let Run { kept, acts, tables, buffers } = run;
-        let hook = &mut no_hook;
+        self.refuse_unrecordable(hook);
+        let Run { kept, acts, tables, buffers, back } = run;
         let mut pass = Pass { batch, tables, past: Past::Read(past), hook, layer: 0 };
+        let show_stream = |pass: &mut Pass, above: usize, dx: &Tensor| {
+            if let Some(layer) = above.checked_sub(1) {
+                pass.layer = layer;
+                pass.show_gradient(At::Stream, dx);
+            }
+        };
+        if span.to.branch == 0 {
+            show_stream(&mut pass, span.to.layer, dx);
+        }
         for l in span.layers().rev() {
             let layer = &self.layers[l];
             let acts = &mut acts[kept.index(l)];
@@ -96,7 +113,35 @@ impl Model {
                 layer.forward(branches, &mut x, acts, buffers, &mut pass, Until::Saved);
             }
             let branches = span.branches(l, layer.branches.len());
-            layer.backward(branches, dx, acts, &mut back.0, &pass);
+            let begins = branches.start == 0;
+            layer.backward(branches, dx, acts, back, &mut pass);
+            if begins {
+                show_stream(&mut pass, l, dx);
+            }
+        }
+    }
+
+    /// A recording is replayed without its hook, so only launches may be the hook's work.
+    fn refuse_unrecordable(&self, hook: &dyn Hook) {
+        let recording = self.compute.engine().is_some_and(Engine::is_recording);
+        if recording && !hook.sites().is_empty() && !hook.records() {
+            let what = "a pass is recorded, and its hook allocates or transfers";
+            or_unwind(Err(Error::device(what, "run the pass without recording it")))
+        }
+    }
+
+    /// The place before the branch that has a site, or behind the layer whose stream it is: how far
+    /// down a pass backward has to run for it. Nothing where the model has no such matrix.
+    pub fn place(&self, site: Site) -> Option<Position> {
+        let layer = self.layers.get(site.layer)?;
+        match site.at {
+            At::Stream => Some(Position::before(site.layer + 1)),
+            At::Input(matrix) | At::Output(matrix) => {
+                // A parallel layer is one stretch.
+                let branch = layer.branch_of(matrix)?;
+                let branch = if layer.parallel { 0 } else { branch };
+                Some(Position { layer: site.layer, branch })
+            }
         }
     }
 
@@ -185,7 +230,7 @@ impl Model {
     fn last_stream(&self, batch: &Batch, past: Past) -> Tensor {
         let mut x = self.embed(batch);
         let mut run = Run::new(self);
-        self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut no_hook);
+        self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut NoHook);
         x
     }
 

@@ -1,5 +1,6 @@
 //! The families as data, a row each. [`super::family`] says what a row contains.
 
+use super::arch::{NormPlace, QkNorm};
 use super::config::Config;
 use super::family::{ConfigKeys, Dim, Eps, Family, Flag, Names, PositionEncoding, Qkv, Windows};
 use super::rotary::RotaryDim;
@@ -9,7 +10,7 @@ use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
 /// The families that are implemented.
-pub static FAMILIES: [Family; 8] = [GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, QWEN2, QWEN3];
+pub static FAMILIES: [Family; 9] = [GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2];
 
 /// The row of the family that a configuration names.
 ///
@@ -32,6 +33,8 @@ pub fn find(config: &Config) -> Result<&'static Family> {
 const GPT2: Family = Family {
     name: "gpt2",
     norm: NormKind::Layer,
+    norms: NormPlace::Before,
+    qk_norm: QkNorm::None,
     positions: PositionEncoding::Learned { offset: 0 },
     parallel: Flag::Const(false),
     keys: ConfigKeys {
@@ -62,7 +65,7 @@ const GPT2: Family = Family {
         layer: "h.",
         norm1: "ln_1",
         qkv: Qkv::Stacked("attn.c_attn"),
-        qk_norm: None,
+        qk_norm: ["", ""],
         o: "attn.c_proj",
         norm2: "ln_2",
         gate: None,
@@ -77,6 +80,8 @@ const GPT2: Family = Family {
 const GPTJ: Family = Family {
     name: "gptj",
     norm: NormKind::Layer,
+    norms: NormPlace::Before,
+    qk_norm: QkNorm::None,
     positions: PositionEncoding::Rotary(RotaryDim::Elements("rotary_dim", 64), Pairing::Adjacent),
     parallel: Flag::Const(true),
     keys: ConfigKeys {
@@ -106,6 +111,8 @@ const GPTJ: Family = Family {
 const GPT_NEOX: Family = Family {
     name: "gpt_neox",
     norm: NormKind::Layer,
+    norms: NormPlace::Before,
+    qk_norm: QkNorm::None,
     positions: PositionEncoding::Rotary(RotaryDim::Fraction("rotary_pct", 0.25), Pairing::Halves),
     parallel: Flag::Config("use_parallel_residual", true),
     keys: ConfigKeys {
@@ -137,6 +144,8 @@ const GPT_NEOX: Family = Family {
 const OPT: Family = Family {
     name: "opt",
     norm: NormKind::Layer,
+    norms: NormPlace::Before,
+    qk_norm: QkNorm::None,
     positions: PositionEncoding::Learned { offset: 2 },
     parallel: Flag::Const(false),
     keys: ConfigKeys {
@@ -174,6 +183,8 @@ const OPT: Family = Family {
 const LLAMA: Family = Family {
     name: "llama",
     norm: NormKind::Rms,
+    norms: NormPlace::Before,
+    qk_norm: QkNorm::None,
     positions: PositionEncoding::Rotary(RotaryDim::Full, Pairing::Halves),
     parallel: Flag::Const(false),
     keys: ConfigKeys {
@@ -204,7 +215,7 @@ const LLAMA: Family = Family {
         layer: "layers.",
         norm1: "input_layernorm",
         qkv: Qkv::Three(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
-        qk_norm: None,
+        qk_norm: ["", ""],
         o: "self_attn.o_proj",
         norm2: "post_attention_layernorm",
         gate: Some("mlp.gate_proj"),
@@ -250,6 +261,24 @@ const QWEN3: Family = Family {
         bias_o: Flag::Config("attention_bias", false),
         ..QWEN2.keys
     },
-    names: Names { qk_norm: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..LLAMA.names },
+    qk_norm: QkNorm::Heads,
+    names: Names { qk_norm: ["self_attn.q_norm", "self_attn.k_norm"], ..LLAMA.names },
+    ..LLAMA
+};
+
+const OLMO2: Family = Family {
+    name: "olmo2",
+    norms: NormPlace::After,
+    qk_norm: QkNorm::Whole,
+    keys: ConfigKeys {
+        eps: Eps::Config("rms_norm_eps", 1e-5),
+        bias_mlp: Flag::Const(false),
+        ..LLAMA.keys
+    },
+    names: Names {
+        norm1: "post_attention_layernorm",
+        norm2: "post_feedforward_layernorm",
+        ..QWEN3.names
+    },
     ..LLAMA
 };

@@ -2,7 +2,7 @@
 //! and options, and how a checkpoint names its tensors. A field that a family's framework code does
 //! not read is not read here.
 
-use super::arch::{Arch, Biases, Positions, Scale};
+use super::arch::{Arch, Biases, NormPlace, Positions, QkNorm, Scale};
 use super::config::Config;
 use super::rotary::{Rotary, RotaryDim};
 use crate::base::{Error, Result};
@@ -16,6 +16,8 @@ pub struct Family {
     /// `model_type`.
     pub name: &'static str,
     pub(super) norm: NormKind,
+    pub(super) norms: NormPlace,
+    pub(super) qk_norm: QkNorm,
     pub(super) positions: PositionEncoding,
     pub(super) parallel: Flag,
     pub(super) keys: ConfigKeys,
@@ -123,15 +125,15 @@ pub struct Names {
     pub positions: &'static str,
     /// Before a layer's number and the names inside it.
     pub layer: &'static str,
-    /// Norm before attention.
+    /// Attention's norm.
     pub norm1: &'static str,
     /// Queries, keys, values.
     pub qkv: Qkv,
-    /// Norms of the heads of q and of k.
-    pub qk_norm: Option<[&'static str; 2]>,
+    /// Norms of q and of k, where there are any.
+    pub qk_norm: [&'static str; 2],
     /// Attention's output projection.
     pub o: &'static str,
-    /// Norm before the MLP.
+    /// The MLP's norm.
     pub norm2: &'static str,
     /// The gate, in gated MLPs.
     pub gate: Option<&'static str>,
@@ -186,7 +188,8 @@ impl Family {
             max_positions,
             windows: keys.windows.read(config, layers)?,
             norm: self.norm,
-            qk_norm: self.names.qk_norm.is_some(),
+            norms: self.norms,
+            qk_norm: self.qk_norm,
             eps: keys.eps.read(config)?,
             act: activation(config, keys.act)?,
             parallel: self.parallel.read(config)?,

@@ -116,6 +116,12 @@ impl Layer {
         self.branches.iter().flat_map(Branch::matrices)
     }
 
+    /// Which branch has a matrix, if one has.
+    pub fn branch_of(&self, matrix: Matrix) -> Option<usize> {
+        let has = |branch: &Branch| branch.matrices().any(|(own, _)| own == matrix);
+        self.branches.iter().position(has)
+    }
+
     /// The same on another device.
     pub(super) fn on(&self, compute: &Compute) -> Layer {
         let branches = self.branches.iter().map(|branch| branch.on(compute)).collect();
@@ -138,10 +144,14 @@ impl Layer {
             let Branch { body, post, .. } = &self.branches[i];
             self.read(i, x, acts, b);
             body.open(&mut acts[i], b, pass);
-            if until == Until::Saved && i >= needed {
+            let wanted = until == Until::Output || i < needed;
+            if !wanted && !pass.shows_either(body.last()) {
                 continue;
             }
             body.close(&acts[i], b, pass);
+            if !wanted {
+                continue;
+            }
             if let Some(norm) = post {
                 norm::heads_forward(&mut b.output, norm, &mut acts[i].output);
             }
@@ -149,8 +159,8 @@ impl Layer {
         }
     }
 
-    /// The `input` of the buffers ← what the body of branch i reads. An output that is pending joins
-    /// x first if branch i reads it, and else behind.
+    /// The `input` of the buffers ← what the body of branch i reads. An output that is pending
+    /// joins x first if branch i reads it, and else behind.
     fn read(&self, i: usize, x: &mut Tensor, acts: &mut [BranchActs], b: &mut Buffers) {
         let [n, d] = x.dims();
         b.input.set_shape([n, d]);
@@ -188,7 +198,7 @@ impl Layer {
         dx: &mut Tensor,
         acts: &[BranchActs],
         back: &mut LayerBack,
-        pass: &Pass,
+        pass: &mut Pass,
     ) {
         // Branches that read the same x get the same dx.
         let groups: Vec<Range<usize>> = match self.parallel {
@@ -207,7 +217,7 @@ impl Layer {
                         &*dy
                     }
                 };
-                body.close_backward(rounded(dy, buffer), buffers);
+                body.close_backward(rounded(dy, buffer), buffers, pass);
             }
             for i in group {
                 let Branch { pre, body, .. } = &self.branches[i];

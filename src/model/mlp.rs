@@ -10,7 +10,7 @@
 
 use super::matrix::{Linear, Matrix};
 use super::pass::Pass;
-use super::site::At;
+use super::site::At::{Input, Output};
 use super::token_bytes::{ElementBytes, TokenBytes};
 use crate::ops::act::{self, Act};
 use crate::tensor::{Compute, Tensor};
@@ -73,14 +73,17 @@ impl Mlp {
         }
     }
 
-    /// What backward reads, from u (N, D).
-    pub(super) fn open(&self, u: &Tensor, acts: &mut MlpActs) {
+    /// What backward reads, from u (N, D), which a hook may change.
+    pub(super) fn open(&self, u: &mut Tensor, acts: &mut MlpActs, pass: &mut Pass) {
         let n = u.shape()[0];
-        acts.up.set_shape([n, self.up.out()]);
-        self.up.forward(u, &mut acts.up);
-        if let Some(gate) = &self.gate {
-            acts.gate.set_shape([n, gate.out()]);
-            gate.forward(u, &mut acts.gate);
+        for (matrix, _) in self.matrices().filter(|(matrix, _)| *matrix != Matrix::Down) {
+            pass.show(Input(matrix), u);
+        }
+        let gate = self.gate.as_ref().map(|gate| (Matrix::Gate, gate, &mut acts.gate));
+        for (matrix, w, y) in [(Matrix::Up, &self.up, &mut acts.up)].into_iter().chain(gate) {
+            y.set_shape([n, w.out()]);
+            w.forward(u, y);
+            pass.show(Output(matrix), y);
         }
     }
 
@@ -88,28 +91,40 @@ impl Mlp {
     pub(super) fn close(&self, acts: &MlpActs, k: &mut Tensor, y: &mut Tensor, pass: &mut Pass) {
         k.set_shape([acts.up.shape()[0], self.up.out()]);
         act::forward(self.act, &acts.up, self.gate.as_ref().map(|_| &acts.gate), k);
-        pass.show(At::Key, k);
+        pass.show(Input(Matrix::Down), k);
         self.down.forward(k, y);
-        pass.show(At::Value, y);
+        pass.show(Output(Matrix::Down), y);
     }
 
     /// Backward of [`close`](Mlp::close) up to the key: dk, from dy (N, D).
-    pub(super) fn close_backward(&self, dy: &Tensor, back: &mut MlpBack) {
+    pub(super) fn close_backward(&self, dy: &Tensor, back: &mut MlpBack, pass: &mut Pass) {
+        pass.show_gradient(Output(Matrix::Down), dy);
         back.dk.set_shape([dy.shape()[0], self.down.inner()]);
         self.down.backward(dy, &mut back.dk, false);
+        pass.show_gradient(Input(Matrix::Down), &back.dk);
     }
 
     /// Backward of the rest: du (N, D), from dk.
-    pub(super) fn open_backward(&self, acts: &MlpActs, back: &mut MlpBack, du: &mut Tensor) {
+    pub(super) fn open_backward(
+        &self,
+        acts: &MlpActs,
+        back: &mut MlpBack,
+        du: &mut Tensor,
+        pass: &mut Pass,
+    ) {
         let MlpBack { dk, dgate } = back;
         let gated = self.gate.as_ref().map(|gate| {
             dgate.set_shape([du.shape()[0], gate.out()]);
             (gate, &acts.gate)
         });
         act::backward(self.act, &acts.up, gated.map(|(_, acts)| (acts, &mut *dgate)), dk);
-        self.up.backward(dk, du, false);
-        if let Some((gate, _)) = gated {
-            gate.backward(dgate, du, true);
+        let gate = self.gate.as_ref().map(|gate| (Matrix::Gate, gate, &*dgate));
+        for (matrix, w, dy) in [(Matrix::Up, &self.up, &*dk)].into_iter().chain(gate) {
+            pass.show_gradient(Output(matrix), dy);
+            w.backward(dy, du, matrix != Matrix::Up);
+        }
+        for (matrix, _) in self.matrices().filter(|(matrix, _)| *matrix != Matrix::Down) {
+            pass.show_gradient(Input(matrix), du);
         }
     }
 

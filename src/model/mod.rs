@@ -41,6 +41,6 @@ pub use layer::Layer;
 pub use load::fingerprint;
 pub use matrix::{Linear, Matrix};
 pub use model::{Model, SearchPrecision};
-pub use run::{Back, Run};
-pub use site::{At, Hook, Site, no_hook};
+pub use run::Run;
+pub use site::{At, Hook, NoHook, Site};
 pub use span::{Position, Span};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::cache::Past;
+use super::matrix::Matrix;
 use super::rotary::Rotary;
 use super::site::{At, Hook, Site};
 use crate::base::or_unwind;
@@ -18,15 +19,34 @@ pub(super) struct Pass<'a> {
     pub batch: &'a Batch,
     pub tables: &'a BatchTables,
     pub past: Past<'a>,
-    pub hook: Hook<'a>,
+    pub hook: &'a mut dyn Hook,
     /// The layer that is running.
     pub layer: usize,
 }
 
 impl Pass<'_> {
-    /// Shows the hook the tensor at a site of the layer that is running.
+    /// Whether the hook asks for a site of the layer that is running.
+    pub fn shows(&self, at: At) -> bool {
+        self.hook.sites().contains(&Site { layer: self.layer, at })
+    }
+
+    /// Whether the hook asks for what a matrix of the layer reads or gives.
+    pub fn shows_either(&self, matrix: Matrix) -> bool {
+        self.shows(At::Input(matrix)) || self.shows(At::Output(matrix))
+    }
+
+    /// Hands the hook the tensor at a site, if it asks for that.
     pub fn show(&mut self, at: At, shown: &mut Tensor) {
-        (self.hook)(Site { layer: self.layer, at }, shown);
+        if self.shows(at) {
+            self.hook.forward(Site { layer: self.layer, at }, self.batch, shown);
+        }
+    }
+
+    /// Hands the hook the gradient at a site, if it asks for that.
+    pub fn show_gradient(&mut self, at: At, gradient: &Tensor) {
+        if self.shows(at) {
+            self.hook.backward(Site { layer: self.layer, at }, self.batch, gradient);
+        }
     }
 
     /// Keys and values of the layer's past.

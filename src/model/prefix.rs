@@ -11,6 +11,7 @@ use super::cache::KvCache;
 use super::cache::Past;
 use super::model::Model;
 use super::run::Run;
+use super::site::NoHook;
 
 /// The shared beginning of each kind of text, run.
 pub struct PrefixCache {
@@ -50,7 +51,7 @@ impl PrefixCache {
             batch.fill(least);
             let (mut x, mut run) = (model.embed(&batch), Run::new(model));
             let grow = Past::Grow(&mut cache);
-            model.forward(&batch, 0..layers, grow, &mut x, &mut run, &mut |_, _| {});
+            model.forward(&batch, 0..layers, grow, &mut x, &mut run, &mut NoHook);
             cache.keep(0..layers, std::slice::from_ref(&(0..tokens)));
         }
         PrefixCache { rows, cache }

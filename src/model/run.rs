@@ -1,4 +1,4 @@
-//! The buffers of a pass, and what it keeps for backward.
+//! The buffers of a pass, forward and backward, and what it keeps for backward.
 
 use std::ops::Range;
 
@@ -15,6 +15,7 @@ pub struct Run {
     pub(super) acts: Vec<Vec<BranchActs>>, // of every layer that is kept, or of the one that runs
     pub(super) tables: BatchTables,
     pub(super) buffers: Buffers,
+    pub(super) back: LayerBack,
 }
 
 /// What passes keep for backward, and where.
@@ -60,6 +61,7 @@ impl Run {
             acts: (0..layers).map(acts).collect(),
             tables: BatchTables::new(compute),
             buffers: Buffers::new(compute),
+            back: LayerBack::new(compute),
         }
     }
 }
@@ -73,10 +75,11 @@ impl Kept {
         }
     }
 
-    /// Keeps the stream where layer l begins, if entries are kept.
-    pub(super) fn enter(&mut self, l: usize, x: &Tensor) {
-        if let Keep::Entries(entries) = &mut self.keep {
-            entries[l - self.span.from.layer].copy_from(x);
+    /// Where the stream at which layer l begins is to be kept, if entries are.
+    pub(super) fn entry_mut(&mut self, l: usize) -> Option<&mut Tensor> {
+        match &mut self.keep {
+            Keep::Entries(entries) => Some(&mut entries[l - self.span.from.layer]),
+            Keep::Nothing | Keep::All => None,
         }
     }
 
@@ -89,15 +92,5 @@ impl Kept {
             }
             Keep::Nothing | Keep::All => None,
         }
-    }
-}
-
-/// The buffers of a backward pass.
-pub struct Back(pub(super) LayerBack);
-
-impl Back {
-    /// Empty buffers.
-    pub fn new(model: &Model) -> Back {
-        Back(LayerBack::new(&model.compute))
     }
 }

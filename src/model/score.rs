@@ -4,10 +4,9 @@ use super::batch::Batch;
 use super::cache::Past;
 use super::model::Model;
 use super::run::Run;
-use super::site::Site;
+use super::site::{Site, Tap};
 use crate::base::Result;
 use crate::ops::attention::Seq;
-use crate::ops::rows::{self, Index};
 use crate::ops::{loss, sample};
 use crate::tensor::Tensor;
 
@@ -108,19 +107,10 @@ impl Model {
         let batch = Batch::whole(texts);
         let chosen: Vec<usize> = batch.seqs.iter().map(|s| s.rows.end - 1).collect();
         self.compute.run(|| {
-            let chosen = Index::new(&self.compute, chosen);
-            let mut out = Tensor::zeros(&self.compute, &[0, 0]);
-            let mut x = self.embed(&batch);
-            let mut run = Run::new(self);
-            let mut hook = |at: Site, t: &mut Tensor| {
-                if at == site {
-                    let [_, width] = t.dims();
-                    out = t.like(&[chosen.len(), width]);
-                    rows::gather(t, &chosen, &mut out);
-                }
-            };
-            self.forward(&batch, 0..site.layer + 1, Past::None, &mut x, &mut run, &mut hook);
-            Ok(out.into_host())
+            let mut tap = Tap::new(&self.compute, vec![site], chosen);
+            let (mut x, mut run) = (self.embed(&batch), Run::new(self));
+            self.forward(&batch, 0..site.layer + 1, Past::None, &mut x, &mut run, &mut tap);
+            Ok(tap.tensor(0).to_host().into_owned())
         })
     }
 }

@@ -114,6 +114,7 @@ pub fn forward_adding(x: &mut Tensor, added: &Tensor, p: &Norm, y: &mut Tensor, 
 }
 
 /// Every head of x (N, heads·E) ← itself normalised; `saved` gets the input, and m and s by head.
+/// With one head it is the whole row, in place.
 pub fn heads_forward(x: &mut Tensor, p: &Norm, saved: &mut Saved) {
     let ([n, width], [e]) = (x.dims(), p.gain.dims());
     assert!(width.is_multiple_of(e), "norm of heads: heads of another width");

@@ -21,8 +21,9 @@ use super::origin::{Collect, Part};
 use super::partial::{self, PartialSums};
 use crate::base::{Error, Progress, Result, Stage, catch_device_error};
 use crate::model::Past;
-use crate::model::{At, Batch, Model, Run};
+use crate::model::{At, Batch, Hook, Model, Run, Site};
 use crate::ops::gram::{self, Totals};
+use crate::tensor::Tensor;
 use crate::text::Tokenizer;
 
 /// Tokens a batch has at least, unless the text ends.
@@ -179,13 +180,32 @@ impl Worker {
         let _hold = model.compute.hold();
         let mut x = model.embed(batch);
         let end = layers.iter().max().map_or(0, |l| l + 1);
-        model.forward(batch, 0..end, Past::None, &mut x, run, &mut |site, k| {
-            if site.at == At::Key
-                && let Some(i) = layers.iter().position(|&l| l == site.layer)
-            {
-                totals[i].add(k);
-            }
-        });
+        model.forward(batch, 0..end, Past::None, &mut x, run, &mut KeyMoments::new(layers, totals));
+    }
+}
+
+/// Adds the keys of some layers to their totals, as a pass comes by.
+pub struct KeyMoments<'a> {
+    sites: Vec<Site>,
+    totals: &'a mut [Totals],
+}
+
+impl KeyMoments<'_> {
+    /// Of these layers, a total each.
+    pub fn new<'a>(layers: &[usize], totals: &'a mut [Totals]) -> KeyMoments<'a> {
+        let sites = layers.iter().map(|&layer| Site { layer, at: At::KEY }).collect();
+        KeyMoments { sites, totals }
+    }
+}
+
+impl Hook for KeyMoments<'_> {
+    fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    fn forward(&mut self, site: Site, _: &Batch, keys: &mut Tensor) {
+        let i = self.sites.iter().position(|&own| own == site).expect("one of its sites");
+        self.totals[i].add(keys);
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use incise::base::Quiet;
 use incise::data::{Contexts, request};
 use incise::edit::batch::anchor_of;
 use incise::edit::cache::Cache;
@@ -13,20 +14,21 @@ use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Moments, Plan};
 use incise::edit::methods::find;
 use incise::edit::params::Params;
+use incise::edit::search::{SearchFact, TargetValue, find_all};
 use incise::edit::solve::delta::dense;
 use incise::edit::state::State;
 use incise::linalg::vector::{dot, norm};
-use incise::model::Model;
+use incise::model::{At, Model, Site};
 use incise::stats::Moment;
 use incise::stats::covariance::matrix;
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::reference::{Budget, alone, golden, moment, off, tensor};
-use crate::support::budget::on_one_and_two;
+use crate::support::budget::{U32, on_one_and_two};
 use crate::support::cancel::CancelAt;
 use crate::support::golden::learned_positions;
 use crate::support::twin;
@@ -381,4 +383,52 @@ fn values_of_another_model_are_not_handed_back() {
     let mut other = Cache::open(&dir, "another model").unwrap();
     drop(ready.run(&ready.facts, u64::MAX, Some(&mut other)));
     assert!(fs::metadata(dir.join("values")).unwrap().len() > len, "all were searched again");
+}
+
+/// EMMET with ε = 0 in one layer behind which a norm stands: every value is met, as long as before.
+#[test]
+fn emmet_meets_values_behind_a_norm() {
+    let hparams = json!({
+        "layers": [1], "mom2_update_weight": 100, "emmet_lambda": 0, "v_num_grad_steps": 5,
+        "v_lr": 0.5, "v_weight_decay": 0.1, "clamp_norm_factor": 1, "kl_factor": 0.0625,
+        "fact_token": "subject_last",
+    });
+    let request = |subject: &str, target: &str| json!({"prompt": "{} is in", "subject": subject, "target_new": target});
+    let case = Case {
+        name: "emmet behind a norm".to_owned(),
+        model: "olmo2".to_owned(),
+        stats: "stats".to_owned(),
+        method: "emmet".to_owned(),
+        requests: json!([request("Big Ben", "Paris"), request("The river", "Basel")]),
+        contexts: vec![vec!["{}".to_owned()]],
+        sequential: 0,
+        anchor: None,
+        hparams,
+    };
+    let ready = case.ready(Precision::F64);
+    let (model, f) = (&ready.model, ready.model.arch.inner);
+    let search = ready.method.search(&ready.by, &model.arch);
+    let wanted: Vec<SearchFact> =
+        ready.facts.iter().map(|fact| SearchFact { id: "", rows: &fact.rows }).collect();
+    let mut values = vec![Vec::new(); wanted.len()];
+    let mut each = |i: usize, value: TargetValue| {
+        values[i] = value.v_star();
+        Ok(())
+    };
+    find_all(model, &wanted, &search, u64::MAX, &Quiet, &mut each).unwrap();
+    let planned = ready.run(&ready.facts, u64::MAX, None);
+    let texts: Vec<&[u32]> = ready.facts.iter().map(|f| f.rows.keys[0].up_to_lookup()).collect();
+    let [before, after] = [model, &planned.model]
+        .map(|model| model.read(&texts, Site { layer: 1, at: At::VALUE }).unwrap());
+    for (i, v) in values.iter().enumerate() {
+        let (was, now) = (before.row_f64(i), after.row_f64(i));
+        let gap = |a: &[f64], b: &[f64]| -> f64 {
+            norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f64>>())
+        };
+        assert!(gap(&was, v) > 0.1 * norm(v), "fact {i} moved");
+        // Δ is kept in f32: each of F products of it with the key is off by a unit.
+        let bound = f as f64 * U32 * norm(v);
+        assert!(gap(&now, v) <= bound, "fact {i}: off by {:e}, {bound:e}", gap(&now, v));
+        assert!((norm(&now) / norm(&was) - 1.0).abs() <= f as f64 * U32);
+    }
 }

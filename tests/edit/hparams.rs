@@ -6,6 +6,7 @@ use std::path::Path;
 use incise::base::remedy::{Setting, SettingKind};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::Method;
+use incise::edit::methods::find;
 use incise::edit::methods::memit::MEMIT;
 use incise::edit::methods::rome::{R_ROME, ROME};
 use incise::edit::params::{CLAMP_NORM_FACTOR, Params, V_LR, V_NUM_GRAD_STEPS, V_WEIGHT_DECAY};
@@ -335,4 +336,35 @@ fn a_file_wins_over_a_preset_and_set_over_both() {
     let error = HparamSet::choose(Some(Path::new("gpt-5")), &ROME, &model).unwrap_err();
     assert!(error.to_string().contains("neither a file nor a preset"), "{error}");
     assert!(error.to_string().contains("gpt2-xl"), "{error}");
+}
+
+/// Where a norm stands behind the MLP, what the stream lacks cannot be asked of W.
+#[test]
+fn windows_are_refused_where_a_norm_is_behind_the_mlp() {
+    let model = Golden::open("olmo2").model(Precision::F32);
+    let resolve = |name: &str, layers: Value| {
+        let method = find(name).unwrap();
+        let text = r#"{"mom2_update_weight": 100, "v_num_grad_steps": 2, "v_lr": 0.5,
+            "v_weight_decay": 0.5, "clamp_norm_factor": 1, "kl_factor": 0.1,
+            "fact_token": "subject_last", "nll_loss_factor": 1, "nullspace_threshold": 0.02,
+            "L2": 1, "mom2_adjustment": true}"#;
+        let mut values = HparamSet::parse(Path::new("case"), text.as_bytes()).unwrap();
+        values.put("layers", layers, "a test");
+        values.fill(method);
+        values.resolve(method, &model).map(drop).map_err(|e| e.to_string())
+    };
+    for (name, layers) in [
+        ("memit", json!([1])),
+        ("memit", json!([0, 1])),
+        ("pmet", json!([1])),
+        ("alphaedit", json!([1])),
+        ("emmet", json!([0, 1])),
+    ] {
+        let error = resolve(name, layers).unwrap_err();
+        assert!(error.contains(name) && error.contains("olmo2"), "{error}");
+        assert!(error.contains("r-rome"), "{error}");
+    }
+    for name in ["rome", "r-rome", "emmet"] {
+        resolve(name, json!([1])).unwrap();
+    }
 }

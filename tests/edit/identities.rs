@@ -7,13 +7,15 @@ use incise::base::{Quiet, Rng};
 use incise::data::Contexts;
 use incise::data::contexts::Average;
 use incise::edit::methods::rome::{self, KeyChoice, Keys, RankOne};
-use incise::edit::prompts::fact_rows;
+use incise::edit::prompts::{FactRows, fact_rows};
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
-use incise::model::{At, Model, Site};
+use incise::model::site::Look;
+use incise::model::{At, Batch, Model, Past, Run, Site};
+use incise::ops::rows::{self, Index};
 use incise::stats::{Covariance, Moment, Origin};
 use incise::store::Checkpoint;
-use incise::tensor::Precision;
+use incise::tensor::{Precision, Tensor};
 use incise::text::Tokenizer;
 
 const LAYER: usize = 1;
@@ -24,6 +26,7 @@ const CONDITION: f64 = 100.0;
 struct Planned {
     model: Model,
     c: Vec<f64>, // (F, F)
+    rows: FactRows,
     one: RankOne,
 }
 
@@ -60,7 +63,7 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     let eigen = eigen.unwrap(); // ascending
     let condition = eigen[f - 1] / eigen[0];
     assert!(condition > 0.0 && condition < CONDITION, "the condition of C is {condition}");
-    let site = Site { layer: LAYER, at: At::Value };
+    let site = Site { layer: LAYER, at: At::VALUE };
     let search = Search {
         steps: 6,
         lr: 0.5,
@@ -74,7 +77,7 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     };
     let keys = Keys { choice, weights: &contexts.weights(average) };
     let one = rome::plan_one(&model, Some(&covariance), &rows, keys, &search, &Quiet).unwrap();
-    Planned { model, c, one }
+    Planned { model, c, rows, one }
 }
 
 /// Ŵ k + b.
@@ -161,4 +164,33 @@ fn the_change_of_one_fact_has_rank_one() {
             assert!((a * d - b * c).abs() <= 8.0 * f64::EPSILON * w * size + 1e-300);
         }
     }
+}
+
+/// The stream behind the edited layer at the bare prompt's lookup token, with `delta` added to the
+/// value.
+fn stream_behind(model: &Model, rows: &FactRows, delta: &[f64]) -> Vec<f64> {
+    let batch = Batch::whole([rows.keys[0].up_to_lookup()]);
+    let last = Index::new(&model.compute, [batch.len() - 1]);
+    let delta = Tensor::of(&model.compute, &[1, delta.len()], delta);
+    let look = |_, value: &mut Tensor| rows::scatter_add(value, &last, &delta);
+    let mut hook = Look { sites: vec![Site { layer: LAYER, at: At::VALUE }], look };
+    let mut x = model.embed(&batch);
+    model.forward(&batch, 0..LAYER + 1, Past::None, &mut x, &mut Run::new(model), &mut hook);
+    x.row_f64(batch.len() - 1)
+}
+
+/// Where a norm reads the value, what joins the stream is the search's too, and the value is as long
+/// as it was.
+#[test]
+fn behind_a_norm_the_edit_holds_what_was_searched() {
+    let p = planned("olmo2", KeyChoice::Mixed);
+    let (value, f) = (&p.one.value, p.one.k_star.len());
+    let before = stream_behind(&p.model, &p.rows, &vec![0.0; value.t0.len()]);
+    let searched = stream_behind(&p.model, &p.rows, &value.delta);
+    let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
+    close(&stream_behind(&after, &p.rows, &vec![0.0; value.t0.len()]), &searched, f);
+    let moved: Vec<f64> = searched.iter().zip(&before).map(|(a, b)| a - b).collect();
+    assert!(norm(&moved) > 0.1 * norm(&before), "the search moved");
+    let [length, was] = [norm(&value.v_star()), norm(&value.t0)];
+    assert!((length / was - 1.0).abs() <= 8.0 * f64::EPSILON, "{length} {was}");
 }

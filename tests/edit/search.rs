@@ -36,7 +36,7 @@ struct Case {
 const CASES: [Case; 5] = [
     Case {
         name: "ROME's value",
-        site: At::Value,
+        site: At::VALUE,
         attention: false,
         clamp: 4.0,
         anneal_nll: false,
@@ -52,7 +52,7 @@ const CASES: [Case; 5] = [
     },
     Case {
         name: "PMET's value and attention",
-        site: At::Value,
+        site: At::VALUE,
         attention: true,
         clamp: 4.0,
         anneal_nll: true,
@@ -60,7 +60,7 @@ const CASES: [Case; 5] = [
     },
     Case {
         name: "on the ball",
-        site: At::Value,
+        site: At::VALUE,
         attention: true,
         clamp: 0.3,
         anneal_nll: false,

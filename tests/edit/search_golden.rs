@@ -21,7 +21,7 @@ fn recorded(golden: &Golden, model: &Model) -> (FactRows, Push) {
     let row = |(ids, &lookup): (&Vec<u32>, &usize)| PromptRow { ids: ids.clone(), lookup };
     let mut rewriting: Vec<PromptRow> = s.sequences.iter().zip(&s.lookup).map(row).collect();
     let kl = rewriting.pop().unwrap();
-    let at = if s.tap == "value" { At::Value } else { At::Stream };
+    let at = if s.tap == "value" { At::VALUE } else { At::Stream };
     let site = Site { layer: s.layer, at };
     let push = Push { site, attention: false, loss_layer: model.arch.layers - 1 };
     (FactRows { rewriting, kl, keys: vec![], target: s.target.clone(), merged: 0 }, push)

@@ -10,7 +10,9 @@ use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::Past;
 use incise::model::generate::Sampling;
-use incise::model::{At, Batch, Model, SearchPrecision, Site};
+use incise::model::{
+    At, Batch, KvCache, Model, NoHook, Position, Run, SearchPrecision, Site, Span,
+};
 use incise::tensor::OnDevice;
 use serde_json::{Value, json};
 
@@ -141,7 +143,7 @@ impl Searched {
         }
         let mut draw = Draw::new("memory of a search", false);
         let facts = (0..24).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
-        let (site, loss_layer) = (Site { layer: 1, at: At::Value }, model.arch.layers - 1);
+        let (site, loss_layer) = (Site { layer: 1, at: At::VALUE }, model.arch.layers - 1);
         Searched { push: Push { site, attention, loss_layer }, model, facts }
     }
 
@@ -199,6 +201,74 @@ pub(super) fn small() -> [Value; 2] {
         "n_positions": 64,
     });
     [gptj, gpt2]
+}
+
+/// Each body takes what is said beside it, alone and in whole layers, however much is kept.
+#[test]
+fn a_pass_takes_what_its_bodies_say() {
+    let test = "gpu::memory::a_pass_takes_what_its_bodies_say";
+    let gated = |family: &str| {
+        json!({
+            "model_type": family, "num_hidden_layers": 3, "hidden_size": 96,
+            "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
+            "intermediate_size": 160, "vocab_size": 97, "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-6,
+        })
+    };
+    let [gptj, gpt2] = small();
+    let half = |from: usize, to: usize| {
+        let place = |branch| Position { layer: 1 + branch / 2, branch: branch % 2 };
+        Span::from(place(from)..place(to))
+    };
+    let [attention, mlp, layers] = [half(0, 1), half(1, 2), Span::from(1..3)];
+    for (config, fast) in
+        [(&gptj, true), (&gpt2, false), (&gated("qwen3"), true), (&gated("olmo2"), true)]
+    {
+        let Some(engine) = twin::engine(test) else { return };
+        let searched = Searched::new(&engine, config, fast, false);
+        let model = searched.model.for_search();
+        let batch = Batch::whole((0..24u32).map(|i| [i; 11]));
+        let n = batch.len() as u64;
+        let limit = engine.memory().limit;
+        let spans: &[Span] =
+            if model.arch.parallel { &[layers] } else { &[attention, mlp, layers] };
+        for (&span, mode) in spans.iter().flat_map(|span| [0, 1, 2].map(|mode| (span, mode))) {
+            let pass = || {
+                engine.cap(if mode == 2 { engine.memory().used.max(1) } else { limit });
+                let mut run = match mode {
+                    0 => Run::new(&model),
+                    _ => Run::keeping(&model, span),
+                };
+                assert_eq!(model.offloads_weights(), mode == 2);
+                engine.cap(limit);
+                let mut x = model.embed(&batch);
+                let nothing = KvCache::new(&model.arch, &model.compute);
+                model.forward(&batch, span, Past::Read(&nothing), &mut x, &mut run, &mut NoHook);
+                if mode > 0 {
+                    let mut dx = x.like(x.shape());
+                    model.backward(&batch, span, &nothing, &mut dx, &mut run, &mut NoHook);
+                }
+            };
+            pass(); // uploads the weights
+            let before = engine.forget_peak();
+            pass();
+            let took = engine.memory().peak - before;
+            let bytes = model.bytes_a_token(span, &model.compute);
+            let entries = 4 * span.layers().len() * model.arch.width;
+            let a_token = match mode {
+                0 => bytes.largest + bytes.forward,
+                1 => bytes.saved + bytes.forward + bytes.backward,
+                // The stream that is run again is a copy.
+                _ => {
+                    bytes.largest + entries + 4 * model.arch.width + bytes.forward + bytes.backward
+                }
+            };
+            let counted = n * a_token as u64;
+            let case = format!("{} {span:?} {mode}: {took} of {counted}", config["model_type"]);
+            // Besides: how the batch is packed.
+            assert!(took <= counted + counted / 50 && took >= counted - counted / 50, "{case}");
+        }
+    }
 }
 
 /// All facts at once take what was counted; half of them at a time, and then the other half, no

@@ -48,7 +48,7 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
             let text = Completion { ids: ids.to_vec(), candidate: 1 };
             model.log_probability(&[text]).map(drop)
         }),
-        ("read", |model, ids| model.read(&[ids], Site { layer: 0, at: At::Key }).map(drop)),
+        ("read", |model, ids| model.read(&[ids], Site { layer: 0, at: At::KEY }).map(drop)),
         ("generate", |model, ids| {
             let mut rng = Rng::new(0, "unused");
             model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true).map(drop)

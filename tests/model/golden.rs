@@ -1,8 +1,9 @@
 //! Every layout against the reference framework, on random tiny models.
 
 use incise::model::Past;
-use incise::model::{At, Batch, Model, Run};
-use incise::tensor::{Compute, Precision};
+use incise::model::site::Look;
+use incise::model::{At, Batch, Model, Run, Site};
+use incise::tensor::{Compute, Precision, Tensor};
 
 use crate::support::golden::{Golden, NAMES};
 use crate::support::twin;
@@ -36,14 +37,17 @@ fn sites_hold_what_the_framework_holds() {
         let mut x = model.embed(&batch);
         let layers = 0..model.arch.layers;
         let mut run = Run::new(model);
-        model.forward(&batch, layers, Past::None, &mut x, &mut run, &mut |site, t| {
-            let at = match site.at {
-                At::Key => "key",
-                At::Value => "value",
-                At::Stream => "stream",
-                At::Attention => return, // not recorded; the stream holds it
-            };
+        // The rest is not recorded; the stream holds it.
+        let recorded = [(At::KEY, "key"), (At::VALUE, "value"), (At::Stream, "stream")];
+        let layer = |layer| recorded.map(|(at, _)| Site { layer, at });
+        let mut seen = 0;
+        let look = |site: Site, t: &mut Tensor| {
+            let at = recorded.iter().find(|(at, _)| *at == site.at).expect("asked for").1;
             golden.check(&format!("{at}.{}", site.layer), compute, &t.to_f64());
-        });
+            seen += 1;
+        };
+        let mut hook = Look { sites: layers.clone().flat_map(layer).collect(), look };
+        model.forward(&batch, layers, Past::None, &mut x, &mut run, &mut hook);
+        assert_eq!(seen, 3 * model.arch.layers);
     });
 }

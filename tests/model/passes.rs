@@ -6,9 +6,10 @@
 use incise::base::Rng;
 use incise::model::Past;
 use incise::model::generate::Sampling;
-use incise::model::{At, Batch, KvCache, Model, Run, Site};
+use incise::model::site::Look;
+use incise::model::{At, Batch, KvCache, Matrix, Model, Run, Site};
 use incise::ops::sample;
-use incise::tensor::Precision;
+use incise::tensor::{Precision, Tensor};
 
 use crate::support::budget::{U32, off};
 use crate::support::golden::{Golden, NAMES};
@@ -74,17 +75,17 @@ fn sequences_of_a_batch_do_not_see_each_other() {
 /// Reading runs each row only up to its token and only up to the layer.
 #[test]
 fn reading_a_site_is_hooking_a_whole_pass() {
-    for at in [At::Key, At::Value, At::Stream] {
+    let queries = At::Output(Matrix::Q);
+    for at in [At::KEY, At::VALUE, At::Stream, At::ATTENTION, queries] {
         let hooked = |model: &Model, prompts: &Prompts| {
             let batch = Batch::whole(prompts);
             let (mut x, mut run) = (model.embed(&batch), Run::new(model));
             let mut all = Vec::new();
             let layers = 0..model.arch.layers;
-            model.forward(&batch, layers, Past::None, &mut x, &mut run, &mut |site, t| {
-                if site.at == at {
-                    all.extend(t.to_f64());
-                }
-            });
+            let sites = layers.clone().map(|layer| Site { layer, at }).collect();
+            let look = |_, t: &mut Tensor| all.extend(t.to_f64());
+            let mut hook = Look { sites, look };
+            model.forward(&batch, layers, Past::None, &mut x, &mut run, &mut hook);
             all
         };
         hold(hooked, |model, prompts| {

@@ -186,7 +186,7 @@ impl Linear {
         let mut y = engine.array(lying.to(), n * out).unwrap();
         let stale = vec![f64::NAN; n * inner];
         let mut dx = twin::up(engine, lying.to(), self.dx.as_ref().unwrap_or(&stale));
-        let w = cuda::Matrix { w: &w, out, inner, row_stride, col_stride };
+        let w = cuda::DeviceMatrix { w: &w, out, inner, row_stride, col_stride };
         cuda::forward(engine, &x, w, self.b.is_some().then_some(&b), &mut y);
         cuda::backward(engine, &dy, w, &mut dx, self.dx.is_some());
         [y, dx].iter().map(twin::down).collect()

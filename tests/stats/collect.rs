@@ -22,7 +22,8 @@ use crate::support::shared::shared;
 #[test]
 fn moments_of_keys_are_the_frameworks() {
     use incise::model::Past;
-    use incise::model::{At, Batch, Run};
+    use incise::model::site::Look;
+    use incise::model::{At, Batch, Run, Site};
     for name in NAMES {
         let golden = Golden::open(name);
         for precision in [Precision::F32, Precision::F64] {
@@ -32,11 +33,10 @@ fn moments_of_keys_are_the_frameworks() {
             let batch = Batch::whole(&golden.json.prompts);
             let mut x = model.embed(&batch);
             let mut run = Run::new(&model);
-            model.forward(&batch, 0..layers, Past::None, &mut x, &mut run, &mut |site, k| {
-                if site.at == At::Key {
-                    gram::accumulate(k, &mut totals[site.layer]);
-                }
-            });
+            let sites = (0..layers).map(|layer| Site { layer, at: At::KEY }).collect();
+            let look = |site: Site, k: &mut Tensor| gram::accumulate(k, &mut totals[site.layer]);
+            let mut hook = Look { sites, look };
+            model.forward(&batch, 0..layers, Past::None, &mut x, &mut run, &mut hook);
             for (l, total) in totals.iter().enumerate() {
                 let tokens = batch.len() as f64;
                 let entry = |i: usize, j: usize| {
@@ -168,17 +168,16 @@ fn the_limit_is_met_exactly_and_each_document_is_its_own_sequence() {
 
 fn keys(model: &Model, ids: &[u32]) -> Vec<f64> {
     use incise::model::Past;
-    use incise::model::{At, Batch, Run};
+    use incise::model::site::Look;
+    use incise::model::{At, Batch, Run, Site};
     if ids.is_empty() {
         return vec![];
     }
     let batch = Batch::whole([ids]);
     let (mut x, mut run, mut keys) = (model.embed(&batch), Run::new(model), vec![]);
-    model.forward(&batch, 0..1, Past::None, &mut x, &mut run, &mut |site, t: &mut Tensor| {
-        if site.at == At::Key {
-            keys = t.to_f64();
-        }
-    });
+    let look = |_, t: &mut Tensor| keys = t.to_f64();
+    let mut hook = Look { sites: vec![Site { layer: 0, at: At::KEY }], look };
+    model.forward(&batch, 0..1, Past::None, &mut x, &mut run, &mut hook);
     keys
 }
 

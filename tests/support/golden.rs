@@ -43,7 +43,7 @@ pub struct Search {
 }
 
 /// Every recorded model; together they have every option (`tools/golden.py` lists them).
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     "gpt2",
     "gpt2-bf16",
     "gpt2-scaled",
@@ -62,6 +62,7 @@ pub const NAMES: [&str; 18] = [
     "qwen2",
     "qwen3",
     "qwen3-one-group",
+    "olmo2",
 ];
 
 /// How much coarser the factors of a product are on a device than f32: they are two bf16, which

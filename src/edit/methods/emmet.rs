@@ -20,9 +20,12 @@ use crate::edit::cost::Solves;
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
 use crate::edit::method::About;
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range, digest_number};
+use crate::edit::search::Search;
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Route, Solver};
+use crate::model::At;
+use crate::model::arch::{Arch, NormPlace};
 use crate::store::Fingerprint;
 
 /// EMMET, as methods are listed.
@@ -90,6 +93,24 @@ impl ClosedFormMethod for EmmetMethod {
             update_norm_lambda: by.number_or_zero(&UPDATE_NORM_LAMBDA),
             emmet_lambda: by.number(&EMMET_LAMBDA),
         }))
+    }
+
+    /// With a norm behind the MLP, δ goes in before it: then one layer meets its facts exactly.
+    fn search(&self, by: &Params, arch: &Arch) -> Search {
+        let at = match arch.norms {
+            NormPlace::Before => At::Stream,
+            NormPlace::After => At::VALUE,
+        };
+        family::search(by, arch, at)
+    }
+
+    fn check_model(&self, by: &Params, arch: &Arch) -> Result<()> {
+        match arch.norms {
+            NormPlace::After if by.layers().len() > 1 => {
+                Err(family::norm_behind("emmet over several layers", arch))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn solve_cost(&self, by: &Params, solves: &Solves) -> (Route, u64) {

@@ -84,7 +84,7 @@ impl ClosedFormMethod for PmetMethod {
     }
 
     fn search(&self, by: &Params, arch: &Arch) -> Search {
-        let mut search = family::search(by, arch, At::Value);
+        let mut search = family::search(by, arch, At::VALUE);
         search.push.attention = true;
         search.nll_factor = by.number(&NLL_LOSS_FACTOR);
         search.anneal_nll = true;

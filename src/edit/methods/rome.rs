@@ -123,7 +123,7 @@ impl Method for Rome {
     }
 
     fn search(&self, by: &Params, arch: &Arch) -> Search {
-        family::search(by, arch, At::Value)
+        family::search(by, arch, At::VALUE)
     }
 
     fn needs(&self, by: &Params, _: &State) -> Needs {
@@ -211,7 +211,7 @@ pub fn plan_one(
 ) -> Result<RankOne> {
     let layer = by.push.site.layer;
     let prompts: Vec<&[u32]> = rows.keys.iter().map(PromptRow::up_to_lookup).collect();
-    let all = model.read(&prompts, Site { layer, at: At::Key })?;
+    let all = model.read(&prompts, Site { layer, at: At::KEY })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all, keys.weights);
     let value = search::find(model, rows, by, progress)?;

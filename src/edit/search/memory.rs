@@ -11,8 +11,8 @@
 //!
 //! What a token takes in the layers is said beside each body ([`crate::model::token_bytes`]); here
 //! is what [`super::objective`] holds besides. Wide is the type of the stream, narrow that of what
-//! products read (`Tensor::narrow`). Lists of rows, traces and tables of sequences are left out, and arrays that
-//! grow hold somewhat more than they show.
+//! products read (`Tensor::narrow`). Lists of rows, traces and tables of sequences are left out, and
+//! arrays that grow hold somewhat more than they show.
 
 use super::packing::{LOGIT_ROWS, shared_prefixes, suffix_tokens};
 use super::settings::Push;
@@ -67,15 +67,19 @@ pub fn fact_bytes(model: &Model, push: &Push, rows: &FactRows, shared: usize) ->
     let tokens = suffix_tokens(rows);
     let before: usize = rows.by_kind().map(|row| row.lookup).sum();
     let own = before.saturating_sub(shared);
-    let held =
-        wide * (tokens * a.width + a.vocabulary + 3 * push.vectors() * a.width) + own * step.past;
+    // A value that a norm reads is held, and a step has it again, and what the norm saves.
+    let normed = usize::from(push.norm(model).is_some());
+    let held = wide
+        * (tokens * a.width * (1 + normed) + a.vocabulary + 3 * push.vectors() * a.width)
+        + own * step.past;
     let pushed = wide * a.width * (rows.by_kind().count() + 2 * push.vectors());
     let saved = if model.offloads_weights() {
         span.layers().len() * wide * a.width + step.largest
     } else {
         step.saved
     };
-    let step = tokens * (saved + step.forward + step.backward) + pushed;
+    let value = normed * wide * (3 * a.width + 2);
+    let step = tokens * (saved + step.forward + step.backward + value) + pushed;
     let admission = own * once.past + own.max(tokens) * (once.largest + once.forward);
     (held + step.max(admission)) as u64
 }

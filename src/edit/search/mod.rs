@@ -20,6 +20,7 @@
 //! [`first_look`] whether a device computes what the host does.
 
 pub mod devices;
+mod entry;
 pub mod first_look;
 pub mod memory;
 pub mod objective;

@@ -17,13 +17,14 @@
 
 use std::sync::Arc;
 
+use super::entry::Entry;
 use super::packing::{PackedFact, StepLayout, own_prefixes, retained};
 use super::settings::Push;
 use super::value::LossStep;
 use crate::edit::prompts::FactRows;
 use crate::model::prefix::PrefixCache;
-use crate::model::site::tap;
-use crate::model::{At, Back, KvCache, Model, Past, Position, Run, Site, no_hook};
+use crate::model::site::Tap;
+use crate::model::{At, KvCache, Model, NoHook, Past, Position, Run};
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -38,12 +39,11 @@ pub struct Objective<'m> {
     prefixes: PrefixCache,
     least: usize, // rows a product has at least
     facts: Vec<PackedFact>,
-    entry: Tensor, // (tokens, D): the stream where a step begins, without δ, fact by fact
+    entry: Entry,
     past: KvCache, // of the layers above: shared tokens, then each fact's own
     step: StepInputs,
     reference: Tensor, // (facts, V): ln P at δ = 0
     run: Run,
-    back: Back,
     saved: Saved,
     logits: Tensor,
 }
@@ -61,8 +61,9 @@ impl<'m> Objective<'m> {
         prefixes: PrefixCache,
         least: usize,
     ) -> Self {
-        assert!(matches!(push.site.at, At::Value | At::Stream), "a push goes into the stream");
-        let empty = |width| Tensor::zeros(&model.compute, &[0, width]);
+        assert!(matches!(push.site.at, At::VALUE | At::Stream), "a push goes into the stream");
+        let normed = push.norm(model).is_some();
+        assert!(!(push.attention && normed), "one vector, where a norm reads it");
         let stepping = Arc::new(model.for_search());
         let mut past = KvCache::new(&model.arch, &stepping.compute);
         past.append(push.above(), &prefixes.cache, 0..prefixes.tokens());
@@ -71,12 +72,11 @@ impl<'m> Objective<'m> {
             kl_factor,
             least,
             facts: Vec::new(),
-            entry: empty(model.arch.width),
+            entry: Entry::new(model, &push),
             past,
             step: StepInputs::new(&model.compute, layout),
-            reference: empty(model.arch.vocabulary),
+            reference: Tensor::zeros(&model.compute, &[0, model.arch.vocabulary]),
             run: Run::keeping(&stepping, push.span(model)),
-            back: Back::new(&stepping),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             logits: Tensor::zeros(&stepping.compute, &[0, model.arch.vocabulary]),
             model,
@@ -93,14 +93,11 @@ impl<'m> Objective<'m> {
         let push = self.push;
         // Taking facts in has the memory of a step, which will need another size of it.
         self.run = Run::keeping(&self.stepping, push.span(model));
-        self.back = Back::new(&self.stepping);
         let (own, tokens) = self.run_prefixes(facts);
         let shared = self.prefixes.rows();
         let packed: Vec<_> = facts.iter().map(|rows| PackedFact::new(rows, shared)).collect();
         let layout = StepLayout::new(&packed, shared, self.kl_factor, self.least);
-        let (entry, t0) = self.run_below(&layout, &own);
-        self.entry.push_rows_of(&entry, 0..packed.iter().map(PackedFact::tokens).sum());
-        drop(entry);
+        let t0 = self.run_below(&layout, &own, packed.iter().map(PackedFact::tokens).sum());
         self.facts.extend(packed);
         let shared = self.prefixes.tokens();
         self.past.append(push.above(), &own, shared..shared + tokens);
@@ -122,37 +119,42 @@ impl<'m> Objective<'m> {
             let mut x = model.embed(&batch);
             let mut run = Run::new(model);
             let grow = Past::Grow(&mut cache);
-            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut no_hook);
+            model.forward(&batch, layers.clone(), grow, &mut x, &mut run, &mut NoHook);
             cache.keep(layers, std::slice::from_ref(&(0..self.prefixes.tokens() + tokens)));
         }
         (cache, tokens)
     }
 
-    /// The stream where a step begins, and t₀ (facts, P·D) on the host.
-    fn run_below(&self, layout: &StepLayout, past: &KvCache) -> (Tensor, Vec<f64>) {
+    /// Runs what lies below a step; its first so many `tokens` are kept. Returns t₀ (facts, P·D).
+    fn run_below(&mut self, layout: &StepLayout, past: &KvCache, tokens: usize) -> Vec<f64> {
         let model = self.model;
         let push = self.push;
         let batch = &layout.batch;
         let bare = layout.bare();
-        let sites = push.sites();
-        let mut t0 = vec![Vec::new(); sites.len()];
-        let mut hook = |at: Site, shown: &mut Tensor| {
-            if let Some(part) = sites.iter().position(|&site| site == at) {
-                t0[part] = tap(shown, &bare);
-            }
-        };
+        // A value that a norm reads is kept of every token.
+        let normed = push.norm(model).and_then(|_| model.place(push.site));
+        let all: Vec<usize> = (0..batch.len()).collect();
+        let rows = if normed.is_some() { &all } else { &bare };
+        let mut tap = Tap::new(&model.compute, push.sites(), &rows[..]);
         let mut x = model.embed(batch);
         let mut run = Run::new(model);
-        let begin = push.span(model).from;
+        let begin = normed.unwrap_or(push.span(model).from);
         let below = Position::before(0)..begin;
-        model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut hook);
+        model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut tap);
         // What is shown behind the place where a step begins.
         let rest = begin..Position::before(push.site.layer + 1);
         if !rest.is_empty() {
-            model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut hook);
+            model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut tap);
+        }
+        self.entry.append(&x, normed.map(|_| tap.tensor(0)), tokens);
+        let mut t0: Vec<_> = (0..push.vectors()).map(|part| tap.vectors(part)).collect();
+        if normed.is_some() {
+            let kept =
+                |part: &mut Vec<Vec<f64>>| bare.iter().map(|&row| part[row].clone()).collect();
+            t0.iter_mut().for_each(|part| *part = kept(part));
         }
         let fact = |i: usize| t0.iter().flat_map(move |part| part[i].iter().copied());
-        (x, (0..bare.len()).flat_map(fact).collect())
+        (0..bare.len()).flat_map(fact).collect()
     }
 
     /// Where the model runs.
@@ -168,9 +170,7 @@ impl<'m> Objective<'m> {
         for &fact in &left.facts {
             reference.push_rows_of(&self.reference, fact..fact + 1);
         }
-        let mut entry = Tensor::zeros(compute, &[left.tokens.len(), self.model.arch.width]);
-        rows::gather(&self.entry, &Index::new(compute, left.tokens), &mut entry);
-        self.entry = entry;
+        self.entry.keep(compute, left.tokens);
         self.reference = reference;
         self.past.keep(self.push.above(), &left.cache);
         let mut keep = keep.iter();
@@ -196,14 +196,16 @@ impl<'m> Objective<'m> {
         let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
         let StepInputs { layout, pushed, owner, losses, .. } = &mut self.step;
         losses.scale(f);
-        let mut x = self.entry.clone();
-        x.set_rows(layout.batch.len());
+        let mut x = self.entry.stream(layout.batch.len());
         let mut push = zeros(pushed.len());
         for part in (0..self.push.vectors()).rev() {
             rows::gather_part(&delta, owner, part * d, &mut push);
-            rows::scatter_add(&mut x, pushed, &push);
+            match part {
+                0 => self.entry.push(&mut x, pushed, &push),
+                _ => rows::scatter_add(&mut x, pushed, &push),
+            }
             let (behind, past) = (self.push.behind(model, part), Past::Read(&self.past));
-            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut no_hook);
+            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut NoHook);
         }
         let mut dx = zeros(layout.batch.len());
         self.head_gradient(&x, &mut dx);
@@ -212,9 +214,12 @@ impl<'m> Objective<'m> {
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
         for part in 0..self.push.vectors() {
             let behind = self.push.behind(model, part);
-            let (run, back) = (&mut self.run, &mut self.back);
-            model.backward(&layout.batch, behind, &self.past, &mut dx, run, back);
-            rows::gather(&dx, pushed, &mut push);
+            let (past, run) = (&self.past, &mut self.run);
+            model.backward(&layout.batch, behind, past, &mut dx, run, &mut NoHook);
+            match part {
+                0 => self.entry.gradient(&dx, pushed, &mut push),
+                _ => rows::gather(&dx, pushed, &mut push),
+            }
             rows::scatter_add_part(&mut gradient, owner, part * d, &push);
         }
         gradient

@@ -15,7 +15,8 @@ use super::settings::{Push, Search};
 use super::value::{LossStep, TargetValue};
 use crate::edit::prompts::FactRows;
 use crate::linalg::vector::{dot, norm};
-use crate::model::{Back, Batch, KvCache, Model, Past, Run};
+use crate::model::site::Look;
+use crate::model::{Batch, Hook, KvCache, Model, Past, Position, Run, Site};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
@@ -83,7 +84,12 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
         }
     }
     let attention_delta = delta.split_off(1).concat();
-    Some(TargetValue { t0: start.t0[0].clone(), delta: delta.concat(), attention_delta, trace })
+    let (t0, delta) = (start.t0[0].clone(), delta.concat());
+    let mut value = TargetValue { t0, delta, attention_delta, trace };
+    if search.push.norm(model).is_some() {
+        value.keep_length();
+    }
+    Some(value)
 }
 
 /// The model's passes over all rows of a fact.
@@ -95,7 +101,6 @@ struct Pass<'m> {
     lookup: Index, // batch rows of all lookup tokens
     read: Index,   // batch rows whose logits have a loss: the KL row, then each target token
     run: Run,
-    back: Back,
     saved: Saved,
 }
 
@@ -123,7 +128,6 @@ impl<'m> Pass<'m> {
             lookup: Index::new(&model.compute, lookup),
             read: Index::new(&model.compute, read),
             run: Run::keeping(model, 0..push.layers()),
-            back: Back::new(model),
             saved: Saved::new(&model.compute, 0, model.arch.width),
             batch,
         }
@@ -136,22 +140,17 @@ impl<'m> Pass<'m> {
         let sites = self.push.sites();
         let mut t0 = vec![Vec::new(); sites.len()];
         let mut x = model.embed(&self.batch);
+        let look = |site, shown: &mut Tensor| {
+            for part in (0..sites.len()).filter(|&part| sites[part] == site) {
+                t0[part] = shown.row_f64(self.bare);
+                let pushed = delta[part].repeat(self.lookup.len());
+                let pushed = Tensor::of(&model.compute, &[self.lookup.len(), d], &pushed);
+                rows::scatter_add(shown, &self.lookup, &pushed);
+            }
+        };
+        let mut push = Look { sites: sites.clone(), look };
         let layers = 0..self.push.layers();
-        model.forward(
-            &self.batch,
-            layers,
-            Past::None,
-            &mut x,
-            &mut self.run,
-            &mut |site, shown| {
-                if let Some(part) = sites.iter().position(|&pushed| pushed == site) {
-                    t0[part] = shown.row_f64(self.bare);
-                    let pushed = delta[part].repeat(self.lookup.len());
-                    let pushed = Tensor::of(&model.compute, &[self.lookup.len(), d], &pushed);
-                    rows::scatter_add(shown, &self.lookup, &pushed);
-                }
-            },
-        );
+        model.forward(&self.batch, layers, Past::None, &mut x, &mut self.run, &mut push);
         let mut read = Tensor::zeros(&model.compute, &[self.read.len(), d]);
         rows::gather(&x, &self.read, &mut read);
         let mut z = Tensor::zeros(&model.compute, &[0, vocabulary]);
@@ -167,18 +166,34 @@ impl<'m> Pass<'m> {
         let mut dx = Tensor::zeros(&model.compute, &[self.batch.len(), d]);
         rows::scatter_add(&mut dx, &self.read, &model.head_backward(&dz, &self.saved));
         let nothing = KvCache::new(&model.arch, &model.compute);
-        let mut gradient = Vec::new();
-        for part in 0..self.push.vectors() {
-            let behind = self.push.behind(model, part);
-            let (run, back) = (&mut self.run, &mut self.back);
-            model.backward(&self.batch, behind, &nothing, &mut dx, run, back);
-            let mut sum = vec![0.0; d];
-            for &row in self.lookup.iter() {
-                sum.iter_mut().zip(dx.row_f64(row)).for_each(|(sum, x)| *sum += x);
-            }
-            gradient.push(sum);
+        let sites = self.push.sites();
+        let lowest = sites.iter().filter_map(|&site| model.place(site)).min().expect("its layer");
+        let end = Position::before(self.push.layers());
+        let sums = vec![vec![0.0; d]; sites.len()];
+        let mut hook = GradientSums { sites, rows: self.lookup.to_vec(), sums };
+        model.backward(&self.batch, lowest..end, &nothing, &mut dx, &mut self.run, &mut hook);
+        hook.sums
+    }
+}
+
+/// The sum of the gradient over some rows, at each site.
+struct GradientSums {
+    sites: Vec<Site>,
+    rows: Vec<usize>,
+    sums: Vec<Vec<f64>>,
+}
+
+impl Hook for GradientSums {
+    fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    fn backward(&mut self, site: Site, _: &Batch, gradient: &Tensor) {
+        let part = self.sites.iter().position(|&own| own == site).expect("one of its sites");
+        for &row in &self.rows {
+            let sum = &mut self.sums[part];
+            sum.iter_mut().zip(gradient.row_f64(row)).for_each(|(sum, x)| *sum += x);
         }
-        gradient
     }
 }
 

@@ -309,7 +309,11 @@ impl<'m> SearchBatch<'m> {
         let attention_delta = delta.split_off(d);
         let trace = row(&self.slots.trace);
         let trace = trace.chunks_exact(4).take(self.steps_of(slot)).map(losses).collect();
-        TargetValue { t0, delta, attention_delta, trace }
+        let mut value = TargetValue { t0, delta, attention_delta, trace };
+        if self.search.push.norm(self.model).is_some() {
+            value.keep_length();
+        }
+        value
     }
 
     /// Steps that the fact in a slot took.

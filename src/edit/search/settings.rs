@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::model::branch::Body;
-use crate::model::{At, Layer, Model, Position, Site, Span};
+use crate::model::{At, Matrix, Model, Position, Site, Span};
+use crate::ops::norm::Norm;
 use crate::ops::search_step::{SearchRule, StopRule};
 use crate::store::Fingerprint;
 
@@ -92,7 +92,7 @@ impl Push {
 
     /// The site of each of the P vectors.
     pub fn sites(&self) -> Vec<Site> {
-        let attention = Site { layer: self.site.layer, at: At::Attention };
+        let attention = Site { layer: self.site.layer, at: At::ATTENTION };
         [self.site].into_iter().chain(self.attention.then_some(attention)).collect()
     }
 
@@ -105,12 +105,18 @@ impl Push {
     /// at the end of the layer where that is parallel.
     fn joins(&self, model: &Model, part: usize) -> Position {
         let layer = self.site.layer;
-        let Layer { branches, parallel } = &*model.layers[layer];
-        let attention = branches.iter().position(|b| matches!(b.body, Body::Attention(_)));
-        match attention.filter(|_| part == 1 && !parallel) {
+        let attention = model.layers[layer].branch_of(Matrix::O);
+        match attention.filter(|_| part == 1 && !model.layers[layer].parallel) {
             Some(branch) => Position { layer, branch: branch + 1 },
             None => Position::before(layer + 1),
         }
+    }
+
+    /// The norm between the value and the stream, where the family has one there.
+    pub fn norm<'m>(&self, model: &'m Model) -> Option<&'m Norm> {
+        let layer = &model.layers[self.site.layer];
+        let branch = layer.branch_of(Matrix::Down).filter(|_| self.site.at == At::VALUE)?;
+        layer.branches[branch].post.as_ref()
     }
 
     /// What a step runs between a part's vector and that of the part before it, or the head. The
@@ -137,10 +143,12 @@ impl Push {
     pub fn digest(&self, into: &mut Fingerprint) {
         let Push { site: Site { layer, at }, attention, loss_layer } = self;
         let at = match at {
-            At::Attention => 0,
-            At::Key => 1,
-            At::Value => 2,
+            At::Output(Matrix::O) => 0,
+            At::Input(Matrix::Down) => 1,
+            At::Output(Matrix::Down) => 2,
             At::Stream => 3,
+            At::Input(matrix) => 4 + 2 * *matrix as u8,
+            At::Output(matrix) => 5 + 2 * *matrix as u8,
         };
         into.add(&(*layer as u64).to_le_bytes());
         into.add(&[at, u8::from(*attention)]);

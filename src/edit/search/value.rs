@@ -1,5 +1,7 @@
 //! What a search finds.
 
+use crate::linalg::vector::norm;
+
 /// What a search found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetValue {
@@ -34,6 +36,14 @@ impl LossStep {
 }
 
 impl TargetValue {
+    /// v* ← v*·‖t₀‖/‖v*‖: where a norm reads the value, it reads the direction alone, and a value
+    /// as long as before leaves the scale of the row as it was.
+    pub fn keep_length(&mut self) {
+        let v = self.v_star();
+        let scale = norm(&self.t0) / norm(&v);
+        self.delta = v.iter().zip(&self.t0).map(|(v, t)| v * scale - t).collect();
+    }
+
     /// v* = t₀ + δ.
     pub fn v_star(&self) -> Vec<f64> {
         self.t0.iter().zip(&self.delta).map(|(t, d)| t + d).collect()

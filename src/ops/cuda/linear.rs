@@ -18,7 +18,7 @@ pub const FEW: usize = row::ROWS;
 
 /// W (out, in) on the device, as it is stored.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct DeviceMatrix<'a> {
     /// The elements.
     pub w: &'a Array,
     /// out.
@@ -31,20 +31,20 @@ pub struct Matrix<'a> {
     pub col_stride: usize,
 }
 
-impl<'a> From<&'a OnDevice> for Matrix<'a> {
-    fn from(w: &'a OnDevice) -> Matrix<'a> {
+impl<'a> From<&'a OnDevice> for DeviceMatrix<'a> {
+    fn from(w: &'a OnDevice) -> DeviceMatrix<'a> {
         let OnDevice { w, out, inner, row_stride, col_stride } = w;
         let out = *out;
         let inner = *inner;
         let row_stride = *row_stride;
         let col_stride = *col_stride;
-        Matrix { w, out, inner, row_stride, col_stride }
+        DeviceMatrix { w, out, inner, row_stride, col_stride }
     }
 }
 
 /// y (N, out), f32 or rounded to the type of x, = x (N, in) Wᵀ + b. A row's bits do not depend on
 /// the others, nor, among up to [`FEW`] of them and among more, on how many there are.
-pub fn forward(engine: &Engine, x: &Array, w: Matrix, b: Option<&Array>, y: &mut Array) {
+pub fn forward(engine: &Engine, x: &Array, w: DeviceMatrix, b: Option<&Array>, y: &mut Array) {
     let sizes = [x.len() / w.inner, w.inner, w.out];
     let way = if (1..=FEW).contains(&sizes[0]) { Way::Few } else { Way::Many };
     product(engine, way, x, w.w, [w.col_stride, w.row_stride], b, false, sizes, y);
@@ -52,7 +52,7 @@ pub fn forward(engine: &Engine, x: &Array, w: Matrix, b: Option<&Array>, y: &mut
 
 /// dx (N, in), f32 or rounded to the type of dy, = dy (N, out) W; f32 is added to where `add`. A
 /// row's bits do not depend on the others.
-pub fn backward(engine: &Engine, dy: &Array, w: Matrix, dx: &mut Array, add: bool) {
+pub fn backward(engine: &Engine, dy: &Array, w: DeviceMatrix, dx: &mut Array, add: bool) {
     let sizes = [dy.len() / w.out, w.out, w.inner];
     product(engine, Way::Many, dy, w.w, [w.row_stride, w.col_stride], None, add, sizes, dx);
 }

@@ -13,7 +13,7 @@ use super::numbers::{encode, factor, hash, whole};
 use crate::base::Result;
 use crate::gpu::launch::Elem;
 use crate::gpu::{Array, Engine};
-use crate::ops::cuda::linear::{self, Matrix};
+use crate::ops::cuda::linear::{self, DeviceMatrix};
 use crate::ops::cuda::rows;
 
 /// Numbers of rows.
@@ -131,7 +131,7 @@ impl Product {
     fn multiplied(&self, engine: &Engine, x: &Array, w: &Array, n: usize) -> Result<Array> {
         let MatrixKind { out, inner, by_row } = self.kind;
         let [row_stride, col_stride] = if by_row { [inner, 1] } else { [1, out] };
-        let w = Matrix { w, out, inner, row_stride, col_stride };
+        let w = DeviceMatrix { w, out, inner, row_stride, col_stride };
         let m = self.sizes()[1];
         let more = whole(5, LINES.min(n) * m, 3);
         if self.forward {

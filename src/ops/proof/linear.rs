@@ -13,7 +13,7 @@ use crate::gpu::kernels::linear_split::{LinearSplit, NUMBERS, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
 use crate::ops::cpu::linear as definition;
-use crate::ops::cuda::linear::{self, Matrix};
+use crate::ops::cuda::linear::{self, DeviceMatrix};
 use crate::tensor::{Layout, Weight};
 
 /// What is done to a product besides.
@@ -95,7 +95,7 @@ fn product(
         End::Added => trial.inout("c", to, &added),
         _ => trial.output("c", to, n * m),
     };
-    let w = Matrix { w: &w, out, inner, row_stride, col_stride };
+    let w = DeviceMatrix { w: &w, out, inner, row_stride, col_stride };
     trial.run(kernel, || match forward {
         true => linear::forward(engine, &a, w, b.as_ref(), &mut c),
         false => linear::backward(engine, &a, w, &mut c, end == End::Added),

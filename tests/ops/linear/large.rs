@@ -76,7 +76,7 @@ impl Large {
             Layout::OutIn => (inner, 1),
             Layout::InOut => (1, out),
         };
-        let w = cuda::Matrix { w: &w, out, inner, row_stride, col_stride };
+        let w = cuda::DeviceMatrix { w: &w, out, inner, row_stride, col_stride };
         let b = twin::up(engine, Elem::F32, &self.to_y);
         let mut y = engine.array(lying.to(), n * out).unwrap();
         let mut dx = match lying.rounded {
