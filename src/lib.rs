@@ -69,7 +69,7 @@ pub use data::broken::{Broken, OnBroken};
 pub use data::conflicts::OnConflict;
 pub use data::{Contexts, Fact};
 pub use edit::fact_report::{FactPlan, FactReport};
-pub use edit::solve::layers::LayerChange;
+pub use edit::solve::layers::MatrixChange;
 pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
 pub use store::Patch;
 pub use tensor::Device;

@@ -20,8 +20,8 @@ use crate::edit::search::packing::suffix_tokens;
 use crate::edit::state::State;
 use crate::model::{Batch, Model, Past, Run};
 use crate::ops::gram::{Totals, packed_len};
-use crate::stats::collect::KeyMoments;
-use crate::stats::{Moment, Origin};
+use crate::stats::collect::InputMoments;
+use crate::stats::{Input, LayerInput, Moment, Origin};
 
 /// Layers that are edited, as for GPT-J.
 pub const LAYERS: usize = 6;
@@ -112,7 +112,7 @@ fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>>
         let batch = Batch::whole((0..sequences).map(|_| ids.draw(length)));
         let above = layers[layers.len() - 1] + 1;
         let mut x = model.embed(&batch);
-        let mut hook = KeyMoments::new(layers, &mut totals);
+        let mut hook = InputMoments::new(&LayerInput::all(layers, &[Input::Key]), &mut totals);
         model.forward(&batch, 0..above, Past::None, &mut x, &mut run, &mut hook);
     }
     let tokens = (passes * sequences * length) as u64;

@@ -13,7 +13,8 @@ use crate::gpu::Engine;
 use crate::model::random::layer_weights;
 use crate::model::{At, Batch, Hook, Model, NoHook, Past, Run, SearchPrecision, Site};
 use crate::ops::gram::{Totals, packed_len};
-use crate::stats::collect::KeyMoments;
+use crate::stats::LayerInput;
+use crate::stats::collect::InputMoments;
 
 /// Steps of a search that never ends early.
 pub const STEPS: usize = 25;
@@ -83,7 +84,8 @@ fn pass(model: &Model, sizes: Sizes, limits: Limits, ids: &mut Ids, rows: &mut V
 
     let layer = a.layers / 2;
     let mut totals = [Totals::new(compute, a.inner, vec![0.0; packed_len(a.inner)])];
-    let took = time(compute, sizes.seconds, || pass(&mut KeyMoments::new(&[layer], &mut totals)));
+    let keys = [LayerInput::from(layer)];
+    let took = time(compute, sizes.seconds, || pass(&mut InputMoments::new(&keys, &mut totals)));
     let flop = flop + (a.inner * a.inner) as f64;
     row(format!("statistics of layer {layer}{}", how(model)), took, flop);
 }

@@ -1,5 +1,6 @@
 //! `incise apply`, `undo` and `log`: patches into weights, and back.
 
+use std::iter;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,8 +12,8 @@ use super::output::Terminal;
 use crate::base::units::{counted, percent};
 use crate::base::{Progress, Result};
 use crate::edit::apply::{self, Report};
-use crate::store::Patch;
 use crate::store::record::LogEntry;
+use crate::store::{AppliedPatch, Lineage, Patch};
 
 /// Which patches go where.
 #[derive(Args)]
@@ -111,26 +112,47 @@ impl Log {
     /// Lists what was applied, oldest first.
     pub fn run(&self, context: &Context) -> Result<()> {
         let log = apply::log(&self.model)?;
+        let lineage = Lineage::read(&self.model)?.map_or(Vec::new(), |lineage| lineage.patches);
+        // The newest of both are the same; the lineage begins in the folder this is a copy of, the
+        // log with changes by earlier versions, which kept no lineage.
+        let copied = &lineage[..lineage.len().saturating_sub(log.len())];
+        let unknown = log.len().saturating_sub(lineage.len());
+        let known = lineage[copied.len()..].iter().map(Some);
+        let all = log.iter().zip(iter::repeat_n(None, unknown).chain(known));
         if context.json {
-            let entry = |e: &LogEntry| {
+            let entry = |(e, patch): (&LogEntry, Option<&AppliedPatch>)| {
                 json!({"number": e.number, "time": e.time, "method": e.method, "facts": e.facts,
-                       "tensors": e.tensors})
+                       "tensors": e.tensors, "change": patch.and_then(|p| p.change),
+                       "weight": patch.and_then(|p| p.weight)})
             };
-            return context.terminal.json(&json!(log.iter().map(entry).collect::<Vec<_>>()));
+            return context.terminal.json(&json!(all.map(entry).collect::<Vec<_>>()));
+        }
+        for patch in copied {
+            let facts = counted(patch.facts, "fact");
+            let line = format!("before  {facts} by {}{}", patch.method, share(Some(patch)));
+            context.terminal.line(line)?;
         }
         if log.is_empty() {
             return context.terminal.line("nothing was applied in place");
         }
-        for e in log {
+        for (e, patch) in all {
             context.terminal.line(format!(
-                "{}  {}  {} by {}  {}",
+                "{}  {}  {} by {}  {}{}",
                 e.number,
                 humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(e.time)),
                 counted(e.facts, "fact"),
                 e.method,
                 e.tensors.join(" "),
+                share(patch),
             ))?;
         }
         Ok(())
     }
+}
+
+/// ‖ΣΔ‖/‖W₀‖ after a patch, where it is known.
+fn share(patch: Option<&AppliedPatch>) -> String {
+    let norms = patch.and_then(|patch| Some([patch.change?, patch.weight?]));
+    let part = norms.map(|[change, weight]| percent(change / weight));
+    part.map_or(String::new(), |part| format!("  ‖ΣΔ‖/‖W₀‖ {part}"))
 }

@@ -9,7 +9,7 @@ use super::context::Context;
 use crate::base::units::{count, metric};
 use crate::base::{Error, Quiet, Result};
 use crate::edit::apply;
-use crate::model::{fingerprint, load};
+use crate::model::{MatrixId, fingerprint, load};
 use crate::stats::Moment;
 use crate::tensor::Device;
 
@@ -34,7 +34,7 @@ impl Inspect {
         let mut types: Vec<&str> = checkpoint.entries().map(|(_, _, e)| &*e.dtype).collect();
         types.sort_unstable();
         types.dedup();
-        let name = fingerprint(&checkpoint)?;
+        let name = fingerprint(&checkpoint, &context.terminal)?;
         let with_stats: Vec<(usize, u64)> = match &self.stats {
             None => vec![],
             Some(dir) if !dir.is_dir() => {
@@ -47,7 +47,8 @@ impl Inspect {
                 .collect::<Result<_>>()?,
         };
         let edits = apply::log(&self.model)?;
-        let editable: Vec<&str> = (0..a.layers).map(|l| &*model.editable(l).tensor).collect();
+        let tensor = |l| &*model.matrix(MatrixId::down(l)).stored.tensor;
+        let editable: Vec<&str> = (0..a.layers).map(tensor).collect();
         if context.json {
             return context.terminal.json(&json!({
                 "family": a.family, "parameters": parameters, "bytes": bytes, "types": types,

@@ -11,7 +11,7 @@ use crate::base::{Progress, Result};
 use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
-use crate::edit::solve::layers::LayerChange;
+use crate::edit::solve::layers::MatrixChange;
 use crate::editor::Edit;
 use crate::editor::report::{fact_json, path};
 use crate::store::Delta;
@@ -37,7 +37,7 @@ pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Res
         return context.terminal.json(&json!({
             "output": output,
             "report": path(output),
-            "layers": edit.layers().iter().map(|l| layer_json(edit, l)).collect::<Vec<_>>(),
+            "layers": edit.changes().iter().map(|c| change_json(edit, c)).collect::<Vec<_>>(),
             "facts": edit.facts().iter().map(fact_json).collect::<Vec<_>>(),
             "superseded": edit.superseded().len(),
             "skipped": edit.skipped().len(),
@@ -50,28 +50,28 @@ pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Res
     context.terminal.line(stages::line(&stages))
 }
 
-fn layer_json(edit: &Edit, l: &LayerChange) -> Value {
-    let rank = match &l.delta {
+fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
+    let rank = match &c.delta {
         Delta::LowRank { r, .. } => Some(r),
         Delta::Dense(_) => None,
     };
     json!({
-        "layer": l.layer, "tensor": edit.tensor(l.layer), "rank": rank,
-        "norm": l.norm, "weight": l.weight, "ridge": l.ridge,
+        "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
+        "norm": c.norm, "weight": c.weight, "ridge": c.ridge,
     })
 }
 
-/// Warnings: layers that changed too much, facts that were not taken.
+/// Warnings: matrices that changed too much, facts that were not taken.
 fn warn(edit: &Edit, progress: &dyn Progress) {
-    for l in edit.layers() {
-        if l.norm > l.weight {
+    for c in edit.changes() {
+        if c.norm > c.weight {
             progress.warn(&format!(
                 "the change of layer {} is {:.1} times as large as the matrix itself (norm \
                  {:.3e}), and the model will suffer: the layer's keys are nearly silent, or \
                  the facts too many for it; edit another layer or more of them",
-                l.layer,
-                l.norm / l.weight,
-                l.norm,
+                c.id.layer,
+                c.norm / c.weight,
+                c.norm,
             ));
         }
     }
@@ -108,17 +108,17 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
         let more = (edit.superseded().len() - SHOWN) as u64;
         terminal.line(format!("… and {} more, see the report", counted(more, "request")))?;
     }
-    for l in edit.layers() {
-        let rank = match &l.delta {
+    for c in edit.changes() {
+        let rank = match &c.delta {
             Delta::LowRank { r, .. } => format!("rank {r}"),
             Delta::Dense(_) => "dense".to_owned(),
         };
         terminal.line(format!(
             "layer {} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}",
-            l.layer,
-            edit.tensor(l.layer),
-            l.norm,
-            percent(l.norm / l.weight)
+            c.id.layer,
+            edit.tensor(c.id),
+            c.norm,
+            percent(c.norm / c.weight)
         ))?;
     }
     let facts = counted(edit.facts().len() as u64, "fact");

@@ -1,6 +1,6 @@
-//! `incise stats MODEL --layers L --corpus FILE… -o DIR`: key second moments from text; `stats
-//! import` takes those of the original code, `stats merge` adds up what several runs or the shards
-//! of one collected.
+//! `incise stats MODEL --layers L --corpus FILE… -o DIR`: second moments of keys, or of what other
+//! matrices read, from text; `stats import` takes those of the original code, `stats merge` adds up
+//! what several runs or the shards of one collected.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::base::{Error, Progress, Result, Share};
 use crate::data::Corpus;
 use crate::model::{fingerprint, load};
 use crate::stats::file::write_all;
-use crate::stats::{Collect, Moment, Origin, collect, import, merge};
+use crate::stats::{Collect, Input, LayerInput, Moment, Origin, collect, import, merge};
 
 /// Statistics from text, or from other statistics.
 #[derive(Args)]
@@ -44,12 +44,16 @@ struct Gather {
     /// Layers, such as 3-8 or 1,3
     #[arg(long, value_parser = ranges::parse)]
     layers: Layers,
+    /// What to take the moments of: key (what the down projection reads), attention-input (q, k,
+    /// v), attended (o), mlp-input (gate, up); several in one pass if given again
+    #[arg(long = "site", default_value = "key", value_name = "SITE")]
+    sites: Vec<Input>,
     /// Text files, one document a line; or JSON Lines or JSON with each document as `text`; or
     /// either compressed by gzip
     #[arg(long, required = true, num_args = 1..)]
     corpus: Vec<PathBuf>,
     /// Stop at exactly this many tokens, or where the text ends [default: 10 for each of the MLP's
-    /// F neurons]
+    /// F neurons, or of the width of the widest site]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     max_tokens: Option<u64>,
     /// Longest sequence; longer documents are cut [default: 512, or the model's context if less]
@@ -90,7 +94,7 @@ struct Merge {
 }
 
 impl Stats {
-    /// Writes `layer-<l>.safetensors` for some layers.
+    /// Writes `layer-<l>.safetensors` for some layers, and those of other sites.
     pub fn run(&self, context: &Context) -> Result<()> {
         match (&self.other, &self.gather) {
             (Some(Other::Import(import)), _) => import.run(context),
@@ -109,11 +113,11 @@ impl Import {
             let what = format!("--layer: the model has no layer {l}");
             return Err(Error::refused(what, format!("its layers are 0 to {last}")));
         }
-        let name = fingerprint(&checkpoint)?;
+        let name = fingerprint(&checkpoint, &context.terminal)?;
         let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
         Moment::check_overwrite(&self.output, l, &moment.origin, None)?;
         moment.write(&self.output)?;
-        told(context, &self.output, &[(l, moment.tokens)])
+        told(context, &self.output, &[(l.into(), moment.tokens)])
     }
 }
 
@@ -124,16 +128,16 @@ impl Merge {
             let what = "would be written over what the command reads";
             return Err(Error::input(&self.output, "-o", what, "name another folder"));
         }
-        let layers = merge::layers(&self.folders)?;
+        let inputs = merge::inputs(&self.folders)?;
         let mut tokens = Vec::new();
         // Checked first and made again, for all of them at once may not fit in memory.
-        for (&layer, dirs) in &layers {
-            let moment = merge::merge(dirs, layer)?;
-            Moment::check_overwrite(&self.output, layer, &moment.origin, None)?;
-            tokens.push((layer, moment.tokens));
+        for (&of, dirs) in &inputs {
+            let moment = merge::merge(dirs, of)?;
+            Moment::check_overwrite(&self.output, of, &moment.origin, None)?;
+            tokens.push((of, moment.tokens));
         }
-        for (&layer, dirs) in &layers {
-            merge::merge(dirs, layer)?.write(&self.output)?;
+        for (&of, dirs) in &inputs {
+            merge::merge(dirs, of)?.write(&self.output)?;
         }
         told(context, &self.output, &tokens)
     }
@@ -153,15 +157,20 @@ impl Gather {
                 format!("--context-length {context_length}: not in 1 to {}", a.max_positions);
             return Err(Error::refused(what, "leave it out"));
         }
-        let max_tokens = self.max_tokens.unwrap_or(10 * a.inner as u64);
+        let mut sites = self.sites.clone();
+        sites.sort_unstable();
+        sites.dedup();
+        let inputs = LayerInput::all(&self.layers.0, &sites);
+        let widest = inputs.iter().map(|of| of.width(&model) as u64).max().unwrap_or(0);
+        let max_tokens = self.max_tokens.unwrap_or(10 * widest);
         let tokenizer = context.tokenizer(&self.model)?;
         let corpus = Corpus::open(&self.corpus)?;
-        let origin =
-            Origin { model: fingerprint(&checkpoint)?, corpus: corpus.hash()?, context_length };
-        let layers = self.layers.0.clone();
-        let what = Collect { layers, max_tokens, origin, share: self.shard };
-        let free = |&l: &usize| Moment::check_overwrite(&self.output, l, &what.origin, what.share);
-        what.layers.iter().try_for_each(free)?;
+        let model_name = fingerprint(&checkpoint, terminal)?;
+        let origin = Origin { model: model_name, corpus: corpus.hash()?, context_length };
+        let what = Collect { inputs, max_tokens, origin, share: self.shard };
+        let free =
+            |&of: &LayerInput| Moment::check_overwrite(&self.output, of, &what.origin, what.share);
+        what.inputs.iter().try_for_each(free)?;
         let start = Instant::now();
         let documents = corpus.documents();
         let moments = collect(&model, &tokenizer, documents, &what, &self.output, terminal)?;
@@ -169,26 +178,30 @@ impl Gather {
         write_all(&moments, &self.output)?;
         let tokens = moments.first().map_or(0, |m| m.tokens);
         let all = moments.first().and_then(|m| m.part).map_or(tokens, |part| part.total_tokens);
-        if all < a.inner as u64 {
+        let neurons = if sites == [Input::Key] { "neurons" } else { "elements" };
+        if all < widest {
             terminal.warn(&format!(
-                "{} tokens for {} neurons leave C singular, and edits will add a ridge; give more \
-                 text",
+                "{} tokens for {} {neurons} leave C singular, and edits will add a ridge; give \
+                 more text",
                 count(all),
-                count(a.inner as u64),
+                count(widest),
             ));
         }
         if self.max_tokens.is_none() && all == max_tokens {
             terminal.warn(&format!(
-                "stopped at {} tokens, ten for each of the {} neurons: enough for edits as good as \
-                 with the field's 44 million (arXiv:2506.04226); --max-tokens takes another number",
+                "stopped at {} tokens, ten for each of the {} {neurons}: enough for edits as good \
+                 as with the field's 44 million (arXiv:2506.04226); --max-tokens takes another \
+                 number",
                 count(all),
-                count(a.inner as u64),
+                count(widest),
             ));
         }
         let shard = self.shard.map(|share| share.to_string());
         if context.json {
             return terminal.json(&json!({
-                "output": self.output, "layers": what.layers, "tokens": tokens, "seconds": seconds,
+                "output": self.output, "layers": self.layers.0,
+                "sites": sites.iter().map(|site| site.name()).collect::<Vec<_>>(),
+                "tokens": tokens, "seconds": seconds,
                 "model": what.origin.model, "corpus": what.origin.corpus, "shard": shard,
             }));
         }
@@ -196,23 +209,26 @@ impl Gather {
         terminal.line(format!(
             "{}: {shard}{}, {} tokens in {seconds:.1} s ({}tokens/s)",
             self.output.display(),
-            counted(moments.len() as u64, "layer"),
+            match &sites[..] {
+                [Input::Key] => counted(moments.len() as u64, "layer"),
+                _ => counted(moments.len() as u64, "site"),
+            },
             count(tokens),
             metric(tokens as f64 / seconds),
         ))
     }
 }
 
-/// Says which layers were written, with their tokens.
-fn told(context: &Context, output: &Path, layers: &[(usize, u64)]) -> Result<()> {
+/// Says what was written, with its tokens.
+fn told(context: &Context, output: &Path, inputs: &[(LayerInput, u64)]) -> Result<()> {
     if context.json {
-        let layers: Vec<_> =
-            layers.iter().map(|(l, tokens)| json!({"layer": l, "tokens": tokens})).collect();
+        let layer = |(of, tokens): &(LayerInput, u64)| json!({"layer": of.layer, "site": of.input.name(), "tokens": tokens});
+        let layers: Vec<_> = inputs.iter().map(layer).collect();
         return context.terminal.json(&json!({"output": output, "layers": layers}));
     }
-    for (l, tokens) in layers {
+    for (of, tokens) in inputs {
         let output = output.display();
-        context.terminal.line(format!("{output}: layer {l}, {} tokens", count(*tokens)))?;
+        context.terminal.line(format!("{output}: {}, {} tokens", of.title(), count(*tokens)))?;
     }
     Ok(())
 }

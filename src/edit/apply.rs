@@ -11,10 +11,13 @@
 //!
 //! A device adds up factors too, to the same bytes.
 //!
-//! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0.
+//! A folder made by [`to_folder`] starts anew: what was rounded there is its W_0. Its lineage goes
+//! on, and says which model's statistics are for it still.
 
+mod descent;
 mod target;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -22,16 +25,17 @@ use std::path::Path;
 
 use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::proof;
-use crate::ops::update::{Sums, Terms};
+use crate::ops::update::Sums;
 use crate::store::disk::Os;
 use crate::store::history::History;
-use crate::store::journal::{self, Journal};
+use crate::store::journal::{self, Journal, NewLineage};
 use crate::store::record::LogEntry;
 use crate::store::write::{self, Item};
-use crate::store::{Change, Checkpoint, Patch, folder};
+use crate::store::{Checkpoint, Fingerprint, Patch, folder};
 use crate::tensor::{Compute, Device};
 
-use target::{Meter, Plan, Target};
+use descent::Descent;
+use target::{Addition, Meter, Plan, Target};
 
 /// What was done to the weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,7 +57,8 @@ pub struct Changed {
     pub lost: f64,
 }
 
-/// Writes a copy of the model with the patches applied. The copy has no journal.
+/// Writes a copy of the model with the patches applied. The copy has no journal; its lineage says
+/// what it was made of.
 ///
 /// # Errors
 ///
@@ -66,22 +71,36 @@ pub fn to_folder(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    planned(model, patches, device, progress, |plan, checkpoint, history| {
+    planned(model, patches, device, progress, |Planned { plan, checkpoint, history, after }| {
+        let mut after = after.to_vec();
+        let mut descent = Descent::new(checkpoint, patches, progress)?;
         folder::build(out, |dir| {
             folder::copy(model, dir, progress)?;
             let mut meter = plan.meter(Stage::WriteWeights, progress);
             let mut report = Report::default();
+            let mut hashes = BTreeMap::new();
             for (name, target) in &plan.targets {
                 let path = dir.join(&target.place.file);
                 let file = folder::writable(&path)?;
+                let mut hash = Fingerprint::default();
                 let sums =
                     target.make(name, patches.len(), history, &mut meter, &mut |at, new| {
+                        hash.add(new);
                         file.write_all_at(new, at).map_err(|e| Error::io(&path, "write", e))
                     })?;
                 file.sync_all().map_err(|e| Error::io(&path, "sync", e))?;
+                hashes.insert(name.clone(), hash.hex());
+                let last = &mut after[target.last_patch()];
+                *last = last.and(sums);
                 report.tensors.push(Changed::of(name, sums));
             }
             checkpoint.unchanged()?;
+            if let Some(descent) = &mut descent {
+                for (p, &sums) in after.iter().enumerate() {
+                    descent.after(p, sums);
+                }
+                descent.with(hashes).write(dir)?;
+            }
             Ok(report)
         })
     })
@@ -100,7 +119,7 @@ pub fn to_file(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    planned(model, patches, device, progress, |plan, checkpoint, history| {
+    planned(model, patches, device, progress, |Planned { plan, checkpoint, history, .. }| {
         let targets: Vec<_> = plan.targets.iter().collect();
         let item = |(name, target): &(&String, &Target)| Item {
             name: (*name).clone(),
@@ -150,7 +169,7 @@ pub fn to_memory(
     by: &Compute,
     progress: &dyn Progress,
 ) -> Result<Vec<Written>> {
-    planned_on(by, model, patches, progress, |plan, checkpoint, history| {
+    planned_on(by, model, patches, progress, |Planned { plan, checkpoint, history, .. }| {
         let mut meter = plan.meter(Stage::RoundWeights, progress);
         let mut all = Vec::new();
         for (name, target) in &plan.targets {
@@ -179,7 +198,16 @@ pub fn check(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<()> {
-    planned(model, patches, device, progress, |_, _, _| Ok(()))
+    planned(model, patches, device, progress, |_| Ok(()))
+}
+
+/// Patches that fit a model.
+struct Planned<'a> {
+    plan: &'a Plan<'a>,
+    checkpoint: &'a Checkpoint,
+    history: &'a History,
+    /// Of each patch, what [`Plan::check`] found.
+    after: &'a [Sums],
 }
 
 /// Reads a model that nobody writes meanwhile, plans the patches and checks them.
@@ -188,7 +216,7 @@ fn planned<T>(
     patches: &[Patch],
     device: &Device,
     progress: &dyn Progress,
-    then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
+    then: impl FnOnce(Planned) -> Result<T>,
 ) -> Result<T> {
     planned_on(&proof::start(device.now(), 0, progress)?[0], model, patches, progress, then)
 }
@@ -199,7 +227,7 @@ fn planned_on<T>(
     model: &Path,
     patches: &[Patch],
     progress: &dyn Progress,
-    then: impl FnOnce(&Plan, &Checkpoint, &History) -> Result<T>,
+    then: impl FnOnce(Planned) -> Result<T>,
 ) -> Result<T> {
     let _reading = journal::recover(&Os, model)?;
     let checkpoint = Checkpoint::open(model)?;
@@ -207,8 +235,8 @@ fn planned_on<T>(
     let past = past(&history)?;
     let plan = Plan::new(&checkpoint, &past, patches, by)?;
     catch_device_error(|| {
-        plan.check(&history, progress)?;
-        then(&plan, &checkpoint, &history)
+        let after = plan.check(patches.len(), &history, progress)?;
+        then(Planned { plan: &plan, checkpoint: &checkpoint, history: &history, after: &after })
     })
 }
 
@@ -240,13 +268,14 @@ fn changed_in_place(
     let past = past(journal.history())?;
     let computes = proof::start(device.now(), 0, progress)?;
     let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
+    let mut descent = Descent::new(&checkpoint, patches, progress)?;
     drop(checkpoint); // from here on nothing looks at the bytes through a map
-    plan.check(journal.history(), progress)?;
+    plan.check(patches.len(), journal.history(), progress)?;
     let mut all = BTreeMap::new();
     for (p, patch) in patches.iter().enumerate() {
-        let changed = |c: &Change| (c.tensor.clone(), &plan.targets[&c.tensor]);
-        let targets: BTreeMap<String, &Target> = patch.changes.iter().map(changed).collect();
-        let terms: BTreeMap<&String, Terms> =
+        let changed = |name: &str| (name.to_owned(), &plan.targets[name]);
+        let targets: BTreeMap<String, &Target> = patch.tensors().map(changed).collect();
+        let terms: BTreeMap<&String, Addition> =
             targets.iter().map(|(name, t)| (name, t.terms(p + 1))).collect();
         let mut meter =
             Meter::new(Stage::WriteWeights, targets.values().map(|t| t.place.len), progress);
@@ -255,18 +284,30 @@ fn changed_in_place(
             .flat_map(|(name, t)| t.pieces().map(move |(rows, place)| (name, *t, rows, place)))
             .collect();
         let places = pieces.iter().map(|(.., place)| place.clone()).collect();
-        let mut sums = BTreeMap::<String, Sums>::new();
-        journal.apply(patch, places, &mut |i, original| {
+        let made = RefCell::new(BTreeMap::<String, (Sums, Fingerprint)>::new());
+        let mut new_bytes = |i: usize, original: &[u8]| {
             let (name, target, rows, place) = &pieces[i];
             // The journal takes back what an error cut off, and sees no device unwind.
             let state = || target.state(name, &terms[name], rows.clone(), original);
             let (new, more) = catch_device_error(state)?;
-            let sum = sums.entry((*name).clone()).or_default();
-            *sum = sum.and(more);
+            let mut made = made.borrow_mut();
+            let (sums, hash) = made.entry((*name).clone()).or_default();
+            *sums = sums.and(more);
+            hash.add(&new);
             meter.did(place.len)?;
             Ok(new)
-        })?;
-        all.extend(sums);
+        };
+        let mut new_lineage = descent.as_mut().map(|descent| {
+            || {
+                let made = made.borrow();
+                let sums = made.values().fold(Sums::default(), |all, (sums, _)| all.and(*sums));
+                descent.after(p, sums);
+                descent.with(made.iter().map(|(name, (_, hash))| (name.clone(), hash.hex())))
+            }
+        });
+        let new_lineage = new_lineage.as_mut().map(|new| new as &mut NewLineage);
+        journal.apply(patch, places, &mut new_bytes, new_lineage)?;
+        all.extend(made.into_inner().into_iter().map(|(name, (sums, _))| (name, sums)));
     }
     Ok(Report { tensors: all.into_iter().map(|(name, sums)| Changed::of(&name, sums)).collect() })
 }

@@ -26,14 +26,15 @@ use super::method::{Context, Plan};
 use super::params::Params;
 use super::prompts::FactRows;
 use super::search::{Search, TargetValue};
-use super::solve::delta::{dense, sum};
-use super::solve::layers::{ClosedForm, LayerCache, LayerChange, Spread};
+use super::solve::delta::sum;
+use super::solve::layers::{ClosedForm, LayerCache, MatrixChange, Spread};
 use super::state::State;
 use super::values::values;
 use crate::base::{Progress, Result, Rng, Stage, catch_device_error};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
-use crate::model::{At, Model, Site};
+use crate::model::change::dense;
+use crate::model::{At, MatrixId, Model, Site};
 use crate::store::{Delta, Fingerprint};
 
 /// Makes a method's closed form, which takes what it carries out of the state.
@@ -99,11 +100,11 @@ struct Run<'r, 'a> {
     weights: String,
 }
 
-/// What a batch came to: the changed model, each fact's value and z − t₀, and the layers.
+/// What a batch came to: the changed model, each fact's value and z − t₀, and the changes.
 struct Batch {
     model: Model,
     values: Vec<(TargetValue, Vec<f64>)>,
-    layers: Vec<LayerChange>,
+    changes: Vec<MatrixChange>,
 }
 
 impl<'a> Run<'_, 'a> {
@@ -121,20 +122,20 @@ impl<'a> Run<'_, 'a> {
         let batches: Vec<&[TokenizedFact]> = facts.chunks(size.max(1)).collect();
         let mut model = self.on.model.clone();
         let mut found = Vec::new();
-        let mut changes = BTreeMap::<usize, Vec<LayerChange>>::new();
+        let mut changes = BTreeMap::<MatrixId, Vec<MatrixChange>>::new();
         for (b, batch) in batches.iter().enumerate() {
             let learns = self.on.carries || b + 1 < batches.len();
             let done = self.batch(model, batch, &mut *form, c, &carried, learns)?;
             model = done.model;
             found.extend(done.values);
-            for change in done.layers {
-                changes.entry(change.layer).or_default().push(change);
+            for change in done.changes {
+                changes.entry(change.id).or_default().push(change);
             }
         }
         let facts = found.iter().map(|(value, moved)| FactPlan::new(value, moved)).collect();
         form.give_back(&mut state);
-        let layers = changes.into_values().map(|all| total(self.on.model, all)).collect();
-        Ok(Plan { model, facts, layers, state })
+        let changes = changes.into_values().map(|all| total(self.on.model, all)).collect();
+        Ok(Plan { model, facts, changes, state })
     }
 
     /// Changes the model so that it says one batch's facts; `carried` names the state.
@@ -187,7 +188,7 @@ impl<'a> Run<'_, 'a> {
             }
         }
         let values = values.into_iter().zip(moved).collect();
-        Ok(Batch { model, values, layers: changes })
+        Ok(Batch { model, values, changes })
     }
 
     /// A seeded sample of the facts for the norm anchor.
@@ -204,18 +205,18 @@ impl<'a> Run<'_, 'a> {
     }
 }
 
-/// The changes of one layer by all batches as one.
-fn total(model: &Model, changes: Vec<LayerChange>) -> LayerChange {
+/// The changes of one matrix by all batches as one.
+fn total(model: &Model, changes: Vec<MatrixChange>) -> MatrixChange {
     let first = changes[0].clone();
     if changes.len() == 1 {
         return first;
     }
-    let sizes = model.layers[first.layer].mlp().down.w.dims();
-    let ridge = changes.iter().find_map(|l| l.ridge);
-    let deltas: Vec<Delta> = changes.into_iter().map(|l| l.delta).collect();
+    let sizes = model.matrix(first.id).w.dims();
+    let ridge = changes.iter().find_map(|c| c.ridge);
+    let deltas: Vec<Delta> = changes.into_iter().map(|c| c.delta).collect();
     let delta = sum(&deltas, sizes);
     let norm = norm(&dense(&delta, sizes));
-    LayerChange { delta, norm, ridge, ..first }
+    MatrixChange { delta, norm, ridge, ..first }
 }
 
 /// A name for what makes the layers of a batch; `made_of` are names of the weights and of the state

@@ -17,6 +17,9 @@
 //! Servers apply one α/r and one rank to all modules and ignore patterns, so no pattern is
 //! written, shorter factors are padded with zeros, and r is one of [`RANKS`]. `target_modules` are
 //! whole paths: PEFT then takes these modules and no other, and servers look at their last part.
+//!
+//! An adapter is of a whole module. Where a patch changes some rows of its tensor alone (q of q, k
+//! and v), the rows of several changes are stacked, and those of B that nothing changes are 0.
 
 use std::fs::File;
 use std::io::Write;
@@ -28,8 +31,10 @@ use serde_json::json;
 
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::linalg::low_rank::{self, Nearest};
+use crate::model::change::dense;
+use crate::ops::update::side_by_side;
 use crate::store::write::{self, Item};
-use crate::store::{Change, Delta, Patch, folder};
+use crate::store::{Change, Delta, Patch, RowBlocks, folder};
 
 /// The ranks that servers take: those of vLLM's `max_lora_rank`, but for 1. Others take any up to
 /// the largest they were started or built for, which for some is 256.
@@ -98,12 +103,13 @@ impl Adapter {
             }
         }
         let mut modules = Vec::new();
-        for (i, change) in patch.changes.iter().enumerate() {
-            progress.at(Stage::Matrix, i as u64, patch.changes.len() as u64);
+        let tensors = by_tensor(patch);
+        for (i, changes) in tensors.iter().enumerate() {
+            progress.at(Stage::Matrix, i as u64, tensors.len() as u64);
             if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".into() });
             }
-            modules.push(Module::of(change, rank)?);
+            modules.push(Module::of(changes, rank)?);
         }
         Ok(Adapter { rank, fan_in_fan_out: first.fan_in_fan_out, modules })
     }
@@ -191,7 +197,8 @@ pub fn check_rank(rank: usize) -> Result<usize> {
 
 /// The smallest rank that holds every change, or the largest there is.
 fn fitting(patch: &Patch) -> usize {
-    let most = patch.changes.iter().map(rank_of).max().unwrap_or(0);
+    let most = by_tensor(patch).iter().map(|all| all.iter().map(|c| rank_of(c)).sum()).max();
+    let most = most.unwrap_or(0);
     RANKS.into_iter().find(|&r| r >= most).unwrap_or(RANKS[RANKS.len() - 1])
 }
 
@@ -203,8 +210,67 @@ fn rank_of(change: &Change) -> usize {
     }
 }
 
+/// The changes of each tensor, in the patch's order.
+fn by_tensor(patch: &Patch) -> Vec<Vec<&Change>> {
+    let mut all: Vec<Vec<&Change>> = Vec::new();
+    for change in &patch.changes {
+        match all.iter_mut().find(|same| same[0].tensor == change.tensor) {
+            Some(same) => same.push(change),
+            None => all.push(vec![change]),
+        }
+    }
+    all
+}
+
+/// Changes of rows of one tensor as a change of all these rows, one after the other.
+fn stacked(changes: &[&Change]) -> Change {
+    let (first, inner) = (changes[0], changes[0].inner);
+    let out = changes.iter().map(|c| c.out).sum();
+    let factors = changes.iter().map(|c| match &c.delta {
+        Delta::LowRank { left, right, r } => Some((c.out, &left[..], &right[..], *r)),
+        Delta::Dense(_) => None,
+    });
+    let delta = match factors.collect::<Option<Vec<_>>>() {
+        None => {
+            let rows = changes.iter().flat_map(|c| dense(&c.delta, [c.out, inner]));
+            Delta::Dense(rows.map(|x| x as f32).collect())
+        }
+        Some(factors) => {
+            let r = factors.iter().map(|&(.., r)| r).sum();
+            let (mut left, mut before) = (Vec::new(), 0);
+            for &(rows, own, _, k) in &factors {
+                for row in 0..rows {
+                    let at = left.len() + before;
+                    left.resize(left.len() + r, 0.0);
+                    left[at..at + k].copy_from_slice(&own[row * k..][..k]);
+                }
+                before += k;
+            }
+            let right = side_by_side(inner, factors.iter().map(|&(_, _, right, r)| (right, r)));
+            Delta::LowRank { left, right, r }
+        }
+    };
+    Change { out, rows: None, delta, ..first.clone() }
+}
+
 impl Module {
-    fn of(change: &Change, r: usize) -> Result<Module> {
+    /// Of the changes of one tensor.
+    fn of(changes: &[&Change], r: usize) -> Result<Module> {
+        if changes[0].rows.is_none() {
+            return Module::of_matrix(changes[0], r);
+        }
+        let mut module = Module::of_matrix(&stacked(changes), r)?;
+        module.out = changes[0].tensor_sizes()[0];
+        let rows = std::mem::replace(&mut module.b, vec![0.0; module.out * r]);
+        let mut rows = rows.chunks_exact(r);
+        for row in changes.iter().filter_map(|c| c.rows).flat_map(RowBlocks::ranges).flatten() {
+            let stacked = rows.next().expect("as many rows as the changes name");
+            module.b[row * r..][..r].copy_from_slice(stacked);
+        }
+        Ok(module)
+    }
+
+    fn of_matrix(change: &Change, r: usize) -> Result<Module> {
         let (out, inner) = (change.out, change.inner);
         let nearest = match &change.delta {
             Delta::LowRank { left, right, r: k } => {

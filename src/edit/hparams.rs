@@ -19,8 +19,8 @@ use crate::base::file::read_file;
 use crate::base::json::UniqueKeys;
 use crate::base::ranges;
 use crate::base::{Error, Remedy, Result};
-use crate::model::Model;
 use crate::model::families::FAMILIES;
+use crate::model::{MatrixId, Model};
 
 const REMEDY: &str = "give names and values such as {\"layers\": [5], \"v_lr\": 0.5}";
 
@@ -324,7 +324,7 @@ impl HparamSet {
 
 /// The edited module, with `{}` in place of the layer.
 fn edited_module(model: &Model, layer: usize) -> String {
-    model.editable(layer).module.replacen(&format!(".{layer}."), ".{}.", 1)
+    model.matrix(MatrixId::down(layer)).stored.module.replacen(&format!(".{layer}."), ".{}.", 1)
 }
 
 /// Layers as a list: `5` is `[5]`, and `3-8` the layers from 3 to 8. Other values stay, and are

@@ -14,12 +14,12 @@ use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
 use super::params::{Param, Params};
 use super::search::Search;
-use super::solve::layers::LayerChange;
+use super::solve::layers::MatrixChange;
 use super::state::State;
 use crate::base::{Progress, Result};
 use crate::data::Contexts;
-use crate::model::Model;
 use crate::model::arch::Arch;
+use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
 use crate::store::{Change, tensor_fingerprint};
 
@@ -145,42 +145,44 @@ pub struct Context<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Changed layers, and the model that has them.
+/// Changed matrices, and the model that has them.
 pub struct Plan {
     /// The edited model.
     pub model: Model,
     /// What was done for each fact.
     pub facts: Vec<FactPlan>,
-    /// What was done to each layer, ascending.
-    pub layers: Vec<LayerChange>,
+    /// What was done to each matrix, ascending.
+    pub changes: Vec<MatrixChange>,
     /// What the method carries on.
     pub state: State,
 }
 
 impl Plan {
-    /// The changes, for the tensors whose stored bytes `stored` gives by layer.
+    /// The changes as a patch has them; `stored` gives the bytes of the tensor that holds a matrix.
     ///
     /// # Errors
     ///
     /// What `stored` says.
-    pub fn changes<B: AsRef<[u8]>>(
+    pub fn to_patch<B: AsRef<[u8]>>(
         &self,
-        mut stored: impl FnMut(usize) -> Result<B>,
+        mut stored: impl FnMut(MatrixId) -> Result<B>,
     ) -> Result<Vec<Change>> {
-        let change = |layer: &LayerChange| {
-            let e = self.model.editable(layer.layer);
+        let change = |MatrixChange { id, delta, .. }: &MatrixChange| {
+            let linear = self.model.matrix(*id);
+            let [out, inner] = linear.w.dims();
             Ok(Change {
-                tensor: e.tensor.clone(),
-                module: e.module.clone(),
-                out: e.out,
-                inner: e.inner,
-                fan_in_fan_out: e.fan_in_fan_out,
-                fingerprint: tensor_fingerprint(stored(layer.layer)?.as_ref()),
-                delta: layer.delta.clone(),
+                tensor: linear.stored.tensor.clone(),
+                module: linear.stored.module.clone(),
+                rows: linear.stored.rows,
+                out,
+                inner,
+                fan_in_fan_out: linear.stored.fan_in_fan_out,
+                fingerprint: tensor_fingerprint(stored(*id)?.as_ref()),
+                delta: delta.clone(),
             })
         };
-        let mut changes: Vec<Change> = self.layers.iter().map(change).collect::<Result<_>>()?;
-        changes.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+        let mut changes: Vec<Change> = self.changes.iter().map(change).collect::<Result<_>>()?;
+        changes.sort_by(|a, b| a.order().cmp(&b.order()));
         Ok(changes)
     }
 }

@@ -19,10 +19,10 @@ use crate::edit::apply::{self, Report};
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
 use crate::edit::method::{Batching, Context, Plan};
-use crate::edit::solve::layers::LayerChange;
+use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
-use crate::model::Model;
 use crate::model::score::Score;
+use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
 use crate::store::{Metadata, Patch};
 
@@ -30,7 +30,7 @@ use crate::store::{Metadata, Patch};
 pub struct Edit {
     prepared: Prepared,
     facts: Vec<FactReport>,
-    layers: Vec<LayerChange>,
+    changes: Vec<MatrixChange>,
     patch: Patch,
     /// With its changed matrices as they are written.
     model: Model,
@@ -73,8 +73,8 @@ impl Prepared {
             catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
         });
         let plan = plan.map_err(|e| self.say_where_it_is(e, cache.is_some()))?;
-        for layer in plan.layers.iter().filter(|l| l.ridge.is_some()) {
-            warn_of_ridge(progress, &*self.moment(layer.layer)?, layer.ridge);
+        for change in plan.changes.iter().filter(|c| c.ridge.is_some()) {
+            warn_of_ridge(progress, &*self.moment(change.id.layer)?, change.ridge);
         }
         if let Some(file) = &state_file {
             file.unchanged()?;
@@ -91,7 +91,7 @@ impl Edit {
         state_file: Option<StateFile>,
     ) -> Result<Edit> {
         let mut notes = prepared.notes.clone();
-        notes["ridge"] = json!(plan.layers.iter().map(|l| l.ridge).collect::<Vec<_>>());
+        notes["ridge"] = json!(plan.changes.iter().map(|c| c.ridge).collect::<Vec<_>>());
         notes["device"] = prepared.opened.computed_on();
         for (name, value) in prepared.plan_notes()? {
             notes[name] = value;
@@ -106,11 +106,11 @@ impl Edit {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             notes,
         };
-        let changes = plan.changes(|l| prepared.opened.stored(l))?;
-        let patch = Patch { changes, metadata };
-        let Plan { facts, layers, mut state, model } = plan;
+        let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
+        let patch = Patch { changes: patch, metadata };
+        let Plan { facts, changes, mut state, model } = plan;
         drop(model); // what is written is rounded
-        let changed = layers.iter().any(|l| l.norm > 0.0);
+        let changed = changes.iter().any(|c| c.norm > 0.0);
         if !changed {
             let why = "every fact was left out, or needed no change";
             let progress = &prepared.settings.progress;
@@ -121,10 +121,10 @@ impl Edit {
         }
         // What was read of the weights just now has to be what was planned on.
         prepared.opened.checkpoint.unchanged()?;
-        let written = prepared.written(&patch, &layers)?;
+        let written = prepared.written(&patch)?;
         let facts = prepared.reports(facts, before, &written)?;
         let state = Mutex::new(state_file.map(|file| (file, state)));
-        Ok(Edit { prepared, facts, layers, patch, model: written.model, state })
+        Ok(Edit { prepared, facts, changes, patch, model: written.model, state })
     }
 
     /// What the edit did to each fact, in the order of the facts.
@@ -147,14 +147,14 @@ impl Edit {
         &self.prepared.skipped
     }
 
-    /// What was done to each layer, ascending.
-    pub fn layers(&self) -> &[LayerChange] {
-        &self.layers
+    /// What was done to each matrix, ascending.
+    pub fn changes(&self) -> &[MatrixChange] {
+        &self.changes
     }
 
-    /// The tensor that holds a layer's edited matrix.
-    pub fn tensor(&self, layer: usize) -> &str {
-        &self.model.editable(layer).tensor
+    /// The tensor that holds a matrix.
+    pub fn tensor(&self, id: MatrixId) -> &str {
+        &self.model.matrix(id).stored.tensor
     }
 
     /// Hyperparameters by name, and where each is from.

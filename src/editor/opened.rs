@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
 use crate::gpu::Engine;
-use crate::model::{Model, SearchPrecision, fingerprint, load};
+use crate::model::{MatrixId, Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
 use crate::text::Tokenizer;
@@ -43,7 +43,7 @@ impl Opened {
         model.search_precision = precision;
         let tokenizer = Arc::new(Tokenizer::open(dir)?);
         check_surrounding(dir, &tokenizer, model.arch.vocabulary)?;
-        let fingerprint = fingerprint(&checkpoint)?;
+        let fingerprint = fingerprint(&checkpoint, progress)?;
         let (dir, device) = (dir.to_owned(), device.clone());
         Ok(Opened { dir, device, checkpoint, model, tokenizer, fingerprint })
     }
@@ -64,9 +64,9 @@ impl Opened {
         json!({"name": self.device.title(), "proof": proof.map(|proof| &proof.hash)})
     }
 
-    /// The stored bytes of a layer's edited matrix.
-    pub fn stored(&self, l: usize) -> Result<Bytes> {
-        let tensor = self.checkpoint.tensor(&self.model.editable(l).tensor)?;
+    /// The bytes of the tensor that holds a matrix.
+    pub fn stored(&self, id: MatrixId) -> Result<Bytes> {
+        let tensor = self.checkpoint.tensor(&self.model.matrix(id).stored.tensor)?;
         Ok(tensor.expect("the model was loaded from it").bytes)
     }
 }

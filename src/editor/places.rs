@@ -9,6 +9,7 @@ use super::{report, state};
 use crate::base::{Error, Result};
 use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
+use crate::model::MatrixId;
 use crate::store::Patch;
 use crate::store::place::{check_distinct, check_place, check_replaced};
 
@@ -26,7 +27,8 @@ pub(super) fn check(
     output: Option<&Path>,
 ) -> Result<()> {
     for l in 0..opened.model.arch.layers {
-        opened.checkpoint.check_single(&opened.model.editable(l).tensor)?;
+        let down = opened.model.matrix(MatrixId::down(l));
+        opened.checkpoint.check_single(&down.stored.tensor)?;
     }
     let mut inputs = settings.inputs();
     inputs.push(&opened.dir);

@@ -17,6 +17,7 @@ use crate::data::Fact;
 use crate::edit::method::Method;
 use crate::edit::params::Params;
 use crate::edit::state::State;
+use crate::model::MatrixId;
 use crate::store::write::beside;
 use crate::store::{Fingerprint, tensor_fingerprint};
 
@@ -134,7 +135,7 @@ fn version(path: &Path) -> Option<Version> {
 fn edited_weights(edit: &Learner) -> Result<String> {
     let mut all = Fingerprint::default();
     for &l in edit.params.layers() {
-        all.add(tensor_fingerprint(&edit.opened.stored(l)?).as_bytes());
+        all.add(tensor_fingerprint(&edit.opened.stored(MatrixId::down(l))?).as_bytes());
     }
     Ok(all.hex())
 }

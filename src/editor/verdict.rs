@@ -10,7 +10,6 @@ use crate::edit::fact_report::{FactPlan, FactReport, score};
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::Batching;
 use crate::edit::prompts::FactRows;
-use crate::edit::solve::layers::LayerChange;
 use crate::model::Model;
 use crate::model::score::{Missed, Score};
 use crate::store::Patch;
@@ -28,22 +27,20 @@ impl Prepared {
         score(self.model(), &self.rows(), &*self.settings.progress)
     }
 
-    /// The model as a patch of these layers leaves it.
+    /// The model as a patch leaves it.
     ///
     /// # Errors
     ///
     /// Values that the stored type cannot hold; a checkpoint that was changed meanwhile.
-    pub(super) fn written(&self, patch: &Patch, layers: &[LayerChange]) -> Result<WrittenModel> {
+    pub(super) fn written(&self, patch: &Patch) -> Result<WrittenModel> {
         let (dir, by) = (&self.opened.dir, &self.model().compute);
         let patches = std::slice::from_ref(patch);
         let made = apply::to_memory(dir, patches, by, &*self.settings.progress);
         let made = made.map_err(|e| self.say_what_is_kept(e))?;
         let mut written = WrittenModel { model: self.model().clone(), lost: 0.0 };
         for tensor in made {
-            let of = |l: &&LayerChange| self.model().editable(l.layer).tensor == tensor.name;
-            let layer = layers.iter().find(of).expect("a patch changes the layers of its plan");
             let bytes = Arc::new(tensor.bytes);
-            written.model = written.model.with_stored_down(layer.layer, tensor.dtype, bytes);
+            written.model = written.model.with_stored(&tensor.name, tensor.dtype, bytes);
             written.lost = written.lost.max(tensor.changed.lost);
         }
         Ok(written)

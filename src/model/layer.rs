@@ -102,15 +102,6 @@ impl Layer {
         mlp.expect("a layer with an MLP")
     }
 
-    /// The MLP's weights, to be changed.
-    pub(super) fn mlp_mut(&mut self) -> &mut Mlp {
-        let mlp = self.branches.iter_mut().find_map(|branch| match &mut branch.body {
-            Body::Mlp(mlp) => Some(mlp),
-            Body::Attention(_) => None,
-        });
-        mlp.expect("a layer with an MLP")
-    }
-
     /// Its matrices.
     pub fn matrices(&self) -> impl Iterator<Item = (Matrix, &Linear)> {
         self.branches.iter().flat_map(Branch::matrices)

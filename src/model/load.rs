@@ -11,12 +11,12 @@ use super::config::Config;
 use super::families;
 use super::family::{Family, PositionEncoding};
 use super::layer::Layer;
-use super::matrix::Linear;
-use super::model::{Editable, Model, SearchPrecision};
+use super::matrix::{Linear, StoredPlace};
+use super::model::{Model, SearchPrecision};
 use crate::base::{Error, Progress, Result, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::ops::proof;
-use crate::store::{Checkpoint, StoredTensor, model_fingerprint, same_sample};
+use crate::store::{Checkpoint, RowBlocks, StoredTensor, same_sample};
 use crate::tensor::{Compute, Device, Layout, Precision, Tensor, Weight};
 
 /// The checkpoint of a folder and its model.
@@ -70,18 +70,20 @@ fn room(checkpoint: &Checkpoint) -> u64 {
     3 * bytes.max().unwrap_or(0) + (1 << 30)
 }
 
-/// The fingerprint of a checkpoint's model. It leaves out the down projections, so an edited
-/// checkpoint has that of its base.
+/// The tensors of a checkpoint that hold down projections.
 ///
 /// # Errors
 ///
 /// A configuration whose family is not implemented.
-pub fn fingerprint(checkpoint: &Checkpoint) -> Result<String> {
+pub(super) fn down_projections(checkpoint: &Checkpoint) -> Result<HashSet<String>> {
     let (family, arch) = read_arch(checkpoint)?;
     let loader = Loader::new(checkpoint, family, &arch, Precision::F32.into());
-    let down = |l| loader.layer_name(l, family.names.down) + ".weight";
-    let editable: HashSet<String> = (0..arch.layers).map(down).collect();
-    model_fingerprint(checkpoint, &|name| editable.contains(name))
+    Ok((0..arch.layers).map(|l| loader.place(l, family.names.down).tensor).collect())
+}
+
+/// Whether a checkpoint's family and options are implemented.
+pub fn is_known(checkpoint: &Checkpoint) -> bool {
+    read_arch(checkpoint).is_ok()
 }
 
 fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {
@@ -147,7 +149,16 @@ impl<'a> Loader<'a> {
         } else {
             self.matrix(head_name, Layout::OutIn, [a.vocabulary, a.width])?
         };
-        let head = Linear { w: head_weight, b: self.bias(head_name, a.vocabulary, a.biases.head)? };
+        let head = Linear {
+            w: head_weight,
+            b: self.bias(head_name, a.vocabulary, a.biases.head)?,
+            stored: Arc::new(StoredPlace {
+                tensor: format!("{head_name}.weight"),
+                module: (*head_name).to_owned(),
+                fan_in_fan_out: false,
+                rows: None,
+            }),
+        };
         let layers = (0..a.layers).map(|l| self.layer(l).map(Arc::new)).collect::<Result<_>>()?;
         self.refuse_unread()?;
         Ok(Model {
@@ -160,7 +171,6 @@ impl<'a> Loader<'a> {
             layers,
             norm: self.norm(&format!("{}{}", self.prefix, names.norm), a.norm, a.width)?,
             head,
-            editable: (0..a.layers).map(|l| self.editable(l)).collect(),
         })
     }
 
@@ -215,14 +225,14 @@ impl<'a> Loader<'a> {
         format!("{}{}{l}.{name}", self.prefix, self.family.names.layer)
     }
 
-    fn editable(&self, l: usize) -> Editable {
+    /// Where a matrix of layer l is.
+    fn place(&self, l: usize, name: &str) -> StoredPlace {
         let names = &self.family.names;
-        Editable {
-            tensor: self.layer_name(l, names.down) + ".weight",
-            module: format!("{}{}{l}.{}", names.prefix, names.layer, names.down),
+        StoredPlace {
+            tensor: self.layer_name(l, name) + ".weight",
+            module: format!("{}{}{l}.{name}", names.prefix, names.layer),
             fan_in_fan_out: names.layout == Layout::InOut,
-            out: self.arch.width,
-            inner: self.arch.inner,
+            rows: None,
         }
     }
 
@@ -263,10 +273,6 @@ impl<'a> Loader<'a> {
         Ok(Tensor::of(&self.compute, &[len], &wide))
     }
 
-    fn linear(&self, name: &str, layout: Layout, size: [usize; 2], biased: bool) -> Result<Linear> {
-        Ok(Linear { w: self.matrix(name, layout, size)?, b: self.bias(name, size[0], biased)? })
-    }
-
     fn bias(&self, name: &str, len: usize, biased: bool) -> Result<Option<Tensor>> {
         biased.then(|| self.vector(&format!("{name}.bias"), len)).transpose()
     }
@@ -289,8 +295,10 @@ struct StoredLayer<'a> {
 
 impl LayerTensors for StoredLayer<'_> {
     fn linear(&mut self, name: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
-        let layout = self.of.family.names.layout;
-        self.of.linear(&self.of.layer_name(self.l, name), layout, size, biased)
+        let (of, stored) = (self.of, Arc::new(self.of.place(self.l, name)));
+        let name = of.layer_name(self.l, name);
+        let w = of.matrix(&name, stored.layout(), size)?;
+        Ok(Linear { w, b: of.bias(&name, size[0], biased)?, stored })
     }
 
     fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
@@ -307,7 +315,9 @@ impl LayerTensors for StoredLayer<'_> {
                     b.chunks(period).flat_map(|block| &block[rows.clone()]).copied().collect();
                 Tensor::of(&self.of.compute, &[own.len()], &own)
             });
-            Linear { w: whole.w.every(rows, period), b }
+            let rows = RowBlocks { start: rows.start, len: out, period, count: blocks };
+            let stored = StoredPlace { rows: Some(rows), ..(*whole.stored).clone() };
+            Linear { w: stored.part(whole.w.clone()), b, stored: Arc::new(stored) }
         }))
     }
 

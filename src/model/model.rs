@@ -5,11 +5,8 @@ use std::sync::Arc;
 use super::arch::Arch;
 use super::layer::Layer;
 use super::matrix::Linear;
-use crate::base::{DType, Result};
-use crate::linalg::vector::dot;
 use crate::ops::norm::Norm;
-use crate::tensor::weight::SharedBytes;
-use crate::tensor::{Compute, Layout, Precision, Tensor, Weight};
+use crate::tensor::{Compute, Weight};
 
 /// A decoder with its weights. Clones share them.
 ///
@@ -36,7 +33,6 @@ pub struct Model {
     pub norm: Norm,
     /// (V, D).
     pub head: Linear,
-    pub(super) editable: Vec<Editable>,
 }
 
 /// Precision of the products in the steps of a value search.
@@ -49,27 +45,7 @@ pub enum SearchPrecision {
     Fast,
 }
 
-/// How the checkpoint stores a matrix that edits change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Editable {
-    /// Its name in the checkpoint.
-    pub tensor: String,
-    /// The framework's path of its module, with the prefix even where the checkpoint omits it.
-    pub module: String,
-    /// Whether it is stored (in, out).
-    pub fan_in_fan_out: bool,
-    /// D.
-    pub out: usize,
-    /// F.
-    pub inner: usize,
-}
-
 impl Model {
-    /// How the checkpoint stores the matrix that edits of layer l change.
-    pub fn editable(&self, l: usize) -> &Editable {
-        &self.editable[l]
-    }
-
     /// The same model, computing as the steps of a search do.
     pub fn for_search(&self) -> Model {
         Model { compute: self.search_compute(), ..self.clone() }
@@ -109,54 +85,5 @@ impl Model {
         let limit = self.compute.engine()?.memory().limit;
         let weights = if self.offloads_weights() { limit / 2 } else { self.bytes() };
         Some((limit - weights) / 4 * 3)
-    }
-
-    /// W k + b of layer l's down projection, in f64: k (F), result (D).
-    ///
-    /// # Errors
-    ///
-    /// A device that fails.
-    pub fn down(&self, l: usize, k: &[f64]) -> Result<Vec<f64>> {
-        let Linear { w, b } = &self.layers[l].mlp().down;
-        let [out, inner] = w.dims();
-        let mut m = self.compute.run(|| Ok(b.as_ref().map_or(vec![0.0; out], Tensor::to_f64)))?;
-        let mut row = vec![0.0; inner];
-        for (i, m) in m.iter_mut().enumerate() {
-            w.row(i, &mut row);
-            *m += dot(&row, k);
-        }
-        Ok(m)
-    }
-
-    /// The same model with another down projection in layer l: W (D, F), which a model that
-    /// computes in f64 stores in f64.
-    pub fn with_down(&self, l: usize, w: Vec<f64>) -> Model {
-        let [out, inner] = self.layers[l].mlp().down.w.dims();
-        self.with_down_weight(
-            l,
-            match self.compute.precision() {
-                Precision::F32 => {
-                    Weight::dense_f32(w.into_iter().map(|w| w as f32).collect(), out, inner)
-                }
-                Precision::F64 => Weight::dense_f64(w, out, inner),
-            },
-        )
-    }
-
-    /// The same model with another down projection in layer l, as a checkpoint stores it.
-    ///
-    /// # Panics
-    ///
-    /// Where the bytes do not fit the shape.
-    pub fn with_stored_down(&self, l: usize, dtype: DType, bytes: SharedBytes) -> Model {
-        let Editable { fan_in_fan_out, out, inner, .. } = self.editable[l];
-        let layout = if fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
-        self.with_down_weight(l, Weight::stored(bytes, dtype, layout, [out, inner]))
-    }
-
-    fn with_down_weight(&self, l: usize, w: Weight) -> Model {
-        let mut model = self.clone();
-        Arc::make_mut(&mut model.layers[l]).mlp_mut().down.w = w;
-        model
     }
 }

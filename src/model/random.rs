@@ -11,8 +11,8 @@ use super::arch::{Arch, Positions};
 use super::assemble::{self, LayerTensors};
 use super::config::Config;
 use super::families;
-use super::matrix::Linear;
-use super::model::{Editable, Model, SearchPrecision};
+use super::matrix::{Linear, StoredPlace};
+use super::model::{Model, SearchPrecision};
 use crate::base::{DType, Error, Result, Rng, catch_device_error};
 use crate::ops::norm::{Norm, NormKind};
 use crate::tensor::{Compute, Layout, Tensor, Weight};
@@ -88,26 +88,19 @@ impl Model {
         catch_device_error(|| {
             let mut layers = Vec::new();
             for l in 0..a.layers {
-                let mut drawn = DrawnLayer { draw: &mut draw, arch: &a, layout: names.layout };
+                let mut drawn = DrawnLayer { draw: &mut draw, arch: &a, layout: names.layout, l };
                 layers.push(Arc::new(assemble::layer(&a, names, l, &mut drawn)?));
             }
             let embed = draw.matrix([a.vocabulary, a.width], Layout::OutIn);
-            let mut head = draw.linear([a.vocabulary, a.width], Layout::OutIn, a.biases.head);
+            let mut head =
+                draw.linear("head", [a.vocabulary, a.width], Layout::OutIn, a.biases.head);
             if a.tie_embeddings {
                 head.w = embed.clone();
             }
             let learned = a.positions == Positions::Learned;
-            let editable = |l| Editable {
-                tensor: format!("{l}.{}.weight", names.down),
-                module: format!("{l}.{}", names.down),
-                fan_in_fan_out: names.layout == Layout::InOut,
-                out: a.width,
-                inner: a.inner,
-            };
             Ok(Model {
                 positions: learned.then(|| draw.matrix([a.max_positions, a.width], Layout::OutIn)),
                 norm: draw.norm(a.norm, a.eps, a.width),
-                editable: (0..a.layers).map(editable).collect(),
                 compute: compute.clone(),
                 search_precision: SearchPrecision::Exact,
                 peers: Vec::new(),
@@ -128,9 +121,15 @@ impl Draw {
         Weight::stored(bytes, self.dtype, layout, [out, inner])
     }
 
-    fn linear(&mut self, size: [usize; 2], layout: Layout, biased: bool) -> Linear {
+    fn linear(&mut self, name: &str, size: [usize; 2], layout: Layout, biased: bool) -> Linear {
         let b = biased.then(|| Tensor::zeros(&self.compute, &size[..1]));
-        Linear { w: self.matrix(size, layout), b }
+        let stored = StoredPlace {
+            tensor: format!("{name}.weight"),
+            module: name.to_owned(),
+            fan_in_fan_out: layout == Layout::InOut,
+            rows: None,
+        };
+        Linear { w: self.matrix(size, layout), b, stored: Arc::new(stored) }
     }
 
     fn norm(&self, kind: NormKind, eps: f64, width: usize) -> Norm {
@@ -145,17 +144,21 @@ struct DrawnLayer<'a> {
     draw: &'a mut Draw,
     arch: &'a Arch,
     layout: Layout,
+    l: usize,
 }
 
 impl LayerTensors for DrawnLayer<'_> {
-    fn linear(&mut self, _: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
-        Ok(self.draw.linear(size, self.layout, biased))
+    fn linear(&mut self, name: &str, size: [usize; 2], biased: bool) -> Result<Linear> {
+        Ok(self.draw.linear(&format!("{}.{name}", self.l), size, self.layout, biased))
     }
 
     fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
         let biased = self.arch.biases.qkv;
-        let [q, k, v] = outs.map(|out| self.linear(name, [blocks * out, self.arch.width], biased));
-        Ok([q?, k?, v?])
+        let mut part = |i: usize| {
+            let name = format!("{name}.{}", ["q", "k", "v"][i]); // drawn as three
+            self.linear(&name, [blocks * outs[i], self.arch.width], biased)
+        };
+        Ok([part(0)?, part(1)?, part(2)?])
     }
 
     fn norm(&mut self, _: &str, kind: NormKind, width: usize) -> Result<Norm> {

@@ -1,4 +1,4 @@
-//! Collecting C_l = (1/n) Σ k kᵀ for several layers in one pass over text.
+//! Collecting C = (1/n) Σ k kᵀ for several inputs, of keys or of others, in one pass over text.
 //!
 //! Every document is its own sequence, with the special tokens its tokenizer adds; a longer one is
 //! cut into consecutive windows, later ones without added tokens. Every token counts. Whole
@@ -7,7 +7,7 @@
 //! A shard i of n cuts all of the text into the same windows, stops where the whole would, and runs
 //! every n-th window from the i-th: what n shards counted adds up to what one run counts.
 //! Several devices take batches in turn, and their totals are added at the end.
-//! Cost: a forward pass to the last layer asked for, and N·F² FLOP a layer.
+//! Cost: a forward pass to the last layer asked for, and N·F² FLOP an input of width F.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -17,11 +17,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::file::Moment;
+use super::input::LayerInput;
 use super::origin::{Collect, Part};
 use super::partial::{self, PartialSums};
 use crate::base::{Error, Progress, Result, Stage, catch_device_error};
 use crate::model::Past;
-use crate::model::{At, Batch, Hook, Model, Run, Site};
+use crate::model::{Batch, Hook, Model, Run, Site};
 use crate::ops::gram::{self, Totals};
 use crate::tensor::Tensor;
 use crate::text::Tokenizer;
@@ -57,7 +58,7 @@ impl<D: Iterator<Item = Result<String>>> Iterator for Windows<'_, D> {
     }
 }
 
-/// Runs the text and returns the second moment of each layer. Work in progress is kept in `dir`
+/// Runs the text and returns the second moment of each input. Work in progress is kept in `dir`
 /// and continued by the same call.
 ///
 /// # Errors
@@ -83,7 +84,8 @@ fn collected(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
-    let mut sums = partial::open(dir, what, model.arch.inner)?;
+    let widths: Vec<usize> = what.inputs.iter().map(|of| of.width(model)).collect();
+    let mut sums = partial::open(dir, what, &widths)?;
     if let Some(engine) = model.compute.engine() {
         engine.warn(progress);
     }
@@ -105,7 +107,7 @@ fn collected(
         if batches.is_empty() {
             break;
         }
-        run_all(&mut workers, &what.layers, &batches);
+        run_all(&mut workers, &what.inputs, &batches);
         progress.at(Stage::Token, sums.tokens_read, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
@@ -129,33 +131,32 @@ fn collected(
     if sums.tokens == 0 {
         return Err(no_tokens(what, &sums));
     }
-    let f = model.arch.inner;
     let part = what.share.map(|share| Part { share, total_tokens: sums.tokens_read });
-    let moment = |(&layer, total): (&usize, Cow<[f64]>)| {
+    let moment = |((&of, &f), total): ((&LayerInput, &usize), Cow<[f64]>)| {
         if !total.iter().all(|t| t.is_finite()) {
             return Err(Error::numeric(
-                format!("layer {layer}: some keys are not finite"),
+                format!("{}: some keys are not finite", of.title()),
                 "check the checkpoint for NaN weights",
             ));
         }
-        Ok(Moment { part, ..Moment::of(layer, f, sums.tokens, &total, &what.origin) })
+        Ok(Moment { part, ..Moment::of(of, f, sums.tokens, &total, &what.origin) })
     };
-    what.layers.iter().zip(added(&mut workers)).map(moment).collect()
+    what.inputs.iter().zip(&widths).zip(added(&mut workers)).map(moment).collect()
 }
 
 /// One device: its model, and what it has added up.
 struct Worker {
     model: Model,
     run: Run,
-    totals: Vec<Totals>, // one a layer
+    totals: Vec<Totals>, // one an input
 }
 
 /// Each worker's batch, on a thread of its own: one of rayon's pool that waits would be given
 /// another device's pass, while it holds its own.
-fn run_all(workers: &mut [Worker], layers: &[usize], batches: &[Batch]) {
+fn run_all(workers: &mut [Worker], inputs: &[LayerInput], batches: &[Batch]) {
     thread::scope(|scope| {
         let passes = workers.iter_mut().zip(batches);
-        let start = passes.map(|(worker, batch)| scope.spawn(move || worker.run(layers, batch)));
+        let start = passes.map(|(worker, batch)| scope.spawn(move || worker.run(inputs, batch)));
         let threads: Vec<_> = start.collect();
         threads.into_iter().for_each(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
     });
@@ -163,11 +164,12 @@ fn run_all(workers: &mut [Worker], layers: &[usize], batches: &[Batch]) {
 
 /// A worker a device; the first continues from the totals `from`.
 fn workers(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec<Worker>> {
-    let f = model.arch.inner;
+    let widths = || what.inputs.iter().map(|of| of.width(model));
     let worker = |model: Model| {
-        let zeros = || what.layers.iter().map(|_| vec![0.0; gram::packed_len(f)]).collect();
+        let zeros = || widths().map(|f| vec![0.0; gram::packed_len(f)]).collect();
         let from = if from.is_empty() { zeros() } else { std::mem::take(&mut from) };
-        let totals = from.into_iter().map(|total| Totals::new(&model.compute, f, total));
+        let totals = from.into_iter().zip(widths());
+        let totals = totals.map(|(total, f)| Totals::new(&model.compute, f, total));
         Worker { run: Run::new(&model), totals: totals.collect(), model }
     };
     Ok(model.everywhere()?.into_iter().map(worker).collect())
@@ -175,30 +177,30 @@ fn workers(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec
 
 impl Worker {
     /// Adds a batch's keys.
-    fn run(&mut self, layers: &[usize], batch: &Batch) {
+    fn run(&mut self, inputs: &[LayerInput], batch: &Batch) {
         let Worker { model, run, totals } = self;
         let _hold = model.compute.hold();
         let mut x = model.embed(batch);
-        let end = layers.iter().max().map_or(0, |l| l + 1);
-        model.forward(batch, 0..end, Past::None, &mut x, run, &mut KeyMoments::new(layers, totals));
+        let end = inputs.iter().map(|of| of.layer + 1).max().unwrap_or(0);
+        let mut hook = InputMoments::new(inputs, totals);
+        model.forward(batch, 0..end, Past::None, &mut x, run, &mut hook);
     }
 }
 
-/// Adds the keys of some layers to their totals, as a pass comes by.
-pub struct KeyMoments<'a> {
+/// Adds the rows of some inputs to their totals, as a pass comes by.
+pub struct InputMoments<'a> {
     sites: Vec<Site>,
     totals: &'a mut [Totals],
 }
 
-impl KeyMoments<'_> {
-    /// Of these layers, a total each.
-    pub fn new<'a>(layers: &[usize], totals: &'a mut [Totals]) -> KeyMoments<'a> {
-        let sites = layers.iter().map(|&layer| Site { layer, at: At::KEY }).collect();
-        KeyMoments { sites, totals }
+impl InputMoments<'_> {
+    /// Of these inputs, a total each.
+    pub fn new<'a>(inputs: &[LayerInput], totals: &'a mut [Totals]) -> InputMoments<'a> {
+        InputMoments { sites: inputs.iter().map(|of| of.site()).collect(), totals }
     }
 }
 
-impl Hook for KeyMoments<'_> {
+impl Hook for InputMoments<'_> {
     fn sites(&self) -> &[Site] {
         &self.sites
     }
@@ -209,7 +211,7 @@ impl Hook for KeyMoments<'_> {
     }
 }
 
-/// The totals of all workers added up, packed, one a layer.
+/// The totals of all workers added up, packed, one an input.
 fn added(workers: &mut [Worker]) -> Vec<Cow<'_, [f64]>> {
     let mut each = workers.iter_mut().map(|worker| worker.totals.iter_mut().map(Totals::packed));
     let mut all: Vec<_> = each.next().expect("a device").collect();

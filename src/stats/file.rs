@@ -1,21 +1,25 @@
-//! `layer-<l>.safetensors`: a second moment on disk, and what it was made from.
+//! `layer-<l>.safetensors`: a second moment on disk, and what it was made from. That of another
+//! input than the keys has its name behind the layer: [`input`](super::input).
 //!
 //! Tensor `second_moment` F32 (F, F) = mean of k kᵀ. Metadata, all strings: `layer`, `tokens`,
 //! `context_length` (0 where it is not known), `model` (fingerprint), `corpus` (hash of the text;
-//! `+` between those of merged statistics, `npz-` before that of an imported file). A shard's file
-//! also has `shard` (`i/n`) and `shards_tokens` (of all n shards together).
+//! `+` between those of merged statistics, `npz-` before that of an imported file), and `site`
+//! unless it is of the keys. A shard's file also has `shard` (`i/n`) and `shards_tokens` (of all n
+//! shards together).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::input::{Input, LayerInput};
 use super::origin::{Origin, Part};
 use super::partial;
 use crate::base::{DType, Error, Operation, Remedy, Result, Share};
 use crate::store::{Shard, write};
 
 const TENSOR: &str = "second_moment";
+const SITE: &str = "site";
 const SHARD: &str = "shard";
 const SHARDS_TOKENS: &str = "shards_tokens";
 
@@ -28,7 +32,9 @@ fn collect() -> Remedy {
 pub struct Moment {
     /// l.
     pub layer: usize,
-    /// F.
+    /// What of the layer was averaged; keys k of the MLP stand for it in this project's formulas.
+    pub input: Input,
+    /// Its width: F of keys.
     pub f: usize,
     /// How many keys were averaged.
     pub tokens: u64,
@@ -42,7 +48,14 @@ pub struct Moment {
 
 impl Moment {
     /// The mean from the packed totals of `tokens` keys.
-    pub fn of(layer: usize, f: usize, tokens: u64, total: &[f64], origin: &Origin) -> Moment {
+    pub fn of(
+        of: impl Into<LayerInput>,
+        f: usize,
+        tokens: u64,
+        total: &[f64],
+        origin: &Origin,
+    ) -> Moment {
+        let LayerInput { layer, input } = of.into();
         let mut second_moment = vec![0.0; f * f];
         for i in 0..f {
             for j in 0..=i {
@@ -51,12 +64,17 @@ impl Moment {
                 second_moment[j * f + i] = mean;
             }
         }
-        Moment { layer, f, tokens, second_moment, origin: origin.clone(), part: None }
+        Moment { layer, input, f, tokens, second_moment, origin: origin.clone(), part: None }
     }
 
-    /// The file of layer l's statistics in a folder.
-    pub fn path(dir: &Path, layer: usize) -> PathBuf {
-        dir.join(format!("layer-{layer}.safetensors"))
+    /// What it is of.
+    pub fn is_of(&self) -> LayerInput {
+        LayerInput { layer: self.layer, input: self.input }
+    }
+
+    /// The file of an input's statistics in a folder.
+    pub fn path(dir: &Path, of: impl Into<LayerInput>) -> PathBuf {
+        dir.join(format!("layer-{}.safetensors", of.into().name()))
     }
 
     /// Writes the file into `dir`, which is made where it is missing, whole or not at all.
@@ -74,13 +92,16 @@ impl Moment {
             ("model".to_owned(), model.clone()),
             ("corpus".to_owned(), corpus.clone()),
         ]);
+        if self.input != Input::Key {
+            metadata.insert(SITE.to_owned(), self.input.name().to_owned());
+        }
         if let Some(Part { share, total_tokens }) = self.part {
             metadata.insert(SHARD.to_owned(), share.to_string());
             metadata.insert(SHARDS_TOKENS.to_owned(), total_tokens.to_string());
         }
         let shape = vec![self.f, self.f];
         let item = write::Item { name: TENSOR.to_owned(), dtype: DType::F32.into(), shape };
-        write::write(&Moment::path(dir, self.layer), &metadata, &[item], &mut |_, out| {
+        write::write(&Moment::path(dir, self.is_of()), &metadata, &[item], &mut |_, out| {
             out.write_all(bytemuck::cast_slice(&self.second_moment))
         })
     }
@@ -92,15 +113,16 @@ impl Moment {
     /// Such statistics; a file that holds no statistics.
     pub fn check_overwrite(
         dir: &Path,
-        layer: usize,
+        of: impl Into<LayerInput>,
         origin: &Origin,
         share: Option<Share>,
     ) -> Result<()> {
-        let path = Moment::path(dir, layer);
+        let of = of.into();
+        let path = Moment::path(dir, of);
         if !path.exists() {
             return Ok(());
         }
-        let Head { origin: there, part, .. } = Head::read(&path, layer)?;
+        let Head { origin: there, part, .. } = Head::read(&path, of)?;
         let shard = |share: Option<Share>| share.map_or("none".to_owned(), |s| s.to_string());
         let lengths = [&there, origin].map(|o| o.context_length.to_string());
         let pairs = [
@@ -116,15 +138,16 @@ impl Moment {
         Err(Error::input(path, field, what, "name another folder, or remove the file"))
     }
 
-    /// Reads layer l's file from `dir`, made for a model of fingerprint `model` with F = `f`.
+    /// Reads the file of an input of width `f` from `dir`, made for a model of fingerprint `model`.
     ///
     /// # Errors
     ///
     /// One of another model or size, a shard, or as [`open`](Moment::open).
-    pub fn read(dir: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
-        let moment = Moment::open(dir, layer)?;
+    pub fn read(dir: &Path, of: impl Into<LayerInput>, f: usize, model: &str) -> Result<Moment> {
+        let of = of.into();
+        let moment = Moment::open(dir, of)?;
         let bad = |field: &str, what: String| {
-            Err(Error::input(Moment::path(dir, layer), field, what, collect()))
+            Err(Error::input(Moment::path(dir, of), field, what, collect()))
         };
         if moment.origin.model != model {
             let what = format!("is of the model {}, not of {model}", moment.origin.model);
@@ -134,7 +157,7 @@ impl Moment {
             let remedy = Remedy::from("join the statistics of all shards")
                 .operation(Operation::MergeStatistics);
             let what = format!("is shard {share} of the text alone");
-            return Err(Error::input(Moment::path(dir, layer), SHARD, what, remedy));
+            return Err(Error::input(Moment::path(dir, of), SHARD, what, remedy));
         }
         if moment.f != f {
             return bad(TENSOR, format!("is F32 [{0}, {0}], not F32 [{f}, {f}]", moment.f));
@@ -142,18 +165,21 @@ impl Moment {
         Ok(moment)
     }
 
-    /// Reads layer l's file from `dir`, whatever model it is of.
+    /// Reads the file of an input from `dir`, whatever model it is of.
     ///
     /// # Errors
     ///
-    /// No such file, one of another layer, of no token or no square, values that are not finite.
-    pub fn open(dir: &Path, layer: usize) -> Result<Moment> {
-        let path = Moment::path(dir, layer);
+    /// No such file, one of another layer or site, of no token or no square, values that are not
+    /// finite.
+    pub fn open(dir: &Path, of: impl Into<LayerInput>) -> Result<Moment> {
+        let of = of.into();
+        let path = Moment::path(dir, of);
         if !path.is_file() {
-            let what = format!("no statistics of layer {layer}");
-            return Err(Error::input(dir, format!("layer-{layer}.safetensors"), what, collect()));
+            let what = format!("no statistics of {}", of.title());
+            let file = format!("layer-{}.safetensors", of.name());
+            return Err(Error::input(dir, file, what, collect()));
         }
-        let Head { shard, f, tokens, origin, part } = Head::read(&path, layer)?;
+        let Head { shard, f, tokens, origin, part } = Head::read(&path, of)?;
         let mut second_moment = vec![0.0f32; f * f];
         let bytes = shard.header().tensors.get(TENSOR).map(|entry| shard.bytes(&entry.range));
         DType::F32.widen(&bytes.expect("its shape was read"), &mut second_moment);
@@ -161,7 +187,8 @@ impl Moment {
             let what = format!("entry ({}, {}) is not finite", i / f, i % f);
             return Err(Error::input(path, TENSOR, what, collect()));
         }
-        Ok(Moment { layer, f, tokens, second_moment, origin, part })
+        let LayerInput { layer, input } = of;
+        Ok(Moment { layer, input, f, tokens, second_moment, origin, part })
     }
 }
 
@@ -175,7 +202,7 @@ struct Head {
 }
 
 impl Head {
-    fn read(path: &Path, layer: usize) -> Result<Head> {
+    fn read(path: &Path, of: LayerInput) -> Result<Head> {
         let shard = Shard::open(path)?;
         let header = shard.header();
         let bad = |field: &str, what: String| Error::input(path, field, what, collect());
@@ -197,8 +224,12 @@ impl Head {
             Ok(Part { share, total_tokens: number(SHARDS_TOKENS)? })
         };
         let part = header.metadata.get(SHARD).map(part).transpose()?;
-        if number("layer")? != layer as u64 {
-            return Err(bad("layer", format!("is not {layer}")));
+        if number("layer")? != of.layer as u64 {
+            return Err(bad("layer", format!("is not {}", of.layer)));
+        }
+        let input = header.metadata.get(SITE).map_or(Input::Key.name(), String::as_str);
+        if input != of.input.name() {
+            return Err(bad(SITE, format!("is `{input}`, not {}", of.input.name())));
         }
         let tokens = number("tokens")?;
         let entry =

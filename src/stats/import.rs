@@ -16,6 +16,7 @@ use npyz::NpyFile;
 use zip::ZipArchive;
 
 use super::file::Moment;
+use super::input::Input;
 use super::origin::Origin;
 use crate::base::file::{check_pointer, open_file};
 use crate::base::{Error, Operation, Remedy, Result};
@@ -57,7 +58,8 @@ pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     symmetrise(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
     let corpus = format!("npz-{}", hash(path)?);
     let origin = Origin { model: model.to_owned(), corpus, context_length: 0 };
-    Ok(Moment { layer, f, tokens: tokens as u64, second_moment: c, origin, part: None })
+    let (input, tokens) = (Input::Key, tokens as u64);
+    Ok(Moment { layer, input, f, tokens, second_moment: c, origin, part: None })
 }
 
 /// Makes (F, F) symmetric; an error where it is no second moment.

@@ -6,29 +6,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::file::Moment;
+use super::input::LayerInput;
 use super::origin::Part;
 use crate::base::{Error, Remedy, Result};
 
 const REMEDY: &str = "merge statistics of one model, each of a text or a shard of its own";
 
-/// The layers with statistics in any of the folders, each with the folders that have it.
+/// The inputs with statistics in any of the folders, each with the folders that have it.
 ///
 /// # Errors
 ///
 /// A folder that cannot be read or has none.
-pub fn layers(dirs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<&Path>>> {
-    let mut layers: BTreeMap<usize, Vec<&Path>> = BTreeMap::new();
+pub fn inputs(dirs: &[PathBuf]) -> Result<BTreeMap<LayerInput, Vec<&Path>>> {
+    let mut inputs: BTreeMap<LayerInput, Vec<&Path>> = BTreeMap::new();
     for dir in dirs {
         let failed = |e| Error::io(dir, "read", e);
         let mut found = 0;
         for entry in fs::read_dir(dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let layer = name.to_str().and_then(|n| n.strip_prefix("layer-"));
-            let layer = layer.and_then(|n| n.strip_suffix(".safetensors"));
-            // `layer-01` and `layer-+1` are no names of ours.
-            let number = |n: &&str| n.parse().is_ok_and(|l: usize| l.to_string() == **n);
-            if let Some(layer) = layer.filter(number).and_then(|n| n.parse().ok()) {
-                layers.entry(layer).or_default().push(dir);
+            let of = name.to_str().and_then(|n| n.strip_prefix("layer-"));
+            let of = of.and_then(|n| n.strip_suffix(".safetensors"));
+            if let Some(of) = of.and_then(LayerInput::named) {
+                inputs.entry(of).or_default().push(dir);
                 found += 1;
             }
         }
@@ -37,22 +36,23 @@ pub fn layers(dirs: &[PathBuf]) -> Result<BTreeMap<usize, Vec<&Path>>> {
             return Err(Error::input(dir, "layer-<l>.safetensors", what, REMEDY));
         }
     }
-    Ok(layers)
+    Ok(inputs)
 }
 
-/// The mean of layer l's second moments, weighted by their tokens.
+/// The mean of an input's second moments, weighted by their tokens.
 ///
 /// # Errors
 ///
 /// As [`Moment::open`]; moments of different models, sizes or context lengths, or of the same text;
 /// shards that are not each of those of one run, once.
-pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
+pub fn merge(dirs: &[&Path], of: impl Into<LayerInput>) -> Result<Moment> {
+    let of = of.into();
     let mut all: Option<(Moment, Vec<f64>)> = None;
     let mut texts = Texts::default();
     for dir in dirs {
-        let next = Moment::open(dir, layer)?;
+        let next = Moment::open(dir, of)?;
         let bad = |field: &str, what: String| {
-            Err(Error::input(Moment::path(dir, layer), field, what, REMEDY))
+            Err(Error::input(Moment::path(dir, of), field, what, REMEDY))
         };
         if let Err((field, what)) = texts.add(&next) {
             return bad(field, what);
@@ -87,7 +87,7 @@ pub fn merge(dirs: &[&Path], layer: usize) -> Result<Moment> {
     }
     let (mut merged, total) =
         all.ok_or_else(|| Error::refused("nothing to merge", "name folders of statistics"))?;
-    merged.origin.corpus = texts.whole(layer)?;
+    merged.origin.corpus = texts.whole(of)?;
     merged.part = None;
     merged.second_moment = total.iter().map(|t| (t / merged.tokens as f64) as f32).collect();
     Ok(merged)
@@ -126,22 +126,22 @@ impl Texts {
     }
 
     /// The name of all texts, each of them whole.
-    fn whole(self, layer: usize) -> Result<String> {
+    fn whole(self, of: LayerInput) -> Result<String> {
         for (text, shards) in &self.0 {
             let Some((part, _)) = shards.first() else { continue };
             let Part { share, total_tokens } = *part;
             let n = share.n();
             let is_there = |i: &u64| shards.iter().any(|(part, _)| part.share.i() == *i);
             if let Some(i) = (0..n).find(|i| !is_there(i)) {
-                let what = format!("layer {layer}: shard {i}/{n} of the text {text} is missing");
+                let what = format!("{}: shard {i}/{n} of the text {text} is missing", of.title());
                 let remedy = Remedy::from("name its folder too, or collect it first")
                     .option("shard", Some(&format!("{i}/{n}")));
                 return Err(Error::refused(what, remedy));
             }
             let sum: u128 = shards.iter().map(|(_, tokens)| u128::from(*tokens)).sum();
             if sum != u128::from(total_tokens) {
-                let what =
-                    format!("layer {layer}: the shards of the text {text} have {sum} tokens");
+                let of = of.title();
+                let what = format!("{of}: the shards of the text {text} have {sum} tokens");
                 let remedy = Remedy::from("collect all of them again, each of as many tokens")
                     .option("max_tokens", None);
                 return Err(Error::refused(format!("{what}, not {total_tokens}"), remedy));

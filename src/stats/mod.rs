@@ -1,9 +1,11 @@
-//! Floor 5: key second moments C = E[k kᵀ], collected from text, kept on disk, factored for use.
+//! Floor 5: second moments C = E[k kᵀ] of keys, and of what other matrices read: collected from
+//! text, kept on disk, factored for use.
 
 pub mod collect;
 pub mod covariance;
 pub mod file;
 pub mod import;
+pub mod input;
 pub mod merge;
 pub mod origin;
 pub mod partial;
@@ -11,4 +13,5 @@ pub mod partial;
 pub use collect::collect;
 pub use covariance::Covariance;
 pub use file::Moment;
+pub use input::{Input, LayerInput};
 pub use origin::{Collect, Origin, Part};

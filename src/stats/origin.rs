@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::input::LayerInput;
 use crate::base::Share;
 
 /// What statistics belong to: a file of another origin is refused.
@@ -27,8 +28,8 @@ pub struct Part {
 /// What to collect.
 #[derive(Clone, Debug)]
 pub struct Collect {
-    /// Layers, ascending, without repeats.
-    pub layers: Vec<usize>,
+    /// Inputs, ascending, without repeats.
+    pub inputs: Vec<LayerInput>,
     /// Exactly this many tokens, if the text has them.
     pub max_tokens: u64,
     /// What the statistics belong to.

@@ -2,6 +2,7 @@
 //!
 //! All are the first 128 bits of BLAKE3, as 32 hexadecimal digits.
 
+use std::io::{self, Write};
 use std::ops::Range;
 
 use serde_json::Value;
@@ -35,6 +36,17 @@ impl Fingerprint {
     pub fn hex(&self) -> String {
         let hash = self.0.finalize().to_hex();
         hash[..32].to_owned()
+    }
+}
+
+impl Write for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

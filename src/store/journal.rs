@@ -8,22 +8,26 @@
 //!     lock                       held by who writes, shared by who opens
 //!     0001.journal               what change 1 overwrote: record.rs
 //!     0001.patch.safetensors     the patch of change 1
+//!     0001.lineage.json          the lineage before change 1: lineage.rs
 //!     0002.journal …
+//!     lineage.json               the lineage after the newest change
 //! ```
 //!
 //! # What happens when
 //!
 //! ```text
-//! apply     1  write the patch and, as N.partial, every old byte; sync both files
+//! apply     1  write the patch, the lineage and, as N.partial, every old byte; sync the files
 //!           2  rename to N.journal; sync the folder
 //!           3  write the new bytes; sync the model's files
-//!           4  mark COMMIT; sync
+//!           4  write the new lineage as lineage.partial; sync; rename it; sync the folder
+//!           5  mark COMMIT; sync
 //! undo      1  mark UNDOING; sync
 //!           2  roll back
 //! rollback  1  write the old bytes; sync the model's files
 //!           2  remove N.journal; sync the folder
-//! recover   newest first, roll back each record without COMMIT or with UNDOING; then remove what
-//!           belongs to no record: patches, N.partial
+//! recover   newest first, roll back each record without COMMIT or with UNDOING; then rename each
+//!           lineage that belongs to no record to lineage.json, and remove what else belongs to
+//!           none: patches, N.partial
 //! ```
 //!
 //! Opening a checkpoint recovers it. `record.rs` draws the states of a record.
@@ -32,8 +36,8 @@
 //!
 //! * **J1**: A byte of the model is overwritten only while a complete record of its old value, and
 //!   the patch, lie in the synced folder.
-//! * **J2**: After recovery each tensor is all old or all new, as the log says. Without a record in
-//!   progress the model's files are whole.
+//! * **J2**: After recovery each tensor is all old or all new, as the log says, and so is the
+//!   lineage. Without a record in progress the model's files are whole.
 //! * **J3**: What was reported as done is done, through a kill and a power cut. What was reported
 //!   as failed has not happened, if the disk let it be put back.
 //! * **J4**: Recovery may be interrupted anywhere and starts again. It needs no free space.
@@ -57,6 +61,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::disk::{Disk, Handle, Os};
 use super::header;
 use super::history::{History, files, folder, patch_path, read, record_path};
+use super::lineage::{self, Lineage};
 use super::lock::Lock;
 use super::patch::Patch;
 use super::record::{
@@ -134,6 +139,9 @@ type Files<'a> = BTreeMap<String, Handle<'a>>;
 /// Makes the new bytes of range i from its original ones.
 pub type NewBytes<'a> = dyn FnMut(usize, &[u8]) -> Result<Vec<u8>> + 'a;
 
+/// Makes the lineage after a change, once all its new bytes are made.
+pub type NewLineage<'a> = dyn FnMut() -> Lineage + 'a;
+
 impl<'a> Journal<'a> {
     /// Takes the lock and recovers.
     pub fn open(disk: &'a dyn Disk, dir: &Path) -> Result<Journal<'a>> {
@@ -155,7 +163,8 @@ impl<'a> Journal<'a> {
     }
 
     /// Applies a change: `new_bytes` makes the new bytes of range i from its original ones (those
-    /// of [`History::original`]). Ranges are whole tensors, in pieces that fit in memory.
+    /// of [`History::original`]). Ranges are whole tensors, in pieces that fit in memory. Without
+    /// a `new_lineage` the lineage stays as it is.
     ///
     /// # Errors
     ///
@@ -170,9 +179,10 @@ impl<'a> Journal<'a> {
         patch: &Patch,
         ranges: Vec<FileRange>,
         new_bytes: &mut NewBytes,
+        new_lineage: Option<&mut NewLineage>,
     ) -> Result<LogEntry> {
         let number = 1 + self.history.entries().last().map_or(0, |e| e.number);
-        let done = self.try_apply(number, patch, ranges, new_bytes);
+        let done = self.try_apply(number, patch, ranges, new_bytes, new_lineage);
         if done.is_err() {
             // Should this fail too, the record is still there for the next who opens.
             let _ = self.abort(number);
@@ -186,6 +196,7 @@ impl<'a> Journal<'a> {
         patch: &Patch,
         ranges: Vec<FileRange>,
         new_bytes: &mut NewBytes,
+        new_lineage: Option<&mut NewLineage>,
     ) -> Result<LogEntry> {
         let files = self.open_files(ranges.iter().map(|range| range.file.as_str()))?;
         let identities = files.iter().map(|(name, file)| identity(name, file));
@@ -195,9 +206,12 @@ impl<'a> Journal<'a> {
             time,
             method: patch.metadata.method.clone(),
             facts: patch.metadata.facts,
-            tensors: patch.changes.iter().map(|c| c.tensor.clone()).collect(),
+            tensors: patch.tensors().map(str::to_owned).collect(),
         };
         let head = Head { entry: entry.clone(), files: identities.collect::<Result<_>>()?, ranges };
+        if new_lineage.is_some() {
+            self.keep_lineage(number)?;
+        }
         let mut record = self.save(&head, patch, &files)?;
         let mut checksums = Vec::with_capacity(head.ranges.len());
         for (i, range) in head.ranges.iter().enumerate() {
@@ -207,6 +221,9 @@ impl<'a> Journal<'a> {
             checksums.push(checksum(&bytes));
         }
         files.values().try_for_each(Handle::sync)?;
+        if let Some(new_lineage) = new_lineage {
+            self.put(&lineage::path(&self.folder), &new_lineage().to_bytes())?;
+        }
         record.commit(self.disk, &checksums)?;
         self.history.records.push(record);
         Ok(entry)
@@ -226,9 +243,49 @@ impl<'a> Journal<'a> {
         let partial = self.folder.join(format!("{number:04}.partial"));
         Record::write(self.disk, &partial, head, &mut |range| read(&files[&range.file], range))?;
         let path = record_path(&self.folder, number);
-        self.disk.rename(&partial, &path).map_err(|e| Error::io(&partial, "rename", e))?;
-        sync_dir(self.disk, &self.folder)?;
+        self.rename(&partial, &path)?;
         Record::read(&path)
+    }
+
+    /// Copies the lineage as it is to where change `number` keeps it.
+    fn keep_lineage(&self, number: u32) -> Result<()> {
+        let path = lineage::path(&self.folder);
+        let bytes = match path.exists() {
+            true => fs::read(&path).map_err(|e| Error::io(&path, "read", e))?,
+            false => lineage::NONE.to_vec(),
+        };
+        self.put(&lineage::kept(&self.folder, number), &bytes)
+    }
+
+    /// Puts the lineage back that a change kept which is no longer there.
+    fn restore_lineage(&self, kept: &Path) -> Result<()> {
+        let path = lineage::path(&self.folder);
+        if !lineage::was_none(kept)? {
+            return self.rename(kept, &path);
+        }
+        if path.exists() {
+            self.remove(&path)?;
+            sync_dir(self.disk, &self.folder)?;
+        }
+        self.remove(kept)
+    }
+
+    /// Makes a small file hold these bytes, whole or not at all, and syncs it.
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let partial = path.with_extension("partial");
+        let file = Handle::create(self.disk, &partial)?;
+        file.write(bytes, 0)?;
+        file.sync()?;
+        self.rename(&partial, path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.disk.rename(from, to).map_err(|e| Error::io(from, "rename", e))?;
+        sync_dir(self.disk, &self.folder)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        self.disk.remove(path).map_err(|e| Error::io(path, "remove", e))
     }
 
     /// Takes back a change that failed: also where its COMMIT was written and only the sync failed.
@@ -284,6 +341,9 @@ impl<'a> Journal<'a> {
             }
         }
         self.history.records.retain(|record| record.state() == RecordState::Committed);
+        for kept in lineage::kept_alone(&self.folder)?.iter().rev() {
+            self.restore_lineage(kept)?;
+        }
         let numbers = self.history.entries().map(|e| e.number);
         let wanted: Vec<PathBuf> = numbers
             .flat_map(|n| [record_path(&self.folder, n), patch_path(&self.folder, n)])
@@ -292,7 +352,7 @@ impl<'a> Journal<'a> {
             let ours = [".journal", ".partial", ".patch.safetensors"];
             let name = path.to_string_lossy();
             if ours.iter().any(|end| name.ends_with(end)) && !wanted.contains(&path) {
-                self.disk.remove(&path).map_err(|e| Error::io(&path, "remove", e))?;
+                self.remove(&path)?;
             }
         }
         Ok(())
@@ -306,8 +366,7 @@ impl<'a> Journal<'a> {
             files[&range.file].write(&record.old(i)?, range.offset)?;
         }
         files.values().try_for_each(Handle::sync)?;
-        let path = record.path();
-        self.disk.remove(path).map_err(|e| Error::io(path, "remove", e))?;
+        self.remove(record.path())?;
         sync_dir(self.disk, &self.folder)
     }
 

@@ -7,8 +7,9 @@
 //! | `checkpoint` | a model folder: configuration, files, names → bytes |
 //! | `fingerprint` | names for contents |
 //! | `write`, `folder` | writing a safetensors file, making a model folder |
-//! | `patch` | the change of a few matrices, as a file |
+//! | `patch`, `row_blocks` | the change of a few matrices, as a file; the rows of one in a tensor |
 //! | `journal` | changing a checkpoint in place, and undoing it |
+//! | `lineage` | which model an edited checkpoint comes from, and by which patches |
 //! | `history`, `record`, `lock` | what it has seen, one change of that, who may write |
 //! | `disk` | what the journal does to files, as one trait |
 //!
@@ -21,14 +22,18 @@ pub mod folder;
 pub mod header;
 pub mod history;
 pub mod journal;
+pub mod lineage;
 pub mod lock;
 pub mod patch;
 pub mod place;
 pub mod record;
+pub mod row_blocks;
 pub mod shard;
 pub mod write;
 
 pub use checkpoint::{Checkpoint, StoredTensor};
 pub use fingerprint::{Fingerprint, model_fingerprint, same_sample, tensor_fingerprint};
+pub use lineage::{AppliedPatch, Lineage};
 pub use patch::{Change, Delta, Metadata, Patch};
+pub use row_blocks::RowBlocks;
 pub use shard::{Bytes, Shard};

@@ -2,30 +2,41 @@
 //!
 //! # The format
 //!
-//! For each changed tensor NAME (its name in the checkpoint), with W in (out, in) orientation
-//! whatever the checkpoint stores:
+//! An entry is a changed tensor, or changed rows of one. For each ENTRY, with W in (out, in)
+//! orientation whatever the checkpoint stores:
 //!
 //! ```text
-//! NAME.left   F32 (out, r)  ┐ the change left · rightᵀ,     or    NAME.delta  F32 (out, in)
-//! NAME.right  F32 (in, r)   ┘ 1 ≤ r ≤ min(out, in)                the change itself
+//! ENTRY.left   F32 (out, r)  ┐ the change left · rightᵀ,     or    ENTRY.delta  F32 (out, in)
+//! ENTRY.right  F32 (in, r)   ┘ 1 ≤ r ≤ min(out, in)                the change itself
 //! ```
 //!
 //! and nothing else. The file's metadata maps strings to strings; what has structure is JSON.
 //!
 //! | key | is |
 //! | --- | --- |
-//! | `format` | `incise patch 1` |
+//! | `format` | `incise patch 2` |
 //! | `method` | `rome`, `memit`, … |
 //! | `hyperparameters`, `contexts`, `notes` | JSON: what the method was given; free notes |
 //! | `requests` | digest of the requests |
 //! | `facts` | how many there were, in decimal |
 //! | `model` | fingerprint of the model it was made on |
 //! | `version` | of the program that made it |
-//! | `tensors` | JSON: NAME → `module` (the framework's path), `fan_in_fan_out`, `fingerprint` |
+//! | `tensors` | JSON: ENTRY → `module`, `fan_in_fan_out`, `fingerprint`, perhaps `rows` |
 //!
-//! `fan_in_fan_out` tells that the checkpoint stores W as (in, out). `fingerprint` is the
-//! [`tensor_fingerprint`](super::tensor_fingerprint) of the bytes the change is to be added to.
+//! Without `rows`, ENTRY is the name of the tensor in the checkpoint, and W is all of it. With
+//! `rows`, which are `start`, `len`, `period` and `count` of [`RowBlocks`], ENTRY is `NAME:start`,
+//! and W is those rows of the tensor NAME: queries, keys or values where one tensor holds all
+//! three. A tensor may have several such entries, whose rows do not overlap.
+//!
+//! `module` is the framework's path of the module whose weight the tensor is. `fan_in_fan_out`
+//! tells that the checkpoint stores the tensor as (in, out). `fingerprint` is the
+//! [`tensor_fingerprint`](super::tensor_fingerprint) of the tensor's bytes, of all rows, before the
+//! change.
+//!
+//! Format 1 has no `rows`. It is read, and no longer written: a patch of whole tensors differs from
+//! one of format 1 in the number alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -34,18 +45,21 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::fingerprint::Fingerprint;
 use super::header::Entry;
+use super::row_blocks::RowBlocks;
 use super::shard::Shard;
 use super::write::{self, Item};
 use crate::base::{DType, Error, Result};
 
-const FORMAT: &str = "incise patch 1";
+const FORMAT: &str = "incise patch 2";
+const BEFORE: &str = "incise patch 1";
 const REMAKE: &str = "make the patch again";
 
 /// The change of a few matrices of one model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
-    /// One a tensor, sorted by its name.
+    /// One a matrix, sorted by tensor and row.
     pub changes: Vec<Change>,
     /// Where it comes from.
     pub metadata: Metadata,
@@ -79,6 +93,8 @@ pub struct Change {
     pub tensor: String,
     /// The framework's path of the module whose weight it is.
     pub module: String,
+    /// The rows of the tensor that are W, unless all are.
+    pub rows: Option<RowBlocks>,
     /// Rows of W.
     pub out: usize,
     /// Columns of W.
@@ -113,12 +129,60 @@ struct About {
     module: String,
     fan_in_fan_out: bool,
     fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows: Option<RowBlocks>,
+}
+
+/// The name of an entry in the file.
+fn entry_name(tensor: &str, rows: Option<RowBlocks>) -> String {
+    rows.map_or(tensor.to_owned(), |rows| format!("{tensor}:{}", rows.start))
 }
 
 impl Change {
+    /// Its name in the file.
+    pub fn entry(&self) -> String {
+        entry_name(&self.tensor, self.rows)
+    }
+
+    /// What the changes of a patch are sorted by.
+    pub fn order(&self) -> (&str, Option<RowBlocks>) {
+        (&self.tensor, self.rows)
+    }
+
+    /// Sizes (out, in) of the tensor.
+    pub fn tensor_sizes(&self) -> [usize; 2] {
+        [self.rows.map_or(self.out, |rows| rows.tensor_rows()), self.inner]
+    }
+
+    /// What is added to the whole tensor.
+    pub fn whole(&self) -> Cow<'_, Delta> {
+        let Some(rows) = self.rows else { return Cow::Borrowed(&self.delta) };
+        Cow::Owned(match &self.delta {
+            Delta::LowRank { left, right, r } => {
+                Delta::LowRank { left: rows.spread(left, *r), right: right.clone(), r: *r }
+            }
+            Delta::Dense(delta) => Delta::Dense(rows.spread(delta, self.inner)),
+        })
+    }
+
+    /// What is wrong with it beside another change of the same tensor.
+    fn clash(&self, other: &Change) -> Option<String> {
+        let (Some(mine), Some(theirs)) = (self.rows, other.rows) else {
+            return Some("is changed twice".to_owned());
+        };
+        let stored = |c: &Change| (c.tensor_sizes(), c.fan_in_fan_out, c.fingerprint.clone());
+        if mine.overlap(theirs) {
+            Some(format!("has rows that {} changes too", other.entry()))
+        } else if stored(self) != stored(other) {
+            Some(format!("is of another tensor than {}", other.entry()))
+        } else {
+            None
+        }
+    }
+
     /// Names, shapes and values of the tensors it is stored as.
     fn parts(&self) -> Vec<(String, Vec<usize>, &[f32])> {
-        let name = &self.tensor;
+        let name = self.entry();
         match &self.delta {
             Delta::LowRank { left, right, r } => vec![
                 (format!("{name}.left"), vec![self.out, *r], left),
@@ -132,11 +196,18 @@ impl Change {
 
     /// What is wrong with it: the part, and what.
     fn check(&self) -> std::result::Result<(), (String, String)> {
+        if let Some(rows) = self.rows {
+            rows.check().map_err(|what| (self.entry(), what))?;
+            if rows.rows() != self.out {
+                let what = format!("{} rows are named, and {} changed", rows.rows(), self.out);
+                return Err((self.entry(), what));
+            }
+        }
         if let Delta::LowRank { r, .. } = self.delta
             && !(1..=self.out.min(self.inner)).contains(&r)
         {
             let what = format!("rank {r} is not in 1 ..= min({}, {})", self.out, self.inner);
-            return Err((self.tensor.clone(), what));
+            return Err((self.entry(), what));
         }
         for (name, shape, values) in self.parts() {
             if shape.iter().try_fold(1, |n: usize, &s| n.checked_mul(s)) != Some(values.len()) {
@@ -155,8 +226,8 @@ impl Patch {
     ///
     /// # Errors
     ///
-    /// A change whose sizes disagree or whose values are not finite, two changes of one tensor,
-    /// what the system refuses.
+    /// A change whose sizes disagree or whose values are not finite, two changes of one row, what
+    /// the system refuses.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check(path)?;
         write::write(path, &self.metadata(), &self.items(), &mut |i, out| self.fill(i, out))
@@ -171,15 +242,31 @@ impl Patch {
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         for (i, change) in self.changes.iter().enumerate() {
             change.check().map_err(|(part, what)| Error::input(path, part, what, REMAKE))?;
-            if self.changes[..i].iter().any(|c| c.tensor == change.tensor) {
-                let what = "is changed twice";
-                return Err(Error::input(path, &change.tensor, what, "add the changes up"));
+            let mut same = self.changes[..i].iter().filter(|c| c.tensor == change.tensor);
+            if let Some(what) = same.find_map(|other| change.clash(other)) {
+                return Err(Error::input(path, change.entry(), what, "add the changes up"));
             }
         }
         if self.changes.is_empty() {
             return Err(Error::input(path, "tensors", "the patch changes nothing", REMAKE));
         }
         Ok(())
+    }
+
+    /// The names of the tensors it changes, in the order of its changes.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        let names = self.changes.iter().enumerate();
+        let first = |(i, change): &(usize, &Change)| {
+            self.changes[..*i].iter().all(|before| before.tensor != change.tensor)
+        };
+        names.filter(first).map(|(_, change)| &*change.tensor)
+    }
+
+    /// Fingerprint of the file that holds it.
+    pub fn hash(&self) -> String {
+        let mut all = Fingerprint::default();
+        self.write_to(&mut all).expect("a hash takes all bytes");
+        all.hex()
     }
 
     fn items(&self) -> Vec<Item> {
@@ -199,8 +286,9 @@ impl Patch {
             module: c.module.clone(),
             fan_in_fan_out: c.fan_in_fan_out,
             fingerprint: c.fingerprint.clone(),
+            rows: c.rows,
         };
-        let tensors: BTreeMap<_, _> = self.changes.iter().map(|c| (&c.tensor, about(c))).collect();
+        let tensors: BTreeMap<_, _> = self.changes.iter().map(|c| (c.entry(), about(c))).collect();
         let tensors = serde_json::to_string(&tensors).expect("strings and booleans");
         let pairs = [
             ("format", FORMAT.to_owned()),
@@ -226,19 +314,28 @@ impl Patch {
         let shard = Shard::open(path)?;
         let text = Text { path, metadata: &shard.header().metadata };
         let format = text.get("format")?;
-        if format != FORMAT {
+        if ![FORMAT, BEFORE].contains(&format) {
             let remedy = match format.starts_with("incise patch ") {
                 true => "read it with the version of incise that wrote it",
                 false => "name a patch, which an edit writes",
             };
-            return Err(Error::input(path, "format", format!("is not {FORMAT}"), remedy));
+            return Err(Error::input(
+                path,
+                "format",
+                format!("is not {FORMAT} or {BEFORE}"),
+                remedy,
+            ));
         }
         let about: BTreeMap<String, About> = text.json("tensors")?;
         let mut left = shard.header().tensors.clone();
         let mut changes = Vec::new();
-        for (tensor, about) in about {
-            changes.push(read_change(&shard, &mut left, tensor, about)?);
+        for (entry, about) in about {
+            if format == BEFORE && about.rows.is_some() {
+                return Err(Error::input(path, entry, "names rows, as no patch of 1 does", REMAKE));
+            }
+            changes.push(read_change(&shard, &mut left, entry, about)?);
         }
+        changes.sort_by(|a, b| a.order().cmp(&b.order()));
         if let Some(name) = left.keys().next() {
             return Err(Error::input(path, name, "belongs to no change", REMAKE));
         }
@@ -262,19 +359,28 @@ impl Patch {
 fn read_change(
     shard: &std::sync::Arc<Shard>,
     left: &mut BTreeMap<String, Entry>,
-    tensor: String,
+    entry: String,
     about: About,
 ) -> Result<Change> {
+    let About { module, fan_in_fan_out, fingerprint, rows } = about;
+    let tensor = match rows {
+        None => entry.clone(),
+        Some(RowBlocks { start, .. }) => {
+            let name = entry.strip_suffix(&format!(":{start}"));
+            let unlike = || format!("is not named after its first row, {start}");
+            name.ok_or_else(|| Error::input(shard.path(), &entry, unlike(), REMAKE))?.to_owned()
+        }
+    };
     let mut take = |part: &str| -> Result<Option<([usize; 2], Vec<f32>)>> {
-        let name = format!("{tensor}.{part}");
-        let Some(entry) = left.remove(&name) else { return Ok(None) };
+        let name = format!("{entry}.{part}");
+        let Some(found) = left.remove(&name) else { return Ok(None) };
         let wrong = |what: String| Error::input(shard.path(), &name, what, REMAKE);
-        let (&[rows, cols], "F32") = (&entry.shape[..], &entry.dtype[..]) else {
-            let Entry { dtype, shape, .. } = entry;
+        let (&[rows, cols], "F32") = (&found.shape[..], &found.dtype[..]) else {
+            let Entry { dtype, shape, .. } = found;
             return Err(wrong(format!("is {dtype} {shape:?}, not F32 of two sizes")));
         };
         let mut values = vec![0.0; rows * cols];
-        DType::F32.widen(&shard.bytes(&entry.range), &mut values);
+        DType::F32.widen(&shard.bytes(&found.range), &mut values);
         Ok(Some(([rows, cols], values)))
     };
     let ([out, inner], delta) = match (take("left")?, take("right")?, take("delta")?) {
@@ -284,11 +390,10 @@ fn read_change(
         (None, None, Some((sizes, delta))) => (sizes, Delta::Dense(delta)),
         _ => {
             let what = "needs `.left` and `.right` of one rank, or `.delta` alone";
-            return Err(Error::input(shard.path(), tensor, what, REMAKE));
+            return Err(Error::input(shard.path(), entry, what, REMAKE));
         }
     };
-    let About { module, fan_in_fan_out, fingerprint } = about;
-    Ok(Change { tensor, module, out, inner, fan_in_fan_out, fingerprint, delta })
+    Ok(Change { tensor, module, rows, out, inner, fan_in_fan_out, fingerprint, delta })
 }
 
 struct Text<'a> {

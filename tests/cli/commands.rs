@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use incise::base::units::percent;
 use incise::stats::Moment;
 use incise::store::Patch;
 use safetensors::SafeTensors;
@@ -27,8 +28,17 @@ fn a_fact_goes_in_and_comes_out_again() {
         done(&["apply", &model, &patch, "--in-place"]);
         assert_ne!(s.weights("model"), original);
         assert_eq!(s.weights("model"), s.weights("copy"), "both ways write the same bytes");
-        assert_eq!(json(&["log", &model, "--json"]).as_array().unwrap().len(), 1);
+        let log = json(&["log", &model, "--json"]);
+        assert_eq!(log.as_array().unwrap().len(), 1);
+        let [change, weight] = ["change", "weight"].map(|norm| log[0][norm].as_f64().unwrap());
+        assert!(0.0 < change && change < weight, "{log}");
         assert_eq!(json(&["log", &copy, "--json"]).as_array().unwrap().len(), 0);
+        let figure = format!("‖ΣΔ‖/‖W₀‖ {}", percent(change / weight));
+        for (folder, before) in [(&model, false), (&copy, true)] {
+            let shown = done(&["log", folder]);
+            let line = shown.lines().find(|line| line.ends_with(&figure)).expect(&shown);
+            assert_eq!(line.starts_with("before  1 fact by "), before, "{shown}");
+        }
         assert_eq!(json(&["inspect", &model, "--json"])["edits"], 1);
         let again = fails(1, &["apply", &model, &patch, "--in-place"]);
         assert!(again.contains("incise: "), "a patch of other tensors is refused: {again}");

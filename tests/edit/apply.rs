@@ -33,6 +33,7 @@ fn change(name: &str, layout: Layout, delta: Delta, before: &[u8]) -> Change {
     Change {
         tensor: name.into(),
         module: name.trim_end_matches(".weight").into(),
+        rows: None,
         out: OUT,
         inner: IN,
         fan_in_fan_out: layout == Layout::InOut,

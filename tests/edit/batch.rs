@@ -15,9 +15,9 @@ use incise::edit::method::{Context, Method, Moments, Plan};
 use incise::edit::methods::find;
 use incise::edit::params::Params;
 use incise::edit::search::{SearchFact, TargetValue, find_all};
-use incise::edit::solve::delta::dense;
 use incise::edit::state::State;
 use incise::linalg::vector::{dot, norm};
+use incise::model::change::dense;
 use incise::model::{At, Model, Site};
 use incise::stats::Moment;
 use incise::stats::covariance::matrix;
@@ -141,10 +141,10 @@ fn check(case: &Case, compute: impl Into<Compute>, budget: Budget) -> (Ready, Pl
         }
     }
     let mut change = 0.0f64;
-    for layer in &planned.layers {
-        let sizes = ready.model.layers[layer.layer].mlp().down.w.dims();
-        let want = tensor(&file, &format!("{}.change", layer.layer));
-        change = change.max(off(&dense(&layer.delta, sizes), &want));
+    for change in &planned.changes {
+        let sizes = ready.model.matrix(change.id).w.dims();
+        let want = tensor(&file, &format!("{}.change", change.id.layer));
+        change = change.max(off(&dense(&change.delta, sizes), &want));
     }
     println!("{} {compute:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
     let name = &case.name;
@@ -205,8 +205,8 @@ fn devices_share_facts_and_keep_weights() {
 
 /// Bytes of everything a plan says.
 fn bits(planned: &Plan) -> Vec<u64> {
-    let sizes = |l: usize| planned.model.layers[l].mlp().down.w.dims();
-    let layers = planned.layers.iter().flat_map(|l| dense(&l.delta, sizes(l.layer)));
+    let sizes = |id| planned.model.matrix(id).w.dims();
+    let layers = planned.changes.iter().flat_map(|c| dense(&c.delta, sizes(c.id)));
     let traces = planned.facts.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
     layers.chain(traces).map(f64::to_bits).collect()
 }
@@ -299,12 +299,12 @@ fn alphaedit_leaves_what_text_uses() {
     let planned = ready.run(&ready.facts, u64::MAX, None);
     let case = Case::named("gpt2-alphaedit-sequential");
     let nullspace_threshold = case.hparams["nullspace_threshold"].as_f64().unwrap();
-    for layer in &planned.layers {
-        let moment = ready.moments.iter().find(|m| m.layer == layer.layer).unwrap();
+    for change in &planned.changes {
+        let moment = ready.moments.iter().find(|m| m.layer == change.id.layer).unwrap();
         let c = matrix(moment, 0.0);
         let eigen = c.self_adjoint_eigen(faer::Side::Lower).unwrap();
-        let sizes @ [out, inner] = ready.model.layers[layer.layer].mlp().down.w.dims();
-        let delta = dense(&layer.delta, sizes);
+        let sizes @ [out, inner] = ready.model.matrix(change.id).w.dims();
+        let delta = dense(&change.delta, sizes);
         let (mut kept, mut used) = (0.0f64, 0);
         for (j, u) in eigen.U().col_iter().enumerate() {
             if eigen.S().column_vector()[j] >= nullspace_threshold {
@@ -318,7 +318,7 @@ fn alphaedit_leaves_what_text_uses() {
         assert!(used > 0 && delta.len() == out * inner);
         // Each factor was rounded to f32: inner terms of half a unit of 2⁻²³ each.
         let bound = inner as f64 * f64::from(f32::EPSILON) * norm(&delta);
-        assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", layer.layer);
+        assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", change.id.layer);
     }
 }
 

@@ -25,6 +25,7 @@ fn change(l: usize, [out, inner]: [usize; 2], delta: Delta) -> Change {
     Change {
         tensor: format!("h.{l}.mlp.c_proj.weight"),
         module: format!("transformer.h.{l}.mlp.c_proj"),
+        rows: None,
         out,
         inner,
         fan_in_fan_out: true,

@@ -10,8 +10,8 @@ use incise::edit::facts::{Reading, tokenize};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Plan};
 use incise::edit::methods::memit::MEMIT;
-use incise::edit::solve::delta::dense;
 use incise::model::Model;
+use incise::model::change::dense;
 use incise::model::score::Completion;
 use incise::stats::Moment;
 use incise::store::Checkpoint;
@@ -99,20 +99,20 @@ fn three_records_are_the_public_codes() {
     let planned = lm.memit(&lm.records[..3]);
     let file = fs::read(lm.dir.join("reference-memit-3.safetensors")).unwrap();
     let budget = {
-        let layers = planned.layers.len() as f64;
+        let layers = planned.changes.len() as f64;
         1.5 * layers * reference::trained().change
     };
-    for layer in &planned.layers {
-        let [out, inner] = lm.model.layers[layer.layer].mlp().down.w.dims();
-        let name = format!("transformer.h.{}.mlp.c_proj.weight", layer.layer);
+    for change in &planned.changes {
+        let [out, inner] = lm.model.matrix(change.id).w.dims();
+        let name = format!("transformer.h.{}.mlp.c_proj.weight", change.id.layer);
         let stored = tensor(&file, &name); // (in, out)
         let want: Vec<f64> = (0..out)
             .flat_map(|i| (0..inner).map(move |j| (i, j)))
             .map(|(i, j)| stored[j * out + i])
             .collect();
-        let gap = off(&dense(&layer.delta, [out, inner]), &want);
-        println!("layer {}: ΔW {gap:.1e}", layer.layer);
-        assert!(gap <= budget, "layer {}: off by {gap:e} > {budget:e}", layer.layer);
+        let gap = off(&dense(&change.delta, [out, inner]), &want);
+        println!("layer {}: ΔW {gap:.1e}", change.id.layer);
+        assert!(gap <= budget, "layer {}: off by {gap:e} > {budget:e}", change.id.layer);
     }
 }
 
@@ -140,10 +140,10 @@ fn three_hundred_records_at_once() {
             );
         }
     }
-    for layer in &planned.layers {
-        let name = format!("transformer.h.{}.mlp.c_proj.weight", layer.layer);
+    for change in &planned.changes {
+        let name = format!("transformer.h.{}.mlp.c_proj.weight", change.id.layer);
         let want = recorded["memit_300_at_once"]["norm"][&name].as_f64().unwrap();
-        println!("layer {}: ‖Δ‖ {:.3}, recorded {want}", layer.layer, layer.norm);
-        assert!((layer.norm / want - 1.0).abs() < 1e-2, "layer {}", layer.layer);
+        println!("layer {}: ‖Δ‖ {:.3}, recorded {want}", change.id.layer, change.norm);
+        assert!((change.norm / want - 1.0).abs() < 1e-2, "layer {}", change.id.layer);
     }
 }

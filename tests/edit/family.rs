@@ -11,7 +11,7 @@ use incise::edit::solve::layers::ClosedForm;
 use incise::edit::state::LayerTensors;
 use incise::linalg::least_squares::{Solution, on_host};
 use incise::linalg::vector::dot;
-use incise::stats::{Covariance, Moment, Origin};
+use incise::stats::{Covariance, Input, Moment, Origin};
 
 /// C of drawn text, keys K (F, N) and residuals R (D, N).
 fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>) {
@@ -22,7 +22,8 @@ fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>)
     let second_moment =
         (0..f * f).map(|at| (c[(at / f, at % f)] / (4 * f) as f64) as f32).collect();
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
-    let moment = Moment { layer: 0, f, tokens: 4 * f as u64, second_moment, origin, part: None };
+    let (input, tokens) = (Input::Key, 4 * f as u64);
+    let moment = Moment { layer: 0, input, f, tokens, second_moment, origin, part: None };
     (Arc::new(moment), k, r)
 }
 

@@ -11,9 +11,9 @@ use incise::edit::prompts::{FactRows, fact_rows};
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search};
 use incise::linalg::vector::{dot, norm};
 use incise::model::site::Look;
-use incise::model::{At, Batch, Model, Past, Run, Site};
+use incise::model::{At, Batch, MatrixId, Model, Past, Run, Site};
 use incise::ops::rows::{self, Index};
-use incise::stats::{Covariance, Moment, Origin};
+use incise::stats::{Covariance, Input, Moment, Origin};
 use incise::store::Checkpoint;
 use incise::tensor::{Precision, Tensor};
 use incise::text::Tokenizer;
@@ -55,8 +55,15 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
     }
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
     let second_moment = c.iter().map(|&c| c as f32).collect();
-    let moment =
-        Moment { layer: LAYER, f, tokens: 3 * f as u64, second_moment, origin, part: None };
+    let moment = Moment {
+        layer: LAYER,
+        input: Input::Key,
+        f,
+        tokens: 3 * f as u64,
+        second_moment,
+        origin,
+        part: None,
+    };
     let covariance = Covariance::of(&moment).unwrap();
     assert_eq!(covariance.ridge, None);
     let eigen = Mat::from_fn(f, f, |i, j| c[i * f + j]).self_adjoint_eigenvalues(Side::Lower);
@@ -82,8 +89,8 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
 
 /// Ŵ k + b.
 fn held_after(p: &Planned, k: &[f64]) -> Vec<f64> {
-    let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
-    after.down(LAYER, k).unwrap()
+    let after = p.model.with_values(MatrixId::down(LAYER), rome::changed(&p.model, LAYER, &p.one));
+    after.product(MatrixId::down(LAYER), k).unwrap()
 }
 
 /// An error of F·ε relative to the sizes summed: what F rounded products and additions can lose,
@@ -139,10 +146,10 @@ fn keys_orthogonal_by_c_keep_their_values() {
         let along = dot(&u, &p.one.k_star) / dot(&p.one.k_star, &p.one.k_star);
         u.iter_mut().zip(&p.one.k_star).for_each(|(u, k)| *u -= along * k);
         let k: Vec<f64> = p.c.chunks_exact(f).map(|row| dot(row, &u)).collect();
-        close(&held_after(&p, &k), &p.model.down(LAYER, &k).unwrap(), f);
+        close(&held_after(&p, &k), &p.model.product(MatrixId::down(LAYER), &k).unwrap(), f);
         // A key that is not orthogonal moves.
         let moved = held_after(&p, &p.one.k_star);
-        let before = p.model.down(LAYER, &p.one.k_star).unwrap();
+        let before = p.model.product(MatrixId::down(LAYER), &p.one.k_star).unwrap();
         assert!(moved.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3));
     }
 }
@@ -150,7 +157,7 @@ fn keys_orthogonal_by_c_keep_their_values() {
 #[test]
 fn the_change_of_one_fact_has_rank_one() {
     let p = planned("llama-tied", KeyChoice::Consistent);
-    let before = p.model.layers[LAYER].mlp().down.w.to_dense::<f64>();
+    let before = p.model.matrix(MatrixId::down(LAYER)).w.to_dense::<f64>();
     let after = rome::changed(&p.model, LAYER, &p.one);
     let f = p.one.k_star.len();
     let delta: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();

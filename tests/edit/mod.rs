@@ -14,5 +14,6 @@ mod packing;
 mod prompts;
 pub mod reference;
 mod requests;
+mod rows;
 mod search;
 mod search_golden;

@@ -16,8 +16,8 @@ use incise::edit::methods::find;
 use incise::edit::search::LOSS_TOLERANCE;
 use incise::edit::state::State;
 use incise::model::{Model, SearchPrecision};
-use incise::stats::Moment;
 use incise::stats::origin::Origin;
+use incise::stats::{Input, Moment};
 use incise::store::{Checkpoint, Delta};
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
@@ -78,7 +78,7 @@ pub fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
     let second_moment: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
     assert_eq!(second_moment.len(), f * f);
     let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
-    Moment { layer, f, tokens: u64::MAX, second_moment, origin, part: None }
+    Moment { layer, input: Input::Key, f, tokens: u64::MAX, second_moment, origin, part: None }
 }
 
 /// How far results may be from the reference's: ‖a − b‖ / ‖b‖ of a change, |a − b| / b of a loss.
@@ -179,7 +179,7 @@ fn run(case: &Case, dir: &Path, compute: impl Into<Compute>, budget: Budget) -> 
     let planned = planned(case, dir, &model);
 
     let file = fs::read(golden().join(format!("reference/{}.safetensors", case.name))).unwrap();
-    let Delta::LowRank { left, right, r } = planned.layers[0].delta.clone() else {
+    let Delta::LowRank { left, right, r } = planned.changes[0].delta.clone() else {
         panic!("{}: a few facts are of low rank", case.name)
     };
     assert_eq!(r, case.requests.as_array().unwrap().len());

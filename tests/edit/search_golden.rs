@@ -8,7 +8,7 @@ use incise::edit::search::objective::Objective;
 use incise::edit::search::packing::shared_prefixes;
 use incise::edit::search::{Push, Search};
 use incise::model::prefix::PrefixCache;
-use incise::model::{At, Model, SearchPrecision, Site};
+use incise::model::{At, MatrixId, Model, SearchPrecision, Site};
 use incise::tensor::{Precision, Tensor};
 
 use crate::model::golden::each;
@@ -92,8 +92,9 @@ fn a_first_look_is_the_hosts() {
         }
         device.search_precision = SearchPrecision::Exact;
         let l = push.site.layer + 1;
-        let w = device.layers[l].mlp().down.w.to_dense::<f64>();
-        let wrong = device.with_down(l, w.iter().map(|w| 1.01 * w).collect());
+        let id = MatrixId::down(l);
+        let w = device.matrix(id).w.to_dense::<f64>();
+        let wrong = device.with_values(id, w.iter().map(|w| 1.01 * w).collect());
         let said = look(&wrong).hold("a card", SearchPrecision::Exact, [&single, &double]);
         let said = said.unwrap_err().to_string();
         assert!(said.contains("a card: the search's first look is wrong: "), "{said}");

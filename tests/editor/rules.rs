@@ -6,6 +6,7 @@ use std::fs;
 use incise::edit::hparams::HparamSet;
 use incise::edit::methods::METHODS;
 use incise::edit::params::Absent;
+use incise::model::MatrixId;
 use incise::store::write::{self, Item};
 use incise::store::{Checkpoint, Patch};
 use incise::tensor::Device;
@@ -56,7 +57,7 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
 fn a_model_with_a_tensor_in_two_files_is_not_edited() {
     let copy = Copy::new();
     let model = copy.editor(&Device::Cpu).model();
-    let tensor = model.inner().editable(0).tensor.clone();
+    let tensor = model.inner().matrix(MatrixId::down(0)).stored.tensor.clone();
     let checkpoint = Checkpoint::open(&copy.dir()).unwrap();
     let stored = checkpoint.tensor(&tensor).unwrap().unwrap();
     let item = Item { name: tensor.clone(), dtype: stored.dtype.into(), shape: stored.shape };

@@ -52,6 +52,7 @@ fn patch(toy: &Toy, n: usize) -> String {
     let change = Change {
         tensor: A.into(),
         module: "a".into(),
+        rows: None,
         out: n,
         inner: n,
         fan_in_fan_out: false,

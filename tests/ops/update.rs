@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use incise::base::{DType, Rng};
-use incise::edit::solve::delta::term;
+use incise::model::change::term;
 use incise::ops::update::{Stored, Sums, Term, Terms};
 use incise::store::Delta;
 use incise::tensor::{Layout, Precision};

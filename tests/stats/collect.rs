@@ -9,7 +9,7 @@ use incise::data::Corpus;
 use incise::model::{Model, fingerprint};
 use incise::ops::gram;
 use incise::stats::file::write_all;
-use incise::stats::{Collect, Covariance, Moment, Origin, collect};
+use incise::stats::{Collect, Covariance, Input, LayerInput, Moment, Origin, collect, merge};
 use incise::store::Checkpoint;
 use incise::tensor::{Precision, Tensor};
 use incise::text::Tokenizer;
@@ -51,7 +51,8 @@ fn moments_of_keys_are_the_frameworks() {
 }
 
 fn tokens_of(limit: u64, origin: Origin, layers: &[usize]) -> Collect {
-    Collect { layers: layers.to_vec(), max_tokens: limit, origin, share: None }
+    let inputs = LayerInput::all(layers, &[Input::Key]);
+    Collect { inputs, max_tokens: limit, origin, share: None }
 }
 
 #[test]
@@ -115,11 +116,29 @@ impl Toy {
         limit: u64,
         progress: &dyn Progress,
     ) -> Result<Vec<Moment>> {
+        let what = Collect { share, ..tokens_of(limit, self.origin(), &[0, 1]) };
+        self.run(&what, out, progress)
+    }
+
+    fn sites(
+        &self,
+        inputs: Vec<LayerInput>,
+        out: &Path,
+        limit: u64,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Moment>> {
+        self.run(&Collect { inputs, ..tokens_of(limit, self.origin(), &[]) }, out, progress)
+    }
+
+    fn origin(&self) -> Origin {
+        let corpus = Corpus::open(&[self.corpus.path()]).unwrap().hash().unwrap();
+        let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap(), &Quiet).unwrap();
+        Origin { model, corpus, context_length: 16 }
+    }
+
+    fn run(&self, what: &Collect, out: &Path, progress: &dyn Progress) -> Result<Vec<Moment>> {
         let corpus = Corpus::open(&[self.corpus.path()]).unwrap();
-        let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap()).unwrap();
-        let origin = Origin { model, corpus: corpus.hash().unwrap(), context_length: 16 };
-        let what = Collect { share, ..tokens_of(limit, origin, &[0, 1]) };
-        collect(&self.model, &self.tokenizer, corpus.documents(), &what, out, progress)
+        collect(&self.model, &self.tokenizer, corpus.documents(), what, out, progress)
     }
 }
 
@@ -179,6 +198,94 @@ fn keys(model: &Model, ids: &[u32]) -> Vec<f64> {
     let mut hook = Look { sites: vec![Site { layer: 0, at: At::KEY }], look };
     model.forward(&batch, 0..1, Past::None, &mut x, &mut run, &mut hook);
     keys
+}
+
+/// Every site of both layers.
+fn everywhere() -> Vec<LayerInput> {
+    LayerInput::all(&[0, 1], &Input::ALL)
+}
+
+/// Sites beside the keys are taken in the same pass; the files of the keys stay what they are.
+#[test]
+fn sites_of_other_matrices() {
+    let (toy, keys, all) = (toy(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let alone = toy.collect(keys.path(), 1234, &Quiet).unwrap();
+    write_all(&alone, keys.path()).unwrap();
+    for _ in 0..2 {
+        let cut = toy.sites(everywhere(), all.path(), 1234, &CancelAt::question(1));
+        assert!(matches!(cut, Err(Error::Interrupted { .. })));
+    }
+    let why = toy.collect(all.path(), 1234, &Quiet).unwrap_err().to_string();
+    assert!(why.contains("choice of layers"), "{why}");
+    let moments = toy.sites(everywhere(), all.path(), 1234, &Quiet).unwrap();
+    assert_eq!(moments.iter().map(Moment::is_of).collect::<Vec<_>>(), everywhere());
+    write_all(&moments, all.path()).unwrap();
+    for layer in 0..2 {
+        let [a, b] = [&keys, &all].map(|dir| fs::read(Moment::path(dir.path(), layer)).unwrap());
+        assert!(a == b, "layer {layer}: the file of its keys");
+    }
+    let attended = LayerInput { layer: 1, input: Input::Attended };
+    let path = Moment::path(all.path(), attended);
+    assert!(path.ends_with("layer-1.attended.safetensors"));
+    let arch = &toy.model.arch;
+    for moment in &moments {
+        let width = match moment.input {
+            Input::Key => arch.inner,
+            Input::Attended => arch.q_width(),
+            Input::AttentionInput | Input::MlpInput => arch.width,
+        };
+        let model = &moment.origin.model;
+        assert_eq!(Moment::read(all.path(), moment.is_of(), width, model).unwrap(), *moment);
+        let rows = read_by(&toy, moment.is_of());
+        for (i, j) in [(0, 0), (1, 0), (width - 1, width / 2)] {
+            let at = |r: &[f64]| r[i] * r[j];
+            let (mut want, mut size) = (0.0, 0.0);
+            rows.chunks_exact(width)
+                .for_each(|r| (want, size) = (want + at(r), size + at(r).abs()));
+            let gap = f64::from(moment.second_moment[i * width + j]) - want / 1234.0;
+            // Sums of 512 f32 products and more, and a mean rounded to f32.
+            let bound = 512.0 * f64::from(f32::EPSILON) * size / 1234.0;
+            assert!(gap.abs() <= bound, "{}: ({i}, {j}) {gap:e}", moment.is_of().title());
+        }
+    }
+    // Merged with another text, site by site; a file of another name or site is not taken for one.
+    let (other, merged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for moment in &moments {
+        let mut next = moment.clone();
+        next.origin.corpus = "another".into();
+        next.write(other.path()).unwrap();
+    }
+    fs::copy(&path, all.path().join("layer-1.attend.safetensors")).unwrap();
+    let dirs = [all.path().to_owned(), other.path().to_owned()];
+    let inputs = merge::inputs(&dirs).unwrap();
+    assert_eq!(inputs.keys().copied().collect::<Vec<_>>(), everywhere());
+    merge::merge(&inputs[&attended], attended).unwrap().write(merged.path()).unwrap();
+    assert_eq!(Moment::open(merged.path(), attended).unwrap().tokens, 2468);
+    fs::rename(Moment::path(merged.path(), attended), Moment::path(merged.path(), 1)).unwrap();
+    let why = Moment::open(merged.path(), 1).unwrap_err().to_string();
+    assert!(why.contains("site: is `attended`, not key"), "{why}");
+}
+
+/// What a site holds of the first 1,234 tokens, row by row.
+fn read_by(toy: &Toy, of: LayerInput) -> Vec<f64> {
+    use incise::model::site::Look;
+    use incise::model::{Batch, Past, Run};
+    let (mut left, mut rows) = (1234, Vec::new());
+    for line in fs::read_to_string(toy.corpus.path()).unwrap().lines() {
+        for window in toy.tokenizer.encode(line).unwrap().chunks(16) {
+            let window = &window[..left.min(window.len())];
+            left -= window.len();
+            if window.is_empty() {
+                continue;
+            }
+            let batch = Batch::whole([window]);
+            let (mut x, mut run) = (toy.model.embed(&batch), Run::new(&toy.model));
+            let look = |_, t: &mut Tensor| rows.extend(t.to_f64());
+            let mut hook = Look { sites: vec![of.site()], look };
+            toy.model.forward(&batch, 0..2, Past::None, &mut x, &mut run, &mut hook);
+        }
+    }
+    rows
 }
 
 #[test]

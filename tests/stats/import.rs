@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use incise::base::{Operation, Result};
-use incise::stats::{Moment, Origin, import, merge};
+use incise::stats::{Input, LayerInput, Moment, Origin, import, merge};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -168,16 +168,23 @@ fn damaged_archives_are_refused() {
 fn merged(change: impl Fn(&mut Moment)) -> Result<Moment> {
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
-    let mut one =
-        Moment { layer: 3, f: 1, tokens: 1, second_moment: vec![4.0], origin, part: None };
+    let mut one = Moment {
+        layer: 3,
+        input: Input::Key,
+        f: 1,
+        tokens: 1,
+        second_moment: vec![4.0],
+        origin,
+        part: None,
+    };
     let dirs = [folder.path().join("one"), folder.path().join("two")];
     one.write(&dirs[0]).unwrap();
     (one.tokens, one.second_moment, one.origin.corpus) = (3, vec![8.0], "b".into());
     change(&mut one);
     one.write(&dirs[1]).unwrap();
-    let layers = merge::layers(&dirs)?;
-    assert_eq!(layers.keys().collect::<Vec<_>>(), [&3]);
-    merge::merge(&layers[&3], 3)
+    let layers = merge::inputs(&dirs)?;
+    assert_eq!(layers.keys().collect::<Vec<_>>(), [&LayerInput::from(3)]);
+    merge::merge(&layers[&LayerInput::from(3)], 3)
 }
 
 #[test]
@@ -198,7 +205,7 @@ fn what_does_not_belong_together_is_not_merged() {
     let wide = |m: &mut Moment| (m.f, m.second_moment) = (2, vec![1.0, 0.0, 0.0, 1.0]);
     assert!(error(wide).contains("has 2 neurons, and 1 before"));
     let empty = tempfile::tempdir().unwrap();
-    let error = merge::layers(&[empty.path().to_owned()]).unwrap_err().to_string();
+    let error = merge::inputs(&[empty.path().to_owned()]).unwrap_err().to_string();
     assert!(error.contains("holds no statistics"), "{error}");
 }
 
@@ -208,6 +215,7 @@ fn statistics_of_another_origin_are_not_replaced() {
     let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
     let of = |origin: &Origin| Moment {
         layer: 3,
+        input: Input::Key,
         f: 1,
         tokens: 1,
         second_moment: vec![4.0],
@@ -243,6 +251,6 @@ fn layers_are_named_in_one_way() {
         fs::write(folder.path().join(format!("{name}.safetensors")), "").unwrap();
     }
     let folders = [folder.path().to_owned()];
-    let layers = merge::layers(&folders).unwrap();
-    assert_eq!(layers.into_keys().collect::<Vec<_>>(), [1]);
+    let layers = merge::inputs(&folders).unwrap();
+    assert_eq!(layers.into_keys().collect::<Vec<_>>(), [LayerInput::from(1)]);
 }

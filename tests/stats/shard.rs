@@ -24,7 +24,7 @@ fn shards(toy: &Toy, at: &Path, which: &[u64], n: u64, limit: u64) -> Vec<PathBu
 }
 
 fn merged(dirs: &[PathBuf]) -> incise::Result<Vec<Moment>> {
-    let all = merge::layers(dirs)?;
+    let all = merge::inputs(dirs)?;
     all.iter().map(|(&layer, dirs)| merge::merge(dirs, layer)).collect()
 }
 

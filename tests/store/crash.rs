@@ -10,7 +10,7 @@ use std::path::Path;
 use incise::base::DType;
 use incise::store::disk::{Disk, Os};
 use incise::store::history::{FOLDER, History};
-use incise::store::journal;
+use incise::store::{Lineage, journal};
 
 use super::faulty::{FAULTS, Fault, Faulty};
 use super::journal::{apply, ranges};
@@ -29,7 +29,8 @@ fn changed(model: &Toy, changes: u8) -> (Toy, Vec<Bytes>) {
     (toy, states)
 }
 
-/// J2, J5: the model opens and is in one of `allowed` of its states, as its log says; returns
+/// J2, J5: the model opens and is in one of `allowed` of its states, as its log and its lineage
+/// say; returns
 /// which. Then all changes are undone.
 fn holds(toy: &Toy, states: &[Bytes], allowed: &[usize], case: &str) -> usize {
     journal::recover(&Faulty::sound(), &toy.dir).unwrap_or_else(|e| panic!("{case}: {e}"));
@@ -38,6 +39,9 @@ fn holds(toy: &Toy, states: &[Bytes], allowed: &[usize], case: &str) -> usize {
     let log = journal::log(&toy.dir).unwrap().len();
     assert!(allowed.contains(&log), "{case}: {log} changes");
     assert!(now == states[log], "{case}: the log has {log} changes, the files do not");
+    let lineage = Lineage::read(&toy.dir).unwrap_or_else(|e| panic!("{case}: {e}"));
+    let newest = (log > 0).then(|| log.to_string());
+    assert_eq!(lineage.map(|l| l.base), newest, "{case}: the lineage is of another change");
     if log > 0 {
         journal::undo(&Faulty::sound(), &toy.dir, Some(0)).unwrap();
     }

@@ -56,7 +56,7 @@ struct State {
 enum Unsynced {
     Write { file: File, at: u64, old: Vec<u8> }, // the file, whatever its name is by then
     Made(PathBuf),
-    Renamed { from: PathBuf, to: PathBuf },
+    Renamed { from: PathBuf, to: PathBuf, replaced: Option<Vec<u8>> },
     Removed { path: PathBuf, content: Vec<u8> },
 }
 
@@ -138,7 +138,12 @@ impl Unsynced {
                 let _ = fs::remove_file(&path);
                 let _ = fs::remove_dir(&path);
             }
-            Unsynced::Renamed { from, to } => drop(fs::rename(to, from)),
+            Unsynced::Renamed { from, to, replaced } => {
+                let _ = fs::rename(&to, from);
+                if let Some(content) = replaced {
+                    fs::write(to, content).unwrap();
+                }
+            }
             Unsynced::Removed { path, content } => fs::write(path, content).unwrap(),
         }
     }
@@ -189,9 +194,10 @@ impl Disk for Faulty {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step(false, || ())?;
+        let replaced = fs::read(to).ok();
         Os.rename(from, to)?;
         let (from, to) = (from.to_path_buf(), to.to_path_buf());
-        self.pending(Unsynced::Renamed { from, to });
+        self.pending(Unsynced::Renamed { from, to, replaced });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use incise::store::header::{Entry, Header, size};
 use incise::store::write::{Item, write};
-use incise::store::{Change, Delta, Patch, Shard};
+use incise::store::{Change, Delta, Patch, RowBlocks, Shard};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
@@ -139,6 +139,7 @@ fn patch() -> Patch {
     let change = |tensor: &str, delta| Change {
         tensor: tensor.into(),
         module: format!("transformer.{tensor}"),
+        rows: None,
         out: 3,
         inner: 2,
         fan_in_fan_out: tensor == "w",
@@ -194,6 +195,77 @@ fn patches_that_mean_nothing() {
     bad(|p| p.changes.clear(), "changes nothing");
 }
 
+/// A patch of rows of one tensor.
+fn rows() -> Patch {
+    let change = |start, len| Change {
+        rows: Some(RowBlocks { start, len, period: 5, count: 2 }),
+        out: 2 * len,
+        delta: Delta::Dense((0..4 * len).map(|i| i as f32).collect()),
+        ..patch().changes[0].clone()
+    };
+    Patch { changes: vec![change(0, 1), change(1, 2), change(3, 2)], metadata: metadata() }
+}
+
+#[test]
+fn rows_of_one_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.safetensors");
+    rows().write(&path).unwrap();
+    assert_eq!(Patch::read(&path).unwrap(), rows());
+    assert_eq!(rows().tensors().collect::<Vec<_>>(), ["w"]);
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("w:1.delta").unwrap().shape(), [4, 2]);
+    let bad = |spoil: &dyn Fn(&mut Patch), why: &str| {
+        let mut patch = rows();
+        spoil(&mut patch);
+        let message = refusal(patch.write(&path));
+        assert!(message.contains(why), "{message:?} does not say {why:?}");
+    };
+    let at = |p: &mut Patch, start, len| {
+        p.changes[1].rows = Some(RowBlocks { start, len, period: 5, count: 2 });
+    };
+    bad(&|p| at(p, 2, 2), "w:3: has rows that w:2 changes too");
+    bad(&|p| at(p, 0, 2), "w:0: has rows that w:0 changes too");
+    bad(&|p| at(p, 4, 2), "w:4: 2 rows from row 4 on are not in 2 × 5");
+    bad(&|p| at(p, usize::MAX, 2), "are not in 2 × 5");
+    bad(&|p| at(p, 1, 1), "w:1: 2 rows are named, and 4 changed");
+    bad(&|p| p.changes[1].rows = None, "w: is changed twice");
+    bad(&|p| p.changes[2].fingerprint.clear(), "w:3: is of another tensor than w:0");
+    bad(&|p| p.changes[2].fan_in_fan_out = false, "w:3: is of another tensor than w:0");
+    let mut other = rows();
+    other.changes[1].tensor = "v".into();
+    other.changes[2].rows = Some(RowBlocks { start: 1, len: 4, period: 11, count: 1 });
+    let why = refusal(other.write(&path));
+    assert!(why.contains("w:1: is of another tensor than w:0"), "other blocks, other rows: {why}");
+    other.changes[2].rows = Some(RowBlocks { start: 5, len: 4, period: 10, count: 1 });
+    let why = refusal(other.write(&path));
+    assert!(why.contains("w:5: has rows that w:0 changes too"), "other blocks, same row: {why}");
+}
+
+/// A patch of whole tensors differs from one of format 1 in the number alone, and one of format 1
+/// is read.
+#[test]
+fn format_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.safetensors");
+    let older = |patch: Patch| {
+        patch.write(&path).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        let [old, new] = ["incise patch 1", "incise patch 2"].map(str::as_bytes);
+        let at = bytes.windows(new.len()).position(|part| part == new).unwrap();
+        bytes[at..at + old.len()].copy_from_slice(old);
+        fs::write(&path, bytes).unwrap();
+        Patch::read(&path)
+    };
+    assert_eq!(older(patch()).unwrap(), patch());
+    patch().write(&path).unwrap();
+    let about = Shard::open(&path).unwrap().header().metadata["tensors"].clone();
+    let want = r#"{"w":{"module":"transformer.w","fan_in_fan_out":true,"fingerprint":"89ab"},"#;
+    assert!(about.starts_with(want), "{about}");
+    assert!(refusal(older(rows())).contains("w:0: names rows"));
+}
+
 /// Patches as another program might write them.
 #[test]
 fn files_that_are_no_patch() {
@@ -221,10 +293,10 @@ fn files_that_are_no_patch() {
         assert!(refusal(try_it(&less, names(&whole))).contains(&format!("{key}: is missing")));
     }
     let mut newer = metadata.clone();
-    for (format, remedy) in [("incise patch 2", "the version of incise"), ("pt", "name a patch")] {
+    for (format, remedy) in [("incise patch 3", "the version of incise"), ("pt", "name a patch")] {
         newer.insert("format".into(), format.into());
         let why = refusal(try_it(&newer, names(&whole)));
-        assert!(why.contains("format: is not incise patch 1") && why.contains(remedy), "{why}");
+        assert!(why.contains("format: is not incise patch 2") && why.contains(remedy), "{why}");
     }
     let ranks = [("w.left", [3, 2]), ("w.right", [2, 1]), ("w2.delta", [3, 2])];
     assert!(refusal(try_it(&metadata, names(&ranks))).contains("w: needs"));

@@ -11,7 +11,7 @@ use incise::store::disk::Os;
 use incise::store::history::History;
 use incise::store::journal::{self, Journal};
 use incise::store::record::FileRange;
-use incise::store::{Change, Checkpoint, Delta, Patch};
+use incise::store::{Change, Checkpoint, Delta, Lineage, Patch};
 
 use super::toy::{A, B, Toy, metadata, refusal};
 
@@ -20,6 +20,7 @@ pub fn patch() -> Patch {
     let change = |tensor: &str| Change {
         tensor: tensor.into(),
         module: tensor.into(),
+        rows: None,
         out: 7,
         inner: 5,
         fan_in_fan_out: false,
@@ -42,12 +43,13 @@ pub fn ranges(toy: &Toy) -> Vec<FileRange> {
     [of(A), of(B)].concat()
 }
 
-/// Applies a change that adds `by` to every original byte.
+/// Applies a change that adds `by` to every original byte, and whose lineage begins with `by`.
 pub fn apply(disk: &dyn incise::store::disk::Disk, toy: &Toy, by: u8) -> incise::Result<()> {
     let ranges = ranges(toy);
     let mut journal = Journal::open(disk, &toy.dir)?;
     let mut fill = |_, old: &[u8]| Ok(old.iter().map(|b| b.wrapping_add(by)).collect());
-    journal.apply(&patch(), ranges, &mut fill).map(drop)
+    let mut lineage = || Lineage::begin(by.to_string());
+    journal.apply(&patch(), ranges, &mut fill, Some(&mut lineage)).map(drop)
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! The tensors that change, what is added to each, and the bytes they come to, in pieces.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 use crate::base::{Error, Progress, Result, Stage};
-use crate::edit::solve::delta::term;
+use crate::model::change::term;
 use crate::ops::update::{Stored, Sums, Terms};
 use crate::store::checkpoint::float;
 use crate::store::history::History;
 use crate::store::record::FileRange;
-use crate::store::{Change, Checkpoint, Delta, Fingerprint, Patch};
+use crate::store::{Change, Checkpoint, Delta, Fingerprint, Patch, RowBlocks};
 use crate::tensor::{Compute, Layout};
 
 /// Bytes of weights in work at a time.
@@ -28,8 +29,21 @@ pub(super) struct Target<'a> {
     by: &'a Compute,
     pub place: FileRange,
     pub stored: Stored,
-    past: Vec<&'a Delta>,
-    coming: Vec<(usize, &'a Change)>, // with the number of its patch, from 0
+    past: Vec<Added<'a>>,
+    coming: Vec<(usize, Added<'a>)>, // with the number of its patch, from 0
+}
+
+/// A change of the tensor.
+struct Added<'a> {
+    change: &'a Change,
+    whole: Cow<'a, Delta>,
+}
+
+/// All that is added to a tensor, and its rows to which nothing is: their bytes stay, though adding
+/// 0 to a -0 would make it a 0.
+pub(super) struct Addition<'a> {
+    terms: Terms<'a>,
+    kept: Vec<Range<usize>>,
 }
 
 impl<'a> Plan<'a> {
@@ -46,13 +60,13 @@ impl<'a> Plan<'a> {
                 let target = Target::find(checkpoint, change, by)?;
                 let target = targets.entry(change.tensor.clone()).or_insert(target);
                 target.agrees(change)?;
-                target.coming.push((p, change));
+                target.coming.push((p, Added::of(change)));
             }
         }
         for change in past.iter().flat_map(|patch| &patch.changes) {
             if let Some(target) = targets.get_mut(&change.tensor) {
                 target.agrees(change)?;
-                target.past.push(&change.delta);
+                target.past.push(Added::of(change));
             }
         }
         Ok(Plan { targets })
@@ -63,25 +77,38 @@ impl<'a> Plan<'a> {
         Meter::new(stage, self.targets.values().map(|t| t.place.len), progress)
     }
 
-    /// Refuses patches made for other bytes than those they are to be added to.
-    pub fn check(&self, history: &History, progress: &dyn Progress) -> Result<()> {
-        let steps = self.targets.values().map(|t| t.place.len * t.coming.len() as u64);
+    /// Refuses patches made for other bytes than those they are to be added to. Returns, for each
+    /// patch, sums over the tensors it changes as it leaves them, but for tensors that no later
+    /// patch changes: those are not made here.
+    pub fn check(
+        &self,
+        patches: usize,
+        history: &History,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Sums>> {
+        let steps = self.targets.values().map(|t| t.place.len * t.patches().len() as u64);
         let mut meter = Meter::new(Stage::CheckWeights, steps, progress);
+        let mut after = vec![Sums::default(); patches];
         for (name, target) in &self.targets {
-            for (n, &(p, change)) in target.coming.iter().enumerate() {
+            let mut last: Option<usize> = None;
+            for (p, wanted) in target.patches() {
                 let mut found = Fingerprint::default();
-                let before = (n > 0).then(|| target.terms(p));
+                let before = last.map(|last| (last, target.terms(p)));
                 for (rows, place) in target.pieces() {
                     found.add(&match &before {
                         None => history.current(&place)?,
-                        Some(terms) => {
-                            target.state(name, terms, rows, &history.original(&place)?)?.0
+                        Some((last, terms)) => {
+                            let original = history.original(&place)?;
+                            let (bytes, sums) = target.state(name, terms, rows, &original)?;
+                            after[*last] = after[*last].and(sums);
+                            bytes
                         }
                     });
                     meter.did(place.len)?;
                 }
-                if found.hex() != change.fingerprint {
-                    let (found, want) = (found.hex(), &change.fingerprint);
+                last = Some(p);
+                if found.hex() != wanted {
+                    let (found, want) = (found.hex(), wanted);
                     let what = format!("{name} is {found}, and patch {} is for {want}", p + 1);
                     let remedy = "apply patches to the model they were made on, in the order they \
                                   were made; the log lists those already applied";
@@ -89,7 +116,13 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        Ok(())
+        Ok(after)
+    }
+}
+
+impl Added<'_> {
+    fn of(change: &Change) -> Added<'_> {
+        Added { change, whole: change.whole() }
     }
 }
 
@@ -103,7 +136,8 @@ impl Target<'_> {
         checkpoint.check_single(name)?;
         let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
         let dtype = float(shard, name, entry)?;
-        let stored = Stored { dtype, layout, out: change.out, inner: change.inner };
+        let [out, inner] = change.tensor_sizes();
+        let stored = Stored { dtype, layout, out, inner };
         if entry.shape != stored.sides() {
             let (have, want) = (&entry.shape, stored.sides());
             let what = format!("has the shape {have:?}, and the patch is for {want:?}");
@@ -119,11 +153,22 @@ impl Target<'_> {
     fn agrees(&self, change: &Change) -> Result<()> {
         let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
         let Stored { layout: was, out, inner, .. } = self.stored;
-        if (layout, change.out, change.inner) == (was, out, inner) {
+        if (layout, change.tensor_sizes()) == (was, [out, inner]) {
             return Ok(());
         }
         let what = format!("{}: two changes disagree on its shape", change.tensor);
         Err(Error::refused(what, REMEDY))
+    }
+
+    /// The patches that change it, from 0, each with the fingerprint of the bytes it is for. All
+    /// changes by one patch have the same.
+    fn patches(&self) -> BTreeMap<usize, &str> {
+        self.coming.iter().map(|(p, added)| (*p, &*added.change.fingerprint)).collect()
+    }
+
+    /// The last patch that changes it.
+    pub fn last_patch(&self) -> usize {
+        self.coming.iter().map(|&(p, _)| p).max().unwrap_or(0)
     }
 
     /// The tensor in pieces of whole stored rows.
@@ -160,22 +205,27 @@ impl Target<'_> {
     }
 
     /// All that was added before, and the first `patches` of those that come.
-    pub fn terms(&self, patches: usize) -> Terms<'_> {
-        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, c)| &c.delta);
-        let all = self.past.iter().copied().chain(coming).map(term).collect();
-        Terms::new(self.by, self.stored, all)
+    pub fn terms(&self, patches: usize) -> Addition<'_> {
+        let coming = self.coming.iter().filter(|(p, _)| *p < patches).map(|(_, added)| added);
+        let all: Vec<&Added> = self.past.iter().chain(coming).collect();
+        let terms = all.iter().map(|added| term(&added.whole)).collect();
+        let kept = kept(self.stored.out, &all);
+        Addition { terms: Terms::new(self.by, self.stored, terms), kept }
     }
 
     /// Some rows with the terms added, from their original bytes.
     pub fn state(
         &self,
         name: &str,
-        terms: &Terms,
+        Addition { terms, kept }: &Addition,
         rows: Range<usize>,
         original: &[u8],
     ) -> Result<(Vec<u8>, Sums)> {
         let mut new = vec![0; original.len()];
-        let sums = terms.add(original, rows, &mut new);
+        let sums = terms.add(original, rows.clone(), &mut new);
+        for kept in kept {
+            self.keep(kept.clone(), rows.clone(), original, &mut new);
+        }
         if sums.overflowed > 0 {
             let (n, dtype) = (sums.overflowed, self.stored.dtype.name());
             return Err(Error::numeric(
@@ -185,6 +235,45 @@ impl Target<'_> {
         }
         Ok((new, sums))
     }
+
+    /// Puts the original bytes of some rows of W back in some stored rows.
+    fn keep(&self, kept: Range<usize>, rows: Range<usize>, original: &[u8], new: &mut [u8]) {
+        let (row, size) = (self.stored.row_bytes(), self.stored.dtype.size());
+        match self.stored.layout {
+            Layout::OutIn => {
+                let (from, to) = (kept.start.max(rows.start), kept.end.min(rows.end));
+                if from < to {
+                    let at = (from - rows.start) * row..(to - rows.start) * row;
+                    new[at.clone()].copy_from_slice(&original[at]);
+                }
+            }
+            Layout::InOut => {
+                for i in 0..rows.len() {
+                    let at = i * row + kept.start * size..i * row + kept.end * size;
+                    new[at.clone()].copy_from_slice(&original[at]);
+                }
+            }
+        }
+    }
+}
+
+/// The rows of a tensor that no change touches.
+fn kept(out: usize, changes: &[&Added]) -> Vec<Range<usize>> {
+    let Some(blocks) = changes.iter().map(|added| added.change.rows).collect::<Option<Vec<_>>>()
+    else {
+        return Vec::new();
+    };
+    let mut changed: Vec<Range<usize>> = blocks.into_iter().flat_map(RowBlocks::ranges).collect();
+    changed.sort_by_key(|range| range.start);
+    let mut kept = Vec::new();
+    let mut next = 0;
+    for range in changed.into_iter().chain([out..out]) {
+        if next < range.start {
+            kept.push(next..range.start);
+        }
+        next = next.max(range.end);
+    }
+    kept
 }
 
 /// Reports how far the work is, and ends it where the user cancelled.

@@ -29,12 +29,13 @@ use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params};
 use crate::edit::prompts::{FactRows, PromptRow};
 use crate::edit::search::{self, Search, TargetValue};
-use crate::edit::solve::delta::{dense, sum};
-use crate::edit::solve::layers::LayerChange;
+use crate::edit::solve::delta::sum;
+use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
 use crate::linalg::vector::{dot, norm};
 use crate::model::arch::Arch;
-use crate::model::{At, Model, Site};
+use crate::model::change::dense;
+use crate::model::{At, MatrixId, Model, Site};
 use crate::stats::Covariance;
 use crate::store::Delta;
 use crate::tensor::Tensor;
@@ -146,7 +147,7 @@ impl Method for Rome {
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let (model, progress) = (on.model, on.progress);
         let search = self.search(by, &model.arch);
-        let l = by.last_layer();
+        let (l, id) = (by.last_layer(), MatrixId::down(by.last_layer()));
         let c = match by.is_on(&MOM2_ADJUSTMENT) {
             true => Some(Covariance::of(&*(on.statistics)(l)?)?),
             false => None,
@@ -157,12 +158,12 @@ impl Method for Rome {
         let mut now = model.clone();
         let mut deltas = Vec::new();
         let mut done = Vec::new();
-        let weight = norm(&model.layers[l].mlp().down.w.to_dense::<f64>());
+        let weight = norm(&model.matrix(id).w.to_dense::<f64>());
         for (i, fact) in facts.iter().enumerate() {
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
             let one = plan_one(&now, c.as_ref(), &fact.rows, keys, &search, progress)?;
-            let before = norm(&now.layers[l].mlp().down.w.to_dense::<f64>());
-            now = now.with_down(l, changed(&now, l, &one));
+            let before = norm(&now.matrix(id).w.to_dense::<f64>());
+            now = now.with_values(id, changed(&now, l, &one));
             done.push(FactPlan {
                 change: Some([norm(&one.left) * norm(&one.right), before]),
                 key_cosine: Some(cosine(&one.k0, &one.k_star)),
@@ -172,12 +173,12 @@ impl Method for Rome {
             deltas.push(Delta::LowRank { left: single(one.left), right: single(one.right), r: 1 });
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
-        let sizes = model.layers[l].mlp().down.w.dims();
+        let sizes = model.matrix(id).w.dims();
         let delta = sum(&deltas, sizes);
         let norm = norm(&dense(&delta, sizes));
         let ridge = c.and_then(|c| c.ridge);
-        let layers = vec![LayerChange { layer: l, delta, norm, weight, ridge }];
-        Ok(Plan { model: now, facts: done, layers, state: std::mem::take(&mut on.state) })
+        let changes = vec![MatrixChange { id, delta, norm, weight, ridge }];
+        Ok(Plan { model: now, facts: done, changes, state: std::mem::take(&mut on.state) })
     }
 }
 
@@ -227,7 +228,7 @@ pub fn plan_one(
             "edit another layer: this one's keys are silent",
         ));
     }
-    let held = model.down(layer, k)?; // W k + b
+    let held = model.product(MatrixId::down(layer), k)?; // W k + b
     let left = value.v_star().iter().zip(held).map(|(v, m)| v - m).collect();
     let right = ck.iter().map(|x| x / along).collect();
     Ok(RankOne { left, right, k_star, k0, value })
@@ -250,7 +251,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
 
 /// W + left·rightᵀ (D, F), in f64.
 pub fn changed(model: &Model, layer: usize, change: &RankOne) -> Vec<f64> {
-    let mut w = model.layers[layer].mlp().down.w.to_dense::<f64>();
+    let mut w = model.matrix(MatrixId::down(layer)).w.to_dense::<f64>();
     for (row, l) in w.chunks_exact_mut(change.right.len()).zip(&change.left) {
         row.iter_mut().zip(&change.right).for_each(|(w, r)| *w += l * r);
     }

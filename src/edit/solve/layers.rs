@@ -12,13 +12,13 @@
 
 use faer::Mat;
 
-use super::delta::{pack, with_delta};
+use super::delta::pack;
 use super::device::with_solver;
 use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver};
-use crate::model::{Model, Site};
+use crate::model::{MatrixId, Model, Site};
 use crate::store::{Delta, Fingerprint};
 
 /// Δ, and the ridge that C needed.
@@ -55,11 +55,11 @@ pub trait ClosedForm {
     fn digest_layer(&self, layer: usize, into: &mut Fingerprint) -> Result<()>;
 }
 
-/// What was done to one layer.
+/// What was done to one matrix.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerChange {
-    /// l.
-    pub layer: usize,
+pub struct MatrixChange {
+    /// Which.
+    pub id: MatrixId,
     /// Δ.
     pub delta: Delta,
     /// ‖Δ‖.
@@ -112,7 +112,7 @@ impl Spread<'_> {
         form: &dyn ClosedForm,
         cache: &mut dyn LayerCache,
         progress: &dyn Progress,
-    ) -> Result<(Model, Vec<LayerChange>)> {
+    ) -> Result<(Model, Vec<MatrixChange>)> {
         let n = self.layers.len();
         let mut done = Vec::new();
         for (i, &layer) in self.layers.iter().enumerate() {
@@ -129,9 +129,11 @@ impl Spread<'_> {
                     (delta, ridge)
                 }
             };
-            let (changed, [norm, weight]) = with_delta(&model, layer, &delta);
+            let id = MatrixId::down(layer);
+            let (changed, norms) = model.with(&[(id, &delta)]);
+            let [norm, weight] = norms[0];
             model = changed;
-            done.push(LayerChange { layer, delta, norm, weight, ridge });
+            done.push(MatrixChange { id, delta, norm, weight, ridge });
         }
         progress.at(Stage::Layer, n as u64, n as u64);
         Ok((model, done))
