@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::text_model::stop_tokens;
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
 use crate::model::{MatrixId, Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
@@ -52,6 +53,18 @@ impl Opened {
     /// As [`new`](Opened::new).
     pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
         Opened::new(&self.dir, device, precision, &Quiet)
+    }
+
+    /// The token that ends a text: the tokenizer's, or else the model's.
+    ///
+    /// # Errors
+    ///
+    /// A broken configuration.
+    pub fn end(&self) -> Result<Option<u32>> {
+        match self.tokenizer.end {
+            None => Ok(stop_tokens(&self.dir)?.first().copied()),
+            end => Ok(end),
+        }
     }
 
     /// The bytes of the tensor that holds a matrix.
