@@ -12,7 +12,7 @@ use incise::model::{At, MatrixId, Model, SearchPrecision, Site};
 use incise::tensor::{Precision, Tensor};
 
 use crate::model::golden::each;
-use crate::support::golden::{Golden, NAMES};
+use crate::support::golden::Golden;
 use crate::support::twin;
 
 /// The recorded search: its facts' rows and where it pushes.

@@ -203,18 +203,15 @@ fn bits_are_a_matter_of_the_pieces() {
         }
         dw
     };
-    let mut runs: Vec<(String, Box<dyn Fn(&Gradient) -> Vec<f64>>)> =
-        vec![("host".into(), Box::new(|c: &Gradient| c.ours(Precision::F32).remove(0)))];
-    let engines = twin::engines("ops::weight_gradient::bits_are_a_matter_of_the_pieces");
-    for (name, engine) in engines.into_iter().flatten() {
-        runs.push((name, Box::new(move |c| c.kernels(&engine, Elem::F32))));
-    }
-    for (name, run) in &runs {
+    let hold = |name: &str, run: &dyn Fn(&Gradient) -> Vec<f64>| {
         let whole = by_parts(run, pieces);
         for at_once in [1, 2, 3] {
             assert!(by_parts(run, at_once) == whole, "{at_once} pieces at a time on {name}");
         }
-    }
+    };
+    hold("the host", &|case| case.ours(Precision::F32).remove(0));
+    let engine = twin::engine("ops::weight_gradient::bits_are_a_matter_of_the_pieces");
+    engine.iter().for_each(|engine| hold("kernels", &|case| case.kernels(engine, Elem::F32)));
 }
 
 #[test]
