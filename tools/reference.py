@@ -5,12 +5,13 @@
       [--dtype f32|f64] -o OUT.safetensors
   python tools/reference.py --cases tests/golden/reference/cases.json [--shared DIR]
   python tools/reference.py --cases tests/golden/batch/cases.json
+  python tools/reference.py --cases tests/golden/fine_tuning/cases.json
   python tools/reference.py --random-gpt2-small | --memit-serial N
   python tools/reference.py --memit-batched N [--facts-a-batch B]
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
-and its family; here are ROME and R-ROME. With W (D, F) the down projection of a layer, C = E[k kT]
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF; here are ROME and R-ROME. With W (D, F) the down projection of a layer, C = E[k kT]
 (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
@@ -38,6 +39,7 @@ import time
 from pathlib import Path
 
 import reference_batch
+import reference_fine_tuning
 import torch
 import transformers
 from golden import layers, load, precision, value, versions
@@ -131,13 +133,16 @@ def run_cases(file, shared):
     """Each case of the file; one whose shared model is absent is named and left out."""
     golden = file.parent.parent
     for case in json.loads(file.read_text()):
-        folder = (shared / "data" if case["shared"] else golden) / case["model"]
+        folder = (shared / "data" if case.get("shared") else golden) / case["model"]
         if not folder.exists():
             print(f"{case['name']}: skipped, no {folder}")
             continue
         print(f"{case['name']}:")
-        record = record_batch if case["method"] in reference_batch.METHODS else record_rome
-        tensors, made = record(folder, case, folder / case["stats"])
+        if case["method"] in reference_fine_tuning.METHODS:
+            tensors, made = reference_fine_tuning.record(folder, case)
+        else:
+            record = record_batch if case["method"] in reference_batch.METHODS else record_rome
+            tensors, made = record(folder, case, folder / case["stats"])
         made |= dict(method=case["method"], hparams=case["hparams"], dtype="f64")
         save(tensors, file.parent / f"{case['name']}.safetensors", made)
 

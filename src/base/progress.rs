@@ -40,6 +40,8 @@ pub enum Stage {
     Fact,
     /// Takes the steps of one search.
     Step,
+    /// Trains matrices, epoch by epoch.
+    Epoch,
     /// Computes the change, layer by layer.
     Layer,
     /// Finds the directions that text does not use, layer by layer.
@@ -72,6 +74,7 @@ impl Stage {
             Stage::Proof => "proof",
             Stage::Fact => "fact",
             Stage::Step => "step",
+            Stage::Epoch => "epoch",
             Stage::Layer => "layer",
             Stage::NullSpace => "null space",
             Stage::Probability => "probability",

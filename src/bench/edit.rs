@@ -73,6 +73,7 @@ pub fn measure(
         sequential: 0,
         memory: model.spare().unwrap_or(1 << 30),
         seed: 0,
+        end: None,
         progress: &clock,
     };
     let moments = context.statistics;

@@ -170,9 +170,9 @@ fn tell(context: &Context, show: &Show, o: &FactReport, answers: &[Answer]) -> R
     context.terminal.line("")?;
     context.terminal.line(format!("{filled} → {}", show.target_new.trim()))?;
     context.terminal.line(format!(
-        "  {} steps; P of the target {before} → {after}; ‖Δ‖/‖W‖ {}",
+        "  {} steps; P of the target {before} → {after}; {}",
         o.plan.trace.len(),
-        percent(share(o)),
+        share(o).unwrap_or_default(),
     ))?;
     if let Some(why) = o.failed() {
         context.terminal.warn(why);

@@ -27,6 +27,8 @@ pub fn print(context: &Context, prepared: &Prepared) -> Result<()> {
             "bytes_a_fact": cost.bytes_a_fact, "fixed_bytes": cost.fixed_bytes,
             "room_bytes": room, "at_a_time": cost.at_a_time,
             "system": system, "solve_bytes": cost.solve_bytes, "flop": cost.flop,
+            "matrix_bytes": cost.training.map(|t| t.matrices),
+            "stream_bytes": cost.training.map(|t| if t.keeps { t.stream } else { 0 }),
         }));
     }
     let line = |what: &str, text: String| context.terminal.line(format!("{what:<9} {text}"));
@@ -37,9 +39,19 @@ pub fn print(context: &Context, prepared: &Prepared) -> Result<()> {
     let tokens = count(tokens as u64);
     context.terminal.line(format!("dry run: {n}{of}, {tokens} tokens in all rows"))?;
     let shown: Vec<String> = layers.iter().map(usize::to_string).collect();
-    line("layers", format!("{}; values are searched at {search_layer}", shown.join(", ")))?;
+    let searched = search_layer.map(|l| format!("; values are searched at {l}"));
+    line("layers", shown.join(", ") + &searched.unwrap_or_default())?;
+    if let Some(training) = &cost.training {
+        let all = bytes(cost.fixed_bytes);
+        line("matrices", format!("{} of that which is for all", bytes(training.matrices)))?;
+        let (kept, stream) = match training.keeps {
+            true => ("once, and kept", bytes(training.stream)),
+            false => ("in every epoch, for want of room", "nothing".to_owned()),
+        };
+        line("below", format!("is run {kept}: {stream} of {all} for all"))?;
+    }
     line(
-        "searches",
+        if cost.training.is_some() { "training" } else { "searches" },
         format!(
             "{} at a time: {} for each and {} for all, of {} that may be taken",
             counted(cost.at_a_time, "fact"),

@@ -21,10 +21,14 @@ const SHOWN: usize = 20;
 /// Failed facts named on the terminal.
 const NAMED: usize = 10;
 
-/// ‖Δ‖/‖W‖ of a fact alone, or ‖δ‖/‖t₀‖ where facts were planned together.
-pub fn share(o: &FactReport) -> f64 {
-    let [part, whole] = o.plan.change.unwrap_or(o.plan.value);
-    part / whole
+/// `‖Δ‖/‖W‖` of a fact alone, or `‖δ‖/‖t₀‖` where facts were planned together; nothing where neither
+/// is a fact's.
+pub fn share(o: &FactReport) -> Option<String> {
+    let (what, [part, whole]) = match (o.plan.change, o.plan.value) {
+        (Some(change), _) => ("‖Δ‖/‖W‖", change),
+        (None, value) => ("‖δ‖/‖t₀‖", value?),
+    };
+    Some(format!("{what} {}", percent(part / whole)))
 }
 
 /// Prints warnings and the result of an edit that was written to `output`.
@@ -145,21 +149,20 @@ fn summary(facts: &[FactReport]) -> String {
 fn fact_lines(request: &Fact, o: &FactReport) -> [String; 2] {
     let (token, at, of) = &o.token;
     let loss = |step: Option<&LossStep>| step.map_or(0.0, LossStep::total);
-    let what = if o.plan.change.is_some() { "‖Δ‖/‖W‖" } else { "‖δ‖/‖t₀‖" };
+    let share = share(o).map_or(String::new(), |share| format!("; {share}"));
     let fact = request.prompt.replace("{}", &request.subject);
     let taken = if o.taken { "taken" } else { "not taken" };
     [
         format!("{}: {fact} → {}", o.id, request.target_new.trim()),
         format!(
             "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then {:?}; {} \
-             steps, loss {:.2} → {:.2}; {what} {}",
+             steps, loss {:.2} → {:.2}{share}",
             percent(o.p_target[0]),
             percent(o.p_target[1]),
             o.target_token,
             o.plan.trace.len(),
             loss(o.plan.trace.first()),
             loss(o.plan.trace.last()),
-            percent(share(o)),
         ),
     ]
 }

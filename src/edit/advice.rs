@@ -3,6 +3,7 @@
 
 use super::fact_report::FactPlan;
 use super::method::{Batching, Method};
+use super::methods::fine_tuning::FT_L;
 use super::methods::pmet::NLL_LOSS_FACTOR;
 use super::params::{CLAMP_NORM_FACTOR, KEY_AVERAGE, Params};
 use crate::base::units::percent;
@@ -51,7 +52,10 @@ impl Edited<'_> {
         }
         let [token, says] = out.token;
         let p = percent(out.p);
-        let because = self.because(plan, out);
+        let because = match self.method.batching() {
+            Batching::Epochs => self.because_of_training(plan),
+            Batching::OneByOne | Batching::Together => self.because(plan, out),
+        };
         format!("the edited model says {says:?} in place of {token:?}, P {p}: {because}")
     }
 
@@ -63,11 +67,7 @@ impl Edited<'_> {
             return self.not_found(plan, found);
         }
         if self.lost >= SPOILT {
-            return format!(
-                "its value was found, and rounding to the stored type loses {} of the change; edit \
-                 the model in F32",
-                percent(self.lost)
-            );
+            return self.spoilt("its value was found");
         }
         match out.in_contexts {
             Some(p) if p >= LIKELY => self.only_in_contexts(plan, p),
@@ -78,9 +78,46 @@ impl Edited<'_> {
         }
     }
 
+    /// Of a fact that was trained on.
+    fn because_of_training(&self, plan: &FactPlan) -> String {
+        let found = plan.trace.last().map_or(0.0, |last| (-last.nll).exp());
+        let (p, epochs) = (percent(found), plan.trace.len());
+        if found < LIKELY {
+            return format!(
+                "training got to P {p} a token in {epochs} epochs; try more num_steps, a larger \
+                 lr{} or another layer",
+                match self.params.matrices() {
+                    [_] => ", more matrices",
+                    _ => "",
+                }
+            );
+        }
+        if self.lost >= SPOILT {
+            return self.spoilt("it was learnt");
+        }
+        match self.method.about().name == FT_L.about().name {
+            true => "all tokens of the target are asked for at the prompt's last token, and said \
+                     one after another; try ft-m"
+                .to_owned(),
+            false => format!(
+                "it was at P {p} a token before the last step, which went elsewhere; try more \
+                 num_steps or a smaller lr"
+            ),
+        }
+    }
+
+    /// Of a change that rounding spoils.
+    fn spoilt(&self, found: &str) -> String {
+        let lost = percent(self.lost);
+        format!(
+            "{found}, and rounding to the stored type loses {lost} of the change; edit the model in \
+             F32"
+        )
+    }
+
     /// Of a search that ended where the target's tokens have the mean probability `p`.
     fn not_found(&self, plan: &FactPlan, p: f64) -> String {
-        let [moved, t0] = plan.value;
+        let [moved, t0] = plan.value.unwrap_or_default();
         let more = match moved > 0.99 * self.params.number(&CLAMP_NORM_FACTOR) * t0 {
             true => "a larger clamp_norm_factor",
             false => "more v_num_grad_steps, a larger v_lr",

@@ -5,6 +5,7 @@
 //!     lock                        held by the run that uses it
 //!     values                      a record a fact                            edit/value_store.rs
 //!     layer-<key>.safetensors     the change of a finished layer
+//!     training-<key>.safetensors  where a training is                      edit/training/kept.rs
 //! ```
 
 use std::collections::BTreeMap;
@@ -55,6 +56,11 @@ impl Cache {
         let dir = dir.to_owned();
         let weights = weights.to_owned();
         Ok(Cache { dir, weights, values, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// A name for the weights of the model as it is, before any edit.

@@ -100,8 +100,8 @@ impl<M: ClosedFormMethod> Method for M {
         Batching::Together
     }
 
-    fn search(&self, by: &Params, arch: &Arch) -> Search {
-        ClosedFormMethod::search(self, by, arch)
+    fn search(&self, by: &Params, arch: &Arch) -> Option<Search> {
+        Some(ClosedFormMethod::search(self, by, arch))
     }
 
     fn needs(&self, by: &Params, state: &State) -> Needs {

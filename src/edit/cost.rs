@@ -1,21 +1,24 @@
 //! What an edit takes, counted before it runs.
 
+use super::training::memory::TrainingMemory;
 use crate::linalg::least_squares::{Prior, Route};
 
 /// Bytes, work and facts at a time; upper bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// Bytes the mean fact takes while its value is searched.
+    /// Bytes the mean fact takes while its value is searched, or it is trained on.
     pub bytes_a_fact: u64,
-    /// Bytes a search takes whatever the number of facts at a time.
+    /// Bytes that takes whatever the number of facts at a time.
     pub fixed_bytes: u64,
-    /// How many facts of the mean size are searched at a time.
+    /// How many facts of the mean size are searched, or trained on, at a time.
     pub at_a_time: u64,
     /// Bytes of a layer's solve, with all that is there beside it.
     pub solve_bytes: u64,
     /// The system a layer's solve has, for methods that solve one.
     pub system: Option<Route>,
-    /// Floating-point operations of all searches and solves.
+    /// What training takes, for methods that train.
+    pub training: Option<TrainingMemory>,
+    /// Floating-point operations of all searches and solves, or of training.
     pub flop: f64,
 }
 

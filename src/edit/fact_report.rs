@@ -19,10 +19,10 @@ use crate::model::score::{Completion, Score};
 /// What planning did for one fact.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FactPlan {
-    /// The loss at each step of its search.
+    /// The loss at each step of its search, or in each epoch.
     pub trace: Vec<LossStep>,
-    /// How far the value was moved, and ‖t₀‖.
-    pub value: [f64; 2],
+    /// How far the value was moved, and ‖t₀‖, for methods that search one.
+    pub value: Option<[f64; 2]>,
     /// Whether the norm anchor left the fact out.
     pub left_out: bool,
     /// ‖Δ‖ of this fact alone and ‖W‖ before it, for methods that change one fact after another.
@@ -61,11 +61,16 @@ impl FactPlan {
     pub fn new(value: &TargetValue, moved: &[f64]) -> FactPlan {
         FactPlan {
             trace: value.trace.clone(),
-            value: [norm(moved), norm(&value.t0)],
+            value: Some([norm(moved), norm(&value.t0)]),
             left_out: norm(moved) == 0.0 && norm(&value.delta) > 0.0,
             change: None,
             key_cosine: None,
         }
+    }
+
+    /// Of a fact that was trained on, by its loss in each epoch.
+    pub fn trained(trace: Vec<LossStep>) -> FactPlan {
+        FactPlan { trace, value: None, left_out: false, change: None, key_cosine: None }
     }
 }
 

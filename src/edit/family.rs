@@ -179,6 +179,7 @@ pub fn search_cost(on: &Context, facts: &[TokenizedFact], search: &Search) -> Co
         at_a_time: by_memory.min(by_tokens).clamp(1, n),
         solve_bytes: 0,
         system: None,
+        training: None,
         flop: 4.0 * weights * tokens as f64 * search.steps as f64,
     }
 }

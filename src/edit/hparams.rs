@@ -20,7 +20,7 @@ use crate::base::json::UniqueKeys;
 use crate::base::ranges;
 use crate::base::{Error, Remedy, Result};
 use crate::model::families::FAMILIES;
-use crate::model::{MatrixId, Model};
+use crate::model::{Matrix, MatrixId, Model};
 
 const REMEDY: &str = "give names and values such as {\"layers\": [5], \"v_lr\": 0.5}";
 
@@ -125,7 +125,10 @@ impl HparamSet {
     /// Gives parameters that nothing gives the defaults they have for all models.
     pub fn fill(&mut self, method: &dyn Method) {
         for param in method.params() {
+            // A module names matrices, so what is a default without it is none with it.
+            let said = param.kind == ParamKind::Matrices && self.module_name().is_some();
             if let Absent::Default(value) = param.absent
+                && !said
                 && !self.map.contains_key(param.name)
             {
                 let value = (parsed(value), "default".to_owned());
@@ -191,11 +194,16 @@ impl HparamSet {
             let Some(value) = self.value(param)? else { continue };
             match param.kind {
                 ParamKind::Layer | ParamKind::Layers => layers = self.layers(param, &value, top)?,
+                ParamKind::NumberOrOff(_) if matches!(value, Value::Null | Value::Bool(false)) => {
+                    continue;
+                }
                 _ => self.check(param, &value, top)?,
             }
             // A number that YAML took for a text is a number all the same.
             let plain = match param.kind {
-                ParamKind::Number(_) => number(&value).map_or(value, Value::from),
+                ParamKind::Number(_) | ParamKind::NumberOrOff(_) => {
+                    number(&value).map_or(value, Value::from)
+                }
                 _ => value,
             };
             values.insert(param.name, plain);
@@ -205,11 +213,17 @@ impl HparamSet {
                 self.check(param, value, top)?;
             }
         }
-        if let Some(&first) = layers.first() {
-            let edited = edited_module(model, first);
-            public_config::MODULES.iter().try_for_each(|name| self.module(name, &edited))?;
+        let trains = method.params().iter().find(|param| param.kind == ParamKind::Matrices);
+        let mut matrices = Vec::new();
+        match (trains, layers.first()) {
+            (Some(param), Some(_)) => matrices = self.matrices(param, &layers, model)?,
+            (None, Some(&first)) => {
+                let edited = edited_module(model, first);
+                public_config::MODULES.iter().try_for_each(|name| self.module(name, &edited))?;
+            }
+            _ => {}
         }
-        let params = Params::new(values, layers);
+        let params = Params::new(values, layers, matrices);
         method.check_model(&params, &model.arch)?;
         Ok(params)
     }
@@ -243,13 +257,81 @@ impl HparamSet {
                 Some(word) if words.contains(&word) => Ok(()),
                 _ => Err(self.bad(name, format!("is {value}, and takes {}", param.kind.words()))),
             },
-            ParamKind::Number(range) => match number(value) {
+            ParamKind::Matrices => self.named(name, value).map(drop),
+            ParamKind::Number(range) | ParamKind::NumberOrOff(range) => match number(value) {
                 Some(x) if x >= 0.0 => {
                     range.complaint(x).map_or(Ok(()), |what| Err(self.bad(name, what)))
                 }
                 _ => Err(self.bad(name, format!("{value} is not a number from 0"))),
             },
         }
+    }
+
+    /// The matrices of each layer that are trained, ascending: by their own names, or else by that
+    /// of a module. Every layer has them.
+    fn matrices(&self, param: &Param, layers: &[usize], model: &Model) -> Result<Vec<Matrix>> {
+        let named = self.get(param.name).map(|value| self.named(param.name, value)).transpose()?;
+        let of_module = self.module_name().map(|name| self.module_matrices(name, layers[0], model));
+        let of_module = of_module.transpose()?;
+        let matrices = match (named, of_module) {
+            (Some(named), Some(of_module)) if named != of_module => {
+                let names: Vec<&str> = of_module.iter().map(|matrix| matrix.name()).collect();
+                let what = format!("are others than the module's, {}", names.join(", "));
+                return Err(self.bad(param.name, what));
+            }
+            (Some(named), _) | (None, Some(named)) => named,
+            (None, None) => vec![Matrix::Down],
+        };
+        for (&l, &matrix) in layers.iter().flat_map(|l| matrices.iter().map(move |m| (l, m))) {
+            if !model.layers[l].matrices().any(|(own, _)| own == matrix) {
+                let what = format!("{} is no matrix of layer {l} of this model", matrix.name());
+                return Err(self.bad(param.name, what));
+            }
+        }
+        Ok(matrices)
+    }
+
+    /// Matrices by their own names.
+    fn named(&self, name: &str, value: &Value) -> Result<Vec<Matrix>> {
+        let words = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let find = |word: &Value| {
+            let found = Matrix::ALL.into_iter().find(|matrix| word == matrix.name());
+            let takes = ParamKind::Matrices.words();
+            found.ok_or_else(|| self.bad(name, format!("{word} is no matrix: it takes {takes}")))
+        };
+        let mut matrices = words.iter().map(find).collect::<Result<Vec<_>>>()?;
+        matrices.sort_unstable();
+        matrices.dedup();
+        match matrices.is_empty() {
+            true => Err(self.bad(name, "names no matrix")),
+            false => Ok(matrices),
+        }
+    }
+
+    /// The name by which a module is given, if one is.
+    fn module_name(&self) -> Option<&'static str> {
+        public_config::MODULES.into_iter().find(|name| self.map.contains_key(*name))
+    }
+
+    /// The matrices of a layer that modules hold, by their paths with `{}` for the layer.
+    fn module_matrices(&self, name: &str, layer: usize, model: &Model) -> Result<Vec<Matrix>> {
+        let value = self.get(name).expect("is given");
+        let paths = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let mut matrices = Vec::new();
+        for path in paths {
+            let Some(path) = path.as_str() else {
+                return Err(self.bad(name, format!("{path} is no module's path")));
+            };
+            let found = model.matrices_named(&path.replace("{}", &layer.to_string()));
+            let found = found.map_err(|e| self.bad(name, e.to_string()))?;
+            if found.iter().any(|id| id.layer != layer) {
+                return Err(self.bad(name, format!("{path} has no place for the layer")));
+            }
+            matrices.extend(found.into_iter().map(|id| id.matrix));
+        }
+        matrices.sort_unstable();
+        matrices.dedup();
+        Ok(matrices)
     }
 
     /// The edited layers, ascending.

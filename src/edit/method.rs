@@ -41,7 +41,7 @@ pub struct About {
 }
 
 /// What a method needs, apart from the model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Layers whose key statistics it reads.
     pub statistics: Vec<usize>,
@@ -56,6 +56,8 @@ pub enum Batching {
     OneByOne,
     /// Many at once.
     Together,
+    /// Again and again, some of them a step.
+    Epochs,
 }
 
 impl Batching {
@@ -64,7 +66,13 @@ impl Batching {
         match self {
             Batching::OneByOne => "one after another",
             Batching::Together => "many at once",
+            Batching::Epochs => "again and again, in batches",
         }
+    }
+
+    /// Whether it takes long enough that what is found is kept on the way.
+    pub fn keeps(self) -> bool {
+        self != Batching::OneByOne
     }
 }
 
@@ -79,11 +87,15 @@ pub trait Method: Send + Sync {
     /// How it takes facts.
     fn batching(&self) -> Batching;
 
-    /// How it searches the value of a fact.
-    fn search(&self, by: &Params, arch: &Arch) -> Search;
+    /// How it searches the value of a fact, if it searches any.
+    fn search(&self, _by: &Params, _arch: &Arch) -> Option<Search> {
+        None
+    }
 
     /// What it needs, going on from a state.
-    fn needs(&self, by: &Params, state: &State) -> Needs;
+    fn needs(&self, _by: &Params, _state: &State) -> Needs {
+        Needs::default()
+    }
 
     /// What a plan would take; an upper bound.
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost;
@@ -98,7 +110,9 @@ pub trait Method: Send + Sync {
     /// # Errors
     ///
     /// A tensor that is missing or of a wrong shape.
-    fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()>;
+    fn check_state(&self, _: &Path, _: &State, _: &Params, _: &Arch) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether it can edit such a model.
     ///
@@ -113,7 +127,7 @@ pub trait Method: Send + Sync {
     ///
     /// # Errors
     ///
-    /// A search that meets NaN, a system that cannot be solved, a cache that cannot be written,
+    /// A search or a training that meets NaN, a system that cannot be solved, a cache that cannot be written,
     /// cancellation, a device out of memory.
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan>;
 }
@@ -139,8 +153,10 @@ pub struct Context<'a> {
     pub sequential: usize,
     /// Bytes that searches and streams may take.
     pub memory: u64,
-    /// Of random choices: the sample of the norm anchor.
+    /// Of random choices: the sample of the norm anchor, the order of epochs.
     pub seed: u64,
+    /// The token that ends a text, if the model's files name one.
+    pub end: Option<u32>,
     /// Who is told how the work goes, and may cancel it.
     pub progress: &'a dyn Progress,
 }

@@ -3,7 +3,8 @@
 //! handing it to other programs that of [`export`].
 //!
 //! Start reading at [`methods::rome`], then [`search::plain`], the search that all methods share;
-//! for many facts at [`batch`], [`solve::layers`] and [`methods::memit`].
+//! for many facts at [`batch`], [`solve::layers`] and [`methods::memit`]; for fine-tuning at
+//! [`methods::fine_tuning`] and [`training`].
 
 pub mod advice;
 pub mod anchor;
@@ -28,5 +29,6 @@ mod public_config;
 pub mod search;
 pub mod solve;
 pub mod state;
+pub mod training;
 pub mod value_store;
 pub mod values;

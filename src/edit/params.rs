@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::model::Matrix;
 use crate::store::Fingerprint;
 
 /// One parameter of a method.
@@ -39,6 +40,10 @@ pub enum ParamKind {
     Count,
     /// A number in a range.
     Number(Range),
+    /// The same, or false or null, which are as nothing.
+    NumberOrOff(Range),
+    /// Matrices of a layer: one by name, or a list of them.
+    Matrices,
     /// True or false.
     Switch,
     /// One of these words.
@@ -124,6 +129,11 @@ impl ParamKind {
             ParamKind::LastLayer => "the last layer".to_owned(),
             ParamKind::Count => "a whole number from 1".to_owned(),
             ParamKind::Number(range) => range.words(),
+            ParamKind::NumberOrOff(range) => format!("{}, or false", range.words()),
+            ParamKind::Matrices => {
+                let names: Vec<&str> = Matrix::ALL.iter().map(|matrix| matrix.name()).collect();
+                format!("one or a list of {}", names.join(", "))
+            }
             ParamKind::Switch => "true or false".to_owned(),
             ParamKind::Choice(words) => words.join(" or "),
             ParamKind::Only(value) => value.to_owned(),
@@ -147,12 +157,22 @@ impl Absent {
 pub struct Params {
     values: BTreeMap<&'static str, Value>,
     layers: Vec<usize>,
+    matrices: Vec<Matrix>,
 }
 
 impl Params {
-    /// Of values that were checked, and the layers among them.
-    pub(super) fn new(values: BTreeMap<&'static str, Value>, layers: Vec<usize>) -> Params {
-        Params { values, layers }
+    /// Of values that were checked, and the layers and matrices among them.
+    pub(super) fn new(
+        values: BTreeMap<&'static str, Value>,
+        layers: Vec<usize>,
+        matrices: Vec<Matrix>,
+    ) -> Params {
+        Params { values, layers, matrices }
+    }
+
+    /// The matrices of each layer that are trained, ascending; none of methods that train none.
+    pub fn matrices(&self) -> &[Matrix] {
+        &self.matrices
     }
 
     /// The edited layers, ascending; at least one.
@@ -228,6 +248,13 @@ pub const LAYERS: Param = Param {
     kind: ParamKind::Layers,
     absent: Absent::Needed,
     about: "The edited layers; values are searched at the last of them.",
+};
+/// Which matrices of a layer are trained.
+pub const MATRICES: Param = Param {
+    name: "matrices",
+    kind: ParamKind::Matrices,
+    absent: Absent::Default("[\"down\"]"),
+    about: "The matrices of each layer that are trained; rewrite_module_tmp names them too.",
 };
 /// Steps of the value search.
 pub const V_NUM_GRAD_STEPS: Param = Param {

@@ -23,20 +23,25 @@ pub const IGNORED: [(&str, &str); 11] = [
 ];
 
 /// Names that are held against the model or the method, and how.
-pub const HELD: [(&str, &str); 9] = [
+pub const HELD: [(&str, &str); 10] = [
     ("alg_name", "another method is warned of"),
     ("attn_module_tmp", "a module outside the model's layers is warned of"),
     (
         "batch_size",
-        "above 1, methods for many facts warn: they edit all, or batches of `sequential`",
+        "above 1, methods for many facts that train nothing warn: they edit all, or batches of \
+         `sequential`",
     ),
     ("layer_module_tmp", "other layers than the model's are warned of"),
     ("lm_head_module", "another model's head is warned of"),
     ("ln_f_module", "another model's last norm is warned of"),
     ("mlp_module_tmp", "a module outside the model's layers is warned of"),
-    ("rewrite_module_tmp", "another module than the MLP's down projection is refused"),
-    ("rewrite_module_tmps", "another module than the MLP's down projection is refused"),
+    ("objective_optimization", "of fine-tuning, another than the method's is warned of"),
+    ("rewrite_module_tmp", MODULE),
+    ("rewrite_module_tmps", MODULE),
 ];
+
+const MODULE: &str = "another module than the MLP's down projection is refused, but by fine-tuning, \
+                      which trains it";
 
 /// The names of the edited module.
 pub const MODULES: [&str; 2] = ["rewrite_module_tmp", "rewrite_module_tmps"];
@@ -72,6 +77,18 @@ pub fn contradiction(
     let about = method.about().name;
     let inside = |module: &str| module.strip_prefix(&layer).is_some_and(|at| at.starts_with('.'));
     match (name, value) {
+        // EasyEdit's name for two of them.
+        ("alg_name", Value::String(ft)) if ft == "FT" && about.starts_with("ft-") => None,
+        ("objective_optimization", Value::String(objective)) => {
+            let fits = match about {
+                "ft-l" => "prompt_last",
+                "ft-m" | "locft-bf" => "target_new",
+                _ => return None,
+            };
+            (objective != fits).then(|| {
+                format!("`objective_optimization` is {objective}, and {about}'s is {fits}")
+            })
+        }
         ("alg_name", other)
             if !other.is_null() && other.as_str().map(plain) != Some(plain(about)) =>
         {

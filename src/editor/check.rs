@@ -25,7 +25,7 @@ impl Prepared {
         if self.model().compute.engine().is_none() {
             return search(progress);
         }
-        let by = self.search();
+        let Some(by) = self.search() else { return search(progress) };
         let looks = self.looks(&rows, &by)?;
         let [wrong, over] = [const { AtomicBool::new(false) }; 2];
         let mut held = Ok(());

@@ -18,7 +18,7 @@ use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report};
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
-use crate::edit::method::{Batching, Context, Plan};
+use crate::edit::method::{Context, Plan};
 use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
 use crate::model::score::Score;
@@ -62,7 +62,7 @@ impl Prepared {
         self.check_statistics(&state)?;
         let mut cache = self.open_cache()?;
         self.remark_known(cache.as_ref());
-        if self.method.batching() == Batching::Together {
+        if self.method.batching().keeps() {
             self.remark_cost(&self.cost_from(state.clone()));
         }
         let before = self.scores()?;

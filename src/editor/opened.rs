@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::text_model::stop_tokens;
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
 use crate::gpu::Engine;
 use crate::model::{MatrixId, Model, SearchPrecision, fingerprint, load};
@@ -55,6 +56,18 @@ impl Opened {
     /// As [`new`](Opened::new).
     pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
         Opened::new(&self.dir, device, precision, &Quiet)
+    }
+
+    /// The token that ends a text: the tokenizer's, or else the model's.
+    ///
+    /// # Errors
+    ///
+    /// A broken configuration.
+    pub fn end(&self) -> Result<Option<u32>> {
+        match self.tokenizer.end {
+            None => Ok(stop_tokens(&self.dir)?.first().copied()),
+            end => Ok(end),
+        }
     }
 
     /// What computes, for reports and patches: its name, and what it proved before, by its hash;

@@ -7,6 +7,7 @@ use super::opened::Opened;
 use super::settings::Settings;
 use super::{report, state};
 use crate::base::{Error, Result};
+use crate::edit::params::Params;
 use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
 use crate::model::MatrixId;
@@ -55,6 +56,20 @@ pub(super) fn check(
     let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
     check_distinct(&outputs)?;
     settings.cache_dir().map_or(Ok(()), |cache| outside(&cache, settings, &inputs))
+}
+
+/// Refuses a model in which a tensor that is trained is stored twice.
+///
+/// # Errors
+///
+/// That.
+pub(super) fn check_trained(opened: &Opened, by: &Params) -> Result<()> {
+    let layers = by.layers().iter();
+    let ids = layers.flat_map(|&l| by.matrices().iter().map(move |&m| MatrixId::new(l, m)));
+    for id in ids {
+        opened.checkpoint.check_single(&opened.model.matrix(id).stored.tensor)?;
+    }
+    Ok(())
 }
 
 /// Refuses a cache folder that holds what is read, but for values.

@@ -52,6 +52,8 @@ pub struct Prepared {
     pub(super) facts: Vec<TokenizedFact>,
     pub(super) superseded: Vec<Superseded>,
     pub(super) skipped: Vec<Broken>,
+    /// The token that ends a text, for methods that train on it.
+    end: Option<u32>,
     /// What else a patch records: the seed, where hyperparameters are from, the chat's frame.
     pub(super) notes: Value,
 }
@@ -76,6 +78,7 @@ impl Prepared {
         let name = method.about().name;
         say_settings(progress, &opened, method, &hparams);
         let params = hparams.resolve(method, &opened.model)?;
+        places::check_trained(&opened, &params)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
         }
@@ -92,15 +95,17 @@ impl Prepared {
             let tokenize = |facts: &[Fact]| tokenize(&opened.model, reading, facts, contexts);
             requests::settle(file, &requests, &settings, &tokenize)
         };
+        let searches = method.search(&params, &opened.model.arch).is_some();
         let contexts = match &settings.contexts {
             Some((_, contexts)) => contexts.clone(),
+            None if !searches => Contexts::bare(),
             None => {
                 settle(&Contexts::bare())?; // what is broken is said before contexts are drawn
                 contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?
             }
         };
         let settled = settle(&contexts)?;
-        requests::warn(progress, &settled);
+        requests::warn(progress, &settled, searches);
         let Settled { facts, superseded, skipped } = settled;
         let mut notes = json!({
             "seed": settings.seed, "hyperparameters_from": hparams.sources(),
@@ -110,7 +115,12 @@ impl Prepared {
             notes["space"] = json!(false);
         }
         let requests = facts.iter().map(|fact| fact.request.clone()).collect();
+        let end = match method.batching() {
+            Batching::Epochs => opened.end()?,
+            Batching::OneByOne | Batching::Together => None,
+        };
         Ok(Prepared {
+            end,
             opened,
             settings,
             method,
@@ -169,9 +179,9 @@ impl Prepared {
         &self.contexts
     }
 
-    /// The layer at which values are searched.
-    pub fn search_layer(&self) -> usize {
-        self.search().push.site.layer
+    /// The layer at which values are searched, if any are.
+    pub fn search_layer(&self) -> Option<usize> {
+        self.search().map(|search| search.push.site.layer)
     }
 
     /// Bytes the searches may take.
@@ -195,7 +205,7 @@ impl Prepared {
         let moments = |l| self.moment(l);
         let context = self.context(&moments, None, state);
         match self.share() {
-            Some(_) => search_cost(&context, &self.own_facts(), &self.search()),
+            Some(_) => search_cost(&context, &self.own_facts(), &self.shared_search()),
             None => self.method.cost(&context, &self.facts, &self.params),
         }
     }
@@ -221,7 +231,7 @@ impl Prepared {
         let mut cache = self.open_cache()?;
         self.remark_known(cache.as_ref());
         let facts = self.own_facts();
-        let search = self.search();
+        let search = self.shared_search();
         let moments = |l| self.moment(l);
         let searched = self.checked(|progress| {
             let context = self.context(&moments, cache.as_mut(), State::default());
@@ -251,17 +261,26 @@ impl Prepared {
     /// What a patch records of how the method ran.
     pub(super) fn plan_notes(&self) -> Result<Vec<(&'static str, Value)>> {
         let settings = &self.settings;
-        if self.method.batching() == Batching::Together {
-            let sequential = (settings.sequential > 0).then_some(settings.sequential);
-            return Ok(vec![("sequential", json!(sequential))]);
+        match self.method.batching() {
+            Batching::OneByOne => {}
+            Batching::Together => {
+                let sequential = (settings.sequential > 0).then_some(settings.sequential);
+                return Ok(vec![("sequential", json!(sequential))]);
+            }
+            Batching::Epochs => return Ok(vec![("end", json!(self.end))]),
         }
         let layers = self.method.needs(&self.params, &State::default()).statistics;
         let tokens = layers.first().map(|&l| self.moment(l).map(|m| m.tokens)).transpose()?;
         Ok(vec![("tokens", json!(tokens))])
     }
 
-    pub(super) fn search(&self) -> Search {
+    pub(super) fn search(&self) -> Option<Search> {
         self.method.search(&self.params, &self.model().arch)
+    }
+
+    /// The search whose values shards divide among them.
+    fn shared_search(&self) -> Search {
+        self.search().expect("a shard of a method that searches values")
     }
 
     pub(super) fn context<'a>(
@@ -281,6 +300,7 @@ impl Prepared {
             sequential: settings.sequential,
             memory: self.memory(),
             seed: settings.seed,
+            end: self.end,
             progress: &*settings.progress,
         }
     }
@@ -321,8 +341,8 @@ impl Prepared {
     /// Opens the cache for this model's weights, and adds the values that are given.
     pub(super) fn open_cache(&self) -> Result<Option<Cache>> {
         let settings = &self.settings;
-        let together = self.method.batching() == Batching::Together;
-        let Some(dir) = settings.cache_dir().filter(|_| together) else { return Ok(None) };
+        let keeps = self.method.batching().keeps();
+        let Some(dir) = settings.cache_dir().filter(|_| keeps) else { return Ok(None) };
         let weights = model_fingerprint(&self.opened.checkpoint, &|_| false)?;
         let mut cache = Cache::open(&dir, &weights)?;
         for file in &settings.values {
@@ -338,7 +358,8 @@ impl Prepared {
             0 => &self.facts[..],
             n => &self.facts[..n.min(self.facts.len())],
         };
-        let known = values::known(self.model(), cache, first, &self.search());
+        let Some(search) = self.search() else { return };
+        let known = values::known(self.model(), cache, first, &search);
         let all = first.len();
         let sentence = format!("{known} of {all} values of the first batch were found before");
         self.settings.progress.remark(&sentence);
@@ -346,6 +367,21 @@ impl Prepared {
 
     pub(super) fn remark_cost(&self, cost: &Cost) {
         let facts = counted(self.facts.len() as u64, "fact");
+        if let Some(training) = &cost.training {
+            let bytes = cost.fixed_bytes + cost.at_a_time * cost.bytes_a_fact;
+            let below = match training.keeps {
+                true => "what lies below the matrices is run once",
+                false => "what lies below the matrices is run in every epoch, for want of room",
+            };
+            return self.settings.progress.remark(&format!(
+                "{facts}, {} of a step at a time; training takes up to {}B, the matrices {}B of it, \
+                 and {}FLOP; {below}",
+                cost.at_a_time,
+                metric(bytes as f64),
+                metric(training.matrices as f64),
+                metric(cost.flop),
+            ));
+        }
         let system = cost.system.map_or("none", |route| route.words());
         let bytes = metric(cost.solve_bytes as f64);
         let at_a_time = cost.at_a_time;
@@ -403,11 +439,13 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         }
         return Ok(());
     }
+    let epochs = method.batching() == Batching::Epochs;
     let given = [
         ("sequential", settings.sequential > 0),
-        ("memory", settings.memory.is_some()),
+        ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
+        ("contexts", settings.contexts.is_some() && epochs),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((setting, _)) => Err(does_not_apply(setting, method)),
@@ -417,7 +455,12 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
 
 fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     let name = method.about().name;
-    let what = format!("{setting} does not apply to {name}, which edits one fact at a time");
+    let how = match method.batching() {
+        Batching::Epochs => "trains on all facts together, and searches no values",
+        Batching::Together => "carries nothing on",
+        Batching::OneByOne => "edits one fact at a time",
+    };
+    let what = format!("{setting} does not apply to {name}, which {how}");
     let remedy = Remedy::from("leave it out, or edit with memit");
     Error::refused(what, remedy.option("method", Some("memit")))
 }

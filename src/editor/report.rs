@@ -75,6 +75,7 @@ pub fn fact_json(o: &FactReport) -> Value {
         json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": decay})
     };
     let FactPlan { trace, value, left_out, change, key_cosine } = &o.plan;
+    let [moved, norm] = value.map_or([None; 2], |both| both.map(Some));
     let last = trace.last().map(|s| s.total());
     let steps: Vec<Value> = trace.iter().map(step).collect();
     let (token, lookup, _) = &o.token;
@@ -83,7 +84,7 @@ pub fn fact_json(o: &FactReport) -> Value {
         "steps": trace.len(), "loss": last,
         "trace": steps,
         "p_target": o.p_target, "p_min_token": o.p_min_token, "taken": o.taken,
-        "failed": o.failed(), "value_change": value[0], "value": value[1], "merged": o.merged,
+        "failed": o.failed(), "value_change": moved, "value": norm, "merged": o.merged,
         "left_out": left_out,
     });
     if let Some(cosine) = key_cosine {

@@ -66,8 +66,9 @@ fn without(requests: Requests, withdrawn: &[String]) -> Result<Requests> {
     Ok(left)
 }
 
-/// Says what became of the requests that are not edited, and how some of the others are read.
-pub(super) fn warn(progress: &dyn Progress, settled: &Settled) {
+/// Says what became of the requests that are not edited, and how some of the others are read; where
+/// values are searched, that is at one token of them.
+pub(super) fn warn(progress: &dyn Progress, settled: &Settled, searches: bool) {
     let Settled { facts, superseded, skipped } = settled;
     if !skipped.is_empty() {
         let name = |b: &Broken| format!("`{}`, {}", b.id, b.reason());
@@ -85,7 +86,7 @@ pub(super) fn warn(progress: &dyn Progress, settled: &Settled) {
             superseded.len() - repeats,
         ));
     }
-    warn_of(progress, facts, &|fact| !fact.request.has_subject(), &|_| {
+    warn_of(progress, facts, &|fact| searches && !fact.request.has_subject(), &|_| {
         "the whole prompt is the subject, so the fact is read at the prompt's last token".to_owned()
     });
     warn_of(progress, facts, &|fact| fact.rows.merged > 0, &|fact| {

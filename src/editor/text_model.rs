@@ -98,7 +98,7 @@ impl TextModel {
             });
             matches!(told, Ok(true))
         };
-        let stop = self.stop_tokens()?;
+        let stop = stop_tokens(&self.dir)?;
         let (most, sampling) = (how.max_tokens, how.sampling);
         let tokens = self.model.generate(&ids, most, sampling, &mut rng, &stop, &mut push)?;
         told?;
@@ -121,35 +121,35 @@ impl TextModel {
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
+}
 
-    /// The ids that end a text, by `generation_config.json` or, where it says none, `config.json`.
-    ///
-    /// # Errors
-    ///
-    /// A broken file; an id that is none.
-    fn stop_tokens(&self) -> Result<Vec<u32>> {
-        for name in ["generation_config.json", "config.json"] {
-            let path = self.dir.join(name);
-            if !path.exists() {
-                continue;
-            }
-            let wrong = |field: &str, what: String| {
-                let remedy = "copy the file again from the model's source";
-                Error::input(&path, field, what, remedy)
-            };
-            let read: Value = serde_json::from_slice(&read_file(&path, 1 << 20)?)
-                .map_err(|e| wrong("JSON", format!("cannot be read: {e}")))?;
-            let ids = match &read["eos_token_id"] {
-                Value::Null => continue,
-                Value::Array(ids) => &ids[..],
-                one => std::slice::from_ref(one),
-            };
-            let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-            let each = ids.iter().map(|v| {
-                id(v).ok_or_else(|| wrong("eos_token_id", format!("{v} is no token's id")))
-            });
-            return each.collect();
+/// The ids that end a text, by `generation_config.json` or, where it says none, `config.json`.
+///
+/// # Errors
+///
+/// A broken file; an id that is none.
+pub(super) fn stop_tokens(dir: &Path) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let path = dir.join(name);
+        if !path.exists() {
+            continue;
         }
-        Ok(vec![])
+        let wrong = |field: &str, what: String| {
+            let remedy = "copy the file again from the model's source";
+            Error::input(&path, field, what, remedy)
+        };
+        let read: Value = serde_json::from_slice(&read_file(&path, 1 << 20)?)
+            .map_err(|e| wrong("JSON", format!("cannot be read: {e}")))?;
+        let ids = match &read["eos_token_id"] {
+            Value::Null => continue,
+            Value::Array(ids) => &ids[..],
+            one => std::slice::from_ref(one),
+        };
+        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+        let each = ids.iter().map(|v| {
+            id(v).ok_or_else(|| wrong("eos_token_id", format!("{v} is no token's id")))
+        });
+        return each.collect();
     }
+    Ok(vec![])
 }

@@ -8,7 +8,6 @@ use crate::edit::advice::{Edited, Outcome};
 use crate::edit::apply;
 use crate::edit::fact_report::{FactPlan, FactReport, score};
 use crate::edit::facts::TokenizedFact;
-use crate::edit::method::Batching;
 use crate::edit::prompts::FactRows;
 use crate::model::Model;
 use crate::model::score::{Missed, Score};
@@ -48,14 +47,14 @@ impl Prepared {
 
     /// An error of the written model, with what is kept of the work.
     fn say_what_is_kept(&self, e: Error) -> Error {
-        let together = self.method.batching() == Batching::Together;
-        match (e, self.settings.cache_dir().filter(|_| together)) {
+        let keeps = self.method.batching().keeps();
+        match (e, self.settings.cache_dir().filter(|_| keeps)) {
             (Error::Interrupted { .. }, None) => {
                 Error::Interrupted { kept: "nothing was written".to_owned() }
             }
             (e @ Error::Interrupted { .. }, Some(_)) => self.say_where_it_is(e, true),
             (Error::Numeric { what, remedy }, Some(dir)) => {
-                let what = format!("{what}, and values that were found are in {}", dir.display());
+                let what = format!("{what}, and what was found is in {}", dir.display());
                 Error::Numeric { what, remedy }
             }
             (e, _) => e,

@@ -201,7 +201,7 @@ impl Model {
         model
     }
 
-    fn matrix_mut(&mut self, id: MatrixId) -> &mut Linear {
+    pub(super) fn matrix_mut(&mut self, id: MatrixId) -> &mut Linear {
         let layer = Arc::make_mut(&mut self.layers[id.layer]);
         let found = layer.branches.iter_mut().filter_map(|b| in_body(&mut b.body, id.matrix));
         found.into_iter().nth(id.branch).unwrap_or_else(|| panic!("a model without {id}"))

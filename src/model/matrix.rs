@@ -110,7 +110,7 @@ impl Linear {
     }
 
     /// How many weights it has, without the bias.
-    pub(super) fn weights(&self) -> usize {
+    pub fn weights(&self) -> usize {
         self.w.dims().iter().product()
     }
 

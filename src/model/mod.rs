@@ -16,6 +16,7 @@ pub mod decoder;
 pub mod families;
 pub mod family;
 pub mod generate;
+pub mod gradients;
 pub mod layer;
 pub mod lineage;
 pub mod load;
@@ -24,6 +25,7 @@ pub mod matrix_id;
 pub mod mlp;
 #[allow(clippy::module_inception)]
 pub mod model;
+mod own;
 mod pass;
 pub mod peers;
 pub mod prefix;

@@ -25,6 +25,14 @@ impl Precision {
             Precision::F64 => 8,
         }
     }
+
+    /// `f32` or `f64`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F64 => "f64",
+        }
+    }
 }
 
 /// What products and attention on a device read of activations. Sums are f32 either way, and so

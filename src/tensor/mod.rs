@@ -9,7 +9,7 @@ pub mod weight;
 pub use compute::{Compute, Precision, Products};
 pub use device::Device;
 pub use tensor::Tensor;
-pub use weight::{Layout, OnDevice, Panel, Weight};
+pub use weight::{DeviceElements, Layout, OnDevice, Panel, Weight};
 
 /// Asserts that tensors have the shapes the operation needs, naming operation and operand.
 macro_rules! shapes {

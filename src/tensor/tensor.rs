@@ -239,21 +239,29 @@ impl Tensor {
     /// Row `i` of a matrix, widened.
     pub fn row_f64(&self, i: usize) -> Vec<f64> {
         let [_, d] = self.dims();
-        let row = i * d..(i + 1) * d;
+        self.part_f64(i * d..(i + 1) * d)
+    }
+
+    /// Some elements, widened.
+    pub fn part_f64(&self, elements: Range<usize>) -> Vec<f64> {
         match &self.data {
-            Data::F32(v) => wide(&v[row]),
-            Data::F64(v) => v[row].to_vec(),
-            Data::Device(array) => widened(array, row),
+            Data::F32(v) => wide(&v[elements]),
+            Data::F64(v) => v[elements].to_vec(),
+            Data::Device(array) => widened(array, elements),
         }
     }
 
     /// All elements, widened.
     pub fn to_f64(&self) -> Vec<f64> {
-        match &self.data {
-            Data::F32(v) => wide(v),
-            Data::F64(v) => v.clone(),
-            Data::Device(array) => widened(array, 0..array.len()),
-        }
+        self.part_f64(0..self.len())
+    }
+
+    /// All become zero.
+    pub fn clear(&mut self) {
+        let shape = self.shape.clone();
+        self.set_rows(0);
+        self.shape = shape;
+        self.resize();
     }
 
     /// Becomes a copy of `other`, memory kept.

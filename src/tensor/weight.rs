@@ -5,13 +5,14 @@
 //! strides and a gap between blocks of rows, never copied as a whole: products ask for panels, and
 //! a panel in another type is widened as it is used. So a model in bf16 runs in the memory its
 //! file takes. On a device it is the same elements in the same type, those of other matrices left
-//! out, from its first use on.
+//! out, from its first use on. A matrix that is trained is a [`Tensor`] where the model computes.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::Tensor;
 use crate::base::{DType, Float, or_unwind};
 use crate::gpu::launch::Elem;
 use crate::gpu::weights::WeightSlot;
@@ -37,6 +38,7 @@ enum Source {
     Stored(DType, SharedBytes),
     F32(Arc<Vec<f32>>),
     F64(Arc<Vec<f64>>),
+    Own(Arc<Tensor>),
 }
 
 /// A frozen matrix W (out, in).
@@ -56,7 +58,7 @@ pub struct Weight {
 /// W (out, in) on a device; element (i, j) is `w[i * row_stride + j * col_stride]`.
 pub struct OnDevice {
     /// The elements.
-    pub w: Arc<Array>,
+    pub w: DeviceElements,
     /// out.
     pub out: usize,
     /// in.
@@ -65,6 +67,25 @@ pub struct OnDevice {
     pub row_stride: usize,
     /// Distance between columns.
     pub col_stride: usize,
+}
+
+/// Elements of a weight on a device.
+pub enum DeviceElements {
+    /// Uploaded, for all who share the weight.
+    Uploaded(Arc<Array>),
+    /// Those of a tensor there.
+    Own(Arc<Tensor>),
+}
+
+impl Deref for DeviceElements {
+    type Target = Array;
+
+    fn deref(&self) -> &Array {
+        match self {
+            DeviceElements::Uploaded(array) => array,
+            DeviceElements::Own(tensor) => tensor.array(),
+        }
+    }
 }
 
 /// A block of a weight in the type of the computation.
@@ -139,6 +160,36 @@ impl Weight {
         Weight::of(Source::F64(Arc::new(values)), [rows, cols], [cols, 1])
     }
 
+    /// A tensor (out, in) where the model computes, which [`own_mut`](Weight::own_mut) may change.
+    pub fn own(tensor: Tensor) -> Weight {
+        let [rows, cols] = tensor.dims();
+        Weight::of(Source::Own(Arc::new(tensor)), [rows, cols], [cols, 1])
+    }
+
+    /// The tensor of [`own`](Weight::own), to be changed.
+    ///
+    /// # Panics
+    ///
+    /// Where it is another weight's too, or the weight has none.
+    pub fn own_mut(&mut self) -> &mut Tensor {
+        match &mut self.source {
+            Source::Own(tensor) => Arc::get_mut(tensor).expect("a tensor of one weight"),
+            _ => panic!("a weight without a tensor of its own"),
+        }
+    }
+
+    /// The tensor of [`own`](Weight::own).
+    ///
+    /// # Panics
+    ///
+    /// Where the weight has none.
+    pub fn own_tensor(&self) -> &Tensor {
+        match &self.source {
+            Source::Own(tensor) => tensor,
+            _ => panic!("a weight without a tensor of its own"),
+        }
+    }
+
     /// (out, in).
     pub fn dims(&self) -> [usize; 2] {
         [self.rows, self.cols]
@@ -150,6 +201,7 @@ impl Weight {
             Source::Stored(dtype, _) => Elem::from(dtype).name(),
             Source::F32(_) => "f32",
             Source::F64(_) => "f64",
+            Source::Own(tensor) => tensor.precision().name(),
         };
         let lies = if self.col_stride == 1 { "rows" } else { "columns" };
         format!("{} × {} in {elem} by {lies}", self.rows, self.cols)
@@ -161,6 +213,7 @@ impl Weight {
             Source::Stored(dtype, _) => dtype.size(),
             Source::F32(_) => 4,
             Source::F64(_) => 8,
+            Source::Own(tensor) => tensor.precision().size(),
         };
         (self.rows * self.cols * size) as u64
     }
@@ -183,6 +236,9 @@ impl Weight {
             }
             Source::F32(v) if size_of::<T>() == 4 => Some(bytemuck::cast_slice(v)),
             Source::F64(v) if size_of::<T>() == 8 => Some(bytemuck::cast_slice(v)),
+            Source::Own(t) if t.engine().is_none() && t.precision().size() == size_of::<T>() => {
+                Some(t.get())
+            }
             _ => None,
         };
         if let Some(whole) = whole.filter(|_| one_block) {
@@ -226,10 +282,16 @@ impl Weight {
 
     /// The matrix on a device, uploaded where it is not there. A device without room unwinds.
     pub fn on(&self, engine: &Engine) -> OnDevice {
+        if let Source::Own(tensor) = &self.source {
+            let w = DeviceElements::Own(tensor.clone());
+            let [out, inner] = self.dims();
+            return OnDevice { w, out, inner, row_stride: inner, col_stride: 1 };
+        }
         let (elem, bytes): (Elem, &[u8]) = match &self.source {
             Source::Stored(dtype, bytes) => (dtype.into(), (**bytes).as_ref()),
             Source::F32(values) => (Elem::F32, bytemuck::cast_slice(values)),
             Source::F64(_) => panic!("a weight in f64 cannot go to a device"),
+            Source::Own(_) => unreachable!("is there"),
         };
         // Runs of neighbours, one after the other: rows, or columns where they are stored so.
         let by_row = self.col_stride == 1;
@@ -258,6 +320,7 @@ impl Weight {
             parts.for_each(|(i, part)| copy(from + i * PART, part));
         };
         let w = or_unwind(engine.resident(&self.slot, elem, runs * run, &mut fill));
+        let w = DeviceElements::Uploaded(w);
         let [row_stride, col_stride] = if by_row { [self.cols, 1] } else { [1, self.rows] };
         OnDevice { w, out: self.rows, inner: self.cols, row_stride, col_stride }
     }
@@ -280,6 +343,10 @@ impl Weight {
                 out.iter_mut().zip(&v[at..]).for_each(|(o, &x)| *o = T::from_f32(x));
             }
             Source::F64(v) => out.iter_mut().zip(&v[at..]).for_each(|(o, &x)| *o = T::of(x)),
+            Source::Own(t) => {
+                let all = t.part_f64(at..at + n);
+                out.iter_mut().zip(all).for_each(|(o, x)| *o = T::of(x));
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 //!   SentencePiece-style tokenizer inserts a space at the start of a text when it encodes and
 //!   removes it when it decodes, which would add a lone `▁` to a target or join it to its prompt.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -34,10 +35,17 @@ pub struct Tokenizer {
     pub bos: Vec<u32>,
     /// The ids it adds after a text; language models rarely have any, and edits refuse them.
     pub eos: Vec<u32>,
+    /// The token that ends a text, by the files beside the vocabulary: their `eos_token`.
+    pub end: Option<u32>,
     /// Why the reference framework gives some texts other ids, if it does: a warning to show.
     pub difference: Option<String>,
     before: Vec<u32>,
     before_text: String,
+}
+
+/// The id of the token that ends a text, of special tokens by name.
+fn end(inner: &tokenizers::Tokenizer, special: &BTreeMap<String, String>) -> Option<u32> {
+    special.get("eos_token").and_then(|token| inner.token_to_id(token))
 }
 
 /// The tokens of a text.
@@ -71,8 +79,9 @@ impl Tokenizer {
             let difference = rules.map(|rules| rules.difference(&description, &sources));
             let difference = difference.transpose()?.flatten();
             let mut inner = plain(&path, description)?;
-            added::add(&mut inner, &sources, rules, &own)?;
-            return Ok(Tokenizer { difference, ..Self::of(inner, &sources)? });
+            let special = added::add(&mut inner, &sources, rules, &own)?;
+            let end = end(&inner, &special);
+            return Ok(Tokenizer { difference, end, ..Self::of(inner, &sources)? });
         }
         let Some(paths) = two_files::find(dir) else {
             let what = "is missing, and so are vocab.json with merges.txt";
@@ -94,7 +103,8 @@ impl Tokenizer {
         let processor =
             processor.map_err(|e| sources.wrong(TOKENIZER_CONFIG, "bos_token", e.to_string()))?;
         inner.with_post_processor(Some(processor));
-        Self::of(inner, &sources)
+        let end = end(&inner, &special);
+        Ok(Tokenizer { end, ..Self::of(inner, &sources)? })
     }
 
     /// From the contents of a `tokenizer.json`; errors name the file `name`.
@@ -117,6 +127,7 @@ impl Tokenizer {
             inner,
             bos: vec![],
             eos: vec![],
+            end: None,
             difference: None,
             before: vec![],
             before_text: String::new(),

@@ -194,7 +194,7 @@ fn behind_a_norm_the_edit_holds_what_was_searched() {
     let (value, f) = (&p.one.value, p.one.k_star.len());
     let before = stream_behind(&p.model, &p.rows, &vec![0.0; value.t0.len()]);
     let searched = stream_behind(&p.model, &p.rows, &value.delta);
-    let after = p.model.with_down(LAYER, rome::changed(&p.model, LAYER, &p.one));
+    let after = p.model.with_values(MatrixId::down(LAYER), rome::changed(&p.model, LAYER, &p.one));
     close(&stream_behind(&after, &p.rows, &vec![0.0; value.t0.len()]), &searched, f);
     let moved: Vec<f64> = searched.iter().zip(&before).map(|(a, b)| a - b).collect();
     assert!(norm(&moved) > 0.1 * norm(&before), "the search moved");

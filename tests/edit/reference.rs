@@ -149,6 +149,7 @@ pub fn alone<'a>(
         sequential: 0,
         memory: u64::MAX,
         seed: 0,
+        end: None,
         progress: &Quiet,
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod alphaedit;
 pub mod emmet;
+pub mod fine_tuning;
 pub mod memit;
 pub mod pmet;
 pub mod rome;
@@ -12,8 +13,17 @@ use super::public_config;
 use crate::base::{Error, Result};
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 6] =
-    [&rome::ROME, &rome::R_ROME, &memit::MEMIT, &emmet::EMMET, &pmet::PMET, &alphaedit::ALPHAEDIT];
+pub static METHODS: [&dyn Method; 9] = [
+    &rome::ROME,
+    &rome::R_ROME,
+    &memit::MEMIT,
+    &emmet::EMMET,
+    &pmet::PMET,
+    &alphaedit::ALPHAEDIT,
+    &fine_tuning::FT_L,
+    &fine_tuning::FT_M,
+    &fine_tuning::LOCFT_BF,
+];
 
 /// A method by the name users give, in capitals or not.
 ///

@@ -17,8 +17,6 @@
 //! with m₀ = W k₀ + b. Either way Ŵk = Wk for every k with kᵀC⁻¹k* = 0. ROME's two keys are the
 //! public code's; they make the denominator small by accident, which is what R-ROME mends.
 
-use std::path::Path;
-
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::contexts::Average;
 use crate::edit::cost::Cost;
@@ -123,8 +121,8 @@ impl Method for Rome {
         Batching::OneByOne
     }
 
-    fn search(&self, by: &Params, arch: &Arch) -> Search {
-        family::search(by, arch, At::VALUE)
+    fn search(&self, by: &Params, arch: &Arch) -> Option<Search> {
+        Some(family::search(by, arch, At::VALUE))
     }
 
     fn needs(&self, by: &Params, _: &State) -> Needs {
@@ -133,20 +131,16 @@ impl Method for Rome {
     }
 
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
-        let search = self.search(by, &on.model.arch);
+        let search = family::search(by, &on.model.arch, At::VALUE);
         let f = on.model.arch.inner as u64;
         let c = if by.is_on(&MOM2_ADJUSTMENT) { 12 * f * f } else { 0 }; // f32, and its f64 factor
         Cost { at_a_time: 1, solve_bytes: c, ..family::search_cost(on, facts, &search) }
     }
 
-    fn check_state(&self, _: &Path, _: &State, _: &Params, _: &Arch) -> Result<()> {
-        Ok(())
-    }
-
     /// Plans facts one after another, each on the model as the facts before it left it.
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let (model, progress) = (on.model, on.progress);
-        let search = self.search(by, &model.arch);
+        let search = family::search(by, &model.arch, At::VALUE);
         let (l, id) = (by.last_layer(), MatrixId::down(by.last_layer()));
         let c = match by.is_on(&MOM2_ADJUSTMENT) {
             true => Some(Covariance::of(&*(on.statistics)(l)?)?),

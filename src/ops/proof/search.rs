@@ -45,25 +45,31 @@ fn bounds(n: usize, g: f64, of_g: f64, m: f64, v: f64, x: f64) -> [f64; 3] {
     [of_m, of_v, moved + 2.0 * U * (x.abs() + quotient)]
 }
 
-/// `adam`.
+/// `adam`: in the first step and a later one, without decay and bound and with both.
 pub fn step(engine: &Engine, _: [Elem; 2]) -> Verdict {
     let n = 600; // more than two blocks have threads
-    for count in [1, 9] {
-        let mut trial = Trial::new(engine, format!("n {n}, step {count}"));
+    for (count, decay, radius) in [(1, 0.0, None), (9, 0.0, None), (3, 0.5, Some(0.25))] {
+        let mut trial = Trial::new(engine, format!("n {n}, step {count}, decay {decay}"));
         let g = steps(1, n, 100, 1.0 / 64.0);
         let before = [steps(2, n, 100, 0.25), steps(3, n, 9, 0.125), steps(4, n, 9, 0.25)];
         let [x, m, v] = &before;
         let v: Vec<f64> = v.iter().map(|v| v.abs()).collect();
         let [mut want_x, mut want_m, mut want_v] = [x.clone(), m.clone(), v.clone()];
-        let update = Update::<f64>::new(LR, count);
-        definition::step(&update, &g, &mut want_m, &mut want_v, &mut want_x);
-        let bound = |i: usize| bounds(count, g[i], 0.0, m[i], v[i], x[i]);
+        let update = Update::<f64>::new(LR, count).decaying(decay);
+        let bound = radius.map(|radius| (&x[..], radius)); // where x has been
+        definition::step(&update, bound, &g, &mut want_m, &mut want_v, &mut want_x);
+        // Halves and quarters, so what the decay adds is exact, and so are the bounds.
+        let decayed = |i: usize| g[i] + decay * x[i];
+        let bound = |i: usize| bounds(count, decayed(i), 0.0, m[i], v[i], x[i]);
         let gradient = trial.input("g", Elem::F32, &g);
+        let centre = trial.input("centre", Elem::F32, x);
         let mut got_x = trial.inout("x", Elem::F32, x);
         let mut got_m = trial.inout("m", Elem::F32, m);
         let mut got_v = trial.inout("v", Elem::F32, &v);
+        let held = radius.map(|radius| (&centre, radius));
         trial.run("adam", || {
-            adam::step(engine, LR, count, &gradient, &mut got_m, &mut got_v, &mut got_x);
+            let [m, v, x] = [&mut got_m, &mut got_v, &mut got_x];
+            adam::step(engine, [LR, decay], held, count, &gradient, m, v, x);
         })?;
         trial.within("adam", &got_m, &[n], &want_m, |i| bound(i)[0])?;
         trial.within("adam", &got_v, &[n], &want_v, |i| bound(i)[1])?;

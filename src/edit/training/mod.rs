@@ -1,0 +1,11 @@
+//! Training of a few matrices on the texts of facts: what fine-tuning methods share.
+//!
+//! Start reading at [`run`], the epochs; then [`step`], a batch's gradient and Adam's step.
+
+pub mod below;
+pub mod kept;
+pub mod memory;
+pub mod passes;
+pub mod run;
+pub mod step;
+pub mod texts;

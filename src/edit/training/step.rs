@@ -1,0 +1,227 @@
+//! A step of training: the gradient of a batch's loss for some matrices, and Adam's move.
+//!
+//! ```text
+//! loss of a fact     −(1/T) Σ_t ln p(y_t | …)        at its T wanted tokens
+//! loss of a batch    the mean over its facts
+//! ```
+//!
+//! Nothing is padded. What lies below the lowest matrix is [`Below`]; whole texts are run above it,
+//! the head at wanted tokens only, and backward from there down to that matrix. From
+//! [`BATCH_INVARIANT_ROWS`] rows on a text's numbers do not depend on the others, and sums over
+//! texts are cut where the batch decides, so a step does not depend on how it is cut into passes.
+
+use super::below::Below;
+use super::passes::{TrainingPass, passes};
+use super::texts::TrainingText;
+use crate::base::{Progress, Result};
+use crate::model::gradients::MatrixGradients;
+use crate::model::{Batch, KvCache, MatrixId, Model, Past, Position, Run, Span};
+use crate::ops::adam::{self, AdamMoments, AdamRule};
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
+use crate::ops::loss::{self, LossRows, RowLoss};
+use crate::ops::norm::Saved;
+use crate::ops::rows::{self, Index};
+use crate::tensor::Tensor;
+
+/// Rows of logits that are held at a time.
+pub const LOGIT_ROWS: usize = 256;
+
+/// How Adam moves the matrices; names in config files in brackets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MoveRule {
+    /// Its rate (`lr`).
+    pub lr: f64,
+    /// Added to the gradient, as a multiple of the matrix (`weight_decay`).
+    pub weight_decay: f64,
+    /// How far an element may go from where it began (`norm_constraint`).
+    pub bound: Option<f64>,
+}
+
+/// A model in training.
+pub struct Trainer<'t> {
+    /// The model, some of whose matrices are its own.
+    pub model: Model,
+    /// Which.
+    pub ids: &'t [MatrixId],
+    /// What Adam knows of each.
+    pub moments: Vec<AdamMoments>,
+    rule: MoveRule,
+    start: Vec<Tensor>, // where each began, where they are bound
+    texts: &'t [TrainingText],
+    below: Below,
+    most: usize, // tokens a pass
+    gradients: MatrixGradients,
+    past: KvCache, // empty
+    buffers: StepBuffers,
+}
+
+/// The buffers of a step, which grow to the largest.
+struct StepBuffers {
+    run: Run,
+    x: Tensor,  // (N, D)
+    dx: Tensor, // (N, D)
+    read: Tensor, // (rows, D)
+    logits: Tensor, // (rows, V)
+    saved: Saved,
+    reference: Tensor, // (0, V): of no KL
+}
+
+impl<'t> Trainer<'t> {
+    /// Of copies of some matrices of a model, on texts in passes of `most` tokens.
+    pub fn new(
+        model: &Model,
+        ids: &'t [MatrixId],
+        texts: &'t [TrainingText],
+        rule: MoveRule,
+        most: usize,
+    ) -> Trainer<'t> {
+        let model = model.with_own(ids);
+        let gradients = MatrixGradients::new(&model, ids);
+        let begin = gradients.begin(&model);
+        let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let arch = &model.arch;
+        let buffers = StepBuffers {
+            run: Run::keeping(&model, above(&model, begin)),
+            x: wide(arch.width),
+            dx: wide(arch.width),
+            read: wide(arch.width),
+            logits: wide(arch.vocabulary),
+            saved: Saved::new(&model.compute, 0, arch.width),
+            reference: wide(arch.vocabulary),
+        };
+        Trainer {
+            ids,
+            moments: ids.iter().map(|&id| AdamMoments::new(model.own(id))).collect(),
+            rule,
+            start: match rule.bound {
+                Some(_) => ids.iter().map(|&id| model.own(id).clone()).collect(),
+                None => Vec::new(),
+            },
+            texts,
+            below: Below::new(&model, begin),
+            most,
+            gradients,
+            past: KvCache::new(arch, &model.compute),
+            buffers,
+            model,
+        }
+    }
+
+    /// Computes what lies below the matrices, and keeps it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Below::keep`].
+    pub fn keep_below(&mut self, progress: &dyn Progress) -> Result<()> {
+        let lengths: Vec<usize> = self.texts.iter().map(|text| text.ids.len()).collect();
+        let passes = passes(&lengths, self.most);
+        self.below.keep(&self.model, self.texts, &passes, progress)
+    }
+
+    /// The loss of each text of a batch, and the gradient of their mean.
+    ///
+    /// # Errors
+    ///
+    /// A device that fails.
+    pub fn gradient(&mut self, batch: &[usize]) -> Result<Vec<f64>> {
+        let lengths: Vec<usize> = batch.iter().map(|&i| self.texts[i].ids.len()).collect();
+        let passes = passes(&lengths, self.most);
+        let compute = self.model.compute.clone();
+        compute.run(|| {
+            self.gradients.clear();
+            let mut losses = Vec::with_capacity(batch.len());
+            for pass in &passes {
+                losses.extend(self.pass(pass, &batch[pass.texts.clone()], batch.len()));
+            }
+            Ok(losses)
+        })
+    }
+
+    /// Adds the gradient of a pass; returns the loss of each of its texts.
+    fn pass(&mut self, pass: &TrainingPass, own: &[usize], of: usize) -> Vec<f64> {
+        let Trainer { model, texts, below, gradients, past, buffers, .. } = self;
+        let compute = &model.compute;
+        let (batch, cuts) = pass.batch(own.iter().map(|&i| &texts[i].ids[..]));
+        gradients.set_cuts(Index::new(compute, cuts));
+        let span = above(model, gradients.begin(model));
+        below.stream(model, &batch, own, &mut buffers.x);
+        model.forward(&batch, span, Past::None, &mut buffers.x, &mut buffers.run, gradients);
+        buffers.dx.set_shape([batch.len(), model.arch.width]);
+        buffers.dx.clear();
+        let own: Vec<&TrainingText> = own.iter().map(|&i| &texts[i]).collect();
+        let losses = buffers.head(model, &own, &batch, of);
+        let StepBuffers { dx, run, .. } = buffers;
+        model.backward(&batch, span, past, dx, run, gradients);
+        losses
+    }
+
+    /// Moves the matrices against the last gradient.
+    ///
+    /// # Errors
+    ///
+    /// A device that fails.
+    pub fn step(&mut self) -> Result<()> {
+        let MoveRule { lr, weight_decay, bound } = self.rule;
+        let compute = self.model.compute.clone();
+        compute.run(|| {
+            for (i, &id) in self.ids.iter().enumerate() {
+                let bound = bound.map(|radius| (&self.start[i], radius));
+                let rule = AdamRule { lr, weight_decay, bound };
+                let w = self.model.own_mut(id);
+                adam::step(&rule, &self.gradients.all()[i], &mut self.moments[i], w);
+            }
+            Ok(())
+        })
+    }
+
+    /// The gradient of each matrix.
+    pub fn gradients(&self) -> &[Tensor] {
+        self.gradients.all()
+    }
+}
+
+/// What passes of training run.
+fn above(model: &Model, begin: Position) -> Span {
+    (begin..Position::before(model.arch.layers)).into()
+}
+
+impl StepBuffers {
+    /// The loss of each text of a batch, from the stream x after the last layer; dx += the gradient
+    /// of their sum over `of`.
+    fn head(&mut self, model: &Model, texts: &[&TrainingText], batch: &Batch, of: usize) -> Vec<f64> {
+        let compute = &model.compute;
+        let mut read = Vec::new();
+        let mut rows = Vec::new();
+        for (text, seq) in texts.iter().zip(&batch.seqs) {
+            let weight = 1.0 / (text.wanted.len() * of) as f64;
+            for &(at, target) in &text.wanted {
+                read.push(seq.rows.start + at);
+                rows.push(RowLoss::CrossEntropy { target, weight });
+            }
+        }
+        let mut losses = Vec::with_capacity(read.len());
+        for (read, rows) in read.chunks(LOGIT_ROWS).zip(rows.chunks(LOGIT_ROWS)) {
+            let own = read.len();
+            let (mut filled, mut rows) = (read.to_vec(), rows.to_vec());
+            filled.resize(own.max(BATCH_INVARIANT_ROWS), read[0]);
+            rows.resize(filled.len(), RowLoss::CrossEntropy { target: 0, weight: 0.0 });
+            let all = 0..filled.len();
+            let mut of_rows = LossRows::new(compute, vec![all.clone()], rows);
+            self.read.set_shape([filled.len(), model.arch.width]);
+            rows::gather(&self.x, &Index::new(compute, filled), &mut self.read);
+            model.head(&self.read, &mut self.saved, &mut self.logits);
+            loss::gradient(&mut self.logits, &mut of_rows, all, &self.reference);
+            let mut dread = model.head_backward(&self.logits, &self.saved);
+            dread.set_rows(own);
+            rows::scatter_add(&mut self.dx, &Index::new(compute, read), &dread);
+            of_rows.read();
+            losses.extend(of_rows.of(0).take(own).map(|(_, result)| result.loss));
+        }
+        let mut losses = losses.into_iter();
+        let mean = |text: &&TrainingText| {
+            let t = text.wanted.len();
+            losses.by_ref().take(t).sum::<f64>() / t as f64
+        };
+        texts.iter().map(mean).collect()
+    }
+}
