@@ -7,6 +7,7 @@ mod device;
 mod export;
 mod factlm;
 mod family;
+mod fine_tuning;
 mod hparams;
 mod identities;
 mod objective;

@@ -1,6 +1,7 @@
 mod config;
 mod entries;
 pub mod golden;
+mod gradients;
 mod load;
 mod matrices;
 mod passes;

@@ -139,8 +139,8 @@ impl Training {
         Ok(())
     }
 
-    /// The facts of an epoch, in its order (Fisher and Yates's shuffle).
-    fn order(&self, epoch: usize, facts: usize) -> Vec<usize> {
+    /// The facts of an epoch, by number, in its order (Fisher and Yates's shuffle).
+    pub fn order(&self, epoch: usize, facts: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..facts).collect();
         if let Some(seed) = self.shuffle {
             let mut rng = Rng::new(seed, &format!("order of epoch {epoch}"));

@@ -1,0 +1,276 @@
+//! FT-L, FT-M and LocFT-BF against `tools/reference_fine_tuning.py`, a PyTorch program that trains
+//! by autograd and the framework's Adam; and what holds whatever the machine: memory, threads,
+//! being cut off.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use incise::base::{Error, Progress, Quiet, Stage};
+use incise::data::{Contexts, request};
+use incise::edit::cache::Cache;
+use incise::edit::facts::{Reading, TokenizedFact, tokenize};
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::{Context, Method, Plan};
+use incise::edit::methods::find;
+use incise::edit::params::Params;
+use incise::edit::training::run::Training;
+use incise::edit::training::step::MoveRule;
+use incise::model::change::dense;
+use incise::model::{Model, MatrixId};
+use incise::store::Checkpoint;
+use incise::tensor::{Compute, Precision};
+use incise::text::Tokenizer;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::reference::{Budget, alone, golden, off, tensor};
+use crate::support::budget::{U32, on_one_and_two};
+use crate::support::cancel::CancelAt;
+use crate::support::golden::learned_positions;
+use crate::support::twin;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    method: String,
+    requests: Value,
+    orders: Option<Vec<Vec<usize>>>,
+    hparams: Value,
+}
+
+/// A case, ready to run.
+struct Ready {
+    model: Model,
+    facts: Vec<TokenizedFact>,
+    method: &'static dyn Method,
+    by: Params,
+    end: u32,
+}
+
+impl Case {
+    fn all() -> Vec<Case> {
+        let file = golden().join("fine_tuning/cases.json");
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    }
+
+    fn named(name: &str) -> Case {
+        Case::all().into_iter().find(|case| case.name == name).unwrap()
+    }
+
+    fn ready(&self, compute: impl Into<Compute>) -> Ready {
+        let dir = golden().join(&self.model);
+        let model = Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap();
+        let method = find(&self.method).unwrap();
+        let values = HparamSet::parse(Path::new("case"), self.hparams.to_string().as_bytes());
+        let by = values.unwrap().resolve(method, &model).unwrap();
+        let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
+        let tokenizer = Tokenizer::open(&dir).unwrap();
+        // The public code puts a space before every target.
+        let reading = Reading { space: Some(true), ..Reading::plain(&tokenizer) };
+        let (facts, broken) = tokenize(&model, reading, &requests, &Contexts::bare());
+        assert_eq!(broken, []);
+        let config = fs::read(dir.join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let end = config["eos_token_id"].as_u64().unwrap() as u32;
+        Ready { model, facts, method, by, end }
+    }
+
+    fn record(&self) -> Vec<u8> {
+        fs::read(golden().join(format!("fine_tuning/{}.safetensors", self.name))).unwrap()
+    }
+}
+
+impl Ready {
+    fn run(
+        &self,
+        room: u64,
+        cache: Option<&mut Cache>,
+        progress: &dyn Progress,
+    ) -> incise::Result<Plan> {
+        let (contexts, moments) = (Contexts::bare(), |_| unreachable!("no statistics are read"));
+        let on = alone(&self.model, &moments, &contexts);
+        let mut on = Context { memory: room, cache, end: Some(self.end), progress, ..on };
+        self.method.plan(&mut on, &self.facts, &self.by)
+    }
+
+    fn plan(&self) -> Plan {
+        self.run(u64::MAX, None, &Quiet).unwrap()
+    }
+}
+
+/// All that a plan says.
+fn bits(plan: &Plan) -> Vec<u64> {
+    let changes = plan.changes.iter().flat_map(|change| {
+        let sizes = plan.model.matrix(change.id).w.dims();
+        dense(&change.delta, sizes)
+    });
+    let losses = plan.facts.iter().flat_map(|fact| fact.trace.iter().map(|step| step.nll));
+    changes.chain(losses).map(f64::to_bits).collect()
+}
+
+/// In f32. A change is rounded once to f32 by the program and once by its record.
+fn budget() -> Budget {
+    let record = |c: Case| golden().join(format!("fine_tuning/{}.safetensors", c.name));
+    Budget::f32(&Case::all().into_iter().map(record).collect::<Vec<_>>())
+}
+
+fn check(case: &Case, compute: impl Into<Compute>, budget: Budget) -> Ready {
+    let compute = compute.into();
+    let budget = budget.on(&compute);
+    let ready = case.ready(&compute);
+    let plan = ready.plan();
+    let (file, name) = (case.record(), &case.name);
+    let want = tensor(&file, "losses");
+    let epochs = want.len() / ready.facts.len();
+    let mut loss = 0.0f64;
+    for (i, fact) in plan.facts.iter().enumerate() {
+        assert_eq!(fact.trace.len(), epochs, "{name} {compute:?}: epochs");
+        for (step, want) in fact.trace.iter().zip(want.iter().skip(i).step_by(ready.facts.len())) {
+            loss = loss.max((step.nll - want).abs() / want);
+        }
+    }
+    let mut worst = 0.0f64;
+    for change in &plan.changes {
+        let MatrixId { layer, matrix, .. } = change.id;
+        let want = tensor(&file, &format!("{layer}.{}.change", matrix.name()));
+        let sizes = ready.model.matrix(change.id).w.dims();
+        worst = worst.max(off(&dense(&change.delta, sizes), &want));
+    }
+    println!("{name} {compute:?}: ΔW {worst:.1e}, loss {loss:.1e}, {epochs} epochs {budget:?}");
+    assert!(worst <= budget.change, "{name} {compute:?}: ΔW is off by {worst:e} {budget:?}");
+    assert!(loss <= budget.loss, "{name} {compute:?}: the loss is off by {loss:e} {budget:?}");
+    ready
+}
+
+#[test]
+fn changes_and_losses_are_the_references() {
+    for case in Case::all() {
+        if let Some(orders) = &case.orders {
+            let rule = MoveRule { lr: 1.0, weight_decay: 0.0, bound: None };
+            let (ids, shuffle) = (Vec::new(), Some(0));
+            let training = Training { ids, epochs: 1, batch: 1, shuffle, rule };
+            let n = case.requests.as_array().unwrap().len();
+            let own: Vec<_> = (0..orders.len()).map(|epoch| training.order(epoch, n)).collect();
+            assert_eq!(&own, orders, "{}: the reference's epochs have another order", case.name);
+        }
+        check(&case, Precision::F32, budget());
+        // Where a norm_constraint acts, W₀ ± ε is rounded in the type of the matrix.
+        let double = if learned_positions(&case.model) { budget().f64(2.0) } else { budget() };
+        check(&case, Precision::F64, double);
+    }
+}
+
+#[test]
+fn changes_by_kernels_are_the_references() {
+    let test = "edit::fine_tuning::changes_by_kernels_are_the_references";
+    let Some(engine) = twin::engine(test) else { return };
+    for name in ["gpt2-ft-l-bound", "llama-tied-locft-bf-block"] {
+        let ready = check(&Case::named(name), engine.clone(), budget());
+        let all = bits(&ready.plan());
+        for room in [0, 300_000] {
+            let less = ready.run(room, None, &Quiet).unwrap();
+            assert!(bits(&less) == all, "{name}: {room} bytes give other bits");
+        }
+    }
+}
+
+/// Whatever there is room for, and on one thread as on two: the same bits.
+#[test]
+fn training_does_not_depend_on_memory_or_threads() {
+    for name in ["gpt2-locft-bf", "llama-tied-ft-l-bound"] {
+        let ready = Case::named(name).ready(Precision::F32);
+        let all = on_one_and_two(name, || bits(&ready.plan()));
+        for room in [0, 200_000, 1_000_000] {
+            let less = ready.run(room, None, &Quiet).unwrap();
+            assert!(bits(&less) == all, "{name}: {room} bytes give other bits");
+        }
+    }
+}
+
+/// Every element stays within its bound, and many are at it.
+#[test]
+fn a_bound_holds_every_element() {
+    let case = Case::named("gpt2-ft-l-bound");
+    let bound = case.hparams["norm_constraint"].as_f64().unwrap();
+    let ready = case.ready(Precision::F32);
+    let plan = ready.plan();
+    let change = &plan.changes[0];
+    let w = ready.model.matrix(change.id).w.to_dense::<f64>();
+    let delta = dense(&change.delta, ready.model.matrix(change.id).w.dims());
+    let at = |(w, d): (&f64, &f64)| {
+        // W₀ ± ε is one rounding, its difference to W₀ another.
+        let rounding = U32 * (w.abs() + 2.0 * bound);
+        assert!(d.abs() <= bound + rounding, "{d:e} of {w:e}");
+        d.abs() >= bound - rounding
+    };
+    let held = w.iter().zip(&delta).map(at).filter(|held| *held).count();
+    assert!(held > w.len() / 10, "{held} of {} are held", w.len());
+}
+
+/// Counts the epochs that begin.
+#[derive(Default)]
+struct Begun(Mutex<Vec<u64>>);
+
+impl Progress for Begun {
+    fn at(&self, stage: Stage, done: u64, total: u64) {
+        assert!(done <= total);
+        if stage == Stage::Epoch {
+            self.0.lock().unwrap().push(done);
+        }
+    }
+
+    fn warn(&self, _: &str) {}
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Cut off at any batch, in any epoch, and started again: the same bits as in one run.
+#[test]
+fn cut_off_training_goes_on_to_the_same_bits() {
+    let ready = Case::named("gpt2-locft-bf").ready(Precision::F32);
+    let whole = bits(&ready.plan());
+    let begun = Begun::default();
+    ready.run(u64::MAX, None, &begun).unwrap();
+    let steps = begun.0.lock().unwrap().len();
+    for question in [1, 2, 3, 5, 6, 11, 17] {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Cache::open(folder.path(), "weights").unwrap();
+        let cut = ready.run(u64::MAX, Some(&mut open()), &CancelAt::question(question));
+        assert!(matches!(cut, Err(Error::Interrupted { .. })), "question {question}");
+        let again = Begun::default();
+        let plan = ready.run(u64::MAX, Some(&mut open()), &again).unwrap();
+        assert!(bits(&plan) == whole, "cut off at question {question}");
+        // The first question is before what lies below is run, and each other before a batch.
+        let left = again.0.lock().unwrap().len();
+        assert_eq!(left, steps - (question as usize).saturating_sub(2), "question {question}");
+        let other = ready.run(u64::MAX, Some(&mut Cache::open(folder.path(), "x").unwrap()), &Quiet);
+        assert!(other.is_ok(), "another model's training is its own");
+    }
+}
+
+/// A file that is damaged, or of another training, is none.
+#[test]
+fn a_damaged_file_begins_anew() {
+    let ready = Case::named("gpt2-locft-bf").ready(Precision::F32);
+    let whole = bits(&ready.plan());
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Cache::open(folder.path(), "weights").unwrap();
+    ready.run(u64::MAX, Some(&mut open()), &CancelAt::question(9)).err().unwrap();
+    let files = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+    let kept = files.into_iter().find(|path| path.extension().is_some()).unwrap();
+    let sound = fs::read(&kept).unwrap();
+    for at in [20, sound.len() / 2, sound.len() - 1] {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        fs::write(&kept, bytes).unwrap();
+        let again = Begun::default();
+        assert!(bits(&ready.run(u64::MAX, Some(&mut open()), &again).unwrap()) == whole);
+        assert_eq!(again.0.lock().unwrap()[0], 0, "byte {at}: begun anew");
+    }
+    fs::write(&kept, &sound[..sound.len() - 8]).unwrap();
+    assert!(bits(&ready.run(u64::MAX, Some(&mut open()), &Quiet).unwrap()) == whole);
+}
