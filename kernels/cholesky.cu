@@ -147,9 +147,9 @@ cholesky_update(const double* a, const double* b, const int* bad, long long a_ro
         }
         __syncthreads();
     }
-    for (int i = 0; i < MMAS; i++)
-        for (int j = 0; j < MMAS; j++)
-            for (int e = 0; e < 2; e++) {
+    UNROLL for (int i = 0; i < MMAS; i++)
+        UNROLL for (int j = 0; j < MMAS; j++)
+            UNROLL for (int e = 0; e < 2; e++) {
                 const int at = i0 + row + 8 * i + g, to = j0 + col + 8 * j + 2 * t + e;
                 if (at < R && to < C && !(lower && to > at))
                     c[at * c_row + to * c_col] += adds ? sum[i][j][e] : -sum[i][j][e];

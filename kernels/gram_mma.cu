@@ -43,7 +43,8 @@ extern "C" __global__ void __launch_bounds__(256) gram_add(const elem* k, int N,
     const int i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
     if (j0 > i0) return;  // the whole block
     Shared& s = shared();
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, wide = SIDE / VEC;
+    constexpr int bits = bits_for(SIDE / VEC);
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int row = warp % (SIDE / WARP_M) * WARP_M, col = warp / (SIDE / WARP_M) * WARP_N;
     const Matrix<elem> x = matrix(k + i0, F, 1, N, F - i0), y = matrix(k + j0, F, 1, N, F - j0);
     const bool busy = i0 + row < F && j0 + col <= i0 + row + WARP_M - 1;
@@ -51,12 +52,12 @@ extern "C" __global__ void __launch_bounds__(256) gram_add(const elem* k, int N,
     TileLoader<elem, Plan::tile, THREADS> of_rows, of_cols;
     Acc all = {}, sum = {};
     const auto begin = [&](int tile, int stage) {
-        of_rows.load(x, tile * Plan::depth, 0, wide, s.rows[stage]);
-        of_cols.load(y, tile * Plan::depth, 0, wide, s.cols[stage]);
+        of_rows.load(x, tile * Plan::depth, 0, bits, s.rows[stage]);
+        of_cols.load(y, tile * Plan::depth, 0, bits, s.cols[stage]);
     };
     const auto end = [&](int stage) {
-        of_rows.store(wide, s.rows[stage]);
-        of_cols.store(wide, s.cols[stage]);
+        of_rows.store(bits, s.rows[stage]);
+        of_cols.store(bits, s.cols[stage]);
     };
     const auto use = [&](int tile, int stage) {
         if (busy)

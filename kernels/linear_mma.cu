@@ -65,7 +65,8 @@ extern "C" __global__ void __launch_bounds__(256) linear_mma(
     const int row = warp % (ROWS / WARP_M) * WARP_M, col = warp / (ROWS / WARP_M) * WARP_N;
     // Neighbouring threads read neighbouring elements, whichever way W lies.
     const bool along_k = stride_m != 1;
-    const int wide = (along_k ? Plan::depth : COLS) / VEC;
+    constexpr int deep = bits_for(Plan::depth / VEC), across = bits_for(COLS / VEC);
+    const int bits = along_k ? deep : across;
     const Matrix<elem> x = matrix(a + static_cast<long long>(n0) * K, K, 1, N - n0, K);
     const weight* from = w + m0 * stride_m;
     const Matrix<weight> y = along_k ? matrix(from, stride_m, stride_k, M - m0, K)
@@ -77,12 +78,12 @@ extern "C" __global__ void __launch_bounds__(256) linear_mma(
     Acc all = {}, sum = {};
     const auto begin = [&](int tile, int stage) {
         const int k = tile * Plan::depth;
-        of_a.load(x, 0, k, Plan::depth / VEC, s.a[stage]);
-        of_w.load(y, along_k ? 0 : k, along_k ? k : 0, wide, s.w[stage]);
+        of_a.load(x, 0, k, deep, s.a[stage]);
+        of_w.load(y, along_k ? 0 : k, along_k ? k : 0, bits, s.w[stage]);
     };
     const auto end = [&](int stage) {
-        of_a.store(Plan::depth / VEC, s.a[stage]);
-        of_w.store(wide, s.w[stage]);
+        of_a.store(deep, s.a[stage]);
+        of_w.store(bits, s.w[stage]);
     };
     const auto use = [&](int tile, int stage) {
         if (busy)

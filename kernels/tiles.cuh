@@ -68,11 +68,22 @@ template <int COUNT, class T> HD void split(const Raw<T>& raw, Packet& hi, Packe
     }
 }
 
-// Where eight numbers lie in a tile of `wide` times as many a row: swizzled along their row, so
-// that those of eight rows, which ldmatrix reads at once, lie in eight different sets of banks.
-HD int swizzle(int row, int packet, int wide) {
-    const int moved = wide < 8 ? row / (8 / wide) % wide : row % 8;
-    return (row * wide + (packet ^ moved)) * VEC;
+// How many packets of eight numbers a row of a tile has: 2^bits. A number that is known at run time
+// alone is shifted by, and not divided by, which takes some 20 instructions.
+HD constexpr int bits_for(int packets) {
+    int bits = 0;
+    while (1 << bits < packets) bits++;
+    return bits;
+}
+
+HD int row_of(int packet, int bits) { return packet >> bits; }
+HD int place_in_row(int packet, int bits) { return packet & ((1 << bits) - 1); }
+
+// Where eight numbers lie in a tile: swizzled along their row, so that those of eight rows, which
+// ldmatrix reads at once, lie in eight different sets of banks.
+HD int swizzle(int row, int packet, int bits) {
+    const int moved = bits < 3 ? place_in_row(row >> (3 - bits), bits) : row % 8;
+    return ((row << bits) + (packet ^ moved)) * VEC;
 }
 
 // Loads a thread's share of a tile into registers, and stores it in parts into shared memory.
@@ -81,17 +92,18 @@ template <class T, int TILE, int THREADS> struct TileLoader {
     static_assert(each * VEC * THREADS == TILE, "");
     Raw<T> raw[each];
 
-    HD void load(const Matrix<T>& m, int row, int col, int wide, bf16 (*)[TILE]) {
+    HD void load(const Matrix<T>& m, int row, int col, int bits, bf16 (*)[TILE]) {
         for (int i = 0; i < each; i++) {
             const int packet = threadIdx.x + i * THREADS;
-            raw[i] = load_vector(m, row + packet / wide, col + packet % wide * VEC);
+            raw[i] = load_vector(m, row + row_of(packet, bits),
+                                 col + place_in_row(packet, bits) * VEC);
         }
     }
 
-    HD void store(int wide, bf16 (*to)[TILE]) {
+    HD void store(int bits, bf16 (*to)[TILE]) {
         for (int i = 0; i < each; i++) {
             const int packet = threadIdx.x + i * THREADS;
-            const int at = swizzle(packet / wide, packet % wide, wide);
+            const int at = swizzle(row_of(packet, bits), place_in_row(packet, bits), bits);
             Packet hi, lo;
             split<Parts<T>::count>(raw[i], hi, lo);
             *reinterpret_cast<Packet*>(&to[0][at]) = hi;
@@ -104,12 +116,12 @@ template <class T, int TILE, int THREADS> struct TileLoader {
 template <int TILE, int THREADS> struct TileLoader<bf16, TILE, THREADS> {
     static constexpr int each = TILE / (VEC * THREADS);
     static_assert(each * VEC * THREADS == TILE, "");
-    HD void load(const Matrix<bf16>& m, int row, int col, int wide, bf16 (*to)[TILE]) {
+    HD void load(const Matrix<bf16>& m, int row, int col, int bits, bf16 (*to)[TILE]) {
         for (int i = 0; i < each; i++) {
             const int packet = threadIdx.x + i * THREADS;
-            const int r = row + packet / wide, c = col + packet % wide * VEC;
-            Packet* at = reinterpret_cast<Packet*>(
-                &to[0][swizzle(packet / wide, packet % wide, wide)]);
+            const int along = row_of(packet, bits), place = place_in_row(packet, bits);
+            const int r = row + along, c = col + place * VEC;
+            Packet* at = reinterpret_cast<Packet*>(&to[0][swizzle(along, place, bits)]);
             const int n = count(m, r, c);
             if (m.whole)
                 cp_async(at, n ? m.at + r * m.row + c : m.at, n * 2);
@@ -152,7 +164,8 @@ struct Acc { float x[WARP_M / 16][WARP_N / 8][4]; };
 template <int A, int B, int DEPTH, int TILE>
 HD void warp_mma(Acc& sum, bf16 (*a)[TILE], bf16 (*b)[TILE], int row, int col, bool a_along_k,
                  bool b_along_k) {
-    constexpr int deep = DEPTH / VEC, wide = TILE / DEPTH / VEC;
+    constexpr int deep = DEPTH / VEC, of_deep = bits_for(deep),
+                  of_wide = bits_for(TILE / DEPTH / VEC);
     const int lane = threadIdx.x % WARP, low = lane % 16, high = lane / 16;
     UNROLL for (int k = 0; k < deep; k += 2) {
         unsigned y[B][WARP_N / 16][4];  // each two fragments, of columns 0 to 7 and 8 to 15
@@ -161,20 +174,20 @@ HD void warp_mma(Acc& sum, bf16 (*a)[TILE], bf16 (*b)[TILE], int row, int col, b
                 const int n = col + 16 * j;
                 if (b_along_k)
                     ldmatrix(y[part][j],
-                             &b[part][swizzle(n + 8 * high + lane % 8, k + low / 8, deep)]);
+                             &b[part][swizzle(n + 8 * high + lane % 8, k + low / 8, of_deep)]);
                 else
                     ldmatrix_trans(y[part][j],
-                                   &b[part][swizzle(k * VEC + low, n / VEC + high, wide)]);
+                                   &b[part][swizzle(k * VEC + low, n / VEC + high, of_wide)]);
             }
         UNROLL for (int i = 0; i < WARP_M / 16; i++) {
             const int m = row + 16 * i;
             unsigned x[A][4];
             UNROLL for (int part = 0; part < A; part++) {
                 if (a_along_k)
-                    ldmatrix(x[part], &a[part][swizzle(m + low, k + high, deep)]);
+                    ldmatrix(x[part], &a[part][swizzle(m + low, k + high, of_deep)]);
                 else
                     ldmatrix_trans(x[part], &a[part][swizzle(k * VEC + 8 * high + lane % 8,
-                                                           m / VEC + low / 8, wide)]);
+                                                           m / VEC + low / 8, of_wide)]);
             }
             UNROLL for (int p = A - 1; p >= 0; p--)
                 UNROLL for (int q = p == 0 ? B - 1 : 0; q >= 0; q--)

@@ -71,6 +71,7 @@ pub use data::{Contexts, Fact};
 pub use edit::fact_report::{FactPlan, FactReport};
 pub use edit::solve::layers::MatrixChange;
 pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
+pub use model::{Matrix, MatrixId, Stack};
 pub use store::Patch;
 pub use tensor::Device;
 pub use text::ChatSettings;

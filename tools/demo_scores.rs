@@ -24,7 +24,7 @@ use incise::data::{Corpus, Fact, request};
 use incise::model::fingerprint;
 use incise::model::score::Completion;
 use incise::stats::origin::Origin;
-use incise::stats::{Collect, collect};
+use incise::stats::{Collect, Input, LayerInput, collect};
 use incise::store::Checkpoint;
 use incise::{Editor, TextModel};
 use scores_table::{Row, Scores};
@@ -87,11 +87,12 @@ fn choose(dir: &Path, editor: &Editor, requests: &[Fact]) -> Result<(), Box<dyn 
     let text_model = editor.model();
     let model = text_model.inner();
     let origin = Origin {
-        model: fingerprint(&Checkpoint::open(dir)?)?,
+        model: fingerprint(&Checkpoint::open(dir)?, &Quiet)?,
         corpus: "-".into(),
         context_length: model.arch.max_positions,
     };
-    let what = Collect { layers: layers.clone(), max_tokens: u64::MAX, origin, share: None };
+    let inputs = LayerInput::all(&layers, &[Input::Key]);
+    let what = Collect { inputs, max_tokens: u64::MAX, origin, share: None };
     let folder = tempfile::tempdir()?;
     let texts = corpus.documents();
     for moment in collect(model, text_model.tokenizer(), texts, &what, folder.path(), &Quiet)? {

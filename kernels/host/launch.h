@@ -4,8 +4,10 @@
 
 namespace simt {
 
-// In which order blocks, and threads between two waits, take their turns.
-enum class Order { forwards, backwards, shuffled };
+// In which order blocks, and threads between two waits, take their turns. Interrupted: shuffled,
+// and now and then a thread is held at an access to shared memory until no other can go on, so that
+// what no barrier keeps apart meets. Compiled kernels alone tell of their accesses.
+enum class Order { forwards, backwards, shuffled, interrupted };
 
 const Kernel* find(const char* name);
 

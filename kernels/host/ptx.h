@@ -220,6 +220,7 @@ OP char* within(const Space& space, u64 at, u64 bytes, simt::Site site) {
     const u64 from = at - space.begin;
     if (at % bytes != 0 || from >= space.bytes || space.bytes - from < bytes)
         outside(space, at, bytes, site);
+    if (space.begin == SHARED_BEGIN) simt::accesses();
     return space.memory + from;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <random>
 #include <sys/mman.h>
@@ -18,8 +19,9 @@ namespace {
 constexpr unsigned WARP = 32;
 constexpr size_t STACK = 256 << 10;
 constexpr int COPIES = 256;  // packets of a thread that are on their way at once
+constexpr unsigned UNHELD = 64;  // accesses to shared memory before one is held, at most
 
-enum class State { ready, barrier, warp, done };
+enum class State { ready, held, barrier, warp, done };
 
 struct Copy {
     void* to;
@@ -63,9 +65,11 @@ Block block;
 Fibre* self = nullptr;  // the fibre that runs
 context::Context scheduler;
 sanitizer::Fibre scheduler_sanitizer;
+std::minstd_rand holds;
 
 NO_TSAN void say(const Fibre& f) {
-    const char* states[] = {"runs", "waits at a barrier", "waits at a warp operation", "has ended"};
+    const char* states[] = {"runs", "is held", "waits at a barrier", "waits at a warp operation",
+                            "has ended"};
     fprintf(stderr, "  thread (%u, %u, %u) %s", f.thread.x, f.thread.y, f.thread.z,
             states[static_cast<int>(f.state)]);
     if (f.state != State::done) fprintf(stderr, ", %s:%d", f.at.file, f.at.line);
@@ -168,6 +172,14 @@ NO_TSAN bool release_warps() {
     return any;
 }
 
+// Lets those go that are held. Whether any was.
+NO_TSAN bool release_held() {
+    bool any = false;
+    for (unsigned i = 0; i < block.threads; i++)
+        if (fibres[i].state == State::held) fibres[i].state = State::ready, any = true;
+    return any;
+}
+
 // Lets all threads go that have not ended, if they wait at one barrier.
 NO_TSAN bool release_block() {
     const Fibre* waiting = nullptr;
@@ -196,7 +208,7 @@ NO_TSAN void run_block(const std::vector<unsigned>& order) {
     for (;;) {
         for (unsigned i : order)
             if (fibres[i].state == State::ready) enter(fibres[i]);
-        if (release_warps()) continue;
+        if (release_warps() || release_held()) continue;
         if (!release_block()) return;
     }
 }
@@ -213,7 +225,7 @@ NO_TSAN void change_stacks(std::mt19937& random) {
 std::vector<unsigned> ordered(unsigned n, Order order, std::mt19937& random) {
     std::vector<unsigned> all(n);
     for (unsigned i = 0; i < n; i++) all[i] = order == Order::backwards ? n - 1 - i : i;
-    if (order == Order::shuffled)
+    if (order >= Order::shuffled)
         for (unsigned i = n; i > 1; i--) std::swap(all[i - 1], all[random() % i]);
     return all;
 }
@@ -226,6 +238,14 @@ NO_TSAN uint3 block_size() { return size_of_block; }
 NO_TSAN uint3 grid_size() { return size_of_grid; }
 NO_TSAN unsigned lane() { return self->index % WARP; }
 NO_TSAN void* block_memory() { return block.memory; }
+
+long long accesses_left;
+
+NO_TSAN void hold() {
+    accesses_left = 1 + holds() % UNHELD;
+    self->state = State::held;
+    wait();
+}
 
 NO_TSAN __attribute__((noinline)) void barrier(Site at) {
     Fibre& f = *self;
@@ -331,6 +351,8 @@ NO_TSAN void launch(const Kernel& kernel, uint3 grid, uint3 threads, const unsig
         f.copies = new Copy[COPIES];
         fibres.push_back(f);
     }
+    holds.seed(1);
+    accesses_left = order == Order::interrupted ? UNHELD : std::numeric_limits<long long>::max();
     std::mt19937 random(1);
     std::vector<void*> used;  // until nobody can be reading it
     const unsigned blocks = grid.x * grid.y * grid.z;

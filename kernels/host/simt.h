@@ -2,7 +2,8 @@
 //
 // A CUDA thread is a fibre. It runs until it waits: at a barrier for its block, or at a warp
 // operation for the lanes of a mask. The scheduler lets a group go when all of it waits at one call
-// site; a group that cannot be completed is an error that names the lines. Shared memory is a fresh
+// site; a group that cannot be completed is an error that names the lines. An order may hold it
+// besides, at an access to shared memory, until no other thread can go on. Shared memory is a fresh
 // heap block of the exact size, full of NaN. What this cannot show: coalescing, bank conflicts,
 // spills, fences between blocks, the rounding of tensor cores.
 #pragma once
@@ -53,6 +54,13 @@ void together(void* mine, void (*act)(void* const* lanes), Site at);
 
 // Ends the process: what the thread that runs broke, and where.
 [[noreturn]] void stop(const char* what, Site at);
+
+// Before an access to shared memory: whether it is held is the order's to say (launch.h).
+extern long long accesses_left;
+void hold();
+inline void accesses() {
+    if (--accesses_left == 0) hold();
+}
 
 // `p`, if it lies on 16 bytes.
 const void* on_16_bytes(const void* p, Site at);

@@ -30,9 +30,10 @@ pub fn metric(n: f64) -> String {
     format!("{value:.digits$}{prefix}")
 }
 
-/// A time: `2.00 s`, `1.25 ms`, `3.0 µs`.
+/// A time: `1,330 s`, `2.00 s`, `1.25 ms`, `3.0 µs`.
 pub fn seconds(s: f64) -> String {
     match s {
+        s if s >= 999.995 => format!("{} s", count(s.round() as u64)),
         s if s >= 1.0 => format!("{s:.2} s"),
         s if s >= 1e-3 => format!("{:.2} ms", 1e3 * s),
         s => format!("{:.1} µs", 1e6 * s),

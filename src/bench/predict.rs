@@ -64,7 +64,8 @@ pub fn by_hand(asked: &Question) -> Option<(f64, &'static str)> {
     const COUNTED: &str = "it counted seven rows of logits a fact, where a target of two tokens \
                            has thirteen, and one row to the host for a judged token, where logits \
                            and their logarithms are two";
-    const OWN: &str = "it counted the search's products alone as our kernel's, where every pass is";
+    const OWN: &str = "it counted the search's products alone as our kernel's, where every pass \
+                       is, and a kernel that divided where it placed a tile, which none does now";
     if (&*asked.shape, asked.facts, asked.libraries) != ("gpt-j-6b", 10_000, true) {
         return None;
     }

@@ -8,9 +8,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
-use super::doctor_proof;
-use crate::base::Result;
+use super::doctor_proof::{self, Proved};
 use crate::base::units::metric;
+use crate::base::{Error, Result};
 use crate::gpu::driver::{Driver, FORCE_PTX, Gpu, POOL, SYNC, TWIN, probe};
 use crate::gpu::gpus;
 use crate::gpu::kernels::FILES;
@@ -28,15 +28,22 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Prints the findings.
-    pub fn run(&self, context: &Context) -> Result<()> {
-        let proved = doctor_proof::prove(context, self.model.as_deref())?;
-        findings(context, proved.as_ref().map(doctor_proof::Proved::json))?;
-        proved.map_or(Ok(()), |proved| proved.tell(context))
+    /// Prints the findings, also where a device that is named is `missing` or does not start.
+    pub fn run(&self, context: &Context, missing: Option<Error>) -> Result<()> {
+        let proved = match missing {
+            Some(e) => Err(e),
+            None => doctor_proof::prove(context, self.model.as_deref()),
+        };
+        if let Err(Error::Interrupted { .. }) = proved {
+            return proved.map(drop);
+        }
+        let there = proved.as_ref().ok().and_then(Option::as_ref);
+        findings(context, there)?;
+        proved?.map_or(Ok(()), |proved| proved.tell(context))
     }
 }
 
-fn findings(context: &Context, proved: Option<serde_json::Value>) -> Result<()> {
+fn findings(context: &Context, proved: Option<&Proved>) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let features = features();
     let driver = probe();
@@ -70,7 +77,7 @@ fn findings(context: &Context, proved: Option<serde_json::Value>) -> Result<()> 
             "driver": said, "gpus": gpus, "libraries": libraries,
             "kernels": FILES.iter().map(|file| file.name).collect::<Vec<_>>(), "images": archs(),
             "set": set.iter().map(|(name, value, _)| (*name, value)).collect::<BTreeMap<_, _>>(),
-            "proof": proved,
+            "proof": proved.map(Proved::json), "model": proved.and_then(Proved::model_json),
         }));
     }
     let line = |name: &str, text: &str| context.terminal.line(format!("{name:<10} {text}"));

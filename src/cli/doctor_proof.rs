@@ -1,6 +1,6 @@
 //! What `incise doctor --device cuda:N` proves, and how it tells.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,21 @@ use super::bench;
 use super::context::Context;
 use crate::base::{Error, Result};
 use crate::gpu::{Engine, Gpu};
-use crate::model::load;
+use crate::model::Model;
 use crate::ops::proof::{Asked, ask};
-use crate::tensor::Device;
+use crate::store::Checkpoint;
+use crate::tensor::{Device, Precision};
 
 /// What the GPUs answered.
 pub struct Proved {
     cards: Vec<CardAnswer>,
-    model: Option<Result<()>>,
+    model: Option<Matrices>,
+}
+
+/// What a model's matrices gave, once they were asked: never where kernels are wrong.
+struct Matrices {
+    folder: PathBuf,
+    answer: Option<Result<()>>,
 }
 
 struct CardAnswer {
@@ -28,7 +35,7 @@ struct CardAnswer {
 ///
 /// # Errors
 ///
-/// A GPU that does not start; a model that is none.
+/// A GPU that does not start; a model that is none; an interruption.
 pub fn prove(context: &Context, model: Option<&Path>) -> Result<Option<Proved>> {
     let Device::Cuda(cards) = &context.device else {
         let remedy = "name the GPU that is to prove them: --device cuda:0";
@@ -37,19 +44,32 @@ pub fn prove(context: &Context, model: Option<&Path>) -> Result<Option<Proved>> 
             None => Ok(None),
         };
     };
+    // What is no model is said before a GPU works.
+    let checkpoint = model.map(readable).transpose()?;
     let mut answers = Vec::new();
     for card in cards.iter() {
         let engine = card.start()?;
-        let asked = ask(&engine, &context.terminal);
+        let asked = ask(&engine, &context.terminal)?;
         answers.push(CardAnswer { gpu: card.gpu.clone(), engine, asked });
     }
     let mut proved = Proved { cards: answers, model: None };
-    if proved.settle().is_ok()
-        && let Some(dir) = model
-    {
-        proved.model = Some(load::open(dir, &context.device, &context.terminal).map(drop));
+    if let Some(checkpoint) = checkpoint {
+        let kernels = proved.settle();
+        let answer = || Model::open(&checkpoint, &context.device, &context.terminal).map(drop);
+        let answer = kernels.is_ok().then(answer);
+        if let Some(Err(e @ Error::Interrupted { .. })) = answer {
+            return Err(e);
+        }
+        proved.model = Some(Matrices { folder: checkpoint.dir().to_owned(), answer });
     }
     Ok(Some(proved))
+}
+
+/// A folder that holds a model which can be opened.
+fn readable(dir: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(dir)?;
+    Model::load(&checkpoint, Precision::F32)?;
+    Ok(checkpoint)
 }
 
 impl Proved {
@@ -81,6 +101,14 @@ impl Proved {
         self.cards.iter().map(card).collect()
     }
 
+    /// For machines: the model, whether its matrices give what they should, and why not.
+    pub fn model_json(&self) -> Option<Value> {
+        let Matrices { folder, answer } = self.model.as_ref()?;
+        let fault = answer.as_ref().and_then(|answer| answer.as_ref().err()).map(Error::line);
+        let proved = matches!(answer, Some(Ok(())));
+        Some(json!({"folder": folder, "proved": proved, "fault": fault}))
+    }
+
     /// A line for each answer, where they are not for machines.
     ///
     /// # Errors
@@ -91,8 +119,8 @@ impl Proved {
             self.cards.iter().try_for_each(|card| card.tell(context))?;
         }
         self.settle()?;
-        let Some(model) = self.model else { return Ok(()) };
-        model?;
+        let Some(answer) = self.model.and_then(|model| model.answer) else { return Ok(()) };
+        answer?;
         match context.json {
             true => Ok(()),
             false => context.terminal.line("proof      the model's matrices give what they should"),

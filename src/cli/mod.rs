@@ -139,15 +139,22 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         let failed = |e| Error::refused(format!("--threads {n}: {e}"), "ask for another number");
         rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global().map_err(failed)?;
     }
+    let (device, missing) = match Device::parse(&cli.common.device) {
+        // What there is, is told first.
+        Err(e @ Error::Device { .. }) if matches!(cli.command, Command::Doctor(_)) => {
+            (Device::Cpu, Some(e))
+        }
+        device => (device?, None),
+    };
     let context = Context {
-        device: Device::parse(&cli.common.device)?,
+        device,
         seed: cli.common.seed,
         json: cli.common.json,
         terminal: terminal.clone(),
     };
     match cli.command {
         Command::Demo(c) => c.run(&context),
-        Command::Doctor(c) => c.run(&context),
+        Command::Doctor(c) => c.run(&context, missing),
         Command::Inspect(c) => c.run(&context),
         Command::Generate(c) => c.run(&context),
         Command::Logits(c) => c.run(&context),

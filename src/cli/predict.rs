@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
-use crate::base::units::seconds;
+use crate::base::units::{count, counted, seconds};
 use crate::base::{DType, Error, Result};
 use crate::bench::predict::card::CardRates;
 use crate::bench::predict::compare::{Beside, compare};
@@ -72,7 +72,8 @@ impl PredictFlags {
             if !context.json {
                 self.print(context, shape, facts, &predicted)?;
                 if let Some((seconds, why)) = known {
-                    let said = format!("by hand, in November 2026: {seconds:.0} s; {why}");
+                    let by_hand = count(seconds as u64);
+                    let said = format!("by hand, in November 2026: {by_hand} s; {why}");
                     context.terminal.line(said)?;
                 }
             }
@@ -105,9 +106,12 @@ impl PredictFlags {
         let line = |text: String| context.terminal.line(text);
         let libraries = if self.own { ", our kernels alone" } else { "" };
         line(format!(
-            "MEMIT of {facts} facts, {shape} stored in {}, search {}{libraries}, on {}: a \
+            "MEMIT of {}, {shape} stored in {}, search {}{libraries}, on {}: a \
              calculation, no measurement",
-            self.stored, self.precision, p.card
+            counted(facts as u64, "fact"),
+            self.stored,
+            self.precision,
+            p.card
         ))?;
         let row = |of: &str, time: f64, why: &str| format!("{of:<34} {:>10}  {why}", seconds(time));
         let print = |rows: &[Line], sum: &str| -> Result<()> {
@@ -144,6 +148,7 @@ fn print_beside(context: &Context, all: &[Beside]) -> Result<()> {
     let off = all.iter().filter(|b| b.is_off()).count();
     line(["", "", "", "", ""])?;
     context.terminal.line(format!(
-        "{off} rows, marked *, are off by more than a quarter: correct the calculation there first"
+        "{}, marked *: off by more than a quarter; correct the calculation there first",
+        counted(off as u64, "row")
     ))
 }

@@ -222,7 +222,10 @@ impl Gather {
 /// Says what was written, with its tokens.
 fn told(context: &Context, output: &Path, inputs: &[(LayerInput, u64)]) -> Result<()> {
     if context.json {
-        let layer = |(of, tokens): &(LayerInput, u64)| json!({"layer": of.layer, "site": of.input.name(), "tokens": tokens});
+        let layer = |(of, tokens): &(LayerInput, u64)| {
+            let site = of.input.name();
+            json!({"layer": of.layer, "site": site, "tokens": tokens})
+        };
         let layers: Vec<_> = inputs.iter().map(layer).collect();
         return context.terminal.json(&json!({"output": output, "layers": layers}));
     }

@@ -1,15 +1,19 @@
-//! The search's first look on a GPU, checked by the CPU beside the search.
+//! The search's first look on a GPU, checked by the CPU beside the search; and what an edit says of
+//! who computed it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::{Value, json};
+
 use super::prepared::Prepared;
 use crate::base::{Progress, Remedy, Result, Stage};
+use crate::edit::facts::TokenizedFact;
 use crate::edit::prompts::FactRows;
 use crate::edit::search::Search;
 use crate::edit::search::first_look::FirstLook;
 use crate::gpu::{Engine, Proof};
 use crate::model::{Model, SearchPrecision};
-use crate::tensor::Precision;
+use crate::tensor::{Device, Precision};
 
 impl Prepared {
     /// Runs a search on the model's device. Where that is a GPU, the CPU computes the first fact's
@@ -20,20 +24,19 @@ impl Prepared {
     /// The search's; two looks that differ by more than the GPU's precision explains.
     pub(super) fn checked<T>(&self, search: impl FnOnce(&dyn Progress) -> Result<T>) -> Result<T> {
         let progress = &*self.settings.progress;
-        let fact = self.own_facts().first().map(|fact| fact.rows.clone());
-        let Some(rows) = fact.filter(|_| !self.settings.no_check) else { return search(progress) };
-        if self.model().compute.engine().is_none() {
+        if self.first_look_checked() != Some(true) {
             return search(progress);
         }
-        let Some(by) = self.search() else { return search(progress) };
-        let looks = self.looks(&rows, &by)?;
+        let facts = self.own_facts();
+        let (fact, Some(by)) = (&facts[0], self.search()) else { return search(progress) };
+        let looks = self.looks(&fact.rows, &by)?;
         let [wrong, over] = [const { AtomicBool::new(false) }; 2];
         let mut held = Ok(());
         // In the pool that the search is in, whose only thread may be this one.
         let done = rayon::in_place_scope(|scope| {
             scope.spawn(|_| {
                 let goes_on = || !over.load(Ordering::Relaxed) && !progress.cancelled();
-                held = self.hold(&looks, &rows, &by, &goes_on);
+                held = self.hold(&looks, fact, &by, &goes_on);
                 wrong.store(held.is_err(), Ordering::Relaxed);
             });
             let done = search(&Watched { progress, wrong: &wrong });
@@ -44,6 +47,23 @@ impl Prepared {
             self.model().compute.engine().and_then(Engine::proof).map(Proof::forget);
         }
         held.and(done)
+    }
+
+    /// Whether the CPU checks the first look; `None` where it computes itself.
+    pub(super) fn first_look_checked(&self) -> Option<bool> {
+        self.model().compute.engine()?;
+        Some(!self.settings.no_check && !self.own_facts().is_empty())
+    }
+
+    /// What computes, for reports and patches: its name; what it proved before, by its hash, and
+    /// whether the CPU checked its search's first look: `null` of the CPU, which is what others are
+    /// held to.
+    pub(super) fn computed_on(&self) -> Value {
+        let proof = self.model().compute.engine().and_then(Engine::proof);
+        json!({
+            "name": self.opened.device.title(), "proof": proof.map(|proof| &proof.hash),
+            "first_look_checked": self.first_look_checked(),
+        })
     }
 
     /// The GPU's: exact, and as the search computes it where that is fast. An exact one shows far
@@ -63,7 +83,7 @@ impl Prepared {
     fn hold(
         &self,
         looks: &[(SearchPrecision, FirstLook)],
-        rows: &FactRows,
+        fact: &TokenizedFact,
         by: &Search,
         goes_on: &dyn Fn() -> bool,
     ) -> Result<()> {
@@ -73,12 +93,17 @@ impl Prepared {
                 return Ok(());
             }
             let model = Model::load(&self.opened.checkpoint, precision)?;
-            host.push(FirstLook::of(&model, rows, by)?);
+            host.push(FirstLook::of(&model, &fact.rows, by)?);
         }
-        let device = self.opened.device.title();
+        // Of several devices the first one looked.
+        let device = match self.opened.device.now() {
+            Device::Cuda(cards) => cards[0].gpu.title(),
+            device => device.title(),
+        };
+        let of = format!("{device}, fact {}", fact.request.id);
         looks
             .iter()
-            .try_for_each(|(precision, look)| look.hold(&device, *precision, [&host[0], &host[1]]))
+            .try_for_each(|(precision, look)| look.hold(&of, *precision, [&host[0], &host[1]]))
     }
 }
 

@@ -92,7 +92,7 @@ impl Edit {
     ) -> Result<Edit> {
         let mut notes = prepared.notes.clone();
         notes["ridge"] = json!(plan.changes.iter().map(|c| c.ridge).collect::<Vec<_>>());
-        notes["device"] = prepared.opened.computed_on();
+        notes["device"] = prepared.computed_on();
         for (name, value) in prepared.plan_notes()? {
             notes[name] = value;
         }
@@ -202,7 +202,9 @@ impl Edit {
 
     /// The lines of the report: one a request.
     pub fn lines(&self) -> Vec<Value> {
-        let device = self.prepared.opened.computed_on();
+        let mut device = self.prepared.computed_on();
+        // Another device may have searched those, and it is not known which.
+        device["values_from"] = json!(self.prepared.settings.values);
         let planned = self.prepared.requests.iter().zip(&self.facts);
         let planned = planned.map(|(request, fact)| report::line(request, fact, &device));
         let superseded = self.prepared.superseded.iter().map(report::superseded_line);

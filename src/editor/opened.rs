@@ -3,11 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-
 use super::text_model::stop_tokens;
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
-use crate::gpu::Engine;
 use crate::model::{MatrixId, Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
@@ -68,13 +65,6 @@ impl Opened {
             None => Ok(stop_tokens(&self.dir)?.first().copied()),
             end => Ok(end),
         }
-    }
-
-    /// What computes, for reports and patches: its name, and what it proved before, by its hash;
-    /// `null` of the CPU, which is what others are held to.
-    pub fn computed_on(&self) -> Value {
-        let proof = self.model.compute.engine().and_then(Engine::proof);
-        json!({"name": self.device.title(), "proof": proof.map(|proof| &proof.hash)})
     }
 
     /// The bytes of the tensor that holds a matrix.

@@ -10,7 +10,7 @@ use cudarc::driver::{result, sys};
 use super::blaslt::Blaslt;
 use super::context::Context;
 use super::cusolver::Cusolver;
-use super::driver::{self, FORCE_PTX, Gpu, POOL, SYNC};
+use super::driver::{self, FORCE_PTX, Gpu, POOL, SYNC, again_or_cpu, look_or_cpu};
 use super::launch::{Argument, File, Grid, launched, types};
 use super::library::{LibraryState, Unused};
 use super::lock::lock;
@@ -18,10 +18,11 @@ use super::pool::Pool;
 use super::staging::Staging;
 use super::upload::{self, Uploads};
 use super::{image, library};
-use crate::base::{Error, Operation, Remedy, Result, or_unwind};
+use crate::base::{Error, Remedy, Result, or_unwind};
 
 /// A card's primary context and a stream of its own.
 pub struct Cuda {
+    title: String,
     context: Arc<Context>,
     stream: sys::CUstream,
     small: Staging,
@@ -77,18 +78,18 @@ impl Cuda {
     /// The driver's.
     pub fn open(gpu: &Gpu) -> Result<Cuda> {
         let failed = |e: result::DriverError| {
-            let what = format!("cuda:{} ({}): {e:?}", gpu.ordinal, gpu.name);
+            let what = format!("{}: {e:?}", gpu.title());
             Error::device(what, look_or_cpu("see what the machine offers, or compute on the CPU"))
         };
         if gpu.capability < (8, 0) {
             let (major, minor) = gpu.capability;
-            let what = format!("cuda:{} ({}) is of sm_{major}{minor}", gpu.ordinal, gpu.name);
+            let what = format!("{} is of sm_{major}{minor}", gpu.title());
             let remedy = "use a card of sm_80 or later, or compute on the CPU";
             return Err(Error::device(what, Remedy::from(remedy).option("device", Some("cpu"))));
         }
         let serves = driver::version().map_err(failed)?;
         if let Some(why) = driver::unfit(serves) {
-            let what = format!("cuda:{} ({}): {why}", gpu.ordinal, gpu.name);
+            let what = format!("{}: {why}", gpu.title());
             let remedy = "update it to one that serves CUDA 12.0 (525), or later, or compute on \
                           the CPU";
             return Err(Error::device(what, Remedy::from(remedy).option("device", Some("cpu"))));
@@ -102,6 +103,7 @@ impl Cuda {
         let blaslt = library::start(found, |found| Blaslt::open(found, stream));
         let (free, _) = result::mem_get_info().map_err(failed)?;
         Ok(Cuda {
+            title: gpu.title(),
             small: Staging::open(&context).map_err(failed)?,
             uploads: Uploads::open(&context).map_err(failed)?,
             context,
@@ -233,7 +235,7 @@ impl Cuda {
             });
         }
         self.enter();
-        answer(self.small.send(self.stream, at, bytes), || {
+        self.answer(self.small.send(self.stream, at, bytes), || {
             format!("copy of {} bytes to the card", bytes.len())
         });
     }
@@ -241,7 +243,7 @@ impl Cuda {
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
         self.enter();
         let sent = self.uploads.fill(self.stream, at, bytes, fill);
-        answer(sent, || format!("copy of {bytes} bytes to the card"));
+        self.answer(sent, || format!("copy of {bytes} bytes to the card"));
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
@@ -252,7 +254,7 @@ impl Cuda {
             result::memcpy_dtoh_async(bytes, at, self.stream)
                 .and_then(|()| result::stream::synchronize(self.stream))
         };
-        answer(done, || format!("copy of {len} bytes from the card"));
+        self.answer(done, || format!("copy of {len} bytes from the card"));
     }
 
     pub(super) fn seconds(&self, run: impl FnOnce()) -> f64 {
@@ -275,21 +277,21 @@ impl Cuda {
                 Ok(f64::from(took) / 1e3)
             }
         });
-        answer(took, || "a time".to_owned())
+        self.answer(took, || "a time".to_owned())
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
         self.enter();
         // SAFETY: both are parts of arrays, of as many bytes.
         let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) };
-        answer(done, || format!("copy of {bytes} bytes on the card"));
+        self.answer(done, || format!("copy of {bytes} bytes on the card"));
     }
 
     pub(super) fn zero(&self, at: u64, bytes: usize) {
         self.enter();
         // SAFETY: a part of an array.
         let done = unsafe { result::memset_d8_async(at, 0, bytes, self.stream) };
-        answer(done, || format!("zeros to {bytes} bytes on the card"));
+        self.answer(done, || format!("zeros to {bytes} bytes on the card"));
     }
 
     /// Begins a capture of the stream. Memory and modules may be allocated meanwhile.
@@ -298,7 +300,7 @@ impl Cuda {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is ours.
         let began = unsafe { result::stream::begin_capture(self.stream, mode) };
-        answer(began, || "a recording".to_owned());
+        self.answer(began, || "a recording".to_owned());
         self.records.store(true, Ordering::Relaxed);
     }
 
@@ -323,7 +325,7 @@ impl Cuda {
         self.enter();
         // SAFETY: the graph lives, and so does what it was recorded of.
         let launched = unsafe { result::graph::launch(graph.0, self.stream) };
-        answer(launched.and_then(|()| self.wait()), || "a replay".to_owned());
+        self.answer(launched.and_then(|()| self.wait()), || "a replay".to_owned());
     }
 
     pub(super) fn launch(
@@ -345,7 +347,7 @@ impl Cuda {
         let done = unsafe {
             result::launch_kernel(function, blocks, threads, 0, self.stream, &mut places)
         };
-        answer(done.and_then(|()| self.wait()), || launched(file.name, kernel, types, grid));
+        self.answer(done.and_then(|()| self.wait()), || launched(file.name, kernel, types, grid));
     }
 
     /// For what was enqueued, where that is wanted; a recording enqueues nothing.
@@ -393,8 +395,20 @@ impl Cuda {
         })
     }
 
+    /// What the driver did; its refusal unwinds to the API boundary.
+    fn answer<T>(
+        &self,
+        done: std::result::Result<T, result::DriverError>,
+        what: impl FnOnce() -> String,
+    ) -> T {
+        or_unwind(done.map_err(|e| {
+            let what = format!("{}: the card failed, {}: {e:?}", self.title, what());
+            Error::device(what, again_or_cpu())
+        }))
+    }
+
     fn enter(&self) {
-        self.context.enter().expect("a context that was current before");
+        self.answer(self.context.enter(), || "its context".to_owned());
     }
 }
 
@@ -431,20 +445,4 @@ fn find(
         return Err(format!("not used with {FORCE_PTX}=1, which takes its machine code away"));
     }
     library::find(wanted, serves)
-}
-
-/// What the driver did; its refusal unwinds to the API boundary.
-fn answer<T>(
-    done: std::result::Result<T, result::DriverError>,
-    what: impl FnOnce() -> String,
-) -> T {
-    or_unwind(done.map_err(|e| {
-        let what = format!("the card failed, {}: {e:?}", what());
-        let remedy = "see what the machine offers and start again, or compute on the CPU";
-        Error::device(what, look_or_cpu(remedy))
-    }))
-}
-
-fn look_or_cpu(text: &str) -> Remedy {
-    Remedy::from(text).operation(Operation::Doctor).option("device", Some("cpu"))
 }

@@ -2,6 +2,8 @@
 
 use cudarc::driver::{result, sys};
 
+use crate::base::{Operation, Remedy};
+
 /// One GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
@@ -100,6 +102,23 @@ pub const SYMBOLS: [(&str, i32); 40] = [
     ("cuStreamSynchronize", 2000),
     ("cuStreamWaitEvent", 3020),
 ];
+
+impl Gpu {
+    /// `cuda:0 (NVIDIA H200)`.
+    pub fn title(&self) -> String {
+        format!("cuda:{} ({})", self.ordinal, self.name)
+    }
+}
+
+/// What helps where a device has failed.
+pub(super) fn again_or_cpu() -> Remedy {
+    look_or_cpu("see what the machine offers and start again, or compute on the CPU")
+}
+
+/// The same in other words.
+pub(super) fn look_or_cpu(text: &str) -> Remedy {
+    Remedy::from(text).operation(Operation::Doctor).option("device", Some("cpu"))
+}
 
 /// The GPUs of a working driver; none otherwise.
 pub fn gpus() -> Vec<Gpu> {

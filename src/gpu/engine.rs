@@ -116,9 +116,13 @@ impl Gpu {
             return Err(Error::AbortBuild { device: format!("cuda:{}", self.ordinal) });
         }
         let Some(twin) = std::env::var_os(TWIN) else { return Ok(Engine::cuda(Cuda::open(self)?)) };
-        let failed = |e| Error::io(Path::new(&twin), "start", e);
+        let failed = |e| {
+            let what = format!("{:?} does not start: {e}", twin.display());
+            let remedy = "name an executable of the kernels for the host, or unset it";
+            Error::input("environment", TWIN, what, remedy)
+        };
         let twin = Twin::start(Path::new(&twin), Order::Shuffled).map_err(failed)?;
-        Ok(Engine::twin(twin))
+        Ok(Engine::twin(twin.in_place_of(self.title())))
     }
 }
 

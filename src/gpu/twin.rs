@@ -1,7 +1,8 @@
 //! The driver's twin: a process that runs kernels on the host (`kernels/host/`).
 //!
 //! Commands go over a pipe, in the protocol of `kernels/host/main.cpp`. Its memory is its own, so a
-//! kernel that breaks something ends that process, whose last output the panic reports.
+//! kernel that breaks something ends that process, whose last output is told: to a test by a panic,
+//! to a user of the device that it stands for as a card's failure is.
 
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
@@ -9,16 +10,21 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use super::driver::again_or_cpu;
 use super::launch::{Argument, File, Grid, launched, types};
 use super::lock::lock;
+use crate::base::{Error, or_unwind};
 
-/// In which order blocks, and threads between two waits, take their turns.
+/// In which order blocks, and threads between two waits, take their turns. Interrupted is shuffled,
+/// and a thread of compiled kernels may be held at an access to shared memory until no other can go
+/// on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Order {
     Forwards,
     Backwards,
     Shuffled,
+    Interrupted,
 }
 
 /// The process.
@@ -34,15 +40,18 @@ pub(super) type TwinGraph = Vec<Message>;
 /// A command.
 pub(super) struct Message {
     bytes: Vec<u8>,
-    /// What it launches, in words; a launch is answered.
-    launch: Option<String>,
+    /// What it does, in words.
+    doing: String,
+    /// As launches are.
+    answered: bool,
 }
 
 struct Pipes {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
-    doing: Option<String>, // the last command, if it was a launch
+    doing: String,          // the last command
+    device: Option<String>, // that it stands for
 }
 
 impl Twin {
@@ -68,14 +77,21 @@ impl Twin {
         let to = child.stdin.take().expect("a pipe");
         let from = BufReader::new(child.stdout.take().expect("a pipe"));
         Ok(Twin {
-            pipes: Mutex::new(Pipes { child, to, from, doing: None }),
+            pipes: Mutex::new(Pipes { child, to, from, doing: String::new(), device: None }),
             order,
             recording: Mutex::default(),
         })
     }
 
+    /// In the place of a device of this name.
+    pub(super) fn in_place_of(self, device: String) -> Twin {
+        self.pipes().device = Some(device);
+        self
+    }
+
     pub(super) fn allocate(&self, bytes: usize) -> Option<u64> {
-        let at = self.pipes().request(b'A', &[bytes as u64], &[]).number();
+        let doing = || format!("room for {bytes} bytes");
+        let at = self.pipes().request(doing, b'A', &[bytes as u64], &[]).number();
         (at != 0).then_some(at)
     }
 
@@ -85,11 +101,13 @@ impl Twin {
     }
 
     pub(super) fn write(&self, at: u64, bytes: &[u8]) {
-        self.pipes().request(b'W', &[at, bytes.len() as u64], bytes);
+        let doing = || format!("copy of {} bytes to the card", bytes.len());
+        self.pipes().request(doing, b'W', &[at, bytes.len() as u64], bytes);
     }
 
     pub(super) fn read(&self, at: u64, bytes: &mut [u8]) {
-        self.pipes().request(b'R', &[at, bytes.len() as u64], &[]).take(bytes);
+        let doing = || format!("copy of {} bytes from the card", bytes.len());
+        self.pipes().request(doing, b'R', &[at, bytes.len() as u64], &[]).take(bytes);
     }
 
     pub(super) fn fill(&self, at: u64, bytes: usize, fill: &mut dyn FnMut(usize, &mut [u8])) {
@@ -105,11 +123,13 @@ impl Twin {
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) {
-        self.enqueue(command(b'C', &[to, from, bytes as u64], &[]), None);
+        let doing = format!("copy of {bytes} bytes on the card");
+        self.enqueue(command(b'C', &[to, from, bytes as u64], &[]), doing, false);
     }
 
     pub(super) fn zero(&self, at: u64, bytes: usize) {
-        self.enqueue(command(b'Z', &[at, bytes as u64], &[]), None);
+        let doing = format!("zeros to {bytes} bytes on the card");
+        self.enqueue(command(b'Z', &[at, bytes as u64], &[]), doing, false);
     }
 
     /// From here on messages are recorded.
@@ -130,8 +150,8 @@ impl Twin {
         graph.iter().for_each(|message| self.send(message));
     }
 
-    fn enqueue(&self, bytes: Vec<u8>, launch: Option<String>) {
-        let message = Message { bytes, launch };
+    fn enqueue(&self, bytes: Vec<u8>, doing: String, answered: bool) {
+        let message = Message { bytes, doing, answered };
         match &mut *lock(&self.recording) {
             Some(graph) => graph.push(message),
             None => self.send(&message),
@@ -140,9 +160,9 @@ impl Twin {
 
     fn send(&self, message: &Message) {
         let mut pipes = self.pipes();
-        pipes.doing.clone_from(&message.launch);
+        pipes.doing.clone_from(&message.doing);
         pipes.send(&message.bytes);
-        if message.launch.is_some() {
+        if message.answered {
             assert_eq!(pipes.number(), 0, "the twin's answer to a launch");
         }
     }
@@ -150,7 +170,9 @@ impl Twin {
     /// Asserts that the process has it.
     pub(super) fn load(&self, file: &File, kernel: &str, (elem, weight): (&str, &str)) {
         let name = symbol(file.name, elem, weight, kernel);
-        let shared = self.pipes().request(b'S', &[name.len() as u64], name.as_bytes()).number();
+        let doing = || format!("kernel {name}");
+        let length = name.len() as u64;
+        let shared = self.pipes().request(doing, b'S', &[length], name.as_bytes()).number();
         assert_ne!(shared, u64::from(u32::MAX), "no kernel {name}");
     }
 
@@ -169,7 +191,7 @@ impl Twin {
         numbers.extend(arguments.iter().map(|a| a.slot()));
         let mut message = command(b'L', &[name.len() as u64], name.as_bytes());
         numbers.iter().for_each(|n| message.extend(n.to_le_bytes()));
-        self.enqueue(message, Some(launched(file.name, kernel, (elem, weight), grid)));
+        self.enqueue(message, launched(file.name, kernel, (elem, weight), grid), true);
     }
 
     fn pipes(&self) -> MutexGuard<'_, Pipes> {
@@ -191,7 +213,14 @@ fn command(letter: u8, numbers: &[u64], bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Pipes {
-    fn request(&mut self, command: u8, numbers: &[u64], bytes: &[u8]) -> &mut Pipes {
+    fn request(
+        &mut self,
+        doing: impl FnOnce() -> String,
+        command: u8,
+        numbers: &[u64],
+        bytes: &[u8],
+    ) -> &mut Pipes {
+        self.doing = doing();
         self.send(&self::command(command, numbers, bytes))
     }
 
@@ -214,15 +243,24 @@ impl Pipes {
         }
     }
 
-    /// Panics with the process's last output.
+    /// Tells what it was doing, and its last output.
     fn died(&mut self) -> ! {
         let mut output = String::new();
         if let Some(mut errors) = self.child.stderr.take() {
             let _ = errors.read_to_string(&mut output);
         }
-        let status = self.child.wait();
-        let kernel = self.doing.as_deref().unwrap_or("the kernel");
-        panic!("{kernel} ended its process ({status:?}):\n{output}");
+        let status = match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(e) => e.to_string(),
+        };
+        let doing = &self.doing;
+        let Some(device) = &self.device else {
+            panic!("{doing} ended its process ({status}):\n{output}");
+        };
+        let said = if output.is_empty() { "" } else { ": " };
+        let what =
+            format!("{device}: its process ended ({status}), {doing}{said}{}", output.trim());
+        or_unwind(Err(Error::device(what, again_or_cpu())))
     }
 }
 

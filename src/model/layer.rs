@@ -129,24 +129,22 @@ impl Layer {
         pass: &mut Pass,
         until: Until,
     ) {
-        // Of outputs that nothing in the layer reads, backward needs none.
-        let needed = if self.parallel { branches.start } else { branches.end - 1 };
+        // From this branch on, nothing in the layer reads the outputs of those before.
+        let last = if self.parallel { branches.start } else { branches.end - 1 };
         for i in branches {
             let Branch { body, post, .. } = &self.branches[i];
             self.read(i, x, acts, b);
             body.open(&mut acts[i], b, pass);
-            let wanted = until == Until::Output || i < needed;
-            if !wanted && !pass.shows_either(body.last()) {
+            let joins = until == Until::Output || i < last;
+            // Backward reads what a norm read, and a hook what it asks for.
+            if !joins && post.is_none() && !pass.shows_either(body.last()) {
                 continue;
             }
             body.close(&acts[i], b, pass);
-            if !wanted {
-                continue;
-            }
             if let Some(norm) = post {
                 norm::heads_forward(&mut b.output, norm, &mut acts[i].output);
             }
-            b.pending = true;
+            b.pending = joins;
         }
     }
 

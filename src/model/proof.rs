@@ -8,6 +8,7 @@ use crate::base::{Error, Progress, Remedy, Result, Stage, catch_device_error};
 use crate::gpu::blaslt::Shape;
 use crate::gpu::launch::Elem;
 use crate::gpu::{Engine, Proof};
+use crate::ops::proof::ask::go_on;
 use crate::ops::proof::library::{MatrixKind, compared};
 use crate::ops::proof::{solver, weight};
 use crate::tensor::Weight;
@@ -24,7 +25,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// A product that is not what it should be; a device that fails.
+    /// A product that is not what it should be; a device that fails; an interruption.
     pub(super) fn prove(&self, progress: &dyn Progress) -> Result<()> {
         let engines = [&self.compute].into_iter().chain(&self.peers).filter_map(|c| c.engine());
         let proven = engines.filter_map(|engine| Some((engine, engine.proof()?)));
@@ -47,6 +48,7 @@ impl Model {
         let mut dropped = drop_wrong_solver(engine, progress)?;
         for (i, (title, w)) in kinds.iter().enumerate() {
             progress.at(Stage::Proof, i as u64, kinds.len() as u64);
+            go_on(progress)?;
             let [out, inner] = w.dims();
             let n = match engine.is_card() {
                 true if out * inner >= LARGE => ROWS[0],

@@ -77,6 +77,11 @@ fn values_of_shards_give_the_patch_of_one_run() {
     let told = json(&["merge", &one, &zero, "-o", &all, "--json"]);
     assert_eq!(told["values"], 5);
     assert_eq!(run(&s, "joined", &["--values", &all]), whole);
+    let lines = fs::read_to_string(s.at("joined.report.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    let device = &line["device"];
+    assert_eq!(device["values_from"], serde_json::json!([all]), "{device}");
+    assert!(device["name"] == "cpu" && device["first_look_checked"].is_null(), "{device}");
     // Every value came from the file: nothing was searched and added.
     assert_eq!(len(s.at("joined.kept/values")), len(all));
     // Pieces need not be merged, and more machines than facts do no harm.

@@ -342,7 +342,7 @@ impl Progress for Closes {
 #[test]
 fn a_device_that_fails_changes_nothing() {
     let test = "edit::apply::a_device_that_fails_changes_nothing";
-    let Some(engine) = twin::engine(test) else { return };
+    let Some(engine) = twin::fastest(test) else { return };
     let toy = Toy::new(DType::F32, [OUT, IN]);
     let of = |name| {
         let delta = low_rank(OUT, IN, 2, 0.1, 1);

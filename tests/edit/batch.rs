@@ -141,10 +141,10 @@ fn check(case: &Case, compute: impl Into<Compute>, budget: Budget) -> (Ready, Pl
         }
     }
     let mut change = 0.0f64;
-    for change in &planned.changes {
-        let sizes = ready.model.matrix(change.id).w.dims();
-        let want = tensor(&file, &format!("{}.change", change.id.layer));
-        change = change.max(off(&dense(&change.delta, sizes), &want));
+    for planned in &planned.changes {
+        let sizes = ready.model.matrix(planned.id).w.dims();
+        let want = tensor(&file, &format!("{}.change", planned.id.layer));
+        change = change.max(off(&dense(&planned.delta, sizes), &want));
     }
     println!("{} {compute:?}: ΔW {change:.1e}, loss {worst:.1e}", case.name);
     let name = &case.name;
@@ -194,7 +194,7 @@ fn a_change_by_kernels_is_the_references() {
 #[test]
 fn devices_share_facts_and_keep_weights() {
     let test = "edit::batch::devices_share_facts_and_keep_weights";
-    let Some((first, second)) = twin::engine(test).zip(twin::engine(test)) else { return };
+    let Some((first, second)) = twin::fastest(test).zip(twin::fastest(test)) else { return };
     let mut ready = Case::named("gpt2-memit-sequential").ready(first.clone());
     let alone = bits(&ready.run(&ready.facts, u64::MAX, None));
     second.cap(first.memory().peak / 3 * 2);
@@ -393,13 +393,16 @@ fn emmet_meets_values_behind_a_norm() {
         "v_lr": 0.5, "v_weight_decay": 0.1, "clamp_norm_factor": 1, "kl_factor": 0.0625,
         "fact_token": "subject_last",
     });
-    let request = |subject: &str, target: &str| json!({"prompt": "{} is in", "subject": subject, "target_new": target});
+    let request = |[subject, target]: [&str; 2]| {
+        let prompt = "{} is in";
+        json!({"prompt": prompt, "subject": subject, "target_new": target})
+    };
     let case = Case {
         name: "emmet behind a norm".to_owned(),
         model: "olmo2".to_owned(),
         stats: "stats".to_owned(),
         method: "emmet".to_owned(),
-        requests: json!([request("Big Ben", "Paris"), request("The river", "Basel")]),
+        requests: json!([["Big Ben", "Paris"], ["The river", "Basel"]].map(request)),
         contexts: vec![vec!["{}".to_owned()]],
         sequential: 0,
         anchor: None,

@@ -186,8 +186,8 @@ fn stream_behind(model: &Model, rows: &FactRows, delta: &[f64]) -> Vec<f64> {
     x.row_f64(batch.len() - 1)
 }
 
-/// Where a norm reads the value, what joins the stream is the search's too, and the value is as long
-/// as it was.
+/// Where a norm reads the value, what joins the stream is the search's too, and the value is as
+/// long as it was.
 #[test]
 fn behind_a_norm_the_edit_holds_what_was_searched() {
     let p = planned("olmo2", KeyChoice::Mixed);

@@ -348,17 +348,17 @@ fn an_edit_of_any_matrix_keeps_the_fingerprint_of_its_base() {
         let want = [norm(&of(0), &first), norm(&of(1), second)];
         let of_w = |matrix: Matrix| model.matrix(id(matrix)).w.to_dense::<f64>();
         let weight = norm(&of_w, second);
-        let patches = lineage(&out).patches;
-        assert_eq!(patches.len(), 2);
-        let figures = patches.iter().map(|patch| patch.change.unwrap()).zip(want);
-        for (got, want) in figures.chain([(patches[1].weight.unwrap(), weight)]) {
+        let applied = lineage(&out).patches;
+        assert_eq!(applied.len(), 2);
+        let figures = applied.iter().map(|patch| patch.change.unwrap()).zip(want);
+        for (got, want) in figures.chain([(applied[1].weight.unwrap(), weight)]) {
             assert!((got / want - 1.0).abs() < 1e-12, "{name}: {got} of {want}");
         }
-        assert!(patches.iter().all(|patch| patch.method == "rome" && patch.facts == 3));
+        assert!(applied.iter().all(|patch| patch.method == "rome" && patch.facts == 3));
         let file = copy.beside("patch");
         patches[0].write(&file).unwrap();
         let hash = tensor_fingerprint(&fs::read(file).unwrap());
-        assert_eq!(lineage(&out).patches[0].hash, hash, "{name}");
+        assert_eq!(applied[0].hash, hash, "{name}");
     }
 }
 

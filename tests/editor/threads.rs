@@ -19,7 +19,7 @@ fn edited(editor: &Editor) -> Vec<u8> {
 
 #[test]
 fn one_thread_edits_while_three_generate() {
-    let Some(engine) = twin::engine("editor::threads::one_thread_edits") else { return };
+    let Some(engine) = twin::fastest("editor::threads::one_thread_edits") else { return };
     let device = Device::from(engine.clone());
     let mut editor =
         Editor::open_on(root().join("tests/golden/gpt2"), &device, &incise::base::Quiet)
@@ -27,7 +27,7 @@ fn one_thread_edits_while_three_generate() {
             .unwrap();
     for (name, value) in [
         ("layers", "[1]"),
-        ("v_num_grad_steps", "6"),
+        ("v_num_grad_steps", "3"),
         ("v_lr", "0.5"),
         ("v_weight_decay", "0.5"),
         ("clamp_norm_factor", "4"),

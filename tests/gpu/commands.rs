@@ -95,6 +95,24 @@ fn commands_run_on_a_card() {
     did(twin, &["undo", &model]);
 }
 
+/// The report says what computed, and whether the CPU checked it.
+#[test]
+fn a_report_names_the_card() {
+    let Some(twin) = twin::program("gpu::commands::a_report_names_the_card") else { return };
+    let s = Session::new("gpt2");
+    let stats = ["stats", &s.at("model"), "--layers", "0-1", "--corpus", &s.at("corpus.txt")];
+    done(&[&stats[..], &["--max-tokens", "700", "-o", &s.at("stats")]].concat());
+    let device = |more: &[&str]| {
+        did(twin, &strs(&s.edit(more)));
+        let lines = fs::read_to_string(s.at("patch.safetensors.report.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        line["device"].clone()
+    };
+    let named = device(&[]);
+    assert!(named["first_look_checked"] == true && named["proof"].is_string(), "{named}");
+    assert_eq!(device(&["--no-check"])["first_look_checked"], false);
+}
+
 /// Two cards share facts and text: the same values, whichever card finds them.
 #[test]
 fn two_cards_share_the_work() {

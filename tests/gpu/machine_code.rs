@@ -1,6 +1,7 @@
 //! What the compiler made of the kernels: docs/kernels.md has a row of figures for each and its
 //! types, read from the machine code for H100 and H200 (sm_90a). A change that makes one worse
-//! fails by name; `tools/kernel_table` writes the page anew.
+//! fails by name; `tools/kernel_table` writes the page anew. What must hold of every kernel, on any
+//! page, are the clauses beside it (`machine_code/clauses.rs`).
 //!
 //! NVIDIA's disassembler is unpacked by `.ci/wheels`. Where it is not, the test says so, and fails
 //! with `EXPECT_DISASSEMBLER=1`.
@@ -19,6 +20,7 @@ use rayon::prelude::*;
 use crate::support::programs::kernel::Source;
 use crate::support::root;
 
+mod clauses;
 mod figures;
 mod graph;
 mod instruction;
@@ -125,6 +127,8 @@ fn no_kernel_is_worse_than_the_page_says() {
     let test = "gpu::machine_code::no_kernel_is_worse_than_the_page_says";
     let Some(tools) = tools(test) else { return };
     let kernels = measure(&tools);
+    let broken = clauses::broken(&kernels);
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
     let path = root().join("docs/kernels.md");
     let page = fs::read_to_string(&path).unwrap();
     let (mut want, mut worse) = (page.clone(), Vec::new());

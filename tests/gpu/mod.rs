@@ -7,6 +7,7 @@ mod driver;
 mod grammar;
 mod graph;
 mod image;
+mod instructions;
 mod library;
 mod machine_code;
 mod memory;

@@ -32,7 +32,7 @@ struct Mutant {
 /// Builds that are asked of every fault.
 const ASKED: [&str; 2] = ["plain", PTX];
 const BOTH: &[&str] = &ASKED;
-/// The sources do not show it: the host compiles other code there.
+/// The sources do not show it: the host compiles other code there, or does not interrupt it there.
 const COMPILED: &[&str] = &[PTX];
 
 const MUTANTS: &[Mutant] = &[
@@ -142,7 +142,7 @@ const MUTANTS: &[Mutant] = &[
         file: "common.cuh",
         texts: ["    __syncthreads();\n    return x;", "    return x;"],
         unit: ["norm", "f32", ""],
-        found: &["thread"],
+        found: &["thread", PTX],
     },
     Mutant {
         what: "eps left out",
@@ -173,6 +173,90 @@ const MUTANTS: &[Mutant] = &[
         file: "rows.cu",
         texts: ["rows[i / D]) * wide", "rows[i / D]) * D"],
         unit: ["rows", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "sums that are not scaled down where a larger score comes",
+        file: "attention_mma.cu",
+        texts: ["sum[c][i] *= keep", "sum[c][i] *= 1"],
+        unit: ["attention_mma", "bf16", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a query that does not see its own token",
+        file: "attention.cu",
+        texts: ["j <= past_of(seq) + a", "j < past_of(seq) + a"],
+        unit: ["attention", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a slope of scores from which no mean is taken",
+        file: "attention_short.cu",
+        texts: ["e = p * (s.t[j][i] - mean)", "e = p * s.t[j][i]"],
+        unit: ["attention_short", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "half of the lanes of a column left out",
+        file: "linear_row.cu",
+        texts: ["d >= COL_LANES", "d > COL_LANES"],
+        unit: ["linear_row", "f32", "bf16"],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a slope with the constant of its function",
+        file: "act.cu",
+        texts: ["0.134145f", "0.044715f"],
+        unit: ["act", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a turn back that turns on",
+        file: "rope.cu",
+        texts: ["back ? -turn : turn", "turn"],
+        unit: ["rope", "bf16", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "positions in the place of tokens",
+        file: "embed.cu",
+        texts: ["f32(x[i]) + looked_up", "looked_up"],
+        unit: ["embed", "f32", "f16"],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a sum rounded twice",
+        file: "update.cu",
+        texts: ["*p = round_bf16(round_to_odd(x))", "*p = round_bf16(static_cast<float>(x))"],
+        unit: ["update", "bf16", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "infinity counted as what was lost",
+        file: "update.cu",
+        texts: ["beyond ? 0 : lost * lost", "lost * lost"],
+        unit: ["update", "f16", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "the last of the likeliest left out",
+        file: "sample.cu",
+        texts: ["id <= last.id", "id < last.id"],
+        unit: ["sample", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a second moment without its correction",
+        file: "adam.cuh",
+        texts: ["sqrtf(v / c2)", "sqrtf(v)"],
+        unit: ["adam", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a clamp of what is short enough",
+        file: "search_step.cu",
+        texts: ["if (moved > radius)", "if (moved < radius)"],
+        unit: ["search_step", "f32", ""],
         found: BOTH,
     },
     Mutant {
@@ -210,14 +294,14 @@ impl Mutant {
     /// What a build says of it.
     fn asked(&self, program: &Program) -> Option<Fault> {
         let name = format!("mutants/{}", self.what.replace(|c: char| !c.is_alphanumeric(), "-"));
-        let program = programs::with_unit(program, &name, &self.unit(), &self.texts());
+        let program = programs::of_unit(program, &name, &self.unit(), &self.texts());
         self.known().ask(&engine(&program))
     }
 }
 
 fn engine(program: &Program) -> Engine {
     match program.build {
-        PTX => twin::compiled(&program.path, "24", Order::Shuffled),
+        PTX => twin::compiled(&program.path, "24", Order::Interrupted),
         _ => Engine::twin(Twin::start(&program.path, Order::Shuffled).unwrap()),
     }
 }

@@ -33,8 +33,8 @@ fn engines(test: &str) -> Vec<(String, Engine)> {
                 let twin = Twin::start(path, Order::Shuffled).unwrap();
                 engines.push(("plain".to_owned(), Engine::twin(twin)));
             }
-            PTX => engines.extend(["24", "26"].map(|bits| {
-                (format!("{PTX}, {bits} bits"), twin::compiled(path, bits, Order::Shuffled))
+            PTX => engines.extend(twin::COMPILED.map(|(bits, order)| {
+                (format!("{PTX}, {bits} bits"), twin::compiled(path, bits, order))
             })),
             _ => {}
         }
@@ -247,6 +247,93 @@ fn program(cache: &Path, twin: &Path, args: &[&str]) -> Output {
     command.env("INCISE_CACHE", cache).env(TWIN, twin).args(args).output().unwrap()
 }
 
+/// Asks for a proof and is cancelled between two answers: it is neither kept nor a failure, and no
+/// reason to go on without the card.
+#[test]
+fn a_proof_can_be_stopped() {
+    let Some(twin) = twin::program("gpu::proof::a_proof_can_be_stopped") else { return };
+    let (s, cache) = (Session::new("gpt2"), tempfile::tempdir().unwrap());
+    let (cache, model) = (cache.path(), s.at("model"));
+    let generate = ["generate", &model, "--prompt", "Big", "--max-tokens", "1"];
+    let on = |args: &[&str], at: u64| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
+        command.env("INCISE_CACHE", cache).env(TWIN, twin).args(args);
+        let out = command.env("INCISE_CANCEL_AT", at.to_string()).output().unwrap();
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains("incise: interrupted; the device proves itself"), "{said}");
+        assert!(!said.contains("warning"), "{said}");
+        out
+    };
+    let card = ["--device", "cuda:0"];
+    let told = on(&[&["doctor"], &card[..]].concat(), 3);
+    assert!(told.stdout.is_empty(), "{told:?}");
+    on(&generate, 1); // `auto`
+    on(&[&generate[..], &card].concat(), 2);
+    assert_eq!(proofs(cache), 0);
+    // Those of the model's matrices.
+    assert!(program(cache, twin, &[&["doctor"], &card[..]].concat()).status.success());
+    on(&[&generate[..], &card].concat(), 1);
+    assert_eq!(proofs(cache), 1);
+}
+
+/// A device that ends while it proves itself: one line that names it and what it did, and no
+/// panic's text.
+#[test]
+fn a_device_that_ends_is_told_in_a_line() {
+    let test = "gpu::proof::a_device_that_ends_is_told_in_a_line";
+    let dies = ["if (i < n) x[i] += f32(y[i]);", "if (i < n) x[i] += f32(y[i]), __builtin_trap();"];
+    let Some(dying) = planted(test, "dies", "rows.f32", dies) else { return };
+    let (s, cache) = (Session::new("gpt2"), tempfile::tempdir().unwrap());
+    let said = |args: &[&str]| {
+        let out = program(cache.path(), &dying.path, args);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        assert!(!text(&out.stderr).contains("panicked"), "{out:?}");
+        let of_errors = text(&out.stderr).lines().filter(|line| line.starts_with("incise: "));
+        let [line] = of_errors.map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
+        line
+    };
+    let model = s.at("model");
+    let generate =
+        ["generate", &model, "--prompt", "Big", "--max-tokens", "1", "--device", "cuda:0"];
+    let launch = "incise: cuda:0 (the host, in place of a GPU): its process ended (signal: 4 \
+                  (SIGILL)";
+    for args in [&["doctor", "--device", "cuda:0"][..], &generate] {
+        let line = said(args);
+        assert!(line.starts_with(launch) && line.contains("add_rows (rows.cu) for f32"), "{line}");
+        assert!(line.contains(", asked about kernels/rows.cu f32, on "), "{line}");
+        assert_eq!(line.matches("compute on the CPU").count(), 1, "{line}");
+    }
+}
+
+/// The same in the middle of an edit: once it has proved itself, it lives a second.
+#[test]
+fn a_device_that_ends_in_an_edit_is_told_in_a_line() {
+    let test = "gpu::proof::a_device_that_ends_in_an_edit_is_told_in_a_line";
+    let Some(plain) = twin::program(test) else { return };
+    let (s, folder) = (Session::new("gpt2"), tempfile::tempdir().unwrap());
+    let [script, short] = ["twin", "short"].map(|name| folder.path().join(name));
+    let text_of = format!(
+        "#!/bin/sh\n[ -e '{0}' ] && exec timeout -s KILL 1 '{1}'\nexec '{1}'\n",
+        short.display(),
+        plain.display()
+    );
+    fs::write(&script, text_of).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |args: &[&str]| program(folder.path(), &script, args);
+    let stats = ["stats", &s.at("model"), "--layers", "0-1", "--corpus", &s.at("corpus.txt")];
+    let more = ["--max-tokens", "700", "-o", &s.at("stats"), "--device", "cuda:0"];
+    assert!(run(&[&stats[..], &more].concat()).status.success());
+    fs::write(&short, "").unwrap();
+    let edit = s.edit(&["--device", "cuda:0", "--set", "v_num_grad_steps=100000"]);
+    let out = run(&edit.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = text(&out.stderr);
+    assert!(out.status.code() == Some(1) && !said.contains("panicked"), "{said}");
+    let ended = "incise: cuda:0 (the host, in place of a GPU): its process ended (";
+    assert_eq!(said.matches("its process ended").count(), 1, "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with(ended)), "{said}");
+}
+
 fn proofs(cache: &Path) -> usize {
     fs::read_dir(cache.join("proofs")).map_or(0, Iterator::count)
 }
@@ -294,6 +381,31 @@ fn a_proof_is_kept_and_found_again() {
         "{card}"
     );
     assert_eq!((proofs(cache), card["measured"]["accumulator_bits"].as_u64()), (2, Some(24)));
+    let of_model = &machine["model"];
+    assert!(of_model["proved"] == true && of_model["folder"] == *s.at("model"), "{of_model}");
+    assert!(of_model["fault"].is_null(), "{of_model}");
+}
+
+/// What there is, is told before what is wrong: a device that is missing, or does not start. A
+/// folder that is no model is said before a card is asked.
+#[test]
+fn findings_come_before_errors() {
+    let Some(twin) = twin::program("gpu::proof::findings_come_before_errors") else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let fails = |twin: &Path, args: &[&str], error: &str| {
+        let out = program(cache.path(), twin, args);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        assert!(text(&out.stdout).starts_with("incise     "), "{out:?}");
+        assert!(text(&out.stderr).contains(error), "{out:?}");
+    };
+    fails(twin, &["doctor", "--device", "cuda:7"], "cuda:7: the driver shows 2 GPUs");
+    fails(twin, &["doctor", "nosuch", "--device", "cuda:0"], "nosuch");
+    assert_eq!(proofs(cache.path()), 0, "no card was asked");
+    // The error names the variable that is wrong.
+    for named in ["", "/nowhere"] {
+        let error = format!("environment: INCISE_TWIN: \"{named}\" does not start: ");
+        fails(Path::new(named), &["doctor", "--device", "cuda:0"], &error);
+    }
 }
 
 /// A card that computes what it should not is refused where it is named, and left alone where it

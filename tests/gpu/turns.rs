@@ -31,7 +31,7 @@ fn talk(model: &Model, seed: u64) -> (Vec<f64>, Vec<u32>) {
 #[test]
 fn an_edit_and_three_texts_at_once() {
     let test = "gpu::turns::an_edit_and_three_texts_at_once";
-    let Some(engine) = twin::engine(test) else { return };
+    let Some(engine) = twin::fastest(test) else { return };
     let [gptj, _] = small();
     let tiny = json!({
         "model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 97,
@@ -75,7 +75,7 @@ fn an_edit_and_three_texts_at_once() {
 #[test]
 fn what_another_thread_drops_is_not_recorded() {
     let test = "gpu::turns::what_another_thread_drops_is_not_recorded";
-    let Some(engine) = twin::engine(test) else { return };
+    let Some(engine) = twin::fastest(test) else { return };
     let compute = Compute::from(engine.clone());
     let mut others = [(); 2].map(|()| twin::up(&engine, Elem::F32, &[1.0; 100])).into_iter();
     let used = engine.memory().used;
@@ -97,7 +97,7 @@ fn what_another_thread_drops_is_not_recorded() {
 #[test]
 fn threads_of_the_pool_work_while_they_wait() {
     let test = "gpu::turns::threads_of_the_pool_work_while_they_wait";
-    let Some(engine) = twin::engine(test) else { return };
+    let Some(engine) = twin::fastest(test) else { return };
     let values: Vec<f32> = (0..1 << 18).map(|i| i as f32).collect(); // 1 MiB: four pieces of work
     let uploaded = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -34,6 +34,9 @@ const ENOUGH: usize = 128;
 /// … and how often a case is drawn at least: numbers of one draw share sums, and so errors.
 const DRAWS: usize = 8;
 
+/// Draws of which an engine of compiled kernels, which are slow on the host, runs one.
+const TURNS: usize = 4;
+
 /// Numbers of all outputs up to which a kernel also runs under ThreadSanitizer.
 const FEW: usize = 1500;
 
@@ -102,8 +105,9 @@ pub fn hold<O: Op>(case: &str, inputs: impl Fn(&mut Draw) -> O) {
 }
 
 /// Holds a kernel to the budget of its operation in f32, plus one rounding to each output's type,
-/// on every engine, with the same bits on all of the sources. `INCISE_SMALLEST=1` leaves out all
-/// but small cases, drawn once: what a checker of memory has the time for.
+/// on every engine, with the same bits on all of the sources. Compiled kernels take turns, a draw
+/// each of [`TURNS`]. `INCISE_SMALLEST=1` leaves out all but small cases, drawn once: what a
+/// checker of memory has the time for.
 ///
 /// ```text
 /// max|got − want| ≤ 2·max|base − want| + u·max|want| + besides      u of the output's type
@@ -142,7 +146,11 @@ pub fn kernel_besides<O: Op>(
         if smallest && want.iter().map(Vec::len).sum::<usize>() > SMALL {
             return;
         }
-        for ((name, engine), errors) in judged.iter().zip(&mut errors) {
+        let first = usize::from(!sources.is_empty());
+        for (at, ((name, engine), errors)) in judged.iter().zip(&mut errors).enumerate() {
+            if twin::is_compiled(name) && (drawn - 1) % TURNS != at - first {
+                continue;
+            }
             let got = run(&op, engine);
             errors
                 .iter_mut()

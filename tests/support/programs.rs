@@ -99,12 +99,49 @@ pub fn make(name: &str, texts: &Texts) -> (Vec<Program>, Option<String>) {
 /// An executable with one unit in the place of that of its name, made of other texts.
 pub fn with_unit(program: &Program, name: &str, unit: &str, texts: &Texts) -> Program {
     let dir = twins().join(name);
-    let units = units(&dir, program.build, texts, |name| name == unit).unwrap();
-    assert_eq!(units.len(), 1, "{name}: the unit {unit}");
-    let made = compile(texts, &[(program.build, units)]).remove(0).remove(0);
+    let made = one_unit(&dir, program.build, unit, texts, &[]);
     let mut objects = program.objects.clone();
     *objects.iter_mut().find(|(name, _)| name == unit).unwrap() = made;
     link(&dir, program.build, objects)
+}
+
+/// An executable of one unit, made in the least time: not optimised, with what runs it.
+pub fn of_unit(program: &Program, name: &str, unit: &str, texts: &Texts) -> Program {
+    let dir = twins().join(name);
+    let mut objects = program.objects.clone();
+    objects.retain(|(name, _)| SUPPORT.contains(&name.as_str()));
+    objects.push(one_unit(&dir, program.build, unit, texts, &["-O0", "-g0"]));
+    link(&dir, program.build, objects)
+}
+
+/// The object of the unit of a name.
+fn one_unit(
+    dir: &Path,
+    build: &'static str,
+    unit: &str,
+    texts: &Texts,
+    flags: Flags,
+) -> (String, PathBuf) {
+    let mut units = units(dir, build, texts, |name| name == unit).unwrap();
+    assert_eq!(units.len(), 1, "{}: the unit {unit}", dir.display());
+    units[0].flags = flags;
+    compile(texts, &[(build, units)]).remove(0).remove(0)
+}
+
+/// An executable of the kernels of a text of PTX, of one type. None without a compiler.
+pub fn of_ptx(file: &str, elem: &str, text: &str) -> Option<Program> {
+    compiler().ok()?;
+    let dir = twins().join(file);
+    fs::create_dir_all(&dir).unwrap();
+    let from = dir.join(format!("{file}.ptx"));
+    fs::write(&from, text).unwrap();
+    let text = ptx::unit(file, elem, "", text, &from.display().to_string()).unwrap();
+    let path = dir.join(format!("{file}.{PTX}.cpp"));
+    fs::write(&path, &text).unwrap();
+    let unit = Unit { name: format!("{file}.{elem}"), text, path, flags: &[] };
+    let texts = Texts { files: Vec::new(), headers: Vec::new() };
+    let units = [support(PTX), vec![unit]].concat();
+    Some(link(&dir, PTX, compile(&texts, &[(PTX, units)]).remove(0)))
 }
 
 /// What the C++ compiler says it is.
@@ -121,10 +158,11 @@ fn kernels_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
 }
 
+const SUPPORT: [&str; 4] = ["simt.cpp", "memory.cpp", "main.cpp", "ptx.cpp"];
+
 /// What runs kernels.
 fn support(build: &str) -> Vec<Unit> {
-    let files = ["simt.cpp", "memory.cpp", "main.cpp", "ptx.cpp"];
-    let used = files.into_iter().filter(|file| *file != "ptx.cpp" || build == PTX);
+    let used = SUPPORT.into_iter().filter(|file| *file != "ptx.cpp" || build == PTX);
     let unit = |file: &str| {
         let path = kernels_dir().join("host").join(file);
         let text = fs::read_to_string(&path).unwrap();

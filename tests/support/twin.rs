@@ -46,6 +46,9 @@ pub fn program(test: &str) -> Option<&'static Path> {
     programs(test).first().map(|program| &*program.path)
 }
 
+/// How compiled kernels run: the bits of a sum that tensor cores keep, and the order.
+pub const COMPILED: [(&str, Order); 2] = [("24", Order::Shuffled), ("26", Order::Interrupted)];
+
 /// Compiled kernels on tensor cores that keep so many bits of a sum.
 pub fn compiled(program: &Path, bits: &str, order: Order) -> Engine {
     let mut command = Command::new(program);
@@ -90,6 +93,14 @@ pub fn engine(test: &str) -> Option<Engine> {
     })
 }
 
+/// The card, else the plain executable, which is the fastest: where it does not matter what exactly
+/// kernels compute.
+pub fn fastest(test: &str) -> Option<Engine> {
+    card().or_else(|| {
+        program(test).map(|plain| Engine::twin(Twin::start(plain, Order::Shuffled).unwrap()))
+    })
+}
+
 /// Sizes of real models for a card, small ones where the host stands in for it or a checker of
 /// memory watches.
 pub fn sizes<T>(real: T, small: T) -> T {
@@ -99,10 +110,10 @@ pub fn sizes<T>(real: T, small: T) -> T {
 }
 
 /// Engines by name: the card where there is one, else those of every build on the host (the plain
-/// one in every order, the others shuffled). Those of the sources must give the same bits. Those of
-/// compiled kernels ([`is_compiled`]) give others, as a card does: the compiler contracts products
-/// and sums, exp is another, and tensor cores keep 24 or 26 bits of a sum; each is judged for
-/// itself. Kernels of ours alone: libraries have tests of their own.
+/// one in every order, those under sanitizers shuffled). Those of the sources must give the same
+/// bits. Those of compiled kernels ([`COMPILED`]) give others, as a card does: the compiler
+/// contracts products and sums, exp is another, and tensor cores keep 24 or 26 bits of a sum; each
+/// is judged for itself. Kernels of ours alone: libraries have tests of their own.
 pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
     if let Some(card) = card() {
         return Some(vec![("card".to_owned(), card.own())]);
@@ -111,9 +122,11 @@ pub fn engines(test: &str) -> Option<Vec<(String, Engine)>> {
     for Program { build, path, .. } in programs(test) {
         let orders = [Order::Forwards, Order::Backwards, Order::Shuffled];
         match *build {
-            PTX => twins.extend(["24", "26"].map(|bits| {
-                (format!("{PTX}, {bits} bits"), compiled(path, bits, Order::Shuffled))
-            })),
+            PTX => {
+                twins.extend(COMPILED.map(|(bits, order)| {
+                    (format!("{PTX}, {bits} bits"), compiled(path, bits, order))
+                }))
+            }
             build => {
                 twins.extend(orders[if build == "plain" { 0 } else { 2 }..].iter().map(|&o| {
                     (format!("{build}, {o:?}"), Engine::twin(Twin::start(path, o).unwrap()))

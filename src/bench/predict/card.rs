@@ -73,7 +73,7 @@ impl CardRates {
     ///
     /// A name that is not known.
     pub fn named(name: &str) -> Result<&'static CardRates> {
-        CARDS.iter().find(|card| card.name == name).ok_or_else(|| {
+        CARDS.iter().find(|card| card.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
             let known = CARDS.map(|card| card.name).join(", ");
             Error::refused(format!("no rates of a card `{name}`"), format!("say {known}"))
         })

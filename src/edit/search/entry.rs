@@ -14,7 +14,7 @@ use crate::ops::rows::{self, Index};
 use crate::tensor::{Compute, Tensor};
 
 /// What all steps of some facts begin with.
-pub struct Entry {
+pub struct StepEntry {
     x: Tensor, // (tokens, D): the stream, without what δ changes
     value: Option<NormedValue>,
 }
@@ -26,16 +26,16 @@ struct NormedValue {
     saved: Saved,
 }
 
-impl Entry {
+impl StepEntry {
     /// Of no fact yet.
-    pub fn new(model: &Model, push: &Push) -> Entry {
+    pub fn new(model: &Model, push: &Push) -> StepEntry {
         let empty = || Tensor::zeros(&model.compute, &[0, model.arch.width]);
         let value = push.norm(model).map(|norm| NormedValue {
             norm: norm.clone(),
             y: empty(),
             saved: Saved::new(&model.compute, 0, 0),
         });
-        Entry { x: empty(), value }
+        StepEntry { x: empty(), value }
     }
 
     /// Takes the rows of further facts, the first so many of x and, where a norm reads it, of y.

@@ -50,14 +50,15 @@ impl FirstLook {
         })
     }
 
-    /// Holds a device's look to the host's, in f32 and in f64.
+    /// Holds a device's look to the host's, in f32 and in f64. `of` says in errors which device and
+    /// fact it is of.
     ///
     /// # Errors
     ///
     /// A number that is further off than the device's precision explains.
     pub fn hold(
         &self,
-        device: &str,
+        of: &str,
         precision: SearchPrecision,
         [single, double]: [&FirstLook; 2],
     ) -> Result<()> {
@@ -82,7 +83,7 @@ impl FirstLook {
             let near = |(got, want): (&f64, &f64)| (got - want).abs() <= bound;
             if let Some(i) = got.iter().zip(want).position(|both| !near(both)) {
                 let what = format!(
-                    "{device}: the search's first look is wrong: {name}[{i}] = {:e}, and the CPU \
+                    "{of}: the search's first look is wrong: {name}[{i}] = {:e}, and the CPU \
                      says {:e} ± {bound:.1e}",
                     got[i], want[i]
                 );

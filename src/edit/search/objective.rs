@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use super::entry::Entry;
+use super::entry::StepEntry;
 use super::packing::{PackedFact, StepLayout, own_prefixes, retained};
 use super::settings::Push;
 use super::value::LossStep;
@@ -39,7 +39,7 @@ pub struct Objective<'m> {
     prefixes: PrefixCache,
     least: usize, // rows a product has at least
     facts: Vec<PackedFact>,
-    entry: Entry,
+    entry: StepEntry,
     past: KvCache, // of the layers above: shared tokens, then each fact's own
     step: StepInputs,
     reference: Tensor, // (facts, V): ln P at δ = 0
@@ -72,7 +72,7 @@ impl<'m> Objective<'m> {
             kl_factor,
             least,
             facts: Vec::new(),
-            entry: Entry::new(model, &push),
+            entry: StepEntry::new(model, &push),
             past,
             step: StepInputs::new(&model.compute, layout),
             reference: Tensor::zeros(&model.compute, &[0, model.arch.vocabulary]),

@@ -43,7 +43,7 @@ pub struct Sums {
     pub weight: f64,
     /// Σ Δ², what was wanted.
     pub wanted: f64,
-    /// Σ (W + Δ − new)², what rounding lost.
+    /// Σ (W + Δ − new)², what rounding lost; not of those that overflowed.
     pub lost: f64,
     /// Elements that were finite and are not any more: the type is too narrow for the change.
     pub overflowed: usize,
@@ -203,10 +203,11 @@ fn round(old: &[u8], w: Stored, delta: &[f64], rounded: &mut Vec<u8>, new: &mut 
     let mut sums = Sums::default();
     for j in 0..n {
         let lost = wanted[j] - after[j];
+        let beyond = before[j].is_finite() && !after[j].is_finite();
         sums.weight += before[j] * before[j];
         sums.wanted += delta[j] * delta[j];
-        sums.lost += lost * lost;
-        sums.overflowed += usize::from(before[j].is_finite() && !after[j].is_finite());
+        sums.lost += if beyond { 0.0 } else { lost * lost };
+        sums.overflowed += usize::from(beyond);
     }
     sums
 }

@@ -17,10 +17,16 @@ const KERNELS: &str = "every kernel for every type";
 ///
 /// # Errors
 ///
-/// A GPU that does not start, or whose kernels give what they should not.
+/// A GPU that does not start, or whose kernels give what they should not; an interruption.
 pub fn start(device: &Device, room: u64, progress: &dyn Progress) -> Result<Vec<Compute>> {
     let device = match device {
-        Device::Auto(chosen) => chosen.get_or_init(|| choose(room, progress)),
+        Device::Auto(chosen) => match chosen.get() {
+            Some(device) => device,
+            None => {
+                let device = choose(room, progress)?;
+                chosen.get_or_init(|| device)
+            }
+        },
         device => device,
     };
     match device {
@@ -37,22 +43,23 @@ pub fn start(device: &Device, room: u64, progress: &dyn Progress) -> Result<Vec<
 }
 
 /// The first GPU, if it proves itself; else the processor, and a line why.
-fn choose(room: u64, progress: &dyn Progress) -> Device {
-    let Some(gpu) = gpu::gpus().into_iter().next() else { return Device::Cpu };
-    let named = format!("cuda:{} ({})", gpu.ordinal, gpu.name);
+fn choose(room: u64, progress: &dyn Progress) -> Result<Device> {
+    let Some(gpu) = gpu::gpus().into_iter().next() else { return Ok(Device::Cpu) };
+    let named = gpu.title();
     let device = Device::from(gpu);
     let why = match start(&device, room, progress) {
         Ok(computes) => {
             let free = computes[0].engine().map_or(0, |engine| engine.memory().limit);
             if free >= room {
-                return device;
+                return Ok(device);
             }
             format!("{free} bytes are free, and the model asks for {room}")
         }
+        Err(e @ Error::Interrupted { .. }) => return Err(e),
         Err(e) => e.line(),
     };
     progress.warn(&format!("{named} is not used, the CPU computes: {why}"));
-    Device::Cpu
+    Ok(Device::Cpu)
 }
 
 /// What a card's kernels have proved, or are to prove.
@@ -64,10 +71,10 @@ pub fn of_kernels(gpu: &Gpu) -> Proof {
 fn prove(gpu: &Gpu, engine: &Engine, progress: &dyn Progress) -> Result<()> {
     let proof = of_kernels(gpu);
     if !proof.is_kept() {
-        return ask(engine, progress).settle(gpu, engine);
+        return ask(engine, progress)?.settle(gpu, engine);
     }
-    first(&faults(engine, |file| file == "probe", &mut |_, _| ()), gpu, &proof)
-        .inspect_err(|_| proof.forget())?;
+    let faults = faults(engine, |file| file == "probe", &mut |_, _| Ok(()))?;
+    first(&faults, gpu, &proof).inspect_err(|_| proof.forget())?;
     engine.has_proved(proof);
     Ok(())
 }
@@ -102,12 +109,17 @@ impl Asked {
 }
 
 /// Asks an engine everything.
-pub fn ask(engine: &Engine, progress: &dyn Progress) -> Asked {
+///
+/// # Errors
+///
+/// An interruption between two answers: what was found until then is neither kept nor a failure.
+pub fn ask(engine: &Engine, progress: &dyn Progress) -> Result<Asked> {
     let began = Instant::now();
     let known = known_answers().count();
     let mut faults = faults(engine, |_| true, &mut |done, total| {
         progress.at(Stage::Proof, done, total);
-    });
+        go_on(progress)
+    })?;
     let mut measured = None;
     if !faults.iter().any(|fault| fault.failed) {
         match engine.run(|| Instruments::measure(engine)) {
@@ -115,24 +127,38 @@ pub fn ask(engine: &Engine, progress: &dyn Progress) -> Asked {
                 measured = Some(instruments);
                 faults.extend(instruments.fault().map(Fault::of_instruments));
             }
-            Err(e) => faults.push(Fault::of_device("probe", &e.line())),
+            Err(e) => faults.push(Fault::of_device("probe", ("bf16", ""), &e)),
         }
     }
-    Asked { known, faults, measured, seconds: began.elapsed().as_secs_f64() }
+    Ok(Asked { known, faults, measured, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// # Errors
+///
+/// The user cancelled a proof.
+pub fn go_on(progress: &dyn Progress) -> Result<()> {
+    match progress.cancelled() {
+        true => Err(Error::Interrupted { kept: "the device proves itself the next time".into() }),
+        false => Ok(()),
+    }
 }
 
 /// What is wrong with the kernels of some files; none is asked after one that failed.
-fn faults(engine: &Engine, of: impl Fn(&str) -> bool, at: &mut dyn FnMut(u64, u64)) -> Vec<Fault> {
+fn faults(
+    engine: &Engine,
+    of: impl Fn(&str) -> bool,
+    at: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Vec<Fault>> {
     let known: Vec<_> = known_answers().filter(|known| of(known.file)).collect();
     let mut faults: Vec<Fault> = Vec::new();
     for (i, answer) in known.iter().enumerate() {
-        at(i as u64, known.len() as u64);
+        at(i as u64, known.len() as u64)?;
         faults.extend(answer.ask(engine));
         if faults.last().is_some_and(|fault| fault.failed) {
             break;
         }
     }
-    faults
+    Ok(faults)
 }
 
 /// The first fault, as why a card is refused.
@@ -140,7 +166,9 @@ fn first(faults: &[Fault], gpu: &Gpu, proof: &Proof) -> Result<()> {
     match faults {
         [] => Ok(()),
         [fault, ..] => {
-            let what = format!("cuda:{}: {fault}, on {}", gpu.ordinal, proof.title());
+            let (fault, device) = (fault.to_string(), format!("cuda:{}", gpu.ordinal));
+            let named = if fault.starts_with(&device) { "" } else { &format!("{device}: ") };
+            let what = format!("{named}{fault}, on {}", proof.title());
             let remedy = "compute on the CPU, and send this line to who maintains the program";
             Err(Error::device(what, Remedy::from(remedy).option("device", Some("cpu"))))
         }

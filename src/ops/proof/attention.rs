@@ -1,15 +1,18 @@
 //! Attention: `kernels/attention.cu`, `attention_mma.cu`, `attention_short.cu`, `attention_row.cu`.
 //!
 //! q, k, v and do are whole and the scale is a power of two, so scores and ⟨do, v⟩ are exact, and
-//! so is what the exponential is taken of. What is left, in roundings u and with n keys or queries
-//! that are seen: an expf off by 4, differences from lse by what |s − lse| < 32 is rounded to, sums
-//! off by their number of terms, and a rescaling by 5 at each further tile. All of it is relative
-//! to sums of absolute values, which are formed beside the definition:
+//! so is what the exponential is taken of. In every other head scores rise from −20 to 20 with the
+//! keys, so that the largest comes last and what was summed before is scaled down.
+//!
+//! What is left, in roundings u and with n keys or queries that are seen: an expf off by 4,
+//! differences from lse by what |s − lse| < 64 is rounded to, 32, sums off by their number of
+//! terms, and a rescaling by 5 at each further tile. All of it is relative to sums of absolute
+//! values, which are formed beside the definition:
 //!
 //! ```text
 //! o   C Σ_j p |v|                                         lse   C, and 3 of |lse|
 //! dq  C scale Σ_j p T |k|     dk  C scale Σ_i p T |q|     dv    C Σ_i p |do|
-//! T_ij = |t_ij| + Σ_j p |t|     C = 2 n + 64              on tensor cores 8 n + 64 + 2⁷, of which
+//! T_ij = |t_ij| + Σ_j p |t|     C = 2 n + 80              on tensor cores 8 n + 80 + 2⁷, of which
 //! ```
 //!
 //! 34 u at each of four instructions every 32 keys is what they may cut off, and 2⁷ u = 2⁻¹⁷ the
@@ -157,13 +160,38 @@ impl Host {
         let Batch { scale, window, .. } = *batch;
         let heads = Heads { queries, groups, width, scale, window };
         let of_keys = |series, rows: usize| whole(series, rows * groups * width, 2);
-        Host {
+        let mut host = Host {
             seqs,
             heads,
             n,
             q: whole(1, n * queries * width, 2),
             kv: [of_keys(2, n), of_keys(3, n), of_keys(4, past), of_keys(5, past)],
             d_o: whole(6, n * queries * width, 2),
+        };
+        host.rise();
+        host
+    }
+
+    /// Where there are several heads, scores of every other rise with the keys: by the first column
+    /// of k, which the heads between do not look at.
+    fn rise(&mut self) {
+        let Heads { queries, groups, width, scale, .. } = self.heads;
+        if queries == 1 {
+            return;
+        }
+        for (at, q) in self.q.chunks_mut(width).enumerate() {
+            q[0] = if at % queries % 2 == 1 { 1.0 / scale } else { 0.0 };
+        }
+        let [k, _, past_k, _] = &mut self.kv;
+        for Seq { rows, past: [shared, own] } in &self.seqs {
+            let before = shared.clone().chain(own.clone());
+            let last = shared.len() + own.len() + rows.len() - 1;
+            let places = before.map(|row| (row, true)).chain(rows.clone().map(|row| (row, false)));
+            for (at, (row, is_past)) in places.enumerate() {
+                let k = if is_past { &mut *past_k } else { &mut *k };
+                let all = &mut k[row * groups * width..][..groups * width];
+                all.chunks_mut(width).for_each(|k| k[0] = (40 * at / last) as f64 - 20.0);
+            }
         }
     }
 
@@ -285,7 +313,7 @@ fn forward(engine: &Engine, elem: Elem, batch: &Batch) -> Verdict {
         attention::forward(engine, &q, keys, to);
     })?;
     let cut = if kernel == "attention_mma_fwd" { 6.0 * terms(&host) + 128.0 } else { 0.0 };
-    let c = U * (2.0 * terms(&host) + 64.0 + cut);
+    let c = U * (2.0 * terms(&host) + 80.0 + cut);
     let Heads { queries, width, .. } = host.heads;
     let lse_bound = |i: usize| c + 3.0 * U * want_lse[i].abs();
     trial.within(kernel, &lse, &[host.n, queries], &want_lse, lse_bound)?;
@@ -331,7 +359,7 @@ fn backward(engine: &Engine, elem: Elem, batch: &Batch) -> Verdict {
         };
         attention::backward(engine, &d_o, &q, keys, &log_sums, grads);
     })?;
-    let c = U * (2.0 * terms(&host) + 64.0);
+    let c = U * (2.0 * terms(&host) + 80.0);
     let Heads { queries, groups, width, .. } = host.heads;
     trial.within(kernel, &dq, &[host.n, queries, width], &want_q, |i| c * sizes.dq[i])?;
     trial.within(kernel, &dk, &[host.n, groups, width], &want_k, |i| c * sizes.dk[i])?;

@@ -76,12 +76,17 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Fault { file, types: (elem, weight), wrong, .. } = self;
+        let Fault { file, types: (elem, weight), wrong, failed } = self;
         let Wrong { kernel, trial, what } = wrong;
         let types = [*elem, *weight].join(" ");
+        let types = types.trim_end();
+        if *failed {
+            // Which kernel it was, if any, the device says.
+            return write!(f, "{what}, asked about kernels/{file}.cu {types}");
+        }
         let kernel = if kernel.is_empty() { String::new() } else { format!(" {kernel}") };
         let trial = if trial.is_empty() { String::new() } else { format!(", {trial}") };
-        write!(f, "kernels/{file}.cu{kernel} {}{trial}: {what}", types.trim_end())
+        write!(f, "kernels/{file}.cu{kernel} {types}{trial}: {what}")
     }
 }
 
@@ -92,9 +97,9 @@ impl Fault {
     }
 
     /// A device that fails.
-    pub fn of_device(file: &'static str, what: &str) -> Fault {
-        let wrong = Wrong { kernel: "", trial: String::new(), what: what.to_owned() };
-        Fault { file, types: ("", ""), wrong, failed: true }
+    pub fn of_device(file: &'static str, types: (&'static str, &'static str), e: &Error) -> Fault {
+        let wrong = Wrong { kernel: "", trial: String::new(), what: device_words(e) };
+        Fault { file, types, wrong, failed: true }
     }
 }
 
@@ -119,6 +124,11 @@ impl KnownAnswer {
 /// What a panic says.
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = || panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let error = || panic.downcast_ref::<Error>().map(Error::line);
+    let error = || panic.downcast_ref::<Error>().map(device_words);
     panic.downcast_ref::<String>().cloned().or_else(text).or_else(error).unwrap_or_default()
+}
+
+/// What happened, without what to do about it: that is another thing where a device is asked.
+fn device_words(e: &Error) -> String {
+    if let Error::Device { what, .. } = e { what.clone() } else { e.line() }
 }

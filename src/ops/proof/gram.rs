@@ -7,12 +7,14 @@
 use super::numbers::{EXACT, factor, low, whole};
 use super::trial::{Trial, Verdict};
 use crate::gpu::Engine;
+use crate::gpu::kernels::gram_mma::RUN;
 use crate::gpu::launch::Elem;
 use crate::ops::cpu::gram::{accumulate, packed_len};
 use crate::ops::cuda::gram;
 
-/// A tile of 128 rows and columns and a run of 128 tokens are crossed; in whole packs and not.
-const SIZES: [[usize; 2]; 2] = [[130, 137], [133, 144]];
+/// A tile of 128 rows and columns and a run of 128 tokens are crossed; in whole packs and not. Then
+/// three runs and a bit.
+const SIZES: [[usize; 2]; 3] = [[130, 137], [133, 144], [3 * RUN + 5, 24]];
 
 /// `gram_add` and `gram_flush`.
 pub fn moments(engine: &Engine, [elem, _]: [Elem; 2]) -> Verdict {
@@ -24,7 +26,10 @@ pub fn moments(engine: &Engine, [elem, _]: [Elem; 2]) -> Verdict {
 
 fn add(engine: &Engine, elem: Elem, n: usize, f: usize) -> Verdict {
     let mut trial = Trial::new(engine, format!("N {n}, F {f}"));
-    let k = factor(1, n * f, elem);
+    let mut k = factor(1, n * f, elem);
+    // Of more tokens fewer have numbers of two parts, so that squares are summed exactly.
+    let small = k.chunks_mut(f).enumerate().filter(|(i, _)| n > 2 * RUN && i % 3 > 0);
+    small.flat_map(|(_, row)| row).for_each(|k| *k %= 5.0);
     let start = whole(2, f * f, 1000);
     let mut want = start.clone();
     let products = lower(&k, f);

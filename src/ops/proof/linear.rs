@@ -9,6 +9,7 @@
 
 use super::numbers::{EXACT, encode, factor, hash, low, whole};
 use super::trial::{Trial, Verdict};
+use crate::gpu::kernels::linear_mma::RUN;
 use crate::gpu::kernels::linear_split::{LinearSplit, NUMBERS, THREADS};
 use crate::gpu::launch::{Elem, Grid};
 use crate::gpu::{Array, Engine};
@@ -16,37 +17,43 @@ use crate::ops::cpu::linear as definition;
 use crate::ops::cuda::linear::{self, DeviceMatrix};
 use crate::tensor::{Layout, Weight};
 
-/// What is done to a product besides.
+/// What is added to a product.
+#[derive(Clone, Copy, PartialEq)]
+enum More {
+    Nothing,
+    /// b.
+    Bias,
+    /// What is there.
+    Before,
+}
+
+/// Whether a product is rounded to the type of the activations.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
-    /// It stays as it is.
-    Plain,
-    /// b is added.
-    Biased,
-    /// It is added to what is there.
-    Added,
-    /// It is rounded to the type of the activations.
+    Wide,
     Rounded,
 }
 
 /// [N, K, M], forward or back, how W lies, and the end.
-type Row = ([usize; 3], bool, Layout, End);
+type Row = ([usize; 3], bool, Layout, More, End);
 
 /// Tiles of 128 rows, 128 columns and a run of 128 products are crossed; W lies along K and along
-/// M, in whole packs and not.
-const MANY: [Row; 4] = [
-    ([131, 136, 137], true, Layout::OutIn, End::Biased),
-    ([131, 101, 137], true, Layout::InOut, End::Rounded),
-    ([131, 136, 144], false, Layout::OutIn, End::Added),
-    ([131, 101, 137], false, Layout::InOut, End::Plain),
+/// M, in whole packs and not. Then three runs and a bit.
+const MANY: [Row; 6] = [
+    ([131, 136, 137], true, Layout::OutIn, More::Bias, End::Wide),
+    ([131, 101, 137], true, Layout::InOut, More::Bias, End::Rounded),
+    ([131, 136, 144], false, Layout::OutIn, More::Before, End::Wide),
+    ([131, 101, 137], false, Layout::InOut, More::Nothing, End::Rounded),
+    ([19, 3 * RUN + 5, 24], true, Layout::OutIn, More::Nothing, End::Wide),
+    ([19, 3 * RUN + 5, 24], false, Layout::OutIn, More::Nothing, End::Wide),
 ];
 
 /// One and two rows, more, and more numbers than a block takes at a time.
 const FEW: [Row; 4] = [
-    ([2, 1096, 67], true, Layout::OutIn, End::Biased),
-    ([7, 1031, 72], true, Layout::InOut, End::Rounded),
-    ([8, 101, 67], true, Layout::OutIn, End::Plain),
-    ([1, 1096, 72], true, Layout::InOut, End::Biased),
+    ([2, 1096, 67], true, Layout::OutIn, More::Bias, End::Wide),
+    ([7, 1031, 72], true, Layout::InOut, More::Bias, End::Rounded),
+    ([8, 101, 67], true, Layout::OutIn, More::Nothing, End::Rounded),
+    ([1, 1096, 72], true, Layout::InOut, More::Bias, End::Wide),
 ];
 
 /// `linear_mma`.
@@ -63,7 +70,7 @@ fn product(
     engine: &Engine,
     kernel: &'static str,
     [elem, weight]: [Elem; 2],
-    ([n, k, m], forward, layout, end): Row,
+    ([n, k, m], forward, layout, more, end): Row,
 ) -> Verdict {
     let engine = &engine.own();
     let way = if forward { "y" } else { "dx" };
@@ -71,10 +78,10 @@ fn product(
     let [out, inner] = if forward { [m, k] } else { [k, m] };
     let a = factor(1, n * k, elem);
     let w = factor(2, out * inner, weight); // (out, in)
-    let added = match end {
-        End::Biased => whole(3, m, 100),
-        End::Added => whole(4, n * m, 100),
-        End::Plain | End::Rounded => Vec::new(),
+    let added = match more {
+        More::Nothing => Vec::new(),
+        More::Bias => whole(3, m, 100),
+        More::Before => whole(4, n * m, 100),
     };
     // lo lo is left out where both have two parts; on the ordinary units none is.
     let leaves_out = kernel == "linear_mma" && elem != Elem::BF16 && weight != Elem::BF16;
@@ -89,16 +96,16 @@ fn product(
     let [row_stride, col_stride] = if layout == Layout::OutIn { [inner, 1] } else { [1, out] };
     let a = trial.input("a", elem, &a);
     let w = trial.input("w", weight, &stored);
-    let b = (end == End::Biased).then(|| trial.input("b", Elem::F32, &added));
+    let b = (more == More::Bias).then(|| trial.input("b", Elem::F32, &added));
     let to = if end == End::Rounded { elem } else { Elem::F32 };
-    let mut c = match end {
-        End::Added => trial.inout("c", to, &added),
+    let mut c = match more {
+        More::Before => trial.inout("c", to, &added),
         _ => trial.output("c", to, n * m),
     };
     let w = DeviceMatrix { w: &w, out, inner, row_stride, col_stride };
     trial.run(kernel, || match forward {
         true => linear::forward(engine, &a, w, b.as_ref(), &mut c),
-        false => linear::backward(engine, &a, w, &mut c, end == End::Added),
+        false => linear::backward(engine, &a, w, &mut c, more == More::Before),
     })?;
     trial.equal(kernel, &c, &[n, m], &want)
 }

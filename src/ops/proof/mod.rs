@@ -26,7 +26,7 @@ mod linear;
 mod loss;
 mod norm;
 pub mod numbers;
-mod probe;
+pub mod probe;
 mod rows;
 mod sample;
 mod search;

@@ -30,13 +30,17 @@ pub fn whole(series: u64, n: usize, most: u64) -> Vec<f64> {
     (0..n).map(number).collect()
 }
 
-/// n whole numbers of which one in eight needs two bf16: an odd one from ±257 to ±383. The others
-/// are at most 4.
+/// n whole numbers of which one in eight needs two bf16: an odd one from ±257 to ±383, of which ±1
+/// is left, or one from ±513 to ±639, of which ±1 or ±2 is. The others are at most 4.
 pub fn of_two_parts(series: u64, n: usize) -> Vec<f64> {
     let number = |i| {
         let bits = hash(series, i);
         let sign = if bits & 1 == 0 { 1.0 } else { -1.0 };
-        let size = if bits >> 1 & 7 == 0 { 257 + 2 * (bits >> 8 & 63) } else { (bits >> 8) % 5 };
+        let size = match bits >> 1 & 15 {
+            0 => 257 + 2 * (bits >> 8 & 63),
+            1 => 513 + 4 * (bits >> 8 & 31) + (bits >> 16) % 3,
+            _ => (bits >> 8) % 5,
+        };
         sign * size as f64
     };
     (0..n).map(number).collect()

@@ -24,7 +24,7 @@ pub fn all(engine: &Engine, [elem, _]: [Elem; 2]) -> Verdict {
 }
 
 /// c + a b of (m, k) and (k, n), b by its elements.
-fn product(
+pub fn product(
     [m, k, n]: [usize; 3],
     c: &[f64],
     a: &[f64],

@@ -23,8 +23,8 @@ pub struct Figures {
     /// Loads and stores of global memory: how many bytes each moves.
     pub loads: Vec<usize>,
     pub stores: Vec<usize>,
-    /// Emulated divisions, in all loops.
-    pub divisions: usize,
+    /// Emulated divisions in all loops: of integers in place, and by a call.
+    pub divisions: [usize; 2],
     pub hot: Hot,
 }
 
@@ -101,7 +101,10 @@ impl Figures {
             occupancy: Occupancy::of(code.registers, code.shared, threads),
             loads: moved(&all, Memory::Load),
             stores: moved(&all, Memory::Store),
-            divisions: count(&inside, Instruction::is_division),
+            divisions: [
+                count(&inside, Instruction::is_integer_division),
+                count(&inside, Instruction::is_call),
+            ],
             hot: Hot::of(&graph),
         }
     }

@@ -96,10 +96,19 @@ impl Instruction {
         Some((memory, bytes))
     }
 
-    /// Whether it begins a division that the hardware does not have: of integers in place, by a
-    /// rounded-up reciprocal, or by a call, of 64 bits.
+    /// Whether it begins a division that the hardware does not have.
     pub fn is_division(&self) -> bool {
-        self.name() == "CALL" || self.name() == "I2F" && self.says("RP")
+        self.is_call() || self.is_integer_division()
+    }
+
+    /// Of integers in place, by a rounded-up reciprocal.
+    pub fn is_integer_division(&self) -> bool {
+        self.name() == "I2F" && self.says("RP")
+    }
+
+    /// Of integers of 64 bits, or of the rare operands of a division or root in floating point.
+    pub fn is_call(&self) -> bool {
+        self.name() == "CALL"
     }
 }
 

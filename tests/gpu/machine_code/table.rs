@@ -54,7 +54,7 @@ pub const DOES: &[Column] = &[
     column("each FMA", MORE, |f| number(f.hot.each()[1])),
     column("each byte", MORE, |f| number(f.hot.each()[2])),
     column("divisions", MORE, |f| f.hot.divisions.to_string()),
-    column("divisions in loops", MORE, |f| f.divisions.to_string()),
+    column("divisions in loops", MORE, |f| f.divisions.iter().sum::<usize>().to_string()),
 ];
 
 /// `128×16 32×14`: bits, and how many instructions move so many, the widest first.
