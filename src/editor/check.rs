@@ -28,7 +28,7 @@ impl Prepared {
             return search(progress);
         }
         let facts = self.own_facts();
-        let (fact, Some(by)) = (&facts[0], self.search()) else { return search(progress) };
+        let (fact, by) = (&facts[0], self.search().expect("was looked at"));
         let looks = self.looks(&fact.rows, &by)?;
         let [wrong, over] = [const { AtomicBool::new(false) }; 2];
         let mut held = Ok(());
@@ -52,7 +52,8 @@ impl Prepared {
     /// Whether the CPU checks the first look; `None` where it computes itself.
     pub(super) fn first_look_checked(&self) -> Option<bool> {
         self.model().compute.engine()?;
-        Some(!self.settings.no_check && !self.own_facts().is_empty())
+        let searches = self.search().is_some();
+        Some(searches && !self.settings.no_check && !self.own_facts().is_empty())
     }
 
     /// What computes, for reports and patches: its name; what it proved before, by its hash, and

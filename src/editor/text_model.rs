@@ -146,9 +146,9 @@ pub(super) fn stop_tokens(dir: &Path) -> Result<Vec<u32>> {
             one => std::slice::from_ref(one),
         };
         let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-        let each = ids.iter().map(|v| {
-            id(v).ok_or_else(|| wrong("eos_token_id", format!("{v} is no token's id")))
-        });
+        let each = ids
+            .iter()
+            .map(|v| id(v).ok_or_else(|| wrong("eos_token_id", format!("{v} is no token's id"))));
         return each.collect();
     }
     Ok(vec![])

@@ -21,9 +21,9 @@ use crate::tensor::Tensor;
 /// The hook that gathers them: pass after pass adds up, until they are cleared.
 pub struct MatrixGradients {
     ids: Vec<MatrixId>,
-    sites: Vec<Site>,   // what is read, then what is given
+    sites: Vec<Site>,    // what is read, then what is given
     inputs: Vec<Tensor>, // (N, in) of each that is read
-    dw: Vec<Tensor>,    // (out, in)
+    dw: Vec<Tensor>,     // (out, in)
     cuts: Index,
 }
 

@@ -52,7 +52,7 @@ fn why(case: Case) -> String {
     let step = LossStep { nll: case.nll, ..LossStep::default() };
     let plan = FactPlan {
         trace: vec![step; 20],
-        value: [case.moved, 1.0],
+        value: Some([case.moved, 1.0]),
         left_out: false,
         change: None,
         key_cosine: case.cosine,

@@ -111,7 +111,7 @@ impl Ready {
         };
         if let Some(sample) = &self.anchor {
             let sample: Vec<&TokenizedFact> = sample.iter().map(|&i| &self.facts[i]).collect();
-            let search = self.method.search(&self.by, &self.model.arch);
+            let search = self.method.search(&self.by, &self.model.arch).unwrap();
             let mut alone = Context { memory: room, ..alone(&self.model, moments, &self.contexts) };
             let c = anchor_of(&mut alone, &sample, &search, &self.by).unwrap();
             context.state.notes.insert("anchor".into(), c.into());
@@ -410,7 +410,7 @@ fn emmet_meets_values_behind_a_norm() {
     };
     let ready = case.ready(Precision::F64);
     let (model, f) = (&ready.model, ready.model.arch.inner);
-    let search = ready.method.search(&ready.by, &model.arch);
+    let search = ready.method.search(&ready.by, &model.arch).unwrap();
     let wanted: Vec<SearchFact> =
         ready.facts.iter().map(|fact| SearchFact { id: "", rows: &fact.rows }).collect();
     let mut values = vec![Vec::new(); wanted.len()];

@@ -17,7 +17,7 @@ use incise::edit::params::Params;
 use incise::edit::training::run::Training;
 use incise::edit::training::step::MoveRule;
 use incise::model::change::dense;
-use incise::model::{Model, MatrixId};
+use incise::model::{MatrixId, Model};
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
@@ -247,7 +247,8 @@ fn cut_off_training_goes_on_to_the_same_bits() {
         // The first question is before what lies below is run, and each other before a batch.
         let left = again.0.lock().unwrap().len();
         assert_eq!(left, steps - (question as usize).saturating_sub(2), "question {question}");
-        let other = ready.run(u64::MAX, Some(&mut Cache::open(folder.path(), "x").unwrap()), &Quiet);
+        let other =
+            ready.run(u64::MAX, Some(&mut Cache::open(folder.path(), "x").unwrap()), &Quiet);
         assert!(other.is_ok(), "another model's training is its own");
     }
 }

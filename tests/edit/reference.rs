@@ -239,7 +239,7 @@ fn changes_and_losses_are_the_references() {
 
         let number = |name: &str| case.hparams[name].as_f64().unwrap();
         let at_clamp = |o: &FactPlan| {
-            let [moved, t0] = o.value;
+            let [moved, t0] = o.value.unwrap();
             let longest = number("clamp_norm_factor") * t0;
             // Two norms and a scaling, of D numbers each.
             let rounding = 3.0 * planned.model.arch.width as f64 * f64::EPSILON;

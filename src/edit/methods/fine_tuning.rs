@@ -224,10 +224,7 @@ impl FineTuning {
         if self.objective == Objective::TargetAndEnd && on.end.is_none() {
             let what = "the model's files name no token that ends a text, which targets end with";
             let remedy = "name one as eos_token in tokenizer_config.json, or edit with ft-m";
-            return Err(Error::refused(
-                what,
-                Remedy::from(remedy).option("method", Some("ft-m")),
-            ));
+            return Err(Error::refused(what, Remedy::from(remedy).option("method", Some("ft-m"))));
         }
         let text = |fact: &TokenizedFact| {
             let text = TrainingText::new(fact, self.objective, on.end);

@@ -20,7 +20,7 @@ pub struct Below {
 
 /// The streams of all texts, one after the other.
 struct Kept {
-    all: Tensor,              // (tokens, D)
+    all: Tensor,             // (tokens, D)
     rows: Vec<Range<usize>>, // of each text
 }
 

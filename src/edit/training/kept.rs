@@ -71,9 +71,8 @@ impl KeptTraining {
             done: header.metadata.get("done")? == "true",
             losses: Vec::new(),
         };
-        let entry = |name: &str, dtype: &str| {
-            header.tensors.get(name).filter(|entry| entry.dtype == dtype)
-        };
+        let entry =
+            |name: &str, dtype: &str| header.tensors.get(name).filter(|entry| entry.dtype == dtype);
         let losses = entry(LOSSES, "F64").filter(|entry| entry.shape.get(1) == Some(&facts))?;
         let losses = shard.bytes(&losses.range);
         let losses: Vec<f64> =
@@ -85,7 +84,8 @@ impl KeptTraining {
             DType::F32.widen(&shard.bytes(&entry.range), &mut values);
             Some(values)
         };
-        let shapes: Vec<[usize; 2]> = trainer.ids.iter().map(|&id| trainer.model.own(id).dims()).collect();
+        let shapes: Vec<[usize; 2]> =
+            trainer.ids.iter().map(|&id| trainer.model.own(id).dims()).collect();
         let mut matrices = Vec::new();
         for (i, shape) in shapes.iter().enumerate() {
             for part in PARTS {

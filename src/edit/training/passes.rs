@@ -48,7 +48,8 @@ pub fn passes(lengths: &[usize], most: usize) -> Vec<TrainingPass> {
         end
     }));
     // Where a pass may begin: the text there, and the number of its cut.
-    let mut places = starts.enumerate().filter_map(|(i, at)| Some((i, cuts.binary_search(&at).ok()?)));
+    let mut places =
+        starts.enumerate().filter_map(|(i, at)| Some((i, cuts.binary_search(&at).ok()?)));
     let mut from = places.next().expect("a cut at 0");
     let mut to = from;
     let mut passes = Vec::new();

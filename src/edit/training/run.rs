@@ -18,7 +18,6 @@ use crate::base::{Error, Progress, Remedy, Result, Rng, Stage};
 use crate::model::{MatrixId, Model};
 use crate::store::Fingerprint;
 
-
 /// The loss below which a batch is left alone, and an epoch is the last; everywhere in the field.
 pub const ENOUGH: f64 = 0.01;
 
@@ -65,9 +64,9 @@ impl Training {
         let memory = TrainingMemory::new(model, &self.ids, texts, bound, room);
         let make = || Ok(Trainer::new(model, &self.ids, texts, self.rule, memory.most));
         let mut trainer = model.compute.run(make)?;
-        let found = kept.as_mut().map(|kept| {
-            model.compute.run(|| Ok(kept.read(&mut trainer, texts.len())))
-        });
+        let found = kept
+            .as_mut()
+            .map(|kept| model.compute.run(|| Ok(kept.read(&mut trainer, texts.len()))));
         let found = found.transpose()?.flatten();
         if let Some(state) = &found {
             let (epoch, all) = (state.epoch + 1, self.epochs);
@@ -162,10 +161,6 @@ fn not_finite(name: &str, steps: usize) -> Error {
     let what = format!("the loss of `{name}` is not finite after {steps} steps");
     match steps {
         0 => Error::numeric(what, "check the checkpoint for NaN weights"),
-        _ => Error::numeric(
-            what,
-            Remedy::from("set a smaller lr").hyperparameter("lr", None),
-        ),
+        _ => Error::numeric(what, Remedy::from("set a smaller lr").hyperparameter("lr", None)),
     }
 }
-

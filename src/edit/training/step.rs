@@ -58,9 +58,9 @@ pub struct Trainer<'t> {
 /// The buffers of a step, which grow to the largest.
 struct StepBuffers {
     run: Run,
-    x: Tensor,  // (N, D)
-    dx: Tensor, // (N, D)
-    read: Tensor, // (rows, D)
+    x: Tensor,      // (N, D)
+    dx: Tensor,     // (N, D)
+    read: Tensor,   // (rows, D)
     logits: Tensor, // (rows, V)
     saved: Saved,
     reference: Tensor, // (0, V): of no KL
@@ -188,7 +188,13 @@ fn above(model: &Model, begin: Position) -> Span {
 impl StepBuffers {
     /// The loss of each text of a batch, from the stream x after the last layer; dx += the gradient
     /// of their sum over `of`.
-    fn head(&mut self, model: &Model, texts: &[&TrainingText], batch: &Batch, of: usize) -> Vec<f64> {
+    fn head(
+        &mut self,
+        model: &Model,
+        texts: &[&TrainingText],
+        batch: &Batch,
+        of: usize,
+    ) -> Vec<f64> {
         let compute = &model.compute;
         let mut read = Vec::new();
         let mut rows = Vec::new();
