@@ -96,9 +96,12 @@ impl Prepared {
             requests::settle(file, &requests, &settings, &tokenize)
         };
         let searches = method.search(&params, &opened.model.arch).is_some();
+        if settings.contexts.is_some() && !searches {
+            progress.warn(&format!("the contexts are not read: {name} trains on bare prompts"));
+        }
         let contexts = match &settings.contexts {
+            _ if !searches => Contexts::bare(),
             Some((_, contexts)) => contexts.clone(),
-            None if !searches => Contexts::bare(),
             None => {
                 settle(&Contexts::bare())?; // what is broken is said before contexts are drawn
                 contexts::draw(&opened.model, &opened.tokenizer, method, settings.seed)?
@@ -445,7 +448,6 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
-        ("contexts", settings.contexts.is_some() && epochs),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((setting, _)) => Err(does_not_apply(setting, method)),

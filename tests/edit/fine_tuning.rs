@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use incise::base::{Error, Progress, Quiet, Stage};
 use incise::data::{Contexts, request};
@@ -18,6 +18,7 @@ use incise::edit::training::run::Training;
 use incise::edit::training::step::MoveRule;
 use incise::model::change::dense;
 use incise::model::{MatrixId, Model};
+use incise::stats::Moment;
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
@@ -89,7 +90,9 @@ impl Ready {
         cache: Option<&mut Cache>,
         progress: &dyn Progress,
     ) -> incise::Result<Plan> {
-        let (contexts, moments) = (Contexts::bare(), |_| unreachable!("no statistics are read"));
+        let contexts = Contexts::bare();
+        let moments =
+            |_: usize| -> incise::Result<Arc<Moment>> { panic!("no statistics are read") };
         let on = alone(&self.model, &moments, &contexts);
         let mut on = Context { memory: room, cache, end: Some(self.end), progress, ..on };
         self.method.plan(&mut on, &self.facts, &self.by)

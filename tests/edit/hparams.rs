@@ -302,7 +302,9 @@ fn every_row_of_the_table_fits_its_model() {
     for (method, rows) in table["methods"].as_object().unwrap() {
         for (model, row) in rows.as_object().unwrap() {
             let layers = table["models"][model]["layers"].as_u64().expect(model);
-            assert_eq!(row["v_loss_layer"].as_u64().unwrap(), layers - 1, "{method} {model}");
+            if let Some(top) = row.get("v_loss_layer") {
+                assert_eq!(top.as_u64().unwrap(), layers - 1, "{method} {model}");
+            }
             let edited = row["layers"].as_array().unwrap();
             assert!(edited.iter().all(|l| l.as_u64().unwrap() < layers), "{method} {model}");
             seen.insert(model);
@@ -314,6 +316,71 @@ fn every_row_of_the_table_fits_its_model() {
         "v_weight_decay": 0.5, "clamp_norm_factor": 4, "kl_factor": 0.0625,
         "mom2_adjustment": true}"#;
     assert_eq!(Value::Object(xl.values), serde_json::from_str::<Value>(want).unwrap());
+}
+
+/// Which matrices a file of fine-tuning names, or why it names none.
+fn matrices(name: &str, text: &str) -> incise::Result<Vec<&'static str>> {
+    let mut values = yaml(&format!("layers: [1]\n{text}"))?;
+    let method = find(name).unwrap();
+    values.fill(method);
+    let by = values.resolve(method, &model())?;
+    Ok(by.matrices().iter().map(|matrix| matrix.name()).collect())
+}
+
+#[test]
+fn fine_tuning_names_matrices_by_their_own_names_or_a_module() {
+    let of = |text: &str| matrices("ft-m", text).unwrap();
+    assert_eq!(of(""), ["down"]);
+    assert_eq!(of("matrices: [down, q, q]"), ["q", "down"]);
+    assert_eq!(of("matrices: up"), ["up"]);
+    assert_eq!(of("rewrite_module_tmp: transformer.h.{}.mlp.c_fc"), ["up"]);
+    assert_eq!(of("rewrite_module_tmp: transformer.h.{}.attn.c_attn.weight"), ["q", "k", "v"]);
+    let both = "rewrite_module_tmp: transformer.h.{}.mlp.c_fc\nmatrices: [up]";
+    assert_eq!(of(both), ["up"]);
+    for (text, what) in [
+        ("matrices: [gate]", "no matrix of layer 1"),
+        ("matrices: [c_fc]", "is no matrix"),
+        ("matrices: []", "names no matrix"),
+        ("rewrite_module_tmp: transformer.h.{}.mlp", "names no matrix"),
+        ("rewrite_module_tmp: transformer.h.0.mlp.c_fc", "no place for the layer"),
+        ("rewrite_module_tmp: transformer.h.{}.mlp.c_fc\nmatrices: [down]", "the module's, up"),
+    ] {
+        let error = matrices("ft-l", text).unwrap_err().to_string();
+        assert!(error.contains(what), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_bound_may_be_a_text_or_switched_off() {
+    let param = |name: &str| {
+        let all = find("ft-l").unwrap().params().iter();
+        all.copied().find(|param| param.name == name).unwrap()
+    };
+    let bound = |text: &str| {
+        let values = yaml(&format!("layers: [1]\n{text}")).unwrap();
+        let by = values.resolve(find("ft-l").unwrap(), &model()).unwrap();
+        assert_eq!(by.number(param("lr")), 5e-4);
+        by.number_if_given(param("norm_constraint"))
+    };
+    assert_eq!(bound("norm_constraint: 5e-4"), Some(5e-4));
+    assert_eq!(bound("norm_constraint: '5e-4'"), Some(5e-4));
+    assert_eq!(bound("norm_constraint: false"), None);
+    assert_eq!(bound("norm_constraint:"), None);
+    assert_eq!(bound(""), None);
+    let wrong = yaml("layers: [1]\nnorm_constraint: 0").unwrap();
+    assert!(wrong.resolve(find("ft-l").unwrap(), &model()).is_err());
+}
+
+#[test]
+fn a_file_of_fine_tuning_says_which_objective_it_is_of() {
+    let said = |method: &str, text: &str| {
+        let values = yaml(&format!("layers: [1]\n{text}")).unwrap();
+        values.contradictions(find(method).unwrap(), &model()).join("; ")
+    };
+    assert_eq!(said("ft-l", "alg_name: FT\nobjective_optimization: prompt_last"), "");
+    assert_eq!(said("ft-m", "alg_name: FT\nobjective_optimization: target_new"), "");
+    assert!(said("ft-m", "objective_optimization: prompt_last").contains("ft-m's is target_new"));
+    assert!(said("rome", "alg_name: FT").contains("FT, and the edit is by rome"));
 }
 
 #[test]

@@ -148,6 +148,18 @@ fn settings_that_do_not_apply_are_refused() {
         let want = format!("{what} does not apply to rome");
         assert!(error.contains(&want), "{error}");
     }
+    let tuned = || copy.editor(&Device::Cpu).method("ft-m").unwrap();
+    for (editor, what) in [
+        (tuned().sequential(2), "sequential"),
+        (tuned().state(copy.beside("state")), "state"),
+        (tuned().shard("0/2".parse().unwrap()), "shard"),
+        (tuned().values([copy.beside("values")]), "values"),
+    ] {
+        let error = editor.plan(&[violin()]).err().unwrap().to_string();
+        let want = format!("{what} does not apply to ft-m, which trains on all facts together");
+        assert!(error.contains(&want), "{error}");
+    }
+    assert!(tuned().memory(1 << 20).plan(&[violin()]).is_ok());
     assert!(copy.editor(&Device::Cpu).method("mend").is_err());
     assert!(copy.editor(&Device::Cpu).fast_search().is_err());
     assert!(copy.editor(&Device::Cpu).device("cuda:7").is_err());

@@ -71,7 +71,9 @@ fn a_fact_is_taken_where_the_written_model_says_it() {
         let name = method.about().name;
         for steps in [1, 20] {
             let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();
-            editor = editor.set("v_num_grad_steps", steps).unwrap();
+            for name in ["v_num_grad_steps", "num_steps"] {
+                editor = editor.set(name, steps).unwrap();
+            }
             if name == "alphaedit" {
                 editor = editor.set("L2", 1.0).unwrap();
             }

@@ -152,7 +152,18 @@ impl Training {
 
     /// Adds all that decides what it comes to, but for the texts, to a name for it.
     pub fn digest(&self, into: &mut Fingerprint) {
-        into.field(format!("{self:?}").as_bytes());
+        let Training { ids, epochs, batch, shuffle, rule } = self;
+        ids.iter().for_each(|id| into.field(id.to_string().as_bytes()));
+        into.field(b"");
+        let MoveRule { lr, weight_decay, bound } = rule;
+        // A bound is above 0, and a seed may be any number.
+        for number in [*lr, *weight_decay, bound.unwrap_or(0.0)] {
+            into.add(&number.to_le_bytes());
+        }
+        let seed = shuffle.unwrap_or(0);
+        for count in [*epochs as u64, *batch as u64, u64::from(shuffle.is_some()), seed] {
+            into.add(&count.to_le_bytes());
+        }
     }
 }
 
