@@ -64,6 +64,25 @@ impl MatrixGradients {
         places.min().expect("a matrix of the model")
     }
 
+    /// Where a pass backward may end short of [`begin`](MatrixGradients::begin): behind the branch
+    /// of the lowest matrix, if all that is asked of the branch is the matrix that gives what joins
+    /// the stream. The gradient at that site is dx as it is there.
+    pub fn short_end(&self, model: &Model) -> Option<(Position, Site)> {
+        let begin = self.begin(model);
+        let layer = &model.layers[begin.layer];
+        let branch = &layer.branches[begin.branch];
+        let mut lowest = self.ids.iter().filter(|&&id| model.place(input(id)) == Some(begin));
+        let (Some(id), None) = (lowest.next(), lowest.next()) else { return None };
+        if layer.parallel || branch.post.is_some() || id.matrix != branch.body.last() {
+            return None;
+        }
+        let behind = match begin.branch + 1 {
+            next if next == layer.branches.len() => Position::before(begin.layer + 1),
+            next => Position { branch: next, ..begin },
+        };
+        Some((behind, Site { layer: id.layer, at: At::Output(id.matrix) }))
+    }
+
     /// All become zero.
     pub fn clear(&mut self) {
         self.dw.iter_mut().for_each(Tensor::clear);

@@ -8,6 +8,7 @@ use super::passes::TrainingPass;
 use super::texts::TrainingText;
 use crate::base::{Error, Progress, Result, Stage};
 use crate::model::{Batch, Model, NoHook, Past, Position, Run};
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
 
@@ -50,7 +51,8 @@ impl Below {
             }
             progress.at(Stage::Prompt, pass.texts.start as u64, texts.len() as u64);
             let texts = &texts[pass.texts.clone()];
-            let (batch, _) = pass.batch(texts.iter().map(|text| &text.ids[..]));
+            let ids = texts.iter().map(|text| &text.ids[..]);
+            let (batch, _) = pass.batch(ids, BATCH_INVARIANT_ROWS);
             model.compute.run(|| {
                 let mut x = Tensor::zeros(&model.compute, &[0, 0]);
                 self.compute(model, &batch, &mut x);
@@ -71,7 +73,12 @@ impl Below {
     /// x (N, D) ← the stream of a batch, whose first rows are those of `texts`, by their numbers;
     /// the rest only fills it. Unwinds where the device is out of memory.
     pub fn stream(&mut self, model: &Model, batch: &Batch, texts: &[usize], x: &mut Tensor) {
-        let Some(kept) = &self.kept else { return self.compute(model, batch, x) };
+        let Some(kept) = &self.kept else {
+            let mut filled = batch.clone();
+            filled.fill(BATCH_INVARIANT_ROWS);
+            self.compute(model, &filled, x);
+            return x.set_rows(batch.len());
+        };
         let rows: Vec<usize> = texts.iter().flat_map(|&i| kept.rows[i].clone()).collect();
         x.set_shape([rows.len(), model.arch.width]);
         rows::gather(&kept.all, &Index::new(&model.compute, rows), x);

@@ -25,17 +25,28 @@ impl TrainingPass {
         *self.cuts.last().expect("a cut at the end")
     }
 
-    /// Its texts as a batch, with as many rows as make a row's numbers a matter of that row alone;
-    /// those that only fill it are a piece by themselves, and have no gradient.
-    pub fn batch<'t>(&self, texts: impl Iterator<Item = &'t [u32]>) -> (Batch, Vec<usize>) {
+    /// Its texts as a batch of at least so many rows; those that only fill it are a piece by
+    /// themselves, and have no gradient.
+    pub fn batch<'t>(
+        &self,
+        texts: impl Iterator<Item = &'t [u32]>,
+        least: usize,
+    ) -> (Batch, Vec<usize>) {
         let mut batch = Batch::whole(texts);
-        batch.fill(BATCH_INVARIANT_ROWS);
+        batch.fill(least);
         let mut cuts = self.cuts.clone();
         if self.tokens() < batch.len() {
             cuts.push(batch.len());
         }
         (batch, cuts)
     }
+}
+
+/// Rows that the passes over a batch of so many tokens have at least: as many as make a row's numbers
+/// a matter of that row alone, or none, where all are one piece and so always one pass.
+pub fn least_rows(tokens: usize) -> usize {
+    const { assert!(BATCH_INVARIANT_ROWS <= weight_gradient::PIECE) };
+    if tokens < BATCH_INVARIANT_ROWS { 0 } else { BATCH_INVARIANT_ROWS }
 }
 
 /// The passes over texts of these lengths, each of at most `most` tokens, or of as few more as there

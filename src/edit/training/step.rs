@@ -6,18 +6,17 @@
 //! ```
 //!
 //! Nothing is padded. What lies below the lowest matrix is [`Below`]; whole texts are run above it,
-//! the head at wanted tokens only, and backward from there down to that matrix. From
-//! [`BATCH_INVARIANT_ROWS`] rows on a text's numbers do not depend on the others, and sums over
-//! texts are cut where the batch decides, so a step does not depend on how it is cut into passes.
+//! the head at wanted tokens only, and backward from there down to that matrix. Passes have so many rows
+//! ([`least_rows`]) that a text's numbers do not depend on the others, and sums over texts are cut
+//! where the batch decides, so a step does not depend on how it is cut into passes.
 
 use super::below::Below;
-use super::passes::{TrainingPass, passes};
+use super::passes::{TrainingPass, least_rows, passes};
 use super::texts::TrainingText;
 use crate::base::{Progress, Result};
 use crate::model::gradients::MatrixGradients;
-use crate::model::{Batch, KvCache, MatrixId, Model, Past, Position, Run, Span};
+use crate::model::{Batch, Hook, KvCache, MatrixId, Model, Past, Position, Run, Span};
 use crate::ops::adam::{self, AdamMoments, AdamRule};
-use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -126,22 +125,24 @@ impl<'t> Trainer<'t> {
     pub fn gradient(&mut self, batch: &[usize]) -> Result<Vec<f64>> {
         let lengths: Vec<usize> = batch.iter().map(|&i| self.texts[i].ids.len()).collect();
         let passes = passes(&lengths, self.most);
+        let least = least_rows(lengths.iter().sum());
         let compute = self.model.compute.clone();
         compute.run(|| {
             self.gradients.clear();
             let mut losses = Vec::with_capacity(batch.len());
             for pass in &passes {
-                losses.extend(self.pass(pass, &batch[pass.texts.clone()], batch.len()));
+                let own = &batch[pass.texts.clone()];
+                losses.extend(self.pass(pass, own, least, batch.len()));
             }
             Ok(losses)
         })
     }
 
     /// Adds the gradient of a pass; returns the loss of each of its texts.
-    fn pass(&mut self, pass: &TrainingPass, own: &[usize], of: usize) -> Vec<f64> {
+    fn pass(&mut self, pass: &TrainingPass, own: &[usize], least: usize, of: usize) -> Vec<f64> {
         let Trainer { model, texts, below, gradients, past, buffers, .. } = self;
         let compute = &model.compute;
-        let (batch, cuts) = pass.batch(own.iter().map(|&i| &texts[i].ids[..]));
+        let (batch, cuts) = pass.batch(own.iter().map(|&i| &texts[i].ids[..]), least);
         gradients.set_cuts(Index::new(compute, cuts));
         let span = above(model, gradients.begin(model));
         below.stream(model, &batch, own, &mut buffers.x);
@@ -149,9 +150,14 @@ impl<'t> Trainer<'t> {
         buffers.dx.set_shape([batch.len(), model.arch.width]);
         buffers.dx.clear();
         let own: Vec<&TrainingText> = own.iter().map(|&i| &texts[i]).collect();
-        let losses = buffers.head(model, &own, &batch, of);
+        let losses = buffers.head(model, &own, &batch, least, of);
         let StepBuffers { dx, run, .. } = buffers;
-        model.backward(&batch, span, past, dx, run, gradients);
+        let short = gradients.short_end(model);
+        let end = short.map_or(span, |(end, _)| above(model, end));
+        model.backward(&batch, end, past, dx, run, gradients);
+        if let Some((_, site)) = short {
+            gradients.backward(site, &batch, dx);
+        }
         losses
     }
 
@@ -193,6 +199,7 @@ impl StepBuffers {
         model: &Model,
         texts: &[&TrainingText],
         batch: &Batch,
+        least: usize,
         of: usize,
     ) -> Vec<f64> {
         let compute = &model.compute;
@@ -209,7 +216,7 @@ impl StepBuffers {
         for (read, rows) in read.chunks(LOGIT_ROWS).zip(rows.chunks(LOGIT_ROWS)) {
             let own = read.len();
             let (mut filled, mut rows) = (read.to_vec(), rows.to_vec());
-            filled.resize(own.max(BATCH_INVARIANT_ROWS), read[0]);
+            filled.resize(own.max(least), read[0]);
             rows.resize(filled.len(), RowLoss::CrossEntropy { target: 0, weight: 0.0 });
             let all = 0..filled.len();
             let mut of_rows = LossRows::new(compute, vec![all.clone()], rows);
