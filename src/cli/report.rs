@@ -21,8 +21,8 @@ const SHOWN: usize = 20;
 /// Failed facts named on the terminal.
 const NAMED: usize = 10;
 
-/// `‖Δ‖/‖W‖` of a fact alone, or `‖δ‖/‖t₀‖` where facts were planned together; nothing where neither
-/// is a fact's.
+/// `‖Δ‖/‖W‖` of a fact alone, or `‖δ‖/‖t₀‖` where facts were planned together; nothing where
+/// neither is a fact's.
 pub fn share(o: &FactReport) -> Option<String> {
     let (what, [part, whole]) = match (o.plan.change, o.plan.value) {
         (Some(change), _) => ("‖Δ‖/‖W‖", change),

@@ -110,8 +110,8 @@ impl Edited<'_> {
     fn spoilt(&self, found: &str) -> String {
         let lost = percent(self.lost);
         format!(
-            "{found}, and rounding to the stored type loses {lost} of the change; edit the model in \
-             F32"
+            "{found}, and rounding to the stored type loses {lost} of the change; edit the model \
+             in F32"
         )
     }
 

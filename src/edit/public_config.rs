@@ -40,8 +40,8 @@ pub const HELD: [(&str, &str); 10] = [
     ("rewrite_module_tmps", MODULE),
 ];
 
-const MODULE: &str = "another module than the MLP's down projection is refused, but by fine-tuning, \
-                      which trains it";
+const MODULE: &str = "another module than the MLP's down projection is refused, but by \
+                      fine-tuning, which trains it";
 
 /// The names of the edited module.
 pub const MODULES: [&str; 2] = ["rewrite_module_tmp", "rewrite_module_tmps"];

@@ -75,18 +75,14 @@ impl Prepared {
             hparams.put(name, value.clone(), source);
         }
         hparams.fill(method);
-        let name = method.about().name;
         say_settings(progress, &opened, method, &hparams);
         let params = hparams.resolve(method, &opened.model)?;
         places::check_trained(&opened, &params)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
         }
-        let needs = method.needs(&params, &State::default()).statistics;
-        if needs.is_empty() && settings.statistics.is_some() {
-            let what = "with these hyperparameters";
-            progress.warn(&format!("the statistics are not read: {name} needs none {what}"));
-        }
+        let searches = method.search(&params, &opened.model.arch).is_some();
+        say_unread(&settings, method, &params, searches);
         let reading = reading(&opened, &settings, &params);
         if let Some((why, remedy)) = reading.chat.and_then(Chat::late_answer) {
             progress.advise(&why, &remedy);
@@ -95,10 +91,6 @@ impl Prepared {
             let tokenize = |facts: &[Fact]| tokenize(&opened.model, reading, facts, contexts);
             requests::settle(file, &requests, &settings, &tokenize)
         };
-        let searches = method.search(&params, &opened.model.arch).is_some();
-        if settings.contexts.is_some() && !searches {
-            progress.warn(&format!("the contexts are not read: {name} trains on bare prompts"));
-        }
         let contexts = match &settings.contexts {
             _ if !searches => Contexts::bare(),
             Some((_, contexts)) => contexts.clone(),
@@ -118,12 +110,8 @@ impl Prepared {
             notes["space"] = json!(false);
         }
         let requests = facts.iter().map(|fact| fact.request.clone()).collect();
-        let end = match method.batching() {
-            Batching::Epochs => opened.end()?,
-            Batching::OneByOne | Batching::Together => None,
-        };
         Ok(Prepared {
-            end,
+            end: if method.batching() == Batching::Epochs { opened.end()? } else { None },
             opened,
             settings,
             method,
@@ -377,8 +365,8 @@ impl Prepared {
                 false => "what lies below the matrices is run in every epoch, for want of room",
             };
             return self.settings.progress.remark(&format!(
-                "{facts}, {} of a step at a time; training takes up to {}B, the matrices {}B of it, \
-                 and {}FLOP; {below}",
+                "{facts}, {} of a step at a time; training takes up to {}B, the matrices {}B of \
+                 it, and {}FLOP; {below}",
                 cost.at_a_time,
                 metric(bytes as f64),
                 metric(training.matrices as f64),
@@ -426,6 +414,19 @@ fn say_settings(
     let summary = hparams.summary(method);
     if !summary.is_empty() {
         progress.remark(&format!("hyperparameters: {summary}"));
+    }
+}
+
+/// Warns of what was given and is not read.
+fn say_unread(settings: &Settings, method: &dyn Method, params: &Params, searches: bool) {
+    let (progress, name) = (&settings.progress, method.about().name);
+    let needs = method.needs(params, &State::default()).statistics;
+    if needs.is_empty() && settings.statistics.is_some() {
+        let what = "with these hyperparameters";
+        progress.warn(&format!("the statistics are not read: {name} needs none {what}"));
+    }
+    if settings.contexts.is_some() && !searches {
+        progress.warn(&format!("the contexts are not read: {name} trains on bare prompts"));
     }
 }
 

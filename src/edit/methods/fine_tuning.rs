@@ -39,14 +39,14 @@ use crate::edit::training::kept::KeptTraining;
 use crate::edit::training::memory::TrainingMemory;
 use crate::edit::training::run::Training;
 use crate::edit::training::step::MoveRule;
-use crate::edit::training::texts::{Objective, TrainingText};
+use crate::edit::training::texts::{TrainingObjective, TrainingText};
 use crate::model::{MatrixId, Model};
 use crate::store::{Delta, Fingerprint};
 use crate::tensor::Precision;
 
 /// FT-L, as methods are listed.
 pub static FT_L: FineTuning = FineTuning {
-    objective: Objective::PromptLast,
+    objective: TrainingObjective::PromptLast,
     shuffles: false,
     about: About { name: "ft-l", presets: "ft-l", ..ABOUT },
     params: &ONE_BY_ONE,
@@ -54,7 +54,7 @@ pub static FT_L: FineTuning = FineTuning {
 
 /// FT-M.
 pub static FT_M: FineTuning = FineTuning {
-    objective: Objective::Target,
+    objective: TrainingObjective::Target,
     shuffles: false,
     about: About {
         name: "ft-m",
@@ -68,7 +68,7 @@ pub static FT_M: FineTuning = FineTuning {
 
 /// LocFT-BF.
 pub static LOCFT_BF: FineTuning = FineTuning {
-    objective: Objective::TargetAndEnd,
+    objective: TrainingObjective::TargetAndEnd,
     shuffles: true,
     about: About {
         name: "locft-bf",
@@ -83,7 +83,7 @@ pub static LOCFT_BF: FineTuning = FineTuning {
 
 /// See [`FT_L`], [`FT_M`] and [`LOCFT_BF`].
 pub struct FineTuning {
-    objective: Objective,
+    objective: TrainingObjective,
     shuffles: bool,
     about: About,
     params: &'static [&'static Param],
@@ -140,9 +140,9 @@ static IN_BATCHES: [&Param; 7] =
 impl Method for FineTuning {
     fn about(&self) -> &'static About {
         match self.objective {
-            Objective::PromptLast => &FT_L.about,
-            Objective::Target => &FT_M.about,
-            Objective::TargetAndEnd => &LOCFT_BF.about,
+            TrainingObjective::PromptLast => &FT_L.about,
+            TrainingObjective::Target => &FT_M.about,
+            TrainingObjective::TargetAndEnd => &LOCFT_BF.about,
         }
     }
 
@@ -221,7 +221,7 @@ impl FineTuning {
     }
 
     fn texts(&self, on: &Context, facts: &[TokenizedFact]) -> Result<Vec<TrainingText>> {
-        if self.objective == Objective::TargetAndEnd && on.end.is_none() {
+        if self.objective == TrainingObjective::TargetAndEnd && on.end.is_none() {
             let what = "the model's files name no token that ends a text, which targets end with";
             let remedy = "name one as eos_token in tokenizer_config.json, or edit with ft-m";
             return Err(Error::refused(what, Remedy::from(remedy).option("method", Some("ft-m"))));

@@ -42,15 +42,15 @@ impl TrainingPass {
     }
 }
 
-/// Rows that the passes over a batch of so many tokens have at least: as many as make a row's numbers
-/// a matter of that row alone, or none, where all are one piece and so always one pass.
+/// Rows that the passes over a batch of so many tokens have at least: as many as make a row's
+/// numbers a matter of that row alone, or none, where all are one piece and so always one pass.
 pub fn least_rows(tokens: usize) -> usize {
     const { assert!(BATCH_INVARIANT_ROWS <= weight_gradient::PIECE) };
     if tokens < BATCH_INVARIANT_ROWS { 0 } else { BATCH_INVARIANT_ROWS }
 }
 
-/// The passes over texts of these lengths, each of at most `most` tokens, or of as few more as there
-/// can be.
+/// The passes over texts of these lengths, each of at most `most` tokens, or of as few more as
+/// there can be.
 pub fn passes(lengths: &[usize], most: usize) -> Vec<TrainingPass> {
     let cuts = weight_gradient::cuts(lengths.iter().copied());
     let mut end = 0;

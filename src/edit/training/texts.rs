@@ -11,7 +11,7 @@ use crate::store::Fingerprint;
 
 /// What is asked of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Objective {
+pub enum TrainingObjective {
     /// All tokens of the target, each at the prompt's last token.
     PromptLast,
     /// The target, each token after those before it.
@@ -35,14 +35,18 @@ impl TrainingText {
     /// # Panics
     ///
     /// Where the objective has an end, and none is given.
-    pub fn new(fact: &TokenizedFact, objective: Objective, end: Option<u32>) -> TrainingText {
+    pub fn new(
+        fact: &TokenizedFact,
+        objective: TrainingObjective,
+        end: Option<u32>,
+    ) -> TrainingText {
         let (prompt, target) = (&fact.rows.keys[0].ids, &fact.rows.target);
         let last = prompt.len() - 1;
-        if objective == Objective::PromptLast {
+        if objective == TrainingObjective::PromptLast {
             let wanted = target.iter().map(|&y| (last, y)).collect();
             return TrainingText { ids: prompt.clone(), wanted };
         }
-        let end = (objective == Objective::TargetAndEnd)
+        let end = (objective == TrainingObjective::TargetAndEnd)
             .then(|| end.expect("an objective with an end has the token"));
         let after: Vec<u32> = target.iter().copied().chain(end).collect();
         let ids = [prompt, &after[..after.len() - 1]].concat();
