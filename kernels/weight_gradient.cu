@@ -6,14 +6,14 @@
 //   types    f32 bf16
 //   launch   SIDE x SIDE of dW a block of THREADS, grid (M / SIDE, K / SIDE)
 //   cost     2 P PIECE M K FLOP for bf16, 3 times that for f32, in P pieces that are full or not;
-//            bound by the tensor cores, where there are some thousand tokens: dW is read and written
-//            once
+//            bound by the tensor cores, where there are some thousand tokens: dW is read and
+//            written once
 //   source   -
 //
-// Numbers in f32 are hi + lo + r in bf16, summed in three products, as in linear_mma.cu: besides the
-// rounding of sums an element is off by no more than 4 (1 + 2^-19) 2^-17 sum_n |dy| |x|. Sums of
-// tensor cores, which cut off, end with a piece, and are promoted to sums that round. So bits are a
-// matter of the pieces, and not of how many of them a launch has.
+// Numbers in f32 are hi + lo + r in bf16, summed in three products, as in linear_mma.cu: besides
+// the rounding of sums an element is off by no more than 4 (1 + 2^-19) 2^-17 sum_n |dy| |x|. Sums
+// of tensor cores, which cut off, end with a piece, and are promoted to sums that round. So bits
+// are a matter of the pieces, and not of how many of them a launch has.
 #include "common.cuh"
 #include "tiles.cuh"
 
@@ -40,7 +40,8 @@ static_assert(sizeof(Shared) <= 48 << 10, "");
 extern "C" __global__ void __launch_bounds__(256) weight_gradient(
     const elem* dy, const elem* x, const int* cuts, int P, int M, int K, inout float* dw) {
     Shared& s = shared();
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, wide = SIDE / VEC;
+    constexpr int bits = bits_for(SIDE / VEC);
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int m0 = blockIdx.x * SIDE, k0 = blockIdx.y * SIDE;
     const int row = warp % (SIDE / WARP_M) * WARP_M, col = warp / (SIDE / WARP_M) * WARP_N;
     const bool busy = m0 + row < M && k0 + col < K;
@@ -63,12 +64,12 @@ extern "C" __global__ void __launch_bounds__(256) weight_gradient(
     const auto begin = [&](int tile, int stage) {
         const int piece = tile / Plan::tiles, end = cuts[piece + 1];
         const int from = cuts[piece] + tile % Plan::tiles * Plan::depth;
-        of_dy.load(matrix(dy + m0, M, 1, end, M - m0), from, 0, wide, s.dy[stage]);
-        of_x.load(matrix(x + k0, K, 1, end, K - k0), from, 0, wide, s.x[stage]);
+        of_dy.load(matrix(dy + m0, M, 1, end, M - m0), from, 0, bits, s.dy[stage]);
+        of_x.load(matrix(x + k0, K, 1, end, K - k0), from, 0, bits, s.x[stage]);
     };
     const auto end = [&](int stage) {
-        of_dy.store(wide, s.dy[stage]);
-        of_x.store(wide, s.x[stage]);
+        of_dy.store(bits, s.dy[stage]);
+        of_x.store(bits, s.x[stage]);
     };
     const auto use = [&](int tile, int stage) {
         if (busy)

@@ -127,9 +127,8 @@ pub trait Method: Send + Sync {
     ///
     /// # Errors
     ///
-    /// A search or a training that meets NaN, a system that cannot be solved, a cache that cannot be
-    /// written,
-    /// cancellation, a device out of memory.
+    /// A search or a training that meets NaN, a system that cannot be solved, a cache that cannot
+    /// be written, cancellation, a device out of memory.
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan>;
 }
 

@@ -7,8 +7,8 @@
 //!
 //! Nothing is padded. What lies below the lowest matrix is [`Below`]; whole texts are run above it,
 //! the head at wanted tokens only, and backward from there down to that matrix. Passes have so
-//! many rows ([`least_rows`]) that a text's numbers do not depend on the others, and sums over texts are cut
-//! where the batch decides, so a step does not depend on how it is cut into passes.
+//! many rows ([`least_rows`]) that a text's numbers do not depend on the others, and sums over
+//! texts are cut where the batch decides, so a step does not depend on how it is cut into passes.
 
 use super::below::Below;
 use super::passes::{TrainingPass, least_rows, passes};
