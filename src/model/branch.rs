@@ -4,8 +4,8 @@
 //! u = pre(x)      y = body(u)      x ← x + post(y)        without a norm: u = x, x ← x + y
 //! ```
 //!
-//! The body runs in two steps, both ways. [`Body::open`] computes all that backward reads, and
-//! [`Body::close`] the rest, so that a layer that is run again for backward ends with `open`.
+//! The body runs in two steps, both ways. `Body::open` computes all that backward reads, and
+//! `Body::close` the rest, so that a layer that is run again for backward ends with `open`.
 
 use super::attention::{Attention, AttentionActs, AttentionBack};
 use super::matrix::{Linear, Matrix};
