@@ -9,7 +9,7 @@ use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::model::Past;
-use incise::model::generate::Sampling;
+use incise::model::generate::{Sampling, generate};
 use incise::model::{
     At, Batch, KvCache, Model, NoHook, Position, Run, SearchPrecision, Site, Span,
 };
@@ -76,7 +76,7 @@ fn a_device_without_room_is_an_error() {
     engine.cap(engine.memory().used + 100);
     let mut rng = Rng::new(0, "unused");
     let ids = &golden.json.prompts[0];
-    let text = model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
+    let text = generate(&model, ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
     assert!(matches!(text, Err(Error::DeviceMemory { .. })));
 }
 
