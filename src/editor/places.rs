@@ -10,6 +10,7 @@ use crate::base::{Error, Result};
 use crate::edit::params::Params;
 use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
+use crate::memory::is_memory;
 use crate::model::MatrixId;
 use crate::store::Patch;
 use crate::store::place::{check_distinct, check_place, check_replaced};
@@ -38,6 +39,9 @@ pub(super) fn check(
     if let Some(file) = output {
         let (older, what) = match settings.shard {
             Some(_) => (ValueStore::read(file).is_ok(), "file of values"),
+            None if settings.method.is_some_and(|method| method.makes_memory()) => {
+                (is_memory(file), "memory")
+            }
             None => (Patch::read(file).is_ok(), "patch"),
         };
         check_place(file, &inputs)?;

@@ -41,7 +41,7 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
 
     let patch = copy.beside("a.patch");
     edit.write(&patch).unwrap();
-    assert_eq!(Patch::read(&patch).unwrap(), *edit.patch());
+    assert_eq!(Patch::read(&patch).unwrap(), *edit.patch().unwrap());
     assert!(copy.beside("a.patch.report.jsonl").exists());
     edit.apply_in_place().unwrap();
     assert_ne!(copy.weights(), before);
@@ -84,7 +84,7 @@ fn an_edit_does_not_depend_on_threads() {
     let editor = copy.editor(&Device::Cpu).method("r-rome").unwrap();
     let all = editor.plan(&[violin()]).unwrap();
     let one = editor.threads(1).unwrap().plan(&[violin()]).unwrap();
-    assert_eq!(one.patch(), all.patch());
+    assert_eq!(one.patch().unwrap(), all.patch().unwrap());
 }
 
 /// Edits of one kind, by every method, take both facts of the model that ships.
@@ -101,7 +101,10 @@ fn every_method_goes_through_the_same_door() {
         let took: Vec<_> = edit.facts().iter().map(|f| (f.failed(), f.p_target)).collect();
         println!("{name}: {took:?}");
         assert_eq!(edit.facts().len(), 2, "{name}");
-        assert_eq!(edit.patch().metadata.method, name);
+        match edit.patch() {
+            Ok(patch) => assert_eq!(patch.metadata.method, name),
+            Err(e) => assert!(method.makes_memory(), "{name}: {e}"),
+        }
     }
 }
 
