@@ -45,7 +45,7 @@ pub struct Grace;
 
 static ABOUT: About = About {
     name: "grace",
-    summary: "Keeps a value for each prompt in a codebook beside one matrix, and no weight changes.",
+    summary: "Keeps a value for each prompt in a codebook beside one matrix; no weight changes.",
     paper: "Hartvigsen et al. 2023, arXiv:2211.11031",
     changes: "nothing: what one matrix gives at the prompts it knows",
     needs: "nothing",
