@@ -145,7 +145,7 @@ impl Model {
         }
     }
 
-    /// Bytes that a token takes in passes over `span` that compute there, besides entries of layers
+    /// Bytes that a token takes in passes over `span` that compute there, without entries of layers
     /// that are run again.
     pub fn bytes_a_token(&self, span: impl Into<Span>, compute: &Compute) -> TokenBytes {
         let span = span.into();
