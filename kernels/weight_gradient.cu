@@ -10,7 +10,7 @@
 //            written once
 //   source   -
 //
-// Numbers in f32 are hi + lo + r in bf16, summed in three products, as in linear_mma.cu: besides
+// Numbers in f32 are hi + lo + r in bf16, summed in three products, as in linear_mma.cu: beyond
 // the rounding of sums an element is off by no more than 4 (1 + 2^-19) 2^-17 sum_n |dy| |x|. Sums
 // of tensor cores, which cut off, end with a piece, and are promoted to sums that round. So bits
 // are a matter of the pieces, and not of how many of them a launch has.

@@ -2,8 +2,8 @@
 //
 // A CUDA thread is a fibre. It runs until it waits: at a barrier for its block, or at a warp
 // operation for the lanes of a mask. The scheduler lets a group go when all of it waits at one call
-// site; a group that cannot be completed is an error that names the lines. An order may hold it
-// besides, at an access to shared memory, until no other thread can go on. Shared memory is a fresh
+// site; a group that cannot be completed is an error that names the lines. An order may also
+// hold it at an access to shared memory, until no other thread can go on. Shared memory is a fresh
 // heap block of the exact size, full of NaN. What this cannot show: coalescing, bank conflicts,
 // spills, fences between blocks, the rounding of tensor cores.
 #pragma once

@@ -3,7 +3,7 @@
 
 use super::fact_report::FactPlan;
 use super::method::{Batching, Method};
-use super::methods::fine_tuning::FT_L;
+use super::methods::fine_tuning::{FT_L, NORM_CONSTRAINT};
 use super::methods::pmet::NLL_LOSS_FACTOR;
 use super::params::{CLAMP_NORM_FACTOR, KEY_AVERAGE, Params};
 use crate::base::units::percent;
@@ -83,13 +83,17 @@ impl Edited<'_> {
         let found = plan.trace.last().map_or(0.0, |last| (-last.nll).exp());
         let (p, epochs) = (percent(found), plan.trace.len());
         if found < LIKELY {
+            let first = plan.trace.first().map_or(f64::INFINITY, |first| first.nll);
+            let bound = self.params.number_if_given(&NORM_CONSTRAINT).is_some();
+            let more = match self.params.matrices() {
+                _ if plan.trace.last().is_some_and(|last| last.nll > first) => "a smaller lr",
+                _ if bound => "a larger norm_constraint, more num_steps, more matrices",
+                [_] => "more num_steps, a larger lr, more matrices",
+                _ => "more num_steps, a larger lr",
+            };
             return format!(
-                "training got to P {p} a token in {epochs} epochs; try more num_steps, a larger \
-                 lr{} or another layer",
-                match self.params.matrices() {
-                    [_] => ", more matrices",
-                    _ => "",
-                }
+                "training got to P {p} a token of all it was trained on in {epochs} epochs; try \
+                 {more} or another layer"
             );
         }
         if self.lost >= SPOILT {

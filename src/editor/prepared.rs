@@ -32,8 +32,9 @@ use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
 use crate::edit::values;
 use crate::model::Model;
+use crate::model::lineage::weights_name;
 use crate::stats::Moment;
-use crate::store::{model_fingerprint, tensor_fingerprint};
+use crate::store::tensor_fingerprint;
 use crate::text::{Chat, ChatSettings, Frame};
 
 /// Where the facts of a call come from, in errors.
@@ -312,11 +313,9 @@ impl Prepared {
 
     /// Refuses statistics now, and not after hours of searching.
     pub(super) fn check_statistics(&self, state: &State) -> Result<()> {
-        if self.settings.shard.is_some() {
-            return Ok(());
-        }
+        let all = self.settings.shard.is_none();
         let needed = self.method.needs(&self.params, state).statistics;
-        needed.into_iter().try_for_each(|l| self.moment(l).map(drop))
+        needed.into_iter().filter(|_| all).try_for_each(|l| self.moment(l).map(drop))
     }
 
     pub(super) fn state(&self) -> Result<(Option<StateFile>, State)> {
@@ -334,7 +333,7 @@ impl Prepared {
         let settings = &self.settings;
         let keeps = self.method.batching().keeps();
         let Some(dir) = settings.cache_dir().filter(|_| keeps) else { return Ok(None) };
-        let weights = model_fingerprint(&self.opened.checkpoint, &|_| false)?;
+        let weights = weights_name(&self.opened.checkpoint)?;
         let mut cache = Cache::open(&dir, &weights)?;
         for file in &settings.values {
             cache.values.add_all(&ValueStore::read(file)?)?;

@@ -6,8 +6,8 @@
 //! z = head(norm(x))
 //! ```
 //!
-//! Backward reads the same lines from the bottom up. Weights and the cached past are constants, so
-//! dx, from the logits down to where a span begins, is the only gradient.
+//! Backward reads the same lines from the bottom up: dx, from the logits down to where a span
+//! begins. The cached past is a constant; gradients of matrices are a hook's (`gradients.rs`).
 //!
 //! The parts of a pass unwind where a device is out of memory: call them inside
 //! [`Compute::run`](crate::tensor::Compute::run).
@@ -147,7 +147,7 @@ impl Model {
         }
     }
 
-    /// Bytes that a token takes in passes over `span` that compute there, besides entries of layers
+    /// Bytes that a token takes in passes over `span` that compute there, without entries of layers
     /// that are run again.
     pub fn bytes_a_token(&self, span: impl Into<Span>, compute: &Compute) -> TokenBytes {
         let span = span.into();

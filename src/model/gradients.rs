@@ -40,8 +40,12 @@ fn input(id: MatrixId) -> Site {
 impl MatrixGradients {
     /// Zeros, of some of a model's matrices.
     pub fn new(model: &Model, ids: &[MatrixId]) -> MatrixGradients {
-        let mut sites: Vec<Site> = ids.iter().map(|&id| input(id)).collect();
-        sites.dedup();
+        let mut sites = Vec::new();
+        for site in ids.iter().map(|&id| input(id)) {
+            if !sites.contains(&site) {
+                sites.push(site);
+            }
+        }
         let inputs = sites.iter().map(|_| Tensor::narrow(&model.compute, &[0, 0])).collect();
         sites.extend(ids.iter().map(|id| Site { layer: id.layer, at: At::Output(id.matrix) }));
         let zeros = |&id: &MatrixId| Tensor::zeros(&model.compute, &model.matrix(id).w.dims());
@@ -100,8 +104,12 @@ impl MatrixGradients {
 
     /// Bytes that a token of a pass takes.
     pub fn bytes_a_token(model: &Model, ids: &[MatrixId]) -> usize {
-        let mut read: Vec<(Site, MatrixId)> = ids.iter().map(|&id| (input(id), id)).collect();
-        read.dedup_by_key(|(site, _)| *site);
+        let mut read: Vec<(Site, MatrixId)> = Vec::new();
+        for &id in ids {
+            if read.iter().all(|(site, _)| *site != input(id)) {
+                read.push((input(id), id));
+            }
+        }
         let width = |(_, id): &(Site, MatrixId)| model.matrix(*id).w.dims()[1];
         model.compute.narrow_size() * read.iter().map(width).sum::<usize>()
     }

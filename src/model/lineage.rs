@@ -5,8 +5,8 @@
 //! those that it speaks of. Of these, only the tensors it names are read whole.
 
 use super::load::down_projections;
-use crate::base::{Progress, Result};
-use crate::store::{Checkpoint, Lineage, model_fingerprint, tensor_fingerprint};
+use crate::base::{Progress, Quiet, Result};
+use crate::store::{Checkpoint, Fingerprint, Lineage, model_fingerprint, tensor_fingerprint};
 
 /// The fingerprint of a checkpoint's model. An edited checkpoint has that of its base.
 ///
@@ -58,4 +58,25 @@ fn mismatch(checkpoint: &Checkpoint, lineage: &Lineage) -> Result<Option<String>
 pub fn rest(checkpoint: &Checkpoint, without: &dyn Fn(&str) -> bool) -> Result<String> {
     let downs = down_projections(checkpoint)?;
     model_fingerprint(checkpoint, &|name| downs.contains(name) || without(name))
+}
+
+/// A name for a checkpoint's weights as they are, edits included. A sample may miss what an edit
+/// changed, so the tensors that the lineage names count whole.
+///
+/// # Errors
+///
+/// As [`fingerprint`].
+pub fn weights_name(checkpoint: &Checkpoint) -> Result<String> {
+    let sampled = model_fingerprint(checkpoint, &|_| false)?;
+    let edited = lineage(checkpoint, &Quiet)?.tensors;
+    if edited.is_empty() {
+        return Ok(sampled);
+    }
+    let mut all = Fingerprint::default();
+    all.field(sampled.as_bytes());
+    for (name, hash) in &edited {
+        all.field(name.as_bytes());
+        all.field(hash.as_bytes());
+    }
+    Ok(all.hex())
 }

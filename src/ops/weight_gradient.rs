@@ -15,7 +15,7 @@ use crate::tensor::{Tensor, on, shapes};
 
 /// Where the tokens of sequences of these lengths are cut into pieces: from 0 to their sum,
 /// ascending. A piece is as many whole sequences as [`PIECE`] tokens hold; one that is longer is
-/// cut by itself.
+/// cut every [`PIECE`] tokens, and what is left of it begins the next.
 pub fn cuts(lengths: impl IntoIterator<Item = usize>) -> Vec<usize> {
     let mut cuts = vec![0];
     let mut end = 0;

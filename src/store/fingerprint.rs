@@ -58,9 +58,8 @@ pub fn tensor_fingerprint(bytes: &[u8]) -> String {
 }
 
 /// The fingerprint of a model: its configuration, and name, type, shape and a sample of 64 KiB of
-/// every tensor, from its beginning, middle and end. Tensors that edits change are not sampled, so
-/// an edited checkpoint keeps the statistics of its base. How the tensors are spread over files,
-/// and in which order, does not matter.
+/// every tensor, from its beginning, middle and end. Those that `is_editable` names are not
+/// sampled. How the tensors are spread over files, and in which order, does not matter.
 ///
 /// # Errors
 ///

@@ -159,7 +159,7 @@ pub(super) fn kept_alone(folder: &Path) -> Result<Vec<PathBuf>> {
     let all = files(folder)?;
     let is_alone = |path: &&PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let number = name.strip_suffix(KEPT);
+        let number = name.strip_suffix(KEPT).filter(|number| number.parse::<u32>().is_ok());
         number.is_some_and(|number| !all.contains(&folder.join(format!("{number}.journal"))))
     };
     Ok(all.iter().filter(is_alone).cloned().collect())

@@ -202,6 +202,9 @@ impl Change {
                 return Err((self.entry(), what));
             }
         }
+        if self.out == 0 || self.inner == 0 {
+            return Err((self.entry(), format!("is {} by {}", self.out, self.inner)));
+        }
         if let Delta::LowRank { r, .. } = self.delta
             && !(1..=self.out.min(self.inner)).contains(&r)
         {
@@ -241,7 +244,8 @@ impl Patch {
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         for (i, change) in self.changes.iter().enumerate() {
             change.check().map_err(|(part, what)| Error::input(path, part, what, REMAKE))?;
-            let mut same = self.changes[..i].iter().filter(|c| c.tensor == change.tensor);
+            let same = |c: &&Change| c.tensor == change.tensor || c.entry() == change.entry();
+            let mut same = self.changes[..i].iter().filter(same);
             if let Some(what) = same.find_map(|other| change.clash(other)) {
                 return Err(Error::input(path, change.entry(), what, "add the changes up"));
             }

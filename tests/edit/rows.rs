@@ -10,6 +10,7 @@ use incise::base::{DType, Progress};
 use incise::edit::apply::{in_place, to_file, to_folder, undo};
 use incise::edit::export::Adapter;
 use incise::model::change::dense;
+use incise::model::lineage::weights_name;
 use incise::model::{Matrix, MatrixId, Model, fingerprint};
 use incise::store::lineage::Lineage;
 use incise::store::tensor_fingerprint;
@@ -314,6 +315,12 @@ fn an_edit_of_any_matrix_keeps_the_fingerprint_of_its_base() {
         in_place(&dir, &patches, &Device::Cpu, &Quiet).unwrap();
         assert_eq!(named(&dir), (base.clone(), 0), "{name}: in place");
         assert_eq!(lineage(&dir).tensors, lineage(&out).tensors, "{name}");
+        // What is kept for weights is kept for all of their bytes, and not for a sample.
+        let kept = |dir: &Path| weights_name(&Checkpoint::open(dir).unwrap()).unwrap();
+        let sample =
+            |dir: &Path| model_fingerprint(&Checkpoint::open(dir).unwrap(), &|_| false).unwrap();
+        assert_eq!(kept(&dir), kept(&out), "{name}");
+        assert!(kept(&dir) != kept(&between) && kept(&dir) != sample(&dir), "{name}");
         // Of an edit: a new folder of the folder, and in place there.
         let third = copy.beside("third");
         to_folder(&between, from_ref(&patches[1]), &third, &Device::Cpu, &Quiet).unwrap();

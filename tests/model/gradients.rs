@@ -1,6 +1,7 @@
 //! Gradients of every kind of matrix against central differences of the loss, in f64; and what two
 //! passes add up to.
 
+use incise::edit::training::passes::passes;
 use incise::edit::training::step::{MoveRule, Trainer};
 use incise::edit::training::texts::TrainingText;
 use incise::linalg::vector::norm;
@@ -12,6 +13,7 @@ use incise::tensor::Precision;
 use crate::support::budget::{self, along, inner};
 use crate::support::golden::Golden;
 use crate::support::toy::Draw;
+use crate::support::twin;
 
 const RULE: MoveRule = MoveRule { lr: 1e-3, weight_decay: 0.0, bound: None };
 
@@ -76,15 +78,29 @@ fn gradients_are_slopes_of_the_loss() {
 #[test]
 fn a_gradient_does_not_depend_on_passes() {
     let model = Golden::open("llama-tied").model(Precision::F32);
+    let lengths = [9, 50, 30, 2, 100, 60, 70, 60, 3, 7];
+    let others = [(usize::MAX, false), (1, true), (1, false), (2 * PIECE, true)];
+    hold_passes(&model, &lengths, &others);
+}
+
+#[test]
+fn kernels_gradients_do_not_depend_on_passes() {
+    let test = "model::gradients::kernels_gradients_do_not_depend_on_passes";
+    let Some(engine) = twin::fastest(test) else { return };
+    let model = Golden::open("llama-tied").model(engine);
+    hold_passes(&model, &[70, 60, 60], &[(1, true)]);
+}
+
+/// Holds the gradients of a batch, in passes of at most so many tokens and with what lies below
+/// kept or not, to those in one pass.
+fn hold_passes(model: &Model, lengths: &[usize], others: &[(usize, bool)]) {
     let mut draw = Draw::new("passes", true);
-    let lengths = [30, 50, 60, 9, 100, 7, 3, 60, 70, 2];
-    let texts = texts(&model, &mut draw, &lengths);
+    let texts = texts(model, &mut draw, lengths);
     let ids = [MatrixId::new(1, V), MatrixId::new(1, Down), MatrixId::new(2, Gate)];
-    let batch = [3, 1, 0, 9, 4, 2, 8, 7, 6, 5];
-    let tokens: usize = lengths.iter().sum();
-    assert!(tokens > 2 * PIECE);
+    let batch: Vec<usize> = (0..lengths.len()).collect();
+    assert!(passes(lengths, 1).len() > 1, "there is something to cut");
     let run = |most: usize, keeps: bool| {
-        let mut trainer = Trainer::new(&model, &ids, &texts, RULE, most);
+        let mut trainer = Trainer::new(model, &ids, &texts, RULE, most);
         if keeps {
             trainer.keep_below(&incise::base::Quiet).unwrap();
         }
@@ -98,7 +114,7 @@ fn a_gradient_does_not_depend_on_passes() {
         bits
     };
     let all = run(usize::MAX, true);
-    for (most, keeps) in [(usize::MAX, false), (1, true), (1, false), (2 * PIECE, true)] {
+    for &(most, keeps) in others {
         assert!(run(most, keeps) == all, "at most {most} tokens, kept: {keeps}");
     }
 }

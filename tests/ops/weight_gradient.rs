@@ -74,7 +74,7 @@ impl Gradient {
         twin::down(&dw)
     }
 
-    /// How far dW may be off besides: what `weight_gradient.cu` says.
+    /// How far dW may be off beyond that: what `weight_gradient.cu` says.
     fn lost_by_cores(&self, elem: Elem) -> Vec<f64> {
         let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect();
         let sizes = Gradient {
@@ -89,7 +89,7 @@ impl Gradient {
     }
 }
 
-/// What sums over n tokens may lose of Σ |dy||x| besides rounding: parts that are left out, and a
+/// What sums over n tokens may lose of Σ |dy||x| beyond rounding: parts that are left out, and a
 /// piece's sums in tensor cores; parts are up to 2⁻⁸ larger than their numbers.
 fn lost_of(elem: Elem, n: usize) -> f64 {
     let (split, products) = match elem {

@@ -231,6 +231,18 @@ fn rows_of_one_tensor() {
     bad(&|p| at(p, usize::MAX, 2), "are not in 2 × 5");
     bad(&|p| at(p, 1, 1), "w:1: 2 rows are named, and 4 changed");
     bad(&|p| p.changes[1].rows = None, "w: is changed twice");
+    // What a file claims costs nothing.
+    let huge = |p: &mut Patch, len, period, count| {
+        p.changes[1].rows = Some(RowBlocks { start: 0, len, period, count });
+    };
+    bad(&|p| huge(p, 1, 2, 1 << 40), "w:0: 1 rows from row 0 on are not in 1099511627776 × 2");
+    bad(&|p| huge(p, 4, 1 << 60, 1), "w:0: 4 rows from row 0 on are not in 1 × ");
+    bad(
+        &|p| {
+            (p.changes[1].inner, p.changes[1].delta) = (0, Delta::Dense(Vec::new()));
+        },
+        "w:1: is 4 by 0",
+    );
     bad(&|p| p.changes[2].fingerprint.clear(), "w:3: is of another tensor than w:0");
     bad(&|p| p.changes[2].fan_in_fan_out = false, "w:3: is of another tensor than w:0");
     let mut other = rows();

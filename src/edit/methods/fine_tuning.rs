@@ -118,7 +118,8 @@ const WEIGHT_DECAY: Param = Param {
     absent: Absent::Default("0"),
     about: "What is added to the gradient, as a multiple of the matrix.",
 };
-const NORM_CONSTRAINT: Param = Param {
+/// ε.
+pub const NORM_CONSTRAINT: Param = Param {
     name: "norm_constraint",
     kind: ParamKind::NumberOrOff(Range::Positive),
     absent: Absent::Unused("without a bound"),

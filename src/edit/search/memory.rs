@@ -10,7 +10,7 @@
 //! ```
 //!
 //! What a token takes in the layers is said beside each body ([`crate::model::token_bytes`]); here
-//! is what [`super::objective`] holds besides. Wide is the type of the stream, narrow that of what
+//! is what [`super::objective`] holds too. Wide is the type of the stream, narrow that of what
 //! products read (`Tensor::narrow`). Lists of rows, traces and tables of sequences are left out,
 //! and arrays that grow hold somewhat more than they show.
 

@@ -12,6 +12,8 @@ use super::texts::TrainingText;
 use crate::edit::search::memory::max_tokens;
 use crate::model::gradients::MatrixGradients;
 use crate::model::{MatrixId, Model, Position};
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
+use crate::ops::weight_gradient::PIECE;
 
 /// Bytes of training, and what they decide.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,7 +28,7 @@ pub struct TrainingMemory {
     pub fixed: u64,
     /// Whether the stream is kept.
     pub keeps: bool,
-    /// Tokens of a pass, at most, but for texts and pieces that are longer.
+    /// Tokens of a pass, at most.
     pub most: usize,
     /// Floating-point operations of an epoch, and once before the first.
     pub flop: [f64; 2],
@@ -58,13 +60,16 @@ impl TrainingMemory {
         let token = saved + pass.forward + pass.backward + read + once.largest + once.forward;
         let matrices = ((4 + usize::from(bound)) * elements * wide) as u64;
         let stream = (tokens * a.width * wide) as u64;
-        let fixed = (rows.min(LOGIT_ROWS) * wide * (a.vocabulary + 5 * a.width)) as u64;
+        let rows_at_once = rows.clamp(BATCH_INVARIANT_ROWS, LOGIT_ROWS);
+        let fixed = (rows_at_once * wide * (a.vocabulary + 5 * a.width)) as u64;
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        let least = (longest * token) as u64;
+        // The last text of a pass, and what its first piece holds before it.
+        let least = (longest + PIECE - 1).min(tokens.max(1));
         let left = room.saturating_sub(matrices + fixed);
-        let keeps = stream.saturating_add(least) <= left;
+        let keeps = stream.saturating_add((least * token) as u64) <= left;
         let left = left - if keeps { stream } else { 0 };
-        let most = (left / token as u64).clamp(1, max_tokens(model) as u64) as usize;
+        let most = (left / token as u64).min(max_tokens(model) as u64) as usize;
+        let most = most.max(least);
         // Forward and backward are 2 a weight and token each, a gradient of a matrix 2 more.
         let weights = |layers: std::ops::Range<usize>| -> f64 {
             layers.map(|l| model.weights_of_layer(l) as f64).sum()

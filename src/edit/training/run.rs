@@ -70,7 +70,10 @@ impl Training {
         let found = found.transpose()?.flatten();
         if let Some(state) = &found {
             let (epoch, all) = (state.epoch + 1, self.epochs);
-            progress.remark(&format!("goes on with epoch {epoch} of {all}, as it was cut off"));
+            progress.remark(&match state.done {
+                true => "was trained before".to_owned(),
+                false => format!("goes on with epoch {epoch} of {all}, as it was cut off"),
+            });
         }
         let mut state = found.unwrap_or_default();
         if !state.done && memory.keeps {

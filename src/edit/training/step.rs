@@ -74,6 +74,9 @@ impl<'t> Trainer<'t> {
         rule: MoveRule,
         most: usize,
     ) -> Trainer<'t> {
+        let compute = &model.compute;
+        let exact = compute.narrow_size() == compute.precision().size();
+        assert!(exact, "training: dW takes dy and x of one type");
         let model = model.with_own(ids);
         let gradients = MatrixGradients::new(&model, ids);
         let begin = gradients.begin(&model);

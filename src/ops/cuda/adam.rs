@@ -7,7 +7,7 @@ use crate::ops::cpu::adam::corrections;
 
 /// The n-th step, from 1, on x, with lr and weight decay; all f32 and of one length. A bound is the
 /// centres, and how far x may be from them.
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments)] // the four arrays of a step, its number and its rule
 pub fn step(
     engine: &Engine,
     [lr, decay]: [f64; 2],
