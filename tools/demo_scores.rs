@@ -22,7 +22,7 @@ use std::path::Path;
 use incise::base::{Quiet, Rng};
 use incise::data::{Corpus, Fact, request};
 use incise::model::fingerprint;
-use incise::model::score::{Completion, log_probability};
+use incise::model::score::{self, Completion};
 use incise::stats::origin::Origin;
 use incise::stats::{Collect, Input, LayerInput, collect};
 use incise::store::Checkpoint;
@@ -143,12 +143,11 @@ fn score(text: &TextModel, r: &Fact) -> Result<Row, Box<dyn Error>> {
             let ids = tokenizer.encode(prompt)?;
             for target in [&r.target_new, old] {
                 let target = tokenizer.encode_target(prompt, target, r.space)?;
-                let ids = [&ids[..], &target].concat();
-                texts.push(Completion { ids, candidate: target.len() });
+                texts.push(Completion::new(&ids, &target));
             }
         }
-        let logp = log_probability(text.inner(), &texts);
-        Ok(logp?.chunks_exact(2).map(|p| p[0] > p[1]).collect())
+        let scores = score::score(text.inner(), &texts)?;
+        Ok(scores.chunks_exact(2).map(|p| p[0].nll() < p[1].nll()).collect())
     };
     let share = |of: Vec<bool>, which: bool| {
         100.0 * of.iter().filter(|&&w| w == which).count() as f64 / of.len() as f64

@@ -87,7 +87,7 @@ impl FactReport {
         [before, after]: [&Score; 2],
         why: impl FnOnce(&FactPlan) -> Result<String>,
     ) -> Result<FactReport> {
-        let failed = after.missed.is_some().then(|| why(&plan)).transpose()?;
+        let failed = after.missed().is_some().then(|| why(&plan)).transpose()?;
         Ok(FactReport {
             id: fact.request.id.clone(),
             token: fact.token.clone(),

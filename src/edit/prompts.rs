@@ -67,8 +67,7 @@ impl FactRows {
 
     /// The target after the prompt in a context: 0 is the bare one.
     pub fn completion(&self, context: usize) -> Completion {
-        let ids = [&self.keys[context].ids[..], &self.target].concat();
-        Completion { ids, candidate: self.target.len() }
+        Completion::new(&self.keys[context].ids, &self.target)
     }
 
     /// Adds to a fingerprint what a value search reads of them.

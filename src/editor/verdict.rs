@@ -111,7 +111,7 @@ impl Prepared {
         plan: &FactPlan,
         (score, model): (&Score, &dyn LanguageModel),
     ) -> Result<String> {
-        let Some(Missed { at, says }) = score.missed else { return Ok(String::new()) };
+        let Some(Missed { at, says }) = score.missed() else { return Ok(String::new()) };
         let texts: Vec<_> = (1..fact.rows.keys.len()).map(|j| fact.rows.completion(j)).collect();
         let in_contexts = match texts.len() {
             0 => None,

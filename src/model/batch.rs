@@ -67,14 +67,16 @@ impl Batch {
         self.prompt_ends[s]
     }
 
-    /// Says where the prompt of sequence s ends, and its continuation begins.
+    /// Says at which row the prompt of sequence s ends, and its continuation begins; `None` where
+    /// it ends elsewhere.
     ///
     /// # Panics
     ///
     /// Where the row is not one of the sequence.
-    pub fn set_prompt_end(&mut self, s: usize, row: usize) {
-        assert!(self.seqs[s].rows.contains(&row), "a prompt ends in a sequence of its own");
-        self.prompt_ends[s] = Some(row);
+    pub fn set_prompt_end(&mut self, s: usize, row: Option<usize>) {
+        let own = |row: &usize| self.seqs[s].rows.contains(row);
+        assert!(row.as_ref().is_none_or(own), "a prompt ends in a sequence of its own");
+        self.prompt_ends[s] = row;
     }
 
     /// Batches of one version, compared by address, hold the same tokens.

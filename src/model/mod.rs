@@ -35,6 +35,7 @@ pub mod random;
 pub mod rotary;
 pub mod run;
 pub mod score;
+mod shared;
 pub mod site;
 pub mod span;
 pub mod token_bytes;

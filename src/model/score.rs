@@ -1,32 +1,57 @@
-//! How likely a model holds a text, and the value of a site at a token.
+//! How a model takes given words after a text, and the value of a site at a token.
+//!
+//! ```text
+//! log p_i = z_y − ln Σ exp z      of label y_i, from the logits z of the token before it, in f64
+//! ```
+//!
+//! Texts of one unit (a record's prompts, a prompt's targets) that begin alike are cut at
+//! [`shared`](super::shared) tokens, which run once. Which texts share is decided within a unit, so
+//! a score does not depend on the units beside it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::batch::Batch;
-use super::cache::Past;
+use super::cache::{KvCache, Past};
 use super::language_model::LanguageModel;
+use super::shared::{Group, groups};
 use super::site::{NoHook, Site, Tap};
 use crate::base::Result;
-use crate::ops::attention::Seq;
-use crate::ops::{loss, sample};
+use crate::ops::linear::BATCH_INVARIANT_ROWS;
+use crate::ops::sample;
 use crate::tensor::Tensor;
 
-/// A text whose last tokens, the candidate, are scored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Logits that are on the host at a time, in rows.
+const ROWS: usize = 64;
+
+/// What a model reads, and the tokens it is scored for: the last rows read predict the labels, each
+/// the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Completion {
-    /// The prompt's tokens and then the candidate's.
-    pub ids: Vec<u32>,
-    /// How many of them are the candidate's.
-    pub candidate: usize,
+    /// The tokens read: at least as many as labels.
+    pub read: Vec<u32>,
+    /// At least one.
+    pub labels: Vec<u32>,
 }
 
-/// How a model takes a candidate, token by token, each after those before it.
+/// How a model takes a completion, token by token, each after those before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
-    /// ln p of each token.
-    pub log_p: Vec<f64>,
-    /// The first token that greedy decoding would not take; `None` where it says the candidate.
-    pub missed: Option<Missed>,
+    /// One a label.
+    pub tokens: Vec<TokenScore>,
+}
+
+/// How a model takes one token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenScore {
+    /// The token asked for.
+    pub label: u32,
+    /// Its ln p.
+    pub log_p: f64,
+    /// The likeliest token there; `None` where logits are not finite.
+    pub says: Option<u32>,
 }
 
 /// Where greedy decoding leaves a candidate.
@@ -38,65 +63,189 @@ pub struct Missed {
     pub says: Option<u32>,
 }
 
+impl Completion {
+    /// A prompt, of at least one token, and a target after it.
+    pub fn new(prompt: &[u32], target: &[u32]) -> Completion {
+        let (labels, before) = (target.to_vec(), target.len().saturating_sub(1));
+        Completion { read: [prompt, &target[..before]].concat(), labels }
+    }
+
+    /// The tokens of its prompt, which the first label follows.
+    pub fn prompt(&self) -> usize {
+        self.read.len() + 1 - self.labels.len()
+    }
+
+    /// The rows that predict its labels.
+    fn predicting(&self) -> Range<usize> {
+        self.read.len() - self.labels.len()..self.read.len()
+    }
+}
+
+impl TokenScore {
+    /// Whether greedy decoding says the token.
+    pub fn is_hit(&self) -> bool {
+        self.says == Some(self.label)
+    }
+}
+
 impl Score {
     /// p of the whole candidate: the product over its tokens.
     pub fn probability(&self) -> f64 {
-        self.log_p.iter().sum::<f64>().exp()
+        self.log_p().sum::<f64>().exp()
     }
 
     /// p of its least likely token.
     pub fn least(&self) -> f64 {
-        match self.log_p.iter().any(|p| p.is_nan()) {
+        match self.log_p().any(f64::is_nan) {
             true => f64::NAN,
-            false => self.log_p.iter().copied().fold(0.0, f64::min).exp(),
+            false => self.log_p().fold(0.0, f64::min).exp(),
         }
+    }
+
+    /// nll(o) of CounterFact's metrics: −ln of the geometric mean of p over its tokens.
+    pub fn nll(&self) -> f64 {
+        -self.log_p().sum::<f64>() / self.tokens.len() as f64
+    }
+
+    /// The first token that greedy decoding would not take; `None` where it says the candidate.
+    pub fn missed(&self) -> Option<Missed> {
+        let at = self.tokens.iter().position(|token| !token.is_hit())?;
+        Some(Missed { at, says: self.tokens[at].says })
+    }
+
+    fn log_p(&self) -> impl Iterator<Item = f64> {
+        self.tokens.iter().map(|token| token.log_p)
     }
 }
 
-/// How a model takes each candidate. The prompt before one has at least one token.
+/// How a model takes each text, none of which shares anything.
 ///
 /// # Errors
 ///
 /// A device that is out of memory.
 pub fn score(model: &dyn LanguageModel, texts: &[Completion]) -> Result<Vec<Score>> {
-    // The token before a candidate's token predicts it; the prediction of the last is unused.
-    let mut batch = Batch::whole(texts.iter().map(|t| &t.ids[..t.ids.len() - 1]));
-    let predicting = |(t, s): (&Completion, &Seq)| s.rows.end - t.candidate..s.rows.end;
-    let predicting: Vec<Range<usize>> = texts.iter().zip(&batch.seqs).map(predicting).collect();
-    predicting.iter().enumerate().for_each(|(s, rows)| batch.set_prompt_end(s, rows.start));
-    let chosen: Vec<usize> = predicting.into_iter().flatten().collect();
-    let (logits, logp) = model.compute().run(|| {
-        let logits = model.run(&batch, &mut Past::None, &chosen, &mut NoHook)?;
-        let all: Vec<usize> = (0..chosen.len()).collect();
-        let mut logp = Tensor::zeros(model.compute(), &[all.len(), model.arch().vocabulary]);
-        loss::log_softmax(&logits, &all, &mut logp);
-        Ok((logits.into_host(), logp.into_host()))
-    })?;
-    let mut row = 0;
-    let score = |t: &Completion| {
-        let mut score = Score { log_p: Vec::with_capacity(t.candidate), missed: None };
-        for (at, &id) in t.ids[t.ids.len() - t.candidate..].iter().enumerate() {
-            score.log_p.push(logp.row_f64(row)[id as usize]);
-            if score.missed.is_none() {
-                let says = sample::likeliest(&logits.row_f64(row));
-                score.missed = (says != Some(id)).then_some(Missed { at, says });
-            }
-            row += 1;
-        }
-        score
-    };
-    Ok(texts.iter().map(score).collect())
+    let each: Vec<&[Completion]> = texts.iter().map(std::slice::from_ref).collect();
+    Ok(score_units(model, &each)?.into_iter().flatten().collect())
 }
 
-/// Natural log of the per-token geometric mean probability of each candidate: −nll(o) of
-/// CounterFact's metrics. The prompt before a candidate has at least one token.
+/// How a model takes each text of each unit, in one batch.
 ///
 /// # Errors
 ///
-/// As [`score`].
-pub fn log_probability(model: &dyn LanguageModel, texts: &[Completion]) -> Result<Vec<f64>> {
-    let mean = |s: &Score| s.log_p.iter().sum::<f64>() / s.log_p.len() as f64;
-    Ok(score(model, texts)?.iter().map(mean).collect())
+/// A device that is out of memory.
+pub fn score_units(model: &dyn LanguageModel, units: &[&[Completion]]) -> Result<Vec<Vec<Score>>> {
+    let texts: Vec<&Completion> = units.iter().copied().flatten().collect();
+    let mut all = Vec::new(); // groups, by the numbers of all texts
+    let mut first = 0;
+    for unit in units {
+        let own = groups(unit).into_iter().map(|group| group.numbered_from(first));
+        all.extend(own);
+        first += unit.len();
+    }
+    let mut scores = Pass::default();
+    scores.run(model, &texts, &all)?;
+    let mut scores = texts.iter().enumerate().map(|(t, text)| {
+        let token = |(i, &label)| {
+            let (log_p, says) = scores.found[&(t, i)];
+            TokenScore { label, log_p, says }
+        };
+        Score { tokens: text.labels.iter().enumerate().map(token).collect() }
+    });
+    Ok(units.iter().map(|unit| scores.by_ref().take(unit.len()).collect()).collect())
+}
+
+/// (text, label), and how the model takes it.
+#[derive(Default)]
+struct Pass {
+    found: BTreeMap<(usize, usize), (f64, Option<u32>)>,
+}
+
+impl Pass {
+    /// Runs what groups share, and then what each text has of its own.
+    fn run(
+        &mut self,
+        model: &dyn LanguageModel,
+        texts: &[&Completion],
+        groups: &[Group],
+    ) -> Result<()> {
+        let mut begun = Batch::default();
+        let mut ends = Batch::default();
+        let mut wanted = [(); 2].map(|()| BTreeMap::<usize, Vec<(usize, usize)>>::new());
+        for group in groups {
+            let shared = group.shared;
+            let text = texts[group.texts[0]];
+            let rows = begun.push(&text.read[..shared], 0..0);
+            let end = text.prompt() - 1;
+            // Where the prompts go on, each ends among a text's own rows.
+            begun.set_prompt_end(begun.seqs.len() - 1, (end < shared).then(|| rows.start + end));
+            for &t in &group.texts {
+                let text = texts[t];
+                let own = match text.read.len() > shared {
+                    true => ends.push(&text.read[shared..], rows.clone()),
+                    false => 0..0,
+                };
+                if !own.is_empty() && text.prompt() > shared {
+                    let row = own.start + text.prompt() - 1 - shared;
+                    ends.set_prompt_end(ends.seqs.len() - 1, Some(row));
+                }
+                for (i, row) in text.predicting().enumerate() {
+                    let (pass, row) = match row.checked_sub(shared) {
+                        None => (0, rows.start + row),
+                        Some(row) => (1, own.start + row),
+                    };
+                    wanted[pass].entry(row).or_default().push((t, i));
+                }
+            }
+        }
+        let [begun_rows, ends_rows] = wanted;
+        let mut cache = match ends.is_empty() {
+            true => None,
+            false => Some(model.compute().run(|| Ok(KvCache::new(model.arch(), model.compute())))?),
+        };
+        let past = cache.as_mut().map_or(Past::None, Past::Grow);
+        self.read(model, begun, past, texts, &begun_rows)?;
+        match &cache {
+            None => Ok(()),
+            Some(cache) => self.read(model, ends, Past::Read(cache), texts, &ends_rows),
+        }
+    }
+
+    /// Runs a batch and reads its rows for the labels wanted of them.
+    fn read(
+        &mut self,
+        model: &dyn LanguageModel,
+        mut batch: Batch,
+        mut past: Past,
+        texts: &[&Completion],
+        wanted: &BTreeMap<usize, Vec<(usize, usize)>>,
+    ) -> Result<()> {
+        batch.fill(BATCH_INVARIANT_ROWS);
+        let rows: Vec<usize> = wanted.keys().copied().collect();
+        let mut labels = wanted.values();
+        model.run_in_chunks(&batch, &mut past, (&rows, ROWS), &mut NoHook, &mut |z| {
+            let z = model.compute().run(|| Ok(z.into_host()))?;
+            let labels: Vec<_> = labels.by_ref().take(z.shape()[0]).collect();
+            let found: Vec<_> = labels
+                .par_iter()
+                .enumerate()
+                .flat_map_iter(|(row, labels)| {
+                    let z = z.row_f64(row);
+                    let (log_sum, says) = (log_sum_exp(&z), sample::likeliest(&z));
+                    labels.iter().map(move |&(t, i)| {
+                        ((t, i), (z[texts[t].labels[i] as usize] - log_sum, says))
+                    })
+                })
+                .collect();
+            self.found.extend(found);
+            Ok(true)
+        })
+    }
+}
+
+/// ln Σ exp z, with the largest taken out first.
+fn log_sum_exp(z: &[f64]) -> f64 {
+    let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    most + z.iter().map(|z| (z - most).exp()).sum::<f64>().ln()
 }
 
 /// The tensor at a site at the last token of each text, on the host: (texts, F) or (texts, D). The

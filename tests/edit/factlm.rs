@@ -12,7 +12,7 @@ use incise::edit::method::{Context, Method, Plan};
 use incise::edit::methods::memit::MEMIT;
 use incise::model::Model;
 use incise::model::change::dense;
-use incise::model::score::{Completion, log_probability};
+use incise::model::score::{Completion, Score, score};
 use incise::stats::Moment;
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
@@ -70,15 +70,12 @@ impl FactLm {
                 .iter()
                 .flat_map(|prompt| {
                     let ids = self.tokenizer.encode(prompt).unwrap();
-                    [&new, &old].map(|target| Completion {
-                        ids: [&ids[..], target].concat(),
-                        candidate: target.len(),
-                    })
+                    [&new, &old].map(|target| Completion::new(&ids, target))
                 })
                 .collect();
-            let logp = log_probability(model, &texts).unwrap();
+            let nll: Vec<f64> = score(model, &texts).unwrap().iter().map(Score::nll).collect();
             let new_wins: Vec<f64> =
-                logp.chunks(2).map(|p| f64::from(u8::from(p[0] > p[1]))).collect();
+                nll.chunks(2).map(|p| f64::from(u8::from(p[0] < p[1]))).collect();
             let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
             let (paraphrases, neighbours) = new_wins[1..].split_at(r.paraphrases.len());
             sums[0] += new_wins[0];

@@ -65,17 +65,17 @@ fn every_fact_is_said_and_no_weight_moves() {
             let book = plan.memory.unwrap();
             let texts: Vec<_> = facts.iter().map(|fact| fact.rows.completion(0)).collect();
             let before = score(&base, &texts).unwrap();
-            let missed = before.iter().filter(|score| score.missed.is_some()).count();
+            let missed = before.iter().filter(|score| score.missed().is_some()).count();
             assert_eq!(book.entries.len(), missed, "an entry for each that was not said");
             let with = Arc::new(book).on(Arc::new(base)).unwrap();
             let after = score(&*with, &texts).unwrap();
-            let taken = after.iter().filter(|score| score.missed.is_none()).count();
+            let taken = after.iter().filter(|score| score.missed().is_none()).count();
             assert_eq!(taken, facts.len(), "{model}, {replacement}: {after:?}");
             assert!(
                 plan.facts
                     .iter()
                     .zip(&before)
-                    .all(|(fact, before)| { fact.trace.is_empty() == before.missed.is_none() })
+                    .all(|(fact, before)| { fact.trace.is_empty() == before.missed().is_none() })
             );
         }
     }
@@ -134,7 +134,7 @@ fn facts_come_again() {
     assert_eq!(book.entries.len(), 1);
     assert_eq!(book.entries[0].label, changed.rows.target);
     let with = Arc::new(book).on(Arc::new(model)).unwrap();
-    assert_eq!(score(&*with, &[changed.rows.completion(0)]).unwrap()[0].missed, None);
+    assert_eq!(score(&*with, &[changed.rows.completion(0)]).unwrap()[0].missed(), None);
 }
 
 #[test]
@@ -144,5 +144,5 @@ fn devices_train_values_too() {
     let by = json!({"layers": [0], "eps": 1e-1, "n_iter": 40});
     let book = plan(&model, &facts[..1], &by).memory.unwrap();
     let with = Arc::new(book).on(Arc::new(model)).unwrap();
-    assert_eq!(score(&*with, &[facts[0].rows.completion(0)]).unwrap()[0].missed, None);
+    assert_eq!(score(&*with, &[facts[0].rows.completion(0)]).unwrap()[0].missed(), None);
 }

@@ -48,7 +48,7 @@ fn replaced(replacement: Replacement, prompt: usize, all: usize) -> std::ops::Ra
 /// Logits of a whole text whose first tokens are the prompt.
 fn whole(model: &dyn LanguageModel, ids: &[u32], prompt: usize) -> Vec<f64> {
     let mut batch = Batch::whole([ids]);
-    batch.set_prompt_end(0, prompt - 1);
+    batch.set_prompt_end(0, Some(prompt - 1));
     let all: Vec<usize> = (0..ids.len()).collect();
     logits(model, &batch, Past::None, &all).unwrap().to_f64()
 }
@@ -138,16 +138,19 @@ fn scoring_knows_where_the_prompt_ends() {
     let prompt = golden.json.prompts.iter().find(|ids| ids.len() > 3).unwrap();
     let with = with(&model, &book(&model, 0, prompt, Replacement::Last));
     let candidate = [3, 1, 4];
-    let text = Completion { ids: [&prompt[..], &candidate].concat(), candidate: 3 };
-    let log_p = score(&*with, &[text.clone()]).unwrap().remove(0).log_p;
-    let z = whole(&*with, &text.ids, prompt.len());
+    let text = Completion::new(prompt, &candidate);
+    let log_p = |model: &dyn LanguageModel| {
+        let score = score(model, &[text.clone()]).unwrap().remove(0);
+        score.tokens.iter().map(|token| token.log_p).collect::<Vec<_>>()
+    };
+    let z = whole(&*with, &text.read, prompt.len());
     let v = model.arch.vocabulary;
-    for (t, (&id, got)) in candidate.iter().zip(&log_p).enumerate() {
+    for (t, (&id, got)) in candidate.iter().zip(&log_p(&*with)).enumerate() {
         let row = &z[(prompt.len() - 1 + t) * v..][..v];
         let sum: f64 = row.iter().map(|z| z.exp()).sum();
         assert!((got - (row[id as usize] - sum.ln())).abs() < 1e-12);
     }
-    assert_ne!(log_p, score(&model, &[text]).unwrap().remove(0).log_p);
+    assert_ne!(log_p(&*with), log_p(&model));
 }
 
 /// The one attached last reads what the others left, and at one place it has the last word.

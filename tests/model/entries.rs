@@ -6,7 +6,7 @@ use incise::model::Past;
 use incise::model::arch::Arch;
 use incise::model::generate::{Sampling, generate};
 use incise::model::language_model::logits_in_chunks;
-use incise::model::score::{Completion, log_probability, read};
+use incise::model::score::{Completion, read, score};
 use incise::model::{At, Batch, KvCache, Linear, Model, Run, Site, random};
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Tensor, Weight};
@@ -46,8 +46,7 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
         ("logits", |model, ids| model.logits(&Batch::whole([ids]), Past::None, &[0]).map(drop)),
         ("logits in chunks", |model, ids| logits_in_chunks(model, ids, 2, &mut |_| true)),
         ("log-probability", |model, ids| {
-            let text = Completion { ids: ids.to_vec(), candidate: 1 };
-            log_probability(model, &[text]).map(drop)
+            score(model, &[Completion::new(&ids[1..], &ids[..1])]).map(drop)
         }),
         ("read", |model, ids| read(model, &[ids], Site { layer: 0, at: At::KEY }).map(drop)),
         ("generate", |model, ids| {

@@ -6,4 +6,5 @@ mod hooks;
 mod load;
 mod matrices;
 mod passes;
+mod score;
 mod stories;

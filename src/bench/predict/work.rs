@@ -132,7 +132,7 @@ impl FactWork {
             logits: layout.losses.len(),
             attention: layout.batch.seqs.iter().map(passes).sum(),
             keys: [keys[0], keys[1..].iter().sum()],
-            scored: [facts[0].completion(0).ids.len() - 1, facts[0].target.len()],
+            scored: [facts[0].completion(0).read.len(), facts[0].target.len()],
         }
     }
 }

@@ -150,7 +150,7 @@ impl Method for Grace {
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
             let text = fact.rows.completion(0);
             let with = Arc::new(book.clone()).on(base.clone())?;
-            if score(&*with, std::slice::from_ref(&text))?[0].missed.is_none() {
+            if score(&*with, std::slice::from_ref(&text))?[0].missed().is_none() {
                 done.push(FactPlan::trained(Vec::new()));
                 continue;
             }

@@ -90,16 +90,16 @@ impl ValueTraining {
         steps: usize,
         progress: &dyn Progress,
     ) -> Result<Vec<f64>> {
-        let last = text.ids.len() - text.candidate - 1; // the prompt's
-        let ids = &text.ids[..text.ids.len() - 1];
-        let replaced = self.replaced(last, ids.len());
+        let last = text.prompt() - 1;
+        let replaced = self.replaced(last, text.read.len());
         if replaced.is_empty() {
             let what = "the prompt has one token, and none before it to replace";
             return Err(Error::refused(what, "replace the prompt's last token, with replace_last"));
         }
-        let mut trainer = model.compute.run(|| Ok(self.trainer(model, ids, replaced, value)))?;
+        let mut trainer =
+            model.compute.run(|| Ok(self.trainer(model, &text.read, replaced, value)))?;
         let wanted: Vec<(usize, u32)> =
-            text.ids[last + 1..].iter().enumerate().map(|(t, &y)| (last + t, y)).collect();
+            text.labels.iter().enumerate().map(|(t, &y)| (last + t, y)).collect();
         let mut losses = Vec::with_capacity(steps);
         for step in 0..steps {
             if progress.cancelled() {
