@@ -14,6 +14,7 @@
 
 mod check;
 pub mod edit;
+pub mod evaluation;
 mod opened;
 mod places;
 pub mod prepared;

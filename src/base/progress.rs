@@ -48,6 +48,8 @@ pub enum Stage {
     NullSpace,
     /// Measures how a model takes the targets, fact by fact.
     Probability,
+    /// Measures a model on cases.
+    Measure,
     /// Runs the tokens of a corpus.
     Token,
     /// Adds up key statistics.
@@ -78,6 +80,7 @@ impl Stage {
             Stage::Layer => "layer",
             Stage::NullSpace => "null space",
             Stage::Probability => "probability",
+            Stage::Measure => "measured",
             Stage::Token => "token",
             Stage::Statistics => "statistics",
             Stage::Prompt => "prompt",

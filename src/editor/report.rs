@@ -34,13 +34,8 @@ pub fn is_report(path: &Path) -> bool {
 ///
 /// A file that cannot be written.
 pub fn write(path: &Path, lines: &[Value]) -> Result<()> {
-    let failed = |e| Error::io(path, "write", e);
-    let mut file = write::temporary(path)?;
-    for line in lines {
-        writeln!(file, "{}", escape::json(&line.to_string())).map_err(failed)?;
-    }
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    let line = |line: &Value| format!("{}\n", escape::json(&line.to_string()));
+    write::whole(path, lines.iter().map(line).collect::<String>().as_bytes())
 }
 
 /// The line of a request that was edited.

@@ -129,6 +129,12 @@ impl TextModel {
         &self.model
     }
 
+    /// What generates: the model, with what lives beside its weights.
+    #[doc(hidden)]
+    pub fn language_model(&self) -> Arc<dyn LanguageModel> {
+        self.with.clone()
+    }
+
     /// The tokenizer.
     #[doc(hidden)]
     pub fn tokenizer(&self) -> &Tokenizer {

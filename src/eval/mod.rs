@@ -2,5 +2,18 @@
 //!
 //! A metric has one name, and its definition is in it: the same method scores 99 in one code base
 //! and 24 in another, by what was counted.
+//!
+//! ```text
+//! case ── suites ──► Sheet: items, each question once
+//! model ── ask ──► answers ── rule ──► a value an item ── results ──► mean, interval, change
+//! ```
 
+pub mod ask;
+pub mod folder;
 pub mod interval;
+pub mod item;
+pub mod metric;
+pub mod results;
+pub mod sheet;
+pub mod suites;
+pub mod words;

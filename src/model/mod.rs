@@ -13,6 +13,7 @@ pub mod cache;
 pub mod change;
 pub mod config;
 pub mod decoder;
+pub mod divergence;
 pub mod families;
 pub mod family;
 pub mod generate;

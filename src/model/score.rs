@@ -24,7 +24,7 @@ use crate::ops::sample;
 use crate::tensor::Tensor;
 
 /// Logits that are on the host at a time, in rows.
-const ROWS: usize = 64;
+pub(super) const ROWS: usize = 64;
 
 /// What a model reads, and the tokens it is scored for: the last rows read predict the labels, each
 /// the next.
@@ -243,7 +243,7 @@ impl Pass {
 }
 
 /// ln Σ exp z, with the largest taken out first.
-fn log_sum_exp(z: &[f64]) -> f64 {
+pub(super) fn log_sum_exp(z: &[f64]) -> f64 {
     let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     most + z.iter().map(|z| (z - most).exp()).sum::<f64>().ln()
 }

@@ -66,6 +66,19 @@ pub fn write(
     sync_dir(folder(path))
 }
 
+/// Writes bytes to the file at `path`, which appears whole or not at all.
+///
+/// # Errors
+///
+/// What the system refuses.
+pub fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |e| Error::io(path, "write", e);
+    let mut file = temporary(path)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
 /// A temporary sibling of a file, with the permissions of any new file.
 ///
 /// # Errors

@@ -1,0 +1,253 @@
+//! Edits cases and measures what became of them: each alone, in batches, or one upon the other.
+//!
+//! ```text
+//! single        edit, measure, take back, case by case
+//! batch N       the same with N cases at a time
+//! sequential N  all of them, N upon those before; measured after checkpoints t: the first t cases
+//! ```
+//!
+//! What is measured is the model that `apply` would write. No file but results is touched. The
+//! unedited model is measured first, once.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Edit, Editor, TextModel};
+use crate::base::{Error, Result, Stage};
+use crate::data::Fact;
+use crate::data::case::Case;
+use crate::edit::fact_report::FactReport;
+use crate::eval::ask::Asked;
+use crate::eval::item::{Answer, Question};
+use crate::eval::results::{CaseResult, FactResult};
+use crate::eval::sheet::Sheet;
+use crate::eval::suites::Suite;
+use crate::eval::words::{Compat, Words};
+use crate::model::LanguageModel;
+
+/// How cases are edited.
+#[derive(Clone)]
+pub enum Mode {
+    /// None is: the model is measured as it is.
+    Unedited,
+    /// They were: measured is a model that has them.
+    Given(TextModel),
+    /// So many at a time, each time on the unedited model.
+    Batch(usize),
+    /// So many at a time, upon those before; measured after these many.
+    Sequential {
+        /// Cases that are edited at once.
+        batch: usize,
+        /// Ascending; the last is all.
+        checkpoints: Vec<usize>,
+    },
+}
+
+/// What is measured, and how.
+pub struct Protocol {
+    /// How cases are edited.
+    pub mode: Mode,
+    /// What is asked.
+    pub suites: Vec<&'static Suite>,
+    /// How CounterFact's metrics read texts.
+    pub compat: Compat,
+    /// Tokens that run at a time.
+    pub tokens: usize,
+}
+
+/// Cases and what is asked about them; the answers of the unedited model.
+pub struct Evaluation<'a> {
+    editor: &'a Editor,
+    protocol: &'a Protocol,
+    cases: &'a [Case],
+    model: Arc<dyn LanguageModel>,
+    sheets: Vec<Sheet>,
+    before: Vec<Vec<Answer>>,
+    ends: Vec<u32>,
+}
+
+/// Which cases are edited together, and which of them are measured then.
+struct Round {
+    edited: Range<usize>,
+    /// Facts that are edited at once; 0 for all.
+    sequential: usize,
+}
+
+impl Editor {
+    /// Asks the model about cases, as it is or with what lives beside it.
+    ///
+    /// # Errors
+    ///
+    /// A text that the tokenizer fails on; cancellation; a device out of memory.
+    pub fn evaluation<'a>(
+        &'a self,
+        cases: &'a [Case],
+        protocol: &'a Protocol,
+    ) -> Result<Evaluation<'a>> {
+        let text = self.model();
+        let words = Words { tokenizer: text.tokenizer(), compat: protocol.compat };
+        let sheet = |case: &Case| Sheet::new(case, &protocol.suites, &words);
+        let sheets: Vec<Sheet> = cases.iter().map(sheet).collect::<Result<_>>()?;
+        let ends = super::text_model::stop_tokens(&self.opened.dir)?;
+        let model = text.language_model();
+        let all = 0..cases.len();
+        let mut evaluation =
+            Evaluation { editor: self, protocol, cases, model, sheets, before: vec![], ends };
+        let model = evaluation.model.clone();
+        evaluation.before = evaluation.answers(&*model, all)?;
+        Ok(evaluation)
+    }
+}
+
+impl Evaluation<'_> {
+    /// Edits and measures; `done` gets each case's result as soon as it is there, and
+    /// `is_done` says whether a case was measured before, after so many were edited.
+    ///
+    /// # Errors
+    ///
+    /// What planning or `done` says; cancellation.
+    pub fn run(
+        &self,
+        is_done: &dyn Fn(usize, &Case) -> bool,
+        done: &mut dyn FnMut(CaseResult) -> Result<()>,
+    ) -> Result<()> {
+        let n = self.cases.len();
+        let mut rounds: Vec<Round> = match &self.protocol.mode {
+            Mode::Unedited => return self.report(0..n, 0, None, is_done, done),
+            Mode::Given(model) => {
+                let model = model.language_model();
+                let given = Measured { now: self.answers(&*model, 0..n)?, edit: None, seconds: [0.0; 2] };
+                return self.report(0..n, n, Some(&given), is_done, done);
+            }
+            Mode::Batch(batch) => (0..n)
+                .step_by((*batch).max(1))
+                .map(|start| Round { edited: start..n.min(start + batch), sequential: 0 })
+                .collect(),
+            Mode::Sequential { batch, checkpoints } => checkpoints
+                .iter()
+                .map(|&t| Round { edited: 0..t, sequential: *batch })
+                .collect(),
+        };
+        rounds.retain(|round| {
+            let count = round.edited.len();
+            !self.cases[round.edited.clone()].iter().all(|case| is_done(count, case))
+        });
+        for Round { edited, sequential } in rounds {
+            let measured = self.measure(edited.clone(), sequential)?;
+            self.report(edited.clone(), edited.len(), Some(&measured), is_done, done)?;
+        }
+        Ok(())
+    }
+
+    /// Edits some cases and measures them.
+    fn measure(&self, edited: Range<usize>, sequential: usize) -> Result<Measured> {
+        let start = Instant::now();
+        let cases = &self.cases[edited.clone()];
+        let facts: Vec<Fact> = cases.iter().flat_map(|case| case.facts.clone()).collect();
+        let edit = self.editor.clone().sequential(sequential).plan(&facts)?;
+        let model = edit.model()?.language_model();
+        let editing = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let now = self.answers(&*model, edited)?;
+        let seconds = [editing, start.elapsed().as_secs_f64()];
+        Ok(Measured { now, edit: Some(edit), seconds: seconds.map(|s| s / cases.len() as f64) })
+    }
+
+    /// Hands on the results of cases that were measured after `edited` of them were edited.
+    fn report(
+        &self,
+        cases: Range<usize>,
+        edited: usize,
+        measured: Option<&Measured>,
+        is_done: &dyn Fn(usize, &Case) -> bool,
+        done: &mut dyn FnMut(CaseResult) -> Result<()>,
+    ) -> Result<()> {
+        for (place, i) in cases.enumerate() {
+            let (case, sheet, before) = (&self.cases[i], &self.sheets[i], &self.before[i]);
+            if is_done(edited, case) {
+                continue;
+            }
+            let after = measured.map(|measured| sheet.values(before, &measured.now[place]));
+            let edit = measured.and_then(|measured| measured.edit.as_ref());
+            let known = case.background.iter().map(|known| known.relation.clone());
+            let facts = case.facts.iter().zip(known);
+            done(CaseResult {
+                id: case.id.clone(),
+                edited,
+                form: case.form.name().to_owned(),
+                facts: facts.map(|(fact, relation)| fact_result(fact, relation, edit)).collect(),
+                values: sheet.results(&sheet.values(before, before), after.as_deref()),
+                seconds: measured.map_or([0.0; 2], |measured| measured.seconds),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The answers about some cases.
+    fn answers(
+        &self,
+        model: &dyn LanguageModel,
+        cases: Range<usize>,
+    ) -> Result<Vec<Vec<Answer>>> {
+        let settings = &self.editor.settings;
+        let asked = Asked {
+            model,
+            before: &*self.model,
+            tokenizer: &self.editor.opened.tokenizer,
+            ends: &self.ends,
+            tokens: self.protocol.tokens,
+        };
+        let total = cases.len() as u64;
+        let mut answers = Vec::with_capacity(cases.len());
+        settings.run(|| {
+            for some in self.sheets[cases].chunks(AT_A_TIME) {
+                if settings.progress.cancelled() {
+                    let kept = "what was measured is in the results".to_owned();
+                    return Err(Error::Interrupted { kept });
+                }
+                settings.progress.at(Stage::Measure, answers.len() as u64, total);
+                let some: Vec<&[Question]> = some.iter().map(|sheet| &sheet.asked[..]).collect();
+                answers.extend(asked.answers(&some)?);
+            }
+            settings.progress.at(Stage::Measure, total, total);
+            Ok(answers)
+        })
+    }
+}
+
+/// What was measured of some cases.
+struct Measured {
+    now: Vec<Vec<Answer>>,
+    /// Nothing where a model was given.
+    edit: Option<Edit>,
+    /// A case's share of editing and of measuring.
+    seconds: [f64; 2],
+}
+
+/// Cases between two looks at whether the work was cancelled.
+const AT_A_TIME: usize = 16;
+
+/// What became of a fact; of one that another took the place of, that alone.
+fn fact_result(fact: &Fact, relation: Option<String>, edit: Option<&Edit>) -> FactResult {
+    let own = |(request, _): &(&Fact, &FactReport)| {
+        request.id == fact.id && request.prompt == fact.prompt
+    };
+    let result = FactResult {
+        prompt: fact.filled(),
+        target_new: fact.target_new.clone(),
+        target_true: fact.target_true.clone(),
+        relation,
+        ..FactResult::default()
+    };
+    let Some(edit) = edit else { return result };
+    match edit.requests().iter().zip(edit.facts()).find(own) {
+        Some((_, report)) => FactResult {
+            p_target: report.p_target,
+            taken: report.taken,
+            why: report.failed().map(str::to_owned),
+            ..result
+        },
+        None => FactResult { why: Some("another record took its place".to_owned()), ..result },
+    }
+}

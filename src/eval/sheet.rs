@@ -1,0 +1,53 @@
+//! All that is asked about a case, each question once, and the values its answers give.
+
+use super::item::{Answer, Item, Question};
+use super::suites::Suite;
+use super::words::Words;
+use crate::base::Result;
+use crate::data::case::Case;
+
+/// What is asked about one case.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sheet {
+    /// The numbers to be had.
+    pub items: Vec<Item>,
+    /// The questions of all items: what several ask is in it once.
+    pub asked: Vec<Question>,
+    /// Of each item, where its questions are in `asked`.
+    places: Vec<Vec<usize>>,
+}
+
+impl Sheet {
+    /// What some suites ask about a case.
+    ///
+    /// # Errors
+    ///
+    /// A text that the tokenizer fails on, or leaves nothing of.
+    pub fn new(case: &Case, suites: &[&Suite], words: &Words) -> Result<Sheet> {
+        let mut items = Vec::new();
+        for suite in suites {
+            items.extend((suite.items)(case, words)?);
+        }
+        let mut asked: Vec<Question> = Vec::new();
+        let mut place = |question: &Question| {
+            let known = asked.iter().position(|other| other == question);
+            known.unwrap_or_else(|| {
+                asked.push(question.clone());
+                asked.len() - 1
+            })
+        };
+        let places = |item: &Item| item.questions.iter().map(&mut place).collect();
+        let places = items.iter().map(places).collect();
+        Ok(Sheet { items, asked, places })
+    }
+
+    /// The value of each item, of the answers to all questions before the edit and now.
+    pub fn values(&self, before: &[Answer], now: &[Answer]) -> Vec<f64> {
+        let value = |(item, places): (&Item, &Vec<usize>)| {
+            let [before, now] =
+                [before, now].map(|all| places.iter().map(|&i| &all[i]).collect::<Vec<_>>());
+            item.rule.value(&before, &now)
+        };
+        self.items.iter().zip(&self.places).map(value).collect()
+    }
+}

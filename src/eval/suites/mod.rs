@@ -1,0 +1,47 @@
+//! What is asked about a case, by who published it: each file has its metrics and the items of a
+//! case.
+
+pub mod counterfact;
+pub mod easyedit;
+pub mod probes;
+pub mod zsre;
+
+use super::item::Item;
+use super::metric::{Metric, Named};
+use super::words::Words;
+use crate::base::Result;
+use crate::data::case::Case;
+
+/// A set of metrics that are measured together.
+pub struct Suite {
+    /// What users call it, and the first word of its metrics' names.
+    pub name: &'static str,
+    /// Its metrics.
+    pub metrics: &'static [&'static Metric],
+    /// What it asks about a case: nothing where the case has not what it needs.
+    pub items: fn(&Case, &Words) -> Result<Vec<Item>>,
+    /// Whether it is measured where nobody asks for it.
+    pub by_default: bool,
+}
+
+/// All of them, in the order of results.
+pub const SUITES: &[Suite] = &[
+    counterfact::SUITE,
+    counterfact::PLUS,
+    counterfact::KL,
+    zsre::SUITE,
+    easyedit::SUITE,
+    probes::LOCALITY,
+    probes::PORTABILITY_SUITE,
+];
+
+/// The metric of a name in results, and its kind.
+pub fn metric(name: &str) -> Option<Named> {
+    let all = SUITES.iter().flat_map(|suite| suite.metrics);
+    let kind = |metric: &Metric| match name.strip_prefix(metric.name)? {
+        "" => Some(""),
+        kind => kind.strip_prefix('.'),
+    };
+    let found = all.filter_map(|metric| Some(metric.of(kind(metric)?)));
+    found.min_by_key(|named| named.kind.len())
+}

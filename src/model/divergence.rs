@@ -1,0 +1,57 @@
+//! How far one model's next token is from another's.
+//!
+//! ```text
+//! KL(p ‖ q) = Σ_v p_v (ln p_v − ln q_v)        p, q the softmax of each model's logits, in f64
+//! ```
+
+use rayon::prelude::*;
+
+use super::batch::Batch;
+use super::cache::Past;
+use super::language_model::{LanguageModel, logits};
+use super::score::{ROWS, log_sum_exp};
+use super::site::NoHook;
+use crate::base::Result;
+use crate::ops::sample::likeliest;
+
+/// Of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// KL(p ‖ q) in nats.
+    pub kl: f64,
+    /// The likeliest token of p and of q; `None` where logits are not finite.
+    pub says: [Option<u32>; 2],
+}
+
+/// Of chosen rows of a batch. The logits of p are all there at once: (rows, V) on the host.
+///
+/// # Errors
+///
+/// A device that is out of memory.
+pub fn divergence(
+    p: &dyn LanguageModel,
+    q: &dyn LanguageModel,
+    batch: &Batch,
+    rows: &[usize],
+) -> Result<Vec<Divergence>> {
+    let p = logits(p, batch, Past::None, rows)?;
+    let mut found = Vec::with_capacity(rows.len());
+    q.run_in_chunks(batch, &mut Past::None, (rows, ROWS), &mut NoHook, &mut |z| {
+        let z = q.compute().run(|| Ok(z.into_host()))?;
+        let first = found.len();
+        let of_row = |row| between(&p.row_f64(first + row), &z.row_f64(row));
+        found.par_extend((0..z.shape()[0]).into_par_iter().map(of_row));
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// Of two rows of logits.
+fn between(p: &[f64], q: &[f64]) -> Divergence {
+    let [log_p, log_q] = [p, q].map(log_sum_exp);
+    let term = |(p, q): (&f64, &f64)| {
+        let ln_p = p - log_p;
+        ln_p.exp() * (ln_p - (q - log_q))
+    };
+    Divergence { kl: p.iter().zip(q).map(term).sum(), says: [p, q].map(likeliest) }
+}
