@@ -42,6 +42,7 @@ use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
 use crate::memory;
 use crate::model::SearchPrecision;
+use crate::store::Patch;
 use crate::store::record::LogEntry;
 use crate::tensor::Device;
 use crate::text::{Chat, ChatSettings};
@@ -370,6 +371,26 @@ impl Editor {
         memories.into_iter().try_fold(self.model(), |model, file| {
             model.with(memory::open(file.as_ref(), arch, fingerprint)?)
         })
+    }
+
+    /// The model as patches would leave it, each on what those before it left.
+    ///
+    /// # Errors
+    ///
+    /// A file that is no patch, or one of another model.
+    pub fn model_patched<P: AsRef<Path>>(
+        &self,
+        patches: impl IntoIterator<Item = P>,
+    ) -> Result<TextModel> {
+        let read = |file: P| Patch::read(file.as_ref());
+        let patches: Vec<Patch> = patches.into_iter().map(read).collect::<Result<_>>()?;
+        let (dir, model) = (&self.opened.dir, &self.opened.model);
+        let progress = &*self.settings.progress;
+        let mut patched = model.clone();
+        for tensor in apply::to_memory(dir, &patches, &model.compute, progress)? {
+            patched = patched.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
+        }
+        Ok(TextModel::new(dir, patched, &self.opened.tokenizer))
     }
 
     /// The folder of the checkpoint.

@@ -12,6 +12,8 @@ mod doctor;
 mod doctor_proof;
 mod dry_run;
 mod edit;
+mod editing;
+mod eval;
 mod embedded;
 mod export;
 mod flags;
@@ -81,6 +83,8 @@ enum Command {
     Stats(stats::Stats),
     /// Compute the patch that changes facts
     Edit(Box<edit::EditCommand>),
+    /// Edit, measure what became of it, report
+    Eval(Box<eval::Eval>),
     /// Which methods there are, what they need, and their parameters
     Methods(methods::Methods),
     /// Join the values that several `edit --shard` runs found
@@ -160,6 +164,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Logits(c) => c.run(&context),
         Command::Stats(c) => c.run(&context),
         Command::Edit(c) => c.run(&context),
+        Command::Eval(c) => c.run(&context),
         Command::Methods(c) => c.run(&context),
         Command::Merge(c) => c.run(&context),
         Command::Apply(c) => c.run(&context),

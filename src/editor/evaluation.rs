@@ -16,7 +16,7 @@ use std::time::Instant;
 use super::{Edit, Editor, TextModel};
 use crate::base::{Error, Result, Stage};
 use crate::data::Fact;
-use crate::data::case::Case;
+use crate::data::Case;
 use crate::edit::fact_report::FactReport;
 use crate::eval::ask::Asked;
 use crate::eval::item::{Answer, Question};

@@ -1,12 +1,11 @@
 //! The report of an edit: a JSON line a request, beside the patch.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::base::file::read_file;
-use crate::base::{Error, Result, escape};
+use crate::base::{Result, escape};
 use crate::data::Fact;
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;

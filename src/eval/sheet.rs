@@ -4,7 +4,7 @@ use super::item::{Answer, Item, Question};
 use super::suites::Suite;
 use super::words::Words;
 use crate::base::Result;
-use crate::data::case::Case;
+use crate::data::Case;
 
 /// What is asked about one case.
 #[derive(Clone, Debug, PartialEq)]

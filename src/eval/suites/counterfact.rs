@@ -14,7 +14,7 @@
 use super::Suite;
 use crate::base::Result;
 use crate::data::Fact;
-use crate::data::case::{Case, Role};
+use crate::data::{Case, Role};
 use crate::eval::item::{Item, Question, Rule};
 use crate::eval::metric::{Metric, Named, Unit};
 use crate::eval::words::Words;
@@ -130,7 +130,7 @@ fn three(
 }
 
 fn neighbours(case: &Case, fact: usize) -> impl Iterator<Item = &str> {
-    let own = move |probe: &&crate::data::case::Probe| probe.fact == fact;
+    let own = move |probe: &&crate::data::Probe| probe.fact == fact;
     case.role(Role::Neighbourhood).filter(own).map(|probe| &probe.prompt[..])
 }
 

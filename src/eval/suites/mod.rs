@@ -10,7 +10,7 @@ use super::item::Item;
 use super::metric::{Metric, Named};
 use super::words::Words;
 use crate::base::Result;
-use crate::data::case::Case;
+use crate::data::Case;
 
 /// A set of metrics that are measured together.
 pub struct Suite {

@@ -8,7 +8,7 @@
 
 use super::Suite;
 use crate::base::Result;
-use crate::data::case::{Case, Probe, Role};
+use crate::data::{Case, Probe, Role};
 use crate::eval::item::{Item, Question, Rule};
 use crate::eval::metric::{Metric, Unit};
 use crate::eval::words::Words;

@@ -9,7 +9,7 @@
 
 use super::Suite;
 use crate::base::Result;
-use crate::data::case::{Case, Form, Role};
+use crate::data::{Case, Form, Role};
 use crate::eval::item::{Item, Question, Rule};
 use crate::eval::metric::{Metric, Named, Unit};
 use crate::eval::words::Words;

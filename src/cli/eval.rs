@@ -1,0 +1,209 @@
+//! `incise eval MODEL --data FILE… [--method M | --patch P… | --with FILE…] -o DIR`: what became of
+//! edits.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::editing::Editing;
+use crate::base::file::read_file;
+use crate::base::{Error, Progress, Result, Rng, Share, Stage};
+use crate::data::request::MAX_BYTES;
+use crate::data::{Case, cases};
+use crate::edit::methods::METHODS;
+use crate::editor::Editor;
+use crate::editor::evaluation::{Mode, Protocol};
+use crate::eval::folder::Folder;
+use crate::eval::suites::{SUITES, Suite};
+use crate::eval::words::Compat;
+use crate::store::tensor_fingerprint;
+
+/// What to edit, how, and what to measure.
+#[derive(Args)]
+pub struct Eval {
+    /// Folder of the checkpoint
+    model: PathBuf,
+    /// Records to edit and measure, in the forms that `incise edit` reads
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// How to edit [default: not at all; the model is measured as it is]
+    #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
+    method: Option<String>,
+    /// Measure the model with these patches in it
+    #[arg(long, value_name = "PATCH", num_args = 1.., conflicts_with = "method")]
+    patch: Vec<PathBuf>,
+    /// Measure the model with these edits beside its weights
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["method", "patch"])]
+    with: Vec<PathBuf>,
+    /// Each record alone, batches of them, or one upon the other
+    #[arg(long, value_parser = ["single", "batch", "sequential"], default_value = "single")]
+    mode: String,
+    /// Records that are edited at once: a number, or all [default: all in batches, 1 upon the
+    /// other]
+    #[arg(long, value_name = "N|all")]
+    batch_size: Option<String>,
+    /// Records that are edited when all so far are measured; ascending. All is the last
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',')]
+    checkpoints: Vec<usize>,
+    /// What to measure, by the first word of metrics' names
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',',
+          value_parser = suite_names())]
+    metrics: Vec<String>,
+    /// Tokenise what CounterFact's metrics compare as this code does
+    #[arg(long, value_parser = ["memit", "alphaedit"])]
+    compat: Option<String>,
+    /// Only the first so many records
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Only so many records, drawn with --seed
+    #[arg(long)]
+    sample: Option<usize>,
+    /// Every n-th record only, from the i-th (from 0)
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Share>,
+    #[command(flatten)]
+    editing: Editing,
+    /// Folder of the results; one with results of the same run goes on
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+fn suite_names() -> Vec<&'static str> {
+    SUITES.iter().map(|suite| suite.name).collect()
+}
+
+/// Tokens that run at a time: enough for products to be efficient, and few for the cache.
+const TOKENS: usize = 1024;
+
+impl Eval {
+    /// Edits, measures, and prints what came out.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let cases = self.cases(context)?;
+        let mut editor = self.editing.editor(&self.model, context)?;
+        if let Some(method) = &self.method {
+            editor = editor.method(method)?;
+        }
+        let protocol = self.protocol(&editor, cases.len())?;
+        let mut folder = Folder::open(&self.output, self.described(context, cases.len())?)?;
+        let evaluation = editor.evaluation(&cases, &protocol)?;
+        let known: std::collections::HashSet<(usize, String)> =
+            folder.results.iter().map(|r| (r.edited, r.id.clone())).collect();
+        let is_done =
+            |edited: usize, case: &Case| known.contains(&(edited, case.id.clone()));
+        evaluation.run(&is_done, &mut |result| folder.add(result))?;
+        context.terminal.enter(Stage::WriteResults);
+        let summary = folder.summarise(context.seed)?;
+        self.print(context, &summary)
+    }
+
+    fn cases(&self, context: &Context) -> Result<Vec<Case>> {
+        let mut all = Vec::new();
+        for file in &self.data {
+            for case in cases(file)? {
+                match case {
+                    Ok(case) => all.push(case),
+                    Err(broken) if self.editing.skips() => {
+                        context.terminal.warn(&format!("{}: skipped: {}", broken.id, broken.reason()));
+                    }
+                    Err(broken) => {
+                        let remedy = "mend the record, or skip such records with --on-broken skip";
+                        return Err(Error::refused(format!("{}: {}", broken.id, broken.reason()), remedy));
+                    }
+                }
+            }
+        }
+        if let Some(n) = self.sample {
+            all = drawn(all, n, context.seed);
+        }
+        all.truncate(self.limit.unwrap_or(usize::MAX));
+        if let Some(share) = self.shard {
+            let mut place = 0;
+            all.retain(|_| {
+                place += 1;
+                share.has(place - 1)
+            });
+        }
+        Ok(all)
+    }
+
+    fn protocol(&self, editor: &Editor, cases: usize) -> Result<Protocol> {
+        let batch = match self.batch_size.as_deref() {
+            None => None,
+            Some("all") => Some(cases),
+            Some(n) => Some(n.parse().ok().filter(|&n| n > 0).ok_or_else(|| {
+                Error::refused(format!("--batch-size {n}: no number from 1"), "say a number, or all")
+            })?),
+        };
+        let mode = match (&self.method, &self.mode[..]) {
+            (None, _) if !self.patch.is_empty() => {
+                Mode::Given(editor.model_patched(&self.patch)?)
+            }
+            (None, _) if !self.with.is_empty() => Mode::Given(editor.model_with(&self.with)?),
+            (None, _) => Mode::Unedited,
+            (_, "batch") => Mode::Batch(batch.unwrap_or(cases)),
+            (_, "sequential") => {
+                let mut checkpoints = self.checkpoints.clone();
+                checkpoints.retain(|&t| 0 < t && t < cases);
+                checkpoints.push(cases);
+                Mode::Sequential { batch: batch.unwrap_or(1), checkpoints }
+            }
+            _ => Mode::Batch(batch.unwrap_or(1)),
+        };
+        let suites: Vec<&Suite> = SUITES
+            .iter()
+            .filter(|suite| match self.metrics.is_empty() {
+                true => suite.by_default,
+                false => self.metrics.iter().any(|name| name == suite.name),
+            })
+            .collect();
+        let compat = match self.compat.as_deref() {
+            Some("memit") => Compat::Memit,
+            Some(_) => Compat::AlphaEdit,
+            None => Compat::None,
+        };
+        Ok(Protocol { mode, suites, compat, tokens: TOKENS })
+    }
+
+    /// What is kept of the run: another one does not go on from its results.
+    fn described(&self, context: &Context, cases: usize) -> Result<Value> {
+        let digest = |file: &PathBuf| {
+            let bytes = read_file(file, MAX_BYTES)?;
+            Ok(json!({"file": file, "fingerprint": tensor_fingerprint(&bytes)}))
+        };
+        let data: Vec<Value> = self.data.iter().map(digest).collect::<Result<_>>()?;
+        Ok(json!({
+            "program": env!("CARGO_PKG_VERSION"), "model": self.model, "data": data,
+            "cases": cases, "limit": self.limit, "sample": self.sample,
+            "shard": self.shard.map(|share| [share.i(), share.n()]), "method": self.method, "patch": self.patch, "with": self.with,
+            "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
+            "metrics_asked": self.metrics, "compat": self.compat, "seed": context.seed,
+        }))
+    }
+
+    fn print(&self, context: &Context, summary: &Value) -> Result<()> {
+        if context.json {
+            return context.terminal.json(summary);
+        }
+        for (name, metric) in summary["metrics"].as_object().into_iter().flatten() {
+            let number = |field: &str| metric[field].as_f64().unwrap_or(f64::NAN);
+            let [mean, low, high, before] = ["mean", "low", "high", "before"].map(number);
+            context.terminal.line(format!(
+                "{name:44} {mean:7.2} [{low:6.2}, {high:6.2}]  before {before:7.2}  n {}",
+                metric["n"]
+            ))?;
+        }
+        context.terminal.line(self.output.display().to_string())
+    }
+}
+
+/// So many of the cases, in their order, drawn by a seed.
+fn drawn(cases: Vec<Case>, n: usize, seed: u64) -> Vec<Case> {
+    let mut rng = Rng::new(seed, "sample of cases");
+    let mut order: Vec<(u64, usize)> = (0..cases.len()).map(|i| (rng.bits(), i)).collect();
+    order.sort_unstable();
+    let chosen: std::collections::BTreeSet<usize> =
+        order.into_iter().take(n).map(|(_, i)| i).collect();
+    cases.into_iter().enumerate().filter(|(i, _)| chosen.contains(i)).map(|(_, case)| case).collect()
+}
