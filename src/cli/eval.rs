@@ -11,7 +11,7 @@ use super::editing::Editing;
 use crate::base::file::read_file;
 use crate::base::{Error, Progress, Result, Rng, Share, Stage};
 use crate::data::request::MAX_BYTES;
-use crate::data::{Case, cases};
+use crate::data::{Case, Demonstrations, cases};
 use crate::edit::methods::METHODS;
 use crate::editor::Editor;
 use crate::editor::evaluation::{Mode, Protocol};
@@ -54,6 +54,9 @@ pub struct Eval {
     /// Tokenise what CounterFact's metrics compare as this code does
     #[arg(long, value_parser = ["memit", "alphaedit"])]
     compat: Option<String>,
+    /// Folder of MQuAKE's published demonstrations, for its questions
+    #[arg(long, value_name = "DIR")]
+    demonstrations: Option<PathBuf>,
     /// Only the first so many records
     #[arg(long)]
     limit: Option<usize>,
@@ -90,8 +93,7 @@ impl Eval {
         let evaluation = editor.evaluation(&cases, &protocol)?;
         let known: std::collections::HashSet<(usize, String)> =
             folder.results.iter().map(|r| (r.edited, r.id.clone())).collect();
-        let is_done =
-            |edited: usize, case: &Case| known.contains(&(edited, case.id.clone()));
+        let is_done = |edited: usize, case: &Case| known.contains(&(edited, case.id.clone()));
         evaluation.run(&is_done, &mut |result| folder.add(result))?;
         context.terminal.enter(Stage::WriteResults);
         let summary = folder.summarise(context.seed)?;
@@ -105,11 +107,18 @@ impl Eval {
                 match case {
                     Ok(case) => all.push(case),
                     Err(broken) if self.editing.skips() => {
-                        context.terminal.warn(&format!("{}: skipped: {}", broken.id, broken.reason()));
+                        context.terminal.warn(&format!(
+                            "{}: skipped: {}",
+                            broken.id,
+                            broken.reason()
+                        ));
                     }
                     Err(broken) => {
                         let remedy = "mend the record, or skip such records with --on-broken skip";
-                        return Err(Error::refused(format!("{}: {}", broken.id, broken.reason()), remedy));
+                        return Err(Error::refused(
+                            format!("{}: {}", broken.id, broken.reason()),
+                            remedy,
+                        ));
                     }
                 }
             }
@@ -133,13 +142,14 @@ impl Eval {
             None => None,
             Some("all") => Some(cases),
             Some(n) => Some(n.parse().ok().filter(|&n| n > 0).ok_or_else(|| {
-                Error::refused(format!("--batch-size {n}: no number from 1"), "say a number, or all")
+                Error::refused(
+                    format!("--batch-size {n}: no number from 1"),
+                    "say a number, or all",
+                )
             })?),
         };
         let mode = match (&self.method, &self.mode[..]) {
-            (None, _) if !self.patch.is_empty() => {
-                Mode::Given(editor.model_patched(&self.patch)?)
-            }
+            (None, _) if !self.patch.is_empty() => Mode::Given(editor.model_patched(&self.patch)?),
             (None, _) if !self.with.is_empty() => Mode::Given(editor.model_with(&self.with)?),
             (None, _) => Mode::Unedited,
             (_, "batch") => Mode::Batch(batch.unwrap_or(cases)),
@@ -163,7 +173,8 @@ impl Eval {
             Some(_) => Compat::AlphaEdit,
             None => Compat::None,
         };
-        Ok(Protocol { mode, suites, compat, tokens: TOKENS })
+        let demonstrations = self.demonstrations.as_ref().map(Demonstrations::read).transpose()?;
+        Ok(Protocol { mode, suites, compat, demonstrations, tokens: TOKENS })
     }
 
     /// What is kept of the run: another one does not go on from its results.
@@ -178,7 +189,7 @@ impl Eval {
             "cases": cases, "limit": self.limit, "sample": self.sample,
             "shard": self.shard.map(|share| [share.i(), share.n()]), "method": self.method, "patch": self.patch, "with": self.with,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
-            "metrics_asked": self.metrics, "compat": self.compat, "seed": context.seed,
+            "metrics_asked": self.metrics, "compat": self.compat, "demonstrations": self.demonstrations, "seed": context.seed,
         }))
     }
 
@@ -205,5 +216,10 @@ fn drawn(cases: Vec<Case>, n: usize, seed: u64) -> Vec<Case> {
     order.sort_unstable();
     let chosen: std::collections::BTreeSet<usize> =
         order.into_iter().take(n).map(|(_, i)| i).collect();
-    cases.into_iter().enumerate().filter(|(i, _)| chosen.contains(i)).map(|(_, case)| case).collect()
+    cases
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| chosen.contains(i))
+        .map(|(_, case)| case)
+        .collect()
 }

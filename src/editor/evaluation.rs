@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Edit, Editor, TextModel};
+use crate::base::units::counted;
 use crate::base::{Error, Result, Stage};
-use crate::data::Fact;
-use crate::data::Case;
+use crate::data::{Case, Demonstrations, Fact};
 use crate::edit::fact_report::FactReport;
 use crate::eval::ask::Asked;
 use crate::eval::item::{Answer, Question};
@@ -52,6 +52,8 @@ pub struct Protocol {
     pub suites: Vec<&'static Suite>,
     /// How CounterFact's metrics read texts.
     pub compat: Compat,
+    /// What MQuAKE's questions stand behind, if they are asked.
+    pub demonstrations: Option<Demonstrations>,
     /// Tokens that run at a time.
     pub tokens: usize,
 }
@@ -86,11 +88,22 @@ impl Editor {
         protocol: &'a Protocol,
     ) -> Result<Evaluation<'a>> {
         let text = self.model();
-        let words = Words { tokenizer: text.tokenizer(), compat: protocol.compat };
+        let model = text.language_model();
+        let words = Words {
+            tokenizer: text.tokenizer(),
+            compat: protocol.compat,
+            demonstrations: protocol.demonstrations.as_ref(),
+            positions: model.arch().max_positions,
+        };
         let sheet = |case: &Case| Sheet::new(case, &protocol.suites, &words);
         let sheets: Vec<Sheet> = cases.iter().map(sheet).collect::<Result<_>>()?;
         let ends = super::text_model::stop_tokens(&self.opened.dir)?;
-        let model = text.language_model();
+        let too_long: usize = sheets.iter().map(|sheet| sheet.too_long).sum();
+        if too_long > 0 {
+            let left_out = counted(too_long as u64, "number");
+            let what = format!("{left_out} left out: texts are longer than the model's context");
+            self.settings.progress.warn(&what);
+        }
         let all = 0..cases.len();
         let mut evaluation =
             Evaluation { editor: self, protocol, cases, model, sheets, before: vec![], ends };
@@ -117,17 +130,17 @@ impl Evaluation<'_> {
             Mode::Unedited => return self.report(0..n, 0, None, is_done, done),
             Mode::Given(model) => {
                 let model = model.language_model();
-                let given = Measured { now: self.answers(&*model, 0..n)?, edit: None, seconds: [0.0; 2] };
+                let given =
+                    Measured { now: self.answers(&*model, 0..n)?, edit: None, seconds: [0.0; 2] };
                 return self.report(0..n, n, Some(&given), is_done, done);
             }
             Mode::Batch(batch) => (0..n)
                 .step_by((*batch).max(1))
                 .map(|start| Round { edited: start..n.min(start + batch), sequential: 0 })
                 .collect(),
-            Mode::Sequential { batch, checkpoints } => checkpoints
-                .iter()
-                .map(|&t| Round { edited: 0..t, sequential: *batch })
-                .collect(),
+            Mode::Sequential { batch, checkpoints } => {
+                checkpoints.iter().map(|&t| Round { edited: 0..t, sequential: *batch }).collect()
+            }
         };
         rounds.retain(|round| {
             let count = round.edited.len();
@@ -185,11 +198,7 @@ impl Evaluation<'_> {
     }
 
     /// The answers about some cases.
-    fn answers(
-        &self,
-        model: &dyn LanguageModel,
-        cases: Range<usize>,
-    ) -> Result<Vec<Vec<Answer>>> {
+    fn answers(&self, model: &dyn LanguageModel, cases: Range<usize>) -> Result<Vec<Vec<Answer>>> {
         let settings = &self.editor.settings;
         let asked = Asked {
             model,

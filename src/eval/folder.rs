@@ -87,8 +87,11 @@ impl Folder {
     /// A file that cannot be written.
     pub fn summarise(&self, seed: u64) -> Result<Value> {
         let last = self.results.iter().map(|result| result.edited).max().unwrap_or(0);
-        let cases: Vec<&CaseResult> =
-            self.results.iter().filter(|result| result.edited == last || !self.is_sequential()).collect();
+        let cases: Vec<&CaseResult> = self
+            .results
+            .iter()
+            .filter(|result| result.edited == last || !self.is_sequential())
+            .collect();
         let mut summary = self.run.clone();
         summary["metrics"] = json!(summarise(&cases, seed));
         summary["cases"] = json!(cases.len());

@@ -44,6 +44,17 @@ pub struct Continuing {
     pub seed: (u64, String),
 }
 
+impl Question {
+    /// Positions that it needs.
+    pub fn positions(&self) -> usize {
+        match self {
+            Question::Takes(completion) => completion.read.len(),
+            Question::Next(ids) => ids.len(),
+            Question::Says(text) => text.ids.len() + 1,
+        }
+    }
+}
+
 /// What a model answered.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -84,6 +95,8 @@ pub enum Rule {
     },
     /// 1 where it says to q₀ the same tokens as before.
     SaysTheSame,
+    /// What is known without a question.
+    Known(f64),
 }
 
 /// What of a text is compared with right answers.
@@ -131,6 +144,7 @@ impl Rule {
                 };
                 share(now.iter().any(is_right))
             }
+            Rule::Known(value) => *value,
             Rule::SaysTheSame => share(said(before[0]).0 == said(now[0]).0),
         }
     }

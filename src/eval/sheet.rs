@@ -13,6 +13,8 @@ pub struct Sheet {
     pub items: Vec<Item>,
     /// The questions of all items: what several ask is in it once.
     pub asked: Vec<Question>,
+    /// Numbers that are not had, because a text is longer than the model's context.
+    pub too_long: usize,
     /// Of each item, where its questions are in `asked`.
     places: Vec<Vec<usize>>,
 }
@@ -28,6 +30,10 @@ impl Sheet {
         for suite in suites {
             items.extend((suite.items)(case, words)?);
         }
+        let all = items.len();
+        let fits = |question: &Question| question.positions() <= words.positions;
+        items.retain(|item| item.questions.iter().all(fits));
+        let too_long = all - items.len();
         let mut asked: Vec<Question> = Vec::new();
         let mut place = |question: &Question| {
             let known = asked.iter().position(|other| other == question);
@@ -38,7 +44,7 @@ impl Sheet {
         };
         let places = |item: &Item| item.questions.iter().map(&mut place).collect();
         let places = items.iter().map(places).collect();
-        Ok(Sheet { items, asked, places })
+        Ok(Sheet { items, asked, too_long, places })
     }
 
     /// The value of each item, of the answers to all questions before the edit and now.

@@ -1,6 +1,7 @@
 //! Texts as tokens, in the ways that published code has.
 
 use crate::base::Result;
+use crate::data::Demonstrations;
 use crate::model::score::Completion;
 use crate::text::Tokenizer;
 
@@ -25,6 +26,10 @@ pub struct Words<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Of CounterFact's metrics.
     pub compat: Compat,
+    /// What MQuAKE's questions stand behind.
+    pub demonstrations: Option<&'a Demonstrations>,
+    /// Positions that the model has: what needs more is not asked.
+    pub positions: usize,
 }
 
 impl Words<'_> {

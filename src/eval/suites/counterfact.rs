@@ -85,20 +85,12 @@ pub const SUITE: Suite = Suite {
 };
 
 /// Neighbours behind the new fact.
-pub const PLUS: Suite = Suite {
-    name: "counterfact_plus",
-    metrics: &[&PLUS_NS],
-    items: distracted,
-    by_default: true,
-};
+pub const PLUS: Suite =
+    Suite { name: "counterfact_plus", metrics: &[&PLUS_NS], items: distracted, by_default: true };
 
 /// How far the distribution after neighbours moved: needs both models at a time.
-pub const KL: Suite = Suite {
-    name: "nkl",
-    metrics: &[&NKL, &PLUS_NKL],
-    items: divergences,
-    by_default: false,
-};
+pub const KL: Suite =
+    Suite { name: "nkl", metrics: &[&NKL, &PLUS_NKL], items: divergences, by_default: false };
 
 /// The facts that have a true target, and it.
 fn compared(case: &Case) -> impl Iterator<Item = (usize, &Fact, &str)> {
@@ -167,7 +159,8 @@ fn divergences(case: &Case, words: &Words) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for (i, fact, _) in compared(case) {
         for prompt in neighbours(case, i) {
-            for (metric, prompt) in [(&NKL, prompt.to_owned()), (&PLUS_NKL, fact.distracting(prompt))]
+            for (metric, prompt) in
+                [(&NKL, prompt.to_owned()), (&PLUS_NKL, fact.distracting(prompt))]
             {
                 items.push(Item {
                     metric: Named::from(metric),

@@ -3,7 +3,9 @@
 
 pub mod counterfact;
 pub mod easyedit;
+pub mod mquake;
 pub mod probes;
+pub mod wild;
 pub mod zsre;
 
 use super::item::Item;
@@ -33,6 +35,8 @@ pub const SUITES: &[Suite] = &[
     easyedit::SUITE,
     probes::LOCALITY,
     probes::PORTABILITY_SUITE,
+    mquake::SUITE,
+    wild::SUITE,
 ];
 
 /// The metric of a name in results, and its kind.

@@ -29,20 +29,12 @@ static PORTABILITY: Metric = metric(
 );
 
 /// What the edit has nothing to do with.
-pub const LOCALITY: Suite = Suite {
-    name: "locality",
-    metrics: &[&AGREEMENT, &CORRECT],
-    items: locality,
-    by_default: true,
-};
+pub const LOCALITY: Suite =
+    Suite { name: "locality", metrics: &[&AGREEMENT, &CORRECT], items: locality, by_default: true };
 
 /// What follows from it.
-pub const PORTABILITY_SUITE: Suite = Suite {
-    name: "portability",
-    metrics: &[&PORTABILITY],
-    items: portability,
-    by_default: true,
-};
+pub const PORTABILITY_SUITE: Suite =
+    Suite { name: "portability", metrics: &[&PORTABILITY], items: portability, by_default: true };
 
 /// A question a spelling of any right answer.
 fn spellings(words: &Words, probe: &Probe) -> Result<Vec<Question>> {
