@@ -31,12 +31,12 @@ fn a_memory_is_made_attached_and_never_applied() {
     };
     let ([edited, far], [plain, same]) = (logits(&["--with", &memory]), logits(&[]));
     assert!(edited != plain && far == same);
-    let error = fails(2, &["apply", &demo, &memory, "-o", &at("edited")]);
+    let error = fails(1, &["apply", &demo, &memory, "-o", &at("edited")]);
     assert!(error.contains("beside the weights") && error.contains("--with"), "{error}");
     assert!(!folder.path().join("edited").exists());
     // A memory is replaced by a memory alone.
     done(&[&["edit", &demo], &request[..], &how].concat());
     let patch = ["--method", "ft-m", "--set", "layers=[0]", "-o", &memory];
-    let error = fails(2, &[&["edit", &demo], &request[..], &patch].concat());
+    let error = fails(1, &[&["edit", &demo], &request[..], &patch].concat());
     assert!(error.contains("patch"), "{error}");
 }
