@@ -142,9 +142,9 @@ fn check(case: &Case, compute: impl Into<Compute>) {
         let bound = 2.0 * bounds.key * longest + 2.0 * U32 * want;
         assert!(gap <= bound, "{name}: radius {j} is {}, not {want}: {gap:e}", entry.radius);
     }
-    println!("{name} {compute:?}: keys, values, losses {worst:.1e?}");
+    println!("{name} {compute:?}: keys, values, losses {worst:?}");
     let bounds = [bounds.key, bounds.value, bounds.loss];
-    assert!(worst.iter().zip(bounds).all(|(off, by)| *off <= by), "{name}: {worst:e?} {bounds:e?}");
+    assert!(worst.iter().zip(bounds).all(|(off, by)| *off <= by), "{name}: {worst:?} {bounds:?}");
 }
 
 #[test]
