@@ -90,7 +90,7 @@ fn what_a_memory_has_no_use_for_is_refused() {
         (&["--set", "replacement=first"], "replace_last"),
         (&["--set", "eps=0"], "eps"),
     ] {
-        let error = fails(1, &[&how("grace", &memory)[..], more].concat());
+        let error = fails(1, &[&how("grace", &at("none"))[..], more].concat());
         assert!(error.contains(what), "{error}");
     }
 }
