@@ -12,8 +12,9 @@
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
-and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE; here are ROME and R-ROME. With W (D, F) the down projection of a layer, C = E[k kT]
-(F, F), keys and outputs read at the subject's last token:
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE; here are
+ROME and R-ROME. With W (D, F) the down projection of a layer, C = E[k kT] (F, F), keys and outputs
+read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
   k0, kS  = key of the bare prompt, mean key over all contexts: all weigh the same, or with

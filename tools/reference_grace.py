@@ -11,8 +11,9 @@ For each request in order, x what the projection reads at the prompt's last toke
              -1/T sum_t log p(y_t | prompt, y_<t), with v in place of what it gives
 
 `replacement` says where: replace_last at the prompt's last token, replace_prompt before it,
-replace_all at every token. The output holds, after the last request, `keys`, `values` and `radii`,
-and the losses of request i as `<i>.losses`. Keys and values are rounded to f32 when they are kept.
+replace_all at every token. The output holds, after the last request, `keys`, `values`, `radii`, for
+each radius whether it is one that grew (`grown`), the losses of request i as `<i>.losses`, and the
+label of entry j as `<j>.label`. Keys and values are rounded to f32 when they are kept.
 """
 
 import torch
@@ -24,7 +25,7 @@ METHODS = ("grace",)
 
 class Codebook:
     def __init__(self):
-        self.keys, self.values, self.radii, self.labels = [], [], [], []
+        self.keys, self.values, self.radii, self.labels, self.grown = [], [], [], [], []
 
     def nearest(self, x):
         """The first nearest key, and how far it is."""
@@ -45,13 +46,17 @@ class Codebook:
             near, distance = self.nearest(x)
             if distance <= eps + self.radii[near]:
                 if self.labels[near] == label:
-                    self.radii[near] = max(self.radii[near], distance)
-                    return near, "grow"
+                    if distance > self.radii[near]:
+                        self.radii[near], self.grown[near] = distance, 1.0
+                        return near, "grow"
+                    return near, "known"
                 self.radii[near], eps, rule = distance / 2 - 1e-5, distance / 2, "split"
+                self.grown[near] = 0.0
         self.keys.append(x.float())
         self.values.append(value.float())
         self.radii.append(eps)
         self.labels.append(label)
+        self.grown.append(0.0)
         return len(self.keys) - 1, rule
 
 
@@ -112,18 +117,30 @@ def edit(folder, case, dtype):
                 losses.append(loss.item())
             book.values[entry] = leaf.detach().float()
             out[f"{i}.losses"] = torch.tensor(losses, dtype=torch.float64)
+    out |= {f"{j}.label": torch.tensor(ids) for j, ids in enumerate(book.labels)}
     torch.set_default_dtype(torch.float32)
     print(f"  {dtype}: {rules}, radii {book.radii}")
     out |= dict(keys=torch.stack(book.keys), values=torch.stack(book.values))
-    return out | dict(radii=torch.tensor(book.radii, dtype=torch.float64)), rules
+    numbers = dict(radii=book.radii, grown=book.grown)
+    return out | {n: torch.tensor(x, dtype=torch.float64) for n, x in numbers.items()}, rules
 
 
 def record(folder, case):
-    """The f64 run, and how far the f32 run is from it. All that a case says has to happen does."""
-    (plain, _), (exact, rules) = (edit(folder, case, d) for d in (torch.float32, torch.float64))
-    if rules != case["rules"]:
+    """The f64 run, and how far the f32 run is from it: the worst entry's key and value, the worst
+    loss. All that a case says has to happen does, in both."""
+    (plain, own), (exact, rules) = (edit(folder, case, d) for d in (torch.float32, torch.float64))
+    if not rules == own == case["rules"]:
         raise ValueError(f"{case['name']}: {rules}")
-    gap = (plain["values"].double() - exact["values"].double()).norm()
-    value = (gap / exact["values"].double().norm()).item()
-    print(f"  f32 against f64: values {value:.1e}")
-    return exact, dict(rules=rules, f32_value=value)
+
+    def off(name):
+        a, b = (run[name].double() for run in (plain, exact))
+        return ((a - b).norm(dim=1) / b.norm(dim=1)).max().item()
+
+    def loss(name):
+        a, b = plain[name], exact[name]
+        return ((a - b).abs() / b.clamp(min=1.0)).max().item()
+
+    key, value = off("keys"), off("values")
+    losses = max(loss(name) for name in exact if name.endswith(".losses"))
+    print(f"  f32 against f64: keys {key:.1e}, values {value:.1e}, losses {losses:.1e}")
+    return exact, dict(rules=rules, f32_key=key, f32_value=value, f32_loss=losses)

@@ -1,7 +1,7 @@
 //! `incise apply`, `undo` and `log`: patches into weights, and back.
 
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{ArgGroup, Args};
@@ -10,9 +10,8 @@ use serde_json::json;
 use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
-use crate::base::{Error, Progress, Remedy, Result};
+use crate::base::{Progress, Result};
 use crate::edit::apply::{self, Report};
-use crate::memory;
 use crate::store::record::LogEntry;
 use crate::store::{AppliedPatch, Lineage, Patch};
 
@@ -37,10 +36,7 @@ impl Apply {
     /// Writes the weights.
     pub fn run(&self, context: &Context) -> Result<()> {
         let terminal = &context.terminal;
-        let read = |path: &PathBuf| match memory::is_memory(path) {
-            true => Err(beside_the_weights(path)),
-            false => Patch::read(path),
-        };
+        let read = |path: &PathBuf| Patch::read(path);
         let patches = self.patches.iter().map(read).collect::<Result<Vec<_>>>()?;
         let report = match &self.output {
             Some(out) => apply::to_folder(&self.model, &patches, out, &context.device, terminal)?,
@@ -55,14 +51,6 @@ impl Apply {
         let facts = patches.iter().fold(0u64, |n, p| n.saturating_add(p.metadata.facts));
         terminal.line(format!("{}: {} written{back}", written.display(), counted(facts, "fact")))
     }
-}
-
-/// Of a file that is a memory in the place of a patch.
-fn beside_the_weights(path: &Path) -> Error {
-    let what = "is an edit that lives beside the weights: there is no change of them in it";
-    let file = path.display().to_string();
-    let remedy = Remedy::from("attach it where the model is run").option("with", Some(&file));
-    Error::input(path, "format", what, remedy)
 }
 
 /// A line a tensor.

@@ -17,9 +17,9 @@ use crate::base::units::counted;
 use crate::base::{DType, Error, Progress, Result, Stage};
 use crate::memory;
 use crate::model::language_model::logits_in_chunks;
-use crate::model::{LanguageModel, fingerprint, load};
+use crate::model::{LanguageModel, Model, fingerprint, load};
 use crate::store::place::{check_place, check_replaced};
-use crate::store::{Shard, write};
+use crate::store::{Checkpoint, Shard, write};
 
 /// Rows of logits held at a time: 64 × 128 k tokens are 34 MB.
 const ROWS: usize = 64;
@@ -58,13 +58,7 @@ impl Logits {
             })?;
         }
         let v = model.head.w.dims()[0];
-        let mut with: Arc<dyn LanguageModel> = Arc::new(model.clone());
-        if !self.with.is_empty() {
-            let fingerprint = fingerprint(&checkpoint, &context.terminal)?;
-            for file in &self.with {
-                with = memory::open(file, &model.arch, &fingerprint)?.on(with)?;
-            }
-        }
+        let with = self.with_memories(&checkpoint, model, &context.terminal)?;
         let item = |(i, ids): (usize, &Vec<u32>)| write::Item {
             name: i.to_string(),
             dtype: DType::F32.into(),
@@ -115,6 +109,25 @@ impl Logits {
         let (n, tokens) = (counted(total, "prompt"), counted(tokens as u64, "token"));
         let output = self.output.display();
         context.terminal.line(format!("{output}: {n}, {tokens}"))
+    }
+
+    /// The model with the memories that are named.
+    fn with_memories(
+        &self,
+        checkpoint: &Checkpoint,
+        model: Model,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn LanguageModel>> {
+        let arch = model.arch.clone();
+        let mut with: Arc<dyn LanguageModel> = Arc::new(model);
+        if self.with.is_empty() {
+            return Ok(with); // a fingerprint reads every weight
+        }
+        let fingerprint = fingerprint(checkpoint, progress)?;
+        for file in &self.with {
+            with = memory::open(file, &arch, &fingerprint)?.on(with)?;
+        }
+        Ok(with)
     }
 }
 

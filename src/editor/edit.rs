@@ -222,8 +222,8 @@ impl Edit {
         }
     }
 
-    /// Writes the patch or the memory, a report beside it (`FILE.report.jsonl`, a line a request), and the state
-    /// if there is one.
+    /// Writes the patch or the memory, a report beside it (`FILE.report.jsonl`, a line a request),
+    /// and the state if there is one.
     ///
     /// # Errors
     ///

@@ -19,8 +19,8 @@ pub trait LanguageModel: Send + Sync {
     fn compute(&self) -> &Compute;
 
     /// Runs a batch and hands `each` the logits z (rows, V), where the model computes, of the rows
-    /// `read.0`: at most `read.1` rows at a time, in order, until it returns false. With no row to read
-    /// and no past to grow, the pass ends behind the last site that the hook asks for.
+    /// `read.0`: at most `read.1` rows at a time, in order, until it returns false. With no row to
+    /// read and no past to grow, the pass ends behind the last site that the hook asks for.
     ///
     /// # Errors
     ///

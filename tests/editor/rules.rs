@@ -75,6 +75,9 @@ fn a_model_with_a_tensor_in_two_files_is_not_edited() {
     let error = editor.prepare(&[violin()]).err().unwrap().to_string();
     assert!(error.contains(&format!("a.safetensors: {tensor}: is stored in two files")), "{error}");
     editor.model().generate("Louis Armstrong played the", 1).unwrap();
+    // What lives beside the weights changes none of them.
+    let editor = copy.editor(&Device::Cpu).method("grace").unwrap();
+    editor.set("layers", json!([0])).unwrap().prepare(&[violin()]).unwrap();
 }
 
 /// However many threads there are.

@@ -30,7 +30,7 @@ use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
 use crate::edit::search::LossStep;
-use crate::edit::training::value::{ValueTraining, trained_tokens};
+use crate::edit::training::value::{TextSize, ValueTraining};
 use crate::memory::codebook::Admitted;
 use crate::memory::{Codebook, Memory, Replacement};
 use crate::model::arch::Arch;
@@ -118,27 +118,29 @@ impl Method for Grace {
 
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
         let model = on.model;
-        let tokens = facts.iter().map(trained_tokens).max().unwrap_or(0) as u64;
-        let id = matrix(by);
-        let above: usize = (id.layer..model.arch.layers).map(|l| model.weights_of_layer(l)).sum();
-        let all: usize = facts.iter().map(trained_tokens).sum();
-        let steps = by.count(&N_ITER) as f64;
+        let training = self.training(by);
+        let sizes: Vec<TextSize> = facts.iter().map(TextSize::of).collect();
+        let above = training.id.layer..model.arch.layers;
+        let above: usize = above.map(|l| model.weights_of_layer(l)).sum();
+        let head = model.arch.vocabulary * model.arch.width;
+        let products = |size: &TextSize| (above * size.tokens + head * size.target) as f64;
         Cost {
-            bytes_a_fact: tokens * ValueTraining::bytes_a_token(model, id),
+            bytes_a_fact: sizes.iter().map(|&s| training.bytes(model, s)).max().unwrap_or(0),
             fixed_bytes: 0,
             at_a_time: 1,
             solve_bytes: 0,
             system: None,
             training: None,
-            flop: 4.0 * above as f64 * all as f64 * steps,
+            // Forward and backward are 2 a weight and token each.
+            flop: 4.0 * sizes.iter().map(products).sum::<f64>() * by.count(&N_ITER) as f64,
         }
     }
 
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let (model, progress) = (on.model, on.progress);
-        let id = matrix(by);
+        let training = self.training(by);
+        let ValueTraining { id, replacement, .. } = training;
         let [out, inner] = model.matrix(id).w.dims();
-        let replacement = self.replacement(by);
         let mut book = Codebook::new(id, [inner, out], replacement, "");
         let mut rng = Rng::new(on.seed, "values of a codebook");
         let base: Arc<dyn LanguageModel> = Arc::new(model.clone());
@@ -171,7 +173,6 @@ impl Method for Grace {
                 Admitted::Added | Admitted::Split(_) => book.entries.len() - 1,
             };
             let value = &mut book.entries[entry].value;
-            let training = ValueTraining { id, replacement, lr: by.number(&EDIT_LR) };
             let losses = training.run(model, &text, value, by.count(&N_ITER), progress)?;
             if losses.iter().any(|loss| !loss.is_finite()) {
                 let what = format!("fact `{}`: the loss is not finite", fact.request.id);
@@ -187,14 +188,14 @@ impl Method for Grace {
 }
 
 impl Grace {
-    fn replacement(&self, by: &Params) -> Replacement {
+    fn training(&self, by: &Params) -> ValueTraining {
         let is = |(_, name): &(Replacement, &str)| by.is(&REPLACEMENT, name);
-        Replacement::ALL.into_iter().find(is).expect("one of the choices").0
+        ValueTraining {
+            id: MatrixId::new(by.last_layer(), by.matrices()[0]),
+            replacement: Replacement::ALL.into_iter().find(is).expect("one of the choices").0,
+            lr: by.number(&EDIT_LR),
+        }
     }
-}
-
-fn matrix(by: &Params) -> MatrixId {
-    MatrixId::new(by.last_layer(), by.matrices()[0])
 }
 
 /// The loss of a step.

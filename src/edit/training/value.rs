@@ -35,9 +35,21 @@ pub struct ValueTraining {
     pub lr: f64,
 }
 
-/// Tokens of the text that a fact's value is trained on.
-pub fn trained_tokens(fact: &TokenizedFact) -> usize {
-    fact.rows.keys[0].ids.len() + fact.rows.target.len() - 1
+/// Tokens of a text that a value is trained on.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSize {
+    /// All that are run.
+    pub tokens: usize,
+    /// Of the target.
+    pub target: usize,
+}
+
+impl TextSize {
+    /// Of a fact's.
+    pub fn of(fact: &TokenizedFact) -> TextSize {
+        let target = fact.rows.target.len();
+        TextSize { tokens: fact.rows.keys[0].ids.len() + target - 1, target }
+    }
 }
 
 /// Puts the value where it belongs, and adds up its gradient.
@@ -69,12 +81,32 @@ impl Hook for ValueHook {
 }
 
 impl ValueTraining {
-    /// Bytes that a token takes.
-    pub fn bytes_a_token(model: &Model, id: MatrixId) -> u64 {
-        let span = Position::before(id.layer)..Position::before(model.arch.layers);
+    /// Bytes that it takes on a text, at most.
+    ///
+    /// ```text
+    /// a token     the stream that enters the branch and a copy of it; what layers above keep for
+    ///             backward; the buffers of a pass, and once those of one below
+    /// a target    logits, and the rows that become them
+    /// ```
+    pub fn bytes(&self, model: &Model, text: TextSize) -> u64 {
+        let (d, wide) = (model.arch.width, model.compute.precision().size());
+        let begin = self.begin(model);
+        let span = begin..Position::before(model.arch.layers);
         let pass = model.bytes_a_token(span, &model.compute);
-        let head = model.compute.precision().size() * (model.arch.vocabulary + model.arch.width);
-        (pass.saved + pass.forward + pass.backward + head) as u64
+        let below = model.bytes_a_token(Position::before(0)..begin, &model.compute);
+        let saved = match model.offloads_weights() {
+            true => (model.arch.layers - begin.layer) * wide * d + pass.largest,
+            false => pass.saved,
+        };
+        let token = wide * d + saved + pass.forward + pass.backward;
+        let token = token.max(below.largest + below.forward);
+        let target = wide * (model.arch.vocabulary + 5 * d);
+        (text.tokens * token + text.target * target) as u64
+    }
+
+    fn begin(&self, model: &Model) -> Position {
+        let site = Site { layer: self.id.layer, at: At::Output(self.id.matrix) };
+        model.place(site).expect("a matrix of the model")
     }
 
     /// Takes so many steps from `value`, which becomes the last; returns the loss before each.
@@ -131,7 +163,7 @@ impl ValueTraining {
     ) -> ValueTrainer {
         let compute = &model.compute;
         let site = Site { layer: self.id.layer, at: At::Output(self.id.matrix) };
-        let begin = model.place(site).expect("a matrix of the model");
+        let begin = self.begin(model);
         let batch = Batch::whole([ids]);
         let (mut below, mut run) = (model.embed(&batch), Run::new(model));
         let span = Position::before(0)..begin;
