@@ -132,7 +132,8 @@ fn answers_keep_their_spellings_and_those_beside_them() {
     assert_eq!(of(native, "portability.reasoning")[0].1, json!([["Kesta", "Old Kesta"]]));
     let truths = json!([["Mia", "M."], "Mya", 3, " "]);
     let record = json!({"prompt": "Ada is", "subject": "Ada", "target_new": "x",
-                        "ground_truth": truths, "locality": {"a": {"prompt": "p", "ground_truth": truths}}});
+                        "ground_truth": truths,
+                        "locality": {"a": {"prompt": "p", "ground_truth": truths}}});
     let case = one(&record);
     assert_eq!(case.facts[0].target_true.as_deref(), Some("Mia"));
     assert_eq!(case.background[0].true_aliases, ["M.", "Mya"]);
@@ -165,7 +166,7 @@ fn a_mquake_case_holds_its_edits_questions_and_chains() {
 #[test]
 fn a_broken_edit_spoils_its_case() {
     let text = fs::read_to_string(fixture("mquake.json")).unwrap();
-    let text = text.replacen("\"subject\": \"Ira Venn\"", "\"subject\": \"Ida\"", 1);
+    let text = text.replacen("\"{} is a citizen of\"", "\"Ida is a citizen of\"", 1);
     let broken = Cases::new("x", text.clone().into_bytes()).unwrap().next().unwrap().unwrap_err();
     assert_eq!(broken.id, "31");
     assert!(broken.reason().contains("record 0: requested_rewrite[1].prompt"), "{broken:?}");
@@ -203,7 +204,7 @@ fn broken_records_are_items_and_broken_files_errors() {
         (format!("[{sound}\n {sound}]"), "line 2: is not JSON: expected `,` or `]` at column 2"),
         (format!("[{sound},\n  ]"), "line 2: is not JSON: trailing comma at column 3"),
         (format!("[{sound}]\n7"), "line 2: is not JSON: trailing characters at column 1"),
-        (format!("[{sound},"), "line 1: is not JSON: EOF while parsing a list at column 53"),
+        (format!("[{sound},"), "line 1: is not JSON: EOF while parsing a list at column 56"),
         (format!("[{sound},\n {{\"a\": oops"), "line 2: is not JSON: expected value at column 8"),
     ] {
         assert!(error(&text).contains(words), "{} does not say {words}", error(&text));
@@ -258,8 +259,10 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let mut bytes = format!("[{}{blanks}]{blanks}", items.join(&comma)).into_bytes();
         for (at, with) in damage {
             // Not the bracket, for what follows would be JSON Lines.
-            let at = 1 + at.index(bytes.len() - 1);
-            bytes.splice(at..at + 1, with.bytes());
+            if bytes.len() > 1 {
+                let at = 1 + at.index(bytes.len() - 1);
+                bytes.splice(at..at + 1, with.bytes());
+            }
         }
         bytes
     })
@@ -276,16 +279,17 @@ proptest! {
                 prop_assert_eq!(values.len(), read.facts.len() + read.broken.len());
             }
             (Ok(values), Err(e)) => {
-                prop_assert!(values.is_empty() && e.to_string().contains("holds no request"), "{}", e);
+                let said = e.to_string();
+                prop_assert!(values.is_empty() && said.contains("holds no request"), "{}", said);
             }
             (Err(want), Err(e)) => {
-                let column = format!("column {};", want.column());
-                prop_assert!(e.to_string().contains("is not JSON"), "{}", e);
-                let at = if want.column() == 0 { want.line() - 1 } else { want.line() };
-                if !want.is_eof() {
-                    prop_assert!(e.to_string().contains(&column), "{} for {}", e, want);
-                    prop_assert!(e.to_string().contains(&format!("line {at}:")), "{} for {}", e, want);
-                }
+                let said = e.to_string();
+                prop_assert!(said.contains("is not JSON"), "{}", said);
+                // A line break inside a string is in the string's line.
+                let line = want.line() - usize::from(want.column() == 0);
+                let place = [format!("line {line}:"), format!("column {};", want.column())];
+                let is_there = place.iter().all(|words| said.contains(words));
+                prop_assert!(want.is_eof() || is_there, "{} for {}", said, want);
             }
             (Err(want), Ok(_)) => prop_assert!(false, "read, but {}", want),
         }
