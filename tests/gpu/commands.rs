@@ -113,6 +113,21 @@ fn a_report_names_the_card() {
     assert_eq!(device(&["--no-check"])["first_look_checked"], false);
 }
 
+/// `--precision` is the value search's, and fine-tuning searches none.
+#[test]
+fn fine_tuning_takes_no_precision() {
+    let Some(twin) = twin::program("gpu::commands::fine_tuning_takes_no_precision") else { return };
+    let s = Session::new("gpt2");
+    let arguments = s.edit(&["--precision", "fast"]);
+    let tuned = |arg: &String| if arg == "r-rome" { "ft-m".to_owned() } else { arg.clone() };
+    let out = on_card(twin, &strs(&arguments.iter().map(tuned).collect::<Vec<_>>()));
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("precision does not apply to ft-m, which trains"),
+        "{out:?}"
+    );
+}
+
 /// Two cards share facts and text: the same values, whichever card finds them.
 #[test]
 fn two_cards_share_the_work() {
