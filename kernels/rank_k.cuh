@@ -37,13 +37,13 @@ template <class Plan> HD WarpPlace warp_place() {
 // Rows of a tile: from `from` on, none from `end` on.
 struct TileRows { int from, end; };
 
-// The matrix up to some row. A copy: where it was written to itself, the loop had more instructions.
+// The matrix up to some row: a copy, which takes fewer instructions than writing to the matrix.
 HD Matrix<elem> up_to(int rows, const Matrix<elem>& m) {
     return {m.at, m.row, m.step, rows, m.cols, m.whole};
 }
 
-// A and B are columns of the block's from their first on. What is left of `sum` is of a run that
-// has not ended.
+// A and B begin with the columns of the block. What is left of `sum` is of a run that has
+// not ended.
 template <class Plan, class RowsOf>
 HD void rank_k(Acc& all, Acc& sum, typename Plan::Tiles& s, const Matrix<elem>& a,
                const Matrix<elem>& b, WarpPlace at, bool busy, int tiles, RowsOf rows_of) {
