@@ -118,9 +118,11 @@ fn a_report_names_the_card() {
 fn fine_tuning_takes_no_precision() {
     let Some(twin) = twin::program("gpu::commands::fine_tuning_takes_no_precision") else { return };
     let s = Session::new("gpt2");
-    let arguments = s.edit(&["--precision", "fast"]);
-    let tuned = |arg: &String| if arg == "r-rome" { "ft-m".to_owned() } else { arg.clone() };
-    let out = on_card(twin, &strs(&arguments.iter().map(tuned).collect::<Vec<_>>()));
+    let [model, requests, patch] =
+        ["model", "requests.jsonl", "patch.safetensors"].map(|file| s.at(file));
+    let files = ["edit", &model, &requests, "-o", &patch];
+    let precise = ["--method", "ft-m", "--precision", "fast"];
+    let out = on_card(twin, &[&files[..], &precise].concat());
     assert_eq!(out.status.code(), Some(1));
     assert!(
         text(&out.stderr).contains("precision does not apply to ft-m, which trains"),
