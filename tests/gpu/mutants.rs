@@ -253,9 +253,9 @@ const MUTANTS: &[Mutant] = &[
         found: BOTH,
     },
     Mutant {
-        what: "a bound on one side alone",
+        what: "the ends of a bound swapped",
         file: "adam.cu",
-        texts: ["now < low ? low : now > high ? high : now", "now < low ? low : now"],
+        texts: ["low ? low : now > high ? high", "low ? high : now > high ? low"],
         unit: ["adam", "f32", ""],
         found: BOTH,
     },
