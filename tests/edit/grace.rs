@@ -271,7 +271,7 @@ fn it_can_be_cut_off() {
 #[test]
 fn a_prompt_of_one_token_has_a_last_and_none_before() {
     let (model, facts) = short("gpt2", Precision::F32);
-    let text = Completion { ids: vec![9, facts[0].rows.target[0]], candidate: 1 };
+    let text = Completion::new(&[9], &facts[0].rows.target[..1]);
     let run = |replacement| {
         let training = ValueTraining { id: MatrixId::down(0), replacement, lr: 0.1 };
         training.run(&model, &text, &mut vec![0.5; model.arch.width], 3, &Quiet)

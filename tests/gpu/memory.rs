@@ -353,7 +353,7 @@ fn a_value_in_training_takes_what_was_counted() {
         let model = Model::random(config, DType::BF16, 0, &engine.clone().into()).unwrap();
         let id = MatrixId::new(1, matrix);
         let training = ValueTraining { id, replacement: Replacement::All, lr: 0.1 };
-        let text = Completion { ids: (0..61).collect(), candidate: 8 };
+        let text = Completion::new(&(0..53).collect::<Vec<_>>(), &(53..61).collect::<Vec<_>>());
         let size = TextSize { tokens: 60, target: 8 };
         let mut value = vec![0.1; model.matrix(id).w.dims()[0]];
         let mut run = || training.run(&model, &text, &mut value, 2, &Quiet).unwrap();
