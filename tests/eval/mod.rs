@@ -1,1 +1,3 @@
 mod interval;
+mod results;
+mod rules;
