@@ -6,27 +6,44 @@
 
 use serde_json::Value;
 
-use super::case::{Fact, Probe};
+use super::case::{Draft, Probe, Role};
 use super::easyedit::one_hop;
+use super::fact::Fact;
 use super::record::JsonRecord;
 use crate::base::Result;
 
-/// The request of a CounterFact record.
-pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
-    let rewrite = record.object("requested_rewrite")?;
-    let mut request = Fact { id: record.id()?, ..rewrite.rewrite()? };
-    let target_true = &request.target_true;
-    let unchanged = |field| {
-        let prompts: Vec<String> = record.texts(field)?;
-        let probes = prompts.into_iter().map(|prompt| Probe::new(prompt, target_true.clone()));
-        Result::Ok(probes.collect::<Vec<_>>())
-    };
-    request.neighbourhood = record.measure(unchanged("neighborhood_prompts"))?;
-    request.locality = record.measure(unchanged("distracting_neighborhood_prompts"))?;
-    request.locality.extend(record.measure(unrelated(record))?);
-    request.paraphrases = record.measure(record.texts("paraphrase_prompts"))?;
-    request.portability = record.measure(portability(record, &request))?;
-    Ok(request)
+/// Fields that hold lists of prompts: what they ask for, and whose target is right.
+const LISTS: [(&str, Role, &str, Whose); 5] = [
+    ("paraphrase_prompts", Role::Paraphrase, "", Whose::New),
+    ("neighborhood_prompts", Role::Neighbourhood, "", Whose::True),
+    ("attribute_prompts", Role::Attribute, "", Whose::New),
+    ("generation_prompts", Role::Generation, "", Whose::Nobodys),
+    ("distracting_neighborhood_prompts", Role::Locality, "distracting_neighbour", Whose::True),
+];
+
+enum Whose {
+    New,
+    True,
+    Nobodys,
+}
+
+/// A CounterFact record.
+pub(super) fn draft(record: &JsonRecord) -> Result<Draft> {
+    let (rewrite, background) = record.object("requested_rewrite")?.rewrite()?;
+    let fact = Fact { id: record.id()?, ..rewrite };
+    let mut probes = vec![];
+    for (field, role, kind, whose) in LISTS {
+        let answer = match whose {
+            Whose::New => Some(fact.target_new.clone()),
+            Whose::True => fact.target_true.clone(),
+            Whose::Nobodys => None,
+        };
+        let probe = |prompt| Probe::new(role, prompt).kind(kind).answer(answer.clone());
+        probes.extend(record.measure(record.texts(field))?.into_iter().map(probe));
+    }
+    probes.extend(record.measure(unrelated(record))?);
+    probes.extend(record.measure(portability(record, &fact))?);
+    Ok(Draft::new(record.own_id()?, (fact, background), probes))
 }
 
 /// EasyEdit's question about another relation of the subject.
@@ -35,21 +52,25 @@ fn unrelated(record: &JsonRecord) -> Result<Option<Probe>> {
         return Ok(None);
     }
     let other = record.object("unrelated_relation")?;
-    Ok(Some(Probe::new(other.text("question")?, other.target("object")?)))
+    let probe = Probe::new(Role::Locality, other.text("question")?).kind("other_attribution");
+    Ok(Some(probe.answer(other.target("object")?)))
 }
 
-fn portability(record: &JsonRecord, request: &Fact) -> Result<Vec<Probe>> {
+fn portability(record: &JsonRecord, fact: &Fact) -> Result<Vec<Probe>> {
     let mut probes = vec![];
     if let Some(Value::Array(_)) = record.get("portability") {
         for hop in record.objects("portability")? {
-            probes.push(Probe::new(hop.text("prompt")?, hop.target("target_new")?));
+            let probe = Probe::new(Role::Portability, hop.text("prompt")?).kind("one_hop");
+            let before = Vec::from_iter(record.measure(hop.target("target_true"))?);
+            probes.push(Probe { before, ..probe.answer(hop.target("target_new")?) });
         }
     } else {
         probes.extend(one_hop(record)?);
     }
     if let Some(other) = record.maybe("alternative_subject")? {
-        let prompt = request.prompt.replace("{}", other.trim());
-        probes.push(Probe::new(prompt, Some(request.target_new.clone())));
+        let prompt = fact.prompt.replace("{}", other.trim());
+        let probe = Probe::new(Role::Portability, prompt).kind("subject_replace");
+        probes.push(probe.answer(Some(fact.target_new.clone())));
     }
     Ok(probes)
 }

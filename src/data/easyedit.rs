@@ -1,14 +1,17 @@
 //! EasyEdit's records and KnowEdit's (Wang et al. 2023, Zhang et al. 2024), and QAEdit's (Yang et
 //! al. 2025, arXiv:2502.11177): the subject is in the prompt, written out or as `{}`.
 //!
-//! `locality` and `portability` map names to questions, or are lists of them: one `{prompt,
-//! ground_truth}` or `{loc, loc_ans}`, a list of such, or one whose two fields are lists of equal
-//! length. A ground truth may be a list of aliases, or of such lists; the first is taken.
+//! `locality` and `portability` map the names of kinds to questions, or are lists of them: one
+//! `{prompt, ground_truth}` or `{loc, loc_ans}`, a list of such, or one whose two fields are lists
+//! of equal length. A ground truth may be a list of spellings, or of answers with theirs; the first
+//! of all is the target.
 
 use serde_json::Value;
 
-use super::case::{Fact, Probe};
-use super::record::JsonRecord;
+use super::case::{Background, Draft, MACHINE_WRITTEN, Probe, Role};
+use super::fact::Fact;
+use super::kinds;
+use super::record::{JsonRecord, answers};
 use crate::base::Result;
 
 const FIELDS: [&str; 8] = [
@@ -26,42 +29,58 @@ const FIELDS: [&str; 8] = [
 pub(super) fn is(record: &JsonRecord) -> bool {
     let text = record.get("prompt").and_then(Value::as_str);
     FIELDS.iter().any(|field| record.get(field).is_some())
-        || target(record) == "target"
+        || is_qaedit(record)
         || ["locality", "portability"]
             .iter()
             .any(|field| record.get(field).is_some_and(Value::is_object))
         || text.is_some_and(|prompt| !prompt.contains("{}"))
 }
 
-/// The request of an EasyEdit, KnowEdit or QAEdit record.
-pub(super) fn request(record: &JsonRecord) -> Result<Fact> {
+/// An EasyEdit, KnowEdit or QAEdit record.
+pub(super) fn draft(record: &JsonRecord) -> Result<Draft> {
     let (prompt, subject) = record.asked("prompt")?;
     let paraphrases =
         || Result::Ok([record.texts("rephrase_prompt")?, record.texts("rephrase")?].concat());
-    Ok(Fact {
+    let mut truths = record.answers("ground_truth").into_iter().flatten();
+    let fact = Fact {
         id: record.id()?,
         prompt,
         subject,
         target_new: record.new_target(target(record))?,
-        target_true: first(record.get("ground_truth")),
-        paraphrases: record.measure(paraphrases())?,
-        portability: record.measure(questions(record, "portability"))?,
-        locality: record.measure(locality(record))?,
+        target_true: truths.next(),
         ..Fact::default()
-    })
+    };
+    let background = Background { true_aliases: truths.collect(), ..Background::default() };
+    let new = |prompt| Probe::new(Role::Paraphrase, prompt).answer(Some(fact.target_new.clone()));
+    let paraphrases = record.measure(paraphrases())?.into_iter().map(new);
+    let written = record.measure(record.texts("generate_prompt"))?.into_iter().map(new);
+    let mut probes: Vec<Probe> = paraphrases.collect();
+    probes.extend(written.map(|probe| probe.kind(MACHINE_WRITTEN)));
+    probes.extend(record.measure(questions(record, Role::Portability))?);
+    probes.extend(record.measure(locality(record))?);
+    Ok(Draft::new(record.own_id()?, (fact, background), probes))
 }
 
-/// The field of the new target: QAEdit says `target`.
+/// Whether a record is QAEdit's, which says `target` for the new one.
+pub(super) fn is_qaedit(record: &JsonRecord) -> bool {
+    record.get("target_new").is_none() && record.get("target").is_some()
+}
+
+/// The field of the new target.
 fn target(record: &JsonRecord) -> &'static str {
-    let has = |field| record.get(field).is_some();
-    if !has("target_new") && has("target") { "target" } else { "target_new" }
+    if is_qaedit(record) { "target" } else { "target_new" }
 }
 
 fn locality(record: &JsonRecord) -> Result<Vec<Probe>> {
-    let mut probes = questions(record, "locality")?;
-    for (prompt, truth) in [("locality_prompt", "locality_ground_truth"), ("loc", "loc_ans")] {
+    let mut probes = questions(record, Role::Locality)?;
+    for (prompt, truth, kind) in [
+        ("locality_prompt", "locality_ground_truth", "neighbourhood"),
+        ("loc", "loc_ans", "unrelated"),
+    ] {
         let prompt = record.maybe(prompt)?;
-        probes.extend(prompt.map(|prompt| Probe::new(prompt, first(record.get(truth)))));
+        let asks = |prompt| Probe::new(Role::Locality, prompt).kind(kind);
+        let answers = record.answers(truth);
+        probes.extend(prompt.map(|prompt| Probe { answers, ..asks(prompt) }));
     }
     Ok(probes)
 }
@@ -72,21 +91,26 @@ pub(super) fn one_hop(record: &JsonRecord) -> Result<Option<Probe>> {
         return Ok(None);
     }
     let hop = record.object("portability")?;
-    Ok(Some(Probe::new(hop.text("New Question")?, hop.target("New Answer")?)))
+    let probe = Probe::new(Role::Portability, hop.text("New Question")?).kind("one_hop");
+    Ok(Some(probe.answer(hop.target("New Answer")?)))
 }
 
-fn questions(record: &JsonRecord, field: &str) -> Result<Vec<Probe>> {
+/// The questions in the field of a role, under the names of their kinds or without.
+fn questions(record: &JsonRecord, role: Role) -> Result<Vec<Probe>> {
+    let field = role.name();
     let mut probes = vec![];
     match record.get(field) {
         None => {}
-        Some(Value::Array(_)) => probes.extend(listed(record, field)?),
+        Some(Value::Array(_)) => probes.extend(listed(record, field, role)?),
         Some(_) => {
             let groups = record.object(field)?;
             for (name, value) in groups.fields().filter(|(_, value)| !value.is_null()) {
-                match value {
-                    Value::Array(_) => probes.extend(listed(&groups, name)?),
-                    value => probes.extend(question_of(&groups.inner(name, value)?)?),
-                }
+                let group = match value {
+                    Value::Array(_) => listed(&groups, name, role)?,
+                    value => question_of(&groups.inner(name, value)?, role)?,
+                };
+                let kind = kinds::name(role, name);
+                probes.extend(group.into_iter().map(|probe| probe.kind(&kind)));
             }
         }
     }
@@ -94,25 +118,26 @@ fn questions(record: &JsonRecord, field: &str) -> Result<Vec<Probe>> {
 }
 
 /// The questions of a list.
-fn listed(record: &JsonRecord, field: &str) -> Result<Vec<Probe>> {
+fn listed(record: &JsonRecord, field: &str, role: Role) -> Result<Vec<Probe>> {
     let mut probes = vec![];
     for question in record.objects(field)? {
-        probes.extend(question_of(&question)?);
+        probes.extend(question_of(&question, role)?);
     }
     Ok(probes)
 }
 
 /// A question or several; none where the object is empty, as some of KnowEdit's are.
-fn question_of(question: &JsonRecord) -> Result<Vec<Probe>> {
-    let (prompt, truth) = match question.get("loc") {
-        Some(_) => ("loc", "loc_ans"),
-        None => ("prompt", "ground_truth"),
+fn question_of(question: &JsonRecord, role: Role) -> Result<Vec<Probe>> {
+    let (prompt, truth, kind) = match question.get("loc") {
+        Some(_) => ("loc", "loc_ans", "unrelated"),
+        None => ("prompt", "ground_truth", ""),
     };
+    let probe = |prompt: String, answers| Probe { answers, ..Probe::new(role, prompt).kind(kind) };
     if question.fields().next().is_none() {
         return Ok(vec![]);
     }
     if !matches!(question.get(prompt), Some(Value::Array(_))) {
-        return Ok(vec![Probe::new(question.text(prompt)?, first(question.get(truth)))]);
+        return Ok(vec![probe(question.text(prompt)?, question.answers(truth))]);
     }
     let prompts = question.list(prompt)?;
     let truths = question.list(truth)?;
@@ -125,16 +150,7 @@ fn question_of(question: &JsonRecord) -> Result<Vec<Probe>> {
         let Value::String(prompt) = prompt else {
             return Err(question.not(&name, prompt, "a string"));
         };
-        probes.push(Probe::new(prompt, first(Some(truth))));
+        probes.push(probe(prompt.clone(), answers(truth)));
     }
     Ok(probes)
-}
-
-/// The first string in a value, however deep its lists.
-fn first(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::String(text) if !text.trim().is_empty() => Some(text.trim_end().to_string()),
-        Value::Array(values) => values.iter().find_map(|value| first(Some(value))),
-        _ => None,
-    }
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::case::Fact;
+use super::case::Background;
+use super::fact::Fact;
 use super::word;
 use crate::base::{Error, Result};
 
@@ -20,9 +21,6 @@ pub enum Fields {
     /// Also those that measure an edit.
     All,
 }
-
-/// A request of a record, or why there is none, and the id that the record gives it.
-pub(super) type Read = (Option<String>, Result<Fact>);
 
 /// An object, and where it is.
 pub(super) struct JsonRecord<'a> {
@@ -157,6 +155,13 @@ impl<'a> JsonRecord<'a> {
         Ok(texts?.into_iter().filter(|text| !text.trim().is_empty()).collect())
     }
 
+    /// The right answers in `field`, each with its spellings, without white space after them: a
+    /// text, a list of its spellings, or a list of answers that are such lists. What is blank or no
+    /// text is left out, and so is an answer without any spelling.
+    pub fn answers(&self, field: &str) -> Vec<Vec<String>> {
+        self.get(field).map(answers).unwrap_or_default()
+    }
+
     /// The object in `field`.
     pub fn object(&self, field: &str) -> Result<JsonRecord<'a>> {
         match self.get(field) {
@@ -261,19 +266,51 @@ impl<'a> JsonRecord<'a> {
     }
 
     /// The edit itself, as CounterFact and MQuAKE write it.
-    pub fn rewrite(&self) -> Result<Fact> {
-        let target_true = || match self.get("target_true") {
-            None => Ok(None),
-            Some(_) => self.object("target_true")?.target("str"),
-        };
+    pub fn rewrite(&self) -> Result<(Fact, Background)> {
         let (prompt, subject) = self.asked("prompt")?;
-        Ok(Fact {
+        let new = self.object("target_new")?;
+        let old = match self.get("target_true") {
+            None => None,
+            Some(_) => self.measure(self.object("target_true").map(Some))?,
+        };
+        let old_text = |field| match &old {
+            Some(old) => self.measure(old.target(field)),
+            None => Ok(None),
+        };
+        let fact = Fact {
             prompt,
             subject,
-            target_new: self.object("target_new")?.new_target("str")?,
-            target_true: self.measure(target_true())?,
+            target_new: new.new_target("str")?,
+            target_true: old_text("str")?,
             ..Fact::default()
-        })
+        };
+        let background = Background {
+            relation: self.measure(self.maybe("relation_id"))?,
+            target_new_id: self.measure(new.maybe("id"))?,
+            target_true_id: old_text("id")?,
+            true_aliases: vec![],
+        };
+        Ok((fact, background))
+    }
+}
+
+/// The answers in a value ([`JsonRecord::answers`]).
+pub(super) fn answers(value: &Value) -> Vec<Vec<String>> {
+    let answers = match value {
+        Value::Array(values) if values.iter().any(Value::is_array) => {
+            values.iter().map(spellings).collect()
+        }
+        value => vec![spellings(value)],
+    };
+    answers.into_iter().filter(|spellings| !spellings.is_empty()).collect()
+}
+
+/// All texts in a value, however deep its lists.
+fn spellings(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) if !text.trim().is_empty() => vec![text.trim_end().to_owned()],
+        Value::Array(values) => values.iter().flat_map(spellings).collect(),
+        _ => vec![],
     }
 }
 

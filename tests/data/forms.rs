@@ -3,7 +3,7 @@
 use std::fs;
 
 use incise::data::request::{Fields, parse, parse_each};
-use incise::data::{Fact, Probe};
+use incise::data::{Continuation, Fact};
 use serde_json::{Value, json};
 
 use crate::support::shared::shared;
@@ -14,8 +14,8 @@ fn one(record: &Value) -> Fact {
     requests.remove(0)
 }
 
-fn probe(prompt: &str, target: &str) -> Probe {
-    Probe::new(prompt, Some(target.to_string()))
+fn probe(prompt: &str, target: &str) -> Continuation {
+    Continuation::new(prompt, Some(target.to_string()))
 }
 
 fn counterfact() -> Value {
@@ -124,7 +124,7 @@ fn easyedit_records_are_recognised() {
         neighbourhood: vec![],
         portability: vec![
             probe("b", "2"),
-            Probe::new("c", None),
+            Continuation::new("c", None),
             probe("d", "4"),
             probe("e", "5"),
             probe("a", "1"),
@@ -156,7 +156,7 @@ fn empty_groups_of_questions_are_none() {
     });
     let fact = one(&record);
     assert_eq!((fact.locality, fact.paraphrases), (vec![], Vec::<String>::new()));
-    assert_eq!(fact.portability, [Probe::new("a", None)]);
+    assert_eq!(fact.portability, [Continuation::new("a", None)]);
 }
 
 #[test]

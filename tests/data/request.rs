@@ -1,5 +1,5 @@
 use incise::data::request::{Fields, digest, parse, parse_each, read};
-use incise::data::{Fact, Probe};
+use incise::data::{Continuation, Fact};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -41,7 +41,8 @@ fn our_own_record_may_be_short_or_full() {
         "portability": [{"prompt": "In Zürich one speaks", "target": "Japanese"}],
         "locality": ["1 + 1 ="], "note": "no form knows this field",
     }));
-    let probe = |prompt: &str, target: Option<&str>| Probe::new(prompt, target.map(String::from));
+    let probe =
+        |prompt: &str, target: Option<&str>| Continuation::new(prompt, target.map(String::from));
     let want = Fact {
         id: "a7".into(),
         target_true: Some("Europe".into()),
@@ -242,7 +243,7 @@ fn value() -> impl Strategy<Value = Value> {
 /// A request as its fields allow it.
 fn request() -> impl Strategy<Value = Fact> {
     let text = "[a-zé東]{1,4}( [a-zé東\"]{1,4})?";
-    let probe = (text, prop::option::of(text)).prop_map(|(p, t)| Probe::new(p, t));
+    let probe = (text, prop::option::of(text)).prop_map(|(p, t)| Continuation::new(p, t));
     let probes = prop::collection::vec(probe, 0..3);
     let texts = (text, text, text, prop::option::of(text), prop::collection::vec(text, 0..3));
     (texts, probes.clone(), probes.clone(), probes, any::<Option<bool>>()).prop_map(
