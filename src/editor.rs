@@ -40,6 +40,7 @@ use crate::edit::apply;
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
 use crate::model::SearchPrecision;
+use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::tensor::Device;
 use crate::text::{Chat, ChatSettings};
@@ -360,12 +361,13 @@ impl Editor {
     }
 }
 
-/// Undoes the newest change that was applied in place, byte for byte.
+/// Undoes the newest change that was applied in place, byte for byte. One that was cut off is rolled
+/// back, and is the newest.
 ///
 /// # Errors
 ///
 /// Nothing to undo; files that something else has written since.
-pub fn undo(model: impl AsRef<Path>) -> Result<Vec<LogEntry>> {
+pub fn undo(model: impl AsRef<Path>) -> Result<Undone> {
     apply::undo(model.as_ref(), None)
 }
 

@@ -409,6 +409,14 @@ fn a_lineage_of_other_weights_does_not_count() {
     in_place(&between, from_ref(&patches[1]), &Device::Cpu, &Quiet).unwrap();
     assert_eq!((lineage(&between).base, lineage(&between).patches.len()), (begun.clone(), 1));
     assert_eq!(named(&between), (begun, 0));
+    // What undoing would put back is looked at before a byte is written.
+    let kept = between.join(".incise/0001.lineage.json");
+    fs::write(&kept, "{").unwrap();
+    let edited = bytes(&between);
+    let said = refusal(undo(&between, None));
+    assert!(said.contains("0001.lineage.json: JSON:") && said.contains("remove the file"), "{said}");
+    assert!(bytes(&between) == edited);
+    fs::write(&kept, &good).unwrap();
     undo(&between, None).unwrap();
     assert_eq!(fs::read(&file).unwrap(), good);
     let text = String::from_utf8(good).unwrap();
