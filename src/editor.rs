@@ -14,6 +14,7 @@
 
 mod check;
 pub mod edit;
+mod kept;
 mod opened;
 mod places;
 pub mod prepared;

@@ -107,7 +107,7 @@ impl Edit {
             notes,
         };
         let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
-        let patch = Patch { changes: patch, metadata };
+        let patch = Patch { changes: patch, metadata, file: None };
         let Plan { facts, changes, mut state, model } = plan;
         drop(model); // what is written is rounded
         let changed = changes.iter().any(|c| c.norm > 0.0);
@@ -280,8 +280,9 @@ impl Edit {
         state.as_ref().map_or(Ok(()), |(file, _)| file.unchanged())
     }
 
-    /// Writes the state, once.
+    /// Writes the state, once; what was kept of a training has then served.
     fn carry_state(&self) -> Result<()> {
+        self.prepared.forget_trainings();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((file, carried)) = &*state else { return Ok(()) };
         file.write(carried, &self.prepared.learner())?;

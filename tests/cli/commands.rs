@@ -42,14 +42,6 @@ fn a_fact_goes_in_and_comes_out_again() {
         assert_eq!(json(&["inspect", &model, "--json"])["edits"], 1);
         let again = fails(1, &["apply", &model, &patch, "--in-place"]);
         assert!(again.contains("incise: "), "a patch of other tensors is refused: {again}");
-        fs::write(s.at("model/.incise/lineage.json"), "{").unwrap();
-        let log = incise(&["log", &model]);
-        assert!(log.status.success() && text(&log.stdout).contains("1 fact by r-rome"));
-        assert!(text(&log.stderr).contains("lineage.json: JSON:"), "{}", text(&log.stderr));
-        // What a killed apply leaves before it writes the first byte.
-        fs::write(s.at("model/.incise/0002.partial"), "").unwrap();
-        assert!(done(&["undo", &model]).starts_with("rolled back a change that was cut off"));
-        assert_ne!(s.weights("model"), original, "the change before it stays");
         done(&["undo", &model]);
         assert_eq!(s.weights("model"), original, "every byte is back");
         assert!(fails(1, &["undo", &model]).contains("no change is applied"));
@@ -162,6 +154,10 @@ fn statistics_say_where_they_stopped() {
     assert!(collect(&long, "a", &[]), "ten tokens a neuron, and there were more");
     assert!(!collect(&corpus, "b", &[]), "the text ended before");
     assert!(!collect(&long, "c", &["--max-tokens", "100"]), "as it was asked");
+    let out = s.at("c");
+    let less = ["stats", &model, "--layers", "0", "--corpus", &long, "-o", &out];
+    let error = fails(1, &[&less[..], &["--max-tokens", "99"]].concat());
+    assert!(error.contains("is 100 in the file") && error.contains("would be 99"), "{error}");
 }
 
 #[test]

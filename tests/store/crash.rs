@@ -8,10 +8,10 @@ use std::io;
 use std::path::Path;
 
 use incise::base::DType;
+use incise::store::Lineage;
 use incise::store::disk::{Disk, Os};
 use incise::store::history::{FOLDER, History};
 use incise::store::journal::{self, Undone};
-use incise::store::Lineage;
 
 use super::faulty::{FAULTS, Fault, Faulty};
 use super::journal::{apply, ranges};

@@ -27,7 +27,7 @@ pub fn patch() -> Patch {
         fingerprint: String::new(),
         delta: Delta::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
     };
-    Patch { changes: vec![change(A), change(B)], metadata: metadata() }
+    Patch { changes: vec![change(A), change(B)], metadata: metadata(), file: None }
 }
 
 /// A and B in two pieces each.
