@@ -362,8 +362,8 @@ impl Editor {
     }
 }
 
-/// Undoes the newest change that was applied in place, byte for byte. One that was cut off is rolled
-/// back, and is the newest.
+/// Undoes the newest change that was applied in place, byte for byte. One that was cut off is the
+/// newest, and is rolled back.
 ///
 /// # Errors
 ///

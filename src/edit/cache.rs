@@ -31,9 +31,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the folder with its values, which are made where they are missing. `weights` names the weights of the
-    /// model that is edited ([`model_fingerprint`](crate::store::model_fingerprint) of all of
-    /// them): values of another model are never handed back.
+    /// Opens the folder with its values, which are made where they are missing. `weights` names the
+    /// weights of the model that is edited ([`model_fingerprint`](crate::store::model_fingerprint)
+    /// of all of them): values of another model are never handed back.
     ///
     /// # Errors
     ///

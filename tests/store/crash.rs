@@ -210,8 +210,8 @@ fn j4_recovery_fails_at_every_step() {
     }
 }
 
-/// Undo after a killed apply takes back that change alone, whichever step it was killed at, and says
-/// so.
+/// Undo after a killed apply takes back that change alone, whichever step it was killed at, and
+/// says so.
 #[test]
 fn an_undo_of_a_change_that_was_cut_off() {
     let model = Toy::sharded(DType::BF16);
