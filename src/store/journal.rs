@@ -121,6 +121,7 @@ pub fn undo(disk: &dyn Disk, dir: &Path, keep: Option<usize>) -> Result<Undone> 
     let folder = folder(dir)?;
     let [lock, lineage] = [Lock::path(&folder), lineage::path(&folder)];
     if files(&folder)?.iter().all(|file| *file == lock || *file == lineage) {
+        let _reading = Lock::shared(&folder)?; // refused while somebody changes it
         return Err(nothing_to_undo());
     }
     let mut journal = Journal::open(disk, dir)?;

@@ -162,7 +162,7 @@ fn a_nearly_silent_layer_is_warned_of() {
     let edited = incise(&args);
     let warned = text(&edited.stderr);
     assert!(edited.status.success(), "{warned}");
-    for words in ["the change of layer 3 is", "(norm ", "nearly silent"] {
+    for words in ["the change of layers.3.down is", "(norm ", "nearly silent"] {
         assert!(warned.contains(words), "{warned:?} does not say {words:?}");
     }
 }

@@ -81,7 +81,7 @@ impl Training {
         }
         while !state.done && state.epoch < self.epochs {
             let ended = self.epoch(&mut trainer, &mut state, names, kept.as_mut(), progress);
-            ended.or_else(|e| Err(keep(e, kept.as_mut(), &trainer, &state)))?;
+            ended.map_err(|e| keep(e, kept.as_mut(), &trainer, &state))?;
         }
         progress.at(Stage::Epoch, self.epochs as u64, self.epochs as u64);
         state.done = true;
