@@ -40,6 +40,7 @@ use crate::data::{Contexts, Fact};
 use crate::edit::apply;
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
+use crate::memory;
 use crate::model::SearchPrecision;
 use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
@@ -49,7 +50,7 @@ use crate::text::{Chat, ChatSettings};
 use opened::Opened;
 use settings::Settings;
 
-pub use edit::Edit;
+pub use edit::{Artifact, Edit};
 pub use prepared::Prepared;
 pub use text_model::TextModel;
 
@@ -354,6 +355,22 @@ impl Editor {
     /// The model as it was opened.
     pub fn model(&self) -> TextModel {
         TextModel::new(&self.opened.dir, self.opened.model.clone(), &self.opened.tokenizer)
+    }
+
+    /// The model with edits beside its weights, read from these files, each on what those before
+    /// it left.
+    ///
+    /// # Errors
+    ///
+    /// A file that is no memory, or one of another model.
+    pub fn model_with<P: AsRef<Path>>(
+        &self,
+        memories: impl IntoIterator<Item = P>,
+    ) -> Result<TextModel> {
+        let (arch, fingerprint) = (&self.opened.model.arch, &self.opened.fingerprint);
+        memories.into_iter().try_fold(self.model(), |model, file| {
+            model.with(memory::open(file.as_ref(), arch, fingerprint)?)
+        })
     }
 
     /// The folder of the checkpoint.

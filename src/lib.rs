@@ -24,7 +24,7 @@
 //! 8  editor                   the front door: open, plan, write, apply, export, undo
 //! 7  bench                    how close to the machine's limits
 //! 6  edit                     facts → changes
-//! 5  stats                    key second moments
+//! 5  stats  memory            key second moments; edits beside the weights
 //! 4  model                    families, forward, backward, sites
 //! 3  ops  linalg              what can be computed
 //! 2  tensor                   where it lives
@@ -51,6 +51,8 @@ pub mod gpu;
 #[doc(hidden)]
 pub mod linalg;
 #[doc(hidden)]
+pub mod memory;
+#[doc(hidden)]
 pub mod model;
 #[doc(hidden)]
 pub mod ops;
@@ -70,7 +72,7 @@ pub use data::conflicts::OnConflict;
 pub use data::{Contexts, Fact};
 pub use edit::fact_report::{FactPlan, FactReport};
 pub use edit::solve::layers::MatrixChange;
-pub use editor::{Edit, Editor, Prepared, TextModel, log, undo};
+pub use editor::{Artifact, Edit, Editor, Prepared, TextModel, log, undo};
 pub use model::{Matrix, MatrixId, Stack};
 pub use store::Patch;
 pub use tensor::Device;

@@ -16,6 +16,7 @@ mod editor;
 mod gpu;
 mod hostile;
 mod linalg;
+mod memory;
 mod model;
 mod ops;
 mod stats;

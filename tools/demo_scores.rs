@@ -22,7 +22,7 @@ use std::path::Path;
 use incise::base::{Quiet, Rng};
 use incise::data::{Corpus, Fact, request};
 use incise::model::fingerprint;
-use incise::model::score::Completion;
+use incise::model::score::{Completion, log_probability};
 use incise::stats::origin::Origin;
 use incise::stats::{Collect, Input, LayerInput, collect};
 use incise::store::Checkpoint;
@@ -147,7 +147,7 @@ fn score(text: &TextModel, r: &Fact) -> Result<Row, Box<dyn Error>> {
                 texts.push(Completion { ids, candidate: target.len() });
             }
         }
-        let logp = text.inner().log_probability(&texts);
+        let logp = log_probability(text.inner(), &texts);
         Ok(logp?.chunks_exact(2).map(|p| p[0] > p[1]).collect())
     };
     let share = |of: Vec<bool>, which: bool| {

@@ -21,6 +21,9 @@ pub struct Generate {
     /// The text to go on from
     #[arg(long)]
     prompt: String,
+    /// Files of edits that live beside the weights, each on what those before it left
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    with: Vec<PathBuf>,
     /// The text is a user's message in the model's chat template; the answer is shown
     #[arg(long)]
     chat: bool,
@@ -54,7 +57,8 @@ impl Generate {
                 "--top-k or --top-p, and --temperature is 0, which takes the likeliest token";
             return Err(Error::refused(what, "say --temperature 1 too, or neither"));
         }
-        let model = Editor::open_on(&self.model, &context.device, &context.terminal)?.model();
+        let editor = Editor::open_on(&self.model, &context.device, &context.terminal)?;
+        let model = editor.model_with(&self.with)?;
         context.warn_of(model.tokenizer());
         let sampling =
             Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p };

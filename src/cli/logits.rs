@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -14,9 +15,11 @@ use super::context::Context;
 use crate::base::file::read_text;
 use crate::base::units::counted;
 use crate::base::{DType, Error, Progress, Result, Stage};
-use crate::model::load;
+use crate::memory;
+use crate::model::language_model::logits_in_chunks;
+use crate::model::{LanguageModel, Model, fingerprint, load};
 use crate::store::place::{check_place, check_replaced};
-use crate::store::{Shard, write};
+use crate::store::{Checkpoint, Shard, write};
 
 /// Rows of logits held at a time: 64 × 128 k tokens are 34 MB.
 const ROWS: usize = 64;
@@ -29,6 +32,9 @@ pub struct Logits {
     /// Text file, one prompt a line
     #[arg(long)]
     prompts: PathBuf,
+    /// Files of edits that live beside the weights, each on what those before it left
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    with: Vec<PathBuf>,
     /// The safetensors file to write
     #[arg(short, long)]
     output: PathBuf,
@@ -37,20 +43,22 @@ pub struct Logits {
 impl Logits {
     /// Writes the file.
     pub fn run(&self, context: &Context) -> Result<()> {
-        check_place(&self.output, &[&self.model, &self.prompts])?;
+        let read = [&self.model, &self.prompts].into_iter().chain(&self.with);
+        check_place(&self.output, &read.map(|path| &**path).collect::<Vec<&Path>>())?;
         check_replaced(&self.output, is_logits(&self.output), "file of logits")?;
-        let (_, model) = load::open(&self.model, &context.device, &context.terminal)?;
+        let (checkpoint, model) = load::open(&self.model, &context.device, &context.terminal)?;
         let tokenizer = context.tokenizer(&self.model)?;
         let text = read_text(&self.prompts, 1 << 30)?;
         let prompts: Vec<Vec<u32>> =
             text.lines().map(|line| tokenizer.encode(line)).collect::<Result<_>>()?;
         for (i, ids) in prompts.iter().enumerate() {
-            model.check(ids).map_err(|e| {
+            model.arch.check(ids).map_err(|e| {
                 let line = format!("line {}", i + 1);
                 Error::input(&self.prompts, line, e.to_string(), "change the line")
             })?;
         }
         let v = model.head.w.dims()[0];
+        let with = self.with_memories(&checkpoint, model, &context.terminal)?;
         let item = |(i, ids): (usize, &Vec<u32>)| write::Item {
             name: i.to_string(),
             dtype: DType::F32.into(),
@@ -66,7 +74,7 @@ impl Logits {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "cancelled"));
             }
             let mut done = Ok(());
-            let ran = model.logits_in_chunks(&prompts[i], ROWS, &mut |z| {
+            let ran = logits_in_chunks(&*with, &prompts[i], ROWS, &mut |z| {
                 finite = z.get::<f32>().iter().all(|z| z.is_finite());
                 done = if finite {
                     out.write_all(bytemuck::cast_slice(z.get::<f32>()))
@@ -101,6 +109,25 @@ impl Logits {
         let (n, tokens) = (counted(total, "prompt"), counted(tokens as u64, "token"));
         let output = self.output.display();
         context.terminal.line(format!("{output}: {n}, {tokens}"))
+    }
+
+    /// The model with the memories that are named.
+    fn with_memories(
+        &self,
+        checkpoint: &Checkpoint,
+        model: Model,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn LanguageModel>> {
+        let arch = model.arch.clone();
+        let mut with: Arc<dyn LanguageModel> = Arc::new(model);
+        if self.with.is_empty() {
+            return Ok(with); // a fingerprint reads every weight
+        }
+        let fingerprint = fingerprint(checkpoint, progress)?;
+        for file in &self.with {
+            with = memory::open(file, &arch, &fingerprint)?.on(with)?;
+        }
+        Ok(with)
     }
 }
 

@@ -135,7 +135,7 @@ impl<'a> Run<'_, 'a> {
         let facts = found.iter().map(|(value, moved)| FactPlan::new(value, moved)).collect();
         form.give_back(&mut state);
         let changes = changes.into_values().map(|all| total(self.on.model, all)).collect();
-        Ok(Plan { model, facts, changes, state })
+        Ok(Plan { model, facts, changes, memory: None, state })
     }
 
     /// Changes the model so that it says one batch's facts; `carried` names the state.

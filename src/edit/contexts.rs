@@ -10,7 +10,7 @@ use super::method::{Batching, Method};
 use crate::base::{Result, Rng};
 use crate::data::Contexts;
 use crate::model::Model;
-use crate::model::generate::Sampling;
+use crate::model::generate::{Sampling, generate};
 use crate::text::Tokenizer;
 
 const OPENINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
@@ -44,7 +44,7 @@ pub fn draw(
         for opening in OPENINGS.iter().flat_map(|o| std::iter::repeat_n(o, times)) {
             let ids = tokenizer.encode(opening)?;
             let most = length.saturating_sub(ids.len());
-            let more = model.generate(&ids, most, sampling, &mut rng, &[], &mut |_| true)?;
+            let more = generate(model, &ids, most, sampling, &mut rng, &[], &mut |_| true)?;
             drawn.push(template(opening, &tokenizer.decode_after(&more)?));
         }
     }

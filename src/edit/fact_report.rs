@@ -13,8 +13,8 @@ use super::prompts::FactRows;
 use super::search::{LossStep, TargetValue};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::linalg::vector::norm;
-use crate::model::Model;
-use crate::model::score::{Completion, Score};
+use crate::model::LanguageModel;
+use crate::model::score::{self, Completion, Score};
 
 /// What planning did for one fact.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +117,11 @@ impl FactReport {
 /// # Errors
 ///
 /// Cancellation, a device without room.
-pub fn score(model: &Model, facts: &[&FactRows], progress: &dyn Progress) -> Result<Vec<Score>> {
+pub fn score(
+    model: &dyn LanguageModel,
+    facts: &[&FactRows],
+    progress: &dyn Progress,
+) -> Result<Vec<Score>> {
     let mut all = Vec::with_capacity(facts.len());
     for some in facts.chunks(SCORED) {
         if progress.cancelled() {
@@ -125,7 +129,7 @@ pub fn score(model: &Model, facts: &[&FactRows], progress: &dyn Progress) -> Res
         }
         progress.at(Stage::Probability, all.len() as u64, facts.len() as u64);
         let texts: Vec<Completion> = some.iter().map(|rows| rows.completion(0)).collect();
-        all.extend(model.score(&texts)?);
+        all.extend(score::score(model, &texts)?);
     }
     Ok(all)
 }

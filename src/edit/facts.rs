@@ -98,11 +98,11 @@ fn rows_of(model: &Model, reading: Reading, request: &Fact, contexts: &[&str]) -
     let at = if request.has_subject() { at } else { FactToken::Last };
     let asked = (&prompt[..], &subject[..], at);
     let rows = framed_rows(tokenizer, frame.as_ref(), contexts, asked, target)?;
-    model.check(&rows.rewriting[0].ids)?;
-    model.check(&rows.kl.ids)?;
-    model.check(&rows.target)?;
+    model.arch.check(&rows.rewriting[0].ids)?;
+    model.arch.check(&rows.kl.ids)?;
+    model.arch.check(&rows.target)?;
     for (row, context) in rows.rewriting.iter().zip(contexts).skip(1) {
-        model.check(&row.ids).map_err(|e| match e {
+        model.arch.check(&row.ids).map_err(|e| match e {
             Error::Refused { what, .. } if row.ids.len() > model.arch.max_positions => {
                 let what = format!("after the context {context:?}: {what}");
                 let remedy = Remedy::from("take shorter contexts, or shorten the record");

@@ -18,6 +18,7 @@ use super::solve::layers::MatrixChange;
 use super::state::State;
 use crate::base::{Progress, Result};
 use crate::data::Contexts;
+use crate::memory::Codebook;
 use crate::model::arch::Arch;
 use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
@@ -86,6 +87,11 @@ pub trait Method: Send + Sync {
 
     /// How it takes facts.
     fn batching(&self) -> Batching;
+
+    /// Whether what it makes lives beside the weights.
+    fn makes_memory(&self) -> bool {
+        false
+    }
 
     /// How it searches the value of a fact, if it searches any.
     fn search(&self, _by: &Params, _arch: &Arch) -> Option<Search> {
@@ -161,7 +167,8 @@ pub struct Context<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Changed matrices, and the model that has them.
+/// What a method made: changed matrices and the model that has them, or what lives beside a model
+/// that is as it was.
 pub struct Plan {
     /// The edited model.
     pub model: Model,
@@ -169,6 +176,8 @@ pub struct Plan {
     pub facts: Vec<FactPlan>,
     /// What was done to each matrix, ascending.
     pub changes: Vec<MatrixChange>,
+    /// What lives beside the weights, of methods that change none.
+    pub memory: Option<Codebook>,
     /// What the method carries on.
     pub state: State,
 }

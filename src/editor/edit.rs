@@ -1,7 +1,7 @@
 //! A planned edit: to look at, write, apply and export.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::report;
 use super::state::{self, StateFile};
 use super::text_model::TextModel;
 use crate::base::units::count;
-use crate::base::{Error, Progress, Result, catch_device_error};
+use crate::base::{Error, Progress, Remedy, Result, catch_device_error};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
@@ -21,17 +21,27 @@ use crate::edit::fact_report::FactReport;
 use crate::edit::method::{Context, Plan};
 use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
+use crate::memory::Codebook;
 use crate::model::score::Score;
 use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
 use crate::store::{Metadata, Patch};
+
+/// What an edit is.
+#[non_exhaustive]
+pub enum Artifact {
+    /// A change of the weights.
+    Weights(Patch),
+    /// What lives beside them.
+    Memory(Arc<Codebook>),
+}
 
 /// A planned edit. No file was touched yet but the cache.
 pub struct Edit {
     prepared: Prepared,
     facts: Vec<FactReport>,
     changes: Vec<MatrixChange>,
-    patch: Patch,
+    artifact: Artifact,
     /// With its changed matrices as they are written.
     model: Model,
     /// What is written with the first thing the edit leaves behind; nothing once it was.
@@ -108,10 +118,12 @@ impl Edit {
         };
         let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
         let patch = Patch { changes: patch, metadata, file: None };
-        let Plan { facts, changes, mut state, model } = plan;
+        let Plan { facts, changes, memory, mut state, model } = plan;
+        let fingerprint = &prepared.opened.fingerprint;
+        let memory = memory.map(|book| Arc::new(Codebook { model: fingerprint.clone(), ..book }));
         drop(model); // what is written is rounded
         let changed = changes.iter().any(|c| c.norm > 0.0);
-        if !changed {
+        if !changed && memory.is_none() {
             let why = "every fact was left out, or needed no change";
             let progress = &prepared.settings.progress;
             progress.warn(&format!("the patch changes nothing: {why}; the report says which"));
@@ -121,10 +133,17 @@ impl Edit {
         }
         // What was read of the weights just now has to be what was planned on.
         prepared.opened.checkpoint.unchanged()?;
-        let written = prepared.written(&patch)?;
+        let written = match &memory {
+            Some(memory) => prepared.remembering(memory.clone())?,
+            None => prepared.written(&patch)?,
+        };
         let facts = prepared.reports(facts, before, &written)?;
         let state = Mutex::new(state_file.map(|file| (file, state)));
-        Ok(Edit { prepared, facts, changes, patch, model: written.model, state })
+        let artifact = match memory {
+            Some(memory) => Artifact::Memory(memory),
+            None => Artifact::Weights(patch),
+        };
+        Ok(Edit { prepared, facts, changes, artifact, model: written.model, state })
     }
 
     /// What the edit did to each fact, in the order of the facts.
@@ -167,9 +186,25 @@ impl Edit {
         &self.prepared.contexts
     }
 
+    /// What the edit is, as it is written.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
     /// The patch as it is written.
-    pub fn patch(&self) -> &Patch {
-        &self.patch
+    ///
+    /// # Errors
+    ///
+    /// An edit that lives beside the weights.
+    pub fn patch(&self) -> Result<&Patch> {
+        match &self.artifact {
+            Artifact::Weights(patch) => Ok(patch),
+            Artifact::Memory(_) => {
+                let what = "the edit lives beside the weights: there is no change of them";
+                let remedy = Remedy::from("write it, and attach its file where the model is run");
+                Err(Error::refused(what, remedy.option("with", None)))
+            }
+        }
     }
 
     /// The edited model, in memory, its changed matrices rounded as they are written; the editor's
@@ -177,14 +212,18 @@ impl Edit {
     ///
     /// # Errors
     ///
-    /// None yet.
+    /// A device out of memory, where the edit lives beside the weights.
     pub fn model(&self) -> Result<TextModel> {
         let opened = &self.prepared.opened;
-        Ok(TextModel::new(&opened.dir, self.model.clone(), &opened.tokenizer))
+        let model = TextModel::new(&opened.dir, self.model.clone(), &opened.tokenizer);
+        match &self.artifact {
+            Artifact::Weights(_) => Ok(model),
+            Artifact::Memory(memory) => model.with(memory.clone()),
+        }
     }
 
-    /// Writes the patch, a report beside it (`FILE.report.jsonl`, a line a request), and the state
-    /// if there is one.
+    /// Writes the patch or the memory, a report beside it (`FILE.report.jsonl`, a line a request),
+    /// and the state if there is one.
     ///
     /// # Errors
     ///
@@ -195,7 +234,10 @@ impl Edit {
         let Prepared { opened, settings, requests_file, .. } = &self.prepared;
         places::check(opened, settings, requests_file.as_deref(), Some(file))?;
         self.unchanged_state()?;
-        self.patch.write(file)?;
+        match &self.artifact {
+            Artifact::Weights(patch) => patch.write(file)?,
+            Artifact::Memory(memory) => memory.write(file)?,
+        }
         report::write(&report::path(file), &self.lines())?;
         self.carry_state()
     }
@@ -219,7 +261,7 @@ impl Edit {
     /// A folder that is there already; a checkpoint that changed since it was opened.
     pub fn apply(&self, dir: impl AsRef<Path>) -> Result<Report> {
         let opened = &self.prepared.opened;
-        let patches = std::slice::from_ref(&self.patch);
+        let patches = std::slice::from_ref(self.patch()?);
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let done = apply::to_folder(&opened.dir, patches, dir.as_ref(), &opened.device, progress)?;
@@ -237,7 +279,7 @@ impl Edit {
     /// A checkpoint that changed since it was opened, or that another process uses.
     pub fn apply_in_place(&self) -> Result<Report> {
         let opened = &self.prepared.opened;
-        let patches = std::slice::from_ref(&self.patch);
+        let patches = std::slice::from_ref(self.patch()?);
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let done = apply::in_place(&opened.dir, patches, &opened.device, progress)?;
@@ -254,7 +296,7 @@ impl Edit {
         let base = self.prepared.opened.dir.display().to_string();
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
-        let adapter = export::lora(&self.patch, rank, Some(&base), dir.as_ref(), progress)?;
+        let adapter = export::lora(self.patch()?, rank, Some(&base), dir.as_ref(), progress)?;
         self.carry_state()?;
         Ok(adapter)
     }
@@ -266,7 +308,7 @@ impl Edit {
     /// A checkpoint that changed since it was opened; a file that cannot be written.
     pub fn export_tensors(&self, file: impl AsRef<Path>) -> Result<Report> {
         let opened = &self.prepared.opened;
-        let patches = std::slice::from_ref(&self.patch);
+        let patches = std::slice::from_ref(self.patch()?);
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let done = apply::to_file(&opened.dir, patches, file.as_ref(), &opened.device, progress)?;

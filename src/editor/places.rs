@@ -7,9 +7,11 @@ use super::opened::Opened;
 use super::settings::Settings;
 use super::{report, state};
 use crate::base::{Error, Result};
+use crate::edit::method::Method;
 use crate::edit::params::Params;
 use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
+use crate::memory::is_memory;
 use crate::model::MatrixId;
 use crate::store::Patch;
 use crate::store::place::{check_distinct, check_place, check_replaced};
@@ -27,7 +29,8 @@ pub(super) fn check(
     requests: Option<&Path>,
     output: Option<&Path>,
 ) -> Result<()> {
-    for l in 0..opened.model.arch.layers {
+    let weights = settings.method.is_none_or(|method| !method.makes_memory());
+    for l in (0..opened.model.arch.layers).filter(|_| weights) {
         let down = opened.model.matrix(MatrixId::down(l));
         opened.checkpoint.check_single(&down.stored.tensor)?;
     }
@@ -38,6 +41,9 @@ pub(super) fn check(
     if let Some(file) = output {
         let (older, what) = match settings.shard {
             Some(_) => (ValueStore::read(file).is_ok(), "file of values"),
+            None if settings.method.is_some_and(|method| method.makes_memory()) => {
+                (is_memory(file), "memory")
+            }
             None => (Patch::read(file).is_ok(), "patch"),
         };
         check_place(file, &inputs)?;
@@ -58,12 +64,15 @@ pub(super) fn check(
     settings.cache_dir().map_or(Ok(()), |cache| outside(&cache, settings, &inputs))
 }
 
-/// Refuses a model in which a tensor that is trained is stored twice.
+/// Refuses a model in which a tensor that a method changes is stored twice.
 ///
 /// # Errors
 ///
 /// That.
-pub(super) fn check_trained(opened: &Opened, by: &Params) -> Result<()> {
+pub(super) fn check_trained(opened: &Opened, method: &dyn Method, by: &Params) -> Result<()> {
+    if method.makes_memory() {
+        return Ok(());
+    }
     let layers = by.layers().iter();
     let ids = layers.flat_map(|&l| by.matrices().iter().map(move |&m| MatrixId::new(l, m)));
     for id in ids {

@@ -76,7 +76,7 @@ impl Prepared {
         hparams.fill(method);
         say_settings(progress, &opened, method, &hparams);
         let params = hparams.resolve(method, &opened.model)?;
-        places::check_trained(&opened, &params)?;
+        places::check_trained(&opened, method, &params)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
         }

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::base::file::read_file;
 use crate::base::{Error, Result, Rng};
-use crate::model::Model;
-use crate::model::generate::Sampling;
+use crate::memory::Memory;
+use crate::model::generate::{Sampling, generate};
+use crate::model::{LanguageModel, Model};
 use crate::text::{Chat, ChatSettings, DecodeStream, Tokenizer};
 
 /// A model and its tokenizer. Clones share the weights.
@@ -16,6 +17,7 @@ use crate::text::{Chat, ChatSettings, DecodeStream, Tokenizer};
 pub struct TextModel {
     dir: PathBuf,
     model: Model,
+    with: Arc<dyn LanguageModel>, // the model, with what lives beside its weights
     tokenizer: Arc<Tokenizer>,
 }
 
@@ -55,7 +57,18 @@ impl Generation {
 impl TextModel {
     /// `dir` is the checkpoint's folder: its configuration says which tokens end a text.
     pub fn new(dir: &Path, model: Model, tokenizer: &Arc<Tokenizer>) -> TextModel {
-        TextModel { dir: dir.to_owned(), model, tokenizer: tokenizer.clone() }
+        let with = Arc::new(model.clone());
+        TextModel { dir: dir.to_owned(), model, with, tokenizer: tokenizer.clone() }
+    }
+
+    /// The same with an edit beside its weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::on`].
+    pub fn with(self, memory: Arc<dyn Memory>) -> Result<TextModel> {
+        let with = memory.on(self.with.clone())?;
+        Ok(TextModel { with, ..self })
     }
 
     /// How the model goes on from a prompt, greedily, for at most so many tokens.
@@ -100,7 +113,7 @@ impl TextModel {
         };
         let stop = stop_tokens(&self.dir)?;
         let (most, sampling) = (how.max_tokens, how.sampling);
-        let tokens = self.model.generate(&ids, most, sampling, &mut rng, &stop, &mut push)?;
+        let tokens = generate(&*self.with, &ids, most, sampling, &mut rng, &stop, &mut push)?;
         told?;
         let rest = stream.finish()?;
         if !rest.is_empty() {
@@ -110,7 +123,7 @@ impl TextModel {
         Ok(Generated { text, prompt_tokens: ids, tokens, rendered })
     }
 
-    /// The model itself.
+    /// The model itself, without what lives beside its weights.
     #[doc(hidden)]
     pub fn inner(&self) -> &Model {
         &self.model

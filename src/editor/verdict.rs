@@ -9,13 +9,16 @@ use crate::edit::apply;
 use crate::edit::fact_report::{FactPlan, FactReport, score};
 use crate::edit::facts::TokenizedFact;
 use crate::edit::prompts::FactRows;
-use crate::model::Model;
-use crate::model::score::{Missed, Score};
+use crate::memory::Memory;
+use crate::model::score::{self, Missed, Score};
+use crate::model::{LanguageModel, Model};
 use crate::store::Patch;
 
-/// The model with a patch in it, its changed matrices rounded to the types they are stored in.
+/// The model with a patch in it, its changed matrices rounded to the types they are stored in, or
+/// with what lives beside its weights.
 pub(super) struct WrittenModel {
     pub model: Model,
+    pub with: Arc<dyn LanguageModel>,
     /// The largest share of a matrix' change that rounding lost.
     pub lost: f64,
 }
@@ -36,13 +39,24 @@ impl Prepared {
         let patches = std::slice::from_ref(patch);
         let made = apply::to_memory(dir, patches, by, &*self.settings.progress);
         let made = made.map_err(|e| self.say_what_is_kept(e))?;
-        let mut written = WrittenModel { model: self.model().clone(), lost: 0.0 };
+        let (mut model, mut lost) = (self.model().clone(), 0.0f64);
         for tensor in made {
             let bytes = Arc::new(tensor.bytes);
-            written.model = written.model.with_stored(&tensor.name, tensor.dtype, bytes);
-            written.lost = written.lost.max(tensor.changed.lost);
+            model = model.with_stored(&tensor.name, tensor.dtype, bytes);
+            lost = lost.max(tensor.changed.lost);
         }
-        Ok(written)
+        Ok(WrittenModel { with: Arc::new(model.clone()), model, lost })
+    }
+
+    /// The model with a memory.
+    ///
+    /// # Errors
+    ///
+    /// A device out of memory.
+    pub(super) fn remembering(&self, memory: Arc<dyn Memory>) -> Result<WrittenModel> {
+        let model = self.model().clone();
+        let with = memory.on(Arc::new(model.clone()))?;
+        Ok(WrittenModel { model, with, lost: 0.0 })
     }
 
     /// An error of the written model, with what is kept of the work.
@@ -73,7 +87,7 @@ impl Prepared {
         before: &[Score],
         written: &WrittenModel,
     ) -> Result<Vec<FactReport>> {
-        let after = score(&written.model, &self.rows(), &*self.settings.progress)?;
+        let after = score(&*written.with, &self.rows(), &*self.settings.progress)?;
         let edited = Edited {
             method: self.method,
             params: &self.params,
@@ -83,7 +97,7 @@ impl Prepared {
         };
         let scores = before.iter().zip(&after);
         let report = |((fact, plan), (before, after)): ((&TokenizedFact, FactPlan), _)| {
-            let why = |plan: &FactPlan| self.why(&edited, fact, plan, (after, &written.model));
+            let why = |plan: &FactPlan| self.why(&edited, fact, plan, (after, &*written.with));
             FactReport::new(fact, plan, [before, after], why)
         };
         self.facts.iter().zip(plans).zip(scores).map(report).collect()
@@ -95,13 +109,15 @@ impl Prepared {
         edited: &Edited,
         fact: &TokenizedFact,
         plan: &FactPlan,
-        (score, model): (&Score, &Model),
+        (score, model): (&Score, &dyn LanguageModel),
     ) -> Result<String> {
         let Some(Missed { at, says }) = score.missed else { return Ok(String::new()) };
         let texts: Vec<_> = (1..fact.rows.keys.len()).map(|j| fact.rows.completion(j)).collect();
         let in_contexts = match texts.len() {
             0 => None,
-            n => Some(model.score(&texts)?.iter().map(Score::probability).sum::<f64>() / n as f64),
+            n => Some(
+                score::score(model, &texts)?.iter().map(Score::probability).sum::<f64>() / n as f64,
+            ),
         };
         let text = |id| self.opened.tokenizer.token_text(id);
         let says = says.map_or("nothing finite".to_owned(), text);

@@ -32,7 +32,7 @@ pub struct Engine {
 struct Inner {
     driver: Driver,
     turns: Turns,
-    memory: Mutex<Memory>,
+    memory: Mutex<MemoryUse>,
     residents: Residents,
     capture: Mutex<Option<Capture>>,
     replays: AtomicU64,
@@ -70,7 +70,7 @@ pub(super) struct Capture {
 
 /// Bytes on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryUse {
     /// That arrays may take.
     pub limit: u64,
     /// That arrays take.
@@ -145,7 +145,7 @@ impl Engine {
         let inner = Inner {
             driver,
             turns: Turns::default(),
-            memory: Mutex::new(Memory { limit, used: 0, peak: 0 }),
+            memory: Mutex::new(MemoryUse { limit, used: 0, peak: 0 }),
             residents: Residents::default(),
             capture: Mutex::default(),
             replays: AtomicU64::new(0),
@@ -261,7 +261,7 @@ impl Engine {
     }
 
     /// What arrays take.
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> MemoryUse {
         *self.inner.ledger()
     }
 
@@ -354,7 +354,7 @@ impl Engine {
     }
 
     pub(super) fn no_room(&self, wanted: u64) -> Error {
-        let Memory { limit, used, .. } = self.memory();
+        let MemoryUse { limit, used, .. } = self.memory();
         Error::DeviceMemory { wanted, used, limit }
     }
 
@@ -454,7 +454,7 @@ impl Capture {
 }
 
 impl Inner {
-    fn ledger(&self) -> MutexGuard<'_, Memory> {
+    fn ledger(&self) -> MutexGuard<'_, MemoryUse> {
         lock(&self.memory)
     }
 

@@ -1,6 +1,7 @@
 //! The architecture of a decoder as data, read from `config.json` by the row of its family.
 
 use super::rotary::Rotary;
+use crate::base::{Error, Result};
 use crate::ops::act::Act;
 use crate::ops::attention::Heads;
 use crate::ops::norm::NormKind;
@@ -131,6 +132,26 @@ impl Arch {
             width: self.head_dim,
             scale,
             window: self.windows[l],
+        }
+    }
+    /// Refuses tokens that such a model cannot run.
+    ///
+    /// # Errors
+    ///
+    /// More tokens than its context has, or one that is not in its vocabulary.
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
+        if ids.len() > self.max_positions {
+            return Err(Error::refused(
+                format!("{} tokens; the model's context is {}", ids.len(), self.max_positions),
+                "shorten the text",
+            ));
+        }
+        match ids.iter().find(|&&id| id as usize >= self.vocabulary) {
+            None => Ok(()),
+            Some(id) => Err(Error::refused(
+                format!("token {id} is not in the model's vocabulary of {}", self.vocabulary),
+                "use the tokenizer.json that belongs to this checkpoint",
+            )),
         }
     }
 }

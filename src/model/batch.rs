@@ -14,7 +14,8 @@ pub struct Batch {
     pub positions: Vec<usize>,
     /// (S).
     pub seqs: Vec<Seq>,
-    version: Arc<()>, // replaced by every change
+    prompt_ends: Vec<Option<usize>>, // (S)
+    version: Arc<()>,                // replaced by every change
 }
 
 impl Batch {
@@ -39,6 +40,8 @@ impl Batch {
         let before = past[0].len() + past[1].len();
         self.ids.extend_from_slice(ids);
         self.positions.extend((0..ids.len()).map(|i| before + i));
+        let begins_here = before == 0 && !ids.is_empty();
+        self.prompt_ends.push(begins_here.then(|| rows.end - 1));
         self.seqs.push(Seq { rows: rows.clone(), past });
         self.version = Arc::default();
         rows
@@ -52,7 +55,26 @@ impl Batch {
             self.push(&[0], 0..0);
         }
         // A sequence without a token attends to nothing.
-        self.seqs.retain(|s| !s.rows.is_empty());
+        let empty = |s: &Seq| s.rows.is_empty();
+        let mut all = self.seqs.iter();
+        self.prompt_ends.retain(|_| all.next().is_some_and(|s| !empty(s)));
+        self.seqs.retain(|s| !empty(s));
+    }
+
+    /// The row of the last token of sequence s's prompt: its last, unless something else was said.
+    /// `None` where the prompt ended among the cached rows.
+    pub fn prompt_end(&self, s: usize) -> Option<usize> {
+        self.prompt_ends[s]
+    }
+
+    /// Says where the prompt of sequence s ends, and its continuation begins.
+    ///
+    /// # Panics
+    ///
+    /// Where the row is not one of the sequence.
+    pub fn set_prompt_end(&mut self, s: usize, row: usize) {
+        assert!(self.seqs[s].rows.contains(&row), "a prompt ends in a sequence of its own");
+        self.prompt_ends[s] = Some(row);
     }
 
     /// Batches of one version, compared by address, hold the same tokens.

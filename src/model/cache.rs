@@ -1,6 +1,7 @@
 //! The key/value cache: keys and values of tokens that later tokens attend to.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::arch::Arch;
 use crate::ops::rows::{self, Index};
@@ -11,6 +12,18 @@ use crate::tensor::{Compute, Tensor};
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>, // (rows, G·E) each
+    choices: Vec<Choice>,
+}
+
+/// What an edit beside the weights decided at the end of a prompt: it holds for the sequence.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Whose choice it is, by its address: each such model has one of its own.
+    pub by: Arc<()>,
+    /// The cache's row of the prompt's last token.
+    pub row: usize,
+    /// What was chosen, if anything was.
+    pub entry: Option<usize>,
 }
 
 /// The keys and values that a batch attends to beyond its own.
@@ -23,11 +36,48 @@ pub enum Past<'a> {
     Grow(&'a mut KvCache),
 }
 
+impl Past<'_> {
+    /// The same once more.
+    pub fn again(&mut self) -> Past<'_> {
+        match self {
+            Past::None => Past::None,
+            Past::Read(cache) => Past::Read(cache),
+            Past::Grow(cache) => Past::Grow(cache),
+        }
+    }
+
+    /// The cache, where there is one.
+    pub fn cache(&self) -> Option<&KvCache> {
+        match self {
+            Past::None => None,
+            Past::Read(cache) => Some(cache),
+            Past::Grow(cache) => Some(cache),
+        }
+    }
+}
+
 impl KvCache {
     /// Without rows.
     pub fn new(arch: &Arch, compute: &Compute) -> KvCache {
         let empty = || Tensor::narrow(compute, &[0, arch.kv_width()]);
-        KvCache { layers: (0..arch.layers).map(|_| (empty(), empty())).collect() }
+        let layers = (0..arch.layers).map(|_| (empty(), empty())).collect();
+        KvCache { layers, choices: Vec::new() }
+    }
+
+    /// Tokens in it, of the first layer.
+    pub fn rows(&self) -> usize {
+        self.layers.first().map_or(0, |(k, _)| k.shape()[0])
+    }
+
+    /// Keeps what was decided at a row.
+    pub fn decide(&mut self, choice: Choice) {
+        self.choices.push(choice);
+    }
+
+    /// What was decided in a sequence that has these rows.
+    pub fn decided(&self, by: &Arc<()>, past: &[Range<usize>; 2]) -> Option<&Choice> {
+        let inside = |row: usize| past.iter().any(|rows| rows.contains(&row));
+        self.choices.iter().rev().find(|c| Arc::ptr_eq(&c.by, by) && inside(c.row))
     }
 
     /// Keys and values of layer l.
@@ -36,7 +86,12 @@ impl KvCache {
     }
 
     /// Keeps only these rows of some layers, one range after the other.
+    ///
+    /// # Panics
+    ///
+    /// Where something was decided at one: rows get other numbers.
     pub fn keep(&mut self, layers: Range<usize>, rows: &[Range<usize>]) {
+        assert!(self.choices.is_empty(), "keep: a choice belongs to its row");
         let rows: Vec<usize> = rows.iter().cloned().flatten().collect();
         let mut index = None; // the same for every layer
         for (k, v) in &mut self.layers[layers] {
@@ -50,7 +105,12 @@ impl KvCache {
     }
 
     /// Appends some rows of another cache to some layers, rounded to the type of this one.
+    ///
+    /// # Panics
+    ///
+    /// Where something was decided at one of the other.
     pub fn append(&mut self, layers: Range<usize>, from: &KvCache, rows: Range<usize>) {
+        assert!(from.choices.is_empty(), "append: a choice belongs to its row");
         let append = |to: &mut Tensor, from: &Tensor| {
             let old = to.shape()[0];
             to.set_rows(old + rows.len());

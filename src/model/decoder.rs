@@ -12,13 +12,15 @@
 //! The parts of a pass unwind where a device is out of memory: call them inside
 //! [`Compute::run`](crate::tensor::Compute::run).
 
+use super::arch::Arch;
 use super::batch::Batch;
 use super::cache::{KvCache, Past};
+use super::language_model::{LanguageModel, logits};
 use super::layer::{Until, rounded, rounding_buffer};
 use super::model::Model;
 use super::pass::Pass;
 use super::run::Run;
-use super::site::{At, Hook, NoHook, Site};
+use super::site::{At, Hook, Site};
 use super::span::{Position, Span};
 use super::token_bytes::{ElementBytes, TokenBytes};
 use crate::base::{Error, Result, or_unwind};
@@ -194,44 +196,7 @@ impl Model {
     ///
     /// A device that is out of memory.
     pub fn logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Result<Tensor> {
-        self.compute.run(|| Ok(self.compute_logits(batch, past, chosen).into_host()))
-    }
-
-    /// Logits of every token of a whole text, on the host, at most `rows` rows at a time, in order.
-    /// `each` may end the computation by returning false.
-    ///
-    /// # Errors
-    ///
-    /// A device that is out of memory.
-    pub fn logits_in_chunks(
-        &self,
-        ids: &[u32],
-        rows: usize,
-        each: &mut dyn FnMut(&Tensor) -> bool,
-    ) -> Result<()> {
-        let all: Vec<usize> = (0..ids.len()).collect();
-        let x = self.compute.run(|| Ok(self.last_stream(&Batch::whole([ids]), Past::None)))?;
-        for chosen in all.chunks(rows) {
-            let z = self.compute.run(|| Ok(self.logits_of(&x, chosen).into_host()))?;
-            if !each(&z) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Logits (chosen, V), where the model computes, of chosen rows after a whole pass. Unwinds
-    /// where the device is out of memory.
-    pub(super) fn compute_logits(&self, batch: &Batch, past: Past, chosen: &[usize]) -> Tensor {
-        self.logits_of(&self.last_stream(batch, past), chosen)
-    }
-
-    /// The residual stream after the last layer.
-    fn last_stream(&self, batch: &Batch, past: Past) -> Tensor {
-        let mut x = self.embed(batch);
-        let mut run = Run::new(self);
-        self.forward(batch, 0..self.arch.layers, past, &mut x, &mut run, &mut NoHook);
-        x
+        logits(self, batch, past, chosen)
     }
 
     /// Logits of chosen rows of the residual stream after the last layer.
@@ -243,5 +208,42 @@ impl Model {
         let mut z = Tensor::zeros(&self.compute, &[0, self.arch.vocabulary]);
         self.head(&picked, &mut saved, &mut z);
         z
+    }
+}
+
+impl LanguageModel for Model {
+    fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    fn run_in_chunks(
+        &self,
+        batch: &Batch,
+        past: &mut Past,
+        (read, most): (&[usize], usize),
+        hook: &mut dyn Hook,
+        each: &mut dyn FnMut(Tensor) -> Result<bool>,
+    ) -> Result<()> {
+        let layers = if read.is_empty() && !matches!(past, Past::Grow(_)) {
+            hook.sites().iter().map(|site| site.layer + 1).max().unwrap_or(0)
+        } else {
+            self.arch.layers
+        };
+        let x = self.compute.run(|| {
+            let (mut x, mut run) = (self.embed(batch), Run::new(self));
+            self.forward(batch, 0..layers, past.again(), &mut x, &mut run, hook);
+            Ok(x)
+        })?;
+        for chosen in read.chunks(most) {
+            let z = self.compute.run(|| Ok(self.logits_of(&x, chosen)))?;
+            if !each(z)? {
+                break;
+            }
+        }
+        Ok(())
     }
 }

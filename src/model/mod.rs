@@ -17,6 +17,7 @@ pub mod families;
 pub mod family;
 pub mod generate;
 pub mod gradients;
+pub mod language_model;
 pub mod layer;
 pub mod lineage;
 pub mod load;
@@ -40,8 +41,9 @@ pub mod token_bytes;
 
 pub use arch::Arch;
 pub use batch::Batch;
-pub use cache::{KvCache, Past};
+pub use cache::{Choice, KvCache, Past};
 pub use family::Family;
+pub use language_model::LanguageModel;
 pub use layer::Layer;
 pub use lineage::fingerprint;
 pub use matrix::{Linear, Matrix, StoredPlace};

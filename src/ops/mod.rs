@@ -6,6 +6,7 @@ pub mod act;
 pub mod adam;
 pub mod attention;
 pub mod cholesky;
+pub mod codebook;
 pub mod cpu;
 pub mod cuda;
 pub mod embed;

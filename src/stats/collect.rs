@@ -247,7 +247,7 @@ fn next_batch(
     let mut batch = Batch::default();
     while batch.len() < BATCH && sums.tokens_read < what.max_tokens {
         let Some(mut ids) = windows.next().transpose()? else { break };
-        model.check(&ids)?;
+        model.arch.check(&ids)?;
         ids.truncate((what.max_tokens - sums.tokens_read).min(ids.len() as u64) as usize);
         sums.tokens_read += ids.len() as u64;
         if what.share.is_none_or(|share| share.has(sums.windows)) {

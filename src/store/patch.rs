@@ -49,7 +49,7 @@ use super::header::Entry;
 use super::row_blocks::RowBlocks;
 use super::shard::Shard;
 use super::write::{self, Item};
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, Remedy, Result};
 
 const FORMAT: &str = "incise patch 2";
 const BEFORE: &str = "incise patch 1";
@@ -318,6 +318,12 @@ impl Patch {
         let shard = Shard::open(path)?;
         let text = Text { path, metadata: &shard.header().metadata };
         let format = text.get("format")?;
+        if format.starts_with("incise memory ") {
+            let what = "is an edit that lives beside the weights: there is no change of them in it";
+            let remedy = Remedy::from("attach it where the model is run");
+            let file = path.display().to_string();
+            return Err(Error::input(path, "format", what, remedy.option("with", Some(&file))));
+        }
         if ![FORMAT, BEFORE].contains(&format) {
             let remedy = match format.starts_with("incise patch ") {
                 true => "read it with the version of incise that wrote it",

@@ -18,6 +18,7 @@ use incise::edit::search::{SearchFact, TargetValue, find_all};
 use incise::edit::state::State;
 use incise::linalg::vector::{dot, norm};
 use incise::model::change::dense;
+use incise::model::score;
 use incise::model::{At, Model, Site};
 use incise::stats::Moment;
 use incise::stats::covariance::matrix;
@@ -414,7 +415,7 @@ fn emmet_meets_values_behind_a_norm() {
     let planned = ready.run(&ready.facts, u64::MAX, None);
     let texts: Vec<&[u32]> = ready.facts.iter().map(|f| f.rows.keys[0].up_to_lookup()).collect();
     let [before, after] = [model, &planned.model]
-        .map(|model| model.read(&texts, Site { layer: 1, at: At::VALUE }).unwrap());
+        .map(|model| score::read(model, &texts, Site { layer: 1, at: At::VALUE }).unwrap());
     for (i, v) in values.iter().enumerate() {
         let (was, now) = (before.row_f64(i), after.row_f64(i));
         let gap = |a: &[f64], b: &[f64]| -> f64 {

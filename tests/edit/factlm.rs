@@ -12,7 +12,7 @@ use incise::edit::method::{Context, Method, Plan};
 use incise::edit::methods::memit::MEMIT;
 use incise::model::Model;
 use incise::model::change::dense;
-use incise::model::score::Completion;
+use incise::model::score::{Completion, log_probability};
 use incise::stats::Moment;
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
@@ -76,7 +76,7 @@ impl FactLm {
                     })
                 })
                 .collect();
-            let logp = model.log_probability(&texts).unwrap();
+            let logp = log_probability(model, &texts).unwrap();
             let new_wins: Vec<f64> =
                 logp.chunks(2).map(|p| f64::from(u8::from(p[0] > p[1]))).collect();
             let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;

@@ -8,6 +8,7 @@ mod export;
 mod factlm;
 mod family;
 mod fine_tuning;
+mod grace;
 mod hparams;
 mod identities;
 mod objective;

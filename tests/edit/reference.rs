@@ -68,6 +68,13 @@ pub fn tensor(file: &[u8], name: &str) -> Vec<f64> {
     }
 }
 
+/// A recorded tensor of integers.
+pub fn integers(file: &[u8], name: &str) -> Vec<u64> {
+    let file = SafeTensors::deserialize(file).unwrap();
+    let bytes = file.tensor(name).unwrap().data().as_chunks::<8>().0;
+    bytes.iter().map(|b| u64::from_le_bytes(*b)).collect()
+}
+
 /// The recorded statistics of a layer, in either form.
 pub fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
     let (path, name) = match stats.is_dir() {
@@ -117,7 +124,7 @@ impl Budget {
 }
 
 /// How a record was made.
-fn made(file: &[u8]) -> Value {
+pub fn made(file: &[u8]) -> Value {
     let (_, header) = SafeTensors::read_metadata(file).unwrap();
     serde_json::from_str(&header.metadata().as_ref().unwrap()["made"]).unwrap()
 }

@@ -41,7 +41,7 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
 
     let patch = copy.beside("a.patch");
     edit.write(&patch).unwrap();
-    assert_eq!(Patch::read(&patch).unwrap(), *edit.patch());
+    assert_eq!(Patch::read(&patch).unwrap(), *edit.patch().unwrap());
     assert!(copy.beside("a.patch.report.jsonl").exists());
     edit.apply_in_place().unwrap();
     assert_ne!(copy.weights(), before);
@@ -75,6 +75,9 @@ fn a_model_with_a_tensor_in_two_files_is_not_edited() {
     let error = editor.prepare(&[violin()]).err().unwrap().to_string();
     assert!(error.contains(&format!("a.safetensors: {tensor}: is stored in two files")), "{error}");
     editor.model().generate("Louis Armstrong played the", 1).unwrap();
+    // What lives beside the weights changes none of them.
+    let editor = copy.editor(&Device::Cpu).method("grace").unwrap();
+    editor.set("layers", json!([0])).unwrap().prepare(&[violin()]).unwrap();
 }
 
 /// However many threads there are.
@@ -84,7 +87,7 @@ fn an_edit_does_not_depend_on_threads() {
     let editor = copy.editor(&Device::Cpu).method("r-rome").unwrap();
     let all = editor.plan(&[violin()]).unwrap();
     let one = editor.threads(1).unwrap().plan(&[violin()]).unwrap();
-    assert_eq!(one.patch(), all.patch());
+    assert_eq!(one.patch().unwrap(), all.patch().unwrap());
 }
 
 /// Edits of one kind, by every method, take both facts of the model that ships.
@@ -101,7 +104,10 @@ fn every_method_goes_through_the_same_door() {
         let took: Vec<_> = edit.facts().iter().map(|f| (f.failed(), f.p_target)).collect();
         println!("{name}: {took:?}");
         assert_eq!(edit.facts().len(), 2, "{name}");
-        assert_eq!(edit.patch().metadata.method, name);
+        match edit.patch() {
+            Ok(patch) => assert_eq!(patch.metadata.method, name),
+            Err(e) => assert!(method.makes_memory(), "{name}: {e}"),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ fn answer(model: &TextModel, prompt: &str) -> String {
 fn edited(editor: &Editor) -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let fact = Fact::new("{} is in", "Big Ben", "Paris");
-    editor.plan(&[fact]).unwrap().patch().write(file.path()).unwrap();
+    editor.plan(&[fact]).unwrap().patch().unwrap().write(file.path()).unwrap();
     std::fs::read(file.path()).unwrap()
 }
 

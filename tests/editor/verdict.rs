@@ -5,6 +5,7 @@ use std::path::Path;
 use incise::edit::methods::METHODS;
 use incise::model::Batch;
 use incise::model::Past;
+use incise::model::generate::{Sampling, generate};
 use incise::tensor::Device;
 use incise::{Edit, Editor, Fact, TextModel};
 
@@ -29,8 +30,8 @@ fn ask(model: &TextModel, fact: &Fact) -> (f64, bool) {
     }
     let said = {
         let mut rng = incise::base::Rng::new(0, "nothing is drawn");
-        let greedy = incise::model::generate::Sampling::GREEDY;
-        model.inner().generate(&start, target.len(), greedy, &mut rng, &[], &mut |_| true)
+        let greedy = Sampling::GREEDY;
+        generate(model.inner(), &start, target.len(), greedy, &mut rng, &[], &mut |_| true)
     };
     (p, said.unwrap() == target)
 }
@@ -67,7 +68,8 @@ fn held(name: &str, editor: &Editor, edit: &Edit, out: &Path) -> usize {
 fn a_fact_is_taken_where_the_written_model_says_it() {
     let copy = Copy::new();
     let (mut taken, mut all) = (0, 0);
-    for method in METHODS {
+    // What lives beside the weights is written into no checkpoint.
+    for method in METHODS.iter().filter(|method| !method.makes_memory()) {
         let name = method.about().name;
         for steps in [1, 20] {
             let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();

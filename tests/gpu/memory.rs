@@ -5,13 +5,16 @@ use incise::edit::prompts::{FactRows, PromptRow};
 use incise::edit::search::memory::SearchMemory;
 use incise::edit::search::packing::shared_prefixes;
 use incise::edit::search::{Push, Search, SearchFact, TargetValue, find_all};
+use incise::edit::training::value::{TextSize, ValueTraining};
 use incise::gpu::Engine;
 use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
+use incise::memory::Replacement;
 use incise::model::Past;
-use incise::model::generate::Sampling;
+use incise::model::generate::{Sampling, generate};
+use incise::model::score::Completion;
 use incise::model::{
-    At, Batch, KvCache, Model, NoHook, Position, Run, SearchPrecision, Site, Span,
+    At, Batch, KvCache, Matrix, MatrixId, Model, NoHook, Position, Run, SearchPrecision, Site, Span,
 };
 use incise::tensor::OnDevice;
 use serde_json::{Value, json};
@@ -76,7 +79,7 @@ fn a_device_without_room_is_an_error() {
     engine.cap(engine.memory().used + 100);
     let mut rng = Rng::new(0, "unused");
     let ids = &golden.json.prompts[0];
-    let text = model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
+    let text = generate(&model, ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
     assert!(matches!(text, Err(Error::DeviceMemory { .. })));
 }
 
@@ -337,5 +340,29 @@ fn a_search_whose_weights_come_and_go() {
         assert!(streamed.run(room) == want, "{}", config["model_type"]);
         assert!(engine.memory().peak <= before + weights / 4 * 5);
         assert_eq!(engine.replays(), 0, "weights that come and go are not recorded");
+    }
+}
+
+/// A value that is trained takes what was counted, whichever matrix gives it.
+#[test]
+fn a_value_in_training_takes_what_was_counted() {
+    let test = "gpu::memory::a_value_in_training_takes_what_was_counted";
+    let [gptj, gpt2] = small();
+    for (config, matrix) in [(&gptj, Matrix::Down), (&gpt2, Matrix::Up), (&gpt2, Matrix::Down)] {
+        let Some(engine) = twin::fastest(test) else { return };
+        let model = Model::random(config, DType::BF16, 0, &engine.clone().into()).unwrap();
+        let id = MatrixId::new(1, matrix);
+        let training = ValueTraining { id, replacement: Replacement::All, lr: 0.1 };
+        let text = Completion { ids: (0..61).collect(), candidate: 8 };
+        let size = TextSize { tokens: 60, target: 8 };
+        let mut value = vec![0.1; model.matrix(id).w.dims()[0]];
+        let mut run = || training.run(&model, &text, &mut value, 2, &Quiet).unwrap();
+        run(); // uploads the weights
+        let before = engine.forget_peak();
+        run();
+        let (took, counted) = (engine.memory().peak - before, training.bytes(&model, size));
+        let case = format!("{} {matrix:?}: {took} of {counted}", config["model_type"]);
+        println!("{case}");
+        assert!(took <= counted + counted / 10 && took >= counted - counted / 5, "{case}");
     }
 }

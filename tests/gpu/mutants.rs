@@ -246,6 +246,20 @@ const MUTANTS: &[Mutant] = &[
         found: BOTH,
     },
     Mutant {
+        what: "of two keys as near, the later",
+        file: "codebook.cu",
+        texts: ["j < key", "j > key"],
+        unit: ["codebook", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "a key at its radius not chosen",
+        file: "codebook.cu",
+        texts: ["least <= radii[key]", "least < radii[key]"],
+        unit: ["codebook", "bf16", ""],
+        found: BOTH,
+    },
+    Mutant {
         what: "a second moment without its correction",
         file: "adam.cuh",
         texts: ["sqrtf(v / c2)", "sqrtf(v)"],

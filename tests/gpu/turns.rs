@@ -7,7 +7,7 @@ use incise::base::{DType, Rng};
 use incise::gpu::graph::Repeated;
 use incise::gpu::launch::Elem;
 use incise::model::Past;
-use incise::model::generate::Sampling;
+use incise::model::generate::{Sampling, generate};
 use incise::model::{Batch, Model};
 use incise::tensor::{Compute, Tensor, Weight};
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ fn talk(model: &Model, seed: u64) -> (Vec<f64>, Vec<u32>) {
     let z = model.logits(&Batch::whole([&prompt]), Past::None, &[5]);
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
     let mut rng = Rng::new(seed, "a talk");
-    let text = model.generate(&prompt, 3, sampling, &mut rng, &[], &mut |_| true);
+    let text = generate(model, &prompt, 3, sampling, &mut rng, &[], &mut |_| true);
     (z.unwrap().to_f64(), text.unwrap())
 }
 

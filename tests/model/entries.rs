@@ -4,8 +4,9 @@ use incise::base::{DType, Error, Result, Rng};
 use incise::model::Layer;
 use incise::model::Past;
 use incise::model::arch::Arch;
-use incise::model::generate::Sampling;
-use incise::model::score::Completion;
+use incise::model::generate::{Sampling, generate};
+use incise::model::language_model::logits_in_chunks;
+use incise::model::score::{Completion, log_probability, read};
 use incise::model::{At, Batch, KvCache, Linear, Model, Run, Site, random};
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Tensor, Weight};
@@ -43,15 +44,15 @@ fn a_device_out_of_memory_is_an_error_of_every_entry() {
     type Entry = (&'static str, fn(&Model, &[u32]) -> Result<()>);
     const ENTRIES: [Entry; 5] = [
         ("logits", |model, ids| model.logits(&Batch::whole([ids]), Past::None, &[0]).map(drop)),
-        ("logits in chunks", |model, ids| model.logits_in_chunks(ids, 2, &mut |_| true)),
+        ("logits in chunks", |model, ids| logits_in_chunks(model, ids, 2, &mut |_| true)),
         ("log-probability", |model, ids| {
             let text = Completion { ids: ids.to_vec(), candidate: 1 };
-            model.log_probability(&[text]).map(drop)
+            log_probability(model, &[text]).map(drop)
         }),
-        ("read", |model, ids| model.read(&[ids], Site { layer: 0, at: At::KEY }).map(drop)),
+        ("read", |model, ids| read(model, &[ids], Site { layer: 0, at: At::KEY }).map(drop)),
         ("generate", |model, ids| {
             let mut rng = Rng::new(0, "unused");
-            model.generate(ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true).map(drop)
+            generate(model, ids, 1, Sampling::GREEDY, &mut rng, &[], &mut |_| true).map(drop)
         }),
     ];
     let test = "model::entries::a_device_out_of_memory_is_an_error_of_every_entry";
@@ -86,7 +87,7 @@ fn logits_in_chunks_end_where_the_caller_says() {
             chunks += 1;
             chunks < most
         };
-        model.logits_in_chunks(ids, 2, &mut each).unwrap();
+        logits_in_chunks(&model, ids, 2, &mut each).unwrap();
         rows
     };
     assert!(ids.len() > 2);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use incise::base::Rng;
 use incise::model::Past;
 use incise::model::branch::{Body, Branch};
-use incise::model::generate::Sampling;
+use incise::model::generate::{Sampling, generate};
+use incise::model::score::read;
 use incise::model::site::Look;
 use incise::model::{At, Batch, KvCache, Matrix, MatrixId, Model, Run, Site};
 use incise::ops::sample;
@@ -120,7 +121,7 @@ fn reading_a_site_is_hooking_a_whole_pass() {
             }
             let layers = 0..model.arch.layers;
             layers
-                .flat_map(|layer| model.read(&texts, Site { layer, at }).unwrap().to_f64())
+                .flat_map(|layer| read(model, &texts, Site { layer, at }).unwrap().to_f64())
                 .collect()
         });
     }
@@ -132,7 +133,7 @@ fn greedy_text_is_that_of_whole_passes() {
         let golden = Golden::open(name);
         let (model, mut rng) = (golden.model(Precision::F32), Rng::new(0, "greedy"));
         for prompt in &golden.json.prompts {
-            let text = model.generate(prompt, 12, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
+            let text = generate(&model, prompt, 12, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
             let mut ids = prompt.clone();
             for _ in 0..12 {
                 let last = [ids.len() - 1];

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use incise::base::{DType, Rng};
 use incise::model::Model;
-use incise::model::generate::Sampling;
+use incise::model::generate::{Sampling, generate};
 use incise::store::Checkpoint;
 use incise::store::write::{self, Item};
 use incise::tensor::Device;
@@ -115,7 +115,7 @@ fn stories260k_tells_its_recorded_story() {
     let model = Model::open(&checkpoint, &Device::Cpu, &incise::base::Quiet).unwrap();
     let mut rng = Rng::new(0, "greedy");
     let mut tokens =
-        model.generate(&[BOS], 256, Sampling::GREEDY, &mut rng, &[], &mut |_| true).unwrap();
+        generate(&model, &[BOS], 256, Sampling::GREEDY, &mut rng, &[], &mut |_| true).unwrap();
     assert_eq!(tokens[..5], [403, 407, 261, 378, 432]);
     if let Some(end) = tokens.iter().position(|&t| t == BOS) {
         tokens.truncate(end);

@@ -4,6 +4,7 @@ mod act;
 mod adam;
 mod attention;
 mod cholesky;
+mod codebook;
 mod embed;
 mod gram;
 mod linear;

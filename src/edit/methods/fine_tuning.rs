@@ -201,7 +201,8 @@ impl Method for FineTuning {
             .collect();
         let plan = |losses: Vec<f64>| FactPlan::trained(losses.into_iter().map(step).collect());
         let facts = trained.losses.into_iter().map(plan).collect();
-        Ok(Plan { model, facts, changes, state: std::mem::take(&mut on.state) })
+        let state = std::mem::take(&mut on.state);
+        Ok(Plan { model, facts, changes, memory: None, state })
     }
 }
 
@@ -230,7 +231,7 @@ impl FineTuning {
         let text = |fact: &TokenizedFact| {
             let text = TrainingText::new(fact, self.objective, on.end);
             let id = &fact.request.id;
-            on.model.check(&text.ids).map_err(|e| match e {
+            on.model.arch.check(&text.ids).map_err(|e| match e {
                 Error::Refused { what, remedy } => {
                     Error::refused(format!("record `{id}`: {what}"), *remedy)
                 }

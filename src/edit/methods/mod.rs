@@ -3,6 +3,7 @@
 pub mod alphaedit;
 pub mod emmet;
 pub mod fine_tuning;
+pub mod grace;
 pub mod memit;
 pub mod pmet;
 pub mod rome;
@@ -13,7 +14,7 @@ use super::public_config;
 use crate::base::{Error, Result};
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 9] = [
+pub static METHODS: [&dyn Method; 10] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
@@ -23,6 +24,7 @@ pub static METHODS: [&dyn Method; 9] = [
     &fine_tuning::FT_L,
     &fine_tuning::FT_M,
     &fine_tuning::LOCFT_BF,
+    &grace::GRACE,
 ];
 
 /// A method by the name users give, in capitals or not.

@@ -33,6 +33,7 @@ use crate::edit::state::State;
 use crate::linalg::vector::{dot, norm};
 use crate::model::arch::Arch;
 use crate::model::change::dense;
+use crate::model::score::read;
 use crate::model::{At, MatrixId, Model, Site};
 use crate::stats::Covariance;
 use crate::store::Delta;
@@ -172,7 +173,8 @@ impl Method for Rome {
         let norm = norm(&dense(&delta, sizes));
         let ridge = c.and_then(|c| c.ridge);
         let changes = vec![MatrixChange { id, delta, norm, weight, ridge }];
-        Ok(Plan { model: now, facts: done, changes, state: std::mem::take(&mut on.state) })
+        let state = std::mem::take(&mut on.state);
+        Ok(Plan { model: now, facts: done, changes, memory: None, state })
     }
 }
 
@@ -206,7 +208,7 @@ pub fn plan_one(
 ) -> Result<RankOne> {
     let layer = by.push.site.layer;
     let prompts: Vec<&[u32]> = rows.keys.iter().map(PromptRow::up_to_lookup).collect();
-    let all = model.read(&prompts, Site { layer, at: At::KEY })?;
+    let all = read(model, &prompts, Site { layer, at: At::KEY })?;
     let k0 = all.row_f64(0); // the first context is the bare prompt
     let k_star = mean_row(&all, keys.weights);
     let value = search::find(model, rows, by, progress)?;

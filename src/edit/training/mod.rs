@@ -9,3 +9,4 @@ pub mod passes;
 pub mod run;
 pub mod step;
 pub mod texts;
+pub mod value;

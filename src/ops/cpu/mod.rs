@@ -4,6 +4,7 @@ pub mod act;
 pub mod adam;
 pub mod attention;
 pub mod cholesky;
+pub mod codebook;
 pub mod dots;
 pub mod embed;
 pub mod gemm;

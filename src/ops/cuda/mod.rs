@@ -5,6 +5,7 @@ pub mod act;
 pub mod adam;
 pub mod attention;
 pub mod cholesky;
+pub mod codebook;
 pub mod embed;
 pub mod gram;
 pub mod linear;

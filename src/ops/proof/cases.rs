@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::trial::{Verdict, Wrong};
 use super::{
-    act, attention, cholesky, gram, linear, loss, norm, probe, rows, sample, search, update,
-    weight_gradient,
+    act, attention, cholesky, codebook, gram, linear, loss, norm, probe, rows, sample, search,
+    update, weight_gradient,
 };
 use crate::base::Error;
 use crate::gpu::Engine;
@@ -36,6 +36,7 @@ const TRIALS: &[(&str, Run)] = &[
     ("attention_row", attention::one),
     ("attention_short", attention::short),
     ("cholesky", cholesky::all),
+    ("codebook", codebook::all),
     ("embed", rows::embedded),
     ("gram_mma", gram::moments),
     ("linear_mma", linear::many),

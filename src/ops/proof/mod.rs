@@ -19,6 +19,7 @@ pub mod ask;
 mod attention;
 pub mod cases;
 mod cholesky;
+mod codebook;
 mod gram;
 pub mod instruments;
 pub mod library;

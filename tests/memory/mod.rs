@@ -1,0 +1,5 @@
+//! Floor 5: edits beside the weights.
+
+mod codebook;
+mod command;
+mod files;
