@@ -48,11 +48,13 @@ impl Terminal {
     /// process.
     pub fn new(remarks: bool) -> Terminal {
         let cancelled = Arc::new(AtomicBool::new(false));
+        let again = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds that nothing was cancelled. Where the system
-            // refuses, the signal ends the process.
-            let _ = flag::register_conditional_shutdown(signal, 128 + signal, cancelled.clone());
+            // What is registered runs in this order, so the first signal finds `again` unset, and
+            // one that comes in between is not lost. Where the system refuses, it ends the process.
             let _ = flag::register(signal, cancelled.clone());
+            let _ = flag::register_conditional_shutdown(signal, 128 + signal, again.clone());
+            let _ = flag::register(signal, again.clone());
         }
         let limit = std::env::var(CANCEL_AT).ok().and_then(|n| n.parse::<i64>().ok());
         let questions = limit.map(|n| Arc::new(AtomicI64::new(n - 1)));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use incise::base::{DType, Rng};
 use incise::store::{Change, Delta, Patch, tensor_fingerprint};
@@ -22,12 +22,21 @@ fn cancelled(args: &[&str], n: u64) -> Output {
 /// Runs the program and sends it a signal after a while: INT, as Ctrl-C does, or TERM.
 fn interrupted(args: &[&str], signal: &str, after: Duration) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
-    let child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     sleep(after);
     let kill = format!("kill -{signal} {}", child.id());
-    // It may have ended by now.
-    Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
-    child.wait_with_output().unwrap()
+    // It may have ended by now. One that comes while the handler is being installed is lost.
+    loop {
+        Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(60) {
+            if child.try_wait().unwrap().is_some() {
+                return child.wait_with_output().unwrap();
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 /// Whether it came to its end; else it said that it was interrupted.
