@@ -31,7 +31,11 @@ fn candidates_are_compared_by_the_mean_of_a_token() {
     assert!((value(&Rule::Magnitude, &both, &both) - (0.5 - 0.4)).abs() < 1e-15);
     let other = [&short, &long];
     assert_eq!(value(&Rule::Likelier, &other, &other), 0.0);
-    assert_eq!(value(&Rule::Likelier, &[&short; 2], &[&short; 2]), 0.0, "as likely is not likelier");
+    assert_eq!(
+        value(&Rule::Likelier, &[&short; 2], &[&short; 2]),
+        0.0,
+        "as likely is not likelier"
+    );
 }
 
 #[test]
