@@ -11,7 +11,7 @@ use super::editing::Editing;
 use crate::base::file::read_file;
 use crate::base::{Error, Progress, Result, Rng, Share, Stage};
 use crate::data::request::MAX_BYTES;
-use crate::data::{Case, Demonstrations, cases};
+use crate::data::{Case, Corpus, Demonstrations, cases};
 use crate::edit::methods::METHODS;
 use crate::editor::Editor;
 use crate::editor::evaluation::{Mode, Protocol};
@@ -57,6 +57,13 @@ pub struct Eval {
     /// Folder of MQuAKE's published demonstrations, for its questions
     #[arg(long, value_name = "DIR")]
     demonstrations: Option<PathBuf>,
+    /// Text on which perplexity and drift are measured once all records are edited: a document a
+    /// line
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    text: Vec<PathBuf>,
+    /// Tokens of it
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    text_tokens: usize,
     /// Only the first so many records
     #[arg(long)]
     limit: Option<usize>,
@@ -91,10 +98,7 @@ impl Eval {
         let protocol = self.protocol(&editor, cases.len())?;
         let mut folder = Folder::open(&self.output, self.described(context, cases.len())?)?;
         let evaluation = editor.evaluation(&cases, &protocol)?;
-        let known: std::collections::HashSet<(usize, String)> =
-            folder.results.iter().map(|r| (r.edited, r.id.clone())).collect();
-        let is_done = |edited: usize, case: &Case| known.contains(&(edited, case.id.clone()));
-        evaluation.run(&is_done, &mut |result| folder.add(result))?;
+        evaluation.run(&mut folder)?;
         context.terminal.enter(Stage::WriteResults);
         let summary = folder.summarise(context.seed)?;
         self.print(context, &summary)
@@ -174,7 +178,27 @@ impl Eval {
             None => Compat::None,
         };
         let demonstrations = self.demonstrations.as_ref().map(Demonstrations::read).transpose()?;
-        Ok(Protocol { mode, suites, compat, demonstrations, tokens: TOKENS })
+        let text = self.documents(editor)?;
+        Ok(Protocol { mode, suites, compat, demonstrations, text, tokens: TOKENS })
+    }
+
+    /// The tokens of the text's first documents, until there are as many as asked for.
+    fn documents(&self, editor: &Editor) -> Result<Vec<Vec<u32>>> {
+        let mut documents = Vec::new();
+        if self.text.is_empty() {
+            return Ok(documents);
+        }
+        let mut left = self.text_tokens;
+        for text in Corpus::open(&self.text)?.documents() {
+            let mut ids = editor.model().tokenizer().encode(&text?)?;
+            ids.truncate(left);
+            left -= ids.len();
+            documents.push(ids);
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(documents)
     }
 
     /// What is kept of the run: another one does not go on from its results.
@@ -184,12 +208,17 @@ impl Eval {
             Ok(json!({"file": file, "fingerprint": tensor_fingerprint(&bytes)}))
         };
         let data: Vec<Value> = self.data.iter().map(digest).collect::<Result<_>>()?;
+        let text = match self.text.is_empty() {
+            true => Value::Null,
+            false => json!(Corpus::open(&self.text)?.hash()?),
+        };
         Ok(json!({
             "program": env!("CARGO_PKG_VERSION"), "model": self.model, "data": data,
             "cases": cases, "limit": self.limit, "sample": self.sample,
             "shard": self.shard.map(|share| [share.i(), share.n()]), "method": self.method, "patch": self.patch, "with": self.with,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
             "metrics_asked": self.metrics, "compat": self.compat, "demonstrations": self.demonstrations, "seed": context.seed,
+            "text": text, "text_tokens": self.text_tokens,
         }))
     }
 

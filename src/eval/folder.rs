@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::drift::{self, DocumentResult};
 use super::results::{CaseResult, summarise};
 use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Result, escape};
@@ -32,6 +33,8 @@ pub struct Folder {
     file: File,
     /// What was measured, in the order in which it was.
     pub results: Vec<CaseResult>,
+    /// What was measured on text; written with the summary.
+    pub documents: Vec<DocumentResult>,
     done: HashSet<(usize, String)>,
 }
 
@@ -59,7 +62,7 @@ impl Folder {
         let file = OpenOptions::new().append(true).open(&path);
         let file = file.map_err(|e| Error::io(&path, "open", e))?;
         let done = results.iter().map(key).collect();
-        Ok(Folder { dir: dir.to_owned(), run, file, results, done })
+        Ok(Folder { dir: dir.to_owned(), run, file, results, documents: vec![], done })
     }
 
     /// Whether a case was measured after so many were edited.
@@ -93,7 +96,10 @@ impl Folder {
             .filter(|result| result.edited == last || !self.is_sequential())
             .collect();
         let mut summary = self.run.clone();
-        summary["metrics"] = json!(summarise(&cases, seed));
+        let mut metrics = summarise(&cases, seed);
+        metrics.extend(drift::summarise(&self.documents, seed));
+        summary["metrics"] = json!(metrics);
+        summary["tokens_of_text"] = json!(self.documents.iter().map(|d| d.tokens).sum::<usize>());
         summary["cases"] = json!(cases.len());
         write_json(&self.dir.join(SUMMARY), &summary)?;
         Ok(summary)

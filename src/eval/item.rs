@@ -50,7 +50,7 @@ impl Question {
         match self {
             Question::Takes(completion) => completion.read.len(),
             Question::Next(ids) => ids.len(),
-            Question::Says(text) => text.ids.len() + 1,
+            Question::Says(text) => text.ids.len() + text.most,
         }
     }
 }

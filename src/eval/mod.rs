@@ -9,6 +9,7 @@
 //! ```
 
 pub mod ask;
+pub mod drift;
 pub mod folder;
 pub mod interval;
 pub mod item;

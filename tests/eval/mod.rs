@@ -1,3 +1,4 @@
 mod interval;
+mod reference;
 mod results;
 mod rules;
