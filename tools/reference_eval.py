@@ -18,7 +18,7 @@ what a record is measured by, reference_fluency.py needs no model. OUT.json hold
 A value is null where there is no answer to judge by, no demonstration, or no room: a text with its
 target, or a prompt and all that may be generated, is longer than the model's context.
 
-Form `text` is a text file. A record is a window of a line, cut as statistics cut them: `LINE:START`.
+Form `text` is a text file. A record is a window of a line, cut as for statistics: `LINE:START`.
 `text.perplexity` is nats of each token but the first, `drift.kl` KL(unedited || edited) and
 `drift.argmax` whether the arg-max changed, at each token; `summary` has exp(mean nats), the means
 of the two, and the ratio of the perplexities.
