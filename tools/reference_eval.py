@@ -331,7 +331,8 @@ def run_cases(file, edited, shared, only):
             save(fluency(case) | dict(versions=versions()), file.parent / f"{name}.json")
             continue
         folder = (shared / "data" if case.get("shared") else file.parent.parent) / case["model"]
-        data = shared / "data" / case["data"]
+        data = file.parent / case["data"]
+        data = data if data.exists() else shared / "data" / case["data"]
         if not folder.exists() or not data.exists():
             print(f"{name}: skipped, no {folder} or no {data}")
             continue
