@@ -97,6 +97,7 @@ impl Editor {
             tokenizer: text.tokenizer(),
             compat: protocol.compat,
             demonstrations: protocol.demonstrations.as_ref(),
+            seed: self.settings.seed,
             positions: model.arch().max_positions,
         };
         let sheet = |case: &Case| Sheet::new(case, &protocol.suites, &words);

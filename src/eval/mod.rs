@@ -10,6 +10,7 @@
 
 pub mod ask;
 pub mod drift;
+pub mod fluency;
 pub mod folder;
 pub mod interval;
 pub mod item;

@@ -15,6 +15,7 @@ use incise::data::{Case, Corpus, Demonstrations, cases};
 use incise::edit::apply;
 use incise::eval::ask::Asked;
 use incise::eval::drift;
+use incise::eval::fluency::{Idf, entropy, words};
 use incise::eval::item::Answer;
 use incise::eval::sheet::Sheet;
 use incise::eval::suites::{SUITES, Suite};
@@ -95,6 +96,7 @@ impl Recorded {
                 None => Compat::None,
             },
             demonstrations: demonstrations.as_ref(),
+            seed: 0,
             positions: self.model.arch.max_positions,
         };
         let records = self.json["records"].as_array().unwrap();
@@ -179,6 +181,32 @@ fn every_metric_is_the_frameworks() {
             Some("text") => recorded.hold_text(),
             _ => assert!(recorded.hold(FEW) > 0, "{}: nothing was compared", recorded.name()),
         }
+    }
+}
+
+/// Words, entropy and consistency of fixed texts: NLTK's and scikit-learn's.
+#[test]
+fn fluency_is_romes() {
+    let all = read(&golden().join("cases.json"));
+    let case = all["cases"].as_array().unwrap().iter().find(|case| case["form"] == "fluency");
+    let texts = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
+    let case = case.unwrap();
+    let idf = Idf::new(texts(&case["snippets"]).iter().map(String::as_str));
+    let recorded = read(&golden().join("fluency.json"));
+    let groups = case["groups"].as_array().unwrap();
+    for (group, record) in groups.iter().zip(recorded["records"].as_array().unwrap()) {
+        let written = texts(&group["texts"]);
+        for (text, want) in written.iter().zip(record["words"].as_array().unwrap()) {
+            assert_eq!(words(text), texts(want));
+        }
+        let want = &record["metrics"];
+        for (text, want) in written.iter().zip(want["fluency.entropy"]["after"].as_array().unwrap())
+        {
+            assert!((entropy(text) - want.as_f64().unwrap()).abs() < TOLERANCE, "{text}");
+        }
+        let got = idf.cosine(&written.join(" "), &texts(&group["references"]).join(" "));
+        let want = want["fluency.consistency"]["after"][0].as_f64().unwrap();
+        assert!((got - want).abs() < TOLERANCE, "{got}, not {want}");
     }
 }
 
