@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::kept::say_where_it_is;
 use super::opened::Opened;
 use super::places;
 use super::requests::{self, Settled};
@@ -68,7 +69,7 @@ impl Prepared {
         let method = settings.chosen()?;
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
         let progress = &*settings.progress;
-        applies(&opened, &settings, method)?;
+        applies(&settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
         for (name, value, source) in &settings.set {
             hparams.put(name, value.clone(), source);
@@ -81,6 +82,9 @@ impl Prepared {
             return Err(does_not_apply("state", method));
         }
         let searches = method.search(&params, &opened.model.arch).is_some();
+        if opened.model.search_precision == SearchPrecision::Fast && !searches {
+            return Err(does_not_apply("precision", method));
+        }
         say_unread(&settings, method, &params, searches);
         let reading = reading(&opened, &settings, &params);
         if let Some((why, remedy)) = reading.chat.and_then(Chat::late_answer) {
@@ -231,7 +235,7 @@ impl Prepared {
             let mut context = Context { progress, ..context };
             catch_device_error(|| values::search_all(&mut context, &facts, &search))
         });
-        searched.map_err(|e| self.say_where_it_is(e, true))?;
+        searched.map_err(|e| say_where_it_is(e, cache.as_ref()))?;
         let cache = cache.expect("an output has a cache beside it");
         values::export(self.model(), &cache, &facts, &search, output)?;
         Ok(facts.len() as u64)
@@ -427,7 +431,7 @@ fn say_unread(settings: &Settings, method: &dyn Method, params: &Params, searche
 }
 
 /// Refuses settings that do not apply to a method, or contradict each other.
-fn applies(opened: &Opened, settings: &Settings, method: &dyn Method) -> Result<()> {
+fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
     if settings.shard.is_some() && settings.sequential > 0 {
         let what = "a shard of a sequential edit: later batches need the earlier ones' edits";
         return Err(Error::refused(what, "leave out one of the two"));
@@ -445,7 +449,6 @@ fn applies(opened: &Opened, settings: &Settings, method: &dyn Method) -> Result<
         ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
-        ("precision", opened.model.search_precision == SearchPrecision::Fast && epochs),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((setting, _)) => Err(does_not_apply(setting, method)),
@@ -458,6 +461,9 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     let how = match method.batching() {
         Batching::Epochs => "trains on all facts together, and searches no values",
         Batching::Together => "carries nothing on",
+        Batching::OneByOne if method.makes_memory() => {
+            "trains a value for each fact, one after another, and searches none"
+        }
         Batching::OneByOne => "edits one fact at a time",
     };
     let what = format!("{setting} does not apply to {name}, which {how}");

@@ -129,6 +129,12 @@ impl TextModel {
         &self.model
     }
 
+    /// The model with what lives beside its weights.
+    #[doc(hidden)]
+    pub fn language_model(&self) -> &dyn LanguageModel {
+        &*self.with
+    }
+
     /// The tokenizer.
     #[doc(hidden)]
     pub fn tokenizer(&self) -> &Tokenizer {
