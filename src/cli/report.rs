@@ -12,8 +12,8 @@ use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
 use crate::edit::solve::layers::MatrixChange;
-use crate::editor::{Artifact, Edit};
 use crate::editor::report::{fact_json, path};
+use crate::editor::{Artifact, Edit};
 use crate::store::Delta;
 
 /// Facts up to which each has its lines on the terminal; more have a summary.

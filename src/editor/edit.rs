@@ -124,7 +124,8 @@ impl Edit {
         let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
         let patch = Patch { changes: patch, metadata, file: None };
         let Plan { facts, changes, memory, mut state, model } = plan;
-        let named = |book| Ok(Arc::new(Codebook { made_for: prepared.opened.weights_name()?, ..book }));
+        let named =
+            |book| Ok(Arc::new(Codebook { made_for: prepared.opened.weights_name()?, ..book }));
         let memory = memory.map(named).transpose()?;
         drop(model); // what is written is rounded
         let changed = changes.iter().any(|c| c.norm > 0.0);

@@ -57,7 +57,6 @@ impl Prepared {
         let sentence = format!("{known} of {all} values of the first batch were found before");
         self.settings.progress.remark(&sentence);
     }
-
 }
 
 /// An interruption, with where what was found is, if anything was.

@@ -121,7 +121,8 @@ impl ValueTraining {
         };
         let Some(fact) = facts.iter().find(none) else { return Ok(()) };
         let id = &fact.request.id;
-        let what = format!("record `{id}`: the prompt has one token, and none before it to replace");
+        let what =
+            format!("record `{id}`: the prompt has one token, and none before it to replace");
         let last = Replacement::Last.name();
         let remedy = Remedy::from("replace the prompt's last token");
         Err(Error::refused(what, remedy.hyperparameter("replacement", Some(last))))
