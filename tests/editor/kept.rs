@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use incise::base::Error;
 use incise::tensor::Device;
@@ -33,7 +32,7 @@ fn an_interruption_names_the_folder_where_something_is_in_it() {
     let (mut named, mut empty, mut after) = (0, 0, false);
     for question in 1.. {
         let out = copy.beside(&format!("{question}.patch"));
-        let editor = editor(&copy, &out).progress(Arc::new(CancelAt::question(question)));
+        let editor = editor(&copy, &out).progress(CancelAt::question(question));
         match editor.plan(&facts) {
             Ok(_) => break,
             Err(Error::Interrupted { kept }) => {
