@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
-use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
+use crate::base::{Error, Progress, Remedy, Result, Share, memory};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::request::Requests;
