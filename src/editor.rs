@@ -22,6 +22,7 @@ pub mod prepared;
 pub mod report;
 mod requests;
 mod settings;
+mod shard;
 pub mod state;
 pub mod text_model;
 mod verdict;
@@ -364,14 +365,19 @@ impl Editor {
     ///
     /// # Errors
     ///
-    /// A file that is no memory, or one of another model.
+    /// A file that is no memory, or was made for other weights: for another model, or for this one
+    /// before an edit of it.
     pub fn model_with<P: AsRef<Path>>(
         &self,
         memories: impl IntoIterator<Item = P>,
     ) -> Result<TextModel> {
-        let (arch, fingerprint) = (&self.opened.model.arch, &self.opened.fingerprint);
-        memories.into_iter().try_fold(self.model(), |model, file| {
-            model.with(memory::open(file.as_ref(), arch, fingerprint)?)
+        let mut memories = memories.into_iter().peekable();
+        if memories.peek().is_none() {
+            return Ok(self.model()); // a name reads a sample of every tensor
+        }
+        let (base, name) = (&self.opened.model, self.opened.weights_name()?);
+        memories.try_fold(self.model(), |model, file| {
+            model.with(memory::open(file.as_ref(), base, &name)?)
         })
     }
 

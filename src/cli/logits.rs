@@ -17,7 +17,8 @@ use crate::base::units::counted;
 use crate::base::{DType, Error, Progress, Result, Stage};
 use crate::memory;
 use crate::model::language_model::logits_in_chunks;
-use crate::model::{LanguageModel, Model, fingerprint, load};
+use crate::model::lineage::WeightsName;
+use crate::model::{LanguageModel, Model, load};
 use crate::store::place::{check_place, check_replaced};
 use crate::store::{Checkpoint, Shard, write};
 
@@ -118,14 +119,13 @@ impl Logits {
         model: Model,
         progress: &dyn Progress,
     ) -> Result<Arc<dyn LanguageModel>> {
-        let arch = model.arch.clone();
         let mut with: Arc<dyn LanguageModel> = Arc::new(model);
         if self.with.is_empty() {
-            return Ok(with); // a fingerprint reads every weight
+            return Ok(with); // a name reads a sample of every tensor
         }
-        let fingerprint = fingerprint(checkpoint, progress)?;
+        let name = WeightsName::of(checkpoint, progress)?;
         for file in &self.with {
-            with = memory::open(file, &arch, &fingerprint)?.on(with)?;
+            with = memory::open(file, &*with, &name)?.on(with)?;
         }
         Ok(with)
     }

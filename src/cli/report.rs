@@ -12,8 +12,8 @@ use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
 use crate::edit::solve::layers::MatrixChange;
-use crate::editor::Edit;
 use crate::editor::report::{fact_json, path};
+use crate::editor::{Artifact, Edit};
 use crate::store::Delta;
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
@@ -41,6 +41,7 @@ pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Res
         return context.terminal.json(&json!({
             "output": output,
             "report": path(output),
+            "memory": memory_json(edit),
             "layers": edit.changes().iter().map(|c| change_json(edit, c)).collect::<Vec<_>>(),
             "facts": edit.facts().iter().map(fact_json).collect::<Vec<_>>(),
             "superseded": edit.superseded().len(),
@@ -63,6 +64,16 @@ fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
         "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
         "norm": c.norm, "weight": c.weight, "ridge": c.ridge,
     })
+}
+
+/// What of an edit lives beside the weights; null where nothing does.
+fn memory_json(edit: &Edit) -> Value {
+    match edit.artifact() {
+        Artifact::Memory(book) => {
+            json!({"matrix": book.id.to_string(), "entries": book.entries.len()})
+        }
+        _ => Value::Null,
+    }
 }
 
 /// Warnings: matrices that changed too much, facts that were not taken.
@@ -125,8 +136,17 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
             percent(c.norm / c.weight)
         ))?;
     }
-    let facts = counted(edit.facts().len() as u64, "fact");
-    terminal.line(format!("{}: {facts} in {seconds:.1} s", output.display()))
+    let (facts, output) = (counted(edit.facts().len() as u64, "fact"), output.display());
+    if let Artifact::Memory(book) = edit.artifact() {
+        let entries = book.entries.len();
+        let noun = if entries == 1 { "entry" } else { "entries" };
+        terminal.line(format!(
+            "{}: {entries} {noun} beside the weights, which stay as they are; attach them with \
+             `incise generate MODEL --with {output}`",
+            book.id
+        ))?;
+    }
+    terminal.line(format!("{output}: {facts} in {seconds:.1} s"))
 }
 
 fn summary(facts: &[FactReport]) -> String {

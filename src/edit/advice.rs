@@ -7,7 +7,7 @@ use super::methods::fine_tuning::{FT_L, LOCFT_BF, NORM_CONSTRAINT};
 use super::methods::pmet::NLL_LOSS_FACTOR;
 use super::params::{CLAMP_NORM_FACTOR, KEY_AVERAGE, Params};
 use super::search::LossStep;
-use crate::base::units::percent;
+use crate::base::units::{counted, percent};
 use crate::data::Contexts;
 use crate::data::contexts::Average;
 
@@ -55,6 +55,7 @@ impl Edited<'_> {
         let p = percent(out.p);
         let because = match self.method.batching() {
             Batching::Epochs => self.because_of_training(plan),
+            _ if self.method.makes_memory() => self.because_of_memory(plan),
             Batching::OneByOne | Batching::Together => self.because(plan, out),
         };
         format!("the edited model says {says:?} in place of {token:?}, P {p}: {because}")
@@ -115,6 +116,26 @@ impl Edited<'_> {
                  went elsewhere; try more num_steps or a smaller lr"
             ),
         }
+    }
+
+    /// Of a value of its own for the prompt.
+    fn because_of_memory(&self, plan: &FactPlan) -> String {
+        let (steps, losses) = (plan.trace.len(), [plan.trace.first(), plan.trace.last()]);
+        if let [Some(first), Some(last)] = losses.map(|step| step.map(|step| step.nll))
+            && (-last).exp() < LIKELY
+        {
+            let steps = counted(steps as u64, "step");
+            return format!(
+                "{steps} took the loss of its value from {first:.2} to {last:.2} for each of its \
+                 tokens; try more n_iter or another edit_lr"
+            );
+        }
+        // Of a fact that was said before it there is no value, and another's can be in reach.
+        let own = if steps == 0 { "it was said without one" } else { "its own was found" };
+        format!(
+            "{own}, and the value of another prompt is in its place, whose key is nearer or which \
+             came later to the same key; try a smaller eps"
+        )
     }
 
     /// Of a change that rounding spoils.

@@ -27,6 +27,7 @@ pub struct Cache {
     dir: PathBuf,
     weights: String,
     values: Option<ValueStore>, // none of a method that searches none
+    training: Option<PathBuf>,  // the file of the one at work
     _lock: Lock,
 }
 
@@ -64,30 +65,54 @@ impl Cache {
         }
         let lock = Lock::alone(&path, "another run uses this folder")?;
         let (dir, weights) = (dir.to_owned(), weights.to_owned());
-        Ok(Cache { dir, weights, values: None, _lock: lock })
+        Ok(Cache { dir, weights, values: None, training: None, _lock: lock })
     }
 
-    /// Removes the trainings in a folder, of which nothing is wanted any more, and the folder where
-    /// nothing else is in it. One that another run uses stays as it is.
+    /// The file of the training of that key, which is the one at work from now on.
+    pub fn begin_training(&mut self, key: &str) -> PathBuf {
+        let file = self.dir.join(format!("training-{key}.safetensors"));
+        self.training = Some(file.clone());
+        file
+    }
+
+    /// The file of the training at work, there or not.
+    pub fn training(&self) -> Option<&Path> {
+        self.training.as_deref()
+    }
+
+    /// Whether anything of the work is in it.
+    pub fn holds_work(&self) -> bool {
+        match &self.training {
+            Some(file) => file.exists(),
+            None => self.values.as_ref().is_some_and(|values| !values.is_empty()),
+        }
+    }
+
+    /// Removes a training that has served, and its folder where nothing else is in it. A folder
+    /// that another run uses stays as it is.
     ///
     /// # Errors
     ///
     /// What the system refuses.
-    pub fn remove_trainings(dir: &Path) -> io::Result<()> {
+    ///
+    /// # Panics
+    ///
+    /// Where the file is in no folder.
+    pub fn remove_training(file: &Path) -> io::Result<()> {
+        let dir = file.parent().expect("a file in a cache's folder");
         let lock = dir.join("lock");
         let Ok(_held) = Lock::alone(&lock, "another run uses this folder") else { return Ok(()) };
-        for file in fs::read_dir(dir)? {
-            let file = file?;
-            let name = file.file_name().to_string_lossy().into_owned();
-            if name.starts_with("training-") && name.ends_with(".safetensors") {
-                fs::remove_file(file.path())?;
-            }
+        let unless = |done: io::Result<()>, kind| match done {
+            Err(e) if e.kind() == kind => Ok(()),
+            done => done,
+        };
+        unless(fs::remove_file(file), io::ErrorKind::NotFound)?;
+        if fs::read_dir(dir)?.count() > 1 {
+            return Ok(());
         }
-        if fs::read_dir(dir)?.count() == 1 {
-            fs::remove_file(lock)?;
-            fs::remove_dir(dir)?;
-        }
-        Ok(())
+        // From here on another run may have the folder, with a lock of its own in it.
+        fs::remove_file(lock)?;
+        unless(fs::remove_dir(dir), io::ErrorKind::DirectoryNotEmpty)
     }
 
     /// Its values.

@@ -1,10 +1,11 @@
 //! A planned edit: to look at, write, apply and export.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::kept::{say_what_is_kept, say_where_it_is};
 use super::places;
 use super::prepared::Prepared;
 use super::report;
@@ -16,6 +17,7 @@ use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report};
+use crate::edit::cache::Cache;
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
 use crate::edit::method::{Context, Plan};
@@ -44,6 +46,8 @@ pub struct Edit {
     artifact: Artifact,
     /// With its changed matrices as they are written.
     model: Model,
+    /// What was kept of a training, and serves no more once the edit has left something behind.
+    training: Option<PathBuf>,
     /// What is written with the first thing the edit leaves behind; nothing once it was.
     state: Mutex<Option<(StateFile, State)>>,
 }
@@ -82,14 +86,14 @@ impl Prepared {
             let mut context = Context { progress, ..context };
             catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
         });
-        let plan = plan.map_err(|e| self.say_where_it_is(e, cache.is_some()))?;
+        let plan = plan.map_err(|e| say_where_it_is(e, cache.as_ref()))?;
         for change in plan.changes.iter().filter(|c| c.ridge.is_some()) {
             warn_of_ridge(progress, &*self.moment(change.id.layer)?, change.ridge);
         }
         if let Some(file) = &state_file {
             file.unchanged()?;
         }
-        Edit::new(self, &before, plan, state_file)
+        Edit::new(self, &before, plan, state_file, cache)
     }
 }
 
@@ -99,6 +103,7 @@ impl Edit {
         before: &[Score],
         plan: Plan,
         state_file: Option<StateFile>,
+        cache: Option<Cache>,
     ) -> Result<Edit> {
         let mut notes = prepared.notes.clone();
         notes["ridge"] = json!(plan.changes.iter().map(|c| c.ridge).collect::<Vec<_>>());
@@ -119,31 +124,31 @@ impl Edit {
         let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
         let patch = Patch { changes: patch, metadata, file: None };
         let Plan { facts, changes, memory, mut state, model } = plan;
-        let fingerprint = &prepared.opened.fingerprint;
-        let memory = memory.map(|book| Arc::new(Codebook { model: fingerprint.clone(), ..book }));
+        let named =
+            |book| Ok(Arc::new(Codebook { made_for: prepared.opened.weights_name()?, ..book }));
+        let memory = memory.map(named).transpose()?;
         drop(model); // what is written is rounded
         let changed = changes.iter().any(|c| c.norm > 0.0);
-        if !changed && memory.is_none() {
-            let why = "every fact was left out, or needed no change";
-            let progress = &prepared.settings.progress;
-            progress.warn(&format!("the patch changes nothing: {why}; the report says which"));
-        }
+        warn_of_nothing(&*prepared.settings.progress, changed, memory.as_deref());
         if state_file.is_some() {
             state::learn(&mut state, changed, &prepared.learner())?;
         }
         // What was read of the weights just now has to be what was planned on.
         prepared.opened.checkpoint.unchanged()?;
         let written = match &memory {
-            Some(memory) => prepared.remembering(memory.clone())?,
-            None => prepared.written(&patch)?,
+            Some(memory) => prepared.remembering(memory.clone()),
+            None => prepared.written(&patch),
         };
-        let facts = prepared.reports(facts, before, &written)?;
+        let said = |e| say_what_is_kept(e, cache.as_ref());
+        let written = written.map_err(said)?;
+        let facts = prepared.reports(facts, before, &written).map_err(said)?;
+        let training = prepared.training_to_forget(cache.as_ref());
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
             Some(memory) => Artifact::Memory(memory),
             None => Artifact::Weights(Box::new(patch)),
         };
-        Ok(Edit { prepared, facts, changes, artifact, model: written.model, state })
+        Ok(Edit { prepared, facts, changes, artifact, model: written.model, training, state })
     }
 
     /// What the edit did to each fact, in the order of the facts.
@@ -324,12 +329,28 @@ impl Edit {
 
     /// Writes the state, once; what was kept of a training has then served.
     fn carry_state(&self) -> Result<()> {
-        self.prepared.forget_trainings();
+        if let Some(file) = &self.training {
+            self.prepared.forget_training(file);
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((file, carried)) = &*state else { return Ok(()) };
         file.write(carried, &self.prepared.learner())?;
         *state = None;
         Ok(())
+    }
+}
+
+/// Says that an edit does nothing, and why.
+fn warn_of_nothing(progress: &dyn Progress, changed: bool, memory: Option<&Codebook>) {
+    match memory {
+        Some(book) if book.entries.is_empty() => {
+            progress.warn("the memory is empty: the model says every target already");
+        }
+        None if !changed => {
+            let why = "every fact was left out, or needed no change";
+            progress.warn(&format!("the patch changes nothing: {why}; the report says which"));
+        }
+        _ => {}
     }
 }
 

@@ -1,9 +1,10 @@
 //! What is kept of an edit's work, so that the same edit goes on after it was cut off.
 
+use std::path::{Path, PathBuf};
+
 use super::prepared::Prepared;
 use crate::base::{Error, Result};
 use crate::edit::cache::Cache;
-use crate::edit::method::Batching;
 use crate::edit::value_store::ValueStore;
 use crate::edit::values;
 use crate::model::lineage::weights_name;
@@ -25,18 +26,19 @@ impl Prepared {
         Ok(Some(cache))
     }
 
-    /// Removes the trainings that were kept beside the output, once it is written. A folder that
-    /// was named is its owner's.
-    pub(super) fn forget_trainings(&self) {
-        let (settings, trains) = (&self.settings, self.method.batching() == Batching::Epochs);
-        let Some(dir) = settings.cache_dir().filter(|_| trains && settings.cache.is_none()) else {
-            return;
-        };
-        if dir.exists()
-            && let Err(e) = Cache::remove_trainings(&dir)
-        {
-            let dir = dir.display();
-            settings.progress.warn(&format!("{dir}: cannot be removed, and is of no use: {e}"));
+    /// The training that was kept beside the output and serves no more once that is written. What
+    /// is in a folder that was named is its owner's.
+    pub(super) fn training_to_forget(&self, cache: Option<&Cache>) -> Option<PathBuf> {
+        let ours = cache.filter(|_| self.settings.cache.is_none())?;
+        ours.training().map(Path::to_owned)
+    }
+
+    /// Removes it.
+    pub(super) fn forget_training(&self, file: &Path) {
+        if let Err(e) = Cache::remove_training(file) {
+            let file = file.display();
+            let progress = &self.settings.progress;
+            progress.warn(&format!("{file}: cannot be removed, and is of no use: {e}"));
         }
     }
 
@@ -55,14 +57,33 @@ impl Prepared {
         let sentence = format!("{known} of {all} values of the first batch were found before");
         self.settings.progress.remark(&sentence);
     }
+}
 
-    /// An interruption, with what is kept of the work.
-    pub(super) fn say_where_it_is(&self, e: Error, cached: bool) -> Error {
-        match (e, self.settings.cache_dir().filter(|_| cached)) {
-            (Error::Interrupted { .. }, Some(dir)) => Error::Interrupted {
-                kept: format!("what was found is in {}: run the same again", dir.display()),
-            },
-            (e, _) => e,
+/// An interruption, with where what was found is, if anything was.
+pub(super) fn say_where_it_is(e: Error, cache: Option<&Cache>) -> Error {
+    match (e, folder(cache)) {
+        (Error::Interrupted { .. }, Some(dir)) => Error::Interrupted {
+            kept: format!("what was found is in {}: run the same again", dir.display()),
+        },
+        (Error::Interrupted { .. }, None) => {
+            Error::Interrupted { kept: "nothing was written".to_owned() }
         }
+        (e, _) => e,
     }
+}
+
+/// An error of what comes after the search or the training, with the same.
+pub(super) fn say_what_is_kept(e: Error, cache: Option<&Cache>) -> Error {
+    match (e, folder(cache)) {
+        (Error::Numeric { what, remedy }, Some(dir)) => {
+            let what = format!("{what}, and what was found is in {}", dir.display());
+            Error::Numeric { what, remedy }
+        }
+        (e, _) => say_where_it_is(e, cache),
+    }
+}
+
+/// Where what was found is.
+fn folder(cache: Option<&Cache>) -> Option<&Path> {
+    cache.filter(|cache| cache.holds_work()).map(Cache::dir)
 }

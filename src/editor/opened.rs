@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::text_model::stop_tokens;
 use crate::base::{Error, Progress, Quiet, Remedy, Result};
+use crate::model::lineage::{WeightsName, weights_name};
 use crate::model::{MatrixId, Model, SearchPrecision, fingerprint, load};
 use crate::store::{Bytes, Checkpoint};
 use crate::tensor::Device;
@@ -53,6 +54,16 @@ impl Opened {
     /// As [`new`](Opened::new).
     pub fn on(&self, device: &Device, precision: SearchPrecision) -> Result<Opened> {
         Opened::new(&self.dir, device, precision, &Quiet)
+    }
+
+    /// What the weights are called.
+    ///
+    /// # Errors
+    ///
+    /// A broken lineage.
+    pub fn weights_name(&self) -> Result<WeightsName> {
+        let weights = weights_name(&self.checkpoint)?;
+        Ok(WeightsName { model: self.fingerprint.clone(), weights })
     }
 
     /// The token that ends a text: the tokenizer's, or else the model's.

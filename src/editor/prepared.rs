@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
-use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
+use crate::base::{Error, Progress, Remedy, Result, Share, memory};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::request::Requests;
@@ -29,7 +29,6 @@ use crate::edit::params::{self, Params};
 use crate::edit::prompts::FactToken;
 use crate::edit::search::Search;
 use crate::edit::state::State;
-use crate::edit::values;
 use crate::model::{Model, SearchPrecision};
 use crate::stats::Moment;
 use crate::store::{Lineage, tensor_fingerprint};
@@ -68,7 +67,7 @@ impl Prepared {
         let method = settings.chosen()?;
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
         let progress = &*settings.progress;
-        applies(&opened, &settings, method)?;
+        applies(&settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
         for (name, value, source) in &settings.set {
             hparams.put(name, value.clone(), source);
@@ -81,6 +80,9 @@ impl Prepared {
             return Err(does_not_apply("state", method));
         }
         let searches = method.search(&params, &opened.model.arch).is_some();
+        if opened.model.search_precision == SearchPrecision::Fast && !searches {
+            return Err(does_not_apply("precision", method));
+        }
         say_unread(&settings, method, &params, searches);
         let reading = reading(&opened, &settings, &params);
         if let Some((why, remedy)) = reading.chat.and_then(Chat::late_answer) {
@@ -202,41 +204,6 @@ impl Prepared {
         }
     }
 
-    /// Searches the values of the editor's share of the facts and writes them to its output.
-    /// Returns how many they are.
-    ///
-    /// # Errors
-    ///
-    /// No share or no output; as [`plan`](Prepared::plan).
-    pub fn search_values(&self) -> Result<u64> {
-        self.settings.run(|| self.search_values_here())
-    }
-
-    fn search_values_here(&self) -> Result<u64> {
-        let settings = &self.settings;
-        let (Some(_), Some(output)) = (settings.shard, &settings.output) else {
-            let remedy = "give the editor a shard and an output";
-            return Err(Error::refused("values of no share, or for no file", remedy));
-        };
-        self.opened.checkpoint.unchanged()?;
-        let (_, state) = self.state()?; // what it refuses is refused before the search
-        self.warn_of_room(&self.cost_from(state));
-        let mut cache = self.open_cache()?;
-        self.remark_known(cache.as_ref());
-        let facts = self.own_facts();
-        let search = self.shared_search();
-        let moments = |l| self.moment(l);
-        let searched = self.checked(|progress| {
-            let context = self.context(&moments, cache.as_mut(), State::default());
-            let mut context = Context { progress, ..context };
-            catch_device_error(|| values::search_all(&mut context, &facts, &search))
-        });
-        searched.map_err(|e| self.say_where_it_is(e, true))?;
-        let cache = cache.expect("an output has a cache beside it");
-        values::export(self.model(), &cache, &facts, &search, output)?;
-        Ok(facts.len() as u64)
-    }
-
     /// What a state has to know of the edit.
     pub(super) fn learner(&self) -> Learner<'_> {
         Learner {
@@ -272,7 +239,7 @@ impl Prepared {
     }
 
     /// The search whose values shards divide among them.
-    fn shared_search(&self) -> Search {
+    pub(super) fn shared_search(&self) -> Search {
         self.search().expect("a shard of a method that searches values")
     }
 
@@ -332,7 +299,7 @@ impl Prepared {
     }
 
     /// Warns where the least that the work takes is more than it was given.
-    fn warn_of_room(&self, cost: &Cost) {
+    pub(super) fn warn_of_room(&self, cost: &Cost) {
         let least = cost.fixed_bytes + cost.at_a_time * cost.bytes_a_fact;
         let Some(given) = self.settings.memory.filter(|given| least > *given) else { return };
         let [given, least] = [given, least].map(|bytes| metric(bytes as f64));
@@ -427,7 +394,7 @@ fn say_unread(settings: &Settings, method: &dyn Method, params: &Params, searche
 }
 
 /// Refuses settings that do not apply to a method, or contradict each other.
-fn applies(opened: &Opened, settings: &Settings, method: &dyn Method) -> Result<()> {
+fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
     if settings.shard.is_some() && settings.sequential > 0 {
         let what = "a shard of a sequential edit: later batches need the earlier ones' edits";
         return Err(Error::refused(what, "leave out one of the two"));
@@ -445,7 +412,6 @@ fn applies(opened: &Opened, settings: &Settings, method: &dyn Method) -> Result<
         ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
-        ("precision", opened.model.search_precision == SearchPrecision::Fast && epochs),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((setting, _)) => Err(does_not_apply(setting, method)),
@@ -458,6 +424,9 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     let how = match method.batching() {
         Batching::Epochs => "trains on all facts together, and searches no values",
         Batching::Together => "carries nothing on",
+        Batching::OneByOne if method.makes_memory() => {
+            "trains a value for each fact, one after another, and searches none"
+        }
         Batching::OneByOne => "edits one fact at a time",
     };
     let what = format!("{setting} does not apply to {name}, which {how}");

@@ -129,7 +129,7 @@ impl TextModel {
         &self.model
     }
 
-    /// What generates: the model, with what lives beside its weights.
+    /// The model with what lives beside its weights.
     #[doc(hidden)]
     pub fn language_model(&self) -> Arc<dyn LanguageModel> {
         self.with.clone()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::prepared::Prepared;
-use crate::base::{Error, Result};
+use crate::base::Result;
 use crate::edit::advice::{Edited, Outcome};
 use crate::edit::apply;
 use crate::edit::fact_report::{FactPlan, FactReport, score};
@@ -37,8 +37,7 @@ impl Prepared {
     pub(super) fn written(&self, patch: &Patch) -> Result<WrittenModel> {
         let (dir, by) = (&self.opened.dir, &self.model().compute);
         let patches = std::slice::from_ref(patch);
-        let made = apply::to_memory(dir, patches, by, &*self.settings.progress);
-        let made = made.map_err(|e| self.say_what_is_kept(e))?;
+        let made = apply::to_memory(dir, patches, by, &*self.settings.progress)?;
         let (mut model, mut lost) = (self.model().clone(), 0.0f64);
         for tensor in made {
             let bytes = Arc::new(tensor.bytes);
@@ -57,22 +56,6 @@ impl Prepared {
         let model = self.model().clone();
         let with = memory.on(Arc::new(model.clone()))?;
         Ok(WrittenModel { model, with, lost: 0.0 })
-    }
-
-    /// An error of the written model, with what is kept of the work.
-    fn say_what_is_kept(&self, e: Error) -> Error {
-        let keeps = self.method.batching().keeps();
-        match (e, self.settings.cache_dir().filter(|_| keeps)) {
-            (Error::Interrupted { .. }, None) => {
-                Error::Interrupted { kept: "nothing was written".to_owned() }
-            }
-            (e @ Error::Interrupted { .. }, Some(_)) => self.say_where_it_is(e, true),
-            (Error::Numeric { what, remedy }, Some(dir)) => {
-                let what = format!("{what}, and what was found is in {}", dir.display());
-                Error::Numeric { what, remedy }
-            }
-            (e, _) => e,
-        }
     }
 
     /// A report of each fact: what was planned for it, how the model took it before, and how the

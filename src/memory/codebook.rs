@@ -10,7 +10,10 @@
 //!
 //! Source: Hartvigsen et al. 2023, arXiv:2211.11031, algorithm 1.
 
-use crate::model::{Arch, Matrix, MatrixId};
+use std::ops::Range;
+
+use crate::model::MatrixId;
+use crate::model::lineage::WeightsName;
 
 /// What a split takes off the older radius, so that the point in the middle has one owner.
 const SPLIT_GAP: f64 = 1e-5;
@@ -26,8 +29,8 @@ pub struct Codebook {
     pub sizes: [usize; 2],
     /// Which tokens get a value.
     pub replacement: Replacement,
-    /// Fingerprint of the model it is of.
-    pub model: String,
+    /// The weights it is beside.
+    pub made_for: WeightsName,
     /// In the order in which they were made.
     pub entries: Vec<CodebookEntry>,
 }
@@ -70,6 +73,15 @@ impl Replacement {
         found.expect("all are listed").1
     }
 
+    /// The rows that get a value, of a sequence that has `rows` and whose prompt's last is `end`.
+    pub fn rows(self, rows: Range<usize>, end: usize) -> Range<usize> {
+        match self {
+            Replacement::Last => end..end + 1,
+            Replacement::Before => rows.start..end,
+            Replacement::All => rows,
+        }
+    }
+
     /// The one of a name.
     pub fn named(name: &str) -> Option<Replacement> {
         Replacement::ALL.into_iter().find(|(_, own)| *own == name).map(|(own, _)| own)
@@ -88,9 +100,10 @@ pub enum Admitted {
 }
 
 impl Codebook {
-    /// Without an entry.
-    pub fn new(id: MatrixId, sizes: [usize; 2], replacement: Replacement, model: &str) -> Codebook {
-        Codebook { id, sizes, replacement, model: model.to_owned(), entries: Vec::new() }
+    /// Without an entry, for weights that have no name yet.
+    pub fn new(id: MatrixId, sizes: [usize; 2], replacement: Replacement) -> Codebook {
+        let made_for = WeightsName::default();
+        Codebook { id, sizes, replacement, made_for, entries: Vec::new() }
     }
 
     /// The first nearest key, and how far it is.
@@ -141,24 +154,12 @@ impl Codebook {
     }
 }
 
-/// What a matrix of a model reads and gives.
-pub fn sizes(arch: &Arch, matrix: Matrix) -> [usize; 2] {
-    let (d, f) = (arch.width, arch.inner);
-    match matrix {
-        Matrix::Q => [d, arch.q_width()],
-        Matrix::K | Matrix::V => [d, arch.kv_width()],
-        Matrix::O => [arch.q_width(), d],
-        Matrix::Gate | Matrix::Up => [d, f],
-        Matrix::Down => [f, d],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn book() -> Codebook {
-        Codebook::new(MatrixId::down(0), [2, 1], Replacement::Last, "of a test")
+        Codebook::new(MatrixId::down(0), [2, 1], Replacement::Last)
     }
 
     fn radii(book: &Codebook) -> Vec<f32> {

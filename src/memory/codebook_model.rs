@@ -9,10 +9,10 @@
 use std::sync::Arc;
 
 use super::Memory;
-use super::codebook::{Codebook, Replacement, sizes};
+use super::codebook::{Codebook, Replacement};
 use crate::base::{Error, Result};
 use crate::model::cache::Choice;
-use crate::model::{Arch, At, Batch, Hook, KvCache, LanguageModel, Past, Site};
+use crate::model::{Arch, At, Batch, Hook, KvCache, LanguageModel, MatrixId, Past, Site};
 use crate::ops::codebook::{Chosen, nearest, replace};
 use crate::ops::rows::Index;
 use crate::tensor::{Compute, Tensor};
@@ -33,15 +33,15 @@ impl Memory for Codebook {
     }
 
     fn on(self: Arc<Self>, base: Arc<dyn LanguageModel>) -> Result<Arc<dyn LanguageModel>> {
-        let (arch, compute) = (base.arch(), base.compute().clone());
-        let sizes = sizes(arch, self.id.matrix);
-        if self.id.layer >= arch.layers || self.sizes != sizes {
-            let what = format!(
-                "a codebook at {}, {} to {} wide: the model's matrices there are not",
-                self.id, self.sizes[0], self.sizes[1]
-            );
+        let sizes = self.sizes;
+        let there = base.matrix_sizes(self.id);
+        if there != Some(sizes) {
+            let (id, wide) = (self.id, |[f, d]: [usize; 2]| format!("{f} to {d} wide"));
+            let there = there.map_or("none".to_owned(), |sizes| format!("one {}", wide(sizes)));
+            let what = format!("a codebook at {id}, {}: the model has {there} there", wide(sizes));
             return Err(Error::refused(what, "use the codebook with the model it was made for"));
         }
+        let compute = base.compute().clone();
         if self.entries.is_empty() {
             return Ok(base);
         }
@@ -92,12 +92,17 @@ impl CodebookModel {
     }
 
     /// The hook of a pass. Unwinds where the device is out of memory.
+    ///
+    /// # Errors
+    ///
+    /// A prompt that began in a pass before this one, whose first tokens would be replaced: what
+    /// they get is chosen at its end.
     fn hook<'a>(
         &'a self,
         batch: &Batch,
         past: Option<&KvCache>,
         inner: &'a mut dyn Hook,
-    ) -> CodebookHook<'a> {
+    ) -> Result<CodebookHook<'a>> {
         let compute = self.base.compute();
         let mut queries = Vec::new();
         let mut earlier = Vec::new();
@@ -105,11 +110,13 @@ impl CodebookModel {
             [(); 4].map(|()| vec![]);
         for (s, seq) in batch.seqs.iter().enumerate() {
             if let Some(end) = batch.prompt_end(s) {
-                let rows = match self.book.replacement {
-                    Replacement::Last => end..end + 1,
-                    Replacement::Before => seq.rows.start..end,
-                    Replacement::All => seq.rows.clone(),
-                };
+                let begun = seq.past.iter().any(|rows| !rows.is_empty());
+                if begun && self.book.replacement != Replacement::Last {
+                    let what = "a prompt in several passes, beside a memory that replaces what its \
+                                first tokens give";
+                    return Err(Error::refused(what, "run the prompt in one pass"));
+                }
+                let rows = self.book.replacement.rows(seq.rows.clone(), end);
                 here_of.extend(rows.clone().map(|_| queries.len()));
                 here_rows.extend(rows);
                 queries.push(end);
@@ -125,7 +132,7 @@ impl CodebookModel {
         let index = |rows: Vec<usize>| Index::new(compute, rows);
         let mut sites = inner.sites().to_vec();
         sites.extend(self.own_sites());
-        CodebookHook {
+        Ok(CodebookHook {
             model: self,
             inner,
             sites,
@@ -140,7 +147,7 @@ impl CodebookModel {
                 chosen: Chosen::of(compute, &earlier),
             },
             queries: index(queries),
-        }
+        })
     }
 }
 
@@ -183,6 +190,10 @@ impl LanguageModel for CodebookModel {
         self.base.compute()
     }
 
+    fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]> {
+        self.base.matrix_sizes(id)
+    }
+
     fn run_in_chunks(
         &self,
         batch: &Batch,
@@ -194,7 +205,7 @@ impl LanguageModel for CodebookModel {
         let compute = self.base.compute();
         let before = past.cache().map_or(0, KvCache::rows);
         let cache = past.cache();
-        let mut hook = compute.run(move || Ok(self.hook(batch, cache, hook)))?;
+        let mut hook = compute.run(move || self.hook(batch, cache, hook))?;
         self.base.run_in_chunks(batch, past, read, &mut hook, each)?;
         if let Past::Grow(cache) = past {
             let chosen = compute.run(|| Ok(hook.here.chosen.read()))?;

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::Result;
-use crate::model::{Arch, LanguageModel};
+use crate::model::LanguageModel;
+use crate::model::lineage::WeightsName;
 
 pub use codebook::{Codebook, CodebookEntry, Replacement};
 pub use codebook_file::is_memory;
@@ -27,11 +28,11 @@ pub trait Memory: Send + Sync {
     fn on(self: Arc<Self>, base: Arc<dyn LanguageModel>) -> Result<Arc<dyn LanguageModel>>;
 }
 
-/// Reads a memory of the model of that fingerprint.
+/// Reads a memory that was made for a model whose weights have that name.
 ///
 /// # Errors
 ///
 /// As [`Codebook::read`]; there is no other kind yet.
-pub fn open(path: &Path, arch: &Arch, model: &str) -> Result<Arc<dyn Memory>> {
-    Ok(Arc::new(Codebook::read(path, arch, model)?))
+pub fn open(path: &Path, base: &dyn LanguageModel, name: &WeightsName) -> Result<Arc<dyn Memory>> {
+    Ok(Arc::new(Codebook::read(path, base, name)?))
 }

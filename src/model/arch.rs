@@ -134,6 +134,7 @@ impl Arch {
             window: self.windows[l],
         }
     }
+
     /// Refuses tokens that such a model cannot run.
     ///
     /// # Errors

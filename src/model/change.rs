@@ -54,7 +54,7 @@ impl Model {
     }
 
     /// A matrix, if the model has it.
-    fn find(&self, id: MatrixId) -> Option<&Linear> {
+    pub(super) fn find(&self, id: MatrixId) -> Option<&Linear> {
         let MatrixId { layer, branch, expert: None, matrix, .. } = id else { return None };
         let branches = self.layers.get(layer)?.branches.iter();
         let mut found = branches.filter_map(|b| b.matrices().find(|(m, _)| *m == matrix));

@@ -17,6 +17,7 @@ use super::batch::Batch;
 use super::cache::{KvCache, Past};
 use super::language_model::{LanguageModel, logits};
 use super::layer::{Until, rounded, rounding_buffer};
+use super::matrix_id::MatrixId;
 use super::model::Model;
 use super::pass::Pass;
 use super::run::Run;
@@ -218,6 +219,11 @@ impl LanguageModel for Model {
 
     fn compute(&self) -> &Compute {
         &self.compute
+    }
+
+    fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]> {
+        let [out, inner] = self.find(id)?.w.dims();
+        Some([inner, out])
     }
 
     fn run_in_chunks(

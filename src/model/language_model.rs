@@ -6,6 +6,7 @@
 use super::arch::Arch;
 use super::batch::Batch;
 use super::cache::Past;
+use super::matrix_id::MatrixId;
 use super::site::{Hook, NoHook};
 use crate::base::Result;
 use crate::tensor::{Compute, Tensor};
@@ -18,9 +19,13 @@ pub trait LanguageModel: Send + Sync {
     /// Where it computes, and in which type.
     fn compute(&self) -> &Compute;
 
+    /// What a matrix reads and gives, (in, out); `None` where there is no such matrix.
+    fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]>;
+
     /// Runs a batch and hands `each` the logits z (rows, V), where the model computes, of the rows
     /// `read.0`: at most `read.1` rows at a time, in order, until it returns false. With no row to
-    /// read and no past to grow, the pass ends behind the last site that the hook asks for.
+    /// read and no past to grow, the pass ends behind the last site that the hook asks for;
+    /// a memory's own sites count too.
     ///
     /// # Errors
     ///

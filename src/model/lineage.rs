@@ -17,6 +17,27 @@ pub fn fingerprint(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<S
     Ok(lineage(checkpoint, progress)?.base)
 }
 
+/// Which weights something was made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightsName {
+    /// The fingerprint of the model: an edited checkpoint has that of its base.
+    pub model: String,
+    /// A name for the weights as they are, edits included.
+    pub weights: String,
+}
+
+impl WeightsName {
+    /// That of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`fingerprint`].
+    pub fn of(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<WeightsName> {
+        let model = fingerprint(checkpoint, progress)?;
+        Ok(WeightsName { model, weights: weights_name(checkpoint)? })
+    }
+}
+
 /// The lineage in a checkpoint's folder if it is of the weights there, else the beginning of one.
 ///
 /// # Errors

@@ -100,8 +100,13 @@ impl Lineage {
             return Ok(None);
         }
         let bad = |field: &str, what: String| {
-            let remedy = "remove the file: the model is then one of its own, without the \
-                          statistics of the model it comes from";
+            let is_kept = path.file_name().is_some_and(|name| name != FILE);
+            // Without the file, an undo would leave the lineage of the change that it undoes.
+            let how = if is_kept { "write `null` into the file" } else { "remove the file" };
+            let remedy = format!(
+                "{how}: the model is then one of its own, without the statistics of the model it \
+                 comes from"
+            );
             Error::input(path, field, what, remedy)
         };
         let text = read_file(path, MOST)?;

@@ -3,7 +3,9 @@
 //! The lock is the system's own on a file, `.incise/lock`, and ends with the process that holds it,
 //! however that ends. The folder of a run's own results is locked in the same way.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result};
@@ -37,16 +39,21 @@ impl Lock {
     }
 
     /// The lock on a file, which is created where it does not exist; `held` names its holder for
-    /// errors.
+    /// errors. Whoever has it may remove the file, as the last it does with what the lock guards.
     ///
     /// # Errors
     ///
     /// Somebody has it; a file that cannot be written.
     pub fn alone(path: &Path, held: &str) -> Result<Lock> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
-        let file = file.map_err(|e| Error::io(path, "write to", e))?;
-        file.try_lock().map_err(|e| refused(path, e, held))?;
-        Ok(Lock(file))
+        loop {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+            let file = file.map_err(|e| Error::io(path, "write to", e))?;
+            file.try_lock().map_err(|e| refused(path, e, held))?;
+            // Removed since it was opened, it locks nobody out: others find another file there.
+            if is_at(&file, path).map_err(|e| Error::io(path, "look at", e))? {
+                return Ok(Lock(file));
+            }
+        }
     }
 
     /// A reader's lock; `None` where nothing was ever changed, so that there is nothing to lock.
@@ -63,6 +70,16 @@ impl Lock {
         let held = "another process is changing this checkpoint";
         file.try_lock_shared().map_err(|e| refused(&path, e, held))?;
         Ok(Some(Lock(file)))
+    }
+}
+
+/// Whether an open file is the one that has this name now.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -26,6 +26,9 @@ struct Case {
     in_contexts: Option<f64>,
 }
 
+/// The loss of a fact that needed no step.
+const SAID: f64 = 0.0;
+
 const NONE: (&str, serde_json::Value) = ("kl_factor", serde_json::Value::Null);
 
 /// A value that was found by R-ROME, for a fact whose target is likely in no context.
@@ -51,7 +54,7 @@ fn why(case: Case) -> String {
     let contexts = &Contexts::new("contexts", groups).unwrap();
     let step = LossStep { nll: case.nll, ..LossStep::default() };
     let plan = FactPlan {
-        trace: vec![step; 20],
+        trace: vec![step; if case.nll == SAID { 0 } else { 20 }],
         value: Some([case.moved, 1.0]),
         left_out: false,
         change: None,
@@ -110,7 +113,17 @@ fn advice_is_of_what_went_wrong() {
             &["95 %", "end of text"],
         ),
     ];
-    for (case, said, unsaid) in cases {
+    let grace = || Case { method: "grace", cosine: None, ..found() };
+    let values: Vec<(Case, &[&str], &[&str])> = vec![
+        (
+            Case { nll: 3.0, ..grace() },
+            &["20 steps", "to 3.00 for each of its tokens", "n_iter", "edit_lr"],
+            &["v_lr", "layer", "smaller eps"],
+        ),
+        (grace(), &["its own was found", "nearer", "smaller eps"], &["n_iter", "weights", "layer"]),
+        (Case { nll: SAID, ..grace() }, &["it was said without one", "smaller eps"], &["n_iter"]),
+    ];
+    for (case, said, unsaid) in cases.into_iter().chain(values) {
         let why = why(case);
         for words in said {
             assert!(why.contains(words), "{words} is not in: {why}");

@@ -241,6 +241,16 @@ fn cut_off_training_goes_on_to_the_same_bits() {
     let begun = Begun::default();
     ready.run(u64::MAX, None, &begun).unwrap();
     let steps = begun.0.lock().unwrap().len();
+    // One that came to its end is kept for what comes after it: no batch is left, and its end is
+    // told.
+    let folder = tempfile::tempdir().unwrap();
+    for left in [steps, 1] {
+        let mut cache = Cache::open_for_training(folder.path(), "weights").unwrap();
+        assert!(!cache.holds_work(), "nothing of this run yet");
+        let begun = Begun::default();
+        ready.run(u64::MAX, Some(&mut cache), &begun).unwrap();
+        assert_eq!((begun.0.lock().unwrap().len(), cache.holds_work()), (left, true));
+    }
     for question in [1, 2, 3, 5, 6, 11, 17] {
         let folder = tempfile::tempdir().unwrap();
         let open = || Cache::open_for_training(folder.path(), "weights").unwrap();

@@ -12,7 +12,7 @@ use incise::edit::method::{Context, Method, Plan};
 use incise::edit::methods::grace::GRACE;
 use incise::edit::training::value::ValueTraining;
 use incise::memory::{Memory, Replacement};
-use incise::model::score::{Completion, score};
+use incise::model::score::score;
 use incise::model::{Matrix, MatrixId, Model};
 use incise::stats::Moment;
 use incise::store::Checkpoint;
@@ -267,17 +267,40 @@ fn it_can_be_cut_off() {
     }
 }
 
-/// A prompt of one token has none before it.
+/// A prompt of one token has none before it: that is said before any fact is trained.
 #[test]
 fn a_prompt_of_one_token_has_a_last_and_none_before() {
-    let (model, facts) = short("gpt2", Precision::F32);
-    let text = Completion::new(&[9], &facts[0].rows.target[..1]);
-    let run = |replacement| {
-        let training = ValueTraining { id: MatrixId::down(0), replacement, lr: 0.1 };
-        training.run(&model, &text, &mut vec![0.5; model.arch.width], 3, &Quiet)
+    let (model, mut facts) = short("gpt2", Precision::F32);
+    facts[1].rows.keys[0].ids = vec![9];
+    let planned = |replacement: &str, cancel: u64| {
+        let set = json!({"layers": [0], "eps": 1e-3, "n_iter": 3, "replacement": replacement});
+        let by = HparamSet::parse(Path::new("case"), set.to_string().as_bytes()).unwrap();
+        let by = by.resolve(&GRACE, &model).unwrap();
+        let contexts = Contexts::bare();
+        let moments = |_: usize| -> incise::Result<Arc<Moment>> { panic!("no statistics") };
+        let progress = CancelAt::question(cancel);
+        let mut on = Context { progress: &progress, ..alone(&model, &moments, &contexts) };
+        GRACE.plan(&mut on, &facts, &by)
     };
-    let losses = run(Replacement::Last).unwrap();
+    let error = planned("replace_prompt", 1).err().unwrap();
+    let said = error.to_string();
+    let id = &facts[1].request.id;
+    assert!(said.contains(&format!("record `{id}`")) && said.contains("one token"), "{said}");
+    assert!(format!("{:?}", error.remedy()).contains("replace_last"));
+    let plan = planned("replace_last", u64::MAX).unwrap();
+    let losses: Vec<f64> = plan.facts[1].trace.iter().map(|step| step.nll).collect();
     assert!(losses[2] < losses[0], "{losses:?}");
-    let error = run(Replacement::Before).unwrap_err().to_string();
-    assert!(error.contains("one token") && error.contains("replace_last"), "{error}");
+}
+
+/// A radius is compared by its square, in f32: far below what that holds.
+#[test]
+fn a_radius_without_a_square_is_refused() {
+    let (model, _) = short("gpt2", Precision::F32);
+    let set = |eps: f64| {
+        let set = json!({"layers": [0], "eps": eps}).to_string();
+        HparamSet::parse(Path::new("case"), set.as_bytes()).unwrap().resolve(&GRACE, &model)
+    };
+    set(1e12).unwrap();
+    let error = set(1e13).unwrap_err().to_string();
+    assert!(error.contains("eps") && error.contains("above 1e12"), "{error}");
 }

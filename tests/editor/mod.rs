@@ -1,6 +1,7 @@
 //! The front door: what a program that embeds incise may rely on.
 
 mod docs;
+mod kept;
 mod rules;
 mod stops;
 mod threads;

@@ -6,8 +6,9 @@ use incise::edit::methods::METHODS;
 use incise::model::Batch;
 use incise::model::Past;
 use incise::model::generate::{Sampling, generate};
+use incise::model::language_model::logits;
 use incise::tensor::Device;
-use incise::{Edit, Editor, Fact, TextModel};
+use incise::{Artifact, Edit, Editor, Fact, TextModel};
 
 use super::{Copy, rome, violin};
 
@@ -22,7 +23,9 @@ fn ask(model: &TextModel, fact: &Fact) -> (f64, bool) {
     let start = ids.clone();
     for &id in &target {
         let last = [ids.len() - 1];
-        let z = model.inner().logits(&Batch::whole([&ids]), Past::None, &last).unwrap().row_f64(0);
+        let mut batch = Batch::whole([&ids]);
+        batch.set_prompt_end(0, start.len() - 1);
+        let z = logits(model.language_model(), &batch, Past::None, &last).unwrap().row_f64(0);
         let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = z.iter().map(|x| (x - most).exp()).sum();
         p *= (z[id as usize] - most).exp() / sum;
@@ -31,15 +34,29 @@ fn ask(model: &TextModel, fact: &Fact) -> (f64, bool) {
     let said = {
         let mut rng = incise::base::Rng::new(0, "nothing is drawn");
         let greedy = Sampling::GREEDY;
-        generate(model.inner(), &start, target.len(), greedy, &mut rng, &[], &mut |_| true)
+        generate(model.language_model(), &start, target.len(), greedy, &mut rng, &[], &mut |_| true)
     };
     (p, said.unwrap() == target)
 }
 
-/// Holds a plan's reports to the checkpoint it writes; returns how many facts were taken.
+/// The model as an edit's outputs make it.
+fn written(editor: &Editor, edit: &Edit, out: &Path) -> TextModel {
+    match edit.artifact() {
+        Artifact::Weights(_) => {
+            edit.apply(out).unwrap();
+            Editor::open(out).unwrap().model()
+        }
+        Artifact::Memory(_) => {
+            edit.write(out).unwrap();
+            editor.model_with([out]).unwrap()
+        }
+        _ => panic!("{}: an artifact without a test", out.display()),
+    }
+}
+
+/// Holds a plan's reports to what it writes; returns how many facts were taken.
 fn held(name: &str, editor: &Editor, edit: &Edit, out: &Path) -> usize {
-    edit.apply(out).unwrap();
-    let written = Editor::open(out).unwrap().model();
+    let written = written(editor, edit, out);
     let in_memory = edit.model().unwrap();
     for (fact, report) in edit.requests().iter().zip(edit.facts()) {
         let (p, said) = ask(&written, fact);
@@ -68,12 +85,11 @@ fn held(name: &str, editor: &Editor, edit: &Edit, out: &Path) -> usize {
 fn a_fact_is_taken_where_the_written_model_says_it() {
     let copy = Copy::new();
     let (mut taken, mut all) = (0, 0);
-    // What lives beside the weights is written into no checkpoint.
-    for method in METHODS.iter().filter(|method| !method.makes_memory()) {
+    for method in METHODS {
         let name = method.about().name;
         for steps in [1, 20] {
             let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();
-            for name in ["v_num_grad_steps", "num_steps"] {
+            for name in ["v_num_grad_steps", "num_steps", "n_iter"] {
                 editor = editor.set(name, steps).unwrap();
             }
             if name == "alphaedit" {

@@ -115,19 +115,20 @@ fn a_report_names_the_card() {
 
 /// `--precision` is the value search's, and fine-tuning searches none.
 #[test]
-fn fine_tuning_takes_no_precision() {
-    let Some(twin) = twin::program("gpu::commands::fine_tuning_takes_no_precision") else { return };
+fn methods_that_search_no_value_take_no_precision() {
+    let test = "gpu::commands::methods_that_search_no_value_take_no_precision";
+    let Some(twin) = twin::program(test) else { return };
     let s = Session::new("gpt2");
     let [model, requests, patch] =
         ["model", "requests.jsonl", "patch.safetensors"].map(|file| s.at(file));
     let files = ["edit", &model, &requests, "-o", &patch];
-    let precise = ["--method", "ft-m", "--precision", "fast"];
-    let out = on_card(twin, &[&files[..], &precise].concat());
-    assert_eq!(out.status.code(), Some(1));
-    assert!(
-        text(&out.stderr).contains("precision does not apply to ft-m, which trains"),
-        "{out:?}"
-    );
+    for method in ["ft-m", "grace"] {
+        let precise = ["--method", method, "--set", "layers=[1]", "--precision", "fast"];
+        let out = on_card(twin, &[&files[..], &precise].concat());
+        assert_eq!(out.status.code(), Some(1));
+        let want = format!("precision does not apply to {method}, which trains");
+        assert!(text(&out.stderr).contains(&want), "{out:?}");
+    }
 }
 
 /// Two cards share facts and text: the same values, whichever card finds them.

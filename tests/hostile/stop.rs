@@ -26,17 +26,17 @@ fn interrupted(args: &[&str], signal: &str, after: Duration) -> Output {
         command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     sleep(after);
     let kill = format!("kill -{signal} {}", child.id());
-    // It may have ended by now. One that comes while the handler is being installed is lost.
-    loop {
+    // It may have ended by now. A signal that comes while the handler is being installed is lost.
+    let mut ends = || {
         Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(60) {
-            if child.try_wait().unwrap().is_some() {
-                return child.wait_with_output().unwrap();
-            }
+        while child.try_wait().unwrap().is_none() && begin.elapsed() < Duration::from_secs(60) {
             sleep(Duration::from_millis(2));
         }
-    }
+        child.try_wait().unwrap().is_some()
+    };
+    assert!(ends() || ends(), "it goes on after two signals");
+    child.wait_with_output().unwrap()
 }
 
 /// Whether it came to its end; else it said that it was interrupted.

@@ -28,7 +28,7 @@ fn book(model: &Model, layer: usize, prompt: &[u32], replacement: Replacement) -
     let key: Vec<f32> = key.into_iter().map(|x| x as f32).collect();
     let entry = |key, value| CodebookEntry { key, value, radius: 1e-3, label: vec![1] };
     let entries = vec![entry(far, value()), entry(key, value())];
-    let book = Codebook::new(MatrixId::down(layer), [f, d], replacement, "a model");
+    let book = Codebook::new(MatrixId::down(layer), [f, d], replacement);
     Codebook { entries, ..book }
 }
 
@@ -36,7 +36,7 @@ fn with(model: &Model, book: &Codebook) -> Arc<dyn LanguageModel> {
     Arc::new(book.clone()).on(Arc::new(model.clone())).unwrap()
 }
 
-/// The rows that are replaced in a text whose prompt has so many tokens.
+/// The rows that are replaced in a text whose prompt has so many tokens, by the rule's words.
 fn replaced(replacement: Replacement, prompt: usize, all: usize) -> std::ops::Range<usize> {
     match replacement {
         Replacement::Last => prompt - 1..prompt,
@@ -126,6 +126,37 @@ fn a_choice_is_kept_for_its_sequence() {
             let mut rng = incise::base::Rng::new(0, "nothing is drawn");
             let said = generate(&*with, prompt, 4, Sampling::GREEDY, &mut rng, &[], &mut |_| true);
             assert_eq!(said.unwrap(), ids[prompt.len()..], "{name}, {replacement:?}");
+        }
+    }
+}
+
+/// What is chosen at a prompt's end cannot go back to tokens of a pass before.
+#[test]
+fn a_prompt_whose_first_tokens_are_replaced_comes_in_one_pass() {
+    let golden = Golden::open("gpt2");
+    let model = golden.model(Precision::F64);
+    let prompt = golden.json.prompts.iter().find(|ids| ids.len() > 3).unwrap();
+    for replacement in EVERY {
+        let with = with(&model, &book(&model, 0, prompt, replacement));
+        let mut cache = KvCache::new(&model.arch, &model.compute);
+        let (first, second) = prompt.split_at(2);
+        logits(&*with, &Batch::whole([first]), Past::Grow(&mut cache), &[]).unwrap();
+        let mut rest = Batch::default();
+        rest.push(second, 0..2);
+        rest.set_prompt_end(0, second.len() - 1);
+        let last = [second.len() - 1];
+        let said = logits(&*with, &rest, Past::Grow(&mut cache), &last);
+        match replacement {
+            Replacement::Last => {
+                let want = whole(&*with, prompt, prompt.len());
+                let z = said.unwrap().to_f64();
+                let gap = off(&z, &want[want.len() - z.len()..]);
+                assert!(gap <= 1e-12 * top(&want), "{gap:e}");
+            }
+            Replacement::Before | Replacement::All => {
+                let error = said.err().unwrap().to_string();
+                assert!(error.contains("in one pass"), "{error}");
+            }
         }
     }
 }

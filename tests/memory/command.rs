@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use serde_json::json as value;
+
+use crate::editor::Copy;
 use crate::support::root;
 use crate::support::session::{done, fails, json};
 
@@ -15,6 +18,7 @@ fn a_memory_is_made_attached_and_never_applied() {
     let how = ["--method", "grace", "--set", "layers=[0]", "-o", &memory];
     let edit = json(&[&["edit", &demo], &request[..], &how, &["--json"]].concat());
     assert_eq!(edit["layers"].as_array().unwrap().len(), 0, "{edit}");
+    assert_eq!(edit["memory"], value!({"matrix": "layers.0.down", "entries": 1}));
     let ask = ["generate", &demo, "--prompt", "Louis Armstrong played the", "--max-tokens", "1"];
     let before = done(&ask);
     assert!(!before.contains("violin"), "{before}");
@@ -58,6 +62,34 @@ fn a_memory_is_made_attached_and_never_applied() {
         let error = fails(1, &[&ask[..], &["--with", file]].concat());
         assert!(error.contains(file.as_str()), "{error}");
     }
+}
+
+/// Made for the weights as they were: an edit of them in place makes it another model's, and
+/// undoing that makes it this one's again.
+#[test]
+fn a_memory_is_of_the_weights_it_was_made_for() {
+    let copy = Copy::new();
+    let demo = copy.dir().display().to_string();
+    let [memory, empty, patch] =
+        ["a.memory", "empty.memory", "a.patch"].map(|f| copy.beside(f).display().to_string());
+    let fact = |to| ["--prompt", "{} played the", "--subject", "Louis Armstrong", "--to", to];
+    let edit = |to, method, file| {
+        let how = ["--method", method, "--set", "layers=[0]", "-o", file];
+        done(&[&["edit", &demo], &fact(to)[..], &how].concat())
+    };
+    let said = edit("violin", "grace", &memory);
+    assert!(said.contains("layers.0.down: 1 entry") && said.contains("--with"), "{said}");
+    edit("trumpet", "grace", &empty); // is said already
+    edit("piano", "ft-m", &patch);
+    let ask = ["generate", &demo, "--prompt", "Louis Armstrong played the", "--max-tokens", "1"];
+    let with = |file| [&ask[..], &["--with", file]].concat();
+    assert_eq!(done(&with(&empty)), done(&ask));
+    let said = done(&with(&memory));
+    done(&["apply", &demo, &patch, "--in-place"]);
+    let error = fails(1, &with(&memory));
+    assert!(error.contains("weights") && error.contains("other edits"), "{error}");
+    done(&["undo", &demo]);
+    assert_eq!(done(&with(&memory)), said);
 }
 
 /// Settings that do not apply, and files of another kind in its place.

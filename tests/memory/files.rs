@@ -1,13 +1,19 @@
 //! A codebook's file: read as it was written, and refused by the field that is wrong.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use incise::base::Error;
-use incise::memory::{self, Codebook, CodebookEntry, Replacement, is_memory};
+use incise::memory::{self, Codebook, CodebookEntry, Memory, Replacement, is_memory};
 use incise::model::MatrixId;
+use incise::model::lineage::WeightsName;
 use incise::tensor::Precision;
 
 use crate::support::golden::Golden;
+
+fn made_for() -> WeightsName {
+    WeightsName { model: "a fingerprint".to_owned(), weights: "a name".to_owned() }
+}
 
 fn book(golden: &Golden) -> Codebook {
     let arch = golden.model(Precision::F32).arch;
@@ -18,8 +24,8 @@ fn book(golden: &Golden) -> Codebook {
         label: (0..n as u32).collect(),
     };
     let sizes = [arch.inner, arch.width];
-    let book = Codebook::new(MatrixId::down(1), sizes, Replacement::Before, "a fingerprint");
-    Codebook { entries: (1..4).map(entry).collect(), ..book }
+    let book = Codebook::new(MatrixId::down(1), sizes, Replacement::Before);
+    Codebook { made_for: made_for(), entries: (1..4).map(entry).collect(), ..book }
 }
 
 #[test]
@@ -29,27 +35,30 @@ fn a_codebook_is_read_as_it_was_written() {
     let path = folder.path().join("a.memory");
     let book = book(&golden);
     book.write(&path).unwrap();
-    let arch = golden.model(Precision::F32).arch;
-    assert_eq!(Codebook::read(&path, &arch, "a fingerprint").unwrap(), book);
+    let model = golden.model(Precision::F32);
+    assert_eq!(Codebook::read(&path, &model, &made_for()).unwrap(), book);
     assert!(is_memory(&path));
-    assert_eq!(memory::open(&path, &arch, "a fingerprint").unwrap().kind(), "grace");
+    assert_eq!(memory::open(&path, &model, &made_for()).unwrap().kind(), "grace");
     let none = Codebook { entries: vec![], ..book };
     none.write(&path).unwrap();
-    assert_eq!(Codebook::read(&path, &arch, "a fingerprint").unwrap(), none);
+    assert_eq!(Codebook::read(&path, &model, &made_for()).unwrap(), none);
 }
 
 /// Each is refused, and the error names the field.
 #[test]
 fn a_file_that_does_not_fit_is_refused_by_its_field() {
     let golden = Golden::open("gpt2");
-    let arch = golden.model(Precision::F32).arch;
+    let model = golden.model(Precision::F32);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.memory");
     let refused = |field: &str, book: &Codebook, change: &dyn Fn(&Path)| {
         book.write(&path).unwrap();
         change(&path);
-        match Codebook::read(&path, &arch, "a fingerprint") {
-            Err(Error::Input { field: found, .. }) => assert_eq!(found, field),
+        match Codebook::read(&path, &model, &made_for()) {
+            Err(error @ Error::Input { .. }) => {
+                assert_eq!(error.field(), Some(field));
+                error.to_string()
+            }
             other => panic!("{field}: {other:?}"),
         }
     };
@@ -60,13 +69,22 @@ fn a_file_that_does_not_fit_is_refused_by_its_field() {
         change(&mut book);
         book
     };
-    refused("model", &changed(&|b| b.model = "another".to_owned()), &nothing);
+    refused("model", &changed(&|b| b.made_for.model = "another".to_owned()), &nothing);
+    let edited = changed(&|b| b.made_for.weights = "another".to_owned());
+    let said = refused("weights", &edited, &nothing);
+    assert!(said.contains("other edits") && said.contains("make it again"), "{said}");
     refused("matrix", &changed(&|b| b.id.layer = 99), &nothing);
     refused("matrix", &changed(&|b| b.id.expert = Some(0)), &nothing);
+    let gate = changed(&|b| b.id = MatrixId::new(1, incise::Matrix::Gate)); // GPT-2 has none
+    let said = refused("matrix", &gate, &nothing);
+    assert!(said.contains("the model has no layers.1.gate"), "{said}");
+    let said = Arc::new(gate).on(Arc::new(model.clone())).err().unwrap().to_string();
+    assert!(said.contains("layers.1.gate") && said.contains("has none there"), "{said}");
     refused("keys", &changed(&|b| b.id = MatrixId::new(1, incise::Matrix::Up)), &nothing);
     refused("keys", &changed(&|b| b.entries[1].key[0] = f32::NAN), &nothing);
     refused("values", &changed(&|b| b.entries[2].value[5] = f32::INFINITY), &nothing);
     refused("radii", &changed(&|b| b.entries[0].radius = -1.0), &nothing);
+    refused("radii", &changed(&|b| b.entries[0].radius = 1e20), &nothing); // squares are compared
     refused("labels", &changed(&|b| b.entries[0].label = vec![u32::MAX]), &nothing);
     // Text of the same length in the place of other text.
     let swapped = |from: &'static str, to: &'static str| {
@@ -78,7 +96,10 @@ fn a_file_that_does_not_fit_is_refused_by_its_field() {
             std::fs::write(path, bytes).unwrap();
         }
     };
-    refused("format", &good, &swapped("incise memory 1", "incise memory 9"));
+    let said = refused("format", &good, &swapped("incise memory 1", "incise memory 9"));
+    assert!(said.contains("the version of incise that wrote it"), "{said}");
+    let said = refused("format", &good, &swapped("incise memory 1", "incise patch 22"));
+    assert!(said.contains("a patch is applied"), "{said}");
     refused("kind", &good, &swapped("\"grace\"", "\"gracy\""));
     refused("matrix", &good, &swapped("layers.1.down", "layers.1.dawn"));
     refused("replacement", &good, &swapped("replace_prompt", "replace_prompd"));

@@ -6,5 +6,6 @@ mod foreign;
 mod format;
 mod hostile;
 pub mod journal;
+mod lock;
 mod sequence;
 pub mod toy;

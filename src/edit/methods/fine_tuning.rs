@@ -246,17 +246,17 @@ impl FineTuning {
     /// computed in f64 is not kept.
     fn kept(
         &self,
-        on: &Context,
+        on: &mut Context,
         training: &Training,
         texts: &[TrainingText],
     ) -> Option<KeptTraining> {
-        let cache = on.cache.as_ref()?;
+        let cache = on.cache.as_mut()?;
         if on.model.compute.precision() == Precision::F64 {
             return None;
         }
         let (version, compute) = (env!("CARGO_PKG_VERSION"), on.model.compute.name());
         let key = training.key(version, cache.weights(), &compute, texts);
-        Some(KeptTraining::new(cache.dir(), &key))
+        Some(KeptTraining::at(cache.begin_training(&key)))
     }
 }
 

@@ -16,8 +16,12 @@
 //! * Labels are equal where their ids are, not where the ids' means are.
 //! * A prompt that is a key already, with another label, gets that label and a new value; there it
 //!   gets a second key at the same place, which is never found.
+//! * A radius that grows to a prompt reaches 2⁻¹⁴ of the distance farther, so that a lookup that
+//!   rounds otherwise finds it; there, it ends at the prompt.
 //! * The token that is looked up is the prompt's last in every sequence; there, outside generation,
 //!   it is the last edit's.
+//!
+//! As there, a split sets both radii to half the distance, which may enlarge the older one.
 //!
 //! Source: Hartvigsen et al. 2023, arXiv:2211.11031.
 
@@ -140,10 +144,12 @@ impl Method for Grace {
         let (model, progress) = (on.model, on.progress);
         let training = self.training(by);
         let ValueTraining { id, replacement, .. } = training;
+        training.check(facts)?;
         let [out, inner] = model.matrix(id).w.dims();
-        let mut book = Codebook::new(id, [inner, out], replacement, "");
+        let mut book = Codebook::new(id, [inner, out], replacement);
         let mut rng = Rng::new(on.seed, "values of a codebook");
         let base: Arc<dyn LanguageModel> = Arc::new(model.clone());
+        let mut with = base.clone(); // with the codebook as it is
         let mut done = Vec::new();
         for (i, fact) in facts.iter().enumerate() {
             if progress.cancelled() {
@@ -151,7 +157,6 @@ impl Method for Grace {
             }
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
             let text = fact.rows.completion(0);
-            let with = Arc::new(book.clone()).on(base.clone())?;
             if score(&*with, std::slice::from_ref(&text))?[0].missed().is_none() {
                 done.push(FactPlan::trained(Vec::new()));
                 continue;
@@ -178,6 +183,7 @@ impl Method for Grace {
                 let what = format!("fact `{}`: the loss is not finite", fact.request.id);
                 return Err(Error::numeric(what, "lower edit_lr"));
             }
+            with = Arc::new(book.clone()).on(base.clone())?;
             done.push(FactPlan::trained(losses.into_iter().map(step).collect()));
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);

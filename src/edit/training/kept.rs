@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use safetensors::tensor::Dtype;
@@ -46,7 +46,6 @@ pub struct TrainingState {
 pub struct KeptTraining {
     path: PathBuf,
     saved: Instant,
-    written: bool,
 }
 
 /// Parts of a matrix in the file.
@@ -54,15 +53,14 @@ const PARTS: [&str; 3] = ["w", "m", "v"];
 const LOSSES: &str = "losses";
 
 impl KeptTraining {
-    /// In a folder, of a training by the name of all that it depends on.
-    pub fn new(dir: &Path, key: &str) -> KeptTraining {
-        let path = dir.join(format!("training-{key}.safetensors"));
-        KeptTraining { path, saved: Instant::now(), written: false }
+    /// At a path, which [`Cache::begin_training`](crate::edit::cache::Cache::begin_training) gives.
+    pub fn at(path: PathBuf) -> KeptTraining {
+        KeptTraining { path, saved: Instant::now() }
     }
 
     /// Puts the training where it was, if a file says where. A damaged one is warned of.
     pub fn read(
-        &mut self,
+        &self,
         trainer: &mut Trainer,
         facts: usize,
         progress: &dyn Progress,
@@ -75,7 +73,6 @@ impl KeptTraining {
             let path = self.path.display();
             progress.warn(&format!("{path}: is damaged, so the training begins anew"));
         }
-        self.written = found.is_some();
         found
     }
 
@@ -140,15 +137,6 @@ impl KeptTraining {
         self.write(trainer, state)
     }
 
-    /// Writes that the training is done, if it took long enough to be written before.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](KeptTraining::write).
-    pub fn write_done(&mut self, trainer: &Trainer, state: &TrainingState) -> Result<()> {
-        if self.written { self.write(trainer, state) } else { Ok(()) }
-    }
-
     /// Writes where the training is, unless a step was cut off half way: then what was written
     /// before stays.
     ///
@@ -188,7 +176,7 @@ impl KeptTraining {
             }
             state.losses.iter().try_for_each(|epoch| out.write_all(bytemuck::cast_slice(epoch)))
         })?;
-        (self.saved, self.written) = (Instant::now(), true);
+        self.saved = Instant::now();
         Ok(())
     }
 }

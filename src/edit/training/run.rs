@@ -65,7 +65,7 @@ impl Training {
         let make = || Ok(Trainer::new(model, &self.ids, texts, self.rule, memory.most));
         let mut trainer = model.compute.run(make)?;
         let found = kept
-            .as_mut()
+            .as_ref()
             .map(|kept| model.compute.run(|| Ok(kept.read(&mut trainer, texts.len(), progress))));
         let found = found.transpose()?.flatten();
         if let Some(state) = &found {
@@ -76,6 +76,7 @@ impl Training {
             });
         }
         let mut state = found.unwrap_or_default();
+        let trained_before = state.done;
         if !state.done && memory.keeps {
             trainer.keep_below(progress)?;
         }
@@ -85,8 +86,9 @@ impl Training {
         }
         progress.at(Stage::Epoch, self.epochs as u64, self.epochs as u64);
         state.done = true;
-        if let Some(kept) = &mut kept {
-            kept.write_done(&trainer, &state)?;
+        // What comes after it may fail, and then it need not be done again.
+        if let Some(kept) = kept.as_mut().filter(|_| !trained_before) {
+            kept.write(&trainer, &state)?;
         }
         let values = || Ok(self.ids.iter().map(|&id| trainer.model.own(id).to_f64()).collect());
         let matrices = model.compute.run(values)?;

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use crate::base::{Error, Progress, Result, Stage};
+use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::edit::facts::TokenizedFact;
 use crate::memory::Replacement;
 use crate::model::score::Completion;
@@ -109,11 +109,34 @@ impl ValueTraining {
         model.place(site).expect("a matrix of the model")
     }
 
+    /// Refuses facts whose prompts have no token to replace.
+    ///
+    /// # Errors
+    ///
+    /// The first of them.
+    pub fn check(&self, facts: &[TokenizedFact]) -> Result<()> {
+        let none = |fact: &&TokenizedFact| {
+            let tokens = fact.rows.keys[0].ids.len();
+            self.replacement.rows(0..tokens, tokens - 1).is_empty()
+        };
+        let Some(fact) = facts.iter().find(none) else { return Ok(()) };
+        let id = &fact.request.id;
+        let what =
+            format!("record `{id}`: the prompt has one token, and none before it to replace");
+        let last = Replacement::Last.name();
+        let remedy = Remedy::from("replace the prompt's last token");
+        Err(Error::refused(what, remedy.hyperparameter("replacement", Some(last))))
+    }
+
     /// Takes so many steps from `value`, which becomes the last; returns the loss before each.
     ///
     /// # Errors
     ///
-    /// A prompt without a token to replace; cancellation; a device that fails.
+    /// Cancellation; a device that fails.
+    ///
+    /// # Panics
+    ///
+    /// Where the prompt has no token to replace.
     pub fn run(
         &self,
         model: &Model,
@@ -123,11 +146,8 @@ impl ValueTraining {
         progress: &dyn Progress,
     ) -> Result<Vec<f64>> {
         let last = text.prompt() - 1;
-        let replaced = self.replaced(last, text.read.len());
-        if replaced.is_empty() {
-            let what = "the prompt has one token, and none before it to replace";
-            return Err(Error::refused(what, "replace the prompt's last token, with replace_last"));
-        }
+        let replaced = self.replacement.rows(0..text.read.len(), last);
+        assert!(!replaced.is_empty(), "a prompt without a token to replace");
         let mut trainer =
             model.compute.run(|| Ok(self.trainer(model, &text.read, replaced, value)))?;
         let wanted: Vec<(usize, u32)> =
@@ -143,14 +163,6 @@ impl ValueTraining {
         let now = model.compute.run(|| Ok(trainer.hook.value.to_f64()))?;
         value.iter_mut().zip(now).for_each(|(value, now)| *value = now as f32);
         Ok(losses)
-    }
-
-    fn replaced(&self, last: usize, all: usize) -> Range<usize> {
-        match self.replacement {
-            Replacement::Last => last..last + 1,
-            Replacement::Before => 0..last,
-            Replacement::All => 0..all,
-        }
     }
 
     /// Unwinds where the device is out of memory.

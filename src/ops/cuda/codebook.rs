@@ -28,7 +28,8 @@ pub fn nearest(
     .launch(engine, Grid::line(rows.len(), THREADS));
 }
 
-/// Row `rows[i]` of y (N, D) ← the value (n, D) that choice `of[i]` chose; all f32.
+/// Row `rows[i]` of y (N, D) ← the value (n, D) that choice `of[i]` chose; the
+/// values are f32.
 pub fn replace(
     engine: &Engine,
     y: &mut Array,
