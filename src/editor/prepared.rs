@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::kept::say_where_it_is;
+use super::cut_off::say_where_it_is;
 use super::opened::Opened;
 use super::places;
 use super::requests::{self, Settled};
@@ -443,10 +443,9 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         }
         return Ok(());
     }
-    let epochs = method.batching() == Batching::Epochs;
     let given = [
         ("sequential", settings.sequential > 0),
-        ("memory", settings.memory.is_some() && !epochs),
+        ("memory", settings.memory.is_some() && method.batching() != Batching::Epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
     ];
@@ -461,9 +460,7 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     let how = match method.batching() {
         Batching::Epochs => "trains on all facts together, and searches no values",
         Batching::Together => "carries nothing on",
-        Batching::OneByOne if method.makes_memory() => {
-            "trains a value for each fact, one after another, and searches none"
-        }
+        Batching::OneByOne if method.makes_memory() => "trains a value a fact, and searches none",
         Batching::OneByOne => "edits one fact at a time",
     };
     let what = format!("{setting} does not apply to {name}, which {how}");

@@ -241,9 +241,9 @@ fn cut_off_training_goes_on_to_the_same_bits() {
     let begun = Begun::default();
     ready.run(u64::MAX, None, &begun).unwrap();
     let steps = begun.0.lock().unwrap().len();
-    // One that came to its end is kept for what comes after it.
+    // One that came to its end is kept for what comes after it: what is told is the end alone.
     let folder = tempfile::tempdir().unwrap();
-    for left in [steps, 0] {
+    for left in [steps, 1] {
         let mut cache = Cache::open_for_training(folder.path(), "weights").unwrap();
         assert!(!cache.holds_work(), "nothing of this run yet");
         let begun = Begun::default();

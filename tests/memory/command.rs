@@ -64,8 +64,8 @@ fn a_memory_is_made_attached_and_never_applied() {
     }
 }
 
-/// Made for the weights as they were: an edit of them in place makes it another model's, and undoing
-/// that makes it this one's again.
+/// Made for the weights as they were: an edit of them in place makes it another model's, and
+/// undoing that makes it this one's again.
 #[test]
 fn a_memory_is_of_the_weights_it_was_made_for() {
     let copy = Copy::new();
