@@ -145,7 +145,7 @@ impl Codebook {
 }
 
 /// Whether a lookup, which compares squares in f32, can tell what is inside such a radius.
-pub fn is_radius(radius: f32) -> bool {
+fn is_radius(radius: f32) -> bool {
     radius >= 0.0 && (radius * radius).is_finite()
 }
 

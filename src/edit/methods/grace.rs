@@ -27,7 +27,7 @@
 
 use std::sync::Arc;
 
-use crate::base::{Error, Remedy, Result, Rng, Stage};
+use crate::base::{Error, Result, Rng, Stage};
 use crate::edit::cost::Cost;
 use crate::edit::fact_report::FactPlan;
 use crate::edit::facts::TokenizedFact;
@@ -36,7 +36,6 @@ use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
 use crate::edit::search::LossStep;
 use crate::edit::training::value::{TextSize, ValueTraining};
 use crate::memory::codebook::Admitted;
-use crate::memory::codebook_file::is_radius;
 use crate::memory::{Codebook, Memory, Replacement};
 use crate::model::arch::Arch;
 use crate::model::score::{read, score};
@@ -112,12 +111,6 @@ impl Method for Grace {
     }
 
     fn check_model(&self, by: &Params, _: &Arch) -> Result<()> {
-        let eps = by.number(&EPS);
-        if !is_radius(eps as f32) {
-            let what = format!("grace looks keys up by squares in f32, and eps {eps:e} has none");
-            let remedy = Remedy::from("set a smaller eps").hyperparameter("eps", None);
-            return Err(Error::refused(what, remedy));
-        }
         match by.matrices() {
             [_] => Ok(()),
             all => {
