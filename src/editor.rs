@@ -22,6 +22,7 @@ pub mod prepared;
 pub mod report;
 mod requests;
 mod settings;
+mod shard;
 pub mod state;
 pub mod text_model;
 mod verdict;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+<<<<<<< HEAD
 use super::cut_off::say_where_it_is;
+=======
+>>>>>>> main
 use super::opened::Opened;
 use super::places;
 use super::requests::{self, Settled};
@@ -14,7 +17,7 @@ use super::settings::Settings;
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
-use crate::base::{Error, Progress, Remedy, Result, Share, catch_device_error, memory};
+use crate::base::{Error, Progress, Remedy, Result, Share, memory};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::request::Requests;
@@ -30,7 +33,6 @@ use crate::edit::params::{self, Params};
 use crate::edit::prompts::FactToken;
 use crate::edit::search::Search;
 use crate::edit::state::State;
-use crate::edit::values;
 use crate::model::{Model, SearchPrecision};
 use crate::stats::Moment;
 use crate::store::{Lineage, tensor_fingerprint};
@@ -206,41 +208,6 @@ impl Prepared {
         }
     }
 
-    /// Searches the values of the editor's share of the facts and writes them to its output.
-    /// Returns how many they are.
-    ///
-    /// # Errors
-    ///
-    /// No share or no output; as [`plan`](Prepared::plan).
-    pub fn search_values(&self) -> Result<u64> {
-        self.settings.run(|| self.search_values_here())
-    }
-
-    fn search_values_here(&self) -> Result<u64> {
-        let settings = &self.settings;
-        let (Some(_), Some(output)) = (settings.shard, &settings.output) else {
-            let remedy = "give the editor a shard and an output";
-            return Err(Error::refused("values of no share, or for no file", remedy));
-        };
-        self.opened.checkpoint.unchanged()?;
-        let (_, state) = self.state()?; // what it refuses is refused before the search
-        self.warn_of_room(&self.cost_from(state));
-        let mut cache = self.open_cache()?;
-        self.remark_known(cache.as_ref());
-        let facts = self.own_facts();
-        let search = self.shared_search();
-        let moments = |l| self.moment(l);
-        let searched = self.checked(|progress| {
-            let context = self.context(&moments, cache.as_mut(), State::default());
-            let mut context = Context { progress, ..context };
-            catch_device_error(|| values::search_all(&mut context, &facts, &search))
-        });
-        searched.map_err(|e| say_where_it_is(e, cache.as_ref()))?;
-        let cache = cache.expect("an output has a cache beside it");
-        values::export(self.model(), &cache, &facts, &search, output)?;
-        Ok(facts.len() as u64)
-    }
-
     /// What a state has to know of the edit.
     pub(super) fn learner(&self) -> Learner<'_> {
         Learner {
@@ -276,7 +243,7 @@ impl Prepared {
     }
 
     /// The search whose values shards divide among them.
-    fn shared_search(&self) -> Search {
+    pub(super) fn shared_search(&self) -> Search {
         self.search().expect("a shard of a method that searches values")
     }
 
@@ -336,7 +303,7 @@ impl Prepared {
     }
 
     /// Warns where the least that the work takes is more than it was given.
-    fn warn_of_room(&self, cost: &Cost) {
+    pub(super) fn warn_of_room(&self, cost: &Cost) {
         let least = cost.fixed_bytes + cost.at_a_time * cost.bytes_a_fact;
         let Some(given) = self.settings.memory.filter(|given| least > *given) else { return };
         let [given, least] = [given, least].map(|bytes| metric(bytes as f64));

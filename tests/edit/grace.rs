@@ -296,3 +296,19 @@ fn a_prompt_of_one_token_has_a_last_and_none_before() {
     let losses: Vec<f64> = plan.facts[1].trace.iter().map(|step| step.nll).collect();
     assert!(losses[2] < losses[0], "{losses:?}");
 }
+<<<<<<< HEAD
+=======
+
+/// A radius is compared by its square, in f32: far below what that holds.
+#[test]
+fn a_radius_without_a_square_is_refused() {
+    let (model, _) = short("gpt2", Precision::F32);
+    let set = |eps: f64| {
+        let set = json!({"layers": [0], "eps": eps}).to_string();
+        HparamSet::parse(Path::new("case"), set.as_bytes()).unwrap().resolve(&GRACE, &model)
+    };
+    set(1e12).unwrap();
+    let error = set(1e13).unwrap_err().to_string();
+    assert!(error.contains("eps") && error.contains("above 1e12"), "{error}");
+}
+>>>>>>> main
