@@ -13,7 +13,6 @@
 //! inputs (`editor/places.rs`), and weights are written through a journal.
 
 mod check;
-mod cut_off;
 pub mod edit;
 mod kept;
 mod opened;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::cut_off::{say_what_is_kept, say_where_it_is};
+use super::kept::{say_what_is_kept, say_where_it_is};
 use super::places;
 use super::prepared::Prepared;
 use super::report;

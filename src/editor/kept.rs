@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::prepared::Prepared;
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::edit::cache::Cache;
 use crate::edit::value_store::ValueStore;
 use crate::edit::values;
@@ -57,4 +57,33 @@ impl Prepared {
         let sentence = format!("{known} of {all} values of the first batch were found before");
         self.settings.progress.remark(&sentence);
     }
+}
+
+/// An interruption, with where what was found is, if anything was.
+pub(super) fn say_where_it_is(e: Error, cache: Option<&Cache>) -> Error {
+    match (e, folder(cache)) {
+        (Error::Interrupted { .. }, Some(dir)) => Error::Interrupted {
+            kept: format!("what was found is in {}: run the same again", dir.display()),
+        },
+        (Error::Interrupted { .. }, None) => {
+            Error::Interrupted { kept: "nothing was written".to_owned() }
+        }
+        (e, _) => e,
+    }
+}
+
+/// An error of what comes after the search or the training, with the same.
+pub(super) fn say_what_is_kept(e: Error, cache: Option<&Cache>) -> Error {
+    match (e, folder(cache)) {
+        (Error::Numeric { what, remedy }, Some(dir)) => {
+            let what = format!("{what}, and what was found is in {}", dir.display());
+            Error::Numeric { what, remedy }
+        }
+        (e, _) => say_where_it_is(e, cache),
+    }
+}
+
+/// Where what was found is.
+fn folder(cache: Option<&Cache>) -> Option<&Path> {
+    cache.filter(|cache| cache.holds_work()).map(Cache::dir)
 }

@@ -6,10 +6,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-<<<<<<< HEAD
-use super::cut_off::say_where_it_is;
-=======
->>>>>>> main
 use super::opened::Opened;
 use super::places;
 use super::requests::{self, Settled};
@@ -410,9 +406,10 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         }
         return Ok(());
     }
+    let epochs = method.batching() == Batching::Epochs;
     let given = [
         ("sequential", settings.sequential > 0),
-        ("memory", settings.memory.is_some() && method.batching() != Batching::Epochs),
+        ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
     ];
@@ -427,7 +424,9 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     let how = match method.batching() {
         Batching::Epochs => "trains on all facts together, and searches no values",
         Batching::Together => "carries nothing on",
-        Batching::OneByOne if method.makes_memory() => "trains a value a fact, and searches none",
+        Batching::OneByOne if method.makes_memory() => {
+            "trains a value for each fact, one after another, and searches none"
+        }
         Batching::OneByOne => "edits one fact at a time",
     };
     let what = format!("{setting} does not apply to {name}, which {how}");

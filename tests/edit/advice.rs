@@ -118,11 +118,7 @@ fn advice_is_of_what_went_wrong() {
         (
             Case { nll: 3.0, ..grace() },
             &["20 steps", "to 3.00 for each of its tokens", "n_iter", "edit_lr"],
-<<<<<<< HEAD
-            &["v_lr", "layer", "smaller"],
-=======
             &["v_lr", "layer", "smaller eps"],
->>>>>>> main
         ),
         (grace(), &["its own was found", "nearer", "smaller eps"], &["n_iter", "weights", "layer"]),
         (Case { nll: SAID, ..grace() }, &["it was said without one", "smaller eps"], &["n_iter"]),

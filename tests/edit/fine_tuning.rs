@@ -241,12 +241,8 @@ fn cut_off_training_goes_on_to_the_same_bits() {
     let begun = Begun::default();
     ready.run(u64::MAX, None, &begun).unwrap();
     let steps = begun.0.lock().unwrap().len();
-<<<<<<< HEAD
-    // One that came to its end is kept for what comes after it: what is told is the end alone.
-=======
     // One that came to its end is kept for what comes after it: no batch is left, and its end is
     // told.
->>>>>>> main
     let folder = tempfile::tempdir().unwrap();
     for left in [steps, 1] {
         let mut cache = Cache::open_for_training(folder.path(), "weights").unwrap();

@@ -296,8 +296,6 @@ fn a_prompt_of_one_token_has_a_last_and_none_before() {
     let losses: Vec<f64> = plan.facts[1].trace.iter().map(|step| step.nll).collect();
     assert!(losses[2] < losses[0], "{losses:?}");
 }
-<<<<<<< HEAD
-=======
 
 /// A radius is compared by its square, in f32: far below what that holds.
 #[test]
@@ -311,4 +309,3 @@ fn a_radius_without_a_square_is_refused() {
     let error = set(1e13).unwrap_err().to_string();
     assert!(error.contains("eps") && error.contains("above 1e12"), "{error}");
 }
->>>>>>> main
