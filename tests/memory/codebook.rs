@@ -10,12 +10,15 @@ use incise::model::site::Look;
 use incise::model::{At, Batch, KvCache, LanguageModel, MatrixId, Model, Past, Site};
 use incise::tensor::{Precision, Tensor};
 
-use crate::support::budget::off;
+use crate::support::budget::{U64, off};
 use crate::support::golden::{Golden, top};
 use crate::support::toy::Draw;
 use crate::support::twin;
 
 const MODELS: [&str; 3] = ["gpt2", "gptj", "llama-tied"];
+/// Two f64 passes that add in another order, relative to the largest logit: of 3 layers with some
+/// 10 sums of at most 128 numbers each, every number may lose a rounding, in each of the two.
+const ORDER: f64 = 2.0 * 3.0 * 10.0 * 128.0 * U64;
 const EVERY: [Replacement; 3] = [Replacement::Last, Replacement::Before, Replacement::All];
 
 /// A codebook at a layer whose only entry in reach is a prompt's.
@@ -118,7 +121,7 @@ fn a_choice_is_kept_for_its_sequence() {
                 let want = whole(&*with, &ids, prompt.len());
                 let want = &want[want.len() - z.len()..];
                 let gap = off(&z, want);
-                assert!(gap <= 1e-12 * top(want), "{name}, {replacement:?}: {gap:e}");
+                assert!(gap <= ORDER * top(want), "{name}, {replacement:?}: {gap:e}");
                 past = ids.len();
                 let likeliest = (0..z.len()).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
                 ids.push(likeliest as u32);
@@ -151,7 +154,7 @@ fn a_prompt_whose_first_tokens_are_replaced_comes_in_one_pass() {
                 let want = whole(&*with, prompt, prompt.len());
                 let z = said.unwrap().to_f64();
                 let gap = off(&z, &want[want.len() - z.len()..]);
-                assert!(gap <= 1e-12 * top(&want), "{gap:e}");
+                assert!(gap <= ORDER * top(&want), "{gap:e}");
             }
             Replacement::Before | Replacement::All => {
                 let error = said.err().unwrap().to_string();
@@ -179,7 +182,7 @@ fn scoring_knows_where_the_prompt_ends() {
     for (t, (&id, got)) in candidate.iter().zip(&log_p(&*with)).enumerate() {
         let row = &z[(prompt.len() - 1 + t) * v..][..v];
         let sum: f64 = row.iter().map(|z| z.exp()).sum();
-        assert!((got - (row[id as usize] - sum.ln())).abs() < 1e-12);
+        assert!((got - (row[id as usize] - sum.ln())).abs() < ORDER * top(&z));
     }
     assert_ne!(log_p(&*with), log_p(&model));
 }
