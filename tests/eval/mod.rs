@@ -1,1 +1,7 @@
+//! Numbers of evaluations, their pages, and runs against each other.
+
+mod compare;
+mod docs;
 mod interval;
+mod report;
+mod runs;

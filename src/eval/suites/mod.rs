@@ -49,3 +49,11 @@ pub fn metric(name: &str) -> Option<Named> {
     let found = all.filter_map(|metric| Some(metric.of(kind(metric)?)));
     found.min_by_key(|named| named.kind.len())
 }
+
+/// Where the metric of a name stands in the order of results.
+pub fn place(name: &str) -> usize {
+    let all = || SUITES.iter().flat_map(|suite| suite.metrics);
+    let found = metric(name);
+    let is_it = |metric: &&Metric| found.as_ref().is_some_and(|found| **metric == *found.metric);
+    all().position(|metric| is_it(&metric)).unwrap_or(usize::MAX)
+}
