@@ -152,7 +152,7 @@ type Groups<'a> = Vec<(String, Vec<&'a CaseResult>)>;
 
 fn relations<'a>(cases: &[&'a CaseResult]) -> Groups<'a> {
     let mut all: BTreeMap<&str, Vec<&CaseResult>> = BTreeMap::new();
-    for case in cases {
+    for &case in cases {
         if let Some(relation) = case.facts.iter().find_map(|fact| fact.relation.as_deref()) {
             all.entry(relation).or_default().push(case);
         }
@@ -168,7 +168,7 @@ fn probabilities<'a>(cases: &[&'a CaseResult]) -> Groups<'a> {
         interval::mean(&facts.collect::<Vec<_>>()).unwrap_or(0.0)
     };
     let mut groups: Groups = PROBABILITIES.map(|(_, name)| (name.to_owned(), vec![])).into();
-    for case in cases {
+    for &case in cases {
         let bin = PROBABILITIES.iter().position(|(bound, _)| p(case) < *bound);
         groups[bin.unwrap_or(PROBABILITIES.len() - 1)].1.push(case);
     }
@@ -213,8 +213,8 @@ impl<'a> Overwritten<'a> {
     fn has(&self, result: &CaseResult) -> bool {
         let later = result.place + 1..result.edited.max(result.place + 1);
         result.facts.iter().any(|fact| {
-            let others = self.0.get(&*fact.prompt).into_iter().flatten();
-            others.into_iter().any(|(i, target)| later.contains(i) && *target != fact.target_new)
+            let mut others = self.0.get(&*fact.prompt).into_iter().flatten();
+            others.any(|(i, target)| later.contains(i) && *target != fact.target_new)
         })
     }
 }

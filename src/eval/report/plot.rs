@@ -27,7 +27,7 @@ const ACCENT: RGBColor = RGBColor(0, 0, 255);
 const PAPER: RGBColor = RGBColor(255, 255, 255);
 
 const WIDTH: i32 = 340;
-const MARGIN: i32 = 10;
+const MARGIN: i32 = 14;
 const ROW: i32 = 36;
 const AXIS: i32 = 22;
 
@@ -74,7 +74,7 @@ fn draw(canvas: &Canvas, tracks: &[Track], most: f64) -> Drawn {
     let x = |value: f64| axis.map(&value.clamp(0.0, most), (MARGIN, WIDTH - MARGIN));
     let bottom = ROW * tracks.len() as i32;
     for tick in axis.key_points(5) {
-        let at = x(tick);
+        let (at, tick) = (x(tick), (1e6 * tick).round() / 1e6);
         canvas.draw(&PathElement::new([(at, 0), (at, bottom)], FAINT.mix(0.3)))?;
         canvas.draw(&Text::new(format!("{tick}"), (at, bottom + 4), text(HPos::Center)))?;
     }

@@ -52,8 +52,7 @@ pub fn metric(name: &str) -> Option<Named> {
 
 /// Where the metric of a name stands in the order of results.
 pub fn place(name: &str) -> usize {
-    let all = || SUITES.iter().flat_map(|suite| suite.metrics);
-    let found = metric(name);
-    let is_it = |metric: &&Metric| found.as_ref().is_some_and(|found| **metric == *found.metric);
-    all().position(|metric| is_it(&metric)).unwrap_or(usize::MAX)
+    let found = metric(name).map(|named| named.metric);
+    let mut all = SUITES.iter().flat_map(|suite| suite.metrics);
+    all.position(|metric| found == Some(*metric)).unwrap_or(usize::MAX)
 }
