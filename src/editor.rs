@@ -15,6 +15,7 @@
 mod check;
 pub mod edit;
 pub mod evaluation;
+mod kept;
 mod opened;
 mod places;
 pub mod prepared;
@@ -43,6 +44,7 @@ use crate::edit::methods;
 use crate::memory;
 use crate::model::SearchPrecision;
 use crate::store::Patch;
+use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::tensor::Device;
 use crate::text::{Chat, ChatSettings};
@@ -404,12 +406,13 @@ impl Editor {
     }
 }
 
-/// Undoes the newest change that was applied in place, byte for byte.
+/// Undoes the newest change that was applied in place, byte for byte. One that was cut off is the
+/// newest, and is rolled back.
 ///
 /// # Errors
 ///
 /// Nothing to undo; files that something else has written since.
-pub fn undo(model: impl AsRef<Path>) -> Result<Vec<LogEntry>> {
+pub fn undo(model: impl AsRef<Path>) -> Result<Undone> {
     apply::undo(model.as_ref(), None)
 }
 

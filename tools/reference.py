@@ -9,6 +9,7 @@
   python tools/reference.py --cases tests/golden/grace/cases.json
   python tools/reference.py --random-gpt2-small | --memit-serial N
   python tools/reference.py --memit-batched N [--facts-a-batch B]
+  python tools/reference.py eval …, which is reference_eval.py
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
@@ -37,6 +38,7 @@ has shown that this finds the same vectors. The last line of the latter two is J
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -295,6 +297,10 @@ def time_memit(n, at_once, shape, steps, target, device, threads):
 
 
 def main():
+    if sys.argv[1:2] == ["eval"]:
+        from reference_eval import main as evaluate  # has needs of its own
+
+        return evaluate(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", type=Path, help="checkpoint folder")
     parser.add_argument("--requests", type=Path, help="array of prompt, subject, target_new")

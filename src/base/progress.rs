@@ -48,6 +48,8 @@ pub enum Stage {
     NullSpace,
     /// Measures how a model takes the targets, fact by fact.
     Probability,
+    /// Edits and measures cases, some at a time.
+    Case,
     /// Measures a model on cases.
     Measure,
     /// Runs the tokens of a corpus.
@@ -80,6 +82,7 @@ impl Stage {
             Stage::Layer => "layer",
             Stage::NullSpace => "null space",
             Stage::Probability => "probability",
+            Stage::Case => "edited and measured",
             Stage::Measure => "measured",
             Stage::Token => "token",
             Stage::Statistics => "statistics",

@@ -40,9 +40,17 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
-/// A part as a percentage with as many digits as say something: `0.13 %`, `96 %`.
+/// How many times: `3.2`, `1e9` where digits would say no more.
+pub fn times(ratio: f64) -> String {
+    if ratio >= 1e4 { format!("{ratio:.0e}") } else { format!("{ratio:.1}") }
+}
+
+/// A part as a percentage with as many digits as say something: `0.13 %`, `96 %`, `3e9 %`.
 pub fn percent(part: f64) -> String {
     let p = 100.0 * part;
+    if p >= 1e5 {
+        return format!("{p:.0e} %");
+    }
     let digits =
         if p >= 99.95 || p == 0.0 { 0 } else { usize::from(p < 10.0) + usize::from(p < 1.0) };
     if p > 0.0 && p < 0.01 { format!("{p:.0e} %") } else { format!("{p:.digits$} %") }
@@ -66,5 +74,10 @@ mod tests {
         assert_eq!(percent(0.00123), "0.12 %");
         assert_eq!(percent(1e-7), "1e-5 %");
         assert_eq!(percent(1.0), "100 %");
+        assert_eq!(percent(123.4), "12340 %");
+        assert_eq!(percent(3.4e30), "3e32 %");
+        assert_eq!(percent(f64::INFINITY), "inf %");
+        assert_eq!(times(3.21), "3.2");
+        assert_eq!(times(3.4e30), "3e30");
     }
 }

@@ -12,6 +12,7 @@ use super::output::Terminal;
 use crate::base::units::{counted, percent};
 use crate::base::{Progress, Result};
 use crate::edit::apply::{self, Report};
+use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::store::{AppliedPatch, Lineage, Patch};
 
@@ -88,16 +89,19 @@ pub struct Undo {
 impl Undo {
     /// Puts the bytes back.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let undone = apply::undo(&self.model, self.to)?;
+        let Undone { changes, rolled_back } = apply::undo(&self.model, self.to)?;
+        let terminal = &context.terminal;
         if context.json {
-            let numbers: Vec<u32> = undone.iter().map(|e| e.number).collect();
-            return context.terminal.json(&json!({"undone": numbers}));
+            let numbers: Vec<u32> = changes.iter().map(|e| e.number).collect();
+            return terminal.json(&json!({"undone": numbers, "rolled_back": rolled_back}));
         }
-        for e in undone {
+        if rolled_back {
+            terminal.line("rolled back a change that was cut off; every byte is as before it")?;
+        }
+        changes.iter().try_for_each(|e| {
             let (number, facts) = (e.number, counted(e.facts, "fact"));
-            context.terminal.line(format!("undone {number}: {facts} by {}", e.method))?;
-        }
-        Ok(())
+            terminal.line(format!("undone {number}: {facts} by {}", e.method))
+        })
     }
 }
 
@@ -112,7 +116,11 @@ impl Log {
     /// Lists what was applied, oldest first.
     pub fn run(&self, context: &Context) -> Result<()> {
         let log = apply::log(&self.model)?;
-        let lineage = Lineage::read(&self.model)?.map_or(Vec::new(), |lineage| lineage.patches);
+        let lineage = Lineage::read(&self.model).unwrap_or_else(|e| {
+            context.terminal.warn(&format!("the log goes without a lineage: {}", e.line()));
+            None
+        });
+        let lineage = lineage.map_or(Vec::new(), |lineage| lineage.patches);
         // The newest of both are the same; the lineage begins in the folder this is a copy of, the
         // log with changes by earlier versions, which kept no lineage.
         let copied = &lineage[..lineage.len().saturating_sub(log.len())];

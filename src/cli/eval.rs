@@ -11,7 +11,7 @@ use super::editing::{Editing, digest};
 use super::stages;
 use crate::base::{Error, Progress, Result, Rng, Share, Stage};
 use crate::data::request::MAX_BYTES;
-use crate::data::{Case, Demonstrations, cases};
+use crate::data::{Case, Corpus, Demonstrations, cases};
 use crate::edit::methods::METHODS;
 use crate::editor::Editor;
 use crate::editor::evaluation::{Mode, Protocol, WorkDone};
@@ -57,6 +57,13 @@ pub struct Eval {
     /// Folder of MQuAKE's published demonstrations, for its questions
     #[arg(long, value_name = "DIR")]
     demonstrations: Option<PathBuf>,
+    /// Text on which perplexity and drift are measured once all records are edited: a document a
+    /// line
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    text: Vec<PathBuf>,
+    /// Tokens of it
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    text_tokens: usize,
     /// Only the first so many records
     #[arg(long)]
     limit: Option<usize>,
@@ -92,9 +99,7 @@ impl Eval {
         let run = self.described(context, &editor, cases.len())?;
         let mut folder = Folder::open(&self.output, run)?;
         let evaluation = editor.evaluation(&cases, &protocol)?;
-        let known = folder.done();
-        let is_done = |edited: usize, case: &Case| known.contains(&(edited, case.id.clone()));
-        let ran = evaluation.run(&is_done, &mut |result| folder.add(result));
+        let ran = evaluation.run(&mut folder);
         folder.ended(session(context, evaluation.work()))?;
         ran?;
         context.terminal.enter(Stage::WriteResults);
@@ -176,7 +181,27 @@ impl Eval {
             None => Compat::None,
         };
         let demonstrations = self.demonstrations.as_ref().map(Demonstrations::read).transpose()?;
-        Ok(Protocol { mode, suites, compat, demonstrations, tokens: TOKENS })
+        let text = self.documents(editor)?;
+        Ok(Protocol { mode, suites, compat, demonstrations, text, tokens: TOKENS })
+    }
+
+    /// The tokens of the text's first documents, until there are as many as asked for.
+    fn documents(&self, editor: &Editor) -> Result<Vec<Vec<u32>>> {
+        let mut documents = Vec::new();
+        if self.text.is_empty() {
+            return Ok(documents);
+        }
+        let mut left = self.text_tokens;
+        for text in Corpus::open(&self.text)?.documents() {
+            let mut ids = editor.model().tokenizer().encode(&text?)?;
+            ids.truncate(left);
+            left -= ids.len();
+            documents.push(ids);
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(documents)
     }
 
     /// What is kept of the run: another one does not go on from its results.
@@ -185,6 +210,10 @@ impl Eval {
             files.iter().map(|file| digest(file, MAX_BYTES)).collect()
         };
         let data = digests(&self.data)?;
+        let text = match self.text.is_empty() {
+            true => Value::Null,
+            false => json!(Corpus::open(&self.text)?.hash()?),
+        };
         Ok(json!({
             "program": env!("CARGO_PKG_VERSION"), "model": self.model,
             "model_fingerprint": editor.fingerprint(), "data": data,
@@ -194,6 +223,7 @@ impl Eval {
             "editing": self.editing.described()?,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
             "metrics_asked": self.metrics, "compat": self.compat, "demonstrations": self.demonstrations, "seed": context.seed,
+            "text": text, "text_tokens": self.text_tokens,
         }))
     }
 

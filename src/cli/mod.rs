@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed (with the chain of causes on one line), 2 wrong usage.
 
 mod apply;
+mod ask;
 mod bench;
 mod chat;
 mod compare;
@@ -84,6 +85,8 @@ enum Command {
     Stats(stats::Stats),
     /// Compute the patch that changes facts
     Edit(Box<edit::EditCommand>),
+    /// What a model says to prompts before and after an edit, side by side
+    Ask(ask::Ask),
     /// Edit, measure what became of it, report
     Eval(Box<eval::Eval>),
     /// Put several evaluations side by side, with paired differences
@@ -167,6 +170,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Logits(c) => c.run(&context),
         Command::Stats(c) => c.run(&context),
         Command::Edit(c) => c.run(&context),
+        Command::Ask(c) => c.run(&context),
         Command::Eval(c) => c.run(&context),
         Command::Compare(c) => c.run(&context),
         Command::Methods(c) => c.run(&context),

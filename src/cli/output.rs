@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use super::flags::flags;
 use super::stages::{StageTime, Stages};
@@ -42,16 +44,18 @@ pub fn reader_left(e: &Error) -> bool {
 }
 
 impl Terminal {
-    /// The process's own; from here on Ctrl-C cancels, and a second one ends the process.
+    /// The process's own; from here on Ctrl-C and SIGTERM cancel, and a second one ends the
+    /// process.
     pub fn new(remarks: bool) -> Terminal {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let asked = cancelled.clone();
-        // A handler that is there already is not ours to replace; Ctrl-C then ends the process.
-        let _ = ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
+        let again = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // What is registered runs in this order, so the first signal finds `again` unset, and
+            // one that comes in between is not lost. Where the system refuses, it ends the process.
+            let _ = flag::register(signal, cancelled.clone());
+            let _ = flag::register_conditional_shutdown(signal, 128 + signal, again.clone());
+            let _ = flag::register(signal, again.clone());
+        }
         let limit = std::env::var(CANCEL_AT).ok().and_then(|n| n.parse::<i64>().ok());
         let questions = limit.map(|n| Arc::new(AtomicI64::new(n - 1)));
         Terminal {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::stages;
-use crate::base::units::{counted, percent};
+use crate::base::units::{counted, percent, times};
 use crate::base::{Progress, Result};
 use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
@@ -70,11 +70,11 @@ fn warn(edit: &Edit, progress: &dyn Progress) {
     for c in edit.changes() {
         if c.norm > c.weight {
             progress.warn(&format!(
-                "the change of layer {} is {:.1} times as large as the matrix itself (norm \
-                 {:.3e}), and the model will suffer: the layer's keys are nearly silent, or \
-                 the facts too many for it; edit another layer or more of them",
-                c.id.layer,
-                c.norm / c.weight,
+                "the change of {} is {} times as large as the matrix itself (norm {:.3e}), and \
+                 the model will suffer: the layer's keys are nearly silent, or the facts too many \
+                 for it; edit another layer or more of them",
+                c.id,
+                times(c.norm / c.weight),
                 c.norm,
             ));
         }
@@ -118,8 +118,8 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
             Delta::Dense(_) => "dense".to_owned(),
         };
         terminal.line(format!(
-            "layer {} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}",
-            c.id.layer,
+            "{} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}",
+            c.id,
             edit.tensor(c.id),
             c.norm,
             percent(c.norm / c.weight)

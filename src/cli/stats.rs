@@ -115,7 +115,7 @@ impl Import {
         }
         let name = fingerprint(&checkpoint, &context.terminal)?;
         let moment = import::npz(&self.file, l, model.arch.inner, &name)?;
-        Moment::check_overwrite(&self.output, l, &moment.origin, None)?;
+        Moment::check_overwrite(&self.output, l, &moment.origin, None, moment.tokens)?;
         moment.write(&self.output)?;
         told(context, &self.output, &[(l.into(), moment.tokens)])
     }
@@ -133,7 +133,8 @@ impl Merge {
         // Checked first and made again, for all of them at once may not fit in memory.
         for (&of, dirs) in &inputs {
             let moment = merge::merge(dirs, of)?;
-            Moment::check_overwrite(&self.output, of, &moment.origin, None)?;
+            let n = moment.tokens;
+            Moment::check_overwrite(&self.output, of, &moment.origin, None, n)?;
             tokens.push((of, moment.tokens));
         }
         for (&of, dirs) in &inputs {
@@ -168,8 +169,9 @@ impl Gather {
         let model_name = fingerprint(&checkpoint, terminal)?;
         let origin = Origin { model: model_name, corpus: corpus.hash()?, context_length };
         let what = Collect { inputs, max_tokens, origin, share: self.shard };
-        let free =
-            |&of: &LayerInput| Moment::check_overwrite(&self.output, of, &what.origin, what.share);
+        let free = |&of: &LayerInput| {
+            Moment::check_overwrite(&self.output, of, &what.origin, what.share, max_tokens)
+        };
         what.inputs.iter().try_for_each(free)?;
         let start = Instant::now();
         let documents = corpus.documents();

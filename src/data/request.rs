@@ -9,7 +9,7 @@
 //! with, if wanted, `id`, `target_true`, `paraphrases` (strings) and `neighbourhood`,
 //! `portability`, `locality` (lists of `{"prompt": …, "target": …}`, or of strings where no target
 //! is known). A probe's `kind` and `aliases`, other spellings of its target, count for evaluation
-//! only ([`cases`](super::cases)). `space` says whether a space stands between prompt and target
+//! only ([`Cases`](super::Cases)). `space` says whether a space stands between prompt and target
 //! where the texts would decide otherwise (`text/seam.rs`). A record without a `subject` is about
 //! its whole prompt.
 //! CounterFact, zsRE in MEND's form, EasyEdit and KnowEdit, QAEdit, WikiBigEdit, questions with

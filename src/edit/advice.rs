@@ -3,9 +3,10 @@
 
 use super::fact_report::FactPlan;
 use super::method::{Batching, Method};
-use super::methods::fine_tuning::{FT_L, NORM_CONSTRAINT};
+use super::methods::fine_tuning::{FT_L, LOCFT_BF, NORM_CONSTRAINT};
 use super::methods::pmet::NLL_LOSS_FACTOR;
 use super::params::{CLAMP_NORM_FACTOR, KEY_AVERAGE, Params};
+use super::search::LossStep;
 use crate::base::units::percent;
 use crate::data::Contexts;
 use crate::data::contexts::Average;
@@ -78,34 +79,40 @@ impl Edited<'_> {
         }
     }
 
-    /// Of a fact that was trained on.
+    /// Of a fact that was trained on. Its loss is told as such: it is of all that was trained on,
+    /// and P of the target alone.
     fn because_of_training(&self, plan: &FactPlan) -> String {
-        let found = plan.trace.last().map_or(0.0, |last| (-last.nll).exp());
-        let (p, epochs) = (percent(found), plan.trace.len());
-        if found < LIKELY {
-            let first = plan.trace.first().map_or(f64::INFINITY, |first| first.nll);
+        let nll = |step: Option<&LossStep>| step.map_or(f64::INFINITY, |step| step.nll);
+        let [first, last] = [plan.trace.first(), plan.trace.last()].map(nll);
+        let name = self.method.about().name;
+        let end = match name == LOCFT_BF.about().name {
+            true => ", the end of text among them",
+            false => "",
+        };
+        if (-last).exp() < LIKELY {
             let bound = self.params.number_if_given(&NORM_CONSTRAINT).is_some();
             let more = match self.params.matrices() {
-                _ if plan.trace.last().is_some_and(|last| last.nll > first) => "a smaller lr",
+                _ if last > first => "a smaller lr",
                 _ if bound => "a larger norm_constraint, more num_steps, more matrices",
                 [_] => "more num_steps, a larger lr, more matrices",
                 _ => "more num_steps, a larger lr",
             };
+            let epochs = plan.trace.len();
             return format!(
-                "training got to P {p} a token of all it was trained on in {epochs} epochs; try \
-                 {more} or another layer"
+                "{epochs} epochs of training took its loss from {first:.2} to {last:.2} for each \
+                 of its tokens{end}; try {more} or another layer"
             );
         }
         if self.lost >= SPOILT {
             return self.spoilt("it was learnt");
         }
-        match self.method.about().name == FT_L.about().name {
+        match name == FT_L.about().name {
             true => "all tokens of the target are asked for at the prompt's last token, and said \
                      one after another; try ft-m"
                 .to_owned(),
             false => format!(
-                "it was at P {p} a token before the last step, which went elsewhere; try more \
-                 num_steps or a smaller lr"
+                "its loss was {last:.2} for each of its tokens{end}, before the last step, which \
+                 went elsewhere; try more num_steps or a smaller lr"
             ),
         }
     }

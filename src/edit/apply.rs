@@ -28,7 +28,7 @@ use crate::ops::proof;
 use crate::ops::update::Sums;
 use crate::store::disk::Os;
 use crate::store::history::History;
-use crate::store::journal::{self, Journal, NewLineage};
+use crate::store::journal::{self, Journal, NewLineage, Undone};
 use crate::store::record::LogEntry;
 use crate::store::write::{self, Item};
 use crate::store::{Checkpoint, Fingerprint, Patch, folder};
@@ -318,7 +318,7 @@ fn changed_in_place(
 /// # Errors
 ///
 /// Nothing to undo; files that something else has written since; what [`in_place`] refuses.
-pub fn undo(model: &Path, keep: Option<usize>) -> Result<Vec<LogEntry>> {
+pub fn undo(model: &Path, keep: Option<usize>) -> Result<Undone> {
     Checkpoint::check(model)?;
     journal::undo(&Os, model, keep)
 }

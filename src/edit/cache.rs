@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::value_store::ValueStore;
@@ -25,22 +26,32 @@ const CHECK: &str = "blake3";
 pub struct Cache {
     dir: PathBuf,
     weights: String,
-    /// Its values.
-    pub values: ValueStore,
+    values: Option<ValueStore>, // none of a method that searches none
     _lock: Lock,
 }
 
 impl Cache {
-    /// Opens the folder, which is made where it is missing. `weights` names the weights of the
-    /// model that is edited ([`model_fingerprint`](crate::store::model_fingerprint) of all of
-    /// them): values of another model are never handed back.
+    /// Opens the folder with its values, which are made where they are missing. `weights` names the
+    /// weights of the model that is edited ([`model_fingerprint`](crate::store::model_fingerprint)
+    /// of all of them): values of another model are never handed back.
+    ///
+    /// # Errors
+    ///
+    /// Another run that uses it; one that cannot be written; a damaged file of values.
+    pub fn open(dir: &Path, weights: &str) -> Result<Cache> {
+        let mut cache = Cache::open_for_training(dir, weights)?;
+        cache.values = Some(ValueStore::open(&dir.join("values"))?);
+        Ok(cache)
+    }
+
+    /// The same for a method that searches no values: a file of them is neither made nor read.
     ///
     /// # Errors
     ///
     /// Another run that uses it; one that cannot be written.
-    pub fn open(dir: &Path, weights: &str) -> Result<Cache> {
-        let stranger =
-            |mut files: fs::ReadDir| files.next().is_some() && !dir.join("values").exists();
+    pub fn open_for_training(dir: &Path, weights: &str) -> Result<Cache> {
+        let ours = ["lock", "values"].map(|name| dir.join(name).exists()).contains(&true);
+        let stranger = |mut files: fs::ReadDir| files.next().is_some() && !ours;
         if dir.exists() && (!dir.is_dir() || fs::read_dir(dir).is_ok_and(stranger)) {
             let what = "stands where what is found would be kept";
             return Err(Error::input(dir, "kept", what, "name another patch, or move it"));
@@ -52,10 +63,49 @@ impl Cache {
             return Err(Error::input(&path, "lock", what, "remove it"));
         }
         let lock = Lock::alone(&path, "another run uses this folder")?;
-        let values = ValueStore::open(&dir.join("values"))?;
-        let dir = dir.to_owned();
-        let weights = weights.to_owned();
-        Ok(Cache { dir, weights, values, _lock: lock })
+        let (dir, weights) = (dir.to_owned(), weights.to_owned());
+        Ok(Cache { dir, weights, values: None, _lock: lock })
+    }
+
+    /// Removes the trainings in a folder, of which nothing is wanted any more, and the folder where
+    /// nothing else is in it. One that another run uses stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// What the system refuses.
+    pub fn remove_trainings(dir: &Path) -> io::Result<()> {
+        let lock = dir.join("lock");
+        let Ok(_held) = Lock::alone(&lock, "another run uses this folder") else { return Ok(()) };
+        for file in fs::read_dir(dir)? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.starts_with("training-") && name.ends_with(".safetensors") {
+                fs::remove_file(file.path())?;
+            }
+        }
+        if fs::read_dir(dir)?.count() == 1 {
+            fs::remove_file(lock)?;
+            fs::remove_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Its values.
+    ///
+    /// # Panics
+    ///
+    /// Where it was opened for training.
+    pub fn values(&self) -> &ValueStore {
+        self.values.as_ref().expect("opened with its values")
+    }
+
+    /// The same, to add some.
+    ///
+    /// # Panics
+    ///
+    /// Where it was opened for training.
+    pub fn values_mut(&mut self) -> &mut ValueStore {
+        self.values.as_mut().expect("opened with its values")
     }
 
     /// The folder.

@@ -40,6 +40,9 @@ use crate::store::{Change, Delta, Patch, RowBlocks, folder};
 /// the largest they were started or built for, which for some is 256.
 pub const RANKS: [usize; 8] = [8, 16, 32, 64, 128, 256, 320, 512];
 
+/// ε: half a unit in the last place of 1 in f32.
+const UNIT: f64 = f32::EPSILON as f64 / 2.0;
+
 /// Where an adapter cannot say what a patch does.
 fn in_full() -> Remedy {
     Remedy::from("write the tensors in full").option("delta", None)
@@ -87,7 +90,10 @@ impl Adapter {
     pub fn of(patch: &Patch, rank: Option<usize>, progress: &dyn Progress) -> Result<Adapter> {
         let path = Path::new("patch");
         patch.check(path)?;
-        let rank = check_rank(rank.unwrap_or_else(|| fitting(patch)))?;
+        let rank = check_rank(match rank {
+            Some(rank) => rank,
+            None => fitting(patch)?,
+        })?;
         let first = &patch.changes[0];
         for change in &patch.changes {
             if change.module.is_empty() {
@@ -195,19 +201,65 @@ pub fn check_rank(rank: usize) -> Result<usize> {
     }
 }
 
-/// The smallest rank that holds every change, or the largest there is.
-fn fitting(patch: &Patch) -> usize {
-    let most = by_tensor(patch).iter().map(|all| all.iter().map(|c| rank_of(c)).sum()).max();
-    let most = most.unwrap_or(0);
-    RANKS.into_iter().find(|&r| r >= most).unwrap_or(RANKS[RANKS.len() - 1])
+/// The smallest rank that holds the change of every tensor, or the largest there is.
+fn fitting(patch: &Patch) -> Result<usize> {
+    let mut most = 0;
+    for changes in by_tensor(patch) {
+        most = most.max(match &changes[..] {
+            [change] => rank_of(change),
+            _ => joint_rank(&stacked(&changes))?,
+        });
+    }
+    Ok(RANKS.into_iter().find(|&r| r >= most).unwrap_or(RANKS[RANKS.len() - 1]))
 }
 
 /// The rank a change can have.
 fn rank_of(change: &Change) -> usize {
     match change.delta {
-        Delta::LowRank { r, .. } => r,
+        Delta::LowRank { r, .. } => r.min(change.out).min(change.inner),
         Delta::Dense(_) => change.out.min(change.inner),
     }
+}
+
+/// The rank of changes of rows of one tensor, stacked: the parts of each may be those of the
+/// others. What is below it is less than one rounding of Δ to f32:
+///
+/// ```text
+/// Σ_{i>k} σ_i² ≤ ε² ‖Δ‖²
+/// ```
+fn joint_rank(change: &Change) -> Result<usize> {
+    let most = rank_of(change);
+    if most <= RANKS[0] {
+        return Ok(most);
+    }
+    let found = nearest(change, most)?;
+    let (mut left, mut k) = (UNIT * UNIT * found.energy, found.left.ncols());
+    // Column i of either factor has the norm √σ_i.
+    while k > 0 {
+        left -= found.left.col(k - 1).norm_l2().powi(4);
+        if left < 0.0 {
+            break;
+        }
+        k -= 1;
+    }
+    Ok(k)
+}
+
+/// The matrix of rank `r` that is nearest to a change.
+fn nearest(change: &Change, r: usize) -> Result<Nearest> {
+    let (out, inner) = (change.out, change.inner);
+    let found = match &change.delta {
+        Delta::LowRank { left, right, r: k } => {
+            let (left, right) = (widened(left, out, *k), widened(right, inner, *k));
+            low_rank::of_product(left.as_ref(), right.as_ref(), r)
+        }
+        Delta::Dense(delta) => low_rank::of_matrix(widened(delta, out, inner).as_ref(), r),
+    };
+    found.ok_or_else(|| fails(change, "the singular values cannot be found"))
+}
+
+fn fails(change: &Change, what: &str) -> Error {
+    Error::numeric(format!("{}: {what}", change.tensor), in_full())
 }
 
 /// The changes of each tensor, in the patch's order.
@@ -260,6 +312,9 @@ impl Module {
             return Module::of_matrix(changes[0], r);
         }
         let mut module = Module::of_matrix(&stacked(changes), r)?;
+        if module.lost <= UNIT {
+            (module.rank, module.lost) = (module.rank.min(r), 0.0); // as in `joint_rank`
+        }
         module.out = changes[0].tensor_sizes()[0];
         let rows = std::mem::replace(&mut module.b, vec![0.0; module.out * r]);
         let mut rows = rows.chunks_exact(r);
@@ -272,25 +327,19 @@ impl Module {
 
     fn of_matrix(change: &Change, r: usize) -> Result<Module> {
         let (out, inner) = (change.out, change.inner);
-        let nearest = match &change.delta {
-            Delta::LowRank { left, right, r: k } => {
-                let (left, right) = (widened(left, out, *k), widened(right, inner, *k));
-                match *k <= r {
-                    true => Some(balanced(left, right)),
-                    false => low_rank::of_product(left.as_ref(), right.as_ref(), r),
-                }
+        let found = match &change.delta {
+            Delta::LowRank { left, right, r: k } if *k <= r => {
+                balanced(widened(left, out, *k), widened(right, inner, *k))
             }
-            Delta::Dense(delta) => low_rank::of_matrix(widened(delta, out, inner).as_ref(), r),
+            _ => nearest(change, r)?,
         };
-        let fails = |what: &str| Error::numeric(format!("{}: {what}", change.tensor), in_full());
-        let found = nearest.ok_or_else(|| fails("the singular values cannot be found"))?;
         let (mut a, mut b) = (vec![0.0; r * inner], vec![0.0; out * r]);
         for j in 0..found.left.ncols() {
             (0..inner).for_each(|i| a[j * inner + i] = found.right[(i, j)] as f32);
             (0..out).for_each(|i| b[i * r + j] = found.left[(i, j)] as f32);
         }
         if !a.iter().chain(&b).all(|x| x.is_finite()) {
-            return Err(fails("the factors do not fit F32"));
+            return Err(fails(change, "the factors do not fit F32"));
         }
         let part = if found.lost > 0.0 { found.lost / found.energy } else { 0.0 };
         let (tensor, module) = (change.tensor.clone(), change.module.clone());

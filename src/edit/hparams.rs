@@ -171,8 +171,10 @@ impl HparamSet {
     pub fn summary(&self, method: &dyn Method) -> String {
         let mut by_source: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for param in method.params() {
-            if let Some((value, source)) = self.map.get(param.name) {
-                by_source.entry(source).or_default().push(format!("{} {value}", param.name));
+            let module = || self.module_name().filter(|_| param.kind == ParamKind::Matrices);
+            let name = if self.map.contains_key(param.name) { Some(param.name) } else { module() };
+            if let Some((name, (value, source))) = name.and_then(|n| self.map.get_key_value(n)) {
+                by_source.entry(source).or_default().push(format!("{name} {value}"));
             }
         }
         let groups =

@@ -32,7 +32,7 @@ pub fn values(
         let compute = model.search_compute();
         keys = facts.iter().map(|f| value_key(weights, search, &compute, &f.rows)).collect();
         for (found, key) in found.iter_mut().zip(&keys) {
-            *found = cache.values.get(key)?;
+            *found = cache.values().get(key)?;
         }
     }
     let missing: Vec<usize> = (0..facts.len()).filter(|&i| found[i].is_none()).collect();
@@ -41,7 +41,7 @@ pub fn values(
     let mut cache = on.cache.as_deref_mut();
     let mut each = |i: usize, value: TargetValue| {
         if let Some(cache) = cache.as_deref_mut() {
-            cache.values.put(&keys[missing[i]], &value)?;
+            cache.values_mut().put(&keys[missing[i]], &value)?;
         }
         found[missing[i]] = Some(value);
         Ok(())
@@ -82,7 +82,7 @@ pub fn export(
     ValueStore::write_whole(path, |piece| {
         for fact in facts {
             let key = value_key(cache.weights(), search, &compute, &fact.rows);
-            let value = cache.values.get(&key)?.expect("the fact was searched");
+            let value = cache.values().get(&key)?.expect("the fact was searched");
             piece.put(&key, &value)?;
         }
         Ok(())
@@ -93,7 +93,7 @@ pub fn export(
 pub fn known(model: &Model, cache: &Cache, facts: &[TokenizedFact], search: &Search) -> usize {
     let compute = model.search_compute();
     let key = |f: &TokenizedFact| value_key(cache.weights(), search, &compute, &f.rows);
-    facts.iter().filter(|f| cache.values.has(&key(f))).count()
+    facts.iter().filter(|f| cache.values().has(&key(f))).count()
 }
 
 /// A name for everything a value depends on: the weights it was searched on, the search, what

@@ -31,7 +31,7 @@ use crate::store::{Metadata, Patch};
 #[non_exhaustive]
 pub enum Artifact {
     /// A change of the weights.
-    Weights(Patch),
+    Weights(Box<Patch>),
     /// What lives beside them.
     Memory(Arc<Codebook>),
 }
@@ -117,7 +117,7 @@ impl Edit {
             notes,
         };
         let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
-        let patch = Patch { changes: patch, metadata };
+        let patch = Patch { changes: patch, metadata, file: None };
         let Plan { facts, changes, memory, mut state, model } = plan;
         let fingerprint = &prepared.opened.fingerprint;
         let memory = memory.map(|book| Arc::new(Codebook { model: fingerprint.clone(), ..book }));
@@ -141,7 +141,7 @@ impl Edit {
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
             Some(memory) => Artifact::Memory(memory),
-            None => Artifact::Weights(patch),
+            None => Artifact::Weights(Box::new(patch)),
         };
         Ok(Edit { prepared, facts, changes, artifact, model: written.model, state })
     }
@@ -322,8 +322,9 @@ impl Edit {
         state.as_ref().map_or(Ok(()), |(file, _)| file.unchanged())
     }
 
-    /// Writes the state, once.
+    /// Writes the state, once; what was kept of a training has then served.
     fn carry_state(&self) -> Result<()> {
+        self.prepared.forget_trainings();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((file, carried)) = &*state else { return Ok(()) };
         file.write(carried, &self.prepared.learner())?;

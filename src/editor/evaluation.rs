@@ -17,11 +17,13 @@ use serde_json::Value;
 
 use super::{Edit, Editor, TextModel};
 use crate::base::units::counted;
-use crate::base::{Error, Result, Stage};
+use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::data::{Case, Demonstrations, Fact};
 use crate::edit::fact_report::FactReport;
 use crate::edit::solve::layers::MatrixChange;
 use crate::eval::ask::Asked;
+use crate::eval::drift;
+use crate::eval::folder::Folder;
 use crate::eval::item::{Answer, Question};
 use crate::eval::results::{CaseResult, ChangeNorm, FactResult};
 use crate::eval::sheet::Sheet;
@@ -57,6 +59,8 @@ pub struct Protocol {
     pub compat: Compat,
     /// What MQuAKE's questions stand behind, if they are asked.
     pub demonstrations: Option<Demonstrations>,
+    /// Documents, as tokens, on which perplexity and drift are measured once all cases are edited.
+    pub text: Vec<Vec<u32>>,
     /// Tokens that run at a time.
     pub tokens: usize,
 }
@@ -108,6 +112,7 @@ impl Editor {
             tokenizer: text.tokenizer(),
             compat: protocol.compat,
             demonstrations: protocol.demonstrations.as_ref(),
+            seed: self.settings.seed,
             positions: model.arch().max_positions,
         };
         let sheet = |case: &Case| Sheet::new(case, &protocol.suites, &words);
@@ -129,25 +134,24 @@ impl Editor {
 }
 
 impl Evaluation<'_> {
-    /// Edits and measures; `done` gets each case's result as soon as it is there, and
-    /// `is_done` says whether a case was measured before, after so many were edited.
+    /// Edits and measures what is not in the folder yet, and adds it as soon as it is there.
     ///
     /// # Errors
     ///
-    /// What planning or `done` says; cancellation.
-    pub fn run(
-        &self,
-        is_done: &dyn Fn(usize, &Case) -> bool,
-        done: &mut dyn FnMut(CaseResult) -> Result<()>,
-    ) -> Result<()> {
+    /// What planning says; a file that cannot be written; cancellation.
+    pub fn run(&self, folder: &mut Folder) -> Result<()> {
         let n = self.cases.len();
         let mut rounds: Vec<Round> = match &self.protocol.mode {
-            Mode::Unedited => return self.report(0..n, 0, None, is_done, done),
-            Mode::Given(model) => {
-                let model = model.language_model();
-                let given =
-                    Measured { now: self.answers(&*model, 0..n)?, edit: None, seconds: [0.0; 2] };
-                return self.report(0..n, n, Some(&given), is_done, done);
+            Mode::Unedited => {
+                self.report(0..n, 0, None, folder)?;
+                return self.read_text(&*self.model, folder);
+            }
+            Mode::Given(text) => {
+                let model = text.language_model();
+                let now = self.answers(&*model, 0..n)?;
+                let given = Measured { now, model, edit: None, seconds: [0.0; 2] };
+                self.report(0..n, n, Some(&given), folder)?;
+                return self.read_text(&*given.model, folder);
             }
             Mode::Batch(batch) => (0..n)
                 .step_by((*batch).max(1))
@@ -159,11 +163,19 @@ impl Evaluation<'_> {
         };
         rounds.retain(|round| {
             let count = round.edited.len();
-            !self.cases[round.edited.clone()].iter().all(|case| is_done(count, case))
+            !self.cases[round.edited.clone()].iter().all(|case| folder.has(count, &case.id))
         });
-        for Round { edited, sequential } in rounds {
-            let measured = self.measure(edited.clone(), sequential)?;
-            self.report(edited.clone(), edited.len(), Some(&measured), is_done, done)?;
+        let mut editor = self.editor.clone();
+        let total = rounds.len();
+        for (done, Round { edited, sequential }) in rounds.into_iter().enumerate() {
+            if total > 1 {
+                self.editor.settings.progress.at(Stage::Case, done as u64, total as u64);
+            }
+            let measured = self.measure(&mut editor, edited.clone(), sequential)?;
+            self.report(edited.clone(), edited.len(), Some(&measured), folder)?;
+            if edited.len() == n {
+                self.read_text(&*measured.model, folder)?;
+            }
         }
         Ok(())
     }
@@ -177,12 +189,21 @@ impl Evaluation<'_> {
         change(&mut self.work.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Edits some cases and measures them.
-    fn measure(&self, edited: Range<usize>, sequential: usize) -> Result<Measured> {
+    /// Edits some cases and measures them. What an edit draws from the model serves the next too.
+    fn measure(
+        &self,
+        editor: &mut Editor,
+        edited: Range<usize>,
+        sequential: usize,
+    ) -> Result<Measured> {
         let start = Instant::now();
         let cases = &self.cases[edited.clone()];
         let facts: Vec<Fact> = cases.iter().flat_map(|case| case.facts.clone()).collect();
-        let edit = self.editor.clone().sequential(sequential).plan(&facts)?;
+        let edit = editor.clone().sequential(sequential).plan(&facts)?;
+        if editor.settings.contexts.is_none() {
+            editor.settings.contexts = Some((DRAWN.into(), edit.contexts().clone()));
+            editor.settings.progress = Arc::new(Muted(editor.settings.progress.clone()));
+        }
         let model = edit.model()?.language_model();
         self.add(|work| {
             work.facts += facts.len();
@@ -192,7 +213,25 @@ impl Evaluation<'_> {
         let start = Instant::now();
         let now = self.answers(&*model, edited)?;
         let seconds = [editing, start.elapsed().as_secs_f64()];
-        Ok(Measured { now, edit: Some(edit), seconds: seconds.map(|s| s / cases.len() as f64) })
+        let seconds = seconds.map(|s| s / cases.len() as f64);
+        Ok(Measured { now, model, edit: Some(edit), seconds })
+    }
+
+    /// Measures how a model takes the text, if there is one.
+    fn read_text(&self, model: &dyn LanguageModel, folder: &mut Folder) -> Result<()> {
+        let settings = &self.editor.settings;
+        let documents = &self.protocol.text;
+        let total = documents.len() as u64;
+        let mut results = Vec::with_capacity(documents.len());
+        for (i, ids) in documents.iter().enumerate() {
+            settings.progress.at(Stage::Token, i as u64, total);
+            if settings.progress.cancelled() {
+                return Err(Error::Interrupted { kept: KEPT.to_owned() });
+            }
+            results.push(settings.run(|| drift::document(&*self.model, model, ids))?);
+        }
+        folder.kept.documents = results;
+        Ok(())
     }
 
     /// Hands on the results of cases that were measured after `edited` of them were edited.
@@ -201,12 +240,11 @@ impl Evaluation<'_> {
         cases: Range<usize>,
         edited: usize,
         measured: Option<&Measured>,
-        is_done: &dyn Fn(usize, &Case) -> bool,
-        done: &mut dyn FnMut(CaseResult) -> Result<()>,
+        folder: &mut Folder,
     ) -> Result<()> {
         for (place, i) in cases.enumerate() {
             let (case, sheet, before) = (&self.cases[i], &self.sheets[i], &self.before[i]);
-            if is_done(edited, case) {
+            if folder.has(edited, &case.id) {
                 continue;
             }
             let after = measured.map(|measured| sheet.values(before, &measured.now[place]));
@@ -214,7 +252,7 @@ impl Evaluation<'_> {
             self.add(|work| work.cases += 1);
             let known = case.background.iter().map(|known| known.relation.clone());
             let facts = case.facts.iter().zip(known);
-            done(CaseResult {
+            folder.add(CaseResult {
                 id: case.id.clone(),
                 place: i,
                 edited,
@@ -243,8 +281,7 @@ impl Evaluation<'_> {
         settings.run(|| {
             for some in self.sheets[cases].chunks(AT_A_TIME) {
                 if settings.progress.cancelled() {
-                    let kept = "what was measured is in the results".to_owned();
-                    return Err(Error::Interrupted { kept });
+                    return Err(Error::Interrupted { kept: KEPT.to_owned() });
                 }
                 settings.progress.at(Stage::Measure, answers.len() as u64, total);
                 let some: Vec<&[Question]> = some.iter().map(|sheet| &sheet.asked[..]).collect();
@@ -256,13 +293,38 @@ impl Evaluation<'_> {
     }
 }
 
+const KEPT: &str = "what was measured is in the results";
+
+/// Where contexts are from that nobody named.
+const DRAWN: &str = "contexts";
+
 /// What was measured of some cases.
 struct Measured {
     now: Vec<Vec<Answer>>,
+    model: Arc<dyn LanguageModel>,
     /// Nothing where a model was given.
     edit: Option<Edit>,
     /// A case's share of editing and of measuring.
     seconds: [f64; 2],
+}
+
+/// Says what is wrong, and no more how an edit goes: that was said of the first.
+struct Muted(Arc<dyn Progress + Send + Sync>);
+
+impl Progress for Muted {
+    fn at(&self, _: Stage, _: u64, _: u64) {}
+
+    fn warn(&self, sentence: &str) {
+        self.0.warn(sentence);
+    }
+
+    fn advise(&self, sentence: &str, remedy: &Remedy) {
+        self.0.advise(sentence, remedy);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
 }
 
 /// Cases between two looks at whether the work was cancelled.

@@ -29,12 +29,10 @@ use crate::edit::params::{self, Params};
 use crate::edit::prompts::FactToken;
 use crate::edit::search::Search;
 use crate::edit::state::State;
-use crate::edit::value_store::ValueStore;
 use crate::edit::values;
-use crate::model::lineage::weights_name;
 use crate::model::{Model, SearchPrecision};
 use crate::stats::Moment;
-use crate::store::tensor_fingerprint;
+use crate::store::{Lineage, tensor_fingerprint};
 use crate::text::{Chat, ChatSettings, Frame};
 
 /// Where the facts of a call come from, in errors.
@@ -190,7 +188,9 @@ impl Prepared {
     pub fn cost(&self) -> Result<Cost> {
         let (_, state) = self.state()?;
         self.check_statistics(&state)?;
-        Ok(self.cost_from(state))
+        let cost = self.cost_from(state);
+        self.warn_of_room(&cost);
+        Ok(cost)
     }
 
     pub(super) fn cost_from(&self, state: State) -> Cost {
@@ -219,7 +219,8 @@ impl Prepared {
             return Err(Error::refused("values of no share, or for no file", remedy));
         };
         self.opened.checkpoint.unchanged()?;
-        self.state()?; // what it refuses is refused before the search
+        let (_, state) = self.state()?; // what it refuses is refused before the search
+        self.warn_of_room(&self.cost_from(state));
         let mut cache = self.open_cache()?;
         self.remark_known(cache.as_ref());
         let facts = self.own_facts();
@@ -308,7 +309,9 @@ impl Prepared {
             return Err(Error::refused(what, remedy));
         };
         let f = self.model().arch.inner;
-        Moment::read(dir, l, f, &self.opened.fingerprint).map(Arc::new)
+        let opened = &self.opened;
+        let read = Moment::read(dir, l, f, &opened.fingerprint);
+        read.map(Arc::new).map_err(|e| say_of_lineage(e, &opened.dir, &opened.fingerprint))
     }
 
     /// Refuses statistics now, and not after hours of searching.
@@ -328,34 +331,19 @@ impl Prepared {
         }
     }
 
-    /// Opens the cache for this model's weights, and adds the values that are given.
-    pub(super) fn open_cache(&self) -> Result<Option<Cache>> {
-        let settings = &self.settings;
-        let keeps = self.method.batching().keeps();
-        let Some(dir) = settings.cache_dir().filter(|_| keeps) else { return Ok(None) };
-        let weights = weights_name(&self.opened.checkpoint)?;
-        let mut cache = Cache::open(&dir, &weights)?;
-        for file in &settings.values {
-            cache.values.add_all(&ValueStore::read(file)?)?;
-        }
-        Ok(Some(cache))
-    }
-
-    /// Says how many values an earlier run found.
-    pub(super) fn remark_known(&self, cache: Option<&Cache>) {
-        let Some(cache) = cache.filter(|cache| !cache.values.is_empty()) else { return };
-        let first = match self.settings.sequential {
-            0 => &self.facts[..],
-            n => &self.facts[..n.min(self.facts.len())],
-        };
-        let Some(search) = self.search() else { return };
-        let known = values::known(self.model(), cache, first, &search);
-        let all = first.len();
-        let sentence = format!("{known} of {all} values of the first batch were found before");
-        self.settings.progress.remark(&sentence);
+    /// Warns where the least that the work takes is more than it was given.
+    fn warn_of_room(&self, cost: &Cost) {
+        let least = cost.fixed_bytes + cost.at_a_time * cost.bytes_a_fact;
+        let Some(given) = self.settings.memory.filter(|given| least > *given) else { return };
+        let [given, least] = [given, least].map(|bytes| metric(bytes as f64));
+        let sentence =
+            format!("{given}B may be taken, and the least is {least}B, which it will be");
+        let remedy = Remedy::from("give it as much").option("memory", None);
+        self.settings.progress.advise(&sentence, &remedy);
     }
 
     pub(super) fn remark_cost(&self, cost: &Cost) {
+        self.warn_of_room(cost);
         let facts = counted(self.facts.len() as u64, "fact");
         if let Some(training) = &cost.training {
             let bytes = cost.fixed_bytes + cost.at_a_time * cost.bytes_a_fact;
@@ -380,15 +368,24 @@ impl Prepared {
              {bytes}B"
         ));
     }
+}
 
-    /// An interruption, with what is kept of the work.
-    pub(super) fn say_where_it_is(&self, e: Error, cached: bool) -> Error {
-        match (e, self.settings.cache_dir().filter(|_| cached)) {
-            (Error::Interrupted { .. }, Some(dir)) => Error::Interrupted {
-                kept: format!("what was found is in {}: run the same again", dir.display()),
-            },
-            (e, _) => e,
+/// Adds to an error about another model's statistics that a lineage names a base which does not
+/// count, for the weights are not those it speaks of.
+fn say_of_lineage(e: Error, dir: &Path, own: &str) -> Error {
+    let foreign = || Lineage::read(dir).ok().flatten().filter(|lineage| lineage.base != own);
+    match e {
+        Error::Input { path, field, what, remedy } if field == "model" => {
+            let hint = foreign().map_or(String::new(), |lineage| {
+                let (dir, base) = (dir.display(), lineage.base);
+                format!(
+                    "; {dir}/.incise/lineage.json says that this model comes from {base}, and is \
+                     ignored: these are not the weights that it speaks of"
+                )
+            });
+            Error::Input { path, field, what: what + &hint, remedy }
         }
+        e => e,
     }
 }
 

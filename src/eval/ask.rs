@@ -76,7 +76,7 @@ impl Asked<'_> {
             _ => None,
         });
         let mut batch = Batch::whole(texts);
-        let rows: Vec<usize> = batch.seqs.iter().map(|seq| seq.rows.end - 1).collect();
+        let rows: Vec<_> = batch.seqs.iter().map(|seq| (seq.rows.end - 1, None)).collect();
         if rows.is_empty() {
             return Ok(vec![]);
         }

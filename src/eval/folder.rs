@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::drift::DocumentResult;
 use super::overview::Overview;
 use super::report;
 use super::results::CaseResult;
@@ -37,7 +38,8 @@ const MAX_BYTES: u64 = 1 << 32;
 /// Results on disk, to be added to.
 pub struct Folder {
     dir: PathBuf,
-    kept: Kept,
+    /// What is in it.
+    pub kept: Kept,
     file: File,
     done: HashSet<(usize, String)>,
 }
@@ -50,6 +52,8 @@ pub struct Kept {
     pub results: Vec<CaseResult>,
     /// The calls that did it.
     pub sessions: Vec<Session>,
+    /// What was measured on text; written with the summary.
+    pub documents: Vec<DocumentResult>,
 }
 
 impl Kept {
@@ -69,7 +73,7 @@ impl Kept {
             }
             false => vec![],
         };
-        Ok(Kept { run, results, sessions })
+        Ok(Kept { run, results, sessions, documents: vec![] })
     }
 
     /// The results that numbers are of: those with the most cases edited where they were edited one
@@ -116,11 +120,6 @@ impl Folder {
     /// Whether a case was measured after so many were edited.
     pub fn has(&self, edited: usize, id: &str) -> bool {
         self.done.contains(&(edited, id.to_owned()))
-    }
-
-    /// Which cases were measured, by how many were edited then.
-    pub fn done(&self) -> HashSet<(usize, String)> {
-        self.done.clone()
     }
 
     /// Adds what was measured of a case.

@@ -1,6 +1,7 @@
 //! A number to be had of a case: its metric, what a model is asked for it, and the rule that makes
 //! it of the answers.
 
+use super::fluency::entropy;
 use super::metric::Named;
 use crate::model::generate::Sampling;
 use crate::model::score::{Completion, Score};
@@ -50,7 +51,7 @@ impl Question {
         match self {
             Question::Takes(completion) => completion.read.len(),
             Question::Next(ids) => ids.len(),
-            Question::Says(text) => text.ids.len() + 1,
+            Question::Says(text) => text.ids.len() + text.most,
         }
     }
 }
@@ -95,6 +96,8 @@ pub enum Rule {
     },
     /// 1 where it says to q₀ the same tokens as before.
     SaysTheSame,
+    /// The entropy of this prompt and what it says to q₀: [`entropy`].
+    Entropy(String),
     /// What is known without a question.
     Known(f64),
 }
@@ -144,6 +147,7 @@ impl Rule {
                 };
                 share(now.iter().any(is_right))
             }
+            Rule::Entropy(prompt) => entropy(&format!("{prompt}{}", said(now[0]).1)),
             Rule::Known(value) => *value,
             Rule::SaysTheSame => share(said(before[0]).0 == said(now[0]).0),
         }

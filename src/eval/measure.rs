@@ -46,8 +46,13 @@ pub fn measures(cases: &[&CaseResult]) -> Vec<Measure> {
     all
 }
 
+/// The summary of each number of some cases by its name.
+pub fn summarise(cases: &[&CaseResult], seed: u64) -> BTreeMap<String, Summary> {
+    summaries(&measures(cases), seed)
+}
+
 /// The summary of each number by its name.
-pub fn summarise(measures: &[Measure], seed: u64) -> BTreeMap<String, Summary> {
+pub fn summaries(measures: &[Measure], seed: u64) -> BTreeMap<String, Summary> {
     let summary = |measure: &Measure| Some((measure.name.clone(), measure.summary(seed)?));
     measures.iter().filter_map(summary).collect()
 }

@@ -10,6 +10,8 @@
 
 pub mod ask;
 pub mod compare;
+pub mod drift;
+pub mod fluency;
 pub mod folder;
 pub mod interval;
 pub mod item;

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::drift;
 use super::folder::Kept;
 use super::interval::{self, Column, Interval, TWO_SIDED, of_shares};
-use super::measure::{Measure, measures, summarise};
+use super::measure::{Measure, measures, summaries};
 use super::metric::Unit;
 use super::results::{CaseResult, ChangeNorm, Summary};
 use super::session::{Session, SharedCost, costs};
@@ -54,6 +55,8 @@ pub struct Overview {
     pub taken: Option<usize>,
     /// Each metric by its name.
     pub metrics: BTreeMap<String, Summary>,
+    /// Tokens of the text that was measured.
+    pub tokens_of_text: usize,
     /// Success by Wikidata's property, the most frequent first.
     pub by_relation: Vec<Cohort>,
     /// By how many cases were edited since; of edits one upon the other.
@@ -120,11 +123,14 @@ impl Overview {
         let by_age = if sequential { ages(&kept.results, &overwritten) } else { vec![] };
         let by_probability = if edits { probabilities(&cases) } else { vec![] };
         let lost = || cases.iter().filter(|case| overwritten.has(case)).count();
+        let mut metrics = summaries(&measures, seed);
+        metrics.extend(drift::summarise(&kept.documents, seed));
         Overview {
             cases: cases.len(),
             facts: facts().count(),
             taken: edits.then(|| facts().filter(|fact| fact.taken).count()),
-            metrics: summarise(&measures, seed),
+            metrics,
+            tokens_of_text: kept.documents.iter().map(|document| document.tokens).sum(),
             by_relation: success.cohorts(relations(&cases)),
             by_age: success.cohorts(by_age),
             overwritten: if sequential { lost() } else { 0 },

@@ -34,6 +34,11 @@ impl Sheet {
         let fits = |question: &Question| question.positions() <= words.positions;
         items.retain(|item| item.questions.iter().all(fits));
         let too_long = all - items.len();
+        Ok(Sheet { too_long, ..Sheet::of(items) })
+    }
+
+    /// What these items ask.
+    fn of(items: Vec<Item>) -> Sheet {
         let mut asked: Vec<Question> = Vec::new();
         let mut place = |question: &Question| {
             let known = asked.iter().position(|other| other == question);
@@ -44,7 +49,14 @@ impl Sheet {
         };
         let places = |item: &Item| item.questions.iter().map(&mut place).collect();
         let places = items.iter().map(places).collect();
-        Ok(Sheet { items, asked, too_long, places })
+        Sheet { items, asked, too_long: 0, places }
+    }
+
+    /// Keeps only some of the items.
+    pub fn keep(&mut self, wanted: impl FnMut(&Item) -> bool) {
+        let mut items = std::mem::take(&mut self.items);
+        items.retain(wanted);
+        *self = Sheet { too_long: self.too_long, ..Sheet::of(items) };
     }
 
     /// The value of each item, of the answers to all questions before the edit and now.

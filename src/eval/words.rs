@@ -28,6 +28,8 @@ pub struct Words<'a> {
     pub compat: Compat,
     /// What MQuAKE's questions stand behind.
     pub demonstrations: Option<&'a Demonstrations>,
+    /// Of what is sampled.
+    pub seed: u64,
     /// Positions that the model has: what needs more is not asked.
     pub positions: usize,
 }

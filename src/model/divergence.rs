@@ -14,16 +14,19 @@ use super::site::NoHook;
 use crate::base::Result;
 use crate::ops::sample::likeliest;
 
-/// Of one row.
+/// At one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Divergence {
     /// KL(p ‖ q) in nats.
     pub kl: f64,
     /// The likeliest token of p and of q; `None` where logits are not finite.
     pub says: [Option<u32>; 2],
+    /// ln p and ln q of the token that does follow, where it is known.
+    pub log_p: Option<[f64; 2]>,
 }
 
-/// Of chosen rows of a batch. The logits of p are all there at once: (rows, V) on the host.
+/// At chosen rows of a batch, each with the token that follows it, if it is known. The logits of p
+/// are all there at once: (rows, V) on the host.
 ///
 /// # Errors
 ///
@@ -32,26 +35,29 @@ pub fn divergence(
     p: &dyn LanguageModel,
     q: &dyn LanguageModel,
     batch: &Batch,
-    rows: &[usize],
+    chosen: &[(usize, Option<u32>)],
 ) -> Result<Vec<Divergence>> {
-    let p = logits(p, batch, Past::None, rows)?;
+    let rows: Vec<usize> = chosen.iter().map(|&(row, _)| row).collect();
+    let p = logits(p, batch, Past::None, &rows)?;
     let mut found = Vec::with_capacity(rows.len());
-    q.run_in_chunks(batch, &mut Past::None, (rows, ROWS), &mut NoHook, &mut |z| {
+    q.run_in_chunks(batch, &mut Past::None, (&rows, ROWS), &mut NoHook, &mut |z| {
         let z = q.compute().run(|| Ok(z.into_host()))?;
         let first = found.len();
-        let of_row = |row| between(&p.row_f64(first + row), &z.row_f64(row));
-        found.par_extend((0..z.shape()[0]).into_par_iter().map(of_row));
+        let at = |row| between(&p.row_f64(first + row), &z.row_f64(row), chosen[first + row].1);
+        found.par_extend((0..z.shape()[0]).into_par_iter().map(at));
         Ok(true)
     })?;
     Ok(found)
 }
 
 /// Of two rows of logits.
-fn between(p: &[f64], q: &[f64]) -> Divergence {
+fn between(p: &[f64], q: &[f64], next: Option<u32>) -> Divergence {
     let [log_p, log_q] = [p, q].map(log_sum_exp);
     let term = |(p, q): (&f64, &f64)| {
         let ln_p = p - log_p;
         ln_p.exp() * (ln_p - (q - log_q))
     };
-    Divergence { kl: p.iter().zip(q).map(term).sum(), says: [p, q].map(likeliest) }
+    let of = |id: u32| [p[id as usize] - log_p, q[id as usize] - log_q];
+    let kl = p.iter().zip(q).map(term).sum();
+    Divergence { kl, says: [p, q].map(likeliest), log_p: next.map(of) }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::input::{Input, LayerInput};
 use super::origin::{Origin, Part};
 use super::partial;
+use crate::base::units::count;
 use crate::base::{DType, Error, Operation, Remedy, Result, Share};
 use crate::store::{Shard, write};
 
@@ -106,7 +107,8 @@ impl Moment {
         })
     }
 
-    /// Refuses a folder with statistics of another origin, which would be overwritten.
+    /// Refuses a folder with statistics of another origin, or of more of the text than the `tokens`
+    /// that there will be at most (of all shards together), which would be overwritten.
     ///
     /// # Errors
     ///
@@ -116,13 +118,14 @@ impl Moment {
         of: impl Into<LayerInput>,
         origin: &Origin,
         share: Option<Share>,
+        tokens: u64,
     ) -> Result<()> {
         let of = of.into();
         let path = Moment::path(dir, of);
         if !path.exists() {
             return Ok(());
         }
-        let Head { origin: there, part, .. } = Head::read(&path, of)?;
+        let Head { origin: there, part, tokens: own, .. } = Head::read(&path, of)?;
         let shard = |share: Option<Share>| share.map_or("none".to_owned(), |s| s.to_string());
         let lengths = [&there, origin].map(|o| o.context_length.to_string());
         let pairs = [
@@ -131,11 +134,20 @@ impl Moment {
             ("context_length", &lengths[0], &lengths[1]),
             (SHARD, &shard(part.map(|part| part.share)), &shard(share)),
         ];
-        let Some((field, old, new)) = pairs.into_iter().find(|(_, old, new)| old != new) else {
-            return Ok(());
-        };
-        let what = format!("is {old} in the file that is there, and {new} in the new one");
-        Err(Error::input(path, field, what, "name another folder, or remove the file"))
+        if let Some((field, old, new)) = pairs.into_iter().find(|(_, old, new)| old != new) {
+            let what = format!("is {old} in the file that is there, and {new} in the new one");
+            return Err(Error::input(path, field, what, "name another folder, or remove the file"));
+        }
+        let there = part.map_or(own, |part| part.total_tokens);
+        if there > tokens {
+            let [there, tokens] = [there, tokens].map(count);
+            let what = format!(
+                "is {there} in the file that is there, and would be {tokens} of the same text"
+            );
+            let remedy = "take as many, name another folder, or remove the file";
+            return Err(Error::input(path, "tokens", what, remedy));
+        }
+        Ok(())
     }
 
     /// Reads the file of an input of width `f` from `dir`, made for a model of fingerprint `model`.

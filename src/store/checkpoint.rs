@@ -12,7 +12,6 @@ use serde_json::Value;
 use super::disk::Os;
 use super::header::Entry;
 use super::journal;
-use super::lock::Lock;
 use super::shard::{Bytes, Shard};
 use super::write::is_name;
 use crate::base::file::read_file;
@@ -52,13 +51,15 @@ impl Checkpoint {
     /// No folder, or one of another format, with the command that converts it; a broken file,
     /// naming file and field; a change being written by another process right now.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
-        let (checkpoint, _reading) = Checkpoint::read(dir)?;
+        let _reading = journal::recover(&Os, dir)?; // no writer starts while we map
+        let checkpoint = Checkpoint::read(dir)?;
         checkpoint.check_twice()?;
         Ok(checkpoint)
     }
 
     /// Refuses a folder that [`open`](Checkpoint::open) refuses, but for files that hold different
     /// bytes of one tensor: a change of one of them may have made them so, and can be undone.
+    /// Nothing is rolled back.
     ///
     /// # Errors
     ///
@@ -67,11 +68,10 @@ impl Checkpoint {
         Checkpoint::read(dir).map(drop)
     }
 
-    /// Opens the folder, and keeps writers away while the lock is held.
-    fn read(dir: &Path) -> Result<(Checkpoint, Option<Lock>)> {
+    /// Opens the folder as it is. No change touches a header.
+    fn read(dir: &Path) -> Result<Checkpoint> {
         is_folder(dir)?;
         let config = read_config(dir)?;
-        let reading = journal::recover(&Os, dir)?; // no writer starts while we map
         let mut shards = Vec::new();
         let mut tensors = BTreeMap::new();
         if dir.join(WHOLE).exists() {
@@ -87,7 +87,7 @@ impl Checkpoint {
         } else {
             return Err(other_format(dir));
         }
-        Ok((Checkpoint { dir: dir.to_path_buf(), config, shards, tensors }, reading))
+        Ok(Checkpoint { dir: dir.to_path_buf(), config, shards, tensors })
     }
 
     /// The folder.

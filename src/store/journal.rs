@@ -45,7 +45,7 @@
 //!   length of a file and its header never change.
 //! * **J6**: What could refuse is asked before the first byte is written: links that share the
 //!   bytes with others, files nobody may write, and, for undo, bytes that are no longer those the
-//!   change wrote.
+//!   change wrote, and a kept lineage that is damaged.
 //! * **J7**: A record, wherever it comes from, makes us write to files of its own folder only,
 //!   behind their headers, and no byte twice.
 //!
@@ -101,23 +101,44 @@ pub fn recover(disk: &dyn Disk, dir: &Path) -> Result<Option<Lock>> {
     Lock::shared(&folder)
 }
 
-/// Undoes changes, newest first: the newest, or all but the first `keep`. Returns what was undone.
+/// What an undo did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Undone {
+    /// The changes that were undone, newest first.
+    pub changes: Vec<LogEntry>,
+    /// Whether a change that was cut off was found and rolled back first.
+    pub rolled_back: bool,
+}
+
+/// Undoes changes, newest first: the newest, or all but the first `keep`. A change that was cut off
+/// is the newest: rolling it back undoes it.
 ///
 /// # Errors
 ///
-/// Nothing to undo; and what [`Journal::undo`] refuses.
-pub fn undo(disk: &dyn Disk, dir: &Path, keep: Option<usize>) -> Result<Vec<LogEntry>> {
-    if log(dir)?.is_empty() {
+/// Nothing to undo; and what [`Journal::open`] and [`Journal::undo`] refuse.
+pub fn undo(disk: &dyn Disk, dir: &Path, keep: Option<usize>) -> Result<Undone> {
+    // A model that was never changed gets no lock.
+    let folder = folder(dir)?;
+    let [lock, lineage] = [Lock::path(&folder), lineage::path(&folder)];
+    if files(&folder)?.iter().all(|file| *file == lock || *file == lineage) {
+        let _reading = Lock::shared(&folder)?; // refused while somebody changes it
         return Err(nothing_to_undo());
     }
     let mut journal = Journal::open(disk, dir)?;
+    let rolled_back = journal.rolled_back;
     let there = journal.history.records.len();
-    let keep = keep.unwrap_or(there.saturating_sub(1));
-    if keep >= there {
-        let what = format!("{there} changes are applied, and {keep} are to be kept");
-        return Err(Error::refused(what, "keep fewer"));
-    }
-    (keep..there).map(|_| journal.undo()).collect()
+    let keep = match keep {
+        None if rolled_back => there,
+        None if there == 0 => return Err(nothing_to_undo()),
+        None => there - 1,
+        Some(keep) if keep > there || keep == there && !rolled_back => {
+            let what = format!("{there} changes are applied, and {keep} are to be kept");
+            return Err(Error::refused(what, "keep fewer"));
+        }
+        Some(keep) => keep,
+    };
+    let changes = (keep..there).map(|_| journal.undo()).collect::<Result<_>>()?;
+    Ok(Undone { changes, rolled_back })
 }
 
 fn nothing_to_undo() -> Error {
@@ -130,6 +151,7 @@ pub struct Journal<'a> {
     disk: &'a dyn Disk,
     folder: PathBuf,
     history: History,
+    rolled_back: bool, // whether a change that was cut off was found
     _lock: Lock,
 }
 
@@ -152,7 +174,7 @@ impl<'a> Journal<'a> {
         }
         let lock = Lock::exclusive(&folder)?;
         let history = History { dir: dir.to_path_buf(), records: Vec::new() };
-        let mut journal = Journal { disk, folder, history, _lock: lock };
+        let mut journal = Journal { disk, folder, history, rolled_back: false, _lock: lock };
         journal.recover()?;
         Ok(journal)
     }
@@ -304,10 +326,12 @@ impl<'a> Journal<'a> {
     /// # Errors
     ///
     /// No change; bytes that are not those the change wrote (something else has written the file
-    /// since); a damaged record; files that cannot be written. Nothing has happened then.
+    /// since); a damaged record, or a lineage that is none; files that cannot be written. Nothing
+    /// has happened then.
     pub fn undo(&mut self) -> Result<LogEntry> {
         let mut record = self.history.records.last().cloned().ok_or_else(nothing_to_undo)?;
         let entry = record.head().entry.clone();
+        lineage::check_kept(&self.folder, entry.number)?;
         let files = self.files_of(&record)?;
         for (i, range) in record.head().ranges.iter().enumerate() {
             record.old(i)?;
@@ -338,11 +362,13 @@ impl<'a> Journal<'a> {
         for record in self.history.records.iter().rev() {
             if record.state() != RecordState::Committed {
                 self.rollback(record, &self.files_of(record)?)?;
+                self.rolled_back = true;
             }
         }
         self.history.records.retain(|record| record.state() == RecordState::Committed);
         for kept in lineage::kept_alone(&self.folder)?.iter().rev() {
             self.restore_lineage(kept)?;
+            self.rolled_back = true;
         }
         let numbers = self.history.entries().map(|e| e.number);
         let wanted: Vec<PathBuf> = numbers
@@ -353,6 +379,7 @@ impl<'a> Journal<'a> {
             let name = path.to_string_lossy();
             if ours.iter().any(|end| name.ends_with(end)) && !wanted.contains(&path) {
                 self.remove(&path)?;
+                self.rolled_back = true; // cut off before its first byte, or behind its last
             }
         }
         Ok(())

@@ -91,15 +91,20 @@ impl Lineage {
             Some(oldest) => oldest,
             None => folder.join(FILE),
         };
+        Lineage::open(&path)
+    }
+
+    /// What a file says; `None` where it is not there or says that there is none.
+    fn open(path: &Path) -> Result<Option<Lineage>> {
         if !path.exists() {
             return Ok(None);
         }
         let bad = |field: &str, what: String| {
             let remedy = "remove the file: the model is then one of its own, without the \
                           statistics of the model it comes from";
-            Error::input(&path, field, what, remedy)
+            Error::input(path, field, what, remedy)
         };
-        let text = read_file(&path, MOST)?;
+        let text = read_file(path, MOST)?;
         let found: Option<Lineage> =
             serde_json::from_slice(&text).map_err(|e| bad("JSON", e.to_string()))?;
         match found {
@@ -144,6 +149,11 @@ pub(super) fn path(folder: &Path) -> PathBuf {
 /// Where change `number` keeps the lineage before it.
 pub(super) fn kept(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:04}{KEPT}"))
+}
+
+/// Refuses a kept lineage that is damaged; one that is not there is of an earlier version.
+pub(super) fn check_kept(folder: &Path, number: u32) -> Result<()> {
+    Lineage::open(&kept(folder, number)).map(drop)
 }
 
 /// Whether a kept lineage says that there was none.

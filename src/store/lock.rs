@@ -4,7 +4,7 @@
 //! however that ends. The folder of a run's own results is locked in the same way.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result};
 
@@ -22,13 +22,18 @@ impl Drop for Lock {
 const NAME: &str = "lock";
 
 impl Lock {
+    /// The lock's file in a journal folder.
+    pub(super) fn path(folder: &Path) -> PathBuf {
+        folder.join(NAME)
+    }
+
     /// The writer's lock of a journal folder, which exists.
     ///
     /// # Errors
     ///
     /// Another process writes or opens the checkpoint; a folder that cannot be written.
     pub fn exclusive(folder: &Path) -> Result<Lock> {
-        Lock::alone(&folder.join(NAME), "another process is opening or changing this checkpoint")
+        Lock::alone(&Lock::path(folder), "another process is opening or changing this checkpoint")
     }
 
     /// The lock on a file, which is created where it does not exist; `held` names its holder for
@@ -50,7 +55,7 @@ impl Lock {
     ///
     /// Another process writes the checkpoint.
     pub fn shared(folder: &Path) -> Result<Option<Lock>> {
-        let path = folder.join(NAME);
+        let path = Lock::path(folder);
         if !path.exists() {
             return Ok(None);
         }

@@ -39,7 +39,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
@@ -55,13 +55,21 @@ const FORMAT: &str = "incise patch 2";
 const BEFORE: &str = "incise patch 1";
 const REMAKE: &str = "make the patch again";
 
-/// The change of a few matrices of one model.
-#[derive(Clone, Debug, PartialEq)]
+/// The change of a few matrices of one model. Patches are equal wherever they were read from.
+#[derive(Clone, Debug)]
 pub struct Patch {
     /// One a matrix, sorted by tensor and row.
     pub changes: Vec<Change>,
     /// Where it comes from.
     pub metadata: Metadata,
+    /// The file it was read from, which errors name.
+    pub file: Option<PathBuf>,
+}
+
+impl PartialEq for Patch {
+    fn eq(&self, other: &Patch) -> bool {
+        (&self.changes, &self.metadata) == (&other.changes, &other.metadata)
+    }
 }
 
 /// How a patch was made.
@@ -351,7 +359,7 @@ impl Patch {
             version: text.get("version")?.to_owned(),
             notes: text.json("notes")?,
         };
-        let patch = Patch { changes, metadata };
+        let patch = Patch { changes, metadata, file: Some(path.to_owned()) };
         patch.check(path)?;
         Ok(patch)
     }

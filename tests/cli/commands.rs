@@ -154,6 +154,10 @@ fn statistics_say_where_they_stopped() {
     assert!(collect(&long, "a", &[]), "ten tokens a neuron, and there were more");
     assert!(!collect(&corpus, "b", &[]), "the text ended before");
     assert!(!collect(&long, "c", &["--max-tokens", "100"]), "as it was asked");
+    let out = s.at("c");
+    let less = ["stats", &model, "--layers", "0", "--corpus", &long, "-o", &out];
+    let error = fails(1, &[&less[..], &["--max-tokens", "99"]].concat());
+    assert!(error.contains("is 100 in the file") && error.contains("would be 99"), "{error}");
 }
 
 #[test]

@@ -98,6 +98,17 @@ fn advice_is_of_what_went_wrong() {
             &["found", "v_lr"],
         ),
         (Case { lost: 0.4, ..memit() }, &["rounding", "40 %", "F32"], &["mom2"]),
+        // The loss of a training is of more than the target, and is not told as P.
+        (
+            Case { method: "locft-bf", nll: 3.0, ..memit() },
+            &["20 epochs", "to 3.00 for each of its tokens, the end of text among them"],
+            &["5.0 %", "P 5"],
+        ),
+        (
+            Case { method: "ft-m", ..memit() },
+            &["its loss was 0.05 for each of its tokens, before the last step", "smaller lr"],
+            &["95 %", "end of text"],
+        ),
     ];
     for (case, said, unsaid) in cases {
         let why = why(case);

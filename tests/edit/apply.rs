@@ -43,7 +43,7 @@ fn change(name: &str, layout: Layout, delta: Delta, before: &[u8]) -> Change {
 }
 
 fn patch(changes: Vec<Change>) -> Patch {
-    Patch { changes, metadata: metadata() }
+    Patch { changes, metadata: metadata(), file: None }
 }
 
 /// A toy, two patches of A that chain and lose much to rounding, and what A is before, between and
@@ -79,7 +79,7 @@ fn in_place_and_undo_byte_for_byte() {
         for name in [B, NORM] {
             assert_eq!(tensor(&toy.dir, name), tensor(&fresh.dir, name));
         }
-        assert_eq!(undo(&toy.dir, None).unwrap()[0].tensors, [A]);
+        assert_eq!(undo(&toy.dir, None).unwrap().changes[0].tensors, [A]);
         assert_eq!(toy.bytes(), before, "{dtype:?} {layout:?}");
         assert_eq!(toy.journal(), ["lock"]);
     }
@@ -178,7 +178,7 @@ fn a_change_of_one_copy_can_be_undone() {
     let why = refusal(Checkpoint::open(&toy.dir));
     assert!(why.contains("has other values of it") && why.contains("undo"), "{why}");
     assert_eq!(log(&toy.dir).unwrap().len(), 1);
-    assert_eq!(undo(&toy.dir, None).unwrap()[0].tensors, [A, B]);
+    assert_eq!(undo(&toy.dir, None).unwrap().changes[0].tensors, [A, B]);
     assert_eq!(toy.bytes(), before);
     toy.open();
     assert!(refusal(undo(toy.temp.path(), None)).contains("config.json"), "no model");

@@ -336,7 +336,7 @@ fn what_was_kept_is_checked() {
         fs::write(path, &bad).unwrap();
         let mut kept = open(&dir);
         if path.ends_with("values") {
-            assert_eq!(kept.values.len(), ready.facts.len() - 1);
+            assert_eq!(kept.values().len(), ready.facts.len() - 1);
         }
         assert_eq!(bits(&ready.run(&ready.facts, u64::MAX, Some(&mut kept))), whole, "{path:?}");
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use incise::stats::Moment;
 use incise::store::Patch;
 use serde_json::Value;
 
@@ -161,7 +162,7 @@ fn a_nearly_silent_layer_is_warned_of() {
     let edited = incise(&args);
     let warned = text(&edited.stderr);
     assert!(edited.status.success(), "{warned}");
-    for words in ["the change of layer 3 is", "(norm ", "nearly silent"] {
+    for words in ["the change of layers.3.down is", "(norm ", "nearly silent"] {
         assert!(warned.contains(words), "{warned:?} does not say {words:?}");
     }
 }
@@ -299,6 +300,46 @@ fn a_dry_run_says_what_it_would_take() {
         assert!(!Path::new(&s.at("patch.safetensors")).exists());
         assert!(!Path::new(&s.at("patch.safetensors.kept")).exists());
     }
+}
+
+/// Work begins whatever room it was given, and says where that is less than the least.
+#[test]
+fn too_little_room_is_said() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let train = ["--set", "layers=[1]", "--set", "num_steps=1"];
+    for (method, more) in [("memit", &["--set", "v_num_grad_steps=1"][..]), ("ft-m", &train)] {
+        for (room, few) in [("1K", true), ("1G", false)] {
+            let out = incise(&strs(&with(&s, method, &[more, &["--memory", room]].concat())));
+            let error = text(&out.stderr);
+            assert!(out.status.success(), "{method}: {error}");
+            let said = error.contains("1.02 kB may be taken, and the least is");
+            assert_eq!(said, few, "{method} {room}: {error}");
+            assert_eq!(error.contains("(--memory SIZE)"), few, "{method} {room}: {error}");
+        }
+    }
+}
+
+/// A lineage that names the model of the statistics, and is of other weights, is named with them.
+#[test]
+fn a_foreign_lineage_is_named_with_the_statistics() {
+    let s = Session::new("gpt2");
+    s.stats();
+    let base = Moment::open(Path::new(&s.at("stats")), 1).unwrap().origin.model;
+    let mut weights = s.weights("model");
+    *weights.last_mut().unwrap() ^= 1;
+    fs::write(s.at("model/model.safetensors"), weights).unwrap();
+    let error = fails(1, &strs(&s.edit(&[])));
+    assert!(error.contains(&format!("model: is of the model {base}")), "{error}");
+    assert!(!error.contains("lineage"), "{error}");
+    let lineage = serde_json::json!({
+        "format": "incise lineage 1", "base": base, "rest": "0", "tensors": {}, "patches": [],
+    });
+    fs::create_dir(s.at("model/.incise")).unwrap();
+    fs::write(s.at("model/.incise/lineage.json"), lineage.to_string()).unwrap();
+    let error = fails(1, &strs(&s.edit(&[])));
+    let want = format!("model/.incise/lineage.json says that this model comes from {base}");
+    assert!(error.contains(&want), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use incise::base::DType;
 use incise::base::progress::Quiet;
 use incise::edit::apply::{in_place, to_file, to_folder};
 use incise::edit::export::{Adapter, Module, RANKS, lora};
-use incise::store::{Change, Delta, Patch, tensor_fingerprint};
+use incise::store::{Change, Delta, Patch, RowBlocks, tensor_fingerprint};
 use incise::tensor::Device;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ fn change(l: usize, [out, inner]: [usize; 2], delta: Delta) -> Change {
 }
 
 fn patch(changes: Vec<Change>) -> Patch {
-    Patch { changes, metadata: metadata() }
+    Patch { changes, metadata: metadata(), file: None }
 }
 
 fn adapter(changes: Vec<Change>, rank: Option<usize>) -> Adapter {
@@ -171,6 +171,31 @@ fn the_rank_is_the_smallest_that_holds_the_patch() {
     assert!(cut.rank == 512 && cut.modules[0].lost > 0.0);
     assert_eq!(adapter(vec![of(3)], Some(64)).rank, 64);
     assert_eq!(adapter(vec![change(0, [9, 30], Delta::Dense(vec![1.0; 270]))], None).rank, 16);
+    // q, k and v of one tensor: what they share counts once.
+    let third = |i: usize, inner: usize, delta: Delta| Change {
+        rows: Some(RowBlocks { start: 20 * i, len: 20, period: 60, count: 1 }),
+        ..change(0, [20, inner], delta)
+    };
+    let same = |i: usize, right: u64| {
+        let Delta::LowRank { left, .. } = low_rank(20, 40, 8, 1.0, i as u64) else { panic!() };
+        let Delta::LowRank { right, r, .. } = low_rank(20, 40, 8, 1.0, right) else { panic!() };
+        third(i, 40, Delta::LowRank { left, right, r })
+    };
+    let dense = |i: usize| third(i, 12, Delta::Dense(random(20 * 12, 1.0, i as u64)));
+    for (changes, want, rank) in [
+        ([0, 1, 2].map(|i| same(i, 9)), 8, 8),
+        ([0, 1, 2].map(|i| same(i, 9 + i as u64)), 32, 24),
+        ([0, 1, 2].map(dense), 16, 12),
+    ] {
+        let found = adapter(changes.to_vec(), None);
+        let m = &found.modules[0];
+        assert_eq!((found.rank, m.rank, m.lost), (want, rank, 0.0));
+        let (got, stacked) = (product(m, found.rank), changes.iter().flat_map(whole));
+        let most = stacked.clone().fold(0.0f64, |most, x| most.max(x.abs()));
+        for (got, want) in got.into_iter().zip(stacked) {
+            assert!((got - want).abs() <= 64.0 * U32 * most, "{got} {want}");
+        }
+    }
     for rank in [0, 1, 7, 12, 513] {
         let why = refusal(Adapter::of(&patch(vec![of(3)]), Some(rank), &Quiet));
         assert!(why.contains(&format!("{RANKS:?}")), "{why}");
@@ -420,9 +445,9 @@ fn a_session_exports_both_ways() {
         let taken = fails(1, &["export", &file, "--lora", &dir]);
         assert!(taken.contains("adapter: folder: is there and not empty"), "{taken}");
         let edited = fails(1, &["export", &file, "--lora", &s.at("c"), "--model", &copy]);
-        assert!(edited.contains("patch 1 is for"), "{edited}");
+        assert!(edited.contains(&format!("and {file} is for")), "{edited}");
         let edited = fails(1, &["export", &file, "--delta", &full, "--model", &copy]);
-        assert!(edited.contains("patch 1 is for"), "{edited}");
+        assert!(edited.contains(&format!("and {file} is for")), "{edited}");
         for over in ["patch.safetensors", "model/model.safetensors", "model/new"] {
             let why = fails(1, &["export", &file, "--delta", &s.at(over), "--model", &model]);
             assert!(why.contains("over what the command reads"), "{why}");

@@ -2,8 +2,9 @@
 //! by autograd and the framework's Adam; and what holds whatever the machine: memory, threads,
 //! being cut off.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use incise::base::{Error, Progress, Quiet, Stage};
@@ -16,6 +17,7 @@ use incise::edit::methods::find;
 use incise::edit::params::Params;
 use incise::edit::training::run::Training;
 use incise::edit::training::step::MoveRule;
+use incise::edit::training::texts::TrainingText;
 use incise::model::change::dense;
 use incise::model::{MatrixId, Model};
 use incise::stats::Moment;
@@ -23,7 +25,7 @@ use incise::store::Checkpoint;
 use incise::tensor::{Compute, Precision};
 use incise::text::Tokenizer;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::reference::{Budget, alone, golden, off, tensor};
 use crate::support::budget::{U32, on_one_and_two};
@@ -210,9 +212,9 @@ fn a_bound_holds_every_element() {
     assert!(held > w.len() / 10, "{held} of {} are held", w.len());
 }
 
-/// Counts the epochs that begin.
+/// Counts the epochs that begin, and the warnings.
 #[derive(Default)]
-struct Begun(Mutex<Vec<u64>>);
+struct Begun(Mutex<Vec<u64>>, Mutex<Vec<String>>);
 
 impl Progress for Begun {
     fn at(&self, stage: Stage, done: u64, total: u64) {
@@ -222,7 +224,9 @@ impl Progress for Begun {
         }
     }
 
-    fn warn(&self, _: &str) {}
+    fn warn(&self, sentence: &str) {
+        self.1.lock().unwrap().push(sentence.to_owned());
+    }
 
     fn cancelled(&self) -> bool {
         false
@@ -239,7 +243,7 @@ fn cut_off_training_goes_on_to_the_same_bits() {
     let steps = begun.0.lock().unwrap().len();
     for question in [1, 2, 3, 5, 6, 11, 17] {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Cache::open(folder.path(), "weights").unwrap();
+        let open = || Cache::open_for_training(folder.path(), "weights").unwrap();
         let cut = ready.run(u64::MAX, Some(&mut open()), &CancelAt::question(question));
         assert!(matches!(cut, Err(Error::Interrupted { .. })), "question {question}");
         let again = Begun::default();
@@ -249,22 +253,104 @@ fn cut_off_training_goes_on_to_the_same_bits() {
         let left = again.0.lock().unwrap().len();
         assert_eq!(left, steps - (question as usize).saturating_sub(2), "question {question}");
         let other = Begun::default();
-        let mut cache = Cache::open(folder.path(), "other weights").unwrap();
+        let mut cache = Cache::open_for_training(folder.path(), "other weights").unwrap();
         ready.run(u64::MAX, Some(&mut cache), &other).unwrap();
         assert_eq!(other.0.lock().unwrap().len(), steps, "another model's training is its own");
     }
 }
 
-/// A file that is damaged, or of another training, is none.
+/// The files that are kept in a folder.
+fn kept(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some()).collect()
+}
+
+/// A loss that is not finite keeps what was done before it, as an interruption does.
+#[test]
+fn a_training_that_fails_is_kept() {
+    let mut case = Case::named("gpt2-locft-bf");
+    case.method = "ft-m".to_owned();
+    case.hparams["batch_size"] = json!(1);
+    // The last fact alone is so long that it reaches a position that is no number.
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let from = golden().join(&case.model).join(file);
+        fs::copy(from, copy.path().join(file)).unwrap();
+    }
+    let checkpoint = Checkpoint::open(copy.path()).unwrap();
+    let name = checkpoint.names().find(|name| name.ends_with("wpe.weight")).unwrap();
+    let (shard, entry) = checkpoint.entry(name).unwrap();
+    let (row, position) = (4 * entry.shape[1], entry.shape[0] - 8);
+    let mut bytes = fs::read(shard.path()).unwrap();
+    let at = entry.range.start as usize + position * row;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(shard.path(), bytes).unwrap();
+    case.model = copy.path().display().to_string();
+    let mut ready = case.ready(Precision::F32);
+    let ids = &mut ready.facts.last_mut().unwrap().rows.keys[0].ids;
+    ids.resize(position + 1, ids[0]);
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Cache::open_for_training(folder.path(), "weights").unwrap();
+    let run = |begun: &Begun| {
+        let failed = ready.run(u64::MAX, Some(&mut open()), begun).err().unwrap().to_string();
+        assert!(failed.contains("is not finite after"), "{failed}");
+        begun.0.lock().unwrap().len()
+    };
+    let steps = run(&Begun::default());
+    assert_eq!((steps, kept(folder.path()).len()), (ready.facts.len(), 1));
+    assert_eq!(run(&Begun::default()), 1, "it goes on where it failed");
+}
+
+/// What is kept is another's where anything is that decides what a training comes to.
+#[test]
+fn a_training_is_named_by_all_that_decides_it() {
+    let rule = MoveRule { lr: 0.5, weight_decay: 0.25, bound: None };
+    let ids = vec![MatrixId::down(1), MatrixId::down(2)];
+    let base = Training { ids, epochs: 3, batch: 4, shuffle: None, rule };
+    let text = TrainingText { ids: vec![1, 2], wanted: vec![(0, 2), (1, 3)] };
+    let texts = vec![text.clone(), TrainingText { ids: vec![4], wanted: vec![(0, 5)] }];
+    let trainings = [
+        base.clone(),
+        Training { ids: vec![MatrixId::down(1)], ..base.clone() },
+        Training { ids: vec![MatrixId::down(2), MatrixId::down(1)], ..base.clone() },
+        Training { epochs: 4, ..base.clone() },
+        Training { batch: 3, ..base.clone() },
+        Training { shuffle: Some(0), ..base.clone() },
+        Training { shuffle: Some(1), ..base.clone() },
+        Training { rule: MoveRule { lr: 0.25, ..rule }, ..base.clone() },
+        Training { rule: MoveRule { weight_decay: 0.5, ..rule }, ..base.clone() },
+        Training { rule: MoveRule { bound: Some(0.5), ..rule }, ..base.clone() },
+    ];
+    let others = [
+        TrainingText { ids: vec![1, 3], ..text.clone() },
+        TrainingText { wanted: vec![(1, 2), (1, 3)], ..text.clone() },
+        TrainingText { wanted: vec![(0, 2), (1, 4)], ..text.clone() },
+        TrainingText { wanted: vec![(0, 2)], ..text.clone() },
+    ];
+    let mut keys: Vec<String> =
+        trainings.iter().map(|training| training.key("1", "weights", "cpu", &texts)).collect();
+    keys.extend(others.map(|other| base.key("1", "weights", "cpu", &[other, texts[1].clone()])));
+    keys.push(base.key("1", "weights", "cpu", &texts[..1]));
+    keys.push(base.key("1", "weights", "cpu", &[texts[1].clone(), text]));
+    for [version, weights, compute] in
+        [["2", "weights", "cpu"], ["1", "others", "cpu"], ["1", "weights", "cuda"]]
+    {
+        keys.push(base.key(version, weights, compute, &texts));
+    }
+    let all: HashSet<&String> = keys.iter().collect();
+    assert_eq!(all.len(), keys.len(), "{keys:#?}");
+    assert_eq!(base.key("1", "weights", "cpu", &texts), keys[0]);
+}
+
+/// A file that is damaged is warned of by its name, and of no use.
 #[test]
 fn a_damaged_file_begins_anew() {
     let ready = Case::named("gpt2-locft-bf").ready(Precision::F32);
     let whole = bits(&ready.plan());
     let folder = tempfile::tempdir().unwrap();
-    let open = || Cache::open(folder.path(), "weights").unwrap();
+    let open = || Cache::open_for_training(folder.path(), "weights").unwrap();
     ready.run(u64::MAX, Some(&mut open()), &CancelAt::question(9)).err().unwrap();
-    let files = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
-    let kept = files.into_iter().find(|path| path.extension().is_some()).unwrap();
+    let kept = kept(folder.path()).remove(0);
     let sound = fs::read(&kept).unwrap();
     for at in [20, sound.len() / 2, sound.len() - 1] {
         let mut bytes = sound.clone();
@@ -273,6 +359,8 @@ fn a_damaged_file_begins_anew() {
         let again = Begun::default();
         assert!(bits(&ready.run(u64::MAX, Some(&mut open()), &again).unwrap()) == whole);
         assert_eq!(again.0.lock().unwrap()[0], 0, "byte {at}: begun anew");
+        let want = format!("{}: is damaged, so the training begins anew", kept.display());
+        assert_eq!(*again.1.lock().unwrap(), [want], "byte {at}");
     }
     fs::write(&kept, &sound[..sound.len() - 8]).unwrap();
     assert!(bits(&ready.run(u64::MAX, Some(&mut open()), &Quiet).unwrap()) == whole);

@@ -381,6 +381,13 @@ fn a_file_of_fine_tuning_says_which_objective_it_is_of() {
     assert_eq!(said("ft-m", "alg_name: FT\nobjective_optimization: target_new"), "");
     assert!(said("ft-m", "objective_optimization: prompt_last").contains("ft-m's is target_new"));
     assert!(said("rome", "alg_name: FT").contains("FT, and the edit is by rome"));
+    // The module of such a file chooses the matrices, and is said as what chose them.
+    let module = "transformer.h.{}.mlp.c_proj";
+    let method = find("ft-m").unwrap();
+    let mut values = yaml(&format!("layers: [1]\nrewrite_module_tmp: {module}")).unwrap();
+    values.fill(method);
+    let said = values.summary(method);
+    assert!(said.contains(&format!("rewrite_module_tmp \"{module}\" (")), "{said}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn change(dir: &Path, matrix: Matrix, r: Option<usize>, seed: u64) -> Change {
 /// A patch, as it is after being written and read.
 fn patch(mut changes: Vec<Change>) -> Patch {
     changes.sort_by(|a, b| a.order().cmp(&b.order()));
-    let patch = Patch { changes, metadata: metadata() };
+    let patch = Patch { changes, metadata: metadata(), file: None };
     let temp = tempfile::tempdir().unwrap();
     patch.write(&temp.path().join("p")).unwrap();
     assert_eq!(Patch::read(&temp.path().join("p")).unwrap(), patch);
@@ -409,6 +409,17 @@ fn a_lineage_of_other_weights_does_not_count() {
     in_place(&between, from_ref(&patches[1]), &Device::Cpu, &Quiet).unwrap();
     assert_eq!((lineage(&between).base, lineage(&between).patches.len()), (begun.clone(), 1));
     assert_eq!(named(&between), (begun, 0));
+    // What undoing would put back is looked at before a byte is written.
+    let kept = between.join(".incise/0001.lineage.json");
+    fs::write(&kept, "{").unwrap();
+    let edited = bytes(&between);
+    let said = refusal(undo(&between, None));
+    assert!(
+        said.contains("0001.lineage.json: JSON:") && said.contains("remove the file"),
+        "{said}"
+    );
+    assert!(bytes(&between) == edited);
+    fs::write(&kept, &good).unwrap();
     undo(&between, None).unwrap();
     assert_eq!(fs::read(&file).unwrap(), good);
     let text = String::from_utf8(good).unwrap();

@@ -3,5 +3,8 @@
 mod compare;
 mod docs;
 mod interval;
+mod reference;
 mod report;
+mod results;
+mod rules;
 mod runs;

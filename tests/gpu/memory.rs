@@ -269,7 +269,7 @@ fn a_pass_takes_what_its_bodies_say() {
             };
             let counted = n * a_token as u64;
             let case = format!("{} {span:?} {mode}: {took} of {counted}", config["model_type"]);
-            // Besides: how the batch is packed.
+            // And how the batch is packed.
             assert!(took <= counted + counted / 50 && took >= counted - counted / 50, "{case}");
         }
     }

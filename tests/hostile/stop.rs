@@ -1,17 +1,17 @@
 //! Cancellation at every moment of each long command: what was there stays, what was finished is
-//! kept, and the same command goes on. One edit meets Ctrl-C itself.
+//! kept, and the same command goes on. One edit meets the signals themselves.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use incise::base::{DType, Rng};
 use incise::store::{Change, Delta, Patch, tensor_fingerprint};
 
 use crate::store::toy::{A, Toy, metadata, tensor};
-use crate::support::session::{Session, done, json, strs, text};
+use crate::support::session::{Session, done, fails, incise, json, strs, text};
 
 /// Runs the program, which is cancelled at the n-th time that it asks.
 fn cancelled(args: &[&str], n: u64) -> Output {
@@ -19,15 +19,24 @@ fn cancelled(args: &[&str], n: u64) -> Output {
     command.args(args).env("INCISE_CANCEL_AT", n.to_string()).output().unwrap()
 }
 
-/// Runs the program and presses Ctrl-C after a while.
-fn interrupted(args: &[&str], after: Duration) -> Output {
+/// Runs the program and sends it a signal after a while: INT, as Ctrl-C does, or TERM.
+fn interrupted(args: &[&str], signal: &str, after: Duration) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
-    let child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     sleep(after);
-    let kill = format!("kill -INT {}", child.id());
-    // It may have ended by now.
-    Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
-    child.wait_with_output().unwrap()
+    let kill = format!("kill -{signal} {}", child.id());
+    // It may have ended by now. One that comes while the handler is being installed is lost.
+    loop {
+        Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(60) {
+            if child.try_wait().unwrap().is_some() {
+                return child.wait_with_output().unwrap();
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 /// Whether it came to its end; else it said that it was interrupted.
@@ -59,7 +68,7 @@ fn patch(toy: &Toy, n: usize) -> String {
         fingerprint: tensor_fingerprint(&tensor(&toy.dir, A)),
         delta: Delta::LowRank { left: draw(), right: draw(), r: 1 },
     };
-    Patch { changes: vec![change], metadata: metadata() }.write(&path).unwrap();
+    Patch { changes: vec![change], metadata: metadata(), file: None }.write(&path).unwrap();
     path.display().to_string()
 }
 
@@ -100,6 +109,29 @@ fn apply_and_undo_leave_all_old_or_all_new() {
             break;
         }
     }
+}
+
+/// What a killed apply leaves before it writes the first byte is a change to be undone, and the one
+/// before it stays. A damaged lineage is no reason not to list the changes.
+#[test]
+fn an_undo_after_a_kill_says_what_it_did() {
+    let toy = Toy::new(DType::F32, [7, 7]);
+    let (model, patch) = (toy.dir.display().to_string(), patch(&toy, 7));
+    let old = toy.bytes();
+    done(&["apply", &model, &patch, "--in-place"]);
+    let new = toy.bytes();
+    fs::write(toy.dir.join(".incise/lineage.json"), "{").unwrap();
+    let log = incise(&["log", &model]);
+    assert!(log.status.success() && text(&log.stdout).contains("3 facts by rome"));
+    assert!(text(&log.stderr).contains("lineage.json: JSON:"), "{}", text(&log.stderr));
+    fs::write(toy.dir.join(".incise/0002.partial"), "").unwrap();
+    let said = done(&["undo", &model]);
+    assert!(said.starts_with("rolled back a change that was cut off"), "{said}");
+    assert!(old != new && toy.bytes() == new);
+    let undone = json(&["undo", &model, "--json"]);
+    assert_eq!((&undone["undone"][0], &undone["rolled_back"]), (&1.into(), &false.into()));
+    assert!(toy.bytes() == old);
+    assert!(fails(1, &["undo", &model]).contains("no change is applied"));
 }
 
 /// Interrupted as often as it takes, the same statistics come out.
@@ -146,16 +178,50 @@ fn an_edit_leaves_no_half_patch() {
         assert!(!finished(&cancelled(&strs(&s.edit(&[])), n)), "question {n}");
         unchanged();
     }
-    // Ctrl-C, pressed later and later until the program is there to hear it.
+    // A signal, later and later until the program is there to hear it.
     let endless = s.edit(&["--set", "v_num_grad_steps=1000000", "--set", "v_lr=1e-12"]);
-    let mut waits = (0..14).map(|i| Duration::from_millis(2 << i));
-    let heard = waits.any(|wait| {
-        let out = interrupted(&strs(&endless), wait);
-        unchanged();
-        // Before the program listens, the signal ends it.
-        out.status.code().is_some() && !finished(&out)
-    });
-    assert!(heard, "no signal came after the start");
+    for signal in ["INT", "TERM"] {
+        let mut waits = (0..14).map(|i| Duration::from_millis(2 << i));
+        let heard = waits.any(|wait| {
+            let out = interrupted(&strs(&endless), signal, wait);
+            unchanged();
+            // Before the program listens, the signal ends it.
+            out.status.code().is_some() && !finished(&out)
+        });
+        assert!(heard, "no {signal} came after the start");
+    }
+}
+
+/// A training that was cut off is kept until the patch is written, beside no file of values; one
+/// that is damaged is nothing to a method that searches none.
+#[test]
+fn a_training_is_kept_until_it_has_served() {
+    let s = Session::new("gpt2");
+    let (model, requests, patch) = (s.at("model"), s.at("requests.jsonl"), s.at("ft.safetensors"));
+    let (kept, values) = (s.at("ft.safetensors.kept"), s.at("ft.safetensors.kept/values"));
+    let set = ["--set", "layers=[1]", "--set", "num_steps=8", "--set", "lr=0.01"];
+    let train = ["edit", &*model, &*requests, "--method", "ft-m", "-o", &*patch];
+    let train = [&train[..], &set].concat();
+    let files = || {
+        let mut names: Vec<String> = fs::read_dir(&kept)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .map(|name| name.split('-').next().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let mut n = 1;
+    while !Path::new(&kept).exists() || files() != ["lock", "training"] {
+        assert!(!finished(&cancelled(&train, n)), "nothing was kept up to question {n}");
+        n += 1;
+    }
+    fs::write(&values, "no values").unwrap();
+    done(&train);
+    assert_eq!(files(), ["lock", "values"], "what is ours is gone");
+    fs::remove_file(&values).unwrap();
+    done(&train);
+    assert!(!Path::new(&kept).exists(), "and the folder, where there is nothing else");
 }
 
 /// Logits are written whole or not at all.

@@ -140,7 +140,7 @@ fn scoring_knows_where_the_prompt_ends() {
     let candidate = [3, 1, 4];
     let text = Completion::new(prompt, &candidate);
     let log_p = |model: &dyn LanguageModel| {
-        let score = score(model, &[text.clone()]).unwrap().remove(0);
+        let score = score(model, std::slice::from_ref(&text)).unwrap().remove(0);
         score.tokens.iter().map(|token| token.log_p).collect::<Vec<_>>()
     };
     let z = whole(&*with, &text.read, prompt.len());

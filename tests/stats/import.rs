@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use incise::base::{Operation, Result};
+use incise::base::{Operation, Result, Share};
+use incise::stats::origin::Part;
 use incise::stats::{Input, LayerInput, Moment, Origin, import, merge};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -217,20 +218,31 @@ fn statistics_of_another_origin_are_not_replaced() {
         layer: 3,
         input: Input::Key,
         f: 1,
-        tokens: 1,
+        tokens: 1000,
         second_moment: vec![4.0],
         origin: origin.clone(),
         part: None,
     };
-    let place = |origin: &Origin| {
-        Moment::check_overwrite(folder.path(), 3, origin, None).map_err(|e| e.to_string())
+    let check = |origin: &Origin, shard: Option<Share>, tokens| {
+        Moment::check_overwrite(folder.path(), 3, origin, shard, tokens).map_err(|e| e.to_string())
     };
+    let place = |origin: &Origin| check(origin, None, 1000);
     assert_eq!(place(&origin), Ok(()));
     of(&origin).write(folder.path()).unwrap();
     assert_eq!(place(&origin), Ok(()));
     let shard = Some("0/2".parse().unwrap());
-    let error = Moment::check_overwrite(folder.path(), 3, &origin, shard).unwrap_err().to_string();
+    let error = check(&origin, shard, 1000).unwrap_err();
     assert!(error.contains("shard: is none in the file that is there, and 0"), "{error}");
+    let error = check(&origin, None, 999).unwrap_err();
+    let want =
+        "tokens: is 1,000 in the file that is there, and would be 999 of the same text; take";
+    assert!(error.contains(want), "{error}");
+    // A shard is held to what all shards have together.
+    let part = Some(Part { share: "0/2".parse().unwrap(), total_tokens: 2000 });
+    Moment { part, ..of(&origin) }.write(folder.path()).unwrap();
+    assert_eq!(check(&origin, shard, 2000), Ok(()));
+    assert!(check(&origin, shard, 1999).unwrap_err().contains("is 2,000 in the file"));
+    of(&origin).write(folder.path()).unwrap();
     for (field, other) in [
         ("model", Origin { model: "n".into(), ..origin.clone() }),
         ("corpus", Origin { corpus: "npz-1".into(), ..origin.clone() }),

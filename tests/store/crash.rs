@@ -8,9 +8,10 @@ use std::io;
 use std::path::Path;
 
 use incise::base::DType;
+use incise::store::Lineage;
 use incise::store::disk::{Disk, Os};
 use incise::store::history::{FOLDER, History};
-use incise::store::{Lineage, journal};
+use incise::store::journal::{self, Undone};
 
 use super::faulty::{FAULTS, Fault, Faulty};
 use super::journal::{apply, ranges};
@@ -205,6 +206,30 @@ fn j4_recovery_fails_at_every_step() {
             if !killed {
                 break;
             }
+        }
+    }
+}
+
+/// Undo after a killed apply takes back that change alone, whichever step it was killed at, and
+/// says so.
+#[test]
+fn an_undo_of_a_change_that_was_cut_off() {
+    let model = Toy::sharded(DType::BF16);
+    let (_, states) = changed(&model, 1);
+    for n in 0.. {
+        let (toy, _) = changed(&model, 1);
+        let disk = Faulty::new(n, Fault::Kill);
+        let killed = apply(&disk, &toy, 2).is_err();
+        let left = toy.journal().len() > 5; // lock, lineage, and the first change's three
+        let Undone { changes, rolled_back } = journal::undo(&Os, &toy.dir, None).unwrap();
+        // At the last step the change is done, and is undone.
+        assert_eq!(changes.len(), usize::from(!rolled_back), "step {n}");
+        let there = journal::log(&toy.dir).unwrap().len();
+        assert_eq!(there, usize::from(left), "step {n}");
+        assert!(toy.bytes() == states[there], "step {n}");
+        if !killed {
+            assert!(!rolled_back && n > 10, "step {n}");
+            break;
         }
     }
 }

@@ -150,7 +150,7 @@ fn patch() -> Patch {
     let right = vec![-0.0, f32::MIN_POSITIVE / 2.0, 1e30, -7.0];
     let low = change("w", Delta::LowRank { left, right, r: 2 });
     let dense = change("w2", Delta::Dense((0..6).map(|i| (i as f32).sin()).collect()));
-    Patch { changes: vec![low, dense], metadata: metadata() }
+    Patch { changes: vec![low, dense], metadata: metadata(), file: None }
 }
 
 #[test]
@@ -203,7 +203,11 @@ fn rows() -> Patch {
         delta: Delta::Dense((0..4 * len).map(|i| i as f32).collect()),
         ..patch().changes[0].clone()
     };
-    Patch { changes: vec![change(0, 1), change(1, 2), change(3, 2)], metadata: metadata() }
+    Patch {
+        changes: vec![change(0, 1), change(1, 2), change(3, 2)],
+        metadata: metadata(),
+        file: None,
+    }
 }
 
 #[test]

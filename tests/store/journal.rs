@@ -27,7 +27,7 @@ pub fn patch() -> Patch {
         fingerprint: String::new(),
         delta: Delta::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
     };
-    Patch { changes: vec![change(A), change(B)], metadata: metadata() }
+    Patch { changes: vec![change(A), change(B)], metadata: metadata(), file: None }
 }
 
 /// A and B in two pieces each.
@@ -74,10 +74,10 @@ fn apply_log_undo() {
     assert_eq!(log[0].tensors, [A, B]);
     assert_eq!(History::read(&toy.dir).unwrap().patch(2).unwrap(), patch());
     assert!(refusal(journal::undo(&Os, &toy.dir, Some(2))).contains("2 changes are applied"));
-    assert_eq!(journal::undo(&Os, &toy.dir, None).unwrap()[0].number, 2);
+    assert_eq!(journal::undo(&Os, &toy.dir, None).unwrap().changes[0].number, 2);
     assert_eq!(toy.bytes(), first);
     apply(&Os, &toy, 7).unwrap();
-    let undone = journal::undo(&Os, &toy.dir, Some(0)).unwrap();
+    let undone = journal::undo(&Os, &toy.dir, Some(0)).unwrap().changes;
     assert_eq!(undone.iter().map(|e| e.number).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(toy.bytes(), original);
     assert_eq!(toy.journal(), ["lock"]);

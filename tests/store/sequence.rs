@@ -42,7 +42,14 @@ fn changed(original: &Bytes, ranges: &[FileRange], by: u8) -> Bytes {
 fn run(disk: &dyn Disk, toy: &Toy, step: &Step, applied: usize) -> (incise::Result<()>, usize) {
     match step {
         Step::Apply(by) => (apply(disk, toy, *by), applied + 1),
-        Step::Undo(None) => (journal::undo(disk, &toy.dir, None).map(drop), applied - 1),
+        Step::Undo(None) => match journal::undo(disk, &toy.dir, None) {
+            // What is left of an apply that was cut off is the newest change, and no other goes.
+            Ok(undone) => {
+                assert_eq!(undone.changes.len(), usize::from(!undone.rolled_back));
+                (Ok(()), applied - undone.changes.len())
+            }
+            Err(e) => (Err(e), applied - 1),
+        },
         Step::Undo(Some(keep)) => {
             let keep = keep.index(applied);
             (journal::undo(disk, &toy.dir, Some(keep)).map(drop), keep)

@@ -23,6 +23,7 @@ const REMEDY: &str = "apply the patch to the model it was made on";
 /// The tensors that change, by name.
 pub(super) struct Plan<'a> {
     pub targets: BTreeMap<String, Target<'a>>,
+    patches: &'a [Patch],
 }
 
 /// One tensor, and what is added to it.
@@ -56,7 +57,7 @@ impl<'a> Plan<'a> {
     ) -> Result<Plan<'a>> {
         let mut targets = BTreeMap::<String, Target>::new();
         for (p, patch) in patches.iter().enumerate() {
-            patch.check(Path::new("patch"))?;
+            patch.check(patch.file.as_deref().unwrap_or(Path::new("patch")))?;
             for change in &patch.changes {
                 let target = Target::find(checkpoint, change, by)?;
                 let target = targets.entry(change.tensor.clone()).or_insert(target);
@@ -70,7 +71,7 @@ impl<'a> Plan<'a> {
                 target.past.push(Added::of(change));
             }
         }
-        Ok(Plan { targets })
+        Ok(Plan { targets, patches })
     }
 
     /// Of making every target once.
@@ -110,7 +111,11 @@ impl<'a> Plan<'a> {
                 last = Some(p);
                 if found.hex() != wanted {
                     let (found, want) = (found.hex(), wanted);
-                    let what = format!("{name} is {found}, and patch {} is for {want}", p + 1);
+                    let patch = match &self.patches[p].file {
+                        Some(file) => file.display().to_string(),
+                        None => format!("patch {}", p + 1),
+                    };
+                    let what = format!("{name} is {found}, and {patch} is for {want}");
                     let remedy = "apply patches to the model they were made on, in the order they \
                                   were made; the log lists those already applied";
                     return Err(Error::refused(what, remedy));

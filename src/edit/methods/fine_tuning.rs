@@ -41,7 +41,7 @@ use crate::edit::training::run::Training;
 use crate::edit::training::step::MoveRule;
 use crate::edit::training::texts::{TrainingObjective, TrainingText};
 use crate::model::{MatrixId, Model};
-use crate::store::{Delta, Fingerprint};
+use crate::store::Delta;
 use crate::tensor::Precision;
 
 /// FT-L, as methods are listed.
@@ -254,12 +254,9 @@ impl FineTuning {
         if on.model.compute.precision() == Precision::F64 {
             return None;
         }
-        let mut all = Fingerprint::default();
-        all.field(cache.weights().as_bytes());
-        all.field(on.model.compute.name().as_bytes());
-        training.digest(&mut all);
-        texts.iter().for_each(|text| text.digest(&mut all));
-        Some(KeptTraining::new(cache.dir(), &all.hex()))
+        let (version, compute) = (env!("CARGO_PKG_VERSION"), on.model.compute.name());
+        let key = training.key(version, cache.weights(), &compute, texts);
+        Some(KeptTraining::new(cache.dir(), &key))
     }
 }
 

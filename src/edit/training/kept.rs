@@ -9,16 +9,17 @@
 //! ```
 //!
 //! Its metadata has where the training is, and a hash of the rest: a file that does not fit it is
-//! left alone, and the training begins anew.
+//! warned of, and the training begins anew. One matrix at a time is copied to the host.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use safetensors::tensor::Dtype;
 
 use super::step::Trainer;
-use crate::base::{DType, Result};
+use crate::base::{DType, Progress, Result};
 use crate::store::write::{self, Item};
 use crate::store::{Fingerprint, Shard};
 use crate::tensor::Tensor;
@@ -59,8 +60,27 @@ impl KeptTraining {
         KeptTraining { path, saved: Instant::now(), written: false }
     }
 
-    /// Puts the training where it was, if a file says where.
-    pub fn read(&mut self, trainer: &mut Trainer, facts: usize) -> Option<TrainingState> {
+    /// Puts the training where it was, if a file says where. A damaged one is warned of.
+    pub fn read(
+        &mut self,
+        trainer: &mut Trainer,
+        facts: usize,
+        progress: &dyn Progress,
+    ) -> Option<TrainingState> {
+        if !self.path.exists() {
+            return None;
+        }
+        let found = self.restore(trainer, facts);
+        if found.is_none() {
+            let path = self.path.display();
+            progress.warn(&format!("{path}: is damaged, so the training begins anew"));
+        }
+        self.written = found.is_some();
+        found
+    }
+
+    /// The same of a file that is there; nothing is touched where it is damaged.
+    fn restore(&self, trainer: &mut Trainer, facts: usize) -> Option<TrainingState> {
         let shard = Shard::open(&self.path).ok()?;
         let header = shard.header();
         let count = |name: &str| header.metadata.get(name)?.parse::<usize>().ok();
@@ -78,32 +98,33 @@ impl KeptTraining {
         let losses: Vec<f64> =
             losses.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect();
         state.losses = losses.chunks(facts.max(1)).map(<[f64]>::to_vec).collect();
-        let values = |name: &str, shape: &[usize]| {
-            let entry = entry(name, DType::F32.name()).filter(|entry| entry.shape == shape)?;
-            let mut values = vec![0.0f64; shape.iter().product()];
-            DType::F32.widen(&shard.bytes(&entry.range), &mut values);
-            Some(values)
-        };
         let shapes: Vec<[usize; 2]> =
             trainer.ids.iter().map(|&id| trainer.model.own(id).dims()).collect();
-        let mut matrices = Vec::new();
-        for (i, shape) in shapes.iter().enumerate() {
+        let bytes = |i: usize, part: &str| {
+            let entry = entry(&format!("{i}.{part}"), DType::F32.name())?;
+            (entry.shape == shapes[i]).then(|| shard.bytes(&entry.range))
+        };
+        let mut all = begin_check(&state);
+        for i in 0..shapes.len() {
             for part in PARTS {
-                matrices.push(values(&format!("{i}.{part}"), shape)?);
+                all.field(&bytes(i, part)?);
             }
         }
-        let all: Vec<Vec<f32>> = matrices.iter().map(|values| single(values)).collect();
-        if header.metadata.get("check")? != &check(&state, &all) {
+        if header.metadata.get("check")? != &all.hex() {
             return None;
         }
         let compute = trainer.model.compute.clone();
         for (i, shape) in shapes.iter().enumerate() {
-            let tensor = |part: usize| Tensor::of(&compute, shape, &matrices[3 * i + part]);
-            *trainer.model.own_mut(trainer.ids[i]) = tensor(0);
+            let tensor = |part: &str| {
+                let mut values = vec![0.0f64; shape.iter().product()];
+                DType::F32.widen(&bytes(i, part)?, &mut values);
+                Some(Tensor::of(&compute, shape, &values))
+            };
+            let [w, m, v] = PARTS.map(tensor);
+            *trainer.model.own_mut(trainer.ids[i]) = w?;
             let moments = &mut trainer.moments[i];
-            (moments.m, moments.v, moments.steps) = (tensor(1), tensor(2), state.steps);
+            (moments.m, moments.v, moments.steps) = (m?, v?, state.steps);
         }
-        self.written = true;
         Some(state)
     }
 
@@ -128,55 +149,65 @@ impl KeptTraining {
         if self.written { self.write(trainer, state) } else { Ok(()) }
     }
 
-    /// Writes where the training is.
+    /// Writes where the training is, unless a step was cut off half way: then what was written
+    /// before stays.
     ///
     /// # Errors
     ///
     /// A folder that cannot be written; a device that fails.
     pub fn write(&mut self, trainer: &Trainer, state: &TrainingState) -> Result<()> {
-        let Trainer { model, ids, moments, .. } = trainer;
+        if trainer.torn {
+            return Ok(());
+        }
         let mut items = Vec::new();
-        let mut all = Vec::new();
-        for ((i, &id), moments) in ids.iter().enumerate().zip(moments) {
-            for (part, tensor) in PARTS.into_iter().zip([model.own(id), &moments.m, &moments.v]) {
-                let name = format!("{i}.{part}");
-                let shape = tensor.shape().to_vec();
-                items.push(Item { name, dtype: DType::F32.into(), shape });
-                all.push(single(&model.compute.run(|| Ok(tensor.to_f64()))?));
+        for (i, &id) in trainer.ids.iter().enumerate() {
+            for part in PARTS {
+                let shape = trainer.model.own(id).shape().to_vec();
+                items.push(Item { name: format!("{i}.{part}"), dtype: DType::F32.into(), shape });
             }
+        }
+        let mut all = begin_check(state);
+        for i in 0..items.len() {
+            all.field(bytemuck::cast_slice(&values(trainer, i)?));
         }
         let facts = state.losses.first().map_or(0, Vec::len);
         let shape = vec![state.losses.len(), facts];
+        let matrices = items.len();
         items.push(Item { name: LOSSES.to_owned(), dtype: Dtype::F64, shape });
         let metadata = BTreeMap::from([
-            ("check".to_owned(), check(state, &all)),
+            ("check".to_owned(), all.hex()),
             ("epoch".to_owned(), state.epoch.to_string()),
             ("batches".to_owned(), state.batches.to_string()),
             ("steps".to_owned(), state.steps.to_string()),
             ("done".to_owned(), state.done.to_string()),
         ]);
-        let losses: Vec<f64> = state.losses.iter().flatten().copied().collect();
-        write::write(&self.path, &metadata, &items, &mut |i, out| match all.get(i) {
-            Some(values) => out.write_all(bytemuck::cast_slice(values)),
-            None => out.write_all(bytemuck::cast_slice(&losses)),
+        write::write(&self.path, &metadata, &items, &mut |i, out| {
+            if i < matrices {
+                let values = values(trainer, i).map_err(io::Error::other)?;
+                return out.write_all(bytemuck::cast_slice(&values));
+            }
+            state.losses.iter().try_for_each(|epoch| out.write_all(bytemuck::cast_slice(epoch)))
         })?;
         (self.saved, self.written) = (Instant::now(), true);
         Ok(())
     }
 }
 
-/// What is computed in f32, as it is.
-fn single(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&x| x as f32).collect()
+/// What the file has of tensor i: part i % 3 of matrix i / 3.
+fn values(trainer: &Trainer, i: usize) -> Result<Vec<f32>> {
+    let (matrix, part) = (i / PARTS.len(), i % PARTS.len());
+    let moments = &trainer.moments[matrix];
+    let tensor = [trainer.model.own(trainer.ids[matrix]), &moments.m, &moments.v][part];
+    let values = trainer.model.compute.run(|| Ok(tensor.to_f64()))?;
+    Ok(values.into_iter().map(|x| x as f32).collect()) // computed in f32, so as it is
 }
 
-/// A name for all that a file holds.
-fn check(state: &TrainingState, matrices: &[Vec<f32>]) -> String {
+/// The beginning of a name for all that a file holds; its matrices follow.
+fn begin_check(state: &TrainingState) -> Fingerprint {
     let mut all = Fingerprint::default();
     for count in [state.epoch, state.batches, state.steps, usize::from(state.done)] {
         all.add(&(count as u64).to_le_bytes());
     }
     state.losses.iter().for_each(|epoch| all.field(bytemuck::cast_slice(epoch)));
-    matrices.iter().for_each(|values| all.field(bytemuck::cast_slice(values)));
-    all.hex()
+    all
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! matrices   W, m, v and dW of each, in the type that is computed in; and where it began, if bound
+//! copies     of the matrices on the host, in f64: one while it is kept or read, with its f32, and
+//!            all at the end. Counted with the matrices where these are there too
 //! stream     D numbers a token of all texts, where what lies below is kept
 //! a token    what layers above keep for backward, and the buffers of a pass; what matrices read
 //! fixed      rows of logits that are held at a time
@@ -18,7 +20,7 @@ use crate::ops::weight_gradient::PIECE;
 /// Bytes of training, and what they decide.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainingMemory {
-    /// Of the matrices.
+    /// Of the matrices, and of their copies on the host.
     pub matrices: u64,
     /// Of the stream that enters the lowest of them, of all texts.
     pub stream: u64,
@@ -45,7 +47,8 @@ impl TrainingMemory {
     ) -> TrainingMemory {
         let a = &model.arch;
         let wide = model.compute.precision().size();
-        let elements: usize = ids.iter().map(|&id| model.matrix(id).weights()).sum();
+        let sizes = ids.iter().map(|&id| model.matrix(id).weights());
+        let (elements, largest): (usize, usize) = (sizes.clone().sum(), sizes.max().unwrap_or(0));
         let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
         let rows: usize = texts.iter().map(|text| text.wanted.len()).sum();
         let begin = MatrixGradients::begin_of(model, ids);
@@ -58,7 +61,11 @@ impl TrainingMemory {
         };
         let read = MatrixGradients::bytes_a_token(model, ids);
         let token = saved + pass.forward + pass.backward + read + once.largest + once.forward;
-        let matrices = ((4 + usize::from(bound)) * elements * wide) as u64;
+        let copies = match model.compute.engine() {
+            None => (8 * elements).max(12 * largest),
+            Some(_) => 0,
+        };
+        let matrices = ((4 + usize::from(bound)) * elements * wide + copies) as u64;
         let stream = (tokens * a.width * wide) as u64;
         let rows_at_once = rows.clamp(BATCH_INVARIANT_ROWS, LOGIT_ROWS);
         let fixed = (rows_at_once * wide * (a.vocabulary + 5 * a.width)) as u64;

@@ -50,7 +50,7 @@ impl Training {
     /// # Errors
     ///
     /// A loss that is not finite; cancellation; a file that cannot be written; a device without
-    /// room.
+    /// room. What was done is kept.
     pub fn run(
         &self,
         model: &Model,
@@ -66,7 +66,7 @@ impl Training {
         let mut trainer = model.compute.run(make)?;
         let found = kept
             .as_mut()
-            .map(|kept| model.compute.run(|| Ok(kept.read(&mut trainer, texts.len()))));
+            .map(|kept| model.compute.run(|| Ok(kept.read(&mut trainer, texts.len(), progress))));
         let found = found.transpose()?.flatten();
         if let Some(state) = &found {
             let (epoch, all) = (state.epoch + 1, self.epochs);
@@ -80,7 +80,8 @@ impl Training {
             trainer.keep_below(progress)?;
         }
         while !state.done && state.epoch < self.epochs {
-            self.epoch(&mut trainer, &mut state, names, kept.as_mut(), progress)?;
+            let ended = self.epoch(&mut trainer, &mut state, names, kept.as_mut(), progress);
+            ended.map_err(|e| keep(e, kept.as_mut(), &trainer, &state))?;
         }
         progress.at(Stage::Epoch, self.epochs as u64, self.epochs as u64);
         state.done = true;
@@ -110,9 +111,6 @@ impl Training {
         }
         for batch in batches.skip(state.batches) {
             if progress.cancelled() {
-                if let Some(kept) = &mut kept {
-                    kept.write(trainer, state)?;
-                }
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
             }
             progress.at(Stage::Epoch, state.epoch as u64, self.epochs as u64);
@@ -153,8 +151,25 @@ impl Training {
         order
     }
 
-    /// Adds all that decides what it comes to, but for the texts, to a name for it.
-    pub fn digest(&self, into: &mut Fingerprint) {
+    /// A name for all that decides what it comes to: the weights, what computes, the settings and
+    /// the texts. The version of the program stands for the way of computing.
+    pub fn key(
+        &self,
+        version: &str,
+        weights: &str,
+        compute: &str,
+        texts: &[TrainingText],
+    ) -> String {
+        let mut all = Fingerprint::default();
+        for name in ["training", version, weights, compute] {
+            all.field(name.as_bytes());
+        }
+        self.digest(&mut all);
+        texts.iter().for_each(|text| text.digest(&mut all));
+        all.hex()
+    }
+
+    fn digest(&self, into: &mut Fingerprint) {
         let Training { ids, epochs, batch, shuffle, rule } = self;
         ids.iter().for_each(|id| into.field(id.to_string().as_bytes()));
         into.field(b"");
@@ -167,6 +182,22 @@ impl Training {
         for count in [*epochs as u64, *batch as u64, u64::from(shuffle.is_some()), seed] {
             into.add(&count.to_le_bytes());
         }
+    }
+}
+
+/// Keeps what was done before an error; returns the error, or why an interruption keeps nothing.
+fn keep(
+    e: Error,
+    kept: Option<&mut KeptTraining>,
+    trainer: &Trainer,
+    state: &TrainingState,
+) -> Error {
+    let interrupted = matches!(e, Error::Interrupted { .. });
+    // Before the first step there is nothing that would not be done again at once.
+    let written = kept.filter(|_| interrupted || state.steps > 0);
+    match written.map_or(Ok(()), |kept| kept.write(trainer, state)) {
+        Err(unwritten) if interrupted => unwritten,
+        _ => e,
     }
 }
 

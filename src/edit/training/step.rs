@@ -44,6 +44,8 @@ pub struct Trainer<'t> {
     pub ids: &'t [MatrixId],
     /// What Adam knows of each.
     pub moments: Vec<AdamMoments>,
+    /// Whether a step was cut off, and only some of the matrices have moved.
+    pub torn: bool,
     rule: MoveRule,
     start: Vec<Tensor>, // where each began, where they are bound
     texts: &'t [TrainingText],
@@ -94,6 +96,7 @@ impl<'t> Trainer<'t> {
         Trainer {
             ids,
             moments: ids.iter().map(|&id| AdamMoments::new(model.own(id))).collect(),
+            torn: false,
             rule,
             start: match rule.bound {
                 Some(_) => ids.iter().map(|&id| model.own(id).clone()).collect(),
@@ -172,6 +175,7 @@ impl<'t> Trainer<'t> {
     pub fn step(&mut self) -> Result<()> {
         let MoveRule { lr, weight_decay, bound } = self.rule;
         let compute = self.model.compute.clone();
+        self.torn = true;
         compute.run(|| {
             for (i, &id) in self.ids.iter().enumerate() {
                 let bound = bound.map(|radius| (&self.start[i], radius));
@@ -180,7 +184,9 @@ impl<'t> Trainer<'t> {
                 adam::step(&rule, &self.gradients.all()[i], &mut self.moments[i], w);
             }
             Ok(())
-        })
+        })?;
+        self.torn = false;
+        Ok(())
     }
 
     /// The gradient of each matrix.

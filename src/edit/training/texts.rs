@@ -56,8 +56,10 @@ impl TrainingText {
 
     /// Adds it to a name for what is trained on it.
     pub fn digest(&self, into: &mut Fingerprint) {
-        into.field(bytemuck::cast_slice(&self.ids));
-        for &(at, y) in &self.wanted {
+        let TrainingText { ids, wanted } = self;
+        into.field(bytemuck::cast_slice(ids));
+        into.add(&(wanted.len() as u64).to_le_bytes());
+        for &(at, y) in wanted {
             into.add(&(at as u64).to_le_bytes());
             into.add(&y.to_le_bytes());
         }

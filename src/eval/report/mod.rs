@@ -163,7 +163,6 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     env.set_syntax(syntax);
-    env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     env.set_formatter(formatter);
     env.add_filter("number", number);
     env.add_filter("signed", signed);

@@ -3,6 +3,7 @@
 
 pub mod counterfact;
 pub mod easyedit;
+pub mod generation;
 pub mod mquake;
 pub mod probes;
 pub mod wild;
@@ -37,6 +38,7 @@ pub const SUITES: &[Suite] = &[
     probes::PORTABILITY_SUITE,
     mquake::SUITE,
     wild::SUITE,
+    generation::SUITE,
 ];
 
 /// The metric of a name in results, and its kind.
