@@ -7,7 +7,7 @@
 mod plot;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value as Shown;
+use minijinja::value::{Serde, Value as Shown};
 use minijinja::{Environment, Output, State, escape_formatter};
 use serde_json::{Value, json};
 
@@ -153,9 +153,7 @@ fn word(value: &Value) -> String {
 
 fn render(name: &str, values: &Value) -> Result<String> {
     let failed = |e| Error::refused(format!("a page: {e:#}"), "report this");
-    environment()
-        .and_then(|env| env.get_template(name)?.render(Shown::from_serialize(values)))
-        .map_err(failed)
+    environment().and_then(|env| env.get_template(name)?.render(Serde(values))).map_err(failed)
 }
 
 /// Templates whose name ends so are escaped as HTML.
