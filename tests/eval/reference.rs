@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ use incise::store::{Checkpoint, Patch};
 use incise::tensor::Precision;
 use incise::text::Tokenizer;
 
-use crate::support::golden::root;
+use crate::support::root;
 use crate::support::shared::shared;
 
 const TOLERANCE: f64 = 1e-9;
@@ -70,7 +71,7 @@ impl Recorded {
         if let Some(patch) = case["patch"].as_str() {
             let patches = [Patch::read(&golden().join(patch)).unwrap()];
             for tensor in apply::to_memory(&dir, &patches, &model.compute, &Quiet).unwrap() {
-                edited = edited.with_stored(&tensor.name, tensor.dtype, tensor.bytes.into());
+                edited = edited.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
             }
         }
         let tokenizer = Tokenizer::open(&dir).unwrap();
