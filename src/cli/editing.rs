@@ -114,7 +114,8 @@ impl Editing {
         };
         Ok(json!({
             "stats": self.stats, "hparams": digests(&self.hparams)?, "set": self.sets,
-            "contexts": digests(&self.contexts)?, "chat": self.chat_flags.described(self.chat), "no_space": self.no_space,
+            "contexts": digests(&self.contexts)?, "chat": self.chat_flags.described(self.chat),
+            "no_space": self.no_space,
             "on_broken": self.on_broken, "on_conflict": self.on_conflict,
             "precision": self.precision,
         }))

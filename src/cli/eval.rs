@@ -222,7 +222,8 @@ impl Eval {
             "method": self.method, "patch": digests(&self.patch)?, "with": digests(&self.with)?,
             "editing": self.editing.described()?,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
-            "metrics_asked": self.metrics, "compat": self.compat, "demonstrations": self.demonstrations, "seed": context.seed,
+            "metrics_asked": self.metrics, "compat": self.compat,
+            "demonstrations": self.demonstrations, "seed": context.seed,
             "text": text, "text_tokens": self.text_tokens,
         }))
     }

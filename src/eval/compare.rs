@@ -4,7 +4,7 @@
 //! cases        those that all runs measured; a metric's are those of them that have it in all runs
 //! difference   run less first run, paired by case, with its interval of 95 %
 //! p            that of Fisher's randomisation test; p_holm: Holm's over the runs, metric by metric
-//! orders       runs that differ by their seed alone: from the lowest of their numbers to the highest
+//! orders       runs that differ by their seed alone: from their lowest number to the highest
 //! ```
 //!
 //! The score is no mean over cases, so the test is not for it: it has an interval and no p.
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::folder::{Kept, RUN};
 use super::interval::{self, Column, Interval, holm, randomisation};
+use super::kept::{Kept, RUN};
 use super::measure::{Measure, measures};
 use super::results::CaseResult;
 use crate::base::{Error, Result};

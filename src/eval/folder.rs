@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `run.json` | what was asked for: model, data, method, settings, versions; a run of other settings is refused |
+//! | `run.json` | what was asked for; a run of other settings is refused |
 //! | `results.jsonl` | a [`CaseResult`] a line, as cases are done |
 //! | `sessions.jsonl` | a [`Session`] a line: each call that added to them, and what it cost |
 //! | `summary.json` | what `run.json` has, and an [`Overview`] of the results |
@@ -14,26 +14,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::drift::DocumentResult;
+use super::kept::{Kept, RESULTS, RUN, SESSIONS, read_json};
 use super::overview::Overview;
 use super::report;
 use super::results::CaseResult;
 use super::session::Session;
-use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Result, escape};
 use crate::store::write::whole;
 
-pub(super) const RUN: &str = "run.json";
-const RESULTS: &str = "results.jsonl";
-const SESSIONS: &str = "sessions.jsonl";
 const SUMMARY: &str = "summary.json";
 const REPORT: &str = "report.html";
-
-/// Far above any.
-const MAX_BYTES: u64 = 1 << 32;
 
 /// Results on disk, to be added to.
 pub struct Folder {
@@ -42,52 +34,6 @@ pub struct Folder {
     pub kept: Kept,
     file: File,
     done: HashSet<(usize, String)>,
-}
-
-/// What a folder holds.
-pub struct Kept {
-    /// What was asked for.
-    pub run: Value,
-    /// What was measured, in the order in which it was.
-    pub results: Vec<CaseResult>,
-    /// The calls that did it.
-    pub sessions: Vec<Session>,
-    /// What was measured on text; written with the summary.
-    pub documents: Vec<DocumentResult>,
-}
-
-impl Kept {
-    /// Reads the results of a run.
-    ///
-    /// # Errors
-    ///
-    /// No such folder; a line that is none of theirs.
-    pub fn read(dir: &Path) -> Result<Kept> {
-        let run = read_json(&dir.join(RUN))?;
-        let results =
-            read_lines(&dir.join(RESULTS), "remove the line: the case is measured again")?;
-        let sessions = dir.join(SESSIONS);
-        let sessions = match sessions.exists() {
-            true => {
-                read_lines(&sessions, "remove the line: it says what was done, and no results")?
-            }
-            false => vec![],
-        };
-        Ok(Kept { run, results, sessions, documents: vec![] })
-    }
-
-    /// The results that numbers are of: those with the most cases edited where they were edited one
-    /// upon the other, else all.
-    pub fn last(&self) -> Vec<&CaseResult> {
-        let last = self.results.iter().map(|result| result.edited).max().unwrap_or(0);
-        let is_last = |result: &&CaseResult| result.edited == last || !self.is_sequential();
-        self.results.iter().filter(is_last).collect()
-    }
-
-    /// Whether cases were edited one upon the other.
-    pub fn is_sequential(&self) -> bool {
-        self.run["mode"] == "sequential"
-    }
 }
 
 impl Folder {
@@ -176,7 +122,7 @@ fn line<T: Serialize>(value: &T) -> Result<String> {
     Ok(format!("{}\n", escape::json(&text)))
 }
 
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+fn write_json(path: &Path, value: &Value) -> Result<()> {
     whole(path, format!("{}\n", escape::json(&format!("{value:#}"))).as_bytes())
 }
 
@@ -194,25 +140,4 @@ fn same_run(path: &Path, run: &Value) -> Result<()> {
             Err(Error::input(path, name.clone(), what, remedy))
         }
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    serde_json::from_slice(&read_file(path, 1 << 24)?).map_err(|e| {
-        let remedy = "name another folder, or remove this one";
-        Error::input(path, "JSON", format!("cannot be read: {e}"), remedy)
-    })
-}
-
-/// What whole lines say: the last may have been cut off.
-fn read_lines<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<Vec<T>> {
-    let text = read_text(path, MAX_BYTES)?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let read = |(i, line): (usize, &str)| {
-        let wrong = |e| {
-            let what = format!("cannot be read: {e}");
-            Error::input(path, format!("line {}", i + 1), what, remedy)
-        };
-        serde_json::from_str(line).map_err(wrong)
-    };
-    whole.lines().enumerate().map(read).collect()
 }

@@ -1,4 +1,4 @@
-//! A number over cases: of which columns it is made, where it lies, and how it differs from another.
+//! A number over cases: what it is made of, where it lies, and how it differs from another.
 //!
 //! ```text
 //! m_j    the mean over cases of column j, a case's value the mean over its prompts
@@ -114,8 +114,8 @@ impl Measure {
         Some(Interval { low: scale * low, high: scale * high })
     }
 
-    /// How much higher the number is in one set of columns than in another, over the cases that both
-    /// have, with its interval.
+    /// How much higher the number is in one set of columns than in another, over the cases that
+    /// both have, with its interval.
     pub fn difference(&self, from: &[Column], to: &[Column], seed: u64) -> Option<[f64; 3]> {
         let scale = self.unit.scale();
         let (mean, Interval { low, high }) = match (from, to) {

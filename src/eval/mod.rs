@@ -15,6 +15,7 @@ pub mod fluency;
 pub mod folder;
 pub mod interval;
 pub mod item;
+pub mod kept;
 pub mod measure;
 pub mod metric;
 pub mod overview;

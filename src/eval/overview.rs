@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::drift;
-use super::folder::Kept;
 use super::interval::{self, Column, Interval, TWO_SIDED, of_shares};
+use super::kept::Kept;
 use super::measure::{Measure, measures, summaries};
 use super::metric::Unit;
 use super::results::{CaseResult, ChangeNorm, Summary};

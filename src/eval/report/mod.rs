@@ -12,7 +12,7 @@ use minijinja::{Environment, Output, State, escape_formatter};
 use serde_json::{Value, json};
 
 use super::compare::{ComparedMetric, ComparedRun, Comparison, RunValue};
-use super::folder::Kept;
+use super::kept::Kept;
 use super::measure::SCORE;
 use super::metric::Unit;
 use super::overview::{Cohort, Overview};
