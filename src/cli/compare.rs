@@ -30,8 +30,8 @@ impl Compare {
         if let Some(dir) = &self.output {
             context.terminal.enter(Stage::WriteResults);
             fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
-            let text = format!("{:#}\n", json!(comparison));
-            whole(&dir.join("compare.json"), escape::json(&text).as_bytes())?;
+            let text = escape::pretty_json(&json!(comparison));
+            whole(&dir.join("compare.json"), text.as_bytes())?;
             whole(&dir.join("compare.html"), report::comparison(&comparison)?.as_bytes())?;
         }
         match context.json {

@@ -123,7 +123,7 @@ fn line<T: Serialize>(value: &T) -> Result<String> {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    whole(path, format!("{}\n", escape::json(&format!("{value:#}"))).as_bytes())
+    whole(path, escape::pretty_json(value).as_bytes())
 }
 
 /// Refuses a folder that holds another run's results, and says what differs.
