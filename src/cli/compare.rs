@@ -73,7 +73,8 @@ fn lines(comparison: &Comparison, metric: &ComparedMetric) -> Vec<String> {
             format!("  difference {mean:+7.2} [{low:+6.2}, {high:+6.2}]")
         });
         let p = value.p.zip(value.p_holm);
-        let p = p.map_or(String::new(), |(p, holm)| format!("  p {p:.3}, Holm {holm:.3}"));
+        let p = p.map(|p| [p.0, p.1].map(report::p_value));
+        let p = p.map_or(String::new(), |[p, holm]| format!("  p {p}, Holm {holm}"));
         format!("  {:width$}  {own}{difference}{p}", run.name)
     })
     .collect()

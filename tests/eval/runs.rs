@@ -25,7 +25,7 @@ pub fn case(place: usize, edited: usize, [before, after]: [f64; 2]) -> CaseResul
         facts: vec![FactResult {
             prompt: format!("The capital of country {place} is"),
             target_new: format!("city {place}"),
-            relation: Some(if place % 3 == 0 { "P36" } else { "P17" }.to_owned()),
+            relation: Some(if place.is_multiple_of(3) { "P36" } else { "P17" }.to_owned()),
             p_target: [0.002, after],
             taken: after == 1.0,
             why: (after < 1.0).then(|| "says something else".to_owned()),

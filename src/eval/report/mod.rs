@@ -197,6 +197,7 @@ fn signed(value: f64) -> String {
     format!("{}{}", if value > 0.0 { "+" } else { "" }, number(value))
 }
 
-fn p_value(p: f64) -> String {
+/// `0.031`, or that it is below what 10,000 draws tell well.
+pub fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
 }
