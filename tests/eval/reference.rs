@@ -125,7 +125,11 @@ impl Recorded {
                 let own = own.filter(|(item, _)| item.metric.to_string() == *metric);
                 let got: Vec<f64> = own.map(|(_, &value)| value).collect();
                 let Some(want) = want[when].as_array() else { continue };
-                let want: Vec<f64> = want.iter().filter_map(Value::as_f64).collect();
+                let mut want: Vec<f64> = want.iter().filter_map(Value::as_f64).collect();
+                // Of MQuAKE's questions any counts; the record has each.
+                if metric.starts_with("mquake.multi_hop") {
+                    want = want.into_iter().reduce(f64::max).into_iter().collect();
+                }
                 let name = format!("{}, {}, {metric} {when}", self.name(), case.id);
                 assert_eq!(got.len(), want.len(), "{name}: {got:?}, not {want:?}");
                 for (got, want) in got.iter().zip(&want) {

@@ -18,7 +18,7 @@ use crate::eval::metric::{Metric, Named, Unit};
 use crate::eval::words::Words;
 
 /// Tokens of an answer, and of a chain of thought.
-const MOST: [usize; 2] = [32, 200];
+const MOST: [usize; 2] = [32, 100];
 
 const fn metric(name: &'static str, definition: &'static str) -> Metric {
     Metric { name, definition, comparable_group: None, unit: Unit::Share }
