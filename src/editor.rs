@@ -355,6 +355,11 @@ impl Editor {
         self.prepare(facts)?.plan()
     }
 
+    /// A fingerprint of the model's weights, but for the matrices that edits may change.
+    pub fn fingerprint(&self) -> &str {
+        &self.opened.fingerprint
+    }
+
     /// The model as it was opened.
     pub fn model(&self) -> TextModel {
         TextModel::new(&self.opened.dir, self.opened.model.clone(), &self.opened.tokenizer)

@@ -21,6 +21,11 @@ pub fn json(text: &str) -> Cow<'_, str> {
     replaced(text, is_obeyed, |c| format!("\\u{:04x}", u32::from(c)))
 }
 
+/// A value as JSON over several lines, for files that people read too.
+pub fn pretty_json(value: &serde_json::Value) -> String {
+    format!("{value:#}").lines().map(|line| format!("{}\n", json(line))).collect()
+}
+
 /// What a terminal does, in place of showing it, or a pager takes for a line's end.
 fn is_obeyed(c: char) -> bool {
     let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
@@ -74,5 +79,8 @@ mod tests {
         let safe = json(&text);
         assert!(!safe.contains(is_obeyed), "{safe}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
+        let pretty = pretty_json(&value);
+        assert!(!pretty.replace('\n', "").contains(is_obeyed) && pretty.ends_with("}\n"));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&pretty).unwrap(), value);
     }
 }

@@ -3,14 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::chat::{ChatFlags, assignment};
 use super::context::Context;
 use super::memory;
 use crate::base::Result;
+use crate::base::file::read_file;
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::editor::Editor;
+use crate::store::tensor_fingerprint;
+
+/// Far above any file of settings.
+const MAX_SETTINGS: u64 = 1 << 24;
 
 /// How facts are edited.
 #[derive(Args)]
@@ -100,8 +106,29 @@ impl Editing {
         }
     }
 
+    /// What a record of the run says of these settings; of files also what their bytes are.
+    pub fn described(&self) -> Result<Value> {
+        let digests = |file: &Option<PathBuf>| match file {
+            Some(file) if file.is_file() => digest(file, MAX_SETTINGS),
+            file => Ok(json!(file)),
+        };
+        Ok(json!({
+            "stats": self.stats, "hparams": digests(&self.hparams)?, "set": self.sets,
+            "contexts": digests(&self.contexts)?, "chat": self.chat_flags.described(self.chat),
+            "no_space": self.no_space,
+            "on_broken": self.on_broken, "on_conflict": self.on_conflict,
+            "precision": self.precision,
+        }))
+    }
+
     /// Whether records that cannot be used are skipped.
     pub fn skips(&self) -> bool {
         self.on_broken == "skip"
     }
+}
+
+/// A file and a fingerprint of its bytes, for records of runs.
+pub(super) fn digest(file: &PathBuf, most: u64) -> Result<Value> {
+    let bytes = read_file(file, most)?;
+    Ok(json!({"file": file, "fingerprint": tensor_fingerprint(&bytes)}))
 }

@@ -7,18 +7,18 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::editing::Editing;
-use crate::base::file::read_file;
+use super::editing::{Editing, digest};
+use super::stages;
 use crate::base::{Error, Progress, Result, Rng, Share, Stage};
 use crate::data::request::MAX_BYTES;
 use crate::data::{Case, Corpus, Demonstrations, cases};
 use crate::edit::methods::METHODS;
 use crate::editor::Editor;
-use crate::editor::evaluation::{Mode, Protocol};
+use crate::editor::evaluation::{Mode, Protocol, WorkDone};
 use crate::eval::folder::Folder;
+use crate::eval::session::Session;
 use crate::eval::suites::{SUITES, Suite};
 use crate::eval::words::Compat;
-use crate::store::tensor_fingerprint;
 
 /// What to edit, how, and what to measure.
 #[derive(Args)]
@@ -96,9 +96,12 @@ impl Eval {
             editor = editor.method(method)?;
         }
         let protocol = self.protocol(&editor, cases.len())?;
-        let mut folder = Folder::open(&self.output, self.described(context, cases.len())?)?;
+        let run = self.described(context, &editor, cases.len())?;
+        let mut folder = Folder::open(&self.output, run)?;
         let evaluation = editor.evaluation(&cases, &protocol)?;
-        evaluation.run(&mut folder)?;
+        let ran = evaluation.run(&mut folder);
+        folder.ended(session(context, evaluation.work()))?;
+        ran?;
         context.terminal.enter(Stage::WriteResults);
         let summary = folder.summarise(context.seed)?;
         self.print(context, &summary)
@@ -202,22 +205,25 @@ impl Eval {
     }
 
     /// What is kept of the run: another one does not go on from its results.
-    fn described(&self, context: &Context, cases: usize) -> Result<Value> {
-        let digest = |file: &PathBuf| {
-            let bytes = read_file(file, MAX_BYTES)?;
-            Ok(json!({"file": file, "fingerprint": tensor_fingerprint(&bytes)}))
+    fn described(&self, context: &Context, editor: &Editor, cases: usize) -> Result<Value> {
+        let digests = |files: &[PathBuf]| -> Result<Vec<Value>> {
+            files.iter().map(|file| digest(file, MAX_BYTES)).collect()
         };
-        let data: Vec<Value> = self.data.iter().map(digest).collect::<Result<_>>()?;
+        let data = digests(&self.data)?;
         let text = match self.text.is_empty() {
             true => Value::Null,
             false => json!(Corpus::open(&self.text)?.hash()?),
         };
         Ok(json!({
-            "program": env!("CARGO_PKG_VERSION"), "model": self.model, "data": data,
+            "program": env!("CARGO_PKG_VERSION"), "model": self.model,
+            "model_fingerprint": editor.fingerprint(), "data": data,
             "cases": cases, "limit": self.limit, "sample": self.sample,
-            "shard": self.shard.map(|share| [share.i(), share.n()]), "method": self.method, "patch": self.patch, "with": self.with,
+            "shard": self.shard.map(|share| [share.i(), share.n()]),
+            "method": self.method, "patch": digests(&self.patch)?, "with": digests(&self.with)?,
+            "editing": self.editing.described()?,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
-            "metrics_asked": self.metrics, "compat": self.compat, "demonstrations": self.demonstrations, "seed": context.seed,
+            "metrics_asked": self.metrics, "compat": self.compat,
+            "demonstrations": self.demonstrations, "seed": context.seed,
             "text": text, "text_tokens": self.text_tokens,
         }))
     }
@@ -235,6 +241,21 @@ impl Eval {
             ))?;
         }
         context.terminal.line(self.output.display().to_string())
+    }
+}
+
+/// What this call did.
+fn session(context: &Context, work: WorkDone) -> Session {
+    let stages = stages::to_json(&context.terminal.stages());
+    Session {
+        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        device: context.device.title(),
+        threads: rayon::current_num_threads(),
+        facts: work.facts,
+        cases: work.cases,
+        stages: serde_json::from_value(stages).unwrap_or_default(),
+        hyperparameters: work.hyperparameters,
     }
 }
 

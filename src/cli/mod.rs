@@ -7,6 +7,7 @@ mod apply;
 mod ask;
 mod bench;
 mod chat;
+mod compare;
 mod context;
 mod demo;
 mod doctor;
@@ -88,6 +89,8 @@ enum Command {
     Ask(ask::Ask),
     /// Edit, measure what became of it, report
     Eval(Box<eval::Eval>),
+    /// Put several evaluations side by side, with paired differences
+    Compare(compare::Compare),
     /// Which methods there are, what they need, and their parameters
     Methods(methods::Methods),
     /// Join the values that several `edit --shard` runs found
@@ -169,6 +172,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Edit(c) => c.run(&context),
         Command::Ask(c) => c.run(&context),
         Command::Eval(c) => c.run(&context),
+        Command::Compare(c) => c.run(&context),
         Command::Methods(c) => c.run(&context),
         Command::Merge(c) => c.run(&context),
         Command::Apply(c) => c.run(&context),

@@ -10,19 +10,22 @@
 //! unedited model is measured first, once.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+use serde_json::Value;
 
 use super::{Edit, Editor, TextModel};
 use crate::base::units::counted;
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::data::{Case, Demonstrations, Fact};
 use crate::edit::fact_report::FactReport;
+use crate::edit::solve::layers::MatrixChange;
 use crate::eval::ask::Asked;
 use crate::eval::drift;
 use crate::eval::folder::Folder;
 use crate::eval::item::{Answer, Question};
-use crate::eval::results::{CaseResult, FactResult};
+use crate::eval::results::{CaseResult, ChangeNorm, FactResult};
 use crate::eval::sheet::Sheet;
 use crate::eval::suites::Suite;
 use crate::eval::words::{Compat, Words};
@@ -71,6 +74,18 @@ pub struct Evaluation<'a> {
     sheets: Vec<Sheet>,
     before: Vec<Vec<Answer>>,
     ends: Vec<u32>,
+    work: Mutex<WorkDone>,
+}
+
+/// What an evaluation has done so far.
+#[derive(Clone, Debug, Default)]
+pub struct WorkDone {
+    /// Facts that were edited; one counts each time that it was.
+    pub facts: usize,
+    /// Cases that were measured; one counts each time that it was.
+    pub cases: usize,
+    /// Hyperparameters by name, and where each is from; none before the first edit.
+    pub hyperparameters: Option<[Value; 2]>,
 }
 
 /// Which cases are edited together, and which of them are measured then.
@@ -109,9 +124,9 @@ impl Editor {
             let what = format!("{left_out} left out: texts are longer than the model's context");
             self.settings.progress.warn(&what);
         }
-        let all = 0..cases.len();
+        let (all, work) = (0..cases.len(), Mutex::default());
         let mut evaluation =
-            Evaluation { editor: self, protocol, cases, model, sheets, before: vec![], ends };
+            Evaluation { editor: self, protocol, cases, model, sheets, before: vec![], ends, work };
         let model = evaluation.model.clone();
         evaluation.before = evaluation.answers(&*model, all)?;
         Ok(evaluation)
@@ -165,6 +180,15 @@ impl Evaluation<'_> {
         Ok(())
     }
 
+    /// What was done so far.
+    pub fn work(&self) -> WorkDone {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, change: impl FnOnce(&mut WorkDone)) {
+        change(&mut self.work.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Edits some cases and measures them. What an edit draws from the model serves the next too.
     fn measure(
         &self,
@@ -181,6 +205,10 @@ impl Evaluation<'_> {
             editor.settings.progress = Arc::new(Muted(editor.settings.progress.clone()));
         }
         let model = edit.model()?.language_model();
+        self.add(|work| {
+            work.facts += facts.len();
+            work.hyperparameters = Some(edit.hyperparameters());
+        });
         let editing = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let now = self.answers(&*model, edited)?;
@@ -202,7 +230,7 @@ impl Evaluation<'_> {
             }
             results.push(settings.run(|| drift::document(&*self.model, model, ids))?);
         }
-        folder.documents = results;
+        folder.kept.documents = results;
         Ok(())
     }
 
@@ -221,14 +249,17 @@ impl Evaluation<'_> {
             }
             let after = measured.map(|measured| sheet.values(before, &measured.now[place]));
             let edit = measured.and_then(|measured| measured.edit.as_ref());
+            self.add(|work| work.cases += 1);
             let known = case.background.iter().map(|known| known.relation.clone());
             let facts = case.facts.iter().zip(known);
             folder.add(CaseResult {
                 id: case.id.clone(),
+                place: i,
                 edited,
                 form: case.form.name().to_owned(),
                 facts: facts.map(|(fact, relation)| fact_result(fact, relation, edit)).collect(),
                 values: sheet.results(&sheet.values(before, before), after.as_deref()),
+                changes: edit.map_or(vec![], change_norms),
                 seconds: measured.map_or([0.0; 2], |measured| measured.seconds),
             })?;
         }
@@ -298,6 +329,12 @@ impl Progress for Muted {
 
 /// Cases between two looks at whether the work was cancelled.
 const AT_A_TIME: usize = 16;
+
+fn change_norms(edit: &Edit) -> Vec<ChangeNorm> {
+    let of =
+        |c: &MatrixChange| ChangeNorm { matrix: c.id.to_string(), norm: c.norm, weight: c.weight };
+    edit.changes().iter().map(of).collect()
+}
 
 /// What became of a fact; of one that another took the place of, that alone.
 fn fact_result(fact: &Fact, relation: Option<String>, edit: Option<&Edit>) -> FactResult {

@@ -2,39 +2,37 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `run.json` | what was asked for: model, data, method, settings, versions; a run of other settings is refused |
+//! | `run.json` | what was asked for; a run of other settings is refused |
 //! | `results.jsonl` | a [`CaseResult`] a line, as cases are done |
-//! | `summary.json` | `metrics`: a [`Summary`](super::results::Summary) a name, and what `run.json` has |
+//! | `sessions.jsonl` | a [`Session`] a line: each call that added to them, and what it cost |
+//! | `summary.json` | what `run.json` has, and an [`Overview`] of the results |
+//! | `report.html` | the same as a page |
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::drift::{self, DocumentResult};
-use super::results::{CaseResult, summarise};
-use crate::base::file::{read_file, read_text};
+use super::kept::{Kept, RESULTS, RUN, SESSIONS, read_json};
+use super::overview::Overview;
+use super::report;
+use super::results::CaseResult;
+use super::session::Session;
 use crate::base::{Error, Result, escape};
 use crate::store::write::whole;
 
-const RUN: &str = "run.json";
-const RESULTS: &str = "results.jsonl";
 const SUMMARY: &str = "summary.json";
+const REPORT: &str = "report.html";
 
-/// Far above any.
-const MAX_BYTES: u64 = 1 << 32;
-
-/// Results on disk.
+/// Results on disk, to be added to.
 pub struct Folder {
     dir: PathBuf,
-    run: Value,
+    /// What is in it.
+    pub kept: Kept,
     file: File,
-    /// What was measured, in the order in which it was.
-    pub results: Vec<CaseResult>,
-    /// What was measured on text; written with the summary.
-    pub documents: Vec<DocumentResult>,
     done: HashSet<(usize, String)>,
 }
 
@@ -52,17 +50,17 @@ impl Folder {
             false => write_json(&path, &run)?,
         }
         let path = dir.join(RESULTS);
-        let results = match path.exists() {
-            true => read_results(&path)?,
-            false => vec![],
-        };
+        if !path.exists() {
+            whole(&path, b"")?;
+        }
+        let kept = Kept { run, ..Kept::read(dir)? };
         // Written anew, so that a line that was cut off is gone.
-        let lines: String = results.iter().map(line).collect::<Result<_>>()?;
+        let lines: String = kept.results.iter().map(line).collect::<Result<_>>()?;
         whole(&path, lines.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path);
         let file = file.map_err(|e| Error::io(&path, "open", e))?;
-        let done = results.iter().map(key).collect();
-        Ok(Folder { dir: dir.to_owned(), run, file, results, documents: vec![], done })
+        let done = kept.results.iter().map(key).collect();
+        Ok(Folder { dir: dir.to_owned(), kept, file, done })
     }
 
     /// Whether a case was measured after so many were edited.
@@ -79,34 +77,38 @@ impl Folder {
         let written = self.file.write_all(line(&result)?.as_bytes());
         written.map_err(|e| Error::io(self.dir.join(RESULTS), "write", e))?;
         self.done.insert(key(&result));
-        self.results.push(result);
+        self.kept.results.push(result);
         Ok(())
     }
 
-    /// Writes the summary of what was measured when the most cases were edited; returns it.
+    /// Adds a call that ends; one that did nothing leaves no line.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn ended(&mut self, session: Session) -> Result<()> {
+        if session.cases == 0 && session.facts == 0 {
+            return Ok(());
+        }
+        self.kept.sessions.push(session);
+        let lines: String = self.kept.sessions.iter().map(line).collect::<Result<_>>()?;
+        whole(&self.dir.join(SESSIONS), lines.as_bytes())
+    }
+
+    /// Writes the summary of the results and the page of it; returns the summary.
     ///
     /// # Errors
     ///
     /// A file that cannot be written.
     pub fn summarise(&self, seed: u64) -> Result<Value> {
-        let last = self.results.iter().map(|result| result.edited).max().unwrap_or(0);
-        let cases: Vec<&CaseResult> = self
-            .results
-            .iter()
-            .filter(|result| result.edited == last || !self.is_sequential())
-            .collect();
-        let mut summary = self.run.clone();
-        let mut metrics = summarise(&cases, seed);
-        metrics.extend(drift::summarise(&self.documents, seed));
-        summary["metrics"] = json!(metrics);
-        summary["tokens_of_text"] = json!(self.documents.iter().map(|d| d.tokens).sum::<usize>());
-        summary["cases"] = json!(cases.len());
+        let overview = Overview::new(&self.kept, seed);
+        let mut summary = self.kept.run.clone();
+        for (name, value) in json!(overview).as_object().into_iter().flatten() {
+            summary[name] = value.clone();
+        }
         write_json(&self.dir.join(SUMMARY), &summary)?;
+        whole(&self.dir.join(REPORT), report::page(&self.kept, &overview)?.as_bytes())?;
         Ok(summary)
-    }
-
-    fn is_sequential(&self) -> bool {
-        self.run["mode"] == "sequential"
     }
 }
 
@@ -114,21 +116,20 @@ fn key(result: &CaseResult) -> (usize, String) {
     (result.edited, result.id.clone())
 }
 
-fn line(result: &CaseResult) -> Result<String> {
-    let text = serde_json::to_string(result);
+fn line<T: Serialize>(value: &T) -> Result<String> {
+    let text = serde_json::to_string(value);
     let text = text.map_err(|e| Error::refused(format!("a result: {e}"), "report this"))?;
     Ok(format!("{}\n", escape::json(&text)))
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    whole(path, format!("{}\n", escape::json(&format!("{value:#}"))).as_bytes())
+    whole(path, escape::pretty_json(value).as_bytes())
 }
 
 /// Refuses a folder that holds another run's results, and says what differs.
 fn same_run(path: &Path, run: &Value) -> Result<()> {
     let remedy = "name another folder, or remove this one";
-    let there: Value = serde_json::from_slice(&read_file(path, 1 << 24)?)
-        .map_err(|e| Error::input(path, "JSON", format!("cannot be read: {e}"), remedy))?;
+    let there = read_json(path)?;
     let empty = serde_json::Map::new();
     let [old, new] = [&there, run].map(|value| value.as_object().unwrap_or(&empty));
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
@@ -139,18 +140,4 @@ fn same_run(path: &Path, run: &Value) -> Result<()> {
             Err(Error::input(path, name.clone(), what, remedy))
         }
     }
-}
-
-/// The results of whole lines: the last may have been cut off.
-fn read_results(path: &Path) -> Result<Vec<CaseResult>> {
-    let text = read_text(path, MAX_BYTES)?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let read = |(i, line): (usize, &str)| {
-        let wrong = |e| {
-            let remedy = "remove the line: the case is measured again";
-            Error::input(path, format!("line {}", i + 1), format!("is no result: {e}"), remedy)
-        };
-        serde_json::from_str(line).map_err(wrong)
-    };
-    whole.lines().enumerate().map(read).collect()
 }

@@ -9,13 +9,19 @@
 //! ```
 
 pub mod ask;
+pub mod compare;
 pub mod drift;
 pub mod fluency;
 pub mod folder;
 pub mod interval;
 pub mod item;
+pub mod kept;
+pub mod measure;
 pub mod metric;
+pub mod overview;
+pub mod report;
 pub mod results;
+pub mod session;
 pub mod sheet;
 pub mod suites;
 pub mod words;

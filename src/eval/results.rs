@@ -4,20 +4,18 @@
 //! `summary.json` has, under `metrics`, a [`Summary`] a metric. Values of a line are as they were
 //! measured (shares from 0 to 1), those of the summary as they are shown (percent).
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::{Deserialize, Serialize};
 
-use super::interval::{self, Column, Interval, TWO_SIDED, bootstrap, of_shares};
-use super::metric::{Named, Unit};
 use super::sheet::Sheet;
-use super::suites;
 
 /// What was measured of a case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaseResult {
     /// The case's id.
     pub id: String,
+    /// Its place among the cases, from 0: the order in which they are edited.
+    #[serde(default)]
+    pub place: usize,
     /// Cases that were edited when it was measured; 0 for an unedited model.
     pub edited: usize,
     /// The form of its record.
@@ -26,8 +24,22 @@ pub struct CaseResult {
     pub facts: Vec<FactResult>,
     /// Its values, an item each.
     pub values: Vec<PromptResult>,
-    /// Seconds that the edit took and that measuring took.
+    /// The change of each matrix that it was measured with, which it may share with others.
+    #[serde(default)]
+    pub changes: Vec<ChangeNorm>,
+    /// Its share of the seconds that the edit took and that measuring took.
     pub seconds: [f64; 2],
+}
+
+/// How far a matrix was moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChangeNorm {
+    /// `layers.5.down`.
+    pub matrix: String,
+    /// ‖Δ‖.
+    pub norm: f64,
+    /// ‖W‖ before it.
+    pub weight: f64,
 }
 
 /// What became of one fact.
@@ -94,105 +106,4 @@ impl Sheet {
         };
         self.items.iter().enumerate().map(of).collect()
     }
-}
-
-/// A metric's values: a mean a case.
-struct Columns {
-    metric: Named,
-    before: Column,
-    after: Column,
-}
-
-/// The summary of each metric by its name, in percent where its values are shares.
-pub fn summarise(cases: &[&CaseResult], seed: u64) -> BTreeMap<String, Summary> {
-    let names: BTreeSet<&str> =
-        cases.iter().flat_map(|case| case.values.iter().map(|value| &value.metric[..])).collect();
-    let names = names.into_iter().filter_map(suites::metric);
-    let columns: Vec<Columns> = names.map(|name| columns(cases, &name)).collect();
-    let mut all: BTreeMap<String, Summary> = columns
-        .iter()
-        .filter_map(|columns| Some((columns.metric.to_string(), summary(columns, seed)?)))
-        .collect();
-    if let Some(score) = score(&columns, seed) {
-        all.insert("counterfact.score".to_owned(), score);
-    }
-    all
-}
-
-fn columns(cases: &[&CaseResult], metric: &Named) -> Columns {
-    let name = metric.to_string();
-    let mean = |of: fn(&PromptResult) -> Option<f64>| {
-        let case = |case: &&CaseResult| {
-            let own = case.values.iter().filter(|value| value.metric == name);
-            interval::mean(&own.map(of).collect::<Vec<_>>())
-        };
-        cases.iter().map(case).collect()
-    };
-    Columns { metric: metric.clone(), before: mean(|v| Some(v.before)), after: mean(|v| v.after) }
-}
-
-fn summary(columns: &Columns, seed: u64) -> Option<Summary> {
-    let metric = columns.metric.metric;
-    let before = interval::mean(&columns.before)?;
-    let edited = interval::mean(&columns.after).is_some();
-    let values = if edited { &columns.after } else { &columns.before };
-    let of_values = match metric.unit {
-        Unit::Share => of_shares(values, TWO_SIDED, seed),
-        _ => bootstrap(&[values], |means| means[0], TWO_SIDED, seed),
-    };
-    let change = interval::change(&columns.before, &columns.after);
-    let of_change = bootstrap(&[&change], |means| means[0], TWO_SIDED, seed);
-    let scale = metric.unit.scale();
-    let Interval { low, high } = of_values?;
-    Some(Summary {
-        mean: scale * interval::mean(values)?,
-        low: scale * low,
-        high: scale * high,
-        before: scale * before,
-        change: interval::mean(&change)
-            .zip(of_change)
-            .map(|(mean, Interval { low, high })| [mean, low, high].map(|x| scale * x)),
-        n: values.iter().flatten().count(),
-        definition: metric.definition.to_owned(),
-        comparable_group: metric.comparable_group.map(str::to_owned),
-    })
-}
-
-/// 0 where one of them is.
-pub fn harmonic_mean(values: &[f64]) -> f64 {
-    match values.iter().any(|&value| value == 0.0) {
-        true => 0.0,
-        false => values.len() as f64 / values.iter().map(|value| 1.0 / value).sum::<f64>(),
-    }
-}
-
-/// The harmonic mean of the means of efficacy, paraphrase and neighbourhood success.
-fn score(all: &[Columns], seed: u64) -> Option<Summary> {
-    const PARTS: [&str; 3] = ["counterfact.es", "counterfact.ps", "counterfact.ns"];
-    let of = |name| all.iter().find(|columns| columns.metric.metric.name == name);
-    let parts: Vec<&Columns> = PARTS.into_iter().map(of).collect::<Option<_>>()?;
-    let before: Vec<&[Option<f64>]> = parts.iter().map(|part| &part.before[..]).collect();
-    let after: Vec<&[Option<f64>]> = parts.iter().map(|part| &part.after[..]).collect();
-    let mean = |columns: &[&[Option<f64>]]| {
-        let means: Vec<f64> = columns.iter().map(|c| interval::mean(c)).collect::<Option<_>>()?;
-        Some(harmonic_mean(&means))
-    };
-    let edited = mean(&after).is_some();
-    let values = if edited { &after } else { &before };
-    let Interval { low, high } = bootstrap(values, harmonic_mean, TWO_SIDED, seed)?;
-    let both: Vec<&[Option<f64>]> = before.iter().chain(&after).copied().collect();
-    let change = |m: &[f64]| harmonic_mean(&m[3..]) - harmonic_mean(&m[..3]);
-    let of_change = bootstrap(&both, change, TWO_SIDED, seed);
-    Some(Summary {
-        mean: 100.0 * mean(values)?,
-        low: 100.0 * low,
-        high: 100.0 * high,
-        before: 100.0 * mean(&before)?,
-        change: mean(&after).zip(of_change).zip(mean(&before)).map(|((after, change), before)| {
-            [after - before, change.low, change.high].map(|x| 100.0 * x)
-        }),
-        n: values.iter().map(|column| column.iter().flatten().count()).min()?,
-        definition: "harmonic mean of counterfact.es, .ps and .ns".to_owned(),
-        comparable_group: None,
-    })
 }

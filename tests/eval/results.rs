@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use incise::eval::folder::Folder;
-use incise::eval::results::{CaseResult, PromptResult, harmonic_mean, summarise};
+use incise::eval::measure::{harmonic_mean, summarise};
+use incise::eval::results::{CaseResult, PromptResult};
 
 fn prompt(metric: &str, before: f64, after: f64) -> PromptResult {
     PromptResult { metric: metric.to_owned(), prompt: "p".to_owned(), before, after: Some(after) }
@@ -11,7 +12,16 @@ fn prompt(metric: &str, before: f64, after: f64) -> PromptResult {
 
 fn case(id: &str, edited: usize, values: Vec<PromptResult>) -> CaseResult {
     let (id, form) = (id.to_owned(), "counterfact".to_owned());
-    CaseResult { id, edited, form, facts: vec![], values, seconds: [0.0; 2] }
+    CaseResult {
+        id,
+        place: 0,
+        edited,
+        form,
+        facts: vec![],
+        values,
+        changes: vec![],
+        seconds: [0.0; 2],
+    }
 }
 
 /// Ten records: a record's value is the mean over its prompts, however many it has.
@@ -69,7 +79,7 @@ fn a_run_goes_on_where_it_was_cut_off() {
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, &whole[..whole.len() - 7]).unwrap(); // the last line was being written
     let mut folder = Folder::open(dir.path(), run()).unwrap();
-    assert_eq!(folder.results, cases[..2]);
+    assert_eq!(folder.kept.results, cases[..2]);
     assert!(folder.has(10, "1") && !folder.has(10, "2") && !folder.has(5, "1"));
     cases[2..].iter().for_each(|case| folder.add(case.clone()).unwrap());
     let summary = folder.summarise(0).unwrap();

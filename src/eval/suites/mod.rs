@@ -51,3 +51,10 @@ pub fn metric(name: &str) -> Option<Named> {
     let found = all.filter_map(|metric| Some(metric.of(kind(metric)?)));
     found.min_by_key(|named| named.kind.len())
 }
+
+/// Where the metric of a name stands in the order of results.
+pub fn place(name: &str) -> usize {
+    let found = metric(name).map(|named| named.metric);
+    let mut all = SUITES.iter().flat_map(|suite| suite.metrics);
+    all.position(|metric| found == Some(*metric)).unwrap_or(usize::MAX)
+}
