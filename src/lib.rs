@@ -22,7 +22,7 @@
 //! ```text
 //! 9  cli                      arguments, printing, exit codes
 //! 8  editor                   the front door: open, plan, write, apply, export, undo
-//! 7  bench                    how close to the machine's limits
+//! 7  bench  eval              how close to the machine's limits; where a model holds its facts
 //! 6  edit                     facts → changes
 //! 5  stats  memory            key second moments; edits beside the weights
 //! 4  model                    families, forward, backward, sites
@@ -46,6 +46,8 @@ pub mod data;
 #[doc(hidden)]
 pub mod edit;
 pub mod editor;
+#[doc(hidden)]
+pub mod eval;
 #[doc(hidden)]
 pub mod gpu;
 #[doc(hidden)]

@@ -137,7 +137,7 @@ fn facts_of(file: &Path, place: (&str, usize), value: &Value, fields: Fields) ->
 }
 
 /// The JSON values of a file, or what is wrong with them, each with its position in it.
-fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Result<Value>)>> {
+pub(super) fn values(file: &Path, bytes: &[u8]) -> Result<Vec<(String, Result<Value>)>> {
     if bytes.starts_with(b"\x1f\x8b") {
         let remedy = "decompress it first, as gunzip does";
         return Err(Error::input(file, "line 1", "is compressed by gzip", remedy));

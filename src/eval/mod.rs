@@ -1,0 +1,3 @@
+//! Floor 7: what a model knows, and where: causal tracing.
+
+pub mod trace;
