@@ -13,6 +13,7 @@ mod cli;
 mod data;
 mod edit;
 mod editor;
+mod eval;
 mod gpu;
 mod hostile;
 mod linalg;

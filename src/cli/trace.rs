@@ -5,6 +5,7 @@
 //! `attention.svg`; of known facts `facts.jsonl` too, a line a fact. docs/trace.md has the fields.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use serde_json::Value;
@@ -87,7 +88,9 @@ impl Trace {
 
     fn one(&self, context: &Context, model: &Model, by: &Setup, fact: &KnownFact) -> Result<()> {
         let prompt = TracedPrompt::new(model, by.tokenizer, &fact.prompt, &fact.subject)?;
+        let start = Instant::now();
         let outcome = by.protocol.trace(model, &prompt, None, &context.terminal)?;
+        let seconds = start.elapsed().as_secs_f64();
         let Outcome::Traced(trace) = outcome else {
             return Err(Error::refused("nothing was expected", "report this"));
         };
@@ -100,7 +103,7 @@ impl Trace {
             }
         }
         if context.json {
-            return context.terminal.json(&json);
+            return context.terminal.json(&report::timed(json, seconds));
         }
         report::fact_lines(by, &prompt, &trace)
             .iter()
@@ -112,6 +115,7 @@ impl Trace {
         let terminal = &context.terminal;
         let (mut average, mut lines) = (Average::new(model.arch.layers), String::new());
         let (mut skipped, mut refused) = (0, 0);
+        let start = Instant::now();
         for (i, fact) in all.iter().enumerate() {
             terminal.at(Stage::Fact, i as u64, all.len() as u64);
             let traced = TracedPrompt::new(model, by.tokenizer, &fact.prompt, &fact.subject)
@@ -132,6 +136,7 @@ impl Trace {
                 }
             }
         }
+        let seconds = start.elapsed().as_secs_f64();
         let counts = report::Counts { facts: average.p_high.count(), skipped, refused };
         if counts.facts == 0 {
             let what = "the model goes on with the expected object after no prompt of the file";
@@ -147,7 +152,7 @@ impl Trace {
             }
         }
         if context.json {
-            return terminal.json(&json);
+            return terminal.json(&report::timed(json, seconds));
         }
         report::average_lines(by, counts, &average).iter().try_for_each(|l| terminal.line(l))?;
         self.written(context, "trace.json, facts.jsonl, hidden.svg, mlp.svg, attention.svg")

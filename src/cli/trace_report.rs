@@ -98,6 +98,11 @@ pub(super) fn average_json(by: &Setup, counts: Counts, average: &Average) -> Val
     joined(by.json(), own)
 }
 
+/// With the seconds of the tracing, which are no part of what is kept.
+pub(super) fn timed(found: Value, seconds: f64) -> Value {
+    joined(found, json!({"seconds": seconds}))
+}
+
 fn joined(mut a: Value, b: Value) -> Value {
     if let (Value::Object(a), Value::Object(b)) = (&mut a, b) {
         a.extend(b);
