@@ -15,7 +15,7 @@ use super::trace_report::{self as report, Setup};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::{Fact, KnownFact, known, request};
 use crate::eval::trace::noise::{NoiseLevel, embedding_deviation};
-use crate::eval::trace::{Average, Outcome, Protocol, TracedPrompt};
+use crate::eval::trace::{AverageEffects, Protocol, TraceOutcome, TracedPrompt};
 use crate::model::{Model, fingerprint, load};
 use crate::store::place::{check_place, check_replaced};
 use crate::text::Tokenizer;
@@ -40,17 +40,20 @@ pub struct Trace {
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
     /// The first so many facts of the file only
-    #[arg(long, value_name = "N", requires = "known", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", requires = "known")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Corrupted copies
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     samples: u16,
     /// Noise on the subject's embeddings: s3 is 3 times their standard deviation over the known
     /// subjects, and a plain number the deviation itself
     #[arg(long, value_name = "s3|VALUE", default_value = "s3")]
     noise: NoiseLevel,
     /// Layers in which outputs of MLPs, or of attention, are restored together
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     window: u16,
     /// Folder for numbers and heat maps
     #[arg(short, long, value_name = "DIR")]
@@ -91,7 +94,7 @@ impl Trace {
         let start = Instant::now();
         let outcome = by.protocol.trace(model, &prompt, None, &context.terminal)?;
         let seconds = start.elapsed().as_secs_f64();
-        let Outcome::Traced(trace) = outcome else {
+        let TraceOutcome::Traced(trace) = outcome else {
             return Err(Error::refused("nothing was expected", "report this"));
         };
         let json = report::fact_json(by, fact, &prompt, &trace);
@@ -113,7 +116,7 @@ impl Trace {
 
     fn many(&self, context: &Context, model: &Model, by: &Setup, all: &[KnownFact]) -> Result<()> {
         let terminal = &context.terminal;
-        let (mut average, mut lines) = (Average::new(model.arch.layers), String::new());
+        let (mut average, mut lines) = (AverageEffects::new(model.arch.layers), String::new());
         let (mut skipped, mut refused) = (0, 0);
         let start = Instant::now();
         for (i, fact) in all.iter().enumerate() {
@@ -129,8 +132,8 @@ impl Trace {
                 }
             };
             match by.protocol.trace(model, &prompt, Some(token), terminal)? {
-                Outcome::Skipped(_) => skipped += 1,
-                Outcome::Traced(trace) => {
+                TraceOutcome::Skipped(_) => skipped += 1,
+                TraceOutcome::Traced(trace) => {
                     average.add(&prompt, &trace);
                     lines += &format!("{}\n", report::fact_json(by, fact, &prompt, &trace));
                 }

@@ -3,11 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::Result;
+use crate::base::units::counted;
 use crate::data::KnownFact;
 use crate::eval::trace::average::RunningMean;
 use crate::eval::trace::noise::NoiseLevel;
 use crate::eval::trace::{
-    Average, CausalTrace, EditLayers, HeatMap, Protocol, TokenRole, TracedPrompt, TracedState,
+    AverageEffects, CausalTrace, EditLayers, HeatMap, Protocol, TokenRole, TracedPrompt,
+    TracedState,
 };
 use crate::text::Tokenizer;
 
@@ -70,7 +72,7 @@ pub(super) fn fact_json(
 }
 
 /// The averages of many facts.
-pub(super) fn average_json(by: &Setup, counts: Counts, average: &Average) -> Value {
+pub(super) fn average_json(by: &Setup, counts: Counts, average: &AverageEffects) -> Value {
     let layers = |of: &[RunningMean]| {
         let [mean, error]: [Vec<Option<f64>>; 2] =
             [RunningMean::mean, RunningMean::error].map(|f| of.iter().map(f).collect());
@@ -137,7 +139,7 @@ pub(super) fn fact_maps(
 }
 
 /// The heat maps of many facts.
-pub(super) fn average_maps(average: &Average) -> Result<Vec<Drawing>> {
+pub(super) fn average_maps(average: &AverageEffects) -> Result<Vec<Drawing>> {
     let labels = TokenRole::ALL.map(|role| role.title().to_owned());
     let of = |kind: usize| {
         let row = |role| -> Vec<Option<f64>> {
@@ -177,11 +179,12 @@ pub(super) fn fact_lines(by: &Setup, prompt: &TracedPrompt, trace: &CausalTrace)
 }
 
 /// Averages in words.
-pub(super) fn average_lines(by: &Setup, counts: Counts, average: &Average) -> Vec<String> {
+pub(super) fn average_lines(by: &Setup, counts: Counts, average: &AverageEffects) -> Vec<String> {
     let Counts { facts, skipped, refused } = counts;
     let [p_high, p_low] = [average.p_high, average.p_low].map(|p| p.mean().unwrap_or_default());
     let mut lines = vec![format!(
-        "{facts} facts traced, {skipped} skipped that the model does not say, {refused} left out: {}",
+        "{} traced, {skipped} that the model does not say, {refused} left out: {}",
+        counted(facts as u64, "fact"),
         probabilities(by, p_high, p_low)
     )];
     for state in TracedState::ALL {

@@ -8,8 +8,8 @@ use incise::base::Quiet;
 use incise::eval::trace::average::RunningMean;
 use incise::eval::trace::noise::{draw, embedding_deviation};
 use incise::eval::trace::{
-    Average, CausalTrace, EditLayers, HeatMap, Outcome, PromptRuns, Protocol, Restoration,
-    TokenRole, TracedPrompt, TracedState,
+    AverageEffects, CausalTrace, EditLayers, HeatMap, PromptRuns, Protocol, Restoration, TokenRole,
+    TraceOutcome, TracedPrompt, TracedState,
 };
 use incise::model::Model;
 use incise::store::Checkpoint;
@@ -81,8 +81,8 @@ fn tiny(compute: impl Into<Compute>) -> (Case, Model, TracedPrompt) {
 
 fn traced(by: &Protocol, model: &Model, prompt: &TracedPrompt) -> CausalTrace {
     match by.trace(model, prompt, None, &Quiet).unwrap() {
-        Outcome::Traced(trace) => trace,
-        Outcome::Skipped(token) => panic!("token {token} was not expected"),
+        TraceOutcome::Traced(trace) => trace,
+        TraceOutcome::Skipped(token) => panic!("token {token} was not expected"),
     }
 }
 
@@ -98,7 +98,8 @@ fn bound(case: &Case, compute: &Compute) -> f64 {
         made["f32_p"].as_f64().unwrap()
     };
     let worst = Case::all().iter().map(off).fold(0.0, f64::max);
-    let double = compute.precision() == Precision::F64 && (case.shared || learned_positions(&case.model));
+    let double =
+        compute.precision() == Precision::F64 && (case.shared || learned_positions(&case.model));
     let digits = if double { 0.75 * U64 / U32 } else { digits(compute) };
     digits * (2.0 * worst + U32)
 }
@@ -219,8 +220,8 @@ fn what_the_model_does_not_say_is_skipped_and_a_cancelled_run_ends() {
     let by = case.protocol();
     let answer = traced(&by, &model, &prompt).answer;
     let expecting = |token| by.trace(&model, &prompt, Some(token), &Quiet).unwrap();
-    assert!(matches!(expecting(answer), Outcome::Traced(_)));
-    assert_eq!(expecting(answer + 1), Outcome::Skipped(answer));
+    assert!(matches!(expecting(answer), TraceOutcome::Traced(_)));
+    assert_eq!(expecting(answer + 1), TraceOutcome::Skipped(answer));
     let cancelled = by.trace(&model, &prompt, None, &CancelAt::question(2));
     assert_eq!(cancelled.unwrap_err().code(), "interrupted");
 }
@@ -257,9 +258,9 @@ fn counting(tokens: usize, layers: usize) -> CausalTrace {
 #[test]
 fn averages_are_by_the_role_of_a_token() {
     let prompt = |tokens, subject| TracedPrompt { ids: vec![0; tokens], subject };
-    let mut average = Average::new(2);
+    let mut average = AverageEffects::new(2);
     average.add(&prompt(9, 1..5), &counting(9, 2));
-    let means = |average: &Average| {
+    let means = |average: &AverageEffects| {
         TokenRole::ALL.map(|role| {
             let [first, second] = average.effects(TracedState::Mlp, role) else { panic!() };
             assert_eq!(first, second);

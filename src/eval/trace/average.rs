@@ -114,7 +114,7 @@ impl RunningMean {
 
 /// Effects of many facts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Average {
+pub struct AverageEffects {
     /// Probability in the clean run.
     pub p_high: RunningMean,
     /// … and in the corrupted ones.
@@ -122,12 +122,12 @@ pub struct Average {
     effects: [[Vec<RunningMean>; 6]; 3], // of a kind of state, a role, a layer
 }
 
-impl Average {
+impl AverageEffects {
     /// Of no fact yet, in a model of so many layers.
-    pub fn new(layers: usize) -> Average {
+    pub fn new(layers: usize) -> AverageEffects {
         let none = RunningMean::default();
         let effects = [(); 3].map(|()| [(); 6].map(|()| vec![none; layers]));
-        Average { p_high: none, p_low: none, effects }
+        AverageEffects { p_high: none, p_low: none, effects }
     }
 
     /// Takes the effects of one more fact.

@@ -8,7 +8,7 @@ pub mod noise;
 pub mod protocol;
 pub mod restore;
 
-pub use average::{Average, EditLayers, TokenRole};
+pub use average::{AverageEffects, EditLayers, TokenRole};
 pub use heat_map::HeatMap;
-pub use protocol::{CausalTrace, Outcome, Protocol, TracedPrompt};
+pub use protocol::{CausalTrace, Protocol, TraceOutcome, TracedPrompt};
 pub use restore::{PromptRuns, Restoration, TracedState};

@@ -81,7 +81,7 @@ impl CausalTrace {
 
 /// What came of a prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum TraceOutcome {
     /// Its effects.
     Traced(CausalTrace),
     /// It was not traced: the model says this token and not what was expected.
@@ -100,7 +100,7 @@ impl Protocol {
         prompt: &TracedPrompt,
         expected: Option<u32>,
         progress: &dyn Progress,
-    ) -> Result<Outcome> {
+    ) -> Result<TraceOutcome> {
         let TracedPrompt { ids, subject } = prompt;
         let shape = [self.samples, subject.len(), model.arch.width];
         if self.samples == 0 || self.window == 0 {
@@ -110,7 +110,7 @@ impl Protocol {
         let noise = noise::draw(self.seed, self.nu, shape);
         let runs = PromptRuns::new(model, ids, subject.clone(), &noise)?;
         if expected.is_some_and(|token| token != runs.answer) {
-            return Ok(Outcome::Skipped(runs.answer));
+            return Ok(TraceOutcome::Skipped(runs.answer));
         }
         let layers = model.arch.layers;
         let all = self.restorations(subject.start..ids.len(), layers);
@@ -123,7 +123,7 @@ impl Protocol {
             }
         }
         let PromptRuns { answer, p_high, p_low, .. } = runs;
-        Ok(Outcome::Traced(CausalTrace { answer, p_high, p_low, ie }))
+        Ok(TraceOutcome::Traced(CausalTrace { answer, p_high, p_low, ie }))
     }
 
     /// A restoration of each kind, at each of some tokens, about each layer.
