@@ -1,11 +1,11 @@
 // codebook.cu: the nearest key of a row, and that key's value in the place of rows.
 //
-//   maths    nearest  d_j = |x_rows[i] - k_j|     j* = the first with the least d
-//                     chosen_i = j* where d_j* <= r_j*, else -1
+//   maths    nearest  d_j = |x_rows[i] - k_j|^2   j* = the first with the least d
+//                     chosen_i = j* where d_j* <= r_j*^2, else -1
 //            replace  y_rows[i] = v_j, j = chosen_of[i], where j >= 0
 //   shapes   x (N, F), y (N, D) elem   keys (n, F)   radii (n)   chosen (R)   values (n, D)
 //            rows (R), of replace (M), of (M)
-//   types    f32 bf16                                              distances in f32
+//   types    f32 bf16                                              squares of distances in f32
 //   launch   nearest: a block a row, a warp a key in turn; replace: an element a thread
 //   cost     nearest moves R n F floats, replace 2 M D; bandwidth-bound
 //   source   Hartvigsen et al. 2023, arXiv:2211.11031
@@ -32,7 +32,7 @@ extern "C" __global__ void nearest_key(const elem* x, const int* rows, const flo
             const float gap = f32(query[i]) - k[i];
             sum += gap * gap;
         }
-        const float d = sqrtf(warp_sum(sum));
+        const float d = warp_sum(sum);
         if (d < least) {  // the first of a warp's keys stays where distances are equal
             least = d;
             key = j;
@@ -52,7 +52,7 @@ extern "C" __global__ void nearest_key(const elem* x, const int* rows, const flo
             key = j;
         }
     }
-    chosen[blockIdx.x] = key >= 0 && least <= radii[key] ? key : -1;
+    chosen[blockIdx.x] = key >= 0 && least <= radii[key] * radii[key] ? key : -1;
 }
 
 extern "C" __global__ void replace_rows(const float* values, const int* rows, const int* of,

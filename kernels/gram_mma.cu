@@ -17,60 +17,31 @@
 // after every RUN tokens, these to part with the launch, and part to f64 with the flush.
 #include "common.cuh"
 #include "tiles.cuh"
+#include "rank_k.cuh"
 
 constexpr int SIDE = 128;
 constexpr int THREADS = 256;
 constexpr int RUN = 128;
 constexpr int FLUSH = 16384;
 
-struct Plan {
-    static constexpr int parts = Parts<elem>::count;
-    static constexpr int depth = 32 / parts;
-    static constexpr int tile = SIDE * depth;  // numbers of one part
-    static constexpr int stages = 3;
-    static_assert(RUN % depth == 0 && SIDE / WARP_M * (SIDE / WARP_N) * WARP == THREADS, "");
-};
-
-// Tiles of K, (depth, SIDE): the rows and the columns of the block.
-struct Shared {
-    alignas(16) bf16 rows[Plan::stages][Plan::parts][Plan::tile];
-    alignas(16) bf16 cols[Plan::stages][Plan::parts][Plan::tile];
-};
-static_assert(sizeof(Shared) <= 48 << 10, "");
+using Plan = RankK<SIDE, THREADS, RUN>;
+struct Shared : Plan::Tiles {};  // of K: the rows and the columns of the block
 
 extern "C" __global__ void __launch_bounds__(256) gram_add(const elem* k, int N, int F,
                                                            inout float* part) {
     const int i0 = blockIdx.y * SIDE, j0 = blockIdx.x * SIDE;
     if (j0 > i0) return;  // the whole block
-    Shared& s = shared();
-    constexpr int bits = bits_for(SIDE / VEC);
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int row = warp % (SIDE / WARP_M) * WARP_M, col = warp / (SIDE / WARP_M) * WARP_N;
-    const Matrix<elem> x = matrix(k + i0, F, 1, N, F - i0), y = matrix(k + j0, F, 1, N, F - j0);
-    const bool busy = i0 + row < F && j0 + col <= i0 + row + WARP_M - 1;
-
-    TileLoader<elem, Plan::tile, THREADS> of_rows, of_cols;
+    const WarpPlace at = warp_place<Plan>();
+    const bool busy = i0 + at.row < F && j0 + at.col <= i0 + at.row + WARP_M - 1;
     Acc all = {}, sum = {};
-    const auto begin = [&](int tile, int stage) {
-        of_rows.load(x, tile * Plan::depth, 0, bits, s.rows[stage]);
-        of_cols.load(y, tile * Plan::depth, 0, bits, s.cols[stage]);
-    };
-    const auto end = [&](int stage) {
-        of_rows.store(bits, s.rows[stage]);
-        of_cols.store(bits, s.cols[stage]);
-    };
-    const auto use = [&](int tile, int stage) {
-        if (busy)
-            warp_mma<Plan::parts, Plan::parts, Plan::depth>(sum, s.rows[stage], s.cols[stage], row,
-                                                            col, false, false);
-        if ((tile + 1) % (RUN / Plan::depth) == 0) promote(all, sum);
-    };
-    pipeline<Plan::stages>((N + Plan::depth - 1) / Plan::depth, begin, end, use);
+    rank_k<Plan>(all, sum, shared(), matrix(k + i0, F, 1, N, F - i0),
+                 matrix(k + j0, F, 1, N, F - j0), at, busy, (N + Plan::depth - 1) / Plan::depth,
+                 [&](int tile) { return TileRows{tile * Plan::depth, N}; });
     promote(all, sum);
 
     UNROLL for (int e = 0; e < WARP_M / 16 * 4; e++) {
-        const int f = i0 + row + e / 4 * 16 + lane / 4 + e / 2 % 2 * 8;
-        const int g = j0 + col + lane % 4 * 2 + e % 2;
+        const int f = i0 + at.thread_row + e / 4 * 16 + e / 2 % 2 * 8;
+        const int g = j0 + at.thread_col + e % 2;
         float* to = &part[static_cast<long long>(f) * F + g];
         UNROLL for (int j = 0; j < WARP_N / 8; j++)
             if (f < F && g + 8 * j <= f) to[8 * j] += all.x[e / 4][j][e % 4];

@@ -10,8 +10,7 @@ use crate::edit::search::memory::{SearchMemory, max_tokens};
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::search::{Push, Search, SearchFact, find_all};
 use crate::gpu::Engine;
-use crate::model::random::layer_weights;
-use crate::model::{At, Batch, Hook, Model, NoHook, Past, Run, SearchPrecision, Site};
+use crate::model::{At, Batch, Hook, Linear, Model, NoHook, Past, Run, SearchPrecision, Site};
 use crate::ops::gram::{Totals, packed_len};
 use crate::stats::LayerInput;
 use crate::stats::collect::InputMoments;
@@ -54,9 +53,10 @@ pub fn searches(model: &Model, limits: Limits, n: usize, rows: &mut Vec<Row>) ->
     ways(model).iter().try_for_each(|model| find(model, limits, n, &mut ids, rows))
 }
 
-/// Weights of a layer.
+/// Weights of a layer's matrices, of which all have the same.
 pub fn weights(model: &Model) -> f64 {
-    layer_weights(&model.arch, model.layers[0].mlp().gate.is_some())
+    let of = |linear: &Linear| linear.w.dims().iter().product::<usize>();
+    model.layers[0].matrices().map(|(_, linear)| of(linear)).sum::<usize>() as f64
 }
 
 fn how(model: &Model) -> &'static str {

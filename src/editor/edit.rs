@@ -31,7 +31,7 @@ use crate::store::{Metadata, Patch};
 #[non_exhaustive]
 pub enum Artifact {
     /// A change of the weights.
-    Weights(Patch),
+    Weights(Box<Patch>),
     /// What lives beside them.
     Memory(Arc<Codebook>),
 }
@@ -141,7 +141,7 @@ impl Edit {
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
             Some(memory) => Artifact::Memory(memory),
-            None => Artifact::Weights(patch),
+            None => Artifact::Weights(Box::new(patch)),
         };
         Ok(Edit { prepared, facts, changes, artifact, model: written.model, state })
     }

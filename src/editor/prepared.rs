@@ -31,8 +31,8 @@ use crate::edit::search::Search;
 use crate::edit::state::State;
 use crate::edit::value_store::ValueStore;
 use crate::edit::values;
-use crate::model::Model;
 use crate::model::lineage::weights_name;
+use crate::model::{Model, SearchPrecision};
 use crate::stats::Moment;
 use crate::store::tensor_fingerprint;
 use crate::text::{Chat, ChatSettings, Frame};
@@ -70,7 +70,7 @@ impl Prepared {
         let method = settings.chosen()?;
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
         let progress = &*settings.progress;
-        applies(&settings, method)?;
+        applies(&opened, &settings, method)?;
         let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
         for (name, value, source) in &settings.set {
             hparams.put(name, value.clone(), source);
@@ -430,7 +430,7 @@ fn say_unread(settings: &Settings, method: &dyn Method, params: &Params, searche
 }
 
 /// Refuses settings that do not apply to a method, or contradict each other.
-fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
+fn applies(opened: &Opened, settings: &Settings, method: &dyn Method) -> Result<()> {
     if settings.shard.is_some() && settings.sequential > 0 {
         let what = "a shard of a sequential edit: later batches need the earlier ones' edits";
         return Err(Error::refused(what, "leave out one of the two"));
@@ -448,6 +448,7 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
+        ("precision", opened.model.search_precision == SearchPrecision::Fast && epochs),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((setting, _)) => Err(does_not_apply(setting, method)),

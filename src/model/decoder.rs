@@ -58,7 +58,7 @@ impl Model {
         let span = span.into();
         let _hold = self.compute.hold();
         self.refuse_unrecordable(hook);
-        let heads = self.layers.iter().map(|layer| layer.attention().heads);
+        let heads = self.layers.iter().flat_map(|layer| layer.heads());
         run.tables.fit(&self.compute, batch, self.arch.rotary(), heads);
         let Run { kept, acts, tables, buffers, .. } = run;
         buffers.pending = false; // where a pass before was cut off

@@ -12,12 +12,11 @@
 
 use std::ops::Range;
 
-use super::attention::Attention;
 use super::branch::{Body, BodyBack, Branch, BranchActs};
 use super::matrix::{Linear, Matrix};
-use super::mlp::Mlp;
 use super::pass::{Buffers, Pass};
 use super::token_bytes::{ElementBytes, TokenBytes};
+use crate::ops::attention::Heads;
 use crate::ops::{norm, rows};
 use crate::tensor::{Compute, Tensor};
 
@@ -76,30 +75,12 @@ pub(super) fn rounded<'a>(x: &'a Tensor, buffer: &'a mut Option<Tensor>) -> &'a 
 }
 
 impl Layer {
-    /// Attention's weights.
-    ///
-    /// # Panics
-    ///
-    /// Where the layer has none.
-    pub fn attention(&self) -> &Attention {
-        let attention = self.branches.iter().find_map(|branch| match &branch.body {
-            Body::Attention(attention) => Some(attention),
+    /// The heads of its attention, as often as it has any.
+    pub(super) fn heads(&self) -> impl Iterator<Item = Heads> {
+        self.branches.iter().filter_map(|branch| match &branch.body {
+            Body::Attention(attention) => Some(attention.heads),
             Body::Mlp(_) => None,
-        });
-        attention.expect("a layer with attention")
-    }
-
-    /// The MLP's weights.
-    ///
-    /// # Panics
-    ///
-    /// Where the layer has none.
-    pub fn mlp(&self) -> &Mlp {
-        let mlp = self.branches.iter().find_map(|branch| match &branch.body {
-            Body::Mlp(mlp) => Some(mlp),
-            Body::Attention(_) => None,
-        });
-        mlp.expect("a layer with an MLP")
+        })
     }
 
     /// Its matrices.

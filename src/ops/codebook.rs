@@ -2,8 +2,8 @@
 //! the place of rows of what it gives.
 //!
 //! ```text
-//! d_j = ‖x − k_j‖            j* = the first with the least d
-//! chosen = j*                where d_j* ≤ r_j*, else nothing
+//! d_j = ‖x − k_j‖²           j* = the first with the least d
+//! chosen = j*                where d_j* ≤ r_j*², else nothing
 //! y ← v_chosen               where something was chosen
 //! ```
 //!

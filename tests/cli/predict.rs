@@ -31,6 +31,13 @@ fn a_prediction_is_the_sum_of_its_lines() {
     // 4 FLOP a weight and token, of 19 layers with 4 · 4096² + 2 · 4096 · 16384 weights each.
     let layer = 4.0 * 4096.0 * 4096.0 + 2.0 * 4096.0 * 16_384.0;
     near(seconds(&p["step"], "products"), 4.0 * 264.0 * 31.0 * 19.0 * layer / 700e12);
+    // A column of a token: norms 2 · 10 and back 2 · 16, sums 8 in a norm and 12 beside, rounding
+    // 2 · 6, and a quarter of q and k turns, 2 bytes each to and fro, both ways. In f32: norms
+    // 2 · 12, no rounding, and 4 bytes turn.
+    let columns = 264.0 * 31.0 * 19.0 * 4096.0 / (0.7 * 4.3e12);
+    let stream = |p: &Value| seconds(&p["step"], "norms, residuals, rotary");
+    near(stream(&p), (20.0 + 32.0 + 20.0 + 12.0 + 4.0) * columns);
+    near(stream(&predicted(&["--precision", "exact"])), (24.0 + 32.0 + 20.0 + 8.0) * columns);
 }
 
 /// A calculation by hand of November 2026 gave 405 s, and 585 s of an exact search. What it counted

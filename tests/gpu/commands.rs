@@ -113,6 +113,23 @@ fn a_report_names_the_card() {
     assert_eq!(device(&["--no-check"])["first_look_checked"], false);
 }
 
+/// `--precision` is the value search's, and fine-tuning searches none.
+#[test]
+fn fine_tuning_takes_no_precision() {
+    let Some(twin) = twin::program("gpu::commands::fine_tuning_takes_no_precision") else { return };
+    let s = Session::new("gpt2");
+    let [model, requests, patch] =
+        ["model", "requests.jsonl", "patch.safetensors"].map(|file| s.at(file));
+    let files = ["edit", &model, &requests, "-o", &patch];
+    let precise = ["--method", "ft-m", "--precision", "fast"];
+    let out = on_card(twin, &[&files[..], &precise].concat());
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("precision does not apply to ft-m, which trains"),
+        "{out:?}"
+    );
+}
+
 /// Two cards share facts and text: the same values, whichever card finds them.
 #[test]
 fn two_cards_share_the_work() {

@@ -139,7 +139,7 @@ fn scoring_knows_where_the_prompt_ends() {
     let with = with(&model, &book(&model, 0, prompt, Replacement::Last));
     let candidate = [3, 1, 4];
     let text = Completion { ids: [&prompt[..], &candidate].concat(), candidate: 3 };
-    let log_p = score(&*with, &[text.clone()]).unwrap().remove(0).log_p;
+    let log_p = score(&*with, std::slice::from_ref(&text)).unwrap().remove(0).log_p;
     let z = whole(&*with, &text.ids, prompt.len());
     let v = model.arch.vocabulary;
     for (t, (&id, got)) in candidate.iter().zip(&log_p).enumerate() {

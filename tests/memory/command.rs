@@ -66,7 +66,7 @@ fn what_a_memory_has_no_use_for_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let demo = root().join("demo").display().to_string();
-    let (memory, patch) = (at("violin.memory"), at("violin.patch"));
+    let (memory, patch, none) = (at("violin.memory"), at("violin.patch"), at("none"));
     let request = ["--prompt", "{} played the", "--subject", "Louis Armstrong", "--to", "violin"];
     let how = |method, file| {
         let how = ["--method", method, "--set", "layers=[0]", "-o", file];
@@ -90,7 +90,7 @@ fn what_a_memory_has_no_use_for_is_refused() {
         (&["--set", "replacement=first"], "replace_last"),
         (&["--set", "eps=0"], "eps"),
     ] {
-        let error = fails(1, &[&how("grace", &memory)[..], more].concat());
+        let error = fails(1, &[&how("grace", &none)[..], more].concat());
         assert!(error.contains(what), "{error}");
     }
 }

@@ -3,17 +3,21 @@
 //! Whole passes are held to the framework in `golden.rs`. Another way may be at most twice as wrong
 //! as they are (f32), and in f64 differ from them by 512 units of the largest value, as there.
 
+use std::sync::Arc;
+
 use incise::base::Rng;
 use incise::model::Past;
+use incise::model::branch::{Body, Branch};
 use incise::model::generate::{Sampling, generate};
 use incise::model::score::read;
 use incise::model::site::Look;
-use incise::model::{At, Batch, KvCache, Matrix, Model, Run, Site};
+use incise::model::{At, Batch, KvCache, Matrix, MatrixId, Model, Run, Site};
 use incise::ops::sample;
-use incise::tensor::{Precision, Tensor};
+use incise::tensor::{Compute, Precision, Tensor};
 
 use crate::support::budget::{U32, off};
 use crate::support::golden::{Golden, NAMES};
+use crate::support::twin;
 
 type Prompts = [Vec<u32>];
 
@@ -71,6 +75,27 @@ fn sequences_of_a_batch_do_not_see_each_other() {
         let all: Vec<usize> = (0..batch.len()).collect();
         model.logits(&batch, Past::None, &all).unwrap().to_f64()
     });
+}
+
+/// A layer without attention gives what one with an output projection of zeros gives, to the bit;
+/// the others attend by their own heads.
+#[test]
+fn a_layer_may_have_no_attention() {
+    let golden = Golden::open("llama-tied");
+    let engine = twin::fastest("model::passes::a_layer_may_have_no_attention");
+    let host: [Compute; 2] = [Precision::F32.into(), Precision::F64.into()];
+    for compute in host.into_iter().chain(engine.map(Compute::from)) {
+        let model = golden.model(compute);
+        let id = MatrixId::new(1, Matrix::O);
+        let zeros = vec![0.0; model.matrix(id).w.dims().iter().product()];
+        let silent = model.with_values(id, zeros);
+        let mut without = model.clone();
+        let has_none = |branch: &Branch| !matches!(branch.body, Body::Attention(_));
+        Arc::make_mut(&mut without.layers[1]).branches.retain(has_none);
+        let want = logits(&silent, &golden.json.prompts);
+        assert!(logits(&without, &golden.json.prompts) == want);
+        assert!(logits(&model, &golden.json.prompts) != want);
+    }
 }
 
 /// Reading runs each row only up to its token and only up to the layer.

@@ -7,6 +7,7 @@ use super::work::Work;
 use crate::base::DType;
 use crate::base::units::metric;
 use crate::edit::search::packing::LOGIT_ROWS;
+use crate::model::arch::Arch;
 
 /// Instructions that a warp executes, from the machine code.
 pub struct Instructions {
@@ -37,9 +38,6 @@ impl Instructions {
 const ATTENTION_PASS: [f64; 2] = [18_315.0 / 2.0, 36_107.0 / 2.0];
 const ATTENTION_WIDTH: f64 = 256.0;
 const KEPT_BY_COMPILER: f64 = 0.85;
-/// Bytes that norms, residuals, rotary, rounding and their gradients move for a token and a column
-/// of the stream, in bf16 and in f32.
-const STREAM_BYTES: [f64; 2] = [82.0, 100.0];
 /// Seconds that adding one row to another takes, in the three kernels that add row after row.
 const SCATTER: f64 = 3.0 * 0.7e-6;
 /// Seconds of the loss, Adam, zeros and the launches between.
@@ -56,6 +54,30 @@ pub fn product_rate(work: &Work, card: &CardRates, by: &Instructions, wide: bool
     };
     let times = if parts == 1 { String::new() } else { format!(", {parts} times") };
     (rate / parts as f64, format!("{whose} {}FLOP/s{times}", metric(rate)))
+}
+
+/// Bytes that norms, residuals, rotary, rounding and their gradients move for a token and a column
+/// of the stream in a layer of two branches, where products read elements of e bytes:
+///
+/// ```text
+/// norms      2 (8 + e)       x is read and kept, and what a branch reads is written
+/// residuals  8               where a norm adds an output to x: reads it, and writes x
+///            12              where nothing but the sum is left to do
+/// rotary     2 e             of what turns of q and of k
+/// rounding   2 (4 + e)       of dx, for each branch; nothing where e is 4
+/// backward   2 (12 + 4)      norms read x and what reaches them, and add to dx
+///            2 e             rotary
+/// ```
+///
+/// The first branch's norm adds the output of the layer before; the second's that of the first,
+/// but not in parallel layers, where both norms read the same x.
+fn stream_bytes(a: &Arch, e: f64) -> f64 {
+    let residuals = if a.parallel { 8.0 + 12.0 } else { 8.0 + 8.0 };
+    let of_head = a.rotary().first().map_or(0, |rotary| 2 * rotary.frequency.len());
+    let turned = (of_head * (a.n_heads + a.n_kv_heads)) as f64 / a.width as f64;
+    let rounding = if e < 4.0 { 2.0 * (4.0 + e) } else { 0.0 };
+    let rotary = 2.0 * e * turned;
+    2.0 * (8.0 + e) + residuals + rotary + rounding + 2.0 * (12.0 + 4.0) + rotary
 }
 
 /// The parts of a step.
@@ -104,7 +126,7 @@ pub fn step(work: &Work, card: &CardRates, by: &Instructions) -> Vec<Line> {
         Line::step("activation", executed / (card.issue * ELEMENT_ISSUE), why)
     };
 
-    let bytes = STREAM_BYTES[usize::from(work.wide())] * tokens * d * above;
+    let bytes = stream_bytes(a, if work.wide() { 4.0 } else { 2.0 }) * tokens * d * above;
     let stream = Line::step(
         "norms, residuals, rotary",
         bytes / (card.copy * STREAM),

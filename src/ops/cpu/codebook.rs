@@ -23,12 +23,12 @@ pub fn nearest<T: Float>(
                 best = (j, d);
             }
         }
-        if best.1 <= radii[best.0] { best.0 as i32 } else { -1 }
+        if best.1 <= radii[best.0] * radii[best.0] { best.0 as i32 } else { -1 }
     };
     chosen.par_iter_mut().zip(rows).for_each(|(chosen, &row)| *chosen = choose(row));
 }
 
-/// ‖a − b‖, from a sum in [`LANES`] parts.
+/// ‖a − b‖², a sum in [`LANES`] parts.
 fn distance<T: Float>(a: &[T], b: &[T]) -> T {
     const LANES: usize = 8;
     let mut lanes = [T::default(); LANES];
@@ -40,7 +40,7 @@ fn distance<T: Float>(a: &[T], b: &[T]) -> T {
     }
     let mut sum = T::default();
     lanes.iter().for_each(|&lane| sum += lane);
-    sum.sqrt()
+    sum
 }
 
 /// Row `rows[i]` of y ← row `chosen[of[i]]` of the values, where that is not −1. Rows are D wide.

@@ -56,13 +56,14 @@ pub fn step(engine: &Engine, _: [Elem; 2]) -> Verdict {
         let v: Vec<f64> = v.iter().map(|v| v.abs()).collect();
         let [mut want_x, mut want_m, mut want_v] = [x.clone(), m.clone(), v.clone()];
         let update = Update::<f64>::new(LR, count).decaying(decay);
-        let bound = radius.map(|radius| (&x[..], radius)); // where x has been
+        let centre: Vec<f64> = x.iter().zip(steps(5, n, 1, 0.25)).map(|(x, by)| x + by).collect();
+        let bound = radius.map(|radius| (&centre[..], radius));
         definition::step(&update, bound, &g, &mut want_m, &mut want_v, &mut want_x);
         // Halves and quarters, so what the decay adds is exact, and so are the bounds.
         let decayed = |i: usize| g[i] + decay * x[i];
         let bound = |i: usize| bounds(count, decayed(i), 0.0, m[i], v[i], x[i]);
         let gradient = trial.input("g", Elem::F32, &g);
-        let centre = trial.input("centre", Elem::F32, x);
+        let centre = trial.input("centre", Elem::F32, &centre);
         let mut got_x = trial.inout("x", Elem::F32, x);
         let mut got_m = trial.inout("m", Elem::F32, m);
         let mut got_v = trial.inout("v", Elem::F32, &v);
