@@ -23,10 +23,12 @@ fn a_prompt_is_traced_into_numbers_and_heat_maps() {
     kept["seconds"] = printed["seconds"].clone();
     assert_eq!(kept, printed);
     let tokens = printed["tokens"].as_array().unwrap().len();
+    let [start, end] = [0, 1].map(|i| printed["subject_tokens"][i].as_u64().unwrap());
     for kind in ["hidden", "mlp", "attention"] {
         assert_eq!(printed["ie"][kind].as_array().unwrap().len(), tokens);
         let svg = fs::read_to_string(format!("{dir}/{kind}.svg")).unwrap();
-        assert!(svg.starts_with("<svg") && svg.contains("*</text>"), "{svg}");
+        assert!(svg.starts_with("<svg") && svg.contains("Effect on p("), "{svg}");
+        assert_eq!(svg.matches("*\n</text>").count() as u64, end - start, "{svg}");
     }
     assert_eq!(printed["noise"], value!({"level": "0.5", "nu": 0.5, "seed": 1}));
     let other = trace(&["--seed", "1"]);
@@ -37,7 +39,7 @@ fn a_prompt_is_traced_into_numbers_and_heat_maps() {
 
 #[test]
 fn known_facts_are_averaged_and_others_skipped() {
-    let s = Session::new("gpt2");
+    let s = Session::new("llama-tied");
     let (model, file, dir) = (s.at("model"), s.at("known.json"), s.at("traced"));
     let asked = [&["trace", &model][..], &ASKED, &["--noise", "0.5", "--json"]].concat();
     let says = json(&asked)["answer"]["text"].clone();

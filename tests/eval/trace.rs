@@ -138,9 +138,10 @@ fn check(case: &Case, compute: impl Into<Compute>) {
 
 #[test]
 fn effects_are_those_of_an_independent_run() {
-    for case in Case::all() {
-        check(&case, Precision::F64);
+    for mut case in Case::all() {
         check(&case, Precision::F32);
+        case.facts.truncate(if case.shared { 1 } else { 3 }); // f64 takes its time
+        check(&case, Precision::F64);
     }
 }
 
