@@ -7,15 +7,16 @@
   python tools/reference.py --cases tests/golden/batch/cases.json
   python tools/reference.py --cases tests/golden/fine_tuning/cases.json
   python tools/reference.py --cases tests/golden/grace/cases.json
+  python tools/reference.py --cases tests/golden/trace/cases.json [--shared DIR]
   python tools/reference.py --random-gpt2-small | --memit-serial N
   python tools/reference.py --memit-batched N [--facts-a-batch B]
   python tools/reference.py eval …, which is reference_eval.py
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
-and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE; here are
-ROME and R-ROME. With W (D, F) the down projection of a layer, C = E[k kT] (F, F), keys and outputs
-read at the subject's last token:
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_trace.py
+causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
+C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
   k0, kS  = key of the bare prompt, mean key over all contexts: all weigh the same, or with
@@ -45,6 +46,7 @@ from pathlib import Path
 import reference_batch
 import reference_fine_tuning
 import reference_grace
+import reference_trace
 import torch
 import transformers
 from golden import layers, load, precision, value, versions
@@ -147,10 +149,12 @@ def run_cases(file, shared):
             tensors, made = reference_fine_tuning.record(folder, case)
         elif case["method"] in reference_grace.METHODS:
             tensors, made = reference_grace.record(folder, case)
+        elif case["method"] in reference_trace.METHODS:
+            tensors, made = reference_trace.record(folder, case)
         else:
             record = record_batch if case["method"] in reference_batch.METHODS else record_rome
             tensors, made = record(folder, case, folder / case["stats"])
-        made |= dict(method=case["method"], hparams=case["hparams"], dtype="f64")
+        made |= dict(method=case["method"], hparams=case.get("hparams"), dtype="f64")
         save(tensors, file.parent / f"{case['name']}.safetensors", made)
 
 

@@ -58,6 +58,8 @@ pub enum Stage {
     Statistics,
     /// Runs prompts.
     Prompt,
+    /// Runs a corrupted prompt with states of the clean one.
+    Restoration,
     /// Holds weights against what a patch was made for, in bytes.
     CheckWeights,
     /// Rounds changed weights to the stored type, in bytes.
@@ -87,6 +89,7 @@ impl Stage {
             Stage::Token => "token",
             Stage::Statistics => "statistics",
             Stage::Prompt => "prompt",
+            Stage::Restoration => "restoration",
             Stage::CheckWeights => "check",
             Stage::RoundWeights => "rounding",
             Stage::WriteWeights => "write",

@@ -30,6 +30,8 @@ mod predict;
 mod report;
 mod stages;
 mod stats;
+mod trace;
+mod trace_report;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -103,6 +105,8 @@ enum Command {
     Undo(apply::Undo),
     /// List the patches that were applied in place
     Log(apply::Log),
+    /// Which states of the model carry a fact (causal tracing), and which layers to edit
+    Trace(trace::Trace),
     /// Measure kernels and stages against the machine's limits
     Bench(bench::Bench),
 }
@@ -179,6 +183,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Export(c) => c.run(&context),
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),
+        Command::Trace(c) => c.run(&context),
         Command::Bench(c) => c.run(&context),
     }
 }

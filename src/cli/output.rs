@@ -154,8 +154,8 @@ impl Progress for Terminal {
     fn at(&self, stage: Stage, done: u64, total: u64) {
         let mut slot = self.bar.lock().expect("no thread panics while it draws");
         if slot.as_ref().is_none_or(|(shown, _)| *shown != stage) {
-            if stage == Stage::Step && slot.as_ref().is_some_and(|(shown, _)| *shown == Stage::Fact)
-            {
+            let inner = matches!(stage, Stage::Step | Stage::Restoration);
+            if inner && slot.as_ref().is_some_and(|(shown, _)| *shown == Stage::Fact) {
                 return; // facts already show how far we are
             }
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());

@@ -1,4 +1,4 @@
-//! Floor 7: does the edit hold, spread, harm.
+//! Floor 7: does the edit hold, spread, harm; where a model holds its facts.
 //!
 //! A metric has one name, and its definition is in it: the same method scores 99 in one code base
 //! and 24 in another, by what was counted.
@@ -24,4 +24,5 @@ pub mod results;
 pub mod session;
 pub mod sheet;
 pub mod suites;
+pub mod trace;
 pub mod words;

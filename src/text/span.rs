@@ -1,7 +1,7 @@
-//! The subject's last token: where a fact is read and written.
+//! The subject's tokens, of which the last is where a fact is read and written.
 //!
-//! The whole text is tokenised once, and the subject's last token is the last one whose bytes
-//! intersect the subject's. The public code tokenises the text in pieces and adds their lengths,
+//! The whole text is tokenised once, and the subject's tokens are those whose bytes intersect the
+//! subject's. The public code tokenises the text in pieces and adds their lengths,
 //! which is wrong where a token crosses from one piece into the next.
 
 use super::tokenizer::{Encoded, Tokenizer};
@@ -12,6 +12,8 @@ use crate::base::{Error, Result};
 pub struct FilledTemplate {
     /// The ids of the text, with the special tokens the tokenizer adds.
     pub ids: Vec<u32>,
+    /// Index into `ids` of the subject's first token.
+    pub subject_first: usize,
     /// Index into `ids` of the subject's last token.
     pub subject_last: usize,
 }
@@ -64,8 +66,11 @@ pub fn fill(
     let end = start + name.len();
     let encoded = encode(tok, &[before, subject, after].concat())?;
     let intersects = |&(a, b): &(usize, usize)| a < b && a < end && start < b;
-    match encoded.spans.iter().rposition(intersects) {
-        Some(subject_last) => Ok(FilledTemplate { ids: encoded.ids, subject_last }),
+    let spans = &encoded.spans;
+    match spans.iter().position(intersects).zip(spans.iter().rposition(intersects)) {
+        Some((subject_first, subject_last)) => {
+            Ok(FilledTemplate { ids: encoded.ids, subject_first, subject_last })
+        }
         None => Err(Error::refused(
             format!("the tokenizer leaves nothing of the subject {name:?}"),
             "write the subject in characters it has tokens for",

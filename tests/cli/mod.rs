@@ -5,3 +5,4 @@ mod predict;
 mod readme;
 mod spread;
 mod terminal;
+mod trace;

@@ -1,4 +1,4 @@
-//! Numbers of evaluations, their pages, and runs against each other.
+//! Numbers of evaluations, their pages, runs against each other; causal tracing.
 
 mod compare;
 mod docs;
@@ -8,3 +8,4 @@ mod report;
 mod results;
 mod rules;
 mod runs;
+mod trace;
