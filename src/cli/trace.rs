@@ -172,7 +172,13 @@ impl Trace {
                 return Err(Error::refused(broken.reason(), broken.remedy.clone()));
             }
             let Fact { id, prompt, subject, .. } = read.facts.remove(0);
-            return Ok(vec![KnownFact { id, prompt, subject, object: String::new() }]);
+            return Ok(vec![KnownFact {
+                id,
+                prompt,
+                subject,
+                object: String::new(),
+                relation: None,
+            }]);
         };
         let (mut facts, broken) = known(file)?;
         if let Some(first) = broken.first() {

@@ -24,8 +24,8 @@ fn ask(model: &TextModel, fact: &Fact) -> (f64, bool) {
     for &id in &target {
         let last = [ids.len() - 1];
         let mut batch = Batch::whole([&ids]);
-        batch.set_prompt_end(0, start.len() - 1);
-        let z = logits(model.language_model(), &batch, Past::None, &last).unwrap().row_f64(0);
+        batch.set_prompt_end(0, Some(start.len() - 1));
+        let z = logits(&*model.language_model(), &batch, Past::None, &last).unwrap().row_f64(0);
         let most = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = z.iter().map(|x| (x - most).exp()).sum();
         p *= (z[id as usize] - most).exp() / sum;
@@ -34,7 +34,9 @@ fn ask(model: &TextModel, fact: &Fact) -> (f64, bool) {
     let said = {
         let mut rng = incise::base::Rng::new(0, "nothing is drawn");
         let greedy = Sampling::GREEDY;
-        generate(model.language_model(), &start, target.len(), greedy, &mut rng, &[], &mut |_| true)
+        generate(&*model.language_model(), &start, target.len(), greedy, &mut rng, &[], &mut |_| {
+            true
+        })
     };
     (p, said.unwrap() == target)
 }

@@ -146,7 +146,7 @@ fn a_prompt_whose_first_tokens_are_replaced_comes_in_one_pass() {
         logits(&*with, &Batch::whole([first]), Past::Grow(&mut cache), &[]).unwrap();
         let mut rest = Batch::default();
         rest.push(second, 0..2);
-        rest.set_prompt_end(0, second.len() - 1);
+        rest.set_prompt_end(0, Some(second.len() - 1));
         let last = [second.len() - 1];
         let said = logits(&*with, &rest, Past::Grow(&mut cache), &last);
         match replacement {
