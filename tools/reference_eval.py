@@ -20,8 +20,8 @@ target, or a prompt and all that may be generated, is longer than the model's co
 
 Form `text` is a text file. A record is a window of a line, cut as for statistics: `LINE:START`.
 `text.perplexity` is nats of each token but the first, `drift.kl` KL(unedited || edited) and
-`drift.argmax` whether the arg-max changed, at each token; `summary` has exp(mean nats), the means
-of the two, and the ratio of the perplexities.
+`drift.argmax` whether the arg-max changed, before each of them; `summary` has exp(mean nats), the
+means of the two, and the ratio of the perplexities.
 """
 
 import argparse
@@ -210,10 +210,10 @@ def evaluate_text(unedited, edited, file, lines):
     records, sums, tokens, closest = [], {when: 0.0 for when in runs}, 0, {}
     divergence, changed, places = 0.0, 0, 0
     for name, ids in windows(unedited, file, lines):
-        log_p = {when: scorer.rows(ids, 0)[1] for when, scorer in runs.items()}
+        log_p = {when: scorer.rows(ids, 0)[1][:-1] for when, scorer in runs.items()}
         metrics = {"text.perplexity": {}}
         for when, p in log_p.items():
-            told = -p[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+            told = -p.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
             metrics["text.perplexity"][when] = told.tolist()
             sums[when] += told.sum().item()
         tokens += len(ids) - 1
@@ -224,11 +224,11 @@ def evaluate_text(unedited, edited, file, lines):
             two = [p.topk(2, -1).values for p in log_p.values()]
             margin = min((t[:, 0] - t[:, 1]).min().item() for t in two)
             closest["drift.argmax"] = min(closest.get("drift.argmax", margin), margin)
-            zero = [0] * len(ids)
+            zero = [0] * (len(ids) - 1)
             metrics["drift.kl"] = {"before": zero, "after": each.tolist()}
             metrics["drift.argmax"] = {"before": zero, "after": moved.tolist()}
             divergence += each.sum().item()
-            changed, places = changed + moved.sum().item(), places + len(ids)
+            changed, places = changed + moved.sum().item(), places + len(ids) - 1
         records.append(dict(id=name, metrics=metrics))
     mean = {when: torch.tensor(total / tokens).double() for when, total in sums.items()}
     summary = {"text.perplexity": {when: value.exp().item() for when, value in mean.items()}}

@@ -25,7 +25,7 @@ use card::CardRates;
 use line::{Line, total};
 use serde::Serialize;
 use step::Instructions;
-use work::{Question, Work};
+use work::{AskedEdit, Work};
 
 use crate::base::{DType, Result};
 use crate::model::SearchPrecision;
@@ -60,7 +60,7 @@ impl Prediction {
 
 /// What a calculation by hand of November 2026 gave for 10,000 facts in the shape of GPT-J, and why
 /// this one gives more; nothing of other questions.
-pub fn by_hand(asked: &Question) -> Option<(f64, &'static str)> {
+pub fn by_hand(asked: &AskedEdit) -> Option<(f64, &'static str)> {
     const COUNTED: &str = "it counted seven rows of logits a fact, where a target of two tokens \
                            has thirteen, and one row to the host for a judged token, where logits \
                            and their logarithms are two";
@@ -82,7 +82,7 @@ pub fn by_hand(asked: &Question) -> Option<(f64, &'static str)> {
 /// # Errors
 ///
 /// A shape that is not known.
-pub fn predict(asked: Question, card: &'static CardRates) -> Result<Prediction> {
+pub fn predict(asked: AskedEdit, card: &'static CardRates) -> Result<Prediction> {
     let work = Work::of(asked)?;
     let by = Instructions::of_machine_code();
     let step = step::step(&work, card, &by);

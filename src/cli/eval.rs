@@ -17,7 +17,8 @@ use crate::editor::Editor;
 use crate::editor::evaluation::{Mode, Protocol, WorkDone};
 use crate::eval::folder::Folder;
 use crate::eval::session::Session;
-use crate::eval::suites::{SUITES, Suite};
+use crate::eval::suite::Suite;
+use crate::eval::suites::SUITES;
 use crate::eval::words::Compat;
 
 /// What to edit, how, and what to measure.
@@ -156,8 +157,12 @@ impl Eval {
             })?),
         };
         let mode = match (&self.method, &self.mode[..]) {
-            (None, _) if !self.patch.is_empty() => Mode::Given(editor.model_patched(&self.patch)?),
-            (None, _) if !self.with.is_empty() => Mode::Given(editor.model_with(&self.with)?),
+            (None, _) if !self.patch.is_empty() => {
+                Mode::Given(editor.model_patched(&self.patch)?.into())
+            }
+            (None, _) if !self.with.is_empty() => {
+                Mode::Given(editor.model_with(&self.with)?.into())
+            }
             (None, _) => Mode::Unedited,
             (_, "batch") => Mode::Batch(batch.unwrap_or(cases)),
             (_, "sequential") => {

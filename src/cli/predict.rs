@@ -11,7 +11,7 @@ use crate::base::{DType, Error, Result};
 use crate::bench::predict::card::CardRates;
 use crate::bench::predict::compare::{Beside, compare};
 use crate::bench::predict::line::{Line, total};
-use crate::bench::predict::work::Question;
+use crate::bench::predict::work::AskedEdit;
 use crate::bench::predict::{Prediction, by_hand, predict};
 use crate::model::SearchPrecision;
 
@@ -85,8 +85,8 @@ impl PredictFlags {
         if context.json { context.terminal.json(&json!(all)) } else { Ok(()) }
     }
 
-    fn question(&self, shape: &str, facts: usize) -> Question {
-        Question {
+    fn question(&self, shape: &str, facts: usize) -> AskedEdit {
+        AskedEdit {
             shape: shape.to_owned(),
             facts,
             precision: match &*self.precision {

@@ -15,7 +15,7 @@ use super::trace_report::{self as report, Setup};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::{Fact, KnownFact, known, request};
 use crate::eval::trace::noise::{NoiseLevel, embedding_deviation};
-use crate::eval::trace::{AverageEffects, Protocol, TraceOutcome, TracedPrompt};
+use crate::eval::trace::{AverageEffects, TraceOutcome, TraceSettings, TracedPrompt};
 use crate::model::{Model, fingerprint, load};
 use crate::store::place::{check_place, check_replaced};
 use crate::text::Tokenizer;
@@ -68,7 +68,7 @@ impl Trace {
         self.check_output()?;
         let (checkpoint, model) = load::open(&self.model, &context.device, terminal)?;
         let tokenizer = context.tokenizer(&self.model)?;
-        let protocol = Protocol {
+        let protocol = TraceSettings {
             samples: self.samples.into(),
             window: self.window.into(),
             nu: self.nu(&model, &tokenizer, &facts, context)?,

@@ -8,7 +8,7 @@ use crate::data::KnownFact;
 use crate::eval::trace::average::RunningMean;
 use crate::eval::trace::noise::NoiseLevel;
 use crate::eval::trace::{
-    AverageEffects, CausalTrace, EditLayers, HeatMap, Protocol, TokenRole, TracedPrompt,
+    AverageEffects, CausalTrace, EditLayers, HeatMap, TokenRole, TraceSettings, TracedPrompt,
     TracedState,
 };
 use crate::text::Tokenizer;
@@ -20,7 +20,7 @@ pub(super) struct Setup<'a> {
     /// As it was asked for.
     pub noise: NoiseLevel,
     /// As it ran.
-    pub protocol: Protocol,
+    pub protocol: TraceSettings,
     /// Of the model.
     pub tokenizer: &'a Tokenizer,
 }
@@ -41,7 +41,7 @@ pub(super) type Drawing = (&'static str, String);
 
 impl Setup<'_> {
     fn json(&self) -> Value {
-        let Protocol { samples, window, nu, seed } = self.protocol;
+        let TraceSettings { samples, window, nu, seed } = self.protocol;
         let noise = json!({"level": self.noise.to_string(), "nu": nu, "seed": seed});
         json!({"model": self.model, "samples": samples, "window": window, "noise": noise})
     }
@@ -208,7 +208,7 @@ pub(super) fn average_lines(by: &Setup, counts: Counts, average: &AverageEffects
 }
 
 fn probabilities(by: &Setup, p_high: f64, p_low: f64) -> String {
-    let Protocol { samples, nu, .. } = by.protocol;
+    let TraceSettings { samples, nu, .. } = by.protocol;
     format!(
         "p {p_high:.3}, and {p_low:.3} with the subject corrupted ({samples} copies, noise \
          {nu:.4}): total effect {:.3}",

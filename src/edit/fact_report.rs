@@ -14,7 +14,8 @@ use super::search::{LossStep, TargetValue};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::linalg::vector::norm;
 use crate::model::LanguageModel;
-use crate::model::score::{self, Completion, Score};
+use crate::model::completion::Completion;
+use crate::model::score::{self, Score};
 
 /// What planning did for one fact.
 #[derive(Clone, Debug, PartialEq)]

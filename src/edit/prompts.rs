@@ -1,7 +1,7 @@
 //! The token rows of one fact: what its value search and its keys read.
 
 use crate::base::{Error, Result};
-use crate::model::score::Completion;
+use crate::model::completion::Completion;
 use crate::store::Fingerprint;
 use crate::text::span::{Encode, fill, split_template};
 use crate::text::{Frame, Tokenizer};

@@ -21,13 +21,13 @@ use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::data::{Case, Demonstrations, Fact};
 use crate::edit::fact_report::FactReport;
 use crate::edit::solve::layers::MatrixChange;
-use crate::eval::ask::Asked;
+use crate::eval::ask::Respondent;
 use crate::eval::drift;
 use crate::eval::folder::Folder;
 use crate::eval::item::{Answer, Question};
 use crate::eval::results::{CaseResult, ChangeNorm, FactResult};
 use crate::eval::sheet::Sheet;
-use crate::eval::suites::Suite;
+use crate::eval::suite::Suite;
 use crate::eval::words::{Compat, Words};
 use crate::model::LanguageModel;
 
@@ -37,7 +37,7 @@ pub enum Mode {
     /// None is: the model is measured as it is.
     Unedited,
     /// They were: measured is a model that has them.
-    Given(TextModel),
+    Given(Box<TextModel>),
     /// So many at a time, each time on the unedited model.
     Batch(usize),
     /// So many at a time, upon those before; measured after these many.
@@ -269,7 +269,7 @@ impl Evaluation<'_> {
     /// The answers about some cases.
     fn answers(&self, model: &dyn LanguageModel, cases: Range<usize>) -> Result<Vec<Vec<Answer>>> {
         let settings = &self.editor.settings;
-        let asked = Asked {
+        let asked = Respondent {
             model,
             before: &*self.model,
             tokenizer: &self.editor.opened.tokenizer,

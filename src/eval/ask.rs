@@ -2,15 +2,16 @@
 
 use super::item::{Answer, Continuing, Question};
 use crate::base::{Result, Rng};
+use crate::model::completion::Completion;
 use crate::model::divergence::divergence;
 use crate::model::generate::generate;
-use crate::model::score::{Completion, Score, score_units};
+use crate::model::score::{Score, score_units};
 use crate::model::{Batch, LanguageModel};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::text::Tokenizer;
 
 /// Who is asked.
-pub struct Asked<'a> {
+pub struct Respondent<'a> {
     /// The model as it is now.
     pub model: &'a dyn LanguageModel,
     /// As it was before the edit.
@@ -23,7 +24,7 @@ pub struct Asked<'a> {
     pub tokens: usize,
 }
 
-impl Asked<'_> {
+impl Respondent<'_> {
     /// The answers to each case's questions. They do not depend on the other cases.
     ///
     /// # Errors

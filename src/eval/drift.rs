@@ -7,8 +7,8 @@
 //! drift.perplexity_ratio     perplexity after / before
 //! ```
 //!
-//! A document is a line; one longer than the model's context is cut into windows. The interval draws
-//! documents: tokens of one are not independent.
+//! A document is a line; one longer than the model's context is cut into windows. The interval
+//! draws documents: tokens of one are not independent.
 
 use std::collections::BTreeMap;
 

@@ -3,12 +3,13 @@
 
 use super::fluency::entropy;
 use super::metric::Named;
+use crate::model::completion::Completion;
 use crate::model::generate::Sampling;
-use crate::model::score::{Completion, Score};
+use crate::model::score::Score;
 
 /// One value of one metric: of a prompt, or of prompts that count together.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Item {
+pub struct TestItem {
     /// What it is a value of.
     pub metric: Named,
     /// The prompt, or the first of several, to be shown.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::interval::{self, Column, Interval, TWO_SIDED, bootstrap, of_shares};
-use super::metric::Unit;
+use super::metric::MetricUnit;
 use super::results::{CaseResult, PromptResult, Summary};
 use super::suites;
 
@@ -28,7 +28,7 @@ pub struct Measure {
     /// EasyEdit's name for numbers it may be compared with.
     pub comparable_group: Option<&'static str>,
     /// What a value is.
-    pub unit: Unit,
+    pub unit: MetricUnit,
     /// Of the unedited model: a column a part, with a value a case.
     pub before: Vec<Column>,
     /// Of the edited one; columns of nothing where there was none.
@@ -86,7 +86,7 @@ impl Measure {
             name: SCORE.to_owned(),
             definition: "harmonic mean of counterfact.es, .ps and .ns".to_owned(),
             comparable_group: None,
-            unit: Unit::Share,
+            unit: MetricUnit::Share,
             before: parts.iter().map(|part| part.before[0].clone()).collect(),
             after: parts.iter().map(|part| part.after[0].clone()).collect(),
         })
@@ -107,7 +107,7 @@ impl Measure {
     /// Where it lies, as it is shown.
     pub fn interval(&self, columns: &[Column], seed: u64) -> Option<Interval> {
         let Interval { low, high } = match (columns, self.unit) {
-            ([column], Unit::Share) => of_shares(column, TWO_SIDED, seed),
+            ([column], MetricUnit::Share) => of_shares(column, TWO_SIDED, seed),
             _ => bootstrap(&slices(columns), of_means, TWO_SIDED, seed),
         }?;
         let scale = self.unit.scale();

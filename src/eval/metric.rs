@@ -12,12 +12,12 @@ pub struct Metric {
     /// EasyEdit's name for numbers that may be compared with each other, where it has one.
     pub comparable_group: Option<&'static str>,
     /// What a value is.
-    pub unit: Unit,
+    pub unit: MetricUnit,
 }
 
 /// What a value of a prompt is, and what is shown of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub enum MetricUnit {
     /// From 0 to 1, in which the prompt has it; shown in percent.
     Share,
     /// A difference of shares, in percent.
@@ -28,12 +28,12 @@ pub enum Unit {
     CentiBits,
 }
 
-impl Unit {
+impl MetricUnit {
     /// What a value is multiplied by to be shown.
     pub fn scale(self) -> f64 {
         match self {
-            Unit::Share | Unit::Difference | Unit::CentiBits => 100.0,
-            Unit::Nats => 1.0,
+            MetricUnit::Share | MetricUnit::Difference | MetricUnit::CentiBits => 100.0,
+            MetricUnit::Nats => 1.0,
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod report;
 pub mod results;
 pub mod session;
 pub mod sheet;
+pub mod suite;
 pub mod suites;
 pub mod trace;
 pub mod words;

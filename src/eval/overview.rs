@@ -14,7 +14,7 @@ use super::drift;
 use super::interval::{self, Column, Interval, TWO_SIDED, of_shares};
 use super::kept::Kept;
 use super::measure::{Measure, measures, summaries};
-use super::metric::Unit;
+use super::metric::MetricUnit;
 use super::results::{CaseResult, ChangeNorm, Summary};
 use super::session::{Session, SharedCost, costs};
 
@@ -146,7 +146,7 @@ impl Overview {
 /// first suite that are shares.
 fn success_metrics(edits: bool, measures: &[Measure]) -> Vec<String> {
     let suite = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    let shares = || measures.iter().filter(|m| m.unit == Unit::Share && m.after.len() == 1);
+    let shares = || measures.iter().filter(|m| m.unit == MetricUnit::Share && m.after.len() == 1);
     let first = shares().next().map(|measure| suite(&measure.name));
     let own = shares().filter(|measure| Some(suite(&measure.name)) == first).take(SHOWN);
     edits.then(|| TAKEN.to_owned()).into_iter().chain(own.map(|m| m.name.clone())).collect()

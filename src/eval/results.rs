@@ -98,7 +98,7 @@ pub struct Summary {
 impl Sheet {
     /// The values as they are kept.
     pub fn results(&self, before: &[f64], after: Option<&[f64]>) -> Vec<PromptResult> {
-        let of = |(i, item): (usize, &super::item::Item)| PromptResult {
+        let of = |(i, item): (usize, &super::item::TestItem)| PromptResult {
             metric: item.metric.to_string(),
             prompt: item.prompt.clone(),
             before: before[i],

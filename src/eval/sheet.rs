@@ -1,7 +1,7 @@
 //! All that is asked about a case, each question once, and the values its answers give.
 
-use super::item::{Answer, Item, Question};
-use super::suites::Suite;
+use super::item::{Answer, Question, TestItem};
+use super::suite::Suite;
 use super::words::Words;
 use crate::base::Result;
 use crate::data::Case;
@@ -10,7 +10,7 @@ use crate::data::Case;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sheet {
     /// The numbers to be had.
-    pub items: Vec<Item>,
+    pub items: Vec<TestItem>,
     /// The questions of all items: what several ask is in it once.
     pub asked: Vec<Question>,
     /// Numbers that are not had, because a text is longer than the model's context.
@@ -38,7 +38,7 @@ impl Sheet {
     }
 
     /// What these items ask.
-    fn of(items: Vec<Item>) -> Sheet {
+    fn of(items: Vec<TestItem>) -> Sheet {
         let mut asked: Vec<Question> = Vec::new();
         let mut place = |question: &Question| {
             let known = asked.iter().position(|other| other == question);
@@ -47,13 +47,13 @@ impl Sheet {
                 asked.len() - 1
             })
         };
-        let places = |item: &Item| item.questions.iter().map(&mut place).collect();
+        let places = |item: &TestItem| item.questions.iter().map(&mut place).collect();
         let places = items.iter().map(places).collect();
         Sheet { items, asked, too_long: 0, places }
     }
 
     /// Keeps only some of the items.
-    pub fn keep(&mut self, wanted: impl FnMut(&Item) -> bool) {
+    pub fn keep(&mut self, wanted: impl FnMut(&TestItem) -> bool) {
         let mut items = std::mem::take(&mut self.items);
         items.retain(wanted);
         *self = Sheet { too_long: self.too_long, ..Sheet::of(items) };
@@ -61,7 +61,7 @@ impl Sheet {
 
     /// The value of each item, of the answers to all questions before the edit and now.
     pub fn values(&self, before: &[Answer], now: &[Answer]) -> Vec<f64> {
-        let value = |(item, places): (&Item, &Vec<usize>)| {
+        let value = |(item, places): (&TestItem, &Vec<usize>)| {
             let [before, now] =
                 [before, now].map(|all| places.iter().map(|&i| &all[i]).collect::<Vec<_>>());
             item.rule.value(&before, &now)

@@ -2,13 +2,14 @@
 
 use crate::base::Result;
 use crate::data::Demonstrations;
-use crate::model::score::Completion;
+use crate::model::completion::Completion;
 use crate::text::Tokenizer;
 
 /// How a prompt x and a candidate o become tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compat {
-    /// ids(x), special tokens included, and then the ids o has after x: those an edit is trained on.
+    /// ids(x), special tokens included, and then the ids o has after x: those an edit is trained
+    /// on.
     #[default]
     None,
     /// As ROME and MEMIT: reads ids(x + " " + o), and scores ids(" " + o) encoded alone, special

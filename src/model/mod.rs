@@ -11,6 +11,7 @@ pub mod batch;
 pub mod branch;
 pub mod cache;
 pub mod change;
+pub mod completion;
 pub mod config;
 pub mod decoder;
 pub mod divergence;

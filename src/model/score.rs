@@ -9,12 +9,12 @@
 //! a score does not depend on the units beside it.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::batch::Batch;
 use super::cache::{KvCache, Past};
+use super::completion::Completion;
 use super::language_model::LanguageModel;
 use super::shared::{Group, groups};
 use super::site::{NoHook, Site, Tap};
@@ -25,16 +25,6 @@ use crate::tensor::Tensor;
 
 /// Logits that are on the host at a time, in rows.
 pub(super) const ROWS: usize = 64;
-
-/// What a model reads, and the tokens it is scored for: the last rows read predict the labels, each
-/// the next.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Completion {
-    /// The tokens read: at least as many as labels.
-    pub read: Vec<u32>,
-    /// At least one.
-    pub labels: Vec<u32>,
-}
 
 /// How a model takes a completion, token by token, each after those before it.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,24 +51,6 @@ pub struct Missed {
     pub at: usize,
     /// What it says there; `None` where logits are not finite.
     pub says: Option<u32>,
-}
-
-impl Completion {
-    /// A prompt, of at least one token, and a target after it.
-    pub fn new(prompt: &[u32], target: &[u32]) -> Completion {
-        let (labels, before) = (target.to_vec(), target.len().saturating_sub(1));
-        Completion { read: [prompt, &target[..before]].concat(), labels }
-    }
-
-    /// The tokens of its prompt, which the first label follows.
-    pub fn prompt(&self) -> usize {
-        self.read.len() + 1 - self.labels.len()
-    }
-
-    /// The rows that predict its labels.
-    fn predicting(&self) -> Range<usize> {
-        self.read.len() - self.labels.len()..self.read.len()
-    }
 }
 
 impl TokenScore {

@@ -8,7 +8,7 @@
 //! into groups is found from its front. Texts of different prompts share less than any prompt: a
 //! prompt ends where an edit beside the weights may decide something for the sequence.
 
-use super::score::Completion;
+use super::completion::Completion;
 
 /// Texts with their first tokens in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,7 @@ fn common(a: &Completion, b: &Completion) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -106,8 +107,8 @@ mod tests {
     proptest! {
         #[test]
         fn groups_hold_every_text_once_and_share_what_is_common(
-            given in proptest::collection::vec(
-                (proptest::collection::vec(0u32..3, 1..6), proptest::collection::vec(0u32..3, 1..4)),
+            given in vec(
+                (vec(0u32..3, 1..6), vec(0u32..3, 1..4)),
                 1..12,
             )
         ) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use incise::eval::metric::Unit;
+use incise::eval::metric::MetricUnit;
 use incise::eval::suites::SUITES;
 
 use crate::support::root;
@@ -16,10 +16,10 @@ fn table() -> String {
         "| metric | is | unit | comparable group |\n| --- | --- | --- | --- |\n".to_owned();
     for metric in SUITES.iter().flat_map(|suite| suite.metrics) {
         let unit = match metric.unit {
-            Unit::Share => "%",
-            Unit::Difference => "points",
-            Unit::Nats => "nats",
-            Unit::CentiBits => "bits × 100",
+            MetricUnit::Share => "%",
+            MetricUnit::Difference => "points",
+            MetricUnit::Nats => "nats",
+            MetricUnit::CentiBits => "bits × 100",
         };
         let definition = metric.definition.replace('|', "\\|");
         let group = metric.comparable_group.map_or(String::new(), |group| format!("`{group}`"));

@@ -14,12 +14,13 @@ use serde_json::Value;
 use incise::base::Quiet;
 use incise::data::{Case, Corpus, Demonstrations, cases};
 use incise::edit::apply;
-use incise::eval::ask::Asked;
+use incise::eval::ask::Respondent;
 use incise::eval::drift;
 use incise::eval::fluency::{Idf, entropy, words};
 use incise::eval::item::Answer;
 use incise::eval::sheet::Sheet;
-use incise::eval::suites::{SUITES, Suite};
+use incise::eval::suite::Suite;
+use incise::eval::suites::SUITES;
 use incise::eval::words::{Compat, Words};
 use incise::model::Model;
 use incise::store::{Checkpoint, Patch};
@@ -37,7 +38,6 @@ const FEW: usize = 4;
 struct Recorded {
     case: Value,
     json: Value,
-    dir: PathBuf,
     data: PathBuf,
     model: Model,
     edited: Model,
@@ -75,7 +75,7 @@ impl Recorded {
             }
         }
         let tokenizer = Tokenizer::open(&dir).unwrap();
-        Some(Recorded { case: case.clone(), json, dir, data, model, edited, tokenizer })
+        Some(Recorded { case: case.clone(), json, data, model, edited, tokenizer })
     }
 
     fn name(&self) -> &str {
@@ -144,7 +144,7 @@ impl Recorded {
     fn answers(&self, model: &Model, sheet: &Sheet) -> Vec<Answer> {
         let (before, tokenizer) = (&self.model, &self.tokenizer);
         let ends = tokenizer.end.as_slice();
-        let asked = Asked { model, before, tokenizer, ends, tokens: 1024 };
+        let asked = Respondent { model, before, tokenizer, ends, tokens: 1024 };
         asked.answers(&[&sheet.asked]).unwrap().remove(0)
     }
 

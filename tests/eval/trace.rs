@@ -8,8 +8,8 @@ use incise::base::Quiet;
 use incise::eval::trace::average::RunningMean;
 use incise::eval::trace::noise::{draw, embedding_deviation};
 use incise::eval::trace::{
-    AverageEffects, CausalTrace, EditLayers, HeatMap, PromptRuns, Protocol, Restoration, TokenRole,
-    TraceOutcome, TracedPrompt, TracedState,
+    AverageEffects, CausalTrace, EditLayers, HeatMap, PromptRuns, Restoration, TokenRole,
+    TraceOutcome, TraceSettings, TracedPrompt, TracedState,
 };
 use incise::model::Model;
 use incise::store::Checkpoint;
@@ -32,7 +32,7 @@ struct Case {
     model: String,
     #[serde(default)]
     shared: bool,
-    facts: Vec<Asked>,
+    facts: Vec<Respondent>,
     samples: usize,
     window: usize,
     nu: f64,
@@ -40,7 +40,7 @@ struct Case {
 }
 
 #[derive(Clone, Deserialize)]
-struct Asked {
+struct Respondent {
     prompt: String,
     subject: String,
 }
@@ -54,9 +54,9 @@ impl Case {
         serde_json::from_slice(&fs::read(golden().join("trace/cases.json")).unwrap()).unwrap()
     }
 
-    fn protocol(&self) -> Protocol {
+    fn protocol(&self) -> TraceSettings {
         let Case { samples, window, nu, seed, .. } = *self;
-        Protocol { samples, window, nu, seed }
+        TraceSettings { samples, window, nu, seed }
     }
 
     fn open(&self, compute: impl Into<Compute>) -> Option<(Model, Vec<TracedPrompt>)> {
@@ -66,7 +66,8 @@ impl Case {
         };
         let model = Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap();
         let tok = Tokenizer::open(&dir).unwrap();
-        let prompt = |f: &Asked| TracedPrompt::new(&model, &tok, &f.prompt, &f.subject).unwrap();
+        let prompt =
+            |f: &Respondent| TracedPrompt::new(&model, &tok, &f.prompt, &f.subject).unwrap();
         let prompts = self.facts.iter().map(prompt).collect();
         Some((model, prompts))
     }
@@ -79,7 +80,7 @@ fn tiny(compute: impl Into<Compute>) -> (Case, Model, TracedPrompt) {
     (case, model, prompts.remove(0))
 }
 
-fn traced(by: &Protocol, model: &Model, prompt: &TracedPrompt) -> CausalTrace {
+fn traced(by: &TraceSettings, model: &Model, prompt: &TracedPrompt) -> CausalTrace {
     match by.trace(model, prompt, None, &Quiet).unwrap() {
         TraceOutcome::Traced(trace) => trace,
         TraceOutcome::Skipped(token) => panic!("token {token} was not expected"),
@@ -188,7 +189,7 @@ fn restoring_everything_gives_the_clean_run() {
 #[test]
 fn no_noise_has_no_effect() {
     let (case, model, prompt) = tiny(Precision::F32);
-    let trace = traced(&Protocol { nu: 0.0, ..case.protocol() }, &model, &prompt);
+    let trace = traced(&TraceSettings { nu: 0.0, ..case.protocol() }, &model, &prompt);
     assert!(trace.total().abs() <= 2.0 * U64, "{}", trace.total());
     assert!(trace.ie.iter().flatten().flatten().all(|ie| ie.abs() <= 2.0 * U64));
 }

@@ -11,8 +11,8 @@ use incise::gpu::launch::Elem;
 use incise::gpu::pool::Pool;
 use incise::memory::Replacement;
 use incise::model::Past;
+use incise::model::completion::Completion;
 use incise::model::generate::{Sampling, generate};
-use incise::model::score::Completion;
 use incise::model::{
     At, Batch, KvCache, Matrix, MatrixId, Model, NoHook, Position, Run, SearchPrecision, Site, Span,
 };

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use incise::memory::{Codebook, CodebookEntry, Memory, Replacement};
+use incise::model::completion::Completion;
 use incise::model::generate::{Sampling, generate};
 use incise::model::language_model::logits;
-use incise::model::score::{Completion, read, score};
+use incise::model::score::{read, score};
 use incise::model::site::Look;
 use incise::model::{At, Batch, KvCache, LanguageModel, MatrixId, Model, Past, Site};
 use incise::tensor::{Precision, Tensor};

@@ -1,7 +1,8 @@
 //! Scoring: what is shared runs once, and changes nothing that is said of a text.
 
 use incise::base::Rng;
-use incise::model::score::{Completion, Score, score, score_units};
+use incise::model::completion::Completion;
+use incise::model::score::{Score, score, score_units};
 use incise::model::{Batch, Model, Past};
 use incise::tensor::Precision;
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::card::{CardRates, ELEMENT_ISSUE, MOMENT, PASS, STREAM, parts};
 use super::predict;
 use super::step::Instructions;
-use super::work::Question;
+use super::work::AskedEdit;
 use crate::base::{DType, Error, Result};
 use crate::bench::Unit;
 use crate::model::{SearchPrecision, random};
@@ -156,7 +156,7 @@ impl Expected<'_> {
             true => SearchPrecision::Fast,
             false => SearchPrecision::Exact,
         };
-        let asked = |facts| Question {
+        let asked = |facts| AskedEdit {
             shape: shape.to_owned(),
             facts,
             precision,
@@ -169,7 +169,7 @@ impl Expected<'_> {
         }
         if row.name.starts_with("edit of ") {
             let facts = row.work as usize;
-            let fast = Question { precision: SearchPrecision::Fast, ..asked(facts) };
+            let fast = AskedEdit { precision: SearchPrecision::Fast, ..asked(facts) };
             return Ok(Some(predict(fast, card)?.without_files()));
         }
         if row.name.starts_with("prefill") {

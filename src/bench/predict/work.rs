@@ -13,7 +13,7 @@ use crate::model::random;
 use crate::ops::attention::Seq;
 
 /// An edit of many facts by MEMIT, from nothing, on one card.
-pub struct Question {
+pub struct AskedEdit {
     /// `gpt-j-6b`, or another that [`random::config`] knows.
     pub shape: String,
     /// How many facts.
@@ -29,7 +29,7 @@ pub struct Question {
 /// Counts of the work.
 pub struct Work {
     /// As it was asked.
-    pub asked: Question,
+    pub asked: AskedEdit,
     /// Of the model.
     pub arch: Arch,
     /// Weights of a layer.
@@ -70,7 +70,7 @@ impl Work {
     /// # Errors
     ///
     /// A shape that is not known.
-    pub fn of(asked: Question) -> Result<Work> {
+    pub fn of(asked: AskedEdit) -> Result<Work> {
         let (arch, gated) = random::arch(&asked.shape)?;
         let fact = FactWork::of(arch.vocabulary);
         let last = layer_of_search(arch.layers);

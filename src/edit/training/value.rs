@@ -13,7 +13,7 @@ use std::ops::Range;
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::edit::facts::TokenizedFact;
 use crate::memory::Replacement;
-use crate::model::score::Completion;
+use crate::model::completion::Completion;
 use crate::model::{
     At, Batch, Hook, KvCache, MatrixId, Model, NoHook, Past, Position, Run, Site, Span,
 };

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::compare::{ComparedMetric, ComparedRun, Comparison, RunValue};
 use super::kept::Kept;
 use super::measure::SCORE;
-use super::metric::Unit;
+use super::metric::MetricUnit;
 use super::overview::{Cohort, Overview};
 use super::results::{CaseResult, FactResult, Summary};
 use super::suites;
@@ -68,7 +68,8 @@ pub fn comparison(comparison: &Comparison) -> Result<String> {
 }
 
 fn is_share(name: &str) -> bool {
-    name == SCORE || suites::metric(name).is_some_and(|named| named.metric.unit == Unit::Share)
+    name == SCORE
+        || suites::metric(name).is_some_and(|named| named.metric.unit == MetricUnit::Share)
 }
 
 /// The metrics that are shares.

@@ -1,5 +1,5 @@
 //! CounterFact's metrics (Meng et al. 2022, arXiv:2202.05262) and CounterFact+'s
-//! (Hoelscher-Obermaier et al. 2023, arXiv:2305.17553), as the code of ROME and MEMIT computes them.
+//! (Hoelscher-Obermaier et al. 2023, arXiv:2305.17553), as the code of ROME and MEMIT has them.
 //!
 //! ```text
 //! nll(o | x) = −(1/T) Σ_t log p(o_t | x, o_<t)
@@ -11,68 +11,71 @@
 //!
 //! A record's value is the mean over its prompts, a table's the mean over its records, in percent.
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::Fact;
 use crate::data::{Case, Role};
-use crate::eval::item::{Item, Question, Rule};
-use crate::eval::metric::{Metric, Named, Unit};
+use crate::eval::item::{Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit, Named};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
 
-const fn metric(name: &'static str, unit: Unit, definition: &'static str) -> Metric {
+const fn metric(name: &'static str, unit: MetricUnit, definition: &'static str) -> Metric {
     Metric { name, definition, comparable_group: None, unit }
 }
 
 /// Efficacy.
 pub static ES: Metric = metric(
     "counterfact.es",
-    Unit::Share,
-    "the new target is likelier than the true one after the edited prompt, by the mean log-probability of a token",
+    MetricUnit::Share,
+    "the new target is likelier than the true one after the edited prompt, by the mean \
+     log-probability of a token",
 );
 /// Paraphrase success.
-pub static PS: Metric = metric("counterfact.ps", Unit::Share, "counterfact.es after paraphrases");
+pub static PS: Metric =
+    metric("counterfact.ps", MetricUnit::Share, "counterfact.es after paraphrases");
 /// Neighbourhood success.
 pub static NS: Metric = metric(
     "counterfact.ns",
-    Unit::Share,
+    MetricUnit::Share,
     "the true target is likelier than the new one after prompts of neighbouring subjects",
 );
 static EM: Metric = metric(
     "counterfact.em",
-    Unit::Difference,
+    MetricUnit::Difference,
     "p(new) − p(true) after the edited prompt, p the geometric mean over tokens",
 );
-static PM: Metric = metric("counterfact.pm", Unit::Difference, "counterfact.em after paraphrases");
+static PM: Metric =
+    metric("counterfact.pm", MetricUnit::Difference, "counterfact.em after paraphrases");
 static NM: Metric = metric(
     "counterfact.nm",
-    Unit::Difference,
+    MetricUnit::Difference,
     "p(true) − p(new) after prompts of neighbouring subjects",
 );
 static ES_ARGMAX: Metric = metric(
     "counterfact.es_argmax",
-    Unit::Share,
+    MetricUnit::Share,
     "greedy decoding says the new target after the edited prompt",
 );
 static PS_ARGMAX: Metric =
-    metric("counterfact.ps_argmax", Unit::Share, "counterfact.es_argmax after paraphrases");
+    metric("counterfact.ps_argmax", MetricUnit::Share, "counterfact.es_argmax after paraphrases");
 static NS_ARGMAX: Metric = metric(
     "counterfact.ns_argmax",
-    Unit::Share,
+    MetricUnit::Share,
     "greedy decoding says the true target after prompts of neighbouring subjects",
 );
 static PLUS_NS: Metric = metric(
     "counterfact_plus.ns",
-    Unit::Share,
+    MetricUnit::Share,
     "counterfact.ns with the new fact as a sentence before the neighbour's prompt",
 );
 static NKL: Metric = metric(
     "counterfact.nkl",
-    Unit::Nats,
+    MetricUnit::Nats,
     "KL(unedited ‖ edited) of the token after prompts of neighbouring subjects",
 );
 static PLUS_NKL: Metric = metric(
     "counterfact_plus.nkl",
-    Unit::Nats,
+    MetricUnit::Nats,
     "counterfact.nkl with the new fact as a sentence before the neighbour's prompt",
 );
 
@@ -105,10 +108,10 @@ fn three(
     prompt: &str,
     candidates: [&str; 2],
     space: Option<bool>,
-) -> Result<[Item; 3]> {
+) -> Result<[TestItem; 3]> {
     let [first, second] = candidates.map(|o| words.compared(prompt, o, space));
     let both = vec![Question::Takes(first?), Question::Takes(second?)];
-    let item = |metric: &'static Metric, questions: &[Question], rule| Item {
+    let item = |metric: &'static Metric, questions: &[Question], rule| TestItem {
         metric: Named::from(metric),
         prompt: prompt.to_owned(),
         questions: questions.to_vec(),
@@ -126,7 +129,7 @@ fn neighbours(case: &Case, fact: usize) -> impl Iterator<Item = &str> {
     case.role(Role::Neighbourhood).filter(own).map(|probe| &probe.prompt[..])
 }
 
-fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let mut items = Vec::new();
     for (i, fact, old) in compared(case) {
         let new = &fact.target_new[..];
@@ -142,7 +145,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-fn distracted(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn distracted(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let mut items = Vec::new();
     for (i, fact, old) in compared(case) {
         for prompt in neighbours(case, i) {
@@ -155,14 +158,14 @@ fn distracted(case: &Case, words: &Words) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-fn divergences(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn divergences(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let mut items = Vec::new();
     for (i, fact, _) in compared(case) {
         for prompt in neighbours(case, i) {
             for (metric, prompt) in
                 [(&NKL, prompt.to_owned()), (&PLUS_NKL, fact.distracting(prompt))]
             {
-                items.push(Item {
+                items.push(TestItem {
                     metric: Named::from(metric),
                     questions: vec![Question::Next(words.ids(&prompt)?)],
                     prompt,

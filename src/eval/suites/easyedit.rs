@@ -8,18 +8,18 @@
 //! the labels are shifted as they are there. Locality is not whether the answer is right, but the
 //! share of its places where the likeliest token is the one it was before.
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::{Case, Role};
-use crate::eval::item::{Item, Question, Rule};
-use crate::eval::metric::{Metric, Named, Unit};
+use crate::eval::item::{Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit, Named};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
 
 const ACCURACY: &str = "lm.decoder_only_teacher_forcing.token_accuracy";
 const AGREEMENT: &str = "locality.lm.pre_post_argmax_token_match";
 
 const fn metric(name: &'static str, group: &'static str, definition: &'static str) -> Metric {
-    Metric { name, definition, comparable_group: Some(group), unit: Unit::Share }
+    Metric { name, definition, comparable_group: Some(group), unit: MetricUnit::Share }
 }
 
 static REWRITE: Metric = metric(
@@ -51,13 +51,13 @@ pub const SUITE: Suite = Suite {
     by_default: true,
 };
 
-fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let mut items = Vec::new();
     let mut add = |metric: Named, x: &str, target: &str, rule: Rule| {
         // EasyEdit drops what has no token.
         if let Some(completion) = words.easyedit(x, target)? {
             let questions = vec![Question::Takes(completion)];
-            items.push(Item { metric, prompt: x.to_owned(), questions, rule });
+            items.push(TestItem { metric, prompt: x.to_owned(), questions, rule });
         }
         Result::Ok(())
     };

@@ -1,11 +1,11 @@
 //! Text that the model writes about an edited subject, as ROME's evaluation has it: ten prompts a
 //! record, sampled among the five likeliest tokens, to 100 tokens in all.
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::{Case, Role};
-use crate::eval::item::{Continuing, Item, Question, Rule};
-use crate::eval::metric::{Metric, Named, Unit};
+use crate::eval::item::{Continuing, Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit, Named};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
 use crate::model::generate::Sampling;
 
@@ -16,16 +16,16 @@ const SAMPLING: Sampling = Sampling { temperature: 1.0, top_k: 5, top_p: 1.0 };
 
 static ENTROPY: Metric = Metric {
     name: "fluency.entropy",
-    definition: "entropy of bigrams and trigrams of words in sampled text, (2/3 H2 + 4/3 H3)/2 bits, \
-                 times 100",
+    definition: "100 (2/3 H2 + 4/3 H3)/2 bits, H2 and H3 the entropies of bigrams and \
+                 trigrams of words in sampled text",
     comparable_group: None,
-    unit: Unit::CentiBits,
+    unit: MetricUnit::CentiBits,
 };
 
 /// Entropy of sampled text.
 pub const SUITE: Suite = Suite { name: "fluency", metrics: &[&ENTROPY], items, by_default: false };
 
-fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let probes: Vec<_> = case.role(Role::Generation).collect();
     let item = |(i, probe): (usize, &&crate::data::Probe)| {
         let ids = words.ids(&probe.prompt)?;
@@ -36,7 +36,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
             sampling: SAMPLING,
             seed: (words.seed, format!("fluency of {}, prompt {i}", case.id)),
         };
-        Ok(Item {
+        Ok(TestItem {
             metric: Named::from(&ENTROPY),
             prompt: probe.prompt.clone(),
             questions: vec![Question::Says(question)],

@@ -9,23 +9,8 @@ pub mod probes;
 pub mod wild;
 pub mod zsre;
 
-use super::item::Item;
 use super::metric::{Metric, Named};
-use super::words::Words;
-use crate::base::Result;
-use crate::data::Case;
-
-/// A set of metrics that are measured together.
-pub struct Suite {
-    /// What users call it, and the first word of its metrics' names.
-    pub name: &'static str,
-    /// Its metrics.
-    pub metrics: &'static [&'static Metric],
-    /// What it asks about a case: nothing where the case has not what it needs.
-    pub items: fn(&Case, &Words) -> Result<Vec<Item>>,
-    /// Whether it is measured where nobody asks for it.
-    pub by_default: bool,
-}
+use super::suite::Suite;
 
 /// All of them, in the order of results.
 pub const SUITES: &[Suite] = &[

@@ -10,18 +10,18 @@
 //! Answers are greedy, to the line's end, and right where they are the answer or an alias of it.
 //! Without demonstrations only the first level is measured.
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::{Case, Form, Role};
-use crate::eval::item::{Compared, Continuing, Item, Question, Rule};
-use crate::eval::metric::{Metric, Named, Unit};
+use crate::eval::item::{Compared, Continuing, Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit, Named};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
 
 /// Tokens of an answer, and of a chain of thought.
 const MOST: [usize; 2] = [32, 100];
 
 const fn metric(name: &'static str, definition: &'static str) -> Metric {
-    Metric { name, definition, comparable_group: None, unit: Unit::Share }
+    Metric { name, definition, comparable_group: None, unit: MetricUnit::Share }
 }
 
 static EDIT_WISE: Metric =
@@ -47,7 +47,7 @@ pub const SUITE: Suite = Suite {
     by_default: true,
 };
 
-fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     if case.form != Form::Mquake {
         return Ok(vec![]);
     }
@@ -55,7 +55,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
     for fact in &case.facts {
         let prompt = fact.filled();
         let candidate = words.candidate(&prompt, &fact.target_new, fact.space)?;
-        items.push(Item {
+        items.push(TestItem {
             metric: Named::from(&EDIT_WISE),
             prompt,
             questions: vec![Question::Takes(candidate)],
@@ -70,7 +70,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
     for hop in &case.hops {
         let relation = hop.relation.as_ref().and_then(|id| shown.relations.get(id));
         let Some(before) = relation else { continue };
-        items.push(Item {
+        items.push(TestItem {
             metric: Named::from(&SINGLE_HOP),
             prompt: hop.question.clone(),
             questions: vec![question(before, &hop.question)?],
@@ -82,7 +82,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
     let Some(first) = chains.first() else { return Ok(items) };
     let right: Vec<String> = first.answers.iter().flatten().cloned().collect();
     let mut chain = |metric: &'static Metric, questions: Result<Vec<Question>>, by| {
-        items.push(Item {
+        items.push(TestItem {
             metric: Named::from(metric),
             prompt: first.prompt.clone(),
             questions: questions?,

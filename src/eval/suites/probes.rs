@@ -6,15 +6,15 @@
 //! portability             the same of what follows from the edit
 //! ```
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::{Case, Probe, Role};
-use crate::eval::item::{Item, Question, Rule};
-use crate::eval::metric::{Metric, Unit};
+use crate::eval::item::{Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
 
 const fn metric(name: &'static str, definition: &'static str) -> Metric {
-    Metric { name, definition, comparable_group: None, unit: Unit::Share }
+    Metric { name, definition, comparable_group: None, unit: MetricUnit::Share }
 }
 
 static AGREEMENT: Metric = metric(
@@ -42,28 +42,28 @@ fn spellings(words: &Words, probe: &Probe) -> Result<Vec<Question>> {
     all.map(|answer| Ok(Question::Takes(words.candidate(&probe.prompt, answer, None)?))).collect()
 }
 
-fn locality(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn locality(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let mut items = Vec::new();
     for probe in case.role(Role::Locality).filter(|probe| probe.target().is_some()) {
         let questions = spellings(words, probe)?;
         let prompt = || probe.prompt.clone();
-        items.push(Item {
+        items.push(TestItem {
             metric: AGREEMENT.of(&probe.kind),
             prompt: prompt(),
             questions: questions[..1].to_vec(),
             rule: Rule::Agrees,
         });
         let metric = CORRECT.of(&probe.kind);
-        items.push(Item { metric, prompt: prompt(), questions, rule: Rule::Said });
+        items.push(TestItem { metric, prompt: prompt(), questions, rule: Rule::Said });
     }
     Ok(items)
 }
 
-fn portability(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn portability(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let there = case.role(Role::Portability).filter(|probe| probe.target().is_some());
     there
         .map(|probe| {
-            Ok(Item {
+            Ok(TestItem {
                 metric: PORTABILITY.of(&probe.kind),
                 prompt: probe.prompt.clone(),
                 questions: spellings(words, probe)?,

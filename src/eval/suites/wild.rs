@@ -5,11 +5,11 @@
 //! EasyEdit's evaluation of the same name wraps questions in a chat template and goes on for 512
 //! tokens: the numbers do not compare.
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::{Case, Form, Role};
-use crate::eval::item::{Compared, Continuing, Item, Question, Rule};
-use crate::eval::metric::{Metric, Named, Unit};
+use crate::eval::item::{Compared, Continuing, Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit, Named};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
 use crate::model::generate::Sampling;
 
@@ -17,7 +17,7 @@ const STOPS: [&str; 2] = [".", "\n"];
 const MOST: usize = 50;
 
 const fn metric(name: &'static str, definition: &'static str) -> Metric {
-    Metric { name, definition, comparable_group: None, unit: Unit::Share }
+    Metric { name, definition, comparable_group: None, unit: MetricUnit::Share }
 }
 
 static RELIABILITY: Metric = metric(
@@ -43,7 +43,7 @@ pub const SUITE: Suite = Suite {
     by_default: false,
 };
 
-fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     if case.form != Form::QaEdit {
         return Ok(vec![]);
     }
@@ -56,7 +56,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
             items.push(item(words, &GENERALISATION, &probe.prompt, right())?);
         }
         let stopped = STOPS.iter().any(|stop| target.contains(stop));
-        items.push(Item {
+        items.push(TestItem {
             metric: Named::from(&STOPPED),
             prompt: fact.filled(),
             questions: vec![],
@@ -69,10 +69,10 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-fn item(words: &Words, metric: &'static Metric, prompt: &str, rule: Rule) -> Result<Item> {
+fn item(words: &Words, metric: &'static Metric, prompt: &str, rule: Rule) -> Result<TestItem> {
     let question = Continuing::greedy(words.ids(prompt)?, MOST, &STOPS);
     let (metric, prompt) = (Named::from(metric), prompt.to_owned());
-    Ok(Item { metric, prompt, questions: vec![Question::Says(question)], rule })
+    Ok(TestItem { metric, prompt, questions: vec![Question::Says(question)], rule })
 }
 
 impl Continuing {

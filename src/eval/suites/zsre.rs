@@ -1,22 +1,23 @@
 //! zsRE as the code of ROME and MEMIT scores it.
 //!
 //! ```text
-//! t = 0 … T−1    the likeliest token after x + decode(o_0 … o_{t−1})  is the first id of o_t encoded alone
+//! t = 0 … T−1    the likeliest token after x + decode(o_0 … o_{t−1})
+//!                is the first id of o_t encoded alone
 //! ```
 //!
 //! The share over t, averaged over a record's prompts. Its specificity counts right answers, where
 //! EasyEdit's locality counts unchanged ones.
 
-use super::Suite;
 use crate::base::Result;
 use crate::data::{Case, Form, Role};
-use crate::eval::item::{Item, Question, Rule};
-use crate::eval::metric::{Metric, Named, Unit};
+use crate::eval::item::{Question, Rule, TestItem};
+use crate::eval::metric::{Metric, MetricUnit, Named};
+use crate::eval::suite::Suite;
 use crate::eval::words::Words;
-use crate::model::score::Completion;
+use crate::model::completion::Completion;
 
 const fn metric(name: &'static str, definition: &'static str) -> Metric {
-    Metric { name, definition, comparable_group: None, unit: Unit::Share }
+    Metric { name, definition, comparable_group: None, unit: MetricUnit::Share }
 }
 
 static EFFICACY: Metric = metric(
@@ -37,7 +38,7 @@ pub const SUITE: Suite = Suite {
     by_default: true,
 };
 
-fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
+fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     if case.form != Form::Zsre {
         return Ok(vec![]);
     }
@@ -56,7 +57,7 @@ fn items(case: &Case, words: &Words) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-fn item(words: &Words, metric: &'static Metric, x: &str, answer: &str) -> Result<Item> {
+fn item(words: &Words, metric: &'static Metric, x: &str, answer: &str) -> Result<TestItem> {
     let ids = words.tokenizer.encode_after("a", &format!(" {}", answer.trim_start()))?;
     let question = |t| {
         let before = words.tokenizer.decode_after(&ids[..t])?;
@@ -67,7 +68,7 @@ fn item(words: &Words, metric: &'static Metric, x: &str, answer: &str) -> Result
         let labels = vec![label.first().copied().unwrap_or(ids[t])];
         Ok(Question::Takes(Completion { read, labels }))
     };
-    Ok(Item {
+    Ok(TestItem {
         metric: Named::from(metric),
         prompt: x.to_owned(),
         questions: (0..ids.len()).map(question).collect::<Result<_>>()?,

@@ -10,5 +10,5 @@ pub mod restore;
 
 pub use average::{AverageEffects, EditLayers, TokenRole};
 pub use heat_map::HeatMap;
-pub use protocol::{CausalTrace, Protocol, TraceOutcome, TracedPrompt};
+pub use protocol::{CausalTrace, TraceOutcome, TraceSettings, TracedPrompt};
 pub use restore::{PromptRuns, Restoration, TracedState};

@@ -24,7 +24,7 @@ use crate::text::{Tokenizer, subject_token};
 
 /// How a prompt is traced.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Protocol {
+pub struct TraceSettings {
     /// n, corrupted copies.
     pub samples: usize,
     /// w, layers in which outputs of MLPs and attention are restored together.
@@ -88,7 +88,7 @@ pub enum TraceOutcome {
     Skipped(u32),
 }
 
-impl Protocol {
+impl TraceSettings {
     /// Traces a prompt, unless the model's next token is not the one that is `expected`.
     ///
     /// # Errors
