@@ -21,8 +21,9 @@ use std::path::Path;
 
 use incise::base::{Quiet, Rng};
 use incise::data::{Corpus, Fact, request};
+use incise::model::completion::Completion;
 use incise::model::fingerprint;
-use incise::model::score::{self, Completion};
+use incise::model::score;
 use incise::stats::origin::Origin;
 use incise::stats::{Collect, Input, LayerInput, collect};
 use incise::store::Checkpoint;
