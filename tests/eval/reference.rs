@@ -131,9 +131,13 @@ impl Recorded {
                     want =
                         want.into_iter().flatten().reduce(f64::max).map(Some).into_iter().collect();
                 }
-                // The framework reads a target's last token too, for which there may be no room.
-                if got.len() < want.len() {
+                // Where there is no room, ours are not there, and the framework's are null. It reads
+                // a target's last token too: it may have no room for what fits here.
+                if got.len() != want.len() {
                     want.retain(Option::is_some);
+                }
+                if want.is_empty() {
+                    continue;
                 }
                 let name = format!("{}, {}, {metric} {when}", self.name(), case.id);
                 assert_eq!(got.len(), want.len(), "{name}: {got:?}, not {want:?}");
