@@ -160,7 +160,7 @@ impl Evaluation<'_> {
                 .collect(),
             Mode::Sequential { batch, checkpoints } => {
                 // Methods that edit one fact upon the other have no other way.
-                let one_by_one = self.editor.settings.method()?.batching() == Batching::OneByOne;
+                let one_by_one = self.editor.settings.chosen()?.batching() == Batching::OneByOne;
                 let sequential = if one_by_one { 0 } else { *batch };
                 checkpoints.iter().map(|&t| Round { edited: 0..t, sequential }).collect()
             }
