@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Texts of one unit (a record's prompts, a prompt's targets) that begin alike are cut at
-//! [`shared`](super::shared) tokens, which run once. Which texts share is decided within a unit, so
+//! shared tokens (`shared.rs`), which run once. Which texts share is decided within a unit, so
 //! a score does not depend on the units beside it.
 
 use std::collections::BTreeMap;
