@@ -249,9 +249,9 @@ fn cast_complaints(tree: &Tree) -> Vec<String> {
 
 /// The library speaks of settings by name; the command line alone knows flags and commands.
 fn flag_complaints(tree: &Tree) -> Vec<String> {
-    const COMMANDS: [&str; 14] = [
+    const COMMANDS: [&str; 17] = [
         "demo", "doctor", "inspect", "generate", "logits", "stats", "edit", "merge", "apply",
-        "export", "undo", "log", "bench", "trace",
+        "export", "undo", "log", "bench", "trace", "eval", "ask", "compare",
     ];
     // The kernels' compiler has flags, and so has a tool that fetches models.
     let free = |file: &str, line: &str| {

@@ -46,6 +46,14 @@ pub struct Continuing {
     pub seed: (u64, String),
 }
 
+impl Continuing {
+    /// The likeliest tokens, up to one of some stops.
+    pub fn greedy(ids: Vec<u32>, most: usize, stops: &[&str]) -> Continuing {
+        let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
+        Continuing { ids, most, stops, sampling: Sampling::GREEDY, seed: (0, String::new()) }
+    }
+}
+
 impl Question {
     /// Positions that it needs.
     pub fn positions(&self) -> usize {

@@ -11,7 +11,6 @@ use crate::eval::item::{Compared, Continuing, Question, Rule, TestItem};
 use crate::eval::metric::{Metric, MetricUnit, Named};
 use crate::eval::suite::Suite;
 use crate::eval::words::Words;
-use crate::model::generate::Sampling;
 
 const STOPS: [&str; 2] = [".", "\n"];
 const MOST: usize = 50;
@@ -73,12 +72,4 @@ fn item(words: &Words, metric: &'static Metric, prompt: &str, rule: Rule) -> Res
     let question = Continuing::greedy(words.ids(prompt)?, MOST, &STOPS);
     let (metric, prompt) = (Named::from(metric), prompt.to_owned());
     Ok(TestItem { metric, prompt, questions: vec![Question::Says(question)], rule })
-}
-
-impl Continuing {
-    /// The likeliest tokens, up to one of some stops.
-    pub fn greedy(ids: Vec<u32>, most: usize, stops: &[&str]) -> Continuing {
-        let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
-        Continuing { ids, most, stops, sampling: Sampling::GREEDY, seed: (0, String::new()) }
-    }
 }
