@@ -177,8 +177,8 @@ impl CarriedEdits {
             self.numbers(),
             why.join("; ")
         );
-        let remedy = "make one patch of all facts on the unedited model, undo earlier ones, or keep \
-                      the edits beside the weights with grace";
+        let remedy = "make one patch of all facts on the unedited model, undo earlier ones, or \
+                      keep the edits beside the weights with grace";
         Err(Error::refused(what, remedy))
     }
 }
