@@ -1,7 +1,8 @@
 //! `incise eval MODEL --data FILE… [--method M | --patch P… | --with FILE…] -o DIR`: what became of
 //! edits.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -71,8 +72,11 @@ pub struct Eval {
     /// Only so many records, drawn with --seed
     #[arg(long)]
     sample: Option<usize>,
+    /// Edit records in an order drawn with --seed [default: that of the file]
+    #[arg(long)]
+    shuffle: bool,
     /// Every n-th record only, from the i-th (from 0)
-    #[arg(long, value_name = "I/N")]
+    #[arg(long, value_name = "I/N", conflicts_with = "checkpoints")]
     shard: Option<Share>,
     #[command(flatten)]
     editing: Editing,
@@ -96,6 +100,10 @@ impl Eval {
         if let Some(method) = &self.method {
             editor = editor.method(method)?;
         }
+        if self.shard.is_some() && self.mode == "sequential" && self.method.is_some() {
+            let what = "edits one upon the other cannot be shared out";
+            return Err(Error::refused(what, "leave --shard out, or edit with another --mode"));
+        }
         let protocol = self.protocol(&editor, cases.len())?;
         let run = self.described(context, &editor, cases.len())?;
         let mut folder = Folder::open(&self.output, run)?;
@@ -105,7 +113,7 @@ impl Eval {
         ran?;
         context.terminal.enter(Stage::WriteResults);
         let summary = folder.summarise(context.seed)?;
-        self.print(context, &summary)
+        Self::print(context, &summary, &self.output)
     }
 
     fn cases(&self, context: &Context) -> Result<Vec<Case>> {
@@ -135,6 +143,11 @@ impl Eval {
             all = drawn(all, n, context.seed);
         }
         all.truncate(self.limit.unwrap_or(usize::MAX));
+        if self.shuffle {
+            let order = drawn_order(all.len(), context.seed, "order of cases");
+            let mut places: Vec<_> = all.into_iter().map(Some).collect();
+            all = order.into_iter().filter_map(|i| places[i].take()).collect();
+        }
         if let Some(share) = self.shard {
             let mut place = 0;
             all.retain(|_| {
@@ -222,7 +235,7 @@ impl Eval {
         Ok(json!({
             "program": env!("CARGO_PKG_VERSION"), "model": self.model,
             "model_fingerprint": editor.fingerprint(), "data": data,
-            "cases": cases, "limit": self.limit, "sample": self.sample,
+            "cases": cases, "limit": self.limit, "sample": self.sample, "shuffle": self.shuffle,
             "shard": self.shard.map(|share| [share.i(), share.n()]),
             "method": self.method, "patch": digests(&self.patch)?, "with": digests(&self.with)?,
             "editing": self.editing.described()?,
@@ -233,7 +246,8 @@ impl Eval {
         }))
     }
 
-    fn print(&self, context: &Context, summary: &Value) -> Result<()> {
+    /// Prints what came out.
+    pub(super) fn print(context: &Context, summary: &Value, output: &Path) -> Result<()> {
         if context.json {
             return context.terminal.json(summary);
         }
@@ -245,7 +259,7 @@ impl Eval {
                 metric["n"]
             ))?;
         }
-        context.terminal.line(self.output.display().to_string())
+        context.terminal.line(output.display().to_string())
     }
 }
 
@@ -266,15 +280,20 @@ fn session(context: &Context, work: WorkDone) -> Session {
 
 /// So many of the cases, in their order, drawn by a seed.
 fn drawn(cases: Vec<Case>, n: usize, seed: u64) -> Vec<Case> {
-    let mut rng = Rng::new(seed, "sample of cases");
-    let mut order: Vec<(u64, usize)> = (0..cases.len()).map(|i| (rng.bits(), i)).collect();
-    order.sort_unstable();
-    let chosen: std::collections::BTreeSet<usize> =
-        order.into_iter().take(n).map(|(_, i)| i).collect();
+    let order = drawn_order(cases.len(), seed, "sample of cases");
+    let chosen: BTreeSet<usize> = order.into_iter().take(n).collect();
     cases
         .into_iter()
         .enumerate()
         .filter(|(i, _)| chosen.contains(i))
         .map(|(_, case)| case)
         .collect()
+}
+
+/// Places from 0 in an order drawn by a seed.
+fn drawn_order(n: usize, seed: u64, purpose: &str) -> Vec<usize> {
+    let mut rng = Rng::new(seed, purpose);
+    let mut order: Vec<(u64, usize)> = (0..n).map(|i| (rng.bits(), i)).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, i)| i).collect()
 }

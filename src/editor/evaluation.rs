@@ -20,6 +20,7 @@ use crate::base::units::counted;
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::data::{Case, Demonstrations, Fact};
 use crate::edit::fact_report::FactReport;
+use crate::edit::method::Batching;
 use crate::edit::solve::layers::MatrixChange;
 use crate::eval::ask::Respondent;
 use crate::eval::drift;
@@ -158,7 +159,10 @@ impl Evaluation<'_> {
                 .map(|start| Round { edited: start..n.min(start + batch), sequential: 0 })
                 .collect(),
             Mode::Sequential { batch, checkpoints } => {
-                checkpoints.iter().map(|&t| Round { edited: 0..t, sequential: *batch }).collect()
+                // Methods that edit one fact upon the other have no other way.
+                let one_by_one = self.editor.settings.chosen()?.batching() == Batching::OneByOne;
+                let sequential = if one_by_one { 0 } else { *batch };
+                checkpoints.iter().map(|&t| Round { edited: 0..t, sequential }).collect()
             }
         };
         rounds.retain(|round| {

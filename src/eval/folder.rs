@@ -44,14 +44,16 @@ impl Folder {
     /// A folder of another run; a line that is no result; a folder that cannot be written.
     pub fn open(dir: &Path, run: Value) -> Result<Folder> {
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
-        let path = dir.join(RUN);
-        match path.exists() {
-            true => same_run(&path, &run)?,
-            false => write_json(&path, &run)?,
-        }
         let path = dir.join(RESULTS);
         if !path.exists() {
             whole(&path, b"")?;
+        }
+        // A run that ended before its first result leaves nothing that another could be taken for.
+        let has_results = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+        let of_run = dir.join(RUN);
+        match has_results && of_run.exists() {
+            true => same_run(&of_run, &read_json(&of_run)?, &run)?,
+            false => write_json(&of_run, &run)?,
         }
         let kept = Kept { run, ..Kept::read(dir)? };
         // Written anew, so that a line that was cut off is gone.
@@ -127,11 +129,10 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// Refuses a folder that holds another run's results, and says what differs.
-fn same_run(path: &Path, run: &Value) -> Result<()> {
+pub(super) fn same_run(path: &Path, there: &Value, run: &Value) -> Result<()> {
     let remedy = "name another folder, or remove this one";
-    let there = read_json(path)?;
     let empty = serde_json::Map::new();
-    let [old, new] = [&there, run].map(|value| value.as_object().unwrap_or(&empty));
+    let [old, new] = [there, run].map(|value| value.as_object().unwrap_or(&empty));
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     match names.into_iter().find(|&name| old.get(name) != new.get(name)) {
         None => Ok(()),

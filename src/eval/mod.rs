@@ -17,6 +17,7 @@ pub mod interval;
 pub mod item;
 pub mod kept;
 pub mod measure;
+pub mod merge;
 pub mod metric;
 pub mod overview;
 pub mod report;

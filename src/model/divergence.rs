@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::batch::Batch;
 use super::cache::Past;
 use super::language_model::{LanguageModel, logits};
-use super::score::{ROWS, log_sum_exp};
+use super::score::{ROWS, filled, log_sum_exp};
 use super::site::NoHook;
 use crate::base::Result;
 use crate::ops::sample::likeliest;
@@ -37,14 +37,15 @@ pub fn divergence(
     batch: &Batch,
     chosen: &[(usize, Option<u32>)],
 ) -> Result<Vec<Divergence>> {
-    let rows: Vec<usize> = chosen.iter().map(|&(row, _)| row).collect();
+    let rows = filled(chosen.iter().map(|&(row, _)| row).collect());
     let p = logits(p, batch, Past::None, &rows)?;
     let mut found = Vec::with_capacity(rows.len());
     q.run_in_chunks(batch, &mut Past::None, (&rows, ROWS), &mut NoHook, &mut |z| {
         let z = q.compute().run(|| Ok(z.into_host()))?;
         let first = found.len();
         let at = |row| between(&p.row_f64(first + row), &z.row_f64(row), chosen[first + row].1);
-        found.par_extend((0..z.shape()[0]).into_par_iter().map(at));
+        let rows = z.shape()[0].min(chosen.len() - first);
+        found.par_extend((0..rows).into_par_iter().map(at));
         Ok(true)
     })?;
     Ok(found)

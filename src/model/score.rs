@@ -192,7 +192,7 @@ impl Pass {
         wanted: &BTreeMap<usize, Vec<(usize, usize)>>,
     ) -> Result<()> {
         batch.fill(BATCH_INVARIANT_ROWS);
-        let rows: Vec<usize> = wanted.keys().copied().collect();
+        let rows = filled(wanted.keys().copied().collect());
         let mut labels = wanted.values();
         model.run_in_chunks(&batch, &mut past, (&rows, ROWS), &mut NoHook, &mut |z| {
             let z = model.compute().run(|| Ok(z.into_host()))?;
@@ -212,6 +212,16 @@ impl Pass {
             Ok(true)
         })
     }
+}
+
+/// Rows to be read [`ROWS`] at a time: the last is repeated, which nobody looks at, so that each
+/// reading has so many that a row's logits do not depend on the others.
+pub(super) fn filled(mut rows: Vec<usize>) -> Vec<usize> {
+    const { assert!(BATCH_INVARIANT_ROWS <= ROWS) };
+    let left = rows.len() % ROWS;
+    let last = rows.last().copied().filter(|_| (1..BATCH_INVARIANT_ROWS).contains(&left));
+    rows.extend(last.into_iter().cycle().take(BATCH_INVARIANT_ROWS.saturating_sub(left)));
+    rows
 }
 
 /// ln Σ exp z, with the largest taken out first.

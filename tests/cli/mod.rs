@@ -1,6 +1,7 @@
 //! The program as people run it.
 
 mod commands;
+mod eval;
 mod predict;
 mod readme;
 mod spread;

@@ -33,7 +33,7 @@ use crate::support::shared::shared;
 const TOLERANCE: f64 = 1e-9;
 
 /// Records of each case that run here; all do in `tools/slow_tests`.
-const FEW: usize = 4;
+const FEW: usize = 1;
 
 struct Recorded {
     case: Value,
@@ -125,17 +125,27 @@ impl Recorded {
                 let own = own.filter(|(item, _)| item.metric.to_string() == *metric);
                 let got: Vec<f64> = own.map(|(_, &value)| value).collect();
                 let Some(want) = want[when].as_array() else { continue };
-                let mut want: Vec<f64> = want.iter().filter_map(Value::as_f64).collect();
+                let mut want: Vec<Option<f64>> = want.iter().map(Value::as_f64).collect();
                 // Of MQuAKE's questions any counts; the record has each.
                 if metric.starts_with("mquake.multi_hop") {
-                    want = want.into_iter().reduce(f64::max).into_iter().collect();
+                    let any = want.into_iter().flatten().reduce(f64::max);
+                    want = any.map(Some).into_iter().collect();
+                }
+                // Where there is no room, ours are not there, and the framework's are null. It
+                // reads a target's last token too: it may have no room for what fits here.
+                if got.len() != want.len() {
+                    want.retain(Option::is_some);
+                }
+                if want.is_empty() {
+                    continue;
                 }
                 let name = format!("{}, {}, {metric} {when}", self.name(), case.id);
                 assert_eq!(got.len(), want.len(), "{name}: {got:?}, not {want:?}");
                 for (got, want) in got.iter().zip(&want) {
+                    let Some(want) = want else { continue };
                     assert!((got - want).abs() <= TOLERANCE, "{name}: {got}, not {want}");
+                    compared += 1;
                 }
-                compared += got.len();
             }
         }
         compared

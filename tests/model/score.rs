@@ -73,15 +73,17 @@ fn a_score_is_that_of_the_text_alone() {
 /// To the bit: a unit's scores are the same whatever is scored beside it.
 #[test]
 fn a_score_does_not_depend_on_the_units_beside_it() {
-    let model = Golden::open("llama").model(Precision::F32);
-    let units = units(model.arch.vocabulary);
-    let texts: Vec<&[Completion]> = units.iter().map(Vec::as_slice).collect();
-    let together = score_units(&model, &texts).unwrap();
-    let backwards: Vec<&[Completion]> = texts.iter().rev().copied().collect();
-    let backwards = score_units(&model, &backwards).unwrap();
-    assert!(together.iter().eq(backwards.iter().rev()));
-    for (unit, together) in texts.iter().zip(&together) {
-        assert_eq!(&score_units(&model, &[*unit]).unwrap()[0], together);
+    for name in NAMES {
+        let model = Golden::open(name).model(Precision::F32);
+        let units = [(); 4].map(|()| units(model.arch.vocabulary)).concat();
+        let texts: Vec<&[Completion]> = units.iter().map(Vec::as_slice).collect();
+        let together = score_units(&model, &texts).unwrap();
+        let backwards: Vec<&[Completion]> = texts.iter().rev().copied().collect();
+        let backwards = score_units(&model, &backwards).unwrap();
+        assert!(together.iter().eq(backwards.iter().rev()), "{name}");
+        for (unit, together) in texts.iter().zip(&together) {
+            assert_eq!(&score_units(&model, &[*unit]).unwrap()[0], together, "{name}");
+        }
     }
 }
 
