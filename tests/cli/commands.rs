@@ -82,29 +82,6 @@ fn an_edited_checkpoint_keeps_the_statistics_of_its_base() {
 }
 
 #[test]
-fn a_patch_that_breaks_the_model_is_refused_before_anything_is_written() {
-    let s = Session::new("gpt2");
-    s.stats();
-    done(&strs(&s.edit(&[])));
-    let (model, file) = (s.at("model"), s.at("patch.safetensors"));
-    let mut patch = incise::store::Patch::read(&file).unwrap();
-    (patch.metadata.method, patch.metadata.facts) = ("rome".into(), 40);
-    patch.write(&file).unwrap();
-    let (apply, before) = (["apply", &model, &file, "--in-place"], s.weights("model"));
-    let refused = fails(1, &[&apply[..], &["--refuse-past", "strained"]].concat());
-    for part in ["would be strained", "40 facts", "‖ΣΔ‖/‖W‖", "2210.07229", "undo earlier"]
-    {
-        assert!(refused.contains(part), "{refused}");
-    }
-    assert!(s.weights("model") == before, "was written");
-    let carried = || json(&["inspect", &model, "--json"])["carried"].clone();
-    assert_eq!((&carried()["facts"], &carried()["strain"]), (&0.into(), &"light".into()));
-    done(&[&apply[..], &["--refuse-past", "broken"]].concat());
-    assert_eq!((&carried()["facts"], &carried()["strain"]), (&40.into(), &"strained".into()));
-    assert!(done(&["inspect", &model]).contains("strained"));
-}
-
-#[test]
 fn logits_hold_a_tensor_a_line() {
     let s = Session::new("llama-tied");
     fs::write(s.at("prompts.txt"), "Big Ben\r\n\nThe sea is\n").unwrap();
