@@ -1,5 +1,7 @@
 //! What a model may carry, by the command line.
 
+use incise::store::Patch;
+
 use crate::support::session::{Session, done, fails, json, strs};
 
 #[test]
@@ -8,9 +10,9 @@ fn a_patch_that_breaks_the_model_is_refused_before_anything_is_written() {
     s.stats();
     done(&strs(&s.edit(&[])));
     let (model, file) = (s.at("model"), s.at("patch.safetensors"));
-    let mut patch = incise::store::Patch::read(&file).unwrap();
+    let mut patch = Patch::read(file.as_ref()).unwrap();
     (patch.metadata.method, patch.metadata.facts) = ("rome".into(), 40);
-    patch.write(&file).unwrap();
+    patch.write(file.as_ref()).unwrap();
     let (apply, before) = (["apply", &model, &file, "--in-place"], s.weights("model"));
     let refused = fails(1, &[&apply[..], &["--refuse-past", "strained"]].concat());
     for part in ["would be strained", "40 facts", "‖ΣΔ‖/‖W‖", "2210.07229", "undo earlier"]
