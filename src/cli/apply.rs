@@ -12,6 +12,7 @@ use super::output::Terminal;
 use crate::base::units::{counted, percent};
 use crate::base::{Progress, Result};
 use crate::edit::apply::{self, Report};
+use crate::edit::governor::{CarriedEdits, Strain};
 use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::store::{AppliedPatch, Lineage, Patch};
@@ -31,6 +32,9 @@ pub struct Apply {
     /// Change the checkpoint itself; `incise undo` puts every byte back
     #[arg(long)]
     in_place: bool,
+    /// Write nothing if the model would then be strained, or broken, as `incise inspect` has it
+    #[arg(long, value_name = "STRAIN", value_parser = ["strained", "broken"])]
+    refuse_past: Option<String>,
 }
 
 impl Apply {
@@ -39,6 +43,10 @@ impl Apply {
         let terminal = &context.terminal;
         let read = |path: &PathBuf| Patch::read(path);
         let patches = self.patches.iter().map(read).collect::<Result<Vec<_>>>()?;
+        if let Some(most) = &self.refuse_past {
+            let most = if most == "broken" { Strain::Broken } else { Strain::Strained };
+            self.refuse_past(&patches, most, context)?;
+        }
         let report = match &self.output {
             Some(out) => apply::to_folder(&self.model, &patches, out, &context.device, terminal)?,
             None => apply::in_place(&self.model, &patches, &context.device, terminal)?,
@@ -51,6 +59,20 @@ impl Apply {
         let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
         let facts = patches.iter().fold(0u64, |n, p| n.saturating_add(p.metadata.facts));
         terminal.line(format!("{}: {} written{back}", written.display(), counted(facts, "fact")))
+    }
+
+    /// Refuses patches with which the model would carry too much.
+    fn refuse_past(&self, patches: &[Patch], most: Strain, context: &Context) -> Result<()> {
+        let terminal = &context.terminal;
+        let then = apply::lineage_with(&self.model, patches, &context.device, terminal)?;
+        let carried = then.map(|lineage| CarriedEdits::of(&lineage));
+        match carried.filter(|carried| carried.strain.is_some()) {
+            Some(carried) => carried.refuse_past(most),
+            None => {
+                terminal.warn("nothing is known of how much these methods bear: not refused");
+                Ok(())
+            }
+        }
     }
 }
 

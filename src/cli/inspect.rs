@@ -6,10 +6,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
-use crate::base::units::{count, metric};
+use crate::base::units::{count, counted, metric, percent};
 use crate::base::{Error, Quiet, Result};
 use crate::edit::apply;
-use crate::model::{MatrixId, fingerprint, load};
+use crate::edit::governor::CarriedEdits;
+use crate::model::lineage::lineage;
+use crate::model::{MatrixId, load};
 use crate::stats::Moment;
 use crate::tensor::Device;
 
@@ -34,7 +36,8 @@ impl Inspect {
         let mut types: Vec<&str> = checkpoint.entries().map(|(_, _, e)| &*e.dtype).collect();
         types.sort_unstable();
         types.dedup();
-        let name = fingerprint(&checkpoint, &context.terminal)?;
+        let lineage = lineage(&checkpoint, &context.terminal)?;
+        let (carried, name) = (CarriedEdits::of(&lineage), lineage.base);
         let with_stats: Vec<(usize, u64)> = match &self.stats {
             None => vec![],
             Some(dir) if !dir.is_dir() => {
@@ -56,7 +59,7 @@ impl Inspect {
                 "groups": a.n_kv_heads, "head": a.head_dim, "vocabulary": a.vocabulary,
                 "context": a.max_positions, "tied": a.tie_embeddings, "fingerprint": name,
                 "editable": editable,
-                "statistics": with_stats, "edits": edits.len(),
+                "statistics": with_stats, "edits": edits.len(), "carried": carried,
             }));
         }
         let line = |what: &str, text: String| context.terminal.line(format!("{what:<12} {text}"));
@@ -73,6 +76,31 @@ impl Inspect {
         for (l, tokens) in with_stats {
             line("statistics", format!("layer {l}, {} tokens", count(tokens)))?;
         }
-        line("edits", format!("{} applied in place", edits.len()))
+        line("edits", format!("{} applied in place", edits.len()))?;
+        if carried.patches == 0 {
+            return Ok(());
+        }
+        for text in words(&carried) {
+            line("carries", text)?;
+        }
+        Ok(())
     }
+}
+
+/// What a model carries: facts, how far each matrix was moved, and the verdict.
+fn words(carried: &CarriedEdits) -> Vec<String> {
+    let mut lines = vec![carried.numbers()];
+    for (name, norms) in carried.tensors.iter().filter(|(_, norms)| norms.weight > 0.0) {
+        lines.push(format!("{name}  ‖ΣΔ‖/‖W‖ {}", percent(norms.change / norms.weight)));
+    }
+    if carried.without_norms > 0 {
+        let patches = counted(carried.without_norms as u64, "patch");
+        lines.push(format!("{patches} by earlier versions, whose norms are not known by matrix"));
+    }
+    lines.push(match carried.strain {
+        None => "no verdict: nothing is known of how much a method bears".to_owned(),
+        Some(strain) => strain.name().to_owned(),
+    });
+    lines.extend(carried.reached.iter().map(|row| format!("  {}", row.source)));
+    lines
 }

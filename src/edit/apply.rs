@@ -31,7 +31,7 @@ use crate::store::history::History;
 use crate::store::journal::{self, Journal, NewLineage, Undone};
 use crate::store::record::LogEntry;
 use crate::store::write::{self, Item};
-use crate::store::{Checkpoint, Fingerprint, Patch, folder};
+use crate::store::{Checkpoint, Fingerprint, Lineage, Patch, folder};
 use crate::tensor::{Compute, Device};
 
 use descent::Descent;
@@ -73,7 +73,7 @@ pub fn to_folder(
 ) -> Result<Report> {
     planned(model, patches, device, progress, |Planned { plan, checkpoint, history, after }| {
         let mut after = after.to_vec();
-        let mut descent = Descent::new(checkpoint, patches, progress)?;
+        let mut descent = Descent::new(checkpoint, patches, history, progress)?;
         folder::build(out, |dir| {
             folder::copy(model, dir, progress)?;
             let mut meter = plan.meter(Stage::WriteWeights, progress);
@@ -90,14 +90,13 @@ pub fn to_folder(
                     })?;
                 file.sync_all().map_err(|e| Error::io(&path, "sync", e))?;
                 hashes.insert(name.clone(), hash.hex());
-                let last = &mut after[target.last_patch()];
-                *last = last.and(sums);
+                after[target.last_patch()].insert(name.clone(), sums);
                 report.tensors.push(Changed::of(name, sums));
             }
             checkpoint.unchanged()?;
             if let Some(descent) = &mut descent {
-                for (p, &sums) in after.iter().enumerate() {
-                    descent.after(p, sums);
+                for (p, made) in after.iter().enumerate() {
+                    descent.after(p, made);
                 }
                 descent.with(hashes).write(dir)?;
             }
@@ -201,13 +200,42 @@ pub fn check(
     planned(model, patches, device, progress, |_| Ok(()))
 }
 
+/// The lineage that the model would have with the patches applied, without fingerprints of what
+/// they change; none of a model of an unknown family. Nothing is written.
+///
+/// # Errors
+///
+/// As [`to_folder`].
+pub fn lineage_with(
+    model: &Path,
+    patches: &[Patch],
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Option<Lineage>> {
+    planned(model, patches, device, progress, |Planned { plan, checkpoint, history, after }| {
+        let Some(mut descent) = Descent::new(checkpoint, patches, history, progress)? else {
+            return Ok(None);
+        };
+        let mut after = after.to_vec();
+        let mut meter = plan.meter(Stage::RoundWeights, progress);
+        for (name, target) in &plan.targets {
+            let sums = target.make(name, patches.len(), history, &mut meter, &mut |_, _| Ok(()))?;
+            after[target.last_patch()].insert(name.clone(), sums);
+        }
+        for (p, made) in after.iter().enumerate() {
+            descent.after(p, made);
+        }
+        Ok(Some(descent.with([])))
+    })
+}
+
 /// Patches that fit a model.
 struct Planned<'a> {
     plan: &'a Plan<'a>,
     checkpoint: &'a Checkpoint,
     history: &'a History,
     /// Of each patch, what [`Plan::check`] found.
-    after: &'a [Sums],
+    after: &'a [BTreeMap<String, Sums>],
 }
 
 /// Reads a model that nobody writes meanwhile, plans the patches and checks them.
@@ -268,7 +296,7 @@ fn changed_in_place(
     let past = past(journal.history())?;
     let computes = proof::start(device.now(), 0, progress)?;
     let plan = Plan::new(&checkpoint, &past, patches, &computes[0])?;
-    let mut descent = Descent::new(&checkpoint, patches, progress)?;
+    let mut descent = Descent::new(&checkpoint, patches, journal.history(), progress)?;
     drop(checkpoint); // from here on nothing looks at the bytes through a map
     plan.check(patches.len(), journal.history(), progress)?;
     let mut all = BTreeMap::new();
@@ -300,8 +328,8 @@ fn changed_in_place(
         let mut new_lineage = descent.as_mut().map(|descent| {
             || {
                 let made = made.borrow();
-                let sums = made.values().fold(Sums::default(), |all, (sums, _)| all.and(*sums));
-                descent.after(p, sums);
+                let sums = made.iter().map(|(name, (sums, _))| (name.clone(), *sums)).collect();
+                descent.after(p, &sums);
                 descent.with(made.iter().map(|(name, (_, hash))| (name.clone(), hash.hex())))
             }
         });

@@ -18,6 +18,7 @@ pub mod export;
 pub mod fact_report;
 pub mod facts;
 pub mod family;
+pub mod governor;
 pub mod hparams;
 pub mod keys;
 pub mod method;

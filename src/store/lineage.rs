@@ -66,6 +66,23 @@ pub struct AppliedPatch {
     /// ‖W₀‖ of these tensors: as they were before any change in this folder, or in the one that it
     /// was copied from with changes.
     pub weight: Option<f64>,
+    /// The same of each tensor by its name, where both are finite; of patches that earlier versions
+    /// applied there is none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tensors: BTreeMap<String, TensorNorms>,
+    /// Whether W₀ is what the patch before it left: nothing had been applied in place then. What
+    /// was added before is in none of its norms.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
+}
+
+/// How far a tensor was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorNorms {
+    /// ‖ΣΔ‖.
+    pub change: f64,
+    /// ‖W₀‖.
+    pub weight: f64,
 }
 
 impl Lineage {

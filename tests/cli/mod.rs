@@ -2,6 +2,7 @@
 
 mod commands;
 mod eval;
+mod governor;
 mod predict;
 mod readme;
 mod spread;

@@ -26,7 +26,7 @@ use crate::support::golden::Golden;
 const MODELS: [&str; 3] = ["gpt2", "neox", "llama"];
 
 /// A copy of a recorded model.
-struct Copy(TempDir);
+pub struct Copy(TempDir);
 
 impl Copy {
     fn of(name: &'static str) -> Copy {
@@ -39,11 +39,11 @@ impl Copy {
         Copy(temp)
     }
 
-    fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.0.path().join("model")
     }
 
-    fn beside(&self, name: &str) -> PathBuf {
+    pub fn beside(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }
@@ -88,14 +88,14 @@ fn patch(mut changes: Vec<Change>) -> Patch {
 }
 
 /// Two patches of a model: the second is for what the first leaves, and changes k once more.
-struct Chain {
-    copy: Copy,
-    patches: [Patch; 2],
+pub struct Chain {
+    pub copy: Copy,
+    pub patches: [Patch; 2],
     /// Each matrix, and what is added to it by one patch or both.
     added: [Vec<(Matrix, Vec<f64>)>; 2],
 }
 
-fn chain(name: &'static str) -> Chain {
+pub fn chain(name: &'static str) -> Chain {
     let copy = Copy::of(name);
     let dir = copy.dir();
     let of = |c: &Change| dense(&c.delta, [c.out, c.inner]);

@@ -1,16 +1,21 @@
 //! The lineage of the weights that patches make, patch by patch.
 
+use std::collections::BTreeMap;
+
 use crate::base::{Progress, Result};
 use crate::model::lineage::{lineage, rest};
 use crate::model::load;
 use crate::ops::update::Sums;
-use crate::store::{AppliedPatch, Checkpoint, Fingerprint, Lineage, Patch};
+use crate::store::history::History;
+use crate::store::{AppliedPatch, Checkpoint, Fingerprint, Lineage, Patch, TensorNorms};
 
 /// The lineage so far, and what it takes to add the patches that come.
 pub(super) struct Descent<'a> {
     lineage: Lineage,
     /// Each patch, and the fingerprint of the model without what is changed up to it.
     coming: Vec<(&'a Patch, String)>,
+    /// Whether no patch was applied in place yet.
+    anew: bool,
 }
 
 impl<'a> Descent<'a> {
@@ -19,6 +24,7 @@ impl<'a> Descent<'a> {
     pub fn new(
         checkpoint: &Checkpoint,
         patches: &'a [Patch],
+        history: &History,
         progress: &dyn Progress,
     ) -> Result<Option<Descent<'a>>> {
         if !load::is_known(checkpoint) {
@@ -36,15 +42,21 @@ impl<'a> Descent<'a> {
             }
             coming.push((patch, now.clone()));
         }
-        Ok(Some(Descent { lineage, coming }))
+        let anew = history.entries().next().is_none();
+        Ok(Some(Descent { lineage, coming, anew }))
     }
 
-    /// Adds patch p; `sums` are over the tensors it changes.
-    pub fn after(&mut self, p: usize, sums: Sums) {
+    /// Adds patch p; `made` are the tensors it changes.
+    pub fn after(&mut self, p: usize, made: &BTreeMap<String, Sums>) {
         let (patch, rest) = &self.coming[p];
         let mut hash = Fingerprint::default();
         patch.write_to(&mut hash).expect("a hash takes all bytes");
         let norm = |square: f64| Some(square.sqrt()).filter(|norm| norm.is_finite());
+        let of = |sums: &Sums| {
+            Some(TensorNorms { change: norm(sums.wanted)?, weight: norm(sums.weight)? })
+        };
+        let tensors = made.iter().filter_map(|(name, sums)| Some((name.clone(), of(sums)?)));
+        let sums = made.values().fold(Sums::default(), |all, &sums| all.and(sums));
         self.lineage.rest = rest.clone();
         self.lineage.patches.push(AppliedPatch {
             hash: hash.hex(),
@@ -52,6 +64,8 @@ impl<'a> Descent<'a> {
             facts: patch.metadata.facts,
             change: norm(sums.wanted),
             weight: norm(sums.weight),
+            tensors: tensors.collect(),
+            anew: self.anew && p == 0,
         });
     }
 

@@ -80,17 +80,17 @@ impl<'a> Plan<'a> {
     }
 
     /// Refuses patches made for other bytes than those they are to be added to. Returns, for each
-    /// patch, sums over the tensors it changes as it leaves them, but for tensors that no later
-    /// patch changes: those are not made here.
+    /// patch, sums of the tensors it changes as it leaves them, but for tensors that no later patch
+    /// changes: those are not made here.
     pub fn check(
         &self,
         patches: usize,
         history: &History,
         progress: &dyn Progress,
-    ) -> Result<Vec<Sums>> {
+    ) -> Result<Vec<BTreeMap<String, Sums>>> {
         let steps = self.targets.values().map(|t| t.place.len * t.patches().len() as u64);
         let mut meter = Meter::new(Stage::CheckWeights, steps, progress);
-        let mut after = vec![Sums::default(); patches];
+        let mut after = vec![BTreeMap::<String, Sums>::new(); patches];
         for (name, target) in &self.targets {
             let mut last: Option<usize> = None;
             for (p, wanted) in target.patches() {
@@ -102,7 +102,8 @@ impl<'a> Plan<'a> {
                         Some((last, terms)) => {
                             let original = history.original(&place)?;
                             let (bytes, sums) = target.state(name, terms, rows, &original)?;
-                            after[*last] = after[*last].and(sums);
+                            let made = after[*last].entry(name.clone()).or_default();
+                            *made = made.and(sums);
                             bytes
                         }
                     });
