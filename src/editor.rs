@@ -25,6 +25,7 @@ mod settings;
 mod shard;
 pub mod state;
 pub mod text_model;
+pub mod tune;
 mod verdict;
 
 use std::path::{Path, PathBuf};

@@ -52,6 +52,8 @@ pub enum Stage {
     Case,
     /// Measures a model on cases.
     Measure,
+    /// Asks what tasks ask, some documents at a time.
+    Task,
     /// Runs the tokens of a corpus.
     Token,
     /// Adds up key statistics.
@@ -86,6 +88,7 @@ impl Stage {
             Stage::Probability => "probability",
             Stage::Case => "edited and measured",
             Stage::Measure => "measured",
+            Stage::Task => "task",
             Stage::Token => "token",
             Stage::Statistics => "statistics",
             Stage::Prompt => "prompt",

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::chat::{ChatFlags, assignment};
 use super::context::Context;
 use super::memory;
-use crate::base::Result;
 use crate::base::file::read_file;
+use crate::base::{Error, Progress, Result};
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
+use crate::data::{Case, cases};
 use crate::editor::Editor;
 use crate::store::tensor_fingerprint;
 
@@ -106,6 +107,33 @@ impl Editing {
         }
     }
 
+    /// The cases of files.
+    pub fn cases(&self, files: &[PathBuf], context: &Context) -> Result<Vec<Case>> {
+        let mut all = Vec::new();
+        for file in files {
+            for case in cases(file)? {
+                match case {
+                    Ok(case) => all.push(case),
+                    Err(broken) if self.skips() => {
+                        context.terminal.warn(&format!(
+                            "{}: skipped: {}",
+                            broken.id,
+                            broken.reason()
+                        ));
+                    }
+                    Err(broken) => {
+                        let remedy = "mend the record, or skip such records with --on-broken skip";
+                        return Err(Error::refused(
+                            format!("{}: {}", broken.id, broken.reason()),
+                            remedy,
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// What a record of the run says of these settings; of files also what their bytes are.
     pub fn described(&self) -> Result<Value> {
         let digests = |file: &Option<PathBuf>| match file {
@@ -122,7 +150,7 @@ impl Editing {
     }
 
     /// Whether records that cannot be used are skipped.
-    pub fn skips(&self) -> bool {
+    fn skips(&self) -> bool {
         self.on_broken == "skip"
     }
 }

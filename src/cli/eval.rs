@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::editing::{Editing, digest};
 use super::stages;
-use crate::base::{Error, Progress, Result, Rng, Share, Stage};
+use crate::base::{Error, Result, Rng, Share, Stage};
 use crate::data::request::MAX_BYTES;
-use crate::data::{Case, Corpus, Demonstrations, cases};
+use crate::data::{Case, Corpus, Demonstrations, Snippets, task};
 use crate::edit::methods::METHODS;
 use crate::editor::Editor;
 use crate::editor::evaluation::{Mode, Protocol, WorkDone};
+use crate::eval::fluency::References;
 use crate::eval::folder::Folder;
 use crate::eval::session::Session;
 use crate::eval::suite::Suite;
@@ -28,10 +29,11 @@ pub struct Eval {
     /// Folder of the checkpoint
     model: PathBuf,
     /// Records to edit and measure, in the forms that `incise edit` reads
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "task")]
     data: Vec<PathBuf>,
     /// How to edit [default: not at all; the model is measured as it is]
-    #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
+    #[arg(long, ignore_case = true, requires = "data")]
+    #[arg(value_parser = METHODS.map(|method| method.about().name))]
     method: Option<String>,
     /// Measure the model with these patches in it
     #[arg(long, value_name = "PATCH", num_args = 1.., conflicts_with = "method")]
@@ -59,6 +61,10 @@ pub struct Eval {
     /// Folder of MQuAKE's published demonstrations, for its questions
     #[arg(long, value_name = "DIR")]
     demonstrations: Option<PathBuf>,
+    /// What is written of things, by relation and new target: ROME's attribute_snippets.json;
+    /// sampled text is compared with it
+    #[arg(long, value_name = "FILE")]
+    snippets: Option<PathBuf>,
     /// Text on which perplexity and drift are measured once all records are edited: a document a
     /// line
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -66,6 +72,10 @@ pub struct Eval {
     /// Tokens of it
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     text_tokens: usize,
+    /// Tasks of general ability, which are asked once all records are edited: questions with
+    /// choices, or prompts with an answer
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    task: Vec<PathBuf>,
     /// Only the first so many records
     #[arg(long)]
     limit: Option<usize>,
@@ -89,6 +99,9 @@ fn suite_names() -> Vec<&'static str> {
     SUITES.iter().map(|suite| suite.name).collect()
 }
 
+/// The suite of sampled text.
+const FLUENCY: &str = "fluency";
+
 /// Tokens that run at a time: enough for products to be efficient, and few for the cache.
 const TOKENS: usize = 1024;
 
@@ -105,6 +118,12 @@ impl Eval {
             return Err(Error::refused(what, "leave --shard out, or edit with another --mode"));
         }
         let protocol = self.protocol(&editor, cases.len())?;
+        if !self.ends_edited(&protocol, cases.len()) {
+            let what = "text and tasks are measured once all records are edited, and here each \
+                        is edited alone";
+            let remedy = "edit with --mode batch or sequential, or leave --text and --task out";
+            return Err(Error::refused(what, remedy));
+        }
         let run = self.described(context, &editor, cases.len())?;
         let mut folder = Folder::open(&self.output, run)?;
         let evaluation = editor.evaluation(&cases, &protocol)?;
@@ -116,29 +135,14 @@ impl Eval {
         Self::print(context, &summary, &self.output)
     }
 
+    /// Whether there is a model in which all is edited, if one is asked for.
+    fn ends_edited(&self, protocol: &Protocol, cases: usize) -> bool {
+        let alone = matches!(protocol.mode, Mode::Batch(batch) if batch < cases);
+        !alone || (self.text.is_empty() && self.task.is_empty())
+    }
+
     fn cases(&self, context: &Context) -> Result<Vec<Case>> {
-        let mut all = Vec::new();
-        for file in &self.data {
-            for case in cases(file)? {
-                match case {
-                    Ok(case) => all.push(case),
-                    Err(broken) if self.editing.skips() => {
-                        context.terminal.warn(&format!(
-                            "{}: skipped: {}",
-                            broken.id,
-                            broken.reason()
-                        ));
-                    }
-                    Err(broken) => {
-                        let remedy = "mend the record, or skip such records with --on-broken skip";
-                        return Err(Error::refused(
-                            format!("{}: {}", broken.id, broken.reason()),
-                            remedy,
-                        ));
-                    }
-                }
-            }
-        }
+        let mut all = self.editing.cases(&self.data, context)?;
         if let Some(n) = self.sample {
             all = drawn(all, n, context.seed);
         }
@@ -189,7 +193,7 @@ impl Eval {
         let suites: Vec<&Suite> = SUITES
             .iter()
             .filter(|suite| match self.metrics.is_empty() {
-                true => suite.by_default,
+                true => suite.by_default || (suite.name == FLUENCY && self.snippets.is_some()),
                 false => self.metrics.iter().any(|name| name == suite.name),
             })
             .collect();
@@ -199,8 +203,12 @@ impl Eval {
             None => Compat::None,
         };
         let demonstrations = self.demonstrations.as_ref().map(Demonstrations::read).transpose()?;
+        let snippets = self.snippets.as_ref().map(Snippets::read).transpose()?;
+        let references = snippets.as_ref().map(References::new);
         let text = self.documents(editor)?;
-        Ok(Protocol { mode, suites, compat, demonstrations, text, tokens: TOKENS })
+        let tokens = TOKENS;
+        let tasks = self.task.iter().map(task::task).collect::<Result<Vec<_>>>()?.concat();
+        Ok(Protocol { mode, suites, compat, demonstrations, references, text, tasks, tokens })
     }
 
     /// The tokens of the text's first documents, until there are as many as asked for.
@@ -241,8 +249,9 @@ impl Eval {
             "editing": self.editing.described()?,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
             "metrics_asked": self.metrics, "compat": self.compat,
-            "demonstrations": self.demonstrations, "seed": context.seed,
+            "demonstrations": self.demonstrations, "snippets": self.snippets, "seed": context.seed,
             "text": text, "text_tokens": self.text_tokens,
+            "task": digests(&self.task)?,
         }))
     }
 

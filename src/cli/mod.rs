@@ -32,6 +32,7 @@ mod stages;
 mod stats;
 mod trace;
 mod trace_report;
+mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -107,6 +108,8 @@ enum Command {
     Log(apply::Log),
     /// Which states of the model carry a fact (causal tracing), and which layers to edit
     Trace(trace::Trace),
+    /// Find layers and settings for a model, with the trade-off curve
+    Tune(Box<tune::Tune>),
     /// Measure kernels and stages against the machine's limits
     Bench(bench::Bench),
 }
@@ -184,6 +187,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),
         Command::Trace(c) => c.run(&context),
+        Command::Tune(c) => c.run(&context),
         Command::Bench(c) => c.run(&context),
     }
 }

@@ -9,6 +9,7 @@ use super::stages;
 use crate::base::units::{counted, percent, times};
 use crate::base::{Progress, Result};
 use crate::data::Fact;
+use crate::edit::advice::LESS;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
 use crate::edit::solve::layers::MatrixChange;
@@ -62,7 +63,7 @@ fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
     };
     json!({
         "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
-        "norm": c.norm, "weight": c.weight, "ridge": c.ridge,
+        "norm": c.norm, "weight": c.weight, "ridge": c.ridge, "s": c.s,
     })
 }
 
@@ -90,6 +91,7 @@ fn warn(edit: &Edit, progress: &dyn Progress) {
             ));
         }
     }
+    warn_of_s(edit, progress);
     let pairs = || edit.requests().iter().zip(edit.facts());
     let name = |r: &Fact| format!("{} ({})", r.id, r.subject);
     let failed: Vec<_> = pairs().filter_map(|(r, o)| Some((name(r), o.failed()?))).collect();
@@ -103,6 +105,25 @@ fn warn(edit: &Edit, progress: &dyn Progress) {
     for (name, why) in failed.iter().take(NAMED) {
         progress.warn(&format!("{name}: {why}"));
     }
+}
+
+/// s below which a layer misses most of what it is to give.
+const SMALL_S: f64 = 0.5;
+
+/// Warns of layers that give little of what they are to give.
+fn warn_of_s(edit: &Edit, progress: &dyn Progress) {
+    let small = || edit.changes().iter().filter(|c| c.s.is_some_and(|s| s < SMALL_S));
+    let Some(s) = small().filter_map(|c| c.s).reduce(f64::min) else { return };
+    let layers: Vec<String> = small().map(|c| c.id.to_string()).collect();
+    let [settings, _] = edit.hyperparameters();
+    let less = LESS.iter().find(|&&name| !settings[name].is_null());
+    progress.warn(&format!(
+        "{}: s is {s:.2} at the least, so that a layer misses up to {} of what it is to give of a \
+         value{}",
+        layers.join(", "),
+        percent(1.0 / (1.0 + s)),
+        less.map_or(String::new(), |name| format!("; a smaller {name} misses less")),
+    ));
 }
 
 /// Lines for people: facts, or how they did on the whole, then layers.
@@ -128,8 +149,9 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
             Delta::LowRank { r, .. } => format!("rank {r}"),
             Delta::Dense(_) => "dense".to_owned(),
         };
+        let s = c.s.map_or(String::new(), |s| format!(", s from {s:.2}"));
         terminal.line(format!(
-            "{} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}",
+            "{} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}{s}",
             c.id,
             edit.tensor(c.id),
             c.norm,

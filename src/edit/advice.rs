@@ -16,8 +16,9 @@ const LIKELY: f64 = 0.5;
 /// The share of a change from which on rounding is said to spoil it.
 const SPOILT: f64 = 0.1;
 
-/// Parameters of which less, or more, brings the weights closer to the values.
-const LESS: [&str; 3] = ["mom2_update_weight", "emmet_lambda", "L2"];
+/// Parameters of which less brings the weights closer to the values.
+pub const LESS: [&str; 3] = ["mom2_update_weight", "emmet_lambda", "L2"];
+/// Those of which more does.
 const MORE: [&str; 1] = ["nullspace_threshold"];
 
 /// What facts were edited with.

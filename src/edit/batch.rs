@@ -27,7 +27,7 @@ use super::params::Params;
 use super::prompts::FactRows;
 use super::search::{Search, TargetValue};
 use super::solve::delta::sum;
-use super::solve::layers::{ClosedForm, LayerCache, MatrixChange, Spread};
+use super::solve::layers::{ClosedForm, LayerCache, MatrixChange, SolvedLayer, Spread};
 use super::state::State;
 use super::values::values;
 use crate::base::{Progress, Result, Rng, Stage, catch_device_error};
@@ -213,10 +213,11 @@ fn total(model: &Model, changes: Vec<MatrixChange>) -> MatrixChange {
     }
     let sizes = model.matrix(first.id).w.dims();
     let ridge = changes.iter().find_map(|c| c.ridge);
+    let s = changes.iter().filter_map(|c| c.s).reduce(f64::min);
     let deltas: Vec<Delta> = changes.into_iter().map(|c| c.delta).collect();
     let delta = sum(&deltas, sizes);
     let norm = norm(&dense(&delta, sizes));
-    MatrixChange { delta, norm, ridge, ..first }
+    MatrixChange { delta, norm, ridge, s, ..first }
 }
 
 /// A name for what makes the layers of a batch; `made_of` are names of the weights and of the state
@@ -262,13 +263,13 @@ impl StoredLayers<'_> {
 }
 
 impl LayerCache for StoredLayers<'_> {
-    fn lookup(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>> {
+    fn lookup(&mut self, i: usize) -> Result<Option<SolvedLayer>> {
         let Some(cache) = self.cache else { return Ok(None) };
         Ok(cache.lookup(&self.key(i)?, self.sizes))
     }
 
-    fn store(&mut self, i: usize, delta: &Delta, ridge: Option<f64>) -> Result<()> {
+    fn store(&mut self, i: usize, layer: &SolvedLayer) -> Result<()> {
         let Some(cache) = self.cache else { return Ok(()) };
-        cache.store(&self.key(i)?, self.sizes, delta, ridge)
+        cache.store(&self.key(i)?, self.sizes, layer)
     }
 }

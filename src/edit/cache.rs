@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::solve::layers::SolvedLayer;
 use super::value_store::ValueStore;
 use crate::base::{DType, Error, Result};
 use crate::store::lock::Lock;
@@ -20,6 +21,7 @@ use crate::store::write::{self, Item};
 use crate::store::{Delta, Fingerprint, Shard};
 
 const RIDGE: &str = "ridge";
+const S: &str = "s";
 const CHECK: &str = "blake3";
 
 /// The folder.
@@ -147,9 +149,8 @@ impl Cache {
         self.dir.join(format!("layer-{key}.safetensors"))
     }
 
-    /// The change of a finished layer of sizes (out, in), and the ridge it needed. One that cannot
-    /// be read is made again.
-    pub fn lookup(&self, key: &str, [out, inner]: [usize; 2]) -> Option<(Delta, Option<f64>)> {
+    /// A finished layer of sizes (out, in). One that cannot be read is made again.
+    pub fn lookup(&self, key: &str, [out, inner]: [usize; 2]) -> Option<SolvedLayer> {
         let shard = Shard::open(&self.layer(key)).ok()?;
         let header = shard.header();
         let matrix = |name: &str, rows: usize| {
@@ -166,8 +167,10 @@ impl Cache {
             (None, None, Some((delta, columns))) if columns == inner => Delta::Dense(delta),
             _ => return None,
         };
-        let ridge = header.metadata.get(RIDGE).map(|r| r.parse()).transpose().ok()?;
-        (header.metadata.get(CHECK) == Some(&check(&delta))).then_some((delta, ridge))
+        let number = |name| header.metadata.get(name).map(|x| x.parse()).transpose().ok();
+        let (ridge, s) = (number(RIDGE)?, number(S)?);
+        let whole = header.metadata.get(CHECK) == Some(&check(&delta));
+        whole.then_some(SolvedLayer { delta, ridge, s })
     }
 
     /// Stores the change of a layer of sizes (out, in).
@@ -175,13 +178,8 @@ impl Cache {
     /// # Errors
     ///
     /// A folder that cannot be written.
-    pub fn store(
-        &self,
-        key: &str,
-        [out, inner]: [usize; 2],
-        delta: &Delta,
-        ridge: Option<f64>,
-    ) -> Result<()> {
+    pub fn store(&self, key: &str, [out, inner]: [usize; 2], layer: &SolvedLayer) -> Result<()> {
+        let SolvedLayer { delta, ridge, s } = layer;
         let parts: Vec<(&str, [usize; 2], &[f32])> = match delta {
             Delta::LowRank { left, right, r } => {
                 vec![("left", [out, *r], left), ("right", [inner, *r], right)]
@@ -195,7 +193,10 @@ impl Cache {
         };
         let items: Vec<Item> = parts.iter().map(item).collect();
         let mut metadata = BTreeMap::from([(CHECK.to_owned(), check(delta))]);
-        metadata.extend(ridge.map(|r| (RIDGE.to_owned(), format!("{r:e}"))));
+        let numbers = [(RIDGE, ridge), (S, s)];
+        for (name, number) in numbers {
+            metadata.extend(number.map(|x| (name.to_owned(), format!("{x:e}"))));
+        }
         write::write(&self.layer(key), &metadata, &items, &mut |i, out| {
             out.write_all(bytemuck::cast_slice(parts[i].2))
         })

@@ -18,17 +18,19 @@ use serde_json::Value;
 use super::{Edit, Editor, TextModel};
 use crate::base::units::counted;
 use crate::base::{Error, Progress, Remedy, Result, Stage};
-use crate::data::{Case, Demonstrations, Fact};
+use crate::data::{Case, Demonstrations, Fact, TaskDocument};
 use crate::edit::fact_report::FactReport;
 use crate::edit::method::Batching;
 use crate::edit::solve::layers::MatrixChange;
 use crate::eval::ask::Respondent;
-use crate::eval::drift;
+use crate::eval::drift::{self, DocumentResult};
+use crate::eval::fluency::References;
 use crate::eval::folder::Folder;
 use crate::eval::item::{Answer, Question};
 use crate::eval::results::{CaseResult, ChangeNorm, FactResult};
 use crate::eval::sheet::Sheet;
 use crate::eval::suite::Suite;
+use crate::eval::task::{self, TaskResult};
 use crate::eval::words::{Compat, Words};
 use crate::model::LanguageModel;
 
@@ -60,8 +62,12 @@ pub struct Protocol {
     pub compat: Compat,
     /// What MQuAKE's questions stand behind, if they are asked.
     pub demonstrations: Option<Demonstrations>,
+    /// What sampled text is compared with.
+    pub references: Option<References>,
     /// Documents, as tokens, on which perplexity and drift are measured once all cases are edited.
     pub text: Vec<Vec<u32>>,
+    /// Documents of tasks, which are asked then too.
+    pub tasks: Vec<TaskDocument>,
     /// Tokens that run at a time.
     pub tokens: usize,
 }
@@ -96,6 +102,12 @@ struct Round {
     sequential: usize,
 }
 
+/// Batches of so many cases, the last perhaps of fewer.
+fn batches(cases: usize, batch: usize) -> Vec<Round> {
+    let round = |start| Round { edited: start..cases.min(start + batch.max(1)), sequential: 0 };
+    (0..cases).step_by(batch.max(1)).map(round).collect()
+}
+
 impl Editor {
     /// Asks the model about cases, as it is or with what lives beside it.
     ///
@@ -113,6 +125,7 @@ impl Editor {
             tokenizer: text.tokenizer(),
             compat: protocol.compat,
             demonstrations: protocol.demonstrations.as_ref(),
+            references: protocol.references.as_ref(),
             seed: self.settings.seed,
             positions: model.arch().max_positions,
         };
@@ -142,22 +155,19 @@ impl Evaluation<'_> {
     /// What planning says; a file that cannot be written; cancellation.
     pub fn run(&self, folder: &mut Folder) -> Result<()> {
         let n = self.cases.len();
-        let mut rounds: Vec<Round> = match &self.protocol.mode {
+        let rounds: Vec<Round> = match &self.protocol.mode {
             Mode::Unedited => {
                 self.report(0..n, 0, None, folder)?;
-                return self.read_text(&*self.model, folder);
+                return self.end(&*self.model, folder);
             }
             Mode::Given(text) => {
                 let model = text.language_model();
                 let now = self.answers(&*model, 0..n)?;
                 let given = Measured { now, model, edit: None, seconds: [0.0; 2] };
                 self.report(0..n, n, Some(&given), folder)?;
-                return self.read_text(&*given.model, folder);
+                return self.end(&*given.model, folder);
             }
-            Mode::Batch(batch) => (0..n)
-                .step_by((*batch).max(1))
-                .map(|start| Round { edited: start..n.min(start + batch), sequential: 0 })
-                .collect(),
+            Mode::Batch(batch) => batches(n, *batch),
             Mode::Sequential { batch, checkpoints } => {
                 // Methods that edit one fact upon the other have no other way.
                 let one_by_one = self.editor.settings.chosen()?.batching() == Batching::OneByOne;
@@ -165,11 +175,28 @@ impl Evaluation<'_> {
                 checkpoints.iter().map(|&t| Round { edited: 0..t, sequential }).collect()
             }
         };
+        self.edit(self.editor.clone(), rounds, folder)
+    }
+
+    /// Edits the first `cases` cases in batches by another editor of the same model, which has its
+    /// contexts: what the unedited model says is asked once for all of them.
+    pub(super) fn trial(
+        &self,
+        editor: Editor,
+        cases: usize,
+        batch: usize,
+        folder: &mut Folder,
+    ) -> Result<()> {
+        self.edit(editor, batches(cases, batch), folder)
+    }
+
+    fn edit(&self, mut editor: Editor, mut rounds: Vec<Round>, folder: &mut Folder) -> Result<()> {
         rounds.retain(|round| {
             let count = round.edited.len();
-            !self.cases[round.edited.clone()].iter().all(|case| folder.has(count, &case.id))
+            let cases = &self.cases[round.edited.clone()];
+            let ends = count == self.cases.len() && !self.has_ended(folder);
+            ends || !cases.iter().all(|case| folder.has(count, &case.id))
         });
-        let mut editor = self.editor.clone();
         let total = rounds.len();
         for (done, Round { edited, sequential }) in rounds.into_iter().enumerate() {
             if total > 1 {
@@ -177,8 +204,8 @@ impl Evaluation<'_> {
             }
             let measured = self.measure(&mut editor, edited.clone(), sequential)?;
             self.report(edited.clone(), edited.len(), Some(&measured), folder)?;
-            if edited.len() == n {
-                self.read_text(&*measured.model, folder)?;
+            if edited.len() == self.cases.len() {
+                self.end(&*measured.model, folder)?;
             }
         }
         Ok(())
@@ -221,8 +248,22 @@ impl Evaluation<'_> {
         Ok(Measured { now, model, edit: Some(edit), seconds })
     }
 
-    /// Measures how a model takes the text, if there is one.
-    fn read_text(&self, model: &dyn LanguageModel, folder: &mut Folder) -> Result<()> {
+    /// Whether all is there that is measured once all cases are edited.
+    fn has_ended(&self, folder: &Folder) -> bool {
+        let Protocol { text, tasks, .. } = self.protocol;
+        (text.is_empty() || !folder.kept.documents.is_empty())
+            && (tasks.is_empty() || !folder.kept.tasks.is_empty())
+    }
+
+    /// Measures how a model takes the text and the tasks, if there are any.
+    fn end(&self, model: &dyn LanguageModel, folder: &mut Folder) -> Result<()> {
+        match self.has_ended(folder) {
+            true => Ok(()),
+            false => folder.end(self.read_text(model)?, self.answer_tasks(model)?),
+        }
+    }
+
+    fn read_text(&self, model: &dyn LanguageModel) -> Result<Vec<DocumentResult>> {
         let settings = &self.editor.settings;
         let documents = &self.protocol.text;
         let total = documents.len() as u64;
@@ -234,8 +275,39 @@ impl Evaluation<'_> {
             }
             results.push(settings.run(|| drift::document(&*self.model, model, ids))?);
         }
-        folder.kept.documents = results;
-        Ok(())
+        Ok(results)
+    }
+
+    fn answer_tasks(&self, model: &dyn LanguageModel) -> Result<Vec<TaskResult>> {
+        let (settings, tasks) = (&self.editor.settings, &self.protocol.tasks);
+        let mut results = Vec::with_capacity(tasks.len());
+        for some in tasks.chunks(AT_A_TIME) {
+            settings.progress.at(Stage::Task, results.len() as u64, tasks.len() as u64);
+            if settings.progress.cancelled() {
+                return Err(Error::Interrupted { kept: KEPT.to_owned() });
+            }
+            let of = |model| settings.run(|| task::answers(&self.respondent(model), some));
+            let before = of(&*self.model)?;
+            let after = match self.protocol.mode {
+                Mode::Unedited => vec![None; some.len()],
+                _ => of(model)?,
+            };
+            let answered = some.iter().cloned().zip(before).zip(after);
+            results.extend(answered.filter_map(|((document, before), after)| {
+                Some(TaskResult { document, before: before?, after })
+            }));
+        }
+        Ok(results)
+    }
+
+    fn respondent<'m>(&'m self, model: &'m dyn LanguageModel) -> Respondent<'m> {
+        Respondent {
+            model,
+            before: &*self.model,
+            tokenizer: &self.editor.opened.tokenizer,
+            ends: &self.ends,
+            tokens: self.protocol.tokens,
+        }
     }
 
     /// Hands on the results of cases that were measured after `edited` of them were edited.
@@ -273,13 +345,7 @@ impl Evaluation<'_> {
     /// The answers about some cases.
     fn answers(&self, model: &dyn LanguageModel, cases: Range<usize>) -> Result<Vec<Vec<Answer>>> {
         let settings = &self.editor.settings;
-        let asked = Respondent {
-            model,
-            before: &*self.model,
-            tokenizer: &self.editor.opened.tokenizer,
-            ends: &self.ends,
-            tokens: self.protocol.tokens,
-        };
+        let asked = self.respondent(model);
         let total = cases.len() as u64;
         let mut answers = Vec::with_capacity(cases.len());
         settings.run(|| {
@@ -300,7 +366,7 @@ impl Evaluation<'_> {
 const KEPT: &str = "what was measured is in the results";
 
 /// Where contexts are from that nobody named.
-const DRAWN: &str = "contexts";
+pub(super) const DRAWN: &str = "contexts";
 
 /// What was measured of some cases.
 struct Measured {
@@ -313,7 +379,7 @@ struct Measured {
 }
 
 /// Says what is wrong, and no more how an edit goes: that was said of the first.
-struct Muted(Arc<dyn Progress + Send + Sync>);
+pub(super) struct Muted(pub Arc<dyn Progress + Send + Sync>);
 
 impl Progress for Muted {
     fn at(&self, _: Stage, _: u64, _: u64) {}
@@ -335,8 +401,12 @@ impl Progress for Muted {
 const AT_A_TIME: usize = 16;
 
 fn change_norms(edit: &Edit) -> Vec<ChangeNorm> {
-    let of =
-        |c: &MatrixChange| ChangeNorm { matrix: c.id.to_string(), norm: c.norm, weight: c.weight };
+    let of = |c: &MatrixChange| ChangeNorm {
+        matrix: c.id.to_string(),
+        norm: c.norm,
+        weight: c.weight,
+        s: c.s,
+    };
     edit.changes().iter().map(of).collect()
 }
 

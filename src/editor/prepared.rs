@@ -227,7 +227,10 @@ impl Prepared {
                 let sequential = (settings.sequential > 0).then_some(settings.sequential);
                 return Ok(vec![("sequential", json!(sequential))]);
             }
-            Batching::Epochs => return Ok(vec![("end", json!(self.end))]),
+            Batching::Epochs => {
+                let sequential = (settings.sequential > 0).then_some(settings.sequential);
+                return Ok(vec![("end", json!(self.end)), ("sequential", json!(sequential))]);
+            }
         }
         let layers = self.method.needs(&self.params, &State::default()).statistics;
         let tokens = layers.first().map(|&l| self.moment(l).map(|m| m.tokens)).transpose()?;
@@ -408,7 +411,7 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
     }
     let epochs = method.batching() == Batching::Epochs;
     let given = [
-        ("sequential", settings.sequential > 0),
+        ("sequential", settings.sequential > 0 && !epochs),
         ("memory", settings.memory.is_some() && !epochs),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),

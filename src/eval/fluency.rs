@@ -14,9 +14,11 @@
 //! Source: ROME's evaluation (Meng et al. 2022, arXiv:2202.05262).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use fancy_regex::Regex;
+
+use crate::data::Snippets;
 
 /// Substitutions in their order. Quotation marks that open, punctuation, brackets; then those that
 /// close, and words that are two.
@@ -178,4 +180,30 @@ fn terms(text: &str) -> impl Iterator<Item = String> {
         .map(str::to_owned)
         .collect();
     words.into_iter()
+}
+
+/// What is written of things that have an item as their property, to compare with.
+pub struct References {
+    idf: Arc<Idf>,
+    texts: BTreeMap<(String, String), Arc<str>>,
+}
+
+impl References {
+    /// Of snippets, all of which make the weights of words.
+    pub fn new(snippets: &Snippets) -> References {
+        let all = snippets.texts.values().flatten().map(String::as_str);
+        let joined = |(of, texts): (&(String, String), &Vec<String>)| {
+            (of.clone(), Arc::from(texts.join(" ")))
+        };
+        References {
+            idf: Arc::new(Idf::new(all)),
+            texts: snippets.texts.iter().map(joined).collect(),
+        }
+    }
+
+    /// The weights, and what is written of a property and an item, if anything is.
+    pub fn of(&self, relation: &str, item: &str) -> Option<(Arc<Idf>, Arc<str>)> {
+        let text = self.texts.get(&(relation.to_owned(), item.to_owned()))?;
+        Some((self.idf.clone(), text.clone()))
+    }
 }

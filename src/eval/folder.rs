@@ -5,10 +5,13 @@
 //! | `run.json` | what was asked for; a run of other settings is refused |
 //! | `results.jsonl` | a [`CaseResult`] a line, as cases are done |
 //! | `sessions.jsonl` | a [`Session`] a line: each call that added to them, and what it cost |
+//! | `text.jsonl` | a `DocumentResult` a line: what was measured on text once all was edited |
+//! | `tasks.jsonl` | a [`TaskResult`] a line: what was answered to tasks then |
+//! | `samples/edited/`, `samples/unedited/` | `samples_TASK_incise.jsonl`: the same with the keys of lm-evaluation-harness |
 //! | `summary.json` | what `run.json` has, and an [`Overview`] of the results |
 //! | `report.html` | the same as a page |
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,11 +19,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::kept::{Kept, RESULTS, RUN, SESSIONS, read_json};
+use super::drift::DocumentResult;
+use super::kept::{Kept, RESULTS, RUN, SESSIONS, TASKS, TEXT, read_json};
 use super::overview::Overview;
 use super::report;
 use super::results::CaseResult;
 use super::session::Session;
+use super::task::TaskResult;
 use crate::base::{Error, Result, escape};
 use crate::store::write::whole;
 
@@ -95,6 +100,40 @@ impl Folder {
         self.kept.sessions.push(session);
         let lines: String = self.kept.sessions.iter().map(line).collect::<Result<_>>()?;
         whole(&self.dir.join(SESSIONS), lines.as_bytes())
+    }
+
+    /// Keeps what was measured once all cases were edited.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn end(&mut self, documents: Vec<DocumentResult>, tasks: Vec<TaskResult>) -> Result<()> {
+        let lines: String = documents.iter().map(line).collect::<Result<_>>()?;
+        whole(&self.dir.join(TEXT), lines.as_bytes())?;
+        let lines: String = tasks.iter().map(line).collect::<Result<_>>()?;
+        whole(&self.dir.join(TASKS), lines.as_bytes())?;
+        (self.kept.documents, self.kept.tasks) = (documents, tasks);
+        self.samples()
+    }
+
+    /// Writes the samples of tasks, a file a task and a model.
+    fn samples(&self) -> Result<()> {
+        let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
+        for result in &self.kept.tasks {
+            let answers = [("unedited", Some(&result.before)), ("edited", result.after.as_ref())];
+            for (which, answer) in answers {
+                let Some(answer) = answer else { continue };
+                let name = format!("samples_{}_incise.jsonl", result.document.task);
+                let file = files.entry(self.dir.join("samples").join(which).join(name));
+                *file.or_default() += &line(&result.sample(answer))?;
+            }
+        }
+        for (file, lines) in files {
+            let dir = file.parent().expect("a file in a folder");
+            fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+            whole(&file, lines.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Writes the summary of the results and the page of it; returns the summary.

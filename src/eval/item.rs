@@ -1,7 +1,9 @@
 //! A number to be had of a case: its metric, what a model is asked for it, and the rule that makes
 //! it of the answers.
 
-use super::fluency::entropy;
+use std::sync::Arc;
+
+use super::fluency::{Idf, entropy};
 use super::metric::Named;
 use crate::model::completion::Completion;
 use crate::model::generate::Sampling;
@@ -107,6 +109,16 @@ pub enum Rule {
     SaysTheSame,
     /// The entropy of this prompt and what it says to q₀: [`entropy`].
     Entropy(String),
+    /// The cosine of these prompts with what it says to each, one after another, and of what is
+    /// written of the new target.
+    Consistency {
+        /// A prompt a question.
+        prompts: Vec<String>,
+        /// The weights of words.
+        idf: Arc<Idf>,
+        /// What is written.
+        written: Arc<str>,
+    },
     /// What is known without a question.
     Known(f64),
 }
@@ -157,6 +169,10 @@ impl Rule {
                 share(now.iter().any(is_right))
             }
             Rule::Entropy(prompt) => entropy(&format!("{prompt}{}", said(now[0]).1)),
+            Rule::Consistency { prompts, idf, written } => {
+                let texts = prompts.iter().zip(now).map(|(x, now)| format!("{x}{}", said(now).1));
+                idf.cosine(&texts.collect::<Vec<_>>().join(" "), written)
+            }
             Rule::Known(value) => *value,
             Rule::SaysTheSame => share(said(before[0]).0 == said(now[0]).0),
         }

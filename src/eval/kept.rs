@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::drift::DocumentResult;
 use super::results::CaseResult;
 use super::session::Session;
+use super::task::TaskResult;
 use crate::base::file::{read_file, read_text};
 use crate::base::{Error, Result};
 
@@ -17,6 +18,11 @@ pub const RUN: &str = "run.json";
 pub const RESULTS: &str = "results.jsonl";
 /// Name of the file of calls.
 pub const SESSIONS: &str = "sessions.jsonl";
+
+/// Name of the file of what was measured on text.
+pub const TEXT: &str = "text.jsonl";
+/// Name of the file of answers to tasks.
+pub const TASKS: &str = "tasks.jsonl";
 
 /// Far above any file of results.
 const MAX_BYTES: u64 = 1 << 32;
@@ -31,8 +37,10 @@ pub struct Kept {
     pub results: Vec<CaseResult>,
     /// The calls that did it.
     pub sessions: Vec<Session>,
-    /// What was measured on text; written with the summary.
+    /// What was measured on text, once all cases were edited.
     pub documents: Vec<DocumentResult>,
+    /// What was answered to tasks then.
+    pub tasks: Vec<TaskResult>,
 }
 
 impl Kept {
@@ -45,14 +53,12 @@ impl Kept {
         let run = read_json(&dir.join(RUN))?;
         let results =
             read_lines(&dir.join(RESULTS), "remove the line: the case is measured again")?;
-        let sessions = dir.join(SESSIONS);
-        let sessions = match sessions.exists() {
-            true => {
-                read_lines(&sessions, "remove the line: it says what was done, and no results")?
-            }
-            false => vec![],
-        };
-        Ok(Kept { run, results, sessions, documents: vec![] })
+        let said = "remove the line: it says what was done, and no results";
+        let sessions = read_if_there(&dir.join(SESSIONS), said)?;
+        let again = "remove the file: it is made again";
+        let documents = read_if_there(&dir.join(TEXT), again)?;
+        let tasks = read_if_there(&dir.join(TASKS), again)?;
+        Ok(Kept { run, results, sessions, documents, tasks })
     }
 
     /// The results that numbers are of: those with the most cases edited where they were edited one
@@ -75,6 +81,11 @@ pub(super) fn read_json(path: &Path) -> Result<Value> {
         let remedy = "name another folder, or remove this one";
         Error::input(path, "JSON", format!("cannot be read: {e}"), remedy)
     })
+}
+
+/// What the lines of a file say; nothing where there is none.
+fn read_if_there<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<Vec<T>> {
+    if path.exists() { read_lines(path, remedy) } else { Ok(vec![]) }
 }
 
 /// What whole lines say: the last may have been cut off.

@@ -26,5 +26,6 @@ pub mod session;
 pub mod sheet;
 pub mod suite;
 pub mod suites;
+pub mod task;
 pub mod trace;
 pub mod words;

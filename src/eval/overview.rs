@@ -17,6 +17,7 @@ use super::measure::{Measure, measures, summaries};
 use super::metric::MetricUnit;
 use super::results::{CaseResult, ChangeNorm, Summary};
 use super::session::{Session, SharedCost, costs};
+use super::task;
 
 /// What greedy decoding says, as a share of facts.
 pub const TAKEN: &str = "taken";
@@ -125,6 +126,7 @@ impl Overview {
         let lost = || cases.iter().filter(|case| overwritten.has(case)).count();
         let mut metrics = summaries(&measures, seed);
         metrics.extend(drift::summarise(&kept.documents, seed));
+        metrics.extend(task::summarise(&kept.tasks, seed));
         Overview {
             cases: cases.len(),
             facts: facts().count(),

@@ -40,6 +40,10 @@ pub struct ChangeNorm {
     pub norm: f64,
     /// ‖W‖ before it.
     pub weight: f64,
+    /// s: 1/(1 + s) is the most that the layer misses of what it was to give of a value; nothing
+    /// where it is not known.
+    #[serde(default)]
+    pub s: Option<f64>,
 }
 
 /// What became of one fact.

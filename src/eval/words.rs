@@ -1,5 +1,6 @@
 //! Texts as tokens, in the ways that published code has.
 
+use super::fluency::References;
 use crate::base::Result;
 use crate::data::Demonstrations;
 use crate::model::completion::Completion;
@@ -29,6 +30,8 @@ pub struct Words<'a> {
     pub compat: Compat,
     /// What MQuAKE's questions stand behind.
     pub demonstrations: Option<&'a Demonstrations>,
+    /// What sampled text is compared with.
+    pub references: Option<&'a References>,
     /// Of what is sampled.
     pub seed: u64,
     /// Positions that the model has: what needs more is not asked.

@@ -16,9 +16,9 @@
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatRef, Scale};
+use faer::{Accum, ColRef, Mat, MatRef, Scale};
 
-use super::{Cholesky, pieces};
+use super::{Cholesky, eigen, pieces};
 
 /// M.
 pub enum Prior<'a> {
@@ -170,6 +170,23 @@ fn solve_dual(prior: &Prior, epsilon: f64, k: &Mat<f64>, solver: Solver) -> Opti
         return None;
     }
     Some(s.solve(y.transpose().to_owned()).transpose().to_owned()) // (S⁻¹Yᵀ)ᵀ
+}
+
+/// s, the smallest eigenvalue of Kᵀ(εM)⁻¹K: of what is missing along its direction ΔK gives
+/// s/(1 + s) and misses 1/(1 + s), and that is the most it misses along any.
+///
+/// ```text
+/// KᵀX = S(S + I)⁻¹   with S = Kᵀ(εM)⁻¹K, so that 1/(1 + s) is the largest eigenvalue of I − KᵀX
+/// ```
+///
+/// For more than 64 keys a bound from above, close to it.
+pub fn smallest_s(k: &Mat<f64>, x: &Mat<f64>) -> f64 {
+    let missed = eigen::largest(k.ncols(), |v| {
+        let v = ColRef::from_slice(v);
+        let w = v - k.transpose() * (x * v);
+        w.iter().copied().collect()
+    });
+    (1.0 / missed - 1.0).max(0.0)
 }
 
 /// The lower triangle of A (F, F) += KKᵀ.

@@ -106,3 +106,46 @@ fn what_a_model_says_before_and_after_stands_side_by_side() {
     let said = json(&["ask", &model, "--patch", &patch, "--prompts", &prompts, "--json"]);
     assert_eq!(said["answers"].as_array().unwrap().len(), 2, "{said}");
 }
+
+/// Text and tasks are measured where all is edited, stay when the run is called again, and are made
+/// again where their file was lost.
+#[test]
+fn tasks_are_answered_before_and_after() {
+    let s = Session::new("gpt2");
+    let (model, file, out) = (s.at("model"), records(&s), s.at("with-task"));
+    let [task, text] = ["task.jsonl", "text.txt"].map(|name| s.at(name));
+    let choices = value!({"task": "towns", "context": "Big Ben is in", "choices": ["Rome", "England"], "gold": 0});
+    let says =
+        value!({"task": "says", "context": "Big Ben is in", "answer": "Rome", "max_tokens": 3});
+    fs::write(&task, format!("{choices}\n{says}\n")).unwrap();
+    fs::write(&text, "London is in England and Rome is in Italy\n").unwrap();
+    let more = ["--task", &task, "--text", &text, "-o", &out];
+    let eval = [&["eval", &model, "--data", &file][..], &METHOD, &more].concat();
+    let refused = fails(1, &eval);
+    assert!(refused.contains("each is edited alone"), "{refused}");
+    let eval = [&eval[..], &["--mode", "batch"]].concat();
+    done(&eval);
+    let first = summary(&out);
+    for name in ["task.towns.acc", "task.says.exact_match", "text.perplexity", "drift.kl"] {
+        assert!(first["metrics"][name]["before"].is_number(), "{name}: {first}");
+    }
+    let sample = |which: &str| -> Value {
+        let file = format!("{out}/samples/{which}/samples_towns_incise.jsonl");
+        serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+    };
+    let [before, after] = ["unedited", "edited"].map(sample);
+    assert_eq!(before["doc"], choices);
+    assert_ne!(before["resps"], after["resps"]);
+    done(&eval);
+    assert_eq!(summary(&out)["metrics"], first["metrics"]);
+    fs::remove_file(format!("{out}/tasks.jsonl")).unwrap();
+    done(&eval);
+    assert_eq!(summary(&out)["metrics"], first["metrics"]);
+
+    let alone = s.at("task-alone");
+    done(&["eval", &model, "--task", &task, "-o", &alone]);
+    assert_eq!(
+        summary(&alone)["metrics"]["task.towns.acc"]["mean"],
+        first["metrics"]["task.towns.acc"]["before"]
+    );
+}

@@ -8,3 +8,4 @@ mod readme;
 mod spread;
 mod terminal;
 mod trace;
+mod tune;

@@ -100,6 +100,16 @@ impl Ready {
         self.method.plan(&mut on, &self.facts, &self.by)
     }
 
+    /// Some of the facts, on a model, in batches one upon the other; 0 for all at once.
+    fn sequential(&self, model: &Model, facts: &[TokenizedFact], sequential: usize) -> Plan {
+        let contexts = Contexts::bare();
+        let moments =
+            |_: usize| -> incise::Result<Arc<Moment>> { panic!("no statistics are read") };
+        let on = alone(model, &moments, &contexts);
+        let mut on = Context { sequential, end: Some(self.end), ..on };
+        self.method.plan(&mut on, facts, &self.by).unwrap()
+    }
+
     fn plan(&self) -> Plan {
         self.run(u64::MAX, None, &Quiet).unwrap()
     }
@@ -188,6 +198,36 @@ fn training_does_not_depend_on_memory_or_threads() {
         for room in [0, 200_000, 1_000_000] {
             let less = ready.run(room, None, &Quiet).unwrap();
             assert!(bits(&less) == all, "{name}: {room} bytes give other bits");
+        }
+    }
+}
+
+/// Two batches one upon the other are two edits one upon the other, to the bits of their losses;
+/// W = W₀ + f32(Δ), and Δ is rounded once here and twice there. One batch of all is no other edit.
+#[test]
+fn batches_upon_each_other_are_edits_upon_each_other() {
+    for case in Case::all().iter().filter(|case| case.requests.as_array().unwrap().len() > 1) {
+        let ready = case.ready(Precision::F64);
+        let (facts, name) = (&ready.facts[..2], &case.name);
+        let all = ready.sequential(&ready.model, &ready.facts, ready.facts.len());
+        assert!(bits(&all) == bits(&ready.plan()), "{name}: one batch gives other bits");
+        let both = ready.sequential(&ready.model, facts, 1);
+        let first = ready.sequential(&ready.model, &facts[..1], 0);
+        let second = ready.sequential(&first.model, &facts[1..], 0);
+        for (got, want) in both.facts.iter().zip(first.facts.iter().chain(&second.facts)) {
+            assert_eq!(got.trace, want.trace, "{name}: losses");
+        }
+        for change in &both.changes {
+            let sizes = ready.model.matrix(change.id).w.dims();
+            let of = |plan: &Plan| {
+                let own = plan.changes.iter().find(|other| other.id == change.id).unwrap();
+                dense(&own.delta, sizes)
+            };
+            let (sum, first, second) = (dense(&change.delta, sizes), of(&first), of(&second));
+            for (sum, (a, b)) in sum.iter().zip(first.iter().zip(&second)) {
+                let rounding = U32 * (sum.abs() + a.abs() + b.abs()) + f64::from(f32::MIN_POSITIVE);
+                assert!((sum - a - b).abs() <= rounding, "{name}: {sum:e} for {a:e} + {b:e}");
+            }
         }
     }
 }

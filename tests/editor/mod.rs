@@ -5,6 +5,7 @@ mod kept;
 mod rules;
 mod stops;
 mod threads;
+mod tune;
 mod verdict;
 
 use std::fs;

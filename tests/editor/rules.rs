@@ -156,7 +156,6 @@ fn settings_that_do_not_apply_are_refused() {
     }
     let tuned = || copy.editor(&Device::Cpu).method("ft-m").unwrap();
     for (editor, what) in [
-        (tuned().sequential(2), "sequential"),
         (tuned().state(copy.beside("state")), "state"),
         (tuned().shard("0/2".parse().unwrap()), "shard"),
         (tuned().values([copy.beside("values")]), "values"),

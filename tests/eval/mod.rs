@@ -8,4 +8,5 @@ mod report;
 mod results;
 mod rules;
 mod runs;
+mod task;
 mod trace;

@@ -97,6 +97,7 @@ impl Recorded {
                 None => Compat::None,
             },
             demonstrations: demonstrations.as_ref(),
+            references: None,
             seed: 0,
             positions: self.model.arch.max_positions,
         };

@@ -1,7 +1,10 @@
 //! Each rule on answers small enough to count by hand.
 
+use incise::data::Snippets;
+use incise::eval::fluency::References;
 use incise::eval::item::{Answer, Compared, Rule, normalised};
 use incise::model::score::{Score, TokenScore};
+use serde_json::json;
 
 /// A score of tokens with these probabilities, of which these are the likeliest.
 fn takes(tokens: &[(f64, bool)]) -> Answer {
@@ -97,4 +100,37 @@ fn case_articles_and_punctuation_do_not_count() {
     ] {
         assert_eq!(normalised(text), want);
     }
+}
+
+/// Two snippets of the item, one of another; ln(4/2) + 1 for words in one of three, ln(4/3) + 1 for
+/// those in two. The sampled text has "violin" once and "plays" once, the snippets of the item
+/// "violin" twice, "plays" once and "drums" never.
+#[test]
+fn sampled_text_is_compared_with_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("snippets.json");
+    let record = |item: &str, texts: &[&str]| {
+        let samples: Vec<_> = texts.iter().map(|text| json!({"name": "-", "text": text})).collect();
+        json!({"relation_id": "P1303", "target_id": item, "samples": samples})
+    };
+    let records = json!([record("Q1", &["violin", "violin plays"]), record("Q2", &["drums"])]);
+    std::fs::write(&file, records.to_string()).unwrap();
+    let references = References::new(&Snippets::read(&file).unwrap());
+    assert!(references.of("P1303", "Q3").is_none() && references.of("P19", "Q1").is_none());
+    let (idf, written) = references.of("P1303", "Q1").unwrap();
+    let rule = Rule::Consistency { prompts: vec!["Plays".into(), "The".into()], idf, written };
+    let [in_two, in_one] = [3.0f64, 2.0].map(|df| (4.0 / df).ln() + 1.0);
+    let (text, written) = ([in_two, in_one], [2.0 * in_two, in_one]);
+    let dot = text[0] * written[0] + text[1] * written[1];
+    let norm = |v: [f64; 2]| (v[0] * v[0] + v[1] * v[1]).sqrt();
+    let got = value(&rule, &[], &[&says(&[], " violin"), &says(&[], " oboe")]);
+    let want = dot / (norm(text) * norm(written));
+    assert!((got - want).abs() < 1e-12, "{got} for {want}");
+    let got = value(&rule, &[], &[&says(&[], ""), &says(&[], "")]);
+    assert!((got - written[1] / norm(written)).abs() < 1e-12, "plays alone: {got}");
+
+    std::fs::write(&file, "[]").unwrap();
+    assert!(Snippets::read(&file).unwrap_err().to_string().contains("there are none"));
+    std::fs::write(&file, r#"{"relation_id": 3}"#).unwrap();
+    assert!(Snippets::read(&file).unwrap_err().to_string().contains("line 1: is no snippets"));
 }

@@ -33,8 +33,13 @@ pub fn case(place: usize, edited: usize, [before, after]: [f64; 2]) -> CaseResul
         }],
         values: vec![value("counterfact.es", [before, after])],
         changes: vec![
-            ChangeNorm { matrix: "layers.5.down".to_owned(), norm: 1.0, weight: 40.0 },
-            ChangeNorm { matrix: "layers.6.down".to_owned(), norm: 2.0, weight: 40.0 },
+            ChangeNorm { matrix: "layers.5.down".to_owned(), norm: 1.0, weight: 40.0, s: None },
+            ChangeNorm {
+                matrix: "layers.6.down".to_owned(),
+                norm: 2.0,
+                weight: 40.0,
+                s: Some(0.7),
+            },
         ],
         seconds: [1.0, 0.5],
     }

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! No step for a batch whose loss is below 0.01, and no epoch after one whose mean is. All facts
-//! are trained together, an epoch sweeping over all of them; a study that edits one fact at a time
-//! gives one fact. Biases and norms stay as they are. Where the public code differs:
+//! are trained together, an epoch sweeping over all of them; or in batches one upon the other, each
+//! to its end, W₀ what those before it left. Biases and norms stay as they are. Where the public
+//! code differs:
 //!
 //! * FT-L asks for all T tokens at the prompt's last token. So it is published, and so it is here;
 //!   with T > 1 only one of them can be said there. FT-M is the same without that.
@@ -182,25 +183,17 @@ impl Method for FineTuning {
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let training = self.training(by, on.seed);
         let texts = self.texts(on, facts)?;
-        let kept = self.kept(on, &training, &texts);
-        let names: Vec<&str> = facts.iter().map(|fact| &*fact.request.id).collect();
-        let trained = training.run(on.model, &texts, &names, on.memory, kept, on.progress)?;
-        let deltas: Vec<Delta> = (training.ids.iter().zip(&trained.matrices))
-            .map(|(&id, now)| Delta::Dense(moved(on.model, id, now)))
-            .collect();
-        let pairs: Vec<(MatrixId, &Delta)> = training.ids.iter().copied().zip(&deltas).collect();
-        let (model, norms) = on.model.with(&pairs);
-        let changes = (training.ids.iter().zip(deltas).zip(norms))
-            .map(|((&id, delta), [norm, weight])| MatrixChange {
-                id,
-                delta,
-                norm,
-                weight,
-                ridge: None,
-            })
-            .collect();
+        let size = if on.sequential == 0 { facts.len().max(1) } else { on.sequential };
+        let (mut model, mut losses, mut changes) = (on.model.clone(), Vec::new(), Vec::new());
+        for (facts, texts) in facts.chunks(size).zip(texts.chunks(size)) {
+            let kept = self.kept(on, &training, texts);
+            let names: Vec<&str> = facts.iter().map(|fact| &*fact.request.id).collect();
+            let trained = training.run(&model, texts, &names, on.memory, kept, on.progress)?;
+            losses.extend(trained.losses);
+            (model, changes) = moved(on.model, &training.ids, &trained.matrices);
+        }
         let plan = |losses: Vec<f64>| FactPlan::trained(losses.into_iter().map(step).collect());
-        let facts = trained.losses.into_iter().map(plan).collect();
+        let facts = losses.into_iter().map(plan).collect();
         let state = std::mem::take(&mut on.state);
         Ok(Plan { model, facts, changes, memory: None, state })
     }
@@ -243,7 +236,7 @@ impl FineTuning {
     }
 
     /// Where a training that is cut off is kept, by the name of all that it depends on. What is
-    /// computed in f64 is not kept.
+    /// computed in f64 is not kept, and no batch of several that are trained one upon the other.
     fn kept(
         &self,
         on: &mut Context,
@@ -251,7 +244,7 @@ impl FineTuning {
         texts: &[TrainingText],
     ) -> Option<KeptTraining> {
         let cache = on.cache.as_mut()?;
-        if on.model.compute.precision() == Precision::F64 {
+        if on.model.compute.precision() == Precision::F64 || on.sequential > 0 {
             return None;
         }
         let (version, compute) = (env!("CARGO_PKG_VERSION"), on.model.compute.name());
@@ -260,10 +253,24 @@ impl FineTuning {
     }
 }
 
-/// W − W₀, of W (out, in).
-fn moved(model: &Model, id: MatrixId, now: &[f64]) -> Vec<f32> {
-    let before = model.matrix(id).w.to_dense::<f64>();
-    now.iter().zip(before).map(|(now, before)| (now - before) as f32).collect()
+/// W − W₀ of each W (out, in), and the model that has them.
+fn moved(before: &Model, ids: &[MatrixId], now: &[Vec<f64>]) -> (Model, Vec<MatrixChange>) {
+    let delta = |(&id, now): (&MatrixId, &Vec<f64>)| {
+        let before = before.matrix(id).w.to_dense::<f64>();
+        Delta::Dense(now.iter().zip(before).map(|(now, before)| (now - before) as f32).collect())
+    };
+    let deltas: Vec<Delta> = ids.iter().zip(now).map(delta).collect();
+    let pairs: Vec<(MatrixId, &Delta)> = ids.iter().copied().zip(&deltas).collect();
+    let (model, norms) = before.with(&pairs);
+    let change = |((&id, delta), [norm, weight]): ((&MatrixId, Delta), [f64; 2])| MatrixChange {
+        id,
+        delta,
+        norm,
+        weight,
+        ridge: None,
+        s: None,
+    };
+    (model, ids.iter().zip(deltas).zip(norms).map(change).collect())
 }
 
 /// The loss of a fact in an epoch.

@@ -172,7 +172,7 @@ impl Method for Rome {
         let delta = sum(&deltas, sizes);
         let norm = norm(&dense(&delta, sizes));
         let ridge = c.and_then(|c| c.ridge);
-        let changes = vec![MatrixChange { id, delta, norm, weight, ridge }];
+        let changes = vec![MatrixChange { id, delta, norm, weight, ridge, s: None }];
         let state = std::mem::take(&mut on.state);
         Ok(Plan { model: now, facts: done, changes, memory: None, state })
     }

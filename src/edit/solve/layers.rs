@@ -17,7 +17,7 @@ use super::device::with_solver;
 use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
-use crate::linalg::least_squares::{Solution, Solver};
+use crate::linalg::least_squares::{Solution, Solver, smallest_s};
 use crate::model::{MatrixId, Model, Site};
 use crate::store::{Delta, Fingerprint};
 
@@ -68,23 +68,38 @@ pub struct MatrixChange {
     pub weight: f64,
     /// What was added to the diagonal of C.
     pub ridge: Option<f64>,
+    /// s: the layer misses at most 1/(1 + s) of what it is to give of a value
+    /// ([`smallest_s`](crate::linalg::least_squares::smallest_s)). None where it is not known: of
+    /// more facts than the model is wide, and of methods that solve no such system.
+    pub s: Option<f64>,
+}
+
+/// The change of a layer, and what its system says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SolvedLayer {
+    /// Δ.
+    pub delta: Delta,
+    /// What was added to the diagonal of C.
+    pub ridge: Option<f64>,
+    /// As in [`MatrixChange`].
+    pub s: Option<f64>,
 }
 
 /// Where finished layers are looked up and stored, by number in the window.
 pub trait LayerCache {
-    /// The change of a layer that was finished earlier, and its ridge.
+    /// A layer that was finished earlier.
     ///
     /// # Errors
     ///
     /// Statistics that cannot be read.
-    fn lookup(&mut self, i: usize) -> Result<Option<(Delta, Option<f64>)>>;
+    fn lookup(&mut self, i: usize) -> Result<Option<SolvedLayer>>;
 
     /// Stores a layer.
     ///
     /// # Errors
     ///
     /// As [`lookup`](LayerCache::lookup); a folder that cannot be written.
-    fn store(&mut self, i: usize, delta: &Delta, ridge: Option<f64>) -> Result<()>;
+    fn store(&mut self, i: usize, layer: &SolvedLayer) -> Result<()>;
 }
 
 /// Which layers change, and where their values are.
@@ -117,23 +132,27 @@ impl Spread<'_> {
         let mut done = Vec::new();
         for (i, &layer) in self.layers.iter().enumerate() {
             progress.at(Stage::Layer, i as u64, n as u64);
-            let (delta, ridge) = match cache.lookup(i)? {
+            let SolvedLayer { delta, ridge, s } = match cache.lookup(i)? {
                 Some(found) => found,
                 None => {
                     let (k, h) = reader.look(&model, layer, self.site, progress)?;
                     let r = (self.z - h) * faer::Scale(form.share(n - i));
                     let solve = |solver: Solver| form.change(layer, &k, &r, solver);
                     let (change, ridge) = with_solver(&model.compute, solve)?;
-                    let delta = pack(&change, &r);
-                    cache.store(i, &delta, ridge)?;
-                    (delta, ridge)
+                    let s = match &change {
+                        Solution::Right(x) => Some(smallest_s(&k, x)),
+                        Solution::Whole(_) => None,
+                    };
+                    let solved = SolvedLayer { delta: pack(&change, &r), ridge, s };
+                    cache.store(i, &solved)?;
+                    solved
                 }
             };
             let id = MatrixId::down(layer);
             let (changed, norms) = model.with(&[(id, &delta)]);
             let [norm, weight] = norms[0];
             model = changed;
-            done.push(MatrixChange { id, delta, norm, weight, ridge });
+            done.push(MatrixChange { id, delta, norm, weight, ridge, s });
         }
         progress.at(Stage::Layer, n as u64, n as u64);
         Ok((model, done))

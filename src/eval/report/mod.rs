@@ -5,6 +5,7 @@
 //! reorder or hide text is shown as what it is.
 
 mod plot;
+pub mod scatter;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as Shown};

@@ -18,16 +18,16 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::base::{Error, Result, escape};
 
 /// Text and marks: the page's text colour.
-const INK: RGBColor = RGBColor(0, 0, 0);
+pub(super) const INK: RGBColor = RGBColor(0, 0, 0);
 /// Lines that only guide the eye.
-const FAINT: RGBColor = RGBColor(128, 128, 128);
+pub(super) const FAINT: RGBColor = RGBColor(128, 128, 128);
 /// What is shown.
-const ACCENT: RGBColor = RGBColor(0, 0, 255);
+pub(super) const ACCENT: RGBColor = RGBColor(0, 0, 255);
 /// The page itself.
-const PAPER: RGBColor = RGBColor(255, 255, 255);
+pub(super) const PAPER: RGBColor = RGBColor(255, 255, 255);
 
 const WIDTH: i32 = 340;
-const MARGIN: i32 = 14;
+pub(super) const MARGIN: i32 = 14;
 const ROW: i32 = 36;
 const AXIS: i32 = 22;
 
@@ -48,8 +48,8 @@ pub struct Track {
     pub before: Option<f64>,
 }
 
-type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>;
+pub(super) type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 /// Draws numbers from 0 to `most`. The title is for those who hear the page.
 ///

@@ -22,8 +22,17 @@ static ENTROPY: Metric = Metric {
     unit: MetricUnit::CentiBits,
 };
 
-/// Entropy of sampled text.
-pub const SUITE: Suite = Suite { name: "fluency", metrics: &[&ENTROPY], items, by_default: false };
+static CONSISTENCY: Metric = Metric {
+    name: "fluency.consistency",
+    definition: "100 times the cosine of the TF-IDF vectors of all sampled text of a record and of \
+                 the snippets of its relation and new target (--snippets)",
+    comparable_group: None,
+    unit: MetricUnit::Share,
+};
+
+/// Sampled text: whether it says something, and of what.
+pub const SUITE: Suite =
+    Suite { name: "fluency", metrics: &[&ENTROPY, &CONSISTENCY], items, by_default: false };
 
 fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
     let probes: Vec<_> = case.role(Role::Generation).collect();
@@ -43,5 +52,21 @@ fn items(case: &Case, words: &Words) -> Result<Vec<TestItem>> {
             rule: Rule::Entropy(probe.prompt.clone()),
         })
     };
-    probes.iter().enumerate().map(item).collect()
+    let mut items: Vec<TestItem> = probes.iter().enumerate().map(item).collect::<Result<_>>()?;
+    items.extend(consistency(case, words, &items));
+    Ok(items)
+}
+
+/// The text of all items together, where something is written of the new target.
+fn consistency(case: &Case, words: &Words, items: &[TestItem]) -> Option<TestItem> {
+    let known = case.background.first()?;
+    let (relation, item) = (known.relation.as_deref()?, known.target_new_id.as_deref()?);
+    let (idf, written) = words.references?.of(relation, item)?;
+    let prompts: Vec<String> = items.iter().map(|item| item.prompt.clone()).collect();
+    Some(TestItem {
+        metric: Named::from(&CONSISTENCY),
+        prompt: prompts.first()?.clone(),
+        questions: items.iter().flat_map(|item| item.questions.clone()).collect(),
+        rule: Rule::Consistency { prompts, idf, written },
+    })
 }

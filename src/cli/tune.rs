@@ -1,0 +1,111 @@
+//! `incise tune MODEL --data FILE… --method M -o FILE`: settings for a model that nobody has
+//! published any for.
+//!
+//! Beside FILE a folder `FILE.tune` gets the table of what was tried, the curve, the report, and
+//! what serves a run that goes on. docs/tune.md has the fields.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::editing::Editing;
+use crate::base::{Result, escape};
+use crate::data::Corpus;
+use crate::edit::hparams::HparamSet;
+use crate::edit::methods::METHODS;
+use crate::editor::tune::{Tuned, Tuning};
+use crate::store::place::{check_place, check_replaced};
+use crate::store::write::{beside, whole};
+
+/// What to tune, for how many facts, by which records.
+#[derive(Args)]
+pub struct Tune {
+    /// Folder of the checkpoint
+    model: PathBuf,
+    /// Records of CounterFact's form: some choose settings, others report what they do
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// The method
+    #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
+    method: String,
+    /// Facts that will be edited at once
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    facts: u64,
+    /// Text to collect statistics of keys from, a document a line, where the method needs them and
+    /// --stats names none
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "stats")]
+    corpus: Vec<PathBuf>,
+    #[command(flatten)]
+    editing: Editing,
+    /// File of the hyperparameters, which `incise edit --hparams` reads
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Tune {
+    /// Chooses settings, reports what they do, and writes them.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let dir = beside(&self.output, ".tune");
+        self.check_output()?;
+        let cases = self.editing.cases(&self.data, context)?;
+        let editor = self.editing.editor(&self.model, context)?.method(&self.method)?;
+        let corpus = match self.corpus.is_empty() {
+            true => None,
+            false => Some(Corpus::open(&self.corpus)?),
+        };
+        let by = Tuning { facts: self.facts as usize, corpus, dir };
+        let tuned = editor.tune(cases, &by)?;
+        let text = escape::pretty_json(&Value::Object(tuned.hyperparameters.clone()));
+        whole(&self.output, text.as_bytes())?;
+        self.print(context, &tuned, &by.dir)
+    }
+
+    /// Refuses, before the work, to write over what was read, or over what is no settings.
+    fn check_output(&self) -> Result<()> {
+        let inputs: Vec<&Path> =
+            [&self.model].into_iter().chain(&self.data).chain(&self.corpus).map(|p| &**p).collect();
+        check_place(&self.output, &inputs)?;
+        let settings = !self.output.exists() || HparamSet::read(&self.output).is_ok();
+        check_replaced(&self.output, settings, "file of hyperparameters")
+    }
+
+    fn print(&self, context: &Context, tuned: &Tuned, dir: &Path) -> Result<()> {
+        let terminal = &context.terminal;
+        if context.json {
+            let mut told = json!(tuned);
+            told["output"] = json!(self.output);
+            told["folder"] = json!(dir);
+            return terminal.json(&told);
+        }
+        let (reported, gap) = (&tuned.reported, &tuned.gap);
+        let trial = &reported.trial;
+        let [low, high] = reported.es_interval;
+        terminal.line(format!("chosen: {}", tuned.why))?;
+        terminal.line(format!(
+            "reported on {} other records, {} at once, each batch on the unedited model:",
+            trial.facts, trial.at_once
+        ))?;
+        terminal.line(format!(
+            "  counterfact.es {:.1} [{low:.1}, {high:.1}], {} of {} taken",
+            trial.es, trial.taken, trial.facts
+        ))?;
+        terminal.line(format!("  counterfact.ps {:.1}", trial.ps))?;
+        terminal.line(format!(
+            "  counterfact.ns {:.1}, {:+.1} against unedited, above {:+.1} with 95 %",
+            trial.ns, trial.ns_change, reported.ns_change_low
+        ))?;
+        terminal.line(format!(
+            "  choosing less reporting, in points: es {:+.1}, ps {:+.1}, change of ns {:+.1}, \
+             score {:+.1}",
+            gap.es, gap.ps, gap.ns_change, gap.score
+        ))?;
+        terminal.line(format!(
+            "{}; {} has table.json, trade-off.svg and report/report.html",
+            self.output.display(),
+            dir.display()
+        ))
+    }
+}

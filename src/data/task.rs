@@ -1,0 +1,138 @@
+//! Documents of tasks that measure general ability: questions with choices, and prompts to go on
+//! from.
+//!
+//! ```text
+//! {"task": "arc_easy", "context": "Question: …\nAnswer:", "choices": ["…", "…"], "gold": 1}
+//! {"task": "facts", "context": "Q: …\nA:", "answer": "…", "stops": ["\n"], "max_tokens": 16}
+//! ```
+//!
+//! `delimiter` stands between context and choice, by default a space; `doc` is the document in the
+//! form in which it was published and `doc_hash` its hash, which go into samples. `tools/make_task.py` makes such files.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::values::Values;
+use crate::base::file::read_file;
+use crate::base::{Error, Result};
+
+/// Far above any file of tasks.
+const MAX_BYTES: u64 = 1 << 32;
+/// Tokens of an answer where the document does not say.
+const MAX_TOKENS: usize = 64;
+
+/// A document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskDocument {
+    /// Which task it is of; fit for a file's name.
+    pub task: String,
+    /// Its place among the documents of its task, from 0.
+    pub place: usize,
+    /// As it was published; what was read, where the file has no `doc`.
+    pub doc: Value,
+    /// The published document's hash, where the file has one: lm-evaluation-harness's.
+    pub doc_hash: Option<String>,
+    /// The text before the answer.
+    pub context: String,
+    /// What is asked.
+    pub asked: Asked,
+}
+
+/// What is asked of a document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    /// Which of some texts is likeliest after the context.
+    Choices {
+        /// The texts.
+        choices: Vec<String>,
+        /// The right one.
+        gold: usize,
+        /// What stands before each.
+        delimiter: String,
+    },
+    /// What greedy decoding says.
+    Text {
+        /// The right text.
+        answer: String,
+        /// The first of these ends it.
+        stops: Vec<String>,
+        /// Tokens at most.
+        max_tokens: usize,
+    },
+}
+
+#[derive(Deserialize)]
+struct Record {
+    task: String,
+    context: String,
+    doc: Option<Value>,
+    doc_hash: Option<String>,
+    choices: Option<Vec<String>>,
+    gold: Option<usize>,
+    delimiter: Option<String>,
+    answer: Option<String>,
+    #[serde(default)]
+    stops: Vec<String>,
+    max_tokens: Option<usize>,
+}
+
+/// The documents of a file: JSON Lines or a JSON array.
+///
+/// # Errors
+///
+/// A file that cannot be read or has none; a record that is no document.
+pub fn task(path: impl AsRef<Path>) -> Result<Vec<TaskDocument>> {
+    let path = path.as_ref();
+    let mut values = Values::new(path, Cow::Owned(read_file(path, MAX_BYTES)?))?;
+    let mut documents: Vec<TaskDocument> = Vec::new();
+    while let Some((place, value)) = values.next()? {
+        let value = value?;
+        let wrong = |field: &str, what: &str| {
+            let remedy = "write task, context, and either choices with gold or an answer";
+            Error::input(path, format!("{place}: {field}"), what, remedy)
+        };
+        let record: Record =
+            serde_json::from_value(value.clone()).map_err(|e| wrong("record", &e.to_string()))?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if record.task.is_empty() || !record.task.chars().all(fits) {
+            return Err(wrong("task", "is no name of letters, digits, `_`, `-` and `.`"));
+        }
+        if record.context.trim().is_empty() {
+            return Err(wrong("context", "is empty"));
+        }
+        let asked = match (record.choices, record.answer) {
+            (Some(choices), None) => {
+                if choices.len() < 2 || choices.iter().any(|choice| choice.trim().is_empty()) {
+                    return Err(wrong("choices", "are not two or more texts"));
+                }
+                let gold = record.gold.filter(|&gold| gold < choices.len());
+                let gold = gold.ok_or_else(|| wrong("gold", "is no place among the choices"))?;
+                let delimiter = record.delimiter.unwrap_or_else(|| " ".to_owned());
+                Asked::Choices { choices, gold, delimiter }
+            }
+            (None, Some(answer)) => Asked::Text {
+                answer,
+                stops: record.stops,
+                max_tokens: record.max_tokens.unwrap_or(MAX_TOKENS),
+            },
+            _ => return Err(wrong("choices", "or an answer: one of the two is needed")),
+        };
+        let of_task = documents.iter().filter(|other| other.task == record.task).count();
+        documents.push(TaskDocument {
+            task: record.task,
+            place: of_task,
+            doc: record.doc.unwrap_or(value),
+            doc_hash: record.doc_hash,
+            context: record.context,
+            asked,
+        });
+    }
+    match documents.is_empty() {
+        true => Err(Error::input(path, "line 1", "holds no document", "write one a line")),
+        false => Ok(documents),
+    }
+}
