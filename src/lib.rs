@@ -80,7 +80,7 @@ pub use store::Patch;
 pub use tensor::Device;
 pub use text::ChatSettings;
 
-/// README's example, compiled and run by `cargo test`.
+/// The example of docs/library.md, compiled and run by `cargo test`.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/library.md")]
+struct Library;

@@ -1,6 +1,6 @@
 //! `incise edit --dry-run`: what would be done, and what it would take.
 //!
-//! With `--json` an object, whose keys README lists.
+//! With `--json` an object, whose keys docs/many-facts.md lists.
 
 use serde_json::json;
 

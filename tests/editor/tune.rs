@@ -7,7 +7,7 @@ use incise::data::{Background, Case, Fact, Form, Probe, Role};
 use incise::editor::tune::split::Split;
 
 fn case(subject: usize, relation: usize, object: usize) -> Case {
-    let mut fact = Fact::new("{} has", &format!("Subject {subject}"), &format!("object {object}"));
+    let mut fact = Fact::new("{} has", format!("Subject {subject}"), format!("object {object}"));
     fact.target_true = Some("another".to_owned());
     let probe = |role| Probe {
         role,

@@ -1,9 +1,11 @@
-//! docs/evaluation.md has the table of metrics that suites have.
+//! docs/evaluation.md has the table of metrics that suites have, docs/accuracy.md the tables of
+//! benches/results/accuracy-*.json, which tools/accuracy writes.
 
 use std::fs;
 
 use incise::eval::metric::MetricUnit;
 use incise::eval::suites::SUITES;
+use serde_json::Value;
 
 use crate::support::root;
 
@@ -39,4 +41,92 @@ fn the_page_of_metrics_is_what_suites_say() {
         return;
     }
     assert!(found == table(), "docs/evaluation.md is old: the page says how to write it again");
+}
+
+const MODELS: [&str; 2] = ["smollm2", "factlm-gpt2"];
+
+/// What a column shows: its title, the metric, and digits.
+const COLUMNS: [(&str, &str); 5] = [
+    ("ES", "counterfact.es"),
+    ("PS", "counterfact.ps"),
+    ("NS", "counterfact.ns"),
+    ("score", "counterfact.score"),
+    ("arg-max moved", "drift.argmax"),
+];
+
+/// Rows by method and mode; none where nothing was measured yet.
+fn accuracy(model: &str) -> String {
+    let path = root().join(format!("benches/results/accuracy-{model}.json"));
+    let Ok(text) = fs::read_to_string(path) else { return "Not measured yet.\n".to_owned() };
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let titles: Vec<&str> = COLUMNS.iter().map(|&(title, _)| title).collect();
+    let mut table = format!(
+        "| method | mode | facts | taken | {} | entropy | s a fact |\n|{}\n",
+        titles.join(" | "),
+        " --- |".repeat(COLUMNS.len() + 6)
+    );
+    let cells = all["cells"].as_object().unwrap();
+    let of_words = |method: &str| {
+        &cells.get(&format!("{method} words")).unwrap_or(&Value::Null)["metrics"]["fluency.entropy"]
+    };
+    let order = all["order"].as_array().unwrap().iter().filter_map(Value::as_str);
+    for name in order.filter(|name| cells.contains_key(*name)) {
+        let (method, mode) = name.split_once(' ').unwrap();
+        if mode == "words" {
+            continue;
+        }
+        let cell = &cells[name];
+        let number = |metric: &Value| match metric["mean"].as_f64() {
+            Some(mean) => {
+                let [low, high] = ["low", "high"].map(|end| metric[end].as_f64().unwrap());
+                format!("{mean:.1} [{low:.1}, {high:.1}]")
+            }
+            None => "–".to_owned(),
+        };
+        let shown: Vec<String> =
+            COLUMNS.iter().map(|&(_, metric)| number(&cell["metrics"][metric])).collect();
+        let entropy = match mode {
+            "single" => number(of_words(method)),
+            _ => "–".to_owned(),
+        };
+        let facts = cell["facts"].as_f64().unwrap();
+        let seconds = cell["seconds"].as_f64().unwrap() / facts;
+        table += &format!(
+            "| {method} | {mode} | {facts} | {} | {} | {entropy} | {seconds:.2} |\n",
+            cell["taken"],
+            shown.join(" | ")
+        );
+    }
+    let first = cells.values().find(|cell| cell["metrics"]["counterfact.es"].is_object());
+    let before: Vec<String> = COLUMNS
+        .iter()
+        .map(|&(_, metric)| {
+            let before = first.and_then(|cell| cell["metrics"][metric]["before"].as_f64());
+            before.map_or("–".to_owned(), |before| format!("{before:.1}"))
+        })
+        .collect();
+    table + &format!("| unedited | | | | {} | – | – |\n", before.join(" | "))
+}
+
+#[test]
+fn the_page_of_accuracy_is_what_was_measured() {
+    let path = root().join("docs/accuracy.md");
+    let mut page = fs::read_to_string(&path).unwrap();
+    for model in MODELS {
+        let begin = format!(
+            "<!-- {model}: `INCISE_WRITE_DOCS=1 cargo test --release docs::` writes it -->\n"
+        );
+        let end = format!("<!-- end of {model} -->\n");
+        let (head, rest) = page.split_once(&begin).unwrap();
+        let (found, tail) = rest.split_once(&end).unwrap();
+        if std::env::var_os("INCISE_WRITE_DOCS").is_some() {
+            page = [head, &begin, &accuracy(model), &end, tail].concat();
+            fs::write(&path, &page).unwrap();
+            continue;
+        }
+        assert!(
+            found == accuracy(model),
+            "docs/accuracy.md is old: the page says how to write it again"
+        );
+    }
 }
