@@ -16,7 +16,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Edit, Editor, TextModel};
-use crate::base::units::counted;
+use crate::base::units::{counted, metric};
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::data::{Case, Demonstrations, Fact, TaskDocument};
 use crate::edit::fact_report::FactReport;
@@ -33,6 +33,7 @@ use crate::eval::suite::Suite;
 use crate::eval::task::{self, TaskResult};
 use crate::eval::words::{Compat, Words};
 use crate::model::LanguageModel;
+use crate::model::score::ROWS as LOGIT_ROWS;
 
 /// How cases are edited.
 #[derive(Clone)]
@@ -138,12 +139,32 @@ impl Editor {
             let what = format!("{left_out} left out: texts are longer than the model's context");
             self.settings.progress.warn(&what);
         }
+        self.remark_questions(&sheets, protocol.tokens);
         let (all, work) = (0..cases.len(), Mutex::default());
         let mut evaluation =
             Evaluation { editor: self, protocol, cases, model, sheets, before: vec![], ends, work };
         let model = evaluation.model.clone();
         evaluation.before = evaluation.answers(&*model, all)?;
         Ok(evaluation)
+    }
+}
+
+impl Editor {
+    /// Says what is asked and what that takes beside the model, before it is.
+    fn remark_questions(&self, sheets: &[Sheet], at_a_time: usize) {
+        let model = &self.opened.model;
+        let tokens: Vec<usize> = sheets.iter().map(Sheet::tokens).collect();
+        let [all, most] = [tokens.iter().sum(), tokens.iter().copied().max().unwrap_or(0)];
+        let bytes = model.bytes_a_token(0..model.arch.layers, &model.compute);
+        let logits = LOGIT_ROWS * model.arch.vocabulary * size_of::<f32>();
+        let room = most.max(at_a_time.min(all)) * (bytes.forward + bytes.past) + logits;
+        self.settings.progress.remark(&format!(
+            "{} ask {} of {} in all; measuring takes up to {}B beside the model",
+            counted(sheets.len() as u64, "record"),
+            counted(sheets.iter().map(|sheet| sheet.asked.len() as u64).sum(), "question"),
+            counted(all as u64, "token"),
+            metric(room as f64),
+        ));
     }
 }
 

@@ -52,6 +52,11 @@ impl Sheet {
         Sheet { items, asked, too_long: 0, places }
     }
 
+    /// Positions that all questions need together.
+    pub fn tokens(&self) -> usize {
+        self.asked.iter().map(Question::positions).sum()
+    }
+
     /// Keeps only some of the items.
     pub fn keep(&mut self, wanted: impl FnMut(&TestItem) -> bool) {
         let mut items = std::mem::take(&mut self.items);

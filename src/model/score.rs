@@ -24,7 +24,7 @@ use crate::ops::sample;
 use crate::tensor::Tensor;
 
 /// Logits that are on the host at a time, in rows.
-pub(super) const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 /// How a model takes a completion, token by token, each after those before it.
 #[derive(Clone, Debug, PartialEq)]

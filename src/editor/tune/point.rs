@@ -67,8 +67,10 @@ pub struct Trial {
     pub seconds: [f64; 2],
 }
 
-/// What neighbourhood may fall by, in points, before a point counts as worse than all others.
-const MOST_LOST: f64 = 2.0;
+/// What efficacy and paraphrases are to reach, in percent: what goes beyond it counts no more.
+const ENOUGH: [f64; 2] = [97.5, 95.0];
+/// What a point that neighbourhood lost counts, beside one that the others lack.
+const NEIGHBOURS: f64 = 2.0;
 
 impl Trial {
     /// Of results; none where they lack one of the metrics.
@@ -95,9 +97,11 @@ impl Trial {
         })
     }
 
-    /// By which trials are compared: whether neighbours were spared, then the score, then them.
-    pub fn rank(&self) -> (bool, f64, f64) {
-        (self.ns_change >= -MOST_LOST, self.score, self.ns_change)
+    /// By which trials are compared: what efficacy and paraphrases lack of enough, and twice what
+    /// neighbourhood lost, in points.
+    pub fn cost(&self) -> f64 {
+        let [es, ps] = ENOUGH;
+        (es - self.es).max(0.0) + (ps - self.ps).max(0.0) - NEIGHBOURS * self.ns_change.min(0.0)
     }
 
     /// All that was measured.
@@ -122,10 +126,7 @@ impl Trial {
     }
 }
 
-/// The best first.
+/// The best first; of equals the one with the higher score.
 pub fn sort(trials: &mut [Trial]) {
-    trials.sort_by(|a, b| {
-        let (a, b) = (a.rank(), b.rank());
-        b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)).then(b.2.total_cmp(&a.2))
-    });
+    trials.sort_by(|a, b| a.cost().total_cmp(&b.cost()).then(b.score.total_cmp(&a.score)));
 }

@@ -144,16 +144,13 @@ fn mark(trial: &Trial, chosen: &Trial) -> Mark {
 
 /// Why a point was chosen.
 fn why(chosen: &Trial, tried: &Tried, space: &Space) -> String {
-    let spared = match chosen.rank().0 {
-        true => "of those that spare neighbours it has the highest score",
-        false => "none spares neighbours, and it has the highest score",
-    };
     format!(
-        "{} of {} trials reached {} facts, {} at once; {spared}: {}",
+        "{} of {} trials reached {} facts, {} at once, and this one lacks least, {:.1} points: {}",
         tried.0.iter().filter(|trial| trial.facts == chosen.facts).count(),
         tried.0.len(),
         chosen.facts,
         chosen.at_once,
+        chosen.cost(),
         chosen.words(&Trials::names(space)),
     )
 }

@@ -36,7 +36,7 @@ const WINDOW: Space = Space {
     methods: &["memit", "emmet"],
     layers_a_window: 6,
     window: 5,
-    depths: &[0.1, 0.17, 0.27, 0.4],
+    depths: &[0.03, 0.1, 0.17, 0.27, 0.4],
     fixed: &[
         ("v_num_grad_steps", "25"),
         ("v_weight_decay", "0.5"),
