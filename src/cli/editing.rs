@@ -1,5 +1,6 @@
 //! How facts are edited: what `edit` and `eval` share.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -109,11 +110,18 @@ impl Editing {
 
     /// The cases of files.
     pub fn cases(&self, files: &[PathBuf], context: &Context) -> Result<Vec<Case>> {
-        let mut all = Vec::new();
+        let (mut all, mut ids) = (Vec::new(), BTreeSet::new());
         for file in files {
             for case in cases(file)? {
                 match case {
-                    Ok(case) => all.push(case),
+                    Ok(case) => {
+                        if !ids.insert(case.id.clone()) {
+                            let what = format!("the id {:?} is in an earlier file too", case.id);
+                            let remedy = "give each record an id of its own";
+                            return Err(Error::input(file, "id", what, remedy));
+                        }
+                        all.push(case);
+                    }
                     Err(broken) if self.skips() => {
                         context.terminal.warn(&format!(
                             "{}: skipped: {}",
@@ -147,6 +155,11 @@ impl Editing {
             "on_broken": self.on_broken, "on_conflict": self.on_conflict,
             "precision": self.precision,
         }))
+    }
+
+    /// Files and folders that are read.
+    pub fn inputs(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.stats, &self.hparams, &self.contexts].into_iter().flatten()
     }
 
     /// Whether records that cannot be used are skipped.

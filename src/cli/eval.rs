@@ -99,6 +99,9 @@ fn suite_names() -> Vec<&'static str> {
     SUITES.iter().map(|suite| suite.name).collect()
 }
 
+/// Far above the published file of snippets.
+const MAX_SNIPPETS: u64 = 1 << 33;
+
 /// The suite of sampled text.
 const FLUENCY: &str = "fluency";
 
@@ -133,6 +136,10 @@ impl Eval {
         context.terminal.enter(Stage::WriteResults);
         let summary = folder.summarise(context.seed)?;
         Self::print(context, &summary, &self.output)
+    }
+
+    fn asks(&self, suite: &str) -> bool {
+        self.metrics.is_empty() || self.metrics.iter().any(|name| name == suite)
     }
 
     /// Whether there is a model in which all is edited, if one is asked for.
@@ -190,6 +197,10 @@ impl Eval {
             }
             _ => Mode::Batch(batch.unwrap_or(1)),
         };
+        if self.snippets.is_some() && !self.asks(FLUENCY) {
+            let what = "--snippets: sampled text is not among what --metrics names";
+            return Err(Error::refused(what, "add fluency to --metrics, or leave --snippets out"));
+        }
         let suites: Vec<&Suite> = SUITES
             .iter()
             .filter(|suite| match self.metrics.is_empty() {
@@ -207,7 +218,7 @@ impl Eval {
         let references = snippets.as_ref().map(References::new);
         let text = self.documents(editor)?;
         let tokens = TOKENS;
-        let tasks = self.task.iter().map(task::task).collect::<Result<Vec<_>>>()?.concat();
+        let tasks = task::tasks(&self.task)?;
         Ok(Protocol { mode, suites, compat, demonstrations, references, text, tasks, tokens })
     }
 
@@ -240,6 +251,7 @@ impl Eval {
             true => Value::Null,
             false => json!(Corpus::open(&self.text)?.hash()?),
         };
+        let snippets = self.snippets.as_ref().map(|file| digest(file, MAX_SNIPPETS)).transpose()?;
         Ok(json!({
             "program": env!("CARGO_PKG_VERSION"), "model": self.model,
             "model_fingerprint": editor.fingerprint(), "data": data,
@@ -249,7 +261,7 @@ impl Eval {
             "editing": self.editing.described()?,
             "mode": self.mode, "batch_size": self.batch_size, "checkpoints": self.checkpoints,
             "metrics_asked": self.metrics, "compat": self.compat,
-            "demonstrations": self.demonstrations, "snippets": self.snippets, "seed": context.seed,
+            "demonstrations": self.demonstrations, "snippets": snippets, "seed": context.seed,
             "text": text, "text_tokens": self.text_tokens,
             "task": digests(&self.task)?,
         }))

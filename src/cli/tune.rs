@@ -14,7 +14,8 @@ use super::editing::Editing;
 use crate::base::{Result, escape};
 use crate::data::Corpus;
 use crate::edit::hparams::HparamSet;
-use crate::edit::methods::METHODS;
+use crate::edit::method::Batching;
+use crate::edit::methods::{self, METHODS};
 use crate::editor::tune::{Tuned, Tuning};
 use crate::store::place::{check_place, check_replaced};
 use crate::store::write::{beside, whole};
@@ -30,10 +31,10 @@ pub struct Tune {
     /// The method
     #[arg(long, ignore_case = true, value_parser = METHODS.map(|method| method.about().name))]
     method: String,
-    /// Facts that will be edited at once
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-    facts: u64,
+    /// Facts that will be edited at once, or by rome and r-rome one upon the other [default: 20; of
+    /// these two 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    facts: Option<u64>,
     /// Text to collect statistics of keys from, a document a line, where the method needs them and
     /// --stats names none
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "stats")]
@@ -56,7 +57,9 @@ impl Tune {
             true => None,
             false => Some(Corpus::open(&self.corpus)?),
         };
-        let by = Tuning { facts: self.facts as usize, corpus, dir };
+        let one_by_one = methods::find(&self.method)?.batching() == Batching::OneByOne;
+        let facts = self.facts.unwrap_or(if one_by_one { 1 } else { 20 }) as usize;
+        let by = Tuning { facts, corpus, dir };
         let tuned = editor.tune(cases, &by)?;
         let text = escape::pretty_json(&Value::Object(tuned.hyperparameters.clone()));
         whole(&self.output, text.as_bytes())?;
@@ -65,8 +68,8 @@ impl Tune {
 
     /// Refuses, before the work, to write over what was read, or over what is no settings.
     fn check_output(&self) -> Result<()> {
-        let inputs: Vec<&Path> =
-            [&self.model].into_iter().chain(&self.data).chain(&self.corpus).map(|p| &**p).collect();
+        let inputs = [&self.model].into_iter().chain(&self.data).chain(&self.corpus);
+        let inputs: Vec<&Path> = inputs.chain(self.editing.inputs()).map(|p| &**p).collect();
         check_place(&self.output, &inputs)?;
         let settings = !self.output.exists() || HparamSet::read(&self.output).is_ok();
         check_replaced(&self.output, settings, "file of hyperparameters")
@@ -85,7 +88,7 @@ impl Tune {
         let [low, high] = reported.es_interval;
         terminal.line(format!("chosen: {}", tuned.why))?;
         terminal.line(format!(
-            "reported on {} other records, {} at once, each batch on the unedited model:",
+            "reported on {} other records, {} together, each batch on the unedited model:",
             trial.facts, trial.at_once
         ))?;
         terminal.line(format!(
@@ -103,9 +106,10 @@ impl Tune {
             gap.es, gap.ps, gap.ns_change, gap.score
         ))?;
         terminal.line(format!(
-            "{}; {} has table.json, trade-off.svg and report/report.html",
+            "{}; {} has table.json and trade-off.svg; {}",
             self.output.display(),
-            dir.display()
+            dir.display(),
+            reported.folder.join("report.html").display()
         ))
     }
 }

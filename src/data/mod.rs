@@ -34,4 +34,4 @@ pub use demonstrations::Demonstrations;
 pub use fact::{Continuation, Fact};
 pub use known::{KnownFact, known};
 pub use snippets::Snippets;
-pub use task::{Asked, TaskDocument};
+pub use task::{TaskDocument, TaskQuestion};

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! `delimiter` stands between context and choice, by default a space; `doc` is the document in the
-//! form in which it was published and `doc_hash` its hash, which go into samples. `tools/make_task.py` makes such files.
+//! form in which it was published and `doc_hash` its hash, which go into samples.
+//! `tools/make_task.py` makes such files.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -38,13 +40,13 @@ pub struct TaskDocument {
     /// The text before the answer.
     pub context: String,
     /// What is asked.
-    pub asked: Asked,
+    pub asked: TaskQuestion,
 }
 
 /// What is asked of a document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Asked {
+pub enum TaskQuestion {
     /// Which of some texts is likeliest after the context.
     Choices {
         /// The texts.
@@ -80,15 +82,26 @@ struct Record {
     max_tokens: Option<usize>,
 }
 
-/// The documents of a file: JSON Lines or a JSON array.
+/// The documents of files: JSON Lines or a JSON array each.
 ///
 /// # Errors
 ///
-/// A file that cannot be read or has none; a record that is no document.
-pub fn task(path: impl AsRef<Path>) -> Result<Vec<TaskDocument>> {
-    let path = path.as_ref();
+/// A file that cannot be read or has none; a record that is no document, or asks otherwise than the
+/// others of its task.
+pub fn tasks<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<Vec<TaskDocument>> {
+    let (mut documents, mut counts) = (Vec::new(), BTreeMap::new());
+    for file in files {
+        read(file.as_ref(), &mut documents, &mut counts)?;
+    }
+    Ok(documents)
+}
+
+/// Of each task, how many documents there are, and whether they have choices.
+type Counts = BTreeMap<String, (usize, bool)>;
+
+fn read(path: &Path, documents: &mut Vec<TaskDocument>, counts: &mut Counts) -> Result<()> {
+    let before = documents.len();
     let mut values = Values::new(path, Cow::Owned(read_file(path, MAX_BYTES)?))?;
-    let mut documents: Vec<TaskDocument> = Vec::new();
     while let Some((place, value)) = values.next()? {
         let value = value?;
         let wrong = |field: &str, what: &str| {
@@ -112,27 +125,32 @@ pub fn task(path: impl AsRef<Path>) -> Result<Vec<TaskDocument>> {
                 let gold = record.gold.filter(|&gold| gold < choices.len());
                 let gold = gold.ok_or_else(|| wrong("gold", "is no place among the choices"))?;
                 let delimiter = record.delimiter.unwrap_or_else(|| " ".to_owned());
-                Asked::Choices { choices, gold, delimiter }
+                TaskQuestion::Choices { choices, gold, delimiter }
             }
-            (None, Some(answer)) => Asked::Text {
+            (None, Some(answer)) => TaskQuestion::Text {
                 answer,
                 stops: record.stops,
                 max_tokens: record.max_tokens.unwrap_or(MAX_TOKENS),
             },
             _ => return Err(wrong("choices", "or an answer: one of the two is needed")),
         };
-        let of_task = documents.iter().filter(|other| other.task == record.task).count();
+        let choices = matches!(asked, TaskQuestion::Choices { .. });
+        let (of_task, kind) = counts.entry(record.task.clone()).or_insert((0, choices));
+        if *kind != choices {
+            return Err(wrong("choices", "differ from those of the task: all have them, or none"));
+        }
+        *of_task += 1;
         documents.push(TaskDocument {
             task: record.task,
-            place: of_task,
+            place: *of_task - 1,
             doc: record.doc.unwrap_or(value),
             doc_hash: record.doc_hash,
             context: record.context,
             asked,
         });
     }
-    match documents.is_empty() {
+    match documents.len() == before {
         true => Err(Error::input(path, "line 1", "holds no document", "write one a line")),
-        false => Ok(documents),
+        false => Ok(()),
     }
 }

@@ -51,7 +51,7 @@ pub struct Threshold {
     pub strain: Strain,
     /// So many facts by the method.
     pub facts: Option<u64>,
-    /// Only facts of patches of at most so many count.
+    /// Only facts that were edited at most so many at a time count.
     pub at_once: Option<u64>,
     /// ‖ΣΔ‖/‖W‖ of the matrix that moved furthest.
     pub ratio: Option<f64>,
@@ -137,7 +137,8 @@ impl CarriedEdits {
         let own = |row: &&Threshold| self.methods.contains_key(&row.method);
         let reached = |row: &&Threshold| {
             let counts = |patch: &&AppliedPatch| {
-                patch.method == row.method && row.at_once.is_none_or(|most| patch.facts <= most)
+                let at_once = patch.at_once.unwrap_or(patch.facts);
+                patch.method == row.method && row.at_once.is_none_or(|most| at_once <= most)
             };
             let facts =
                 patches.iter().filter(counts).fold(0u64, |n, patch| n.saturating_add(patch.facts));

@@ -30,7 +30,7 @@ use crate::eval::item::{Answer, Question};
 use crate::eval::results::{CaseResult, ChangeNorm, FactResult};
 use crate::eval::sheet::Sheet;
 use crate::eval::suite::Suite;
-use crate::eval::task::{self, TaskResult};
+use crate::eval::task::{TaskResult, TaskSheet};
 use crate::eval::words::{Compat, Words};
 use crate::model::LanguageModel;
 use crate::model::score::ROWS as LOGIT_ROWS;
@@ -80,6 +80,7 @@ pub struct Evaluation<'a> {
     cases: &'a [Case],
     model: Arc<dyn LanguageModel>,
     sheets: Vec<Sheet>,
+    tasks: TaskSheet<'a>,
     before: Vec<Vec<Answer>>,
     ends: Vec<u32>,
     work: Mutex<WorkDone>,
@@ -133,7 +134,8 @@ impl Editor {
         let sheet = |case: &Case| Sheet::new(case, &protocol.suites, &words);
         let sheets: Vec<Sheet> = cases.iter().map(sheet).collect::<Result<_>>()?;
         let ends = super::text_model::stop_tokens(&self.opened.dir)?;
-        let too_long: usize = sheets.iter().map(|sheet| sheet.too_long).sum();
+        let tasks = TaskSheet::new(&protocol.tasks, text.tokenizer(), words.positions)?;
+        let too_long = sheets.iter().map(|sheet| sheet.too_long).sum::<usize>() + tasks.too_long;
         if too_long > 0 {
             let left_out = counted(too_long as u64, "number");
             let what = format!("{left_out} left out: texts are longer than the model's context");
@@ -141,8 +143,9 @@ impl Editor {
         }
         self.remark_questions(&sheets, protocol.tokens);
         let (all, work) = (0..cases.len(), Mutex::default());
+        let (editor, before) = (self, vec![]);
         let mut evaluation =
-            Evaluation { editor: self, protocol, cases, model, sheets, before: vec![], ends, work };
+            Evaluation { editor, protocol, cases, model, sheets, tasks, before, ends, work };
         let model = evaluation.model.clone();
         evaluation.before = evaluation.answers(&*model, all)?;
         Ok(evaluation)
@@ -271,9 +274,8 @@ impl Evaluation<'_> {
 
     /// Whether all is there that is measured once all cases are edited.
     fn has_ended(&self, folder: &Folder) -> bool {
-        let Protocol { text, tasks, .. } = self.protocol;
-        (text.is_empty() || !folder.kept.documents.is_empty())
-            && (tasks.is_empty() || !folder.kept.tasks.is_empty())
+        (self.protocol.text.is_empty() || !folder.kept.documents.is_empty())
+            && folder.kept.tasks.len() >= self.tasks.len()
     }
 
     /// Measures how a model takes the text and the tasks, if there are any.
@@ -300,22 +302,26 @@ impl Evaluation<'_> {
     }
 
     fn answer_tasks(&self, model: &dyn LanguageModel) -> Result<Vec<TaskResult>> {
-        let (settings, tasks) = (&self.editor.settings, &self.protocol.tasks);
+        let (settings, tasks) = (&self.editor.settings, &self.tasks);
         let mut results = Vec::with_capacity(tasks.len());
-        for some in tasks.chunks(AT_A_TIME) {
-            settings.progress.at(Stage::Task, results.len() as u64, tasks.len() as u64);
+        for start in (0..tasks.len()).step_by(AT_A_TIME) {
+            settings.progress.at(Stage::Task, start as u64, tasks.len() as u64);
             if settings.progress.cancelled() {
-                return Err(Error::Interrupted { kept: KEPT.to_owned() });
+                let kept = "what was measured of records is in the results; tasks begin again";
+                return Err(Error::Interrupted { kept: kept.to_owned() });
             }
-            let of = |model| settings.run(|| task::answers(&self.respondent(model), some));
+            let some = start..tasks.len().min(start + AT_A_TIME);
+            let of = |model| settings.run(|| tasks.answers(&self.respondent(model), some.clone()));
             let before = of(&*self.model)?;
             let after = match self.protocol.mode {
                 Mode::Unedited => vec![None; some.len()],
-                _ => of(model)?,
+                _ => of(model)?.into_iter().map(Some).collect(),
             };
-            let answered = some.iter().cloned().zip(before).zip(after);
-            results.extend(answered.filter_map(|((document, before), after)| {
-                Some(TaskResult { document, before: before?, after })
+            let answered = tasks.documents(some.clone()).cloned().zip(before).zip(after);
+            results.extend(answered.map(|((document, before), after)| TaskResult {
+                document,
+                before,
+                after,
             }));
         }
         Ok(results)

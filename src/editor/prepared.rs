@@ -458,7 +458,7 @@ fn share_of(facts: &[TokenizedFact], share: Share) -> Vec<TokenizedFact> {
 
 /// What a patch says of the chat: the template's hash, what it puts around messages, and with which
 /// settings.
-fn chat_json(chat: &Chat) -> Result<Value> {
+pub(super) fn chat_json(chat: &Chat) -> Result<Value> {
     let Frame { head, tail } = chat.frame("message")?;
     let template = tensor_fingerprint(chat.template.as_bytes());
     let ChatSettings { system, variables } = &chat.settings;

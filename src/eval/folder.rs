@@ -7,7 +7,7 @@
 //! | `sessions.jsonl` | a [`Session`] a line: each call that added to them, and what it cost |
 //! | `text.jsonl` | a `DocumentResult` a line: what was measured on text once all was edited |
 //! | `tasks.jsonl` | a [`TaskResult`] a line: what was answered to tasks then |
-//! | `samples/edited/`, `samples/unedited/` | `samples_TASK_incise.jsonl`: the same with the keys of lm-evaluation-harness |
+//! | `samples/` | a folder a model, `samples_TASK_incise.jsonl`: with lm-evaluation-harness keys |
 //! | `summary.json` | what `run.json` has, and an [`Overview`] of the results |
 //! | `report.html` | the same as a page |
 
@@ -54,7 +54,8 @@ impl Folder {
             whole(&path, b"")?;
         }
         // A run that ended before its first result leaves nothing that another could be taken for.
-        let has_results = fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+        let holds = |name| fs::metadata(dir.join(name)).is_ok_and(|file| file.len() > 0);
+        let has_results = [RESULTS, TEXT, TASKS].into_iter().any(holds);
         let of_run = dir.join(RUN);
         match has_results && of_run.exists() {
             true => same_run(&of_run, &read_json(&of_run)?, &run)?,

@@ -13,6 +13,7 @@
 //! Source: EleutherAI/lm-evaluation-harness 0.4.13.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use super::interval::{self, Column, TWO_SIDED, bootstrap, change, of_shares};
 use super::item::{Answer, Continuing, Question};
 use super::results::Summary;
 use crate::base::{Error, Result};
-use crate::data::{Asked, TaskDocument};
+use crate::data::{TaskDocument, TaskQuestion};
 use crate::model::completion::Completion;
 use crate::text::Tokenizer;
 
@@ -70,30 +71,62 @@ const OF_TEXT: [TaskMetric; 1] = [TaskMetric {
     definition: "greedy decoding says the answer up to a stop, blanks around it aside",
 }];
 
-/// A model's answers to documents, in their order. Documents longer than its context have none.
-///
-/// # Errors
-///
-/// A text that the tokenizer fails on; a device out of memory.
-pub fn answers(by: &Respondent, documents: &[TaskDocument]) -> Result<Vec<Option<TaskAnswer>>> {
-    let asked: Vec<Vec<Question>> =
-        documents.iter().map(|doc| questions(by.tokenizer, doc)).collect::<Result<_>>()?;
-    let positions = by.model.arch().max_positions;
-    let fits = |questions: &&Vec<Question>| questions.iter().all(|q| q.positions() <= positions);
-    let fitting: Vec<&[Question]> = asked.iter().filter(fits).map(Vec::as_slice).collect();
-    let mut found = by.answers(&fitting)?.into_iter();
-    let answer = |questions: &Vec<Question>| {
-        let own = if fits(&questions) { found.next() } else { None };
-        own.map(|answers| told(&answers))
-    };
-    Ok(asked.iter().map(answer).collect())
+/// What documents ask.
+pub struct TaskSheet<'a> {
+    asked: Vec<(&'a TaskDocument, Vec<Question>)>,
+    /// Documents that are left out, because a text is longer than the model's context.
+    pub too_long: usize,
+}
+
+impl<'a> TaskSheet<'a> {
+    /// Of documents, for a model of so many positions.
+    ///
+    /// # Errors
+    ///
+    /// A text that the tokenizer fails on; a choice that has no tokens.
+    pub fn new(
+        documents: &'a [TaskDocument],
+        tokenizer: &Tokenizer,
+        positions: usize,
+    ) -> Result<TaskSheet<'a>> {
+        let ask = |document| Ok((document, questions(tokenizer, document)?));
+        let mut asked = documents.iter().map(ask).collect::<Result<Vec<_>>>()?;
+        asked.retain(|(_, questions)| questions.iter().all(|q| q.positions() <= positions));
+        Ok(TaskSheet { too_long: documents.len() - asked.len(), asked })
+    }
+
+    /// How many documents it asks about.
+    pub fn len(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Whether it asks nothing.
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// Some of the documents.
+    pub fn documents(&self, some: Range<usize>) -> impl Iterator<Item = &'a TaskDocument> {
+        self.asked[some].iter().map(|(document, _)| *document)
+    }
+
+    /// A model's answers to some of them.
+    ///
+    /// # Errors
+    ///
+    /// A device out of memory; a text that the tokenizer cannot decode.
+    pub fn answers(&self, by: &Respondent, some: Range<usize>) -> Result<Vec<TaskAnswer>> {
+        let asked: Vec<&[Question]> =
+            self.asked[some].iter().map(|(_, questions)| &questions[..]).collect();
+        Ok(by.answers(&asked)?.iter().map(|answers| told(answers)).collect())
+    }
 }
 
 fn questions(tokenizer: &Tokenizer, document: &TaskDocument) -> Result<Vec<Question>> {
     let context = document.context.trim_end();
     let blanks = &document.context[context.len()..];
     match &document.asked {
-        Asked::Choices { choices, delimiter, .. } => {
+        TaskQuestion::Choices { choices, delimiter, .. } => {
             let start = tokenizer.encode(context)?.len();
             let question = |choice: &String| {
                 let read = tokenizer.encode(&format!("{context}{blanks}{delimiter}{choice}"))?;
@@ -108,7 +141,7 @@ fn questions(tokenizer: &Tokenizer, document: &TaskDocument) -> Result<Vec<Quest
             };
             choices.iter().map(question).collect()
         }
-        Asked::Text { stops, max_tokens, .. } => {
+        TaskQuestion::Text { stops, max_tokens, .. } => {
             let ids = tokenizer.encode(&document.context)?;
             let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
             Ok(vec![Question::Says(Continuing::greedy(ids, *max_tokens, &stops))])
@@ -132,8 +165,8 @@ fn told(answers: &[Answer]) -> TaskAnswer {
 impl TaskResult {
     fn metrics(&self) -> &'static [TaskMetric] {
         match self.document.asked {
-            Asked::Choices { .. } => &OF_CHOICES,
-            Asked::Text { .. } => &OF_TEXT,
+            TaskQuestion::Choices { .. } => &OF_CHOICES,
+            TaskQuestion::Text { .. } => &OF_TEXT,
         }
     }
 
@@ -141,7 +174,7 @@ impl TaskResult {
     pub fn values(&self, answer: &TaskAnswer) -> Vec<f64> {
         let share = |yes: bool| f64::from(u8::from(yes));
         match (&self.document.asked, answer) {
-            (Asked::Choices { choices, gold, .. }, TaskAnswer::Choices(lls)) => {
+            (TaskQuestion::Choices { choices, gold, .. }, TaskAnswer::Choices(lls)) => {
                 let best = |length: &dyn Fn(&str) -> usize| {
                     let over =
                         |(choice, (ll, _)): (&String, &(f64, bool))| ll / length(choice) as f64;
@@ -152,7 +185,7 @@ impl TaskResult {
                 };
                 vec![best(&|_| 1), best(&|choice| choice.chars().count()), best(&str::len)]
             }
-            (Asked::Text { answer, .. }, TaskAnswer::Text(text)) => {
+            (TaskQuestion::Text { answer, .. }, TaskAnswer::Text(text)) => {
                 vec![share(answer.trim() == text.trim())]
             }
             other => panic!("an answer to another question: {other:?}"),
@@ -163,12 +196,12 @@ impl TaskResult {
     pub fn sample(&self, answer: &TaskAnswer) -> Value {
         let TaskDocument { context, doc, doc_hash, place, .. } = &self.document;
         let (target, arguments): (String, Vec<[Value; 2]>) = match &self.document.asked {
-            Asked::Choices { choices, gold, delimiter } => {
+            TaskQuestion::Choices { choices, gold, delimiter } => {
                 let pair =
                     |choice: &String| [json!(context), json!(format!("{delimiter}{choice}"))];
                 (gold.to_string(), choices.iter().map(pair).collect())
             }
-            Asked::Text { answer, stops, max_tokens } => {
+            TaskQuestion::Text { answer, stops, max_tokens } => {
                 let how = json!({"until": stops, "max_gen_toks": max_tokens, "do_sample": false});
                 (answer.clone(), vec![[json!(context), how]])
             }

@@ -179,14 +179,16 @@ fn solve_dual(prior: &Prior, epsilon: f64, k: &Mat<f64>, solver: Solver) -> Opti
 /// KᵀX = S(S + I)⁻¹   with S = Kᵀ(εM)⁻¹K, so that 1/(1 + s) is the largest eigenvalue of I − KᵀX
 /// ```
 ///
-/// For more than 64 keys a bound from above, close to it.
-pub fn smallest_s(k: &Mat<f64>, x: &Mat<f64>) -> f64 {
+/// For more than 64 keys a bound from above, close to it. Where all is met but for rounding, s is
+/// what rounding leaves; `None` where X is not finite.
+pub fn smallest_s(k: &Mat<f64>, x: &Mat<f64>) -> Option<f64> {
     let missed = eigen::largest(k.ncols(), |v| {
         let v = ColRef::from_slice(v);
         let w = v - k.transpose() * (x * v);
         w.iter().copied().collect()
     });
-    (1.0 / missed - 1.0).max(0.0)
+    let least = k.ncols() as f64 * f64::EPSILON;
+    missed.is_finite().then(|| 1.0 / missed.clamp(least, 1.0) - 1.0)
 }
 
 /// The lower triangle of A (F, F) += KKᵀ.

@@ -60,6 +60,9 @@ pub struct AppliedPatch {
     pub method: String,
     /// How many facts it changes.
     pub facts: u64,
+    /// How many of them were edited at a time, where that is not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<u64>,
     /// ‖ΣΔ‖ of the tensors it changes: all that was added to W₀ up to this patch. `None` where the
     /// weights have no finite norm.
     pub change: Option<f64>,

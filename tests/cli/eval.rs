@@ -114,7 +114,8 @@ fn tasks_are_answered_before_and_after() {
     let s = Session::new("gpt2");
     let (model, file, out) = (s.at("model"), records(&s), s.at("with-task"));
     let [task, text] = ["task.jsonl", "text.txt"].map(|name| s.at(name));
-    let choices = value!({"task": "towns", "context": "Big Ben is in", "choices": ["Rome", "England"], "gold": 0});
+    let choices = value!({"task": "towns", "context": "Big Ben is in", 
+        "choices": ["Rome", "England"], "gold": 0});
     let says =
         value!({"task": "says", "context": "Big Ben is in", "answer": "Rome", "max_tokens": 3});
     fs::write(&task, format!("{choices}\n{says}\n")).unwrap();

@@ -45,11 +45,12 @@ fn settings_are_chosen_reported_and_read_by_edit() {
     );
     assert_eq!(told["reported"]["facts"], 14);
     assert!(told["chosen"]["es"].as_f64().unwrap() >= 50.0, "{told}");
-    for name in ["trade-off.svg", "report/report.html", "report/summary.json"] {
+    for name in ["trade-off.svg", "table.json"] {
         assert!(Path::new(&format!("{output}.tune/{name}")).exists(), "{name}");
     }
     // The report is an evaluation like any other.
-    let summary = read(&format!("{output}.tune/report/summary.json"));
+    let folder = told["reported"]["folder"].as_str().unwrap();
+    let summary = read(&format!("{folder}/summary.json"));
     assert_eq!(summary["metrics"]["counterfact.es"]["mean"], told["reported"]["es"]);
 
     // Called again, it finds what was measured.

@@ -21,6 +21,7 @@ fn applied(method: &str, facts: u64, norms: &[(&str, f64, f64)], anew: bool) -> 
         hash: String::new(),
         method: method.into(),
         facts,
+        at_once: None,
         change: None,
         weight: None,
         tensors: tensors.collect(),
@@ -85,6 +86,9 @@ fn the_worst_threshold_that_is_reached_counts() {
     assert_eq!(of(vec![memit(1, 0.5)]), (Some(Strain::Broken), "C".into()));
     assert_eq!(of(vec![memit(1, 0.1); 20]), (Some(Strain::Broken), "A".into()));
     assert_eq!(of(vec![memit(2, 0.1); 10]), (Some(Strain::Light), String::new()));
+    // A patch of many facts may be of single ones, one upon the other.
+    let sequential = AppliedPatch { at_once: Some(1), ..memit(20, 0.1) };
+    assert_eq!(of(vec![sequential]), (Some(Strain::Broken), "A".into()));
     // Of another method nothing is known, but what is known to be too much is.
     let other = || applied("emmet", 1, &[], false);
     assert_eq!(of(vec![other(), memit(1, 0.1)]), (None, String::new()));

@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use incise::data::task::task;
-use incise::data::{Asked, TaskDocument};
+use incise::data::task::tasks;
+use incise::data::{TaskDocument, TaskQuestion};
 use incise::eval::task::{TaskAnswer, TaskResult, summarise};
 use serde_json::json;
 
@@ -15,7 +15,7 @@ fn choices(gold: usize) -> TaskDocument {
         doc: json!({"q": "Who purrs?"}),
         doc_hash: None,
         context: "Who purrs?".to_owned(),
-        asked: Asked::Choices {
+        asked: TaskQuestion::Choices {
             choices: ["a dog", "cät", "a cat!"].map(str::to_owned).to_vec(),
             gold,
             delimiter: " ".to_owned(),
@@ -66,7 +66,11 @@ fn samples_have_the_harness_keys() {
     assert_eq!(sample["target_hash"], hash);
 
     let text = TaskDocument {
-        asked: Asked::Text { answer: " cat".into(), stops: vec!["\n".into()], max_tokens: 4 },
+        asked: TaskQuestion::Text {
+            answer: " cat".into(),
+            stops: vec!["\n".into()],
+            max_tokens: 4,
+        },
         ..choices(0)
     };
     let said = TaskAnswer::Text("cat ".to_owned());
@@ -112,11 +116,15 @@ fn documents_that_cannot_be_used_are_named() {
         (json!({"task": "t"}), "missing field `context`"),
     ] {
         fs::write(&file, format!("{good}\n{record}\n")).unwrap();
-        let error = task(&file).unwrap_err().to_string();
+        let error = tasks([&file]).unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains(want), "{error}");
     }
     fs::write(&file, "").unwrap();
-    assert!(task(&file).unwrap_err().to_string().contains("holds no document"));
+    assert!(tasks([&file]).unwrap_err().to_string().contains("holds no document"));
     fs::write(&file, format!("{good}\n{good}\n")).unwrap();
-    assert_eq!(task(&file).unwrap()[1].place, 1);
+    assert_eq!(tasks([&file, &file]).unwrap()[3].place, 3);
+    let says = json!({"task": "t", "context": "c", "answer": "a"});
+    fs::write(&file, format!("{good}\n{says}\n")).unwrap();
+    let error = tasks([&file]).unwrap_err().to_string();
+    assert!(error.contains("differ from those of the task"), "{error}");
 }

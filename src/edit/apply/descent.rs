@@ -62,6 +62,7 @@ impl<'a> Descent<'a> {
             hash: hash.hex(),
             method: patch.metadata.method.clone(),
             facts: patch.metadata.facts,
+            at_once: patch.metadata.notes["sequential"].as_u64(),
             change: norm(sums.wanted),
             weight: norm(sums.weight),
             tensors: tensors.collect(),

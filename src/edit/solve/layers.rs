@@ -140,7 +140,7 @@ impl Spread<'_> {
                     let solve = |solver: Solver| form.change(layer, &k, &r, solver);
                     let (change, ridge) = with_solver(&model.compute, solve)?;
                     let s = match &change {
-                        Solution::Right(x) => Some(smallest_s(&k, x)),
+                        Solution::Right(x) => smallest_s(&k, x),
                         Solution::Whole(_) => None,
                     };
                     let solved = SolvedLayer { delta: pack(&change, &r), ridge, s };

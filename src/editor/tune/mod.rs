@@ -9,7 +9,7 @@
 //! report      the chosen point on the cases that had no part in it
 //! ```
 //!
-//! Facts are edited at most N at a time, each batch on the unedited model, for λ depends on N. A new
+//! Facts are edited at most N at a time, each batch on the unedited model: λ depends on N. A new
 //! λ needs no new search: values are kept. λ is not searched for blindly either: s falls with it in
 //! proportion, so one trial says which λ gives an s from 4 (little is missed) down to 0.5 (most is;
 //! methods.md 2.6). What was measured is kept, and a run that was cut off goes on.
@@ -19,40 +19,41 @@ mod report;
 mod search;
 pub mod space;
 pub mod split;
+mod table;
+mod tuning;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use serde_json::{Value, json};
 
 use crate::base::{Error, Progress, Result, Stage};
-use crate::data::{Case, Contexts, Corpus};
+use crate::data::{Case, Contexts};
 use crate::edit::contexts;
 use crate::edit::method::Method;
 use crate::editor::Editor;
 use crate::editor::evaluation::DRAWN;
+use crate::editor::prepared::chat_json;
+use crate::editor::settings::Settings;
+use crate::model::SearchPrecision;
+use crate::model::lineage::weights_name;
 use crate::stats::file::write_all;
 use crate::stats::{Collect, Input, LayerInput, Moment, Origin, collect};
 
-pub use point::{Point, Trial};
+pub use point::{Point, TuneTrial};
 pub use report::{Reported, Tuned};
 use search::Trials;
 use space::Space;
 use split::Split;
+pub use tuning::Tuning;
 
 /// Tokens of statistics for each neuron of an MLP.
 const TOKENS_A_NEURON: u64 = 20;
 /// Of a sequence.
 const CONTEXT_LENGTH: usize = 512;
-
-/// What is tuned for, and from what.
-pub struct Tuning {
-    /// N: facts that are edited at once.
-    pub facts: usize,
-    /// Text for statistics, where the editor names none and the method needs them.
-    pub corpus: Option<Corpus>,
-    /// Folder of what is found: trials, values, statistics, the table, the curve, the report.
-    pub dir: PathBuf,
-}
 
 impl Editor {
     /// Chooses settings of the editor's method by some cases, and reports on others what they do.
@@ -65,6 +66,10 @@ impl Editor {
     pub fn tune(&self, cases: Vec<Case>, by: &Tuning) -> Result<Tuned> {
         let method = self.settings.chosen()?;
         let space = Space::of(method)?;
+        if self.settings.hparams.is_some() {
+            let what = "a file of hyperparameters is given, which are what is looked for";
+            return Err(Error::refused(what, "set those that are to stay, one by one"));
+        }
         let split = Split::new(cases, self.settings.seed)?;
         self.settings.progress.remark(&format!(
             "{} records choose, {} report; the split is {}",
@@ -72,9 +77,18 @@ impl Editor {
             split.report.len(),
             split.hash
         ));
+        if by.facts > split.choose.len() {
+            self.settings.progress.warn(&format!(
+                "settings are chosen for {} facts at a time, not {}: so many records choose",
+                split.choose.len(),
+                by.facts
+            ));
+        }
         fs::create_dir_all(&by.dir).map_err(|e| Error::io(&by.dir, "create", e))?;
         let places = self.places(space);
         let mut editor = self.clone().cache(by.dir.join("kept"));
+        // What the method refuses of the model is said before anything is collected.
+        editor.at(&places[0])?.prepare(&split.choose[0].facts)?;
         if space.statistics && editor.settings.statistics.is_none() {
             editor.settings.statistics = Some(self.gather(&places, by)?);
         }
@@ -82,11 +96,20 @@ impl Editor {
             editor.settings.contexts = Some((DRAWN.into(), self.draw(method)?));
         }
         let mut quiet = editor.clone();
-        quiet.settings.progress = Arc::new(Busy(self.settings.progress.clone()));
-        let trials = Trials { editor: &quiet, space, split: &split, by, told: self };
+        quiet.settings.progress = Arc::new(Busy(self.settings.progress.clone(), Mutex::default()));
+        let made_of = editor.made_of(by)?;
+        let trials = Trials { editor: &quiet, space, split: &split, by, made_of, told: self };
         let tried = trials.search(places)?;
         let chosen = tried.chosen(space)?;
-        report::report(&quiet, (&split, by), &tried, (chosen, space))
+        report::report(&quiet, (&split, by), &tried, (chosen, space), &trials.made_of)
+    }
+
+    /// With the settings of a point.
+    fn at(&self, point: &Point) -> Result<Editor> {
+        let set = |editor: Editor, (name, value): (&String, &Value)| {
+            editor.set_from(name, value.clone(), "tuning")
+        };
+        point.0.iter().try_fold(self.clone(), set)
     }
 
     /// Where to begin: what the user set is not varied.
@@ -99,6 +122,23 @@ impl Editor {
         }
         places.dedup();
         places
+    }
+
+    /// What results depend on beside the point: a trial of another is none of this run.
+    fn made_of(&self, by: &Tuning) -> Result<Value> {
+        let Settings { contexts, chat, no_space, seed, statistics, .. } = &self.settings;
+        let statistics = match &by.corpus {
+            Some(corpus) => json!(corpus.hash()?),
+            None => json!(statistics.as_deref().map(listing).transpose()?),
+        };
+        Ok(json!({
+            "program": env!("CARGO_PKG_VERSION"), "model": weights_name(&self.opened.checkpoint)?,
+            "method": self.settings.chosen()?.about().name, "seed": seed,
+            "contexts": contexts.as_ref().map(|(_, contexts)| contexts.to_json()),
+            "statistics": statistics, "no_space": no_space,
+            "chat": chat.as_deref().map(chat_json).transpose()?,
+            "fast": self.opened.model.search_precision == SearchPrecision::Fast,
+        }))
     }
 
     fn draw(&self, method: &dyn Method) -> Result<Contexts> {
@@ -143,12 +183,27 @@ impl Editor {
     }
 }
 
+/// The files of a folder with their sizes and times: another listing is another folder.
+fn listing(dir: &Path) -> Result<Vec<String>> {
+    let failed = |e| Error::io(dir, "read", e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let file = entry.metadata().map_err(failed)?;
+        let modified = file.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let at = modified.map_or(0, |at| at.as_nanos());
+        files.push(format!("{} {} {at}", entry.file_name().display(), file.len()));
+    }
+    files.sort();
+    Ok(files)
+}
+
 fn is_there(dir: &Path, layer: usize, origin: &Origin, inner: usize) -> bool {
     Moment::read(dir, layer, inner, &origin.model).is_ok_and(|moment| moment.origin == *origin)
 }
 
-/// Says how trials go, and not what each edit remarks or warns of.
-struct Busy(Arc<dyn Progress + Send + Sync>);
+/// Says how trials go, and what edits warn of once; nothing of what each remarks.
+struct Busy(Arc<dyn Progress + Send + Sync>, Mutex<BTreeSet<String>>);
 
 impl Progress for Busy {
     fn at(&self, stage: Stage, done: u64, total: u64) {
@@ -157,7 +212,12 @@ impl Progress for Busy {
 
     fn remark(&self, _: &str) {}
 
-    fn warn(&self, _: &str) {}
+    fn warn(&self, sentence: &str) {
+        let mut said = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(sentence.to_owned()) {
+            self.0.warn(sentence);
+        }
+    }
 
     fn cancelled(&self) -> bool {
         self.0.cancelled()

@@ -42,15 +42,17 @@ impl Point {
 
 /// What a point did for some facts, in percent; all against the same records unedited.
 #[derive(Clone, Debug, Serialize)]
-pub struct Trial {
+pub struct TuneTrial {
     /// The settings.
     pub point: Point,
     /// Facts.
     pub facts: usize,
-    /// Of which so many were edited at once.
+    /// Of which so many were edited together: at once, or by rome and r-rome one upon the other.
     pub at_once: usize,
     /// Efficacy.
     pub es: f64,
+    /// Efficacy unedited.
+    pub es_before: f64,
     /// Paraphrases.
     pub ps: f64,
     /// Neighbourhood.
@@ -72,9 +74,9 @@ const ENOUGH: [f64; 2] = [97.5, 95.0];
 /// What a point that neighbourhood lost counts, beside one that the others lack.
 const NEIGHBOURS: f64 = 2.0;
 
-impl Trial {
+impl TuneTrial {
     /// Of results; none where they lack one of the metrics.
-    pub fn new(point: Point, at_once: usize, results: &[&CaseResult]) -> Option<Trial> {
+    pub fn new(point: Point, at_once: usize, results: &[&CaseResult]) -> Option<TuneTrial> {
         let all = measures(results);
         let find = |name: &str| all.iter().find(|measure| measure.name == name);
         let after = |measure: &Measure| measure.mean(&measure.after);
@@ -82,11 +84,12 @@ impl Trial {
         let ns = find("counterfact.ns")?;
         let facts = || results.iter().flat_map(|result| &result.facts);
         let changes = results.iter().flat_map(|result| &result.changes);
-        Some(Trial {
+        Some(TuneTrial {
             point,
             facts: results.len(),
             at_once,
             es: of("counterfact.es")?,
+            es_before: find("counterfact.es").and_then(|es| es.mean(&es.before))?,
             ps: of("counterfact.ps")?,
             ns: after(ns)?,
             score: of("counterfact.score")?,
@@ -127,6 +130,6 @@ impl Trial {
 }
 
 /// The best first; of equals the one with the higher score.
-pub fn sort(trials: &mut [Trial]) {
+pub fn sort(trials: &mut [TuneTrial]) {
     trials.sort_by(|a, b| a.cost().total_cmp(&b.cost()).then(b.score.total_cmp(&a.score)));
 }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::point::{Point, Trial, sort};
+use super::point::{Point, TuneTrial, sort};
 use super::space::Space;
 use super::split::Split;
-use super::{Tuning, report};
+use super::table;
+use super::tuning::Tuning;
 use crate::base::units::counted;
 use crate::base::{Error, Result};
 use crate::editor::Editor;
@@ -44,12 +45,14 @@ pub struct Trials<'a> {
     pub split: &'a Split,
     /// What for.
     pub by: &'a Tuning,
+    /// What results depend on beside split and point.
+    pub made_of: Value,
     /// Who is told what trials did.
     pub told: &'a Editor,
 }
 
 /// Everything that was tried, in order.
-pub struct Tried(pub Vec<Trial>);
+pub struct Tried(pub Vec<TuneTrial>);
 
 impl Trials<'_> {
     /// Tries points, ever fewer of them with ever more facts.
@@ -68,11 +71,9 @@ impl Trials<'_> {
         for point in places {
             run.with_several(&point, first, &COARSE)?;
         }
-        let best = run.leaders(first, 1).remove(0);
-        for variant in self.space.variants {
-            let point = best.point.with(variant);
-            if self.may_vary(variant) {
-                run.with_several(&point, first, &COARSE)?;
+        if let Some(best) = run.leaders(first, 1).pop() {
+            for variant in self.space.variants.iter().filter(|variant| self.may_vary(variant)) {
+                run.with_several(&best.point.with(variant), first, &COARSE)?;
             }
         }
         let mut reached = first;
@@ -100,12 +101,6 @@ impl Trials<'_> {
         let set = &self.editor.settings.set;
         variant.iter().all(|(name, _)| !set.iter().any(|(own, ..)| own == name))
     }
-
-    /// The settings in which points differ, in the order in which they are said.
-    pub fn names(space: &Space) -> Vec<&'static str> {
-        let start = space.start.iter().map(|&(name, _)| name);
-        ["layers"].into_iter().chain(start).collect()
-    }
 }
 
 impl Tried {
@@ -114,17 +109,17 @@ impl Tried {
     /// # Errors
     ///
     /// It does not work.
-    pub fn chosen(&self, space: &Space) -> Result<Trial> {
+    pub fn chosen(&self, space: &Space) -> Result<TuneTrial> {
         let most = self.0.iter().map(|trial| trial.facts).max().unwrap_or(0);
-        let best = of(&self.0, most).into_iter().next();
-        let best = best.ok_or_else(|| Error::refused("nothing was tried", "report this"))?;
-        if best.es < WORKS {
-            let words = best.words(&Trials::names(space));
-            let what = format!("nothing that was tried works; the best was {words}");
-            let remedy = "try another method, or set layers or rates of your own";
-            return Err(Error::refused(what, remedy));
+        let tried = of(&self.0, most);
+        let works = |trial: &&TuneTrial| trial.es >= WORKS && trial.es > trial.es_before;
+        if let Some(best) = tried.iter().find(works) {
+            return Ok(best.clone());
         }
-        Ok(best)
+        let best = tried.first().map(|best| best.words(&space.names()));
+        let best = best.map_or(String::new(), |words| format!("; the best was {words}"));
+        let remedy = "try another method, or set layers or rates of your own";
+        Err(Error::refused(format!("nothing that was tried works{best}"), remedy))
     }
 }
 
@@ -143,8 +138,8 @@ pub(super) fn protocol(mode: Mode) -> Protocol {
 }
 
 /// Trials of so many facts, the best first.
-fn of(tried: &[Trial], facts: usize) -> Vec<Trial> {
-    let mut own: Vec<Trial> = tried.iter().filter(|t| t.facts == facts).cloned().collect();
+fn of(tried: &[TuneTrial], facts: usize) -> Vec<TuneTrial> {
+    let mut own: Vec<TuneTrial> = tried.iter().filter(|t| t.facts == facts).cloned().collect();
     sort(&mut own);
     own
 }
@@ -152,24 +147,26 @@ fn of(tried: &[Trial], facts: usize) -> Vec<Trial> {
 struct Running<'a> {
     on: &'a Trials<'a>,
     evaluation: Evaluation<'a>,
-    tried: Vec<Trial>,
+    tried: Vec<TuneTrial>,
 }
 
 impl Running<'_> {
-    fn of(&self, facts: usize) -> Vec<Trial> {
+    fn of(&self, facts: usize) -> Vec<TuneTrial> {
         of(&self.tried, facts)
     }
 
     /// Whether two differ by the free setting alone, or not in what they did: a clamp that no value
     /// reaches is none.
-    fn alike(&self, a: &Trial, b: &Trial) -> bool {
+    fn alike(&self, a: &TuneTrial, b: &TuneTrial) -> bool {
         let free = self.on.space.free;
-        a.point.without(free) == b.point.without(free) || a.numbers() == b.numbers()
+        let layers = |trial: &TuneTrial| trial.point.0.get("layers").cloned();
+        a.point.without(free) == b.point.without(free)
+            || (layers(a) == layers(b) && a.numbers() == b.numbers())
     }
 
     /// The best trial of each of the best value settings, of so many facts.
-    fn leaders(&self, facts: usize, keep: usize) -> Vec<Trial> {
-        let mut leaders: Vec<Trial> = Vec::new();
+    fn leaders(&self, facts: usize, keep: usize) -> Vec<TuneTrial> {
+        let mut leaders: Vec<TuneTrial> = Vec::new();
         for trial in self.of(facts) {
             if !leaders.iter().any(|leader| self.alike(leader, &trial)) {
                 leaders.push(trial);
@@ -181,12 +178,12 @@ impl Running<'_> {
 
     /// Tries a point, and others of the free setting that s says should give what is aimed at.
     fn with_several(&mut self, point: &Point, facts: usize, aims: &[f64]) -> Result<()> {
-        let first = self.trial(point, facts)?;
+        let Some(first) = self.trial(point, facts)? else { return Ok(()) };
         let Some(free) = self.on.space.free.filter(|&name| self.on.may_vary(&[(name, 0.0)])) else {
             return Ok(());
         };
         let lambda = point.0[free].as_f64().unwrap_or(1.0);
-        let s = first.s.filter(|&s| s > 0.0).unwrap_or(1.0);
+        let s = first.s.filter(|&s| s > 0.0 && s.is_finite()).unwrap_or(1.0);
         let mut tried = vec![lambda];
         for aim in aims {
             let next = two_digits(lambda * s / aim);
@@ -199,36 +196,38 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Edits the first `facts` cases at a point, and measures them.
-    fn trial(&mut self, point: &Point, facts: usize) -> Result<Trial> {
-        let Trials { editor, space, split, by, told } = self.on;
+    /// Edits the first `facts` cases at a point, and measures them; nothing where that fails.
+    fn trial(&mut self, point: &Point, facts: usize) -> Result<Option<TuneTrial>> {
+        let Trials { editor, space, split, by, made_of, told } = self.on;
         let at_once = by.facts.clamp(1, facts);
         let run = json!({
-            "program": env!("CARGO_PKG_VERSION"), "model_fingerprint": editor.fingerprint(),
-            "split": split.hash, "method": editor.settings.chosen()?.about().name,
-            "point": point, "seed": editor.settings.seed,
+            "split": split.hash, "point": point, "at_once": at_once, "made_of": made_of,
         });
         let name = tensor_fingerprint(run.to_string().as_bytes());
         let dir: PathBuf = by.dir.join("trials").join(&name[..16]);
         let mut folder = Folder::open(&dir, run)?;
-        let set = |editor: Editor, (name, value): (&String, &Value)| {
-            editor.set_from(name, value.clone(), "tuning")
-        };
-        let tried = point.0.iter().try_fold((*editor).clone(), set)?;
-        self.evaluation.trial(tried, facts, at_once, &mut folder)?;
+        match self.evaluation.trial(editor.at(point)?, facts, at_once, &mut folder) {
+            // Others may work: systems that cannot be solved, NaN, no directions left.
+            Err(e @ (Error::Numeric { .. } | Error::Refused { .. })) => {
+                let words = point.words(&space.names());
+                told.settings.progress.warn(&format!("{words}: left out: {e}"));
+                return Ok(None);
+            }
+            done => done?,
+        }
         let round = |place: usize| at_once.min(facts - place / at_once * at_once);
         let own =
             |result: &&CaseResult| result.place < facts && result.edited == round(result.place);
         let results: Vec<_> = folder.kept.results.iter().filter(own).collect();
-        let trial = Trial::new(point.clone(), at_once, &results).ok_or_else(|| {
+        let trial = TuneTrial::new(point.clone(), at_once, &results).ok_or_else(|| {
             Error::input(&dir, "results", "lacks metrics of this run", "remove the folder")
         })?;
-        let words = trial.words(&Trials::names(space));
+        let words = trial.words(&space.names());
         let sentence = format!("{}, {at_once} at once: {words}", counted(facts as u64, "fact"));
         told.settings.progress.remark(&sentence);
         self.tried.push(trial.clone());
-        report::write_table(by, split, &self.tried, None)?;
-        Ok(trial)
+        table::write(by, split, &self.tried, None)?;
+        Ok(Some(trial))
     }
 }
 

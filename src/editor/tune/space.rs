@@ -136,4 +136,10 @@ impl Space {
         };
         starts.iter().map(place).collect()
     }
+
+    /// The settings in which points differ, in the order in which they are said.
+    pub fn names(&self) -> Vec<&'static str> {
+        let start = self.start.iter().map(|&(name, _)| name);
+        ["layers"].into_iter().chain(start).collect()
+    }
 }

@@ -72,7 +72,11 @@ impl Split {
         let mut hash = Fingerprint::default();
         for side in [&choose, &report] {
             hash.field(&(side.len() as u64).to_le_bytes());
-            side.iter().for_each(|case| hash.field(order(case, seed).as_bytes()));
+            for case in side {
+                hash.field(order(case, seed).as_bytes());
+                hash.field(case.facts[0].target_true.as_deref().unwrap_or_default().as_bytes());
+                case.probes.iter().for_each(|probe| hash.field(probe.prompt.as_bytes()));
+            }
         }
         Ok(Split { choose, report, hash: hash.hex() })
     }

@@ -7,7 +7,7 @@ use crate::base::{Error, Result};
 
 const SIZE: (u32, u32) = (560, 420);
 /// Pixels beside the axes, for their numbers.
-const BESIDE: u32 = 46;
+const BESIDE: u32 = 58;
 
 /// A point.
 pub struct Mark {
@@ -19,7 +19,7 @@ pub struct Mark {
     pub ringed: bool,
 }
 
-/// Draws marks between 0 and 100 upwards; axes are titled.
+/// Draws marks of percents upwards; axes are titled.
 ///
 /// # Errors
 ///
@@ -36,13 +36,16 @@ pub fn scatter(titles: [&str; 2], marks: &[Mark]) -> Result<String> {
 
 fn draw(canvas: &Canvas, [x, y]: [&str; 2], marks: &[Mark]) -> Drawn {
     canvas.fill(&PAPER)?;
-    let least = marks.iter().map(|mark| mark.at[0]).fold(0.0, f64::min);
-    let most = marks.iter().map(|mark| mark.at[0]).fold(0.0, f64::max);
+    let ends = |i: usize, from: f64| {
+        let along = || marks.iter().map(|mark| mark.at[i]);
+        [along().fold(from, f64::min), along().fold(from, f64::max)]
+    };
+    let ([least, most], [lowest, _]) = (ends(0, 0.0), ends(1, 100.0));
     let mut chart = ChartBuilder::on(canvas)
         .margin(MARGIN)
         .x_label_area_size(BESIDE)
         .y_label_area_size(BESIDE)
-        .build_cartesian_2d(least - 1.0..most + 1.0, 0.0..103.0)?;
+        .build_cartesian_2d(least - 1.0..most + 1.0, lowest - 3.0..103.0)?;
     let font = ("sans-serif", 14).into_font().color(&INK);
     chart
         .configure_mesh()

@@ -25,7 +25,7 @@ static ENTROPY: Metric = Metric {
 static CONSISTENCY: Metric = Metric {
     name: "fluency.consistency",
     definition: "100 times the cosine of the TF-IDF vectors of all sampled text of a record and of \
-                 the snippets of its relation and new target (--snippets)",
+                 the snippets of its relation and new target",
     comparable_group: None,
     unit: MetricUnit::Share,
 };
