@@ -227,6 +227,9 @@ impl Evaluation<'_> {
                 self.editor.settings.progress.at(Stage::Case, done as u64, total as u64);
             }
             let measured = self.measure(&mut editor, edited.clone(), sequential)?;
+            if done == 0 {
+                editor.settings.progress = Arc::new(Muted(editor.settings.progress.clone()));
+            }
             self.report(edited.clone(), edited.len(), Some(&measured), folder)?;
             if edited.len() == self.cases.len() {
                 self.end(&*measured.model, folder)?;
@@ -255,9 +258,9 @@ impl Evaluation<'_> {
         let cases = &self.cases[edited.clone()];
         let facts: Vec<Fact> = cases.iter().flat_map(|case| case.facts.clone()).collect();
         let edit = editor.clone().sequential(sequential).plan(&facts)?;
-        if editor.settings.contexts.is_none() {
+        let reads_contexts = editor.settings.chosen()?.batching() != Batching::Epochs;
+        if editor.settings.contexts.is_none() && reads_contexts {
             editor.settings.contexts = Some((DRAWN.into(), edit.contexts().clone()));
-            editor.settings.progress = Arc::new(Muted(editor.settings.progress.clone()));
         }
         let model = edit.model()?.language_model();
         self.add(|work| {

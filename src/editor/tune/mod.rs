@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::{Case, Contexts};
 use crate::edit::contexts;
-use crate::edit::method::Method;
+use crate::edit::method::{Batching, Method};
 use crate::editor::Editor;
 use crate::editor::evaluation::DRAWN;
 use crate::editor::prepared::chat_json;
@@ -92,7 +92,7 @@ impl Editor {
         if space.statistics && editor.settings.statistics.is_none() {
             editor.settings.statistics = Some(self.gather(&places, by)?);
         }
-        if editor.settings.contexts.is_none() {
+        if editor.settings.contexts.is_none() && method.batching() != Batching::Epochs {
             editor.settings.contexts = Some((DRAWN.into(), self.draw(method)?));
         }
         let mut quiet = editor.clone();
