@@ -106,7 +106,7 @@ const MAX_SNIPPETS: u64 = 1 << 33;
 const FLUENCY: &str = "fluency";
 
 /// Tokens that run at a time: enough for products to be efficient, and few for the cache.
-const TOKENS: usize = 1024;
+const TOKENS: usize = 4096;
 
 impl Eval {
     /// Edits, measures, and prints what came out.

@@ -33,7 +33,7 @@ const NEAR: f64 = 1.3;
 /// The efficacy below which nothing works, in percent.
 const WORKS: f64 = 50.0;
 /// Tokens that run at a time.
-const TOKENS: usize = 1024;
+const TOKENS: usize = 4096;
 
 /// What all trials have alike.
 pub struct Trials<'a> {

@@ -55,37 +55,76 @@ fn x_sigma<T: Float>(x: T, u: T, du: T) -> (T, T) {
     (x * s, s + x * s * rest * du)
 }
 
+/// Runs something with a function that gives a(x) and a'(x), once for each activation, so that the
+/// loops over it are compiled for one: a choice in them would keep them from becoming vector code.
+macro_rules! with {
+    ($act:expr, $of:ident => $run:expr) => {
+        match $act {
+            Act::Relu => with!(@ Relu, $of => $run),
+            Act::Gelu => with!(@ Gelu, $of => $run),
+            Act::GeluTanh => with!(@ GeluTanh, $of => $run),
+            Act::Silu => with!(@ Silu, $of => $run),
+        }
+    };
+    (@ $one:ident, $of:ident => $run:expr) => {{
+        let $of = |x| value_and_slope(Act::$one, x);
+        $run
+    }};
+}
+
 /// key from up, and gate where there is one.
 pub fn forward<T: Float>(act: Act, up: &[T], gate: Option<&[T]>, key: &mut [T]) {
-    key.par_chunks_mut(CHUNK).enumerate().for_each(|(c, key)| {
-        let up = &up[c * CHUNK..][..key.len()];
-        vectorised(|| match gate {
-            None => key.iter_mut().zip(up).for_each(|(k, &u)| *k = value_and_slope(act, u).0),
-            Some(gate) => {
-                let gate = &gate[c * CHUNK..][..key.len()];
-                for (i, k) in key.iter_mut().enumerate() {
-                    *k = value_and_slope(act, gate[i]).0 * up[i];
-                }
-            }
-        })
-    });
+    with!(act, of => forward_by(of, up, gate, key));
+}
+
+#[inline(always)]
+fn forward_by<T: Float>(
+    of: impl Fn(T) -> (T, T) + Copy + Sync,
+    up: &[T],
+    gate: Option<&[T]>,
+    key: &mut [T],
+) {
+    assert_eq!(key.len(), up.len(), "act: arrays of two lengths");
+    let chunks = key.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK));
+    match gate {
+        None => chunks.for_each(|(key, up)| {
+            vectorised(|| key.iter_mut().zip(up).for_each(|(k, &u)| *k = of(u).0))
+        }),
+        Some(gate) => chunks.zip(gate.par_chunks(CHUNK)).for_each(|((key, up), gate)| {
+            vectorised(|| {
+                let inputs = up.iter().zip(gate);
+                key.iter_mut().zip(inputs).for_each(|(k, (&u, &g))| *k = of(g).0 * u);
+            })
+        }),
+    }
 }
 
 /// dup in place of dkey, and dgate.
 pub fn backward<T: Float>(act: Act, up: &[T], gate: Option<(&[T], &mut [T])>, d: &mut [T]) {
+    with!(act, of => backward_by(of, up, gate, d));
+}
+
+#[inline(always)]
+fn backward_by<T: Float>(
+    of: impl Fn(T) -> (T, T) + Copy + Sync,
+    up: &[T],
+    gate: Option<(&[T], &mut [T])>,
+    d: &mut [T],
+) {
     let chunks = d.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK));
     match gate {
         None => chunks.for_each(|(d, up)| {
-            vectorised(|| d.iter_mut().zip(up).for_each(|(d, &u)| *d *= value_and_slope(act, u).1))
+            vectorised(|| d.iter_mut().zip(up).for_each(|(d, &u)| *d *= of(u).1))
         }),
         Some((gate, dgate)) => {
             let gates = gate.par_chunks(CHUNK).zip(dgate.par_chunks_mut(CHUNK));
             chunks.zip(gates).for_each(|((d, up), (gate, dgate))| {
                 vectorised(|| {
-                    for i in 0..d.len() {
-                        let (value, slope) = value_and_slope(act, gate[i]);
-                        dgate[i] = d[i] * up[i] * slope;
-                        d[i] *= value;
+                    let inputs = up.iter().zip(gate);
+                    for ((d, dgate), (&u, &g)) in d.iter_mut().zip(dgate).zip(inputs) {
+                        let (value, slope) = of(g);
+                        *dgate = *d * u * slope;
+                        *d *= value;
                     }
                 })
             });
