@@ -45,6 +45,7 @@ use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
 use crate::memory;
 use crate::model::SearchPrecision;
+use crate::model::lineage::weights_name;
 use crate::store::Patch;
 use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
@@ -359,6 +360,16 @@ impl Editor {
     /// A fingerprint of the model's weights, but for the matrices that edits may change.
     pub fn fingerprint(&self) -> &str {
         &self.opened.fingerprint
+    }
+
+    /// A name for the weights as they are: another edit of them has another.
+    ///
+    /// # Errors
+    ///
+    /// A checkpoint that cannot be read.
+    #[doc(hidden)]
+    pub fn weights(&self) -> Result<String> {
+        weights_name(&self.opened.checkpoint)
     }
 
     /// The model as it was opened.

@@ -14,6 +14,8 @@ import argparse
 import hashlib
 import json
 import re
+import sys
+from pathlib import Path
 
 
 def hellaswag(row):
@@ -102,16 +104,23 @@ def main():
             for row, label in zip(published, file, strict=True):
                 row["label"] = int(label)
     shots = rows(args.shots) if args.shots else []
-    with open(args.output, "w", encoding="utf-8") as out:
-        for row in published[: args.limit]:
-            make = TASKS[args.task]
+    lines = []
+    for number, row in enumerate(published[: args.limit], 1):
+        make = TASKS[args.task]
+        try:
             asked = make(row, shots) if make is mmlu else make(row)
-            doc = json.dumps(row, indent=2, ensure_ascii=False)
-            sha = hashlib.sha256(doc.encode()).hexdigest()
-            record = {"task": args.task, "doc": row} | asked
-            if args.task != "hellaswag":  # whose documents the harness changes before it hashes
-                record["doc_hash"] = sha
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except (KeyError, ValueError, TypeError, IndexError) as e:
+            sys.exit(f"{args.rows}: row {number}: is no row of {args.task}, or has no label: {e!r}")
+        doc = json.dumps(row, indent=2, ensure_ascii=False)
+        record = {"task": args.task, "doc": row} | asked
+        if args.task != "hellaswag":  # whose documents the harness changes before it hashes
+            record["doc_hash"] = hashlib.sha256(doc.encode()).hexdigest()
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    if not lines:
+        sys.exit(f"{args.rows}: holds no row")
+    if Path(args.output).resolve() == Path(args.rows).resolve():
+        sys.exit(f"{args.output}: would be written over the rows; name another file")
+    Path(args.output).write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -131,10 +131,8 @@ impl Editing {
                     }
                     Err(broken) => {
                         let remedy = "mend the record, or skip such records with --on-broken skip";
-                        return Err(Error::refused(
-                            format!("{}: {}", broken.id, broken.reason()),
-                            remedy,
-                        ));
+                        let what = format!("{}: {}", broken.id, broken.reason());
+                        return Err(Error::input(file, "record", what, remedy));
                     }
                 }
             }

@@ -121,12 +121,7 @@ impl Eval {
             return Err(Error::refused(what, "leave --shard out, or edit with another --mode"));
         }
         let protocol = self.protocol(&editor, cases.len())?;
-        if !self.ends_edited(&protocol, cases.len()) {
-            let what = "text and tasks are measured once all records are edited, and here each \
-                        is edited alone";
-            let remedy = "edit with --mode batch or sequential, or leave --text and --task out";
-            return Err(Error::refused(what, remedy));
-        }
+        self.check_end(&protocol, cases.len())?;
         let run = self.described(context, &editor, cases.len())?;
         let mut folder = Folder::open(&self.output, run)?;
         let evaluation = editor.evaluation(&cases, &protocol)?;
@@ -142,10 +137,21 @@ impl Eval {
         self.metrics.is_empty() || self.metrics.iter().any(|name| name == suite)
     }
 
-    /// Whether there is a model in which all is edited, if one is asked for.
-    fn ends_edited(&self, protocol: &Protocol, cases: usize) -> bool {
-        let alone = matches!(protocol.mode, Mode::Batch(batch) if batch < cases);
-        !alone || (self.text.is_empty() && self.task.is_empty())
+    /// Refuses text and tasks where there is no model in which all is edited.
+    fn check_end(&self, protocol: &Protocol, cases: usize) -> Result<()> {
+        if self.mode == "single" && self.batch_size.is_some() && self.method.is_some() {
+            let what = "--batch-size with records that are edited alone";
+            return Err(Error::refused(what, "edit with --mode batch, or leave it out"));
+        }
+        let apart = matches!(protocol.mode, Mode::Batch(batch) if batch < cases);
+        if (self.text.is_empty() && self.task.is_empty()) || !(apart || self.shard.is_some()) {
+            return Ok(());
+        }
+        let what = "text and tasks are measured of a model in which all records are edited, and \
+                    here they are edited apart";
+        let remedy = "edit with --mode batch --batch-size all or with --mode sequential, without \
+                      --shard; or leave --text and --task out";
+        Err(Error::refused(what, remedy))
     }
 
     fn cases(&self, context: &Context) -> Result<Vec<Case>> {
@@ -254,7 +260,7 @@ impl Eval {
         let snippets = self.snippets.as_ref().map(|file| digest(file, MAX_SNIPPETS)).transpose()?;
         Ok(json!({
             "program": env!("CARGO_PKG_VERSION"), "model": self.model,
-            "model_fingerprint": editor.fingerprint(), "data": data,
+            "model_fingerprint": editor.fingerprint(), "weights": editor.weights()?, "data": data,
             "cases": cases, "limit": self.limit, "sample": self.sample, "shuffle": self.shuffle,
             "shard": self.shard.map(|share| [share.i(), share.n()]),
             "method": self.method, "patch": digests(&self.patch)?, "with": digests(&self.with)?,

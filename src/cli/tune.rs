@@ -4,6 +4,7 @@
 //! Beside FILE a folder `FILE.tune` gets the table of what was tried, the curve, the report, and
 //! what serves a run that goes on. docs/tune.md has the fields.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,10 +14,9 @@ use super::context::Context;
 use super::editing::Editing;
 use crate::base::{Result, escape};
 use crate::data::Corpus;
-use crate::edit::hparams::HparamSet;
 use crate::edit::method::Batching;
 use crate::edit::methods::{self, METHODS};
-use crate::editor::tune::{Tuned, Tuning};
+use crate::editor::tune::{TABLE, Tuned, Tuning};
 use crate::store::place::{check_place, check_replaced};
 use crate::store::write::{beside, whole};
 
@@ -59,7 +59,7 @@ impl Tune {
         };
         let one_by_one = methods::find(&self.method)?.batching() == Batching::OneByOne;
         let facts = self.facts.unwrap_or(if one_by_one { 1 } else { 20 }) as usize;
-        let by = Tuning { facts, corpus, dir };
+        let by = Tuning { method: self.method.to_lowercase(), facts, corpus, dir };
         let tuned = editor.tune(cases, &by)?;
         let text = escape::pretty_json(&Value::Object(tuned.hyperparameters.clone()));
         whole(&self.output, text.as_bytes())?;
@@ -71,8 +71,13 @@ impl Tune {
         let inputs = [&self.model].into_iter().chain(&self.data).chain(&self.corpus);
         let inputs: Vec<&Path> = inputs.chain(self.editing.inputs()).map(|p| &**p).collect();
         check_place(&self.output, &inputs)?;
-        let settings = !self.output.exists() || HparamSet::read(&self.output).is_ok();
-        check_replaced(&self.output, settings, "file of hyperparameters")
+        let dir = beside(&self.output, ".tune");
+        let table = dir.join(TABLE);
+        check_replaced(&self.output, table.exists(), "file that tuning wrote")?;
+        let mut own = ["stats", "trials", "kept"].iter().map(|name| dir.join(name));
+        let empty = || fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_none());
+        let begun = table.exists() || own.any(|own| own.exists()) || empty();
+        check_replaced(&dir, begun, "folder of tuning")
     }
 
     fn print(&self, context: &Context, tuned: &Tuned, dir: &Path) -> Result<()> {

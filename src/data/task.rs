@@ -68,6 +68,7 @@ pub enum TaskQuestion {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Record {
     task: String,
     context: String,
@@ -111,7 +112,10 @@ fn read(path: &Path, documents: &mut Vec<TaskDocument>, counts: &mut Counts) -> 
         let record: Record =
             serde_json::from_value(value.clone()).map_err(|e| wrong("record", &e.to_string()))?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-        if record.task.is_empty() || !record.task.chars().all(fits) {
+        if record.max_tokens == Some(0) || record.stops.iter().any(String::is_empty) {
+            return Err(wrong("stops", "or max_tokens leave no answer"));
+        }
+        if record.task.is_empty() || record.task.len() > 100 || !record.task.chars().all(fits) {
             return Err(wrong("task", "is no name of letters, digits, `_`, `-` and `.`"));
         }
         if record.context.trim().is_empty() {

@@ -135,6 +135,10 @@ impl Editor {
         let sheets: Vec<Sheet> = cases.iter().map(sheet).collect::<Result<_>>()?;
         let ends = super::text_model::stop_tokens(&self.opened.dir)?;
         let tasks = TaskSheet::new(&protocol.tasks, text.tokenizer(), words.positions)?;
+        if tasks.is_empty() && !protocol.tasks.is_empty() {
+            let what = "every document of the tasks is longer than the model's context";
+            return Err(Error::refused(what, "give shorter ones"));
+        }
         let too_long = sheets.iter().map(|sheet| sheet.too_long).sum::<usize>() + tasks.too_long;
         if too_long > 0 {
             let left_out = counted(too_long as u64, "number");
@@ -226,7 +230,7 @@ impl Evaluation<'_> {
             if total > 1 {
                 self.editor.settings.progress.at(Stage::Case, done as u64, total as u64);
             }
-            let measured = self.measure(&mut editor, edited.clone(), sequential)?;
+            let measured = self.measure(&mut editor, edited.clone(), sequential).map_err(kept)?;
             if done == 0 {
                 editor.settings.progress = Arc::new(Muted(editor.settings.progress.clone()));
             }
@@ -393,7 +397,15 @@ impl Evaluation<'_> {
     }
 }
 
-const KEPT: &str = "what was measured is in the results";
+const KEPT: &str = "records that were measured are in the results, and the same call goes on";
+
+/// What an edit says that was interrupted in an evaluation.
+fn kept(e: Error) -> Error {
+    match e {
+        Error::Interrupted { .. } => Error::Interrupted { kept: KEPT.to_owned() },
+        e => e,
+    }
+}
 
 /// Where contexts are from that nobody named.
 pub(super) const DRAWN: &str = "contexts";

@@ -123,7 +123,7 @@ fn tasks_are_answered_before_and_after() {
     let more = ["--task", &task, "--text", &text, "-o", &out];
     let eval = [&["eval", &model, "--data", &file][..], &METHOD, &more].concat();
     let refused = fails(1, &eval);
-    assert!(refused.contains("each is edited alone"), "{refused}");
+    assert!(refused.contains("edited apart"), "{refused}");
     let eval = [&eval[..], &["--mode", "batch"]].concat();
     done(&eval);
     let first = summary(&out);

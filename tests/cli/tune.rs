@@ -105,6 +105,15 @@ fn where_nothing_works_it_says_so_and_writes_no_settings() {
     let error = fails(1, &[&tune[..], &weak].concat());
     assert!(error.contains("nothing that was tried works; the best was layers"), "{error}");
     assert!(!Path::new(&output).exists());
+    // What tuning did not write stays.
+    let own = s.at("own.json");
+    fs::write(&own, "{\"layers\": [0]}").unwrap();
+    let onto = ["tune", &model, "--data", &file, "-o", &own, "--method", "ft-m"];
+    assert!(fails(1, &onto).contains("no file that tuning wrote"));
+    let other = fails(1, &[&tune[..], &["memit"]].concat());
+    assert!(other.contains("method: is of another run"), "{other}");
+    let elsewhere = s.at("elsewhere.json");
+    let tune = ["tune", &model, "--data", &file, "-o", &elsewhere, "--method"];
     let error = fails(1, &[&tune[..], &["memit"]].concat());
     assert!(error.contains("no text to collect them from"), "{error}");
     let error = fails(1, &[&tune[..], &["grace"]].concat());

@@ -83,5 +83,5 @@ fn cases_that_cannot_choose_are_refused() {
     assert!(error.contains("0 of 50 records"), "{error}");
     let one_kind: Vec<Case> = (0..50).map(|i| case(i, 1, 1)).collect();
     let error = Split::new(one_kind, 0).err().unwrap().to_string();
-    assert!(error.contains("one relation and new object"), "{error}");
+    assert!(error.contains("0 records are left to choose"), "{error}");
 }

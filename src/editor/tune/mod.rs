@@ -30,6 +30,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
+use crate::base::units::count;
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::{Case, Contexts};
 use crate::edit::contexts;
@@ -39,7 +40,6 @@ use crate::editor::evaluation::DRAWN;
 use crate::editor::prepared::chat_json;
 use crate::editor::settings::Settings;
 use crate::model::SearchPrecision;
-use crate::model::lineage::weights_name;
 use crate::stats::file::write_all;
 use crate::stats::{Collect, Input, LayerInput, Moment, Origin, collect};
 
@@ -48,8 +48,11 @@ pub use report::{Reported, Tuned};
 use search::Trials;
 use space::Space;
 use split::Split;
+pub use table::TABLE;
 pub use tuning::Tuning;
 
+/// What an interrupted run says.
+const KEPT: &str = "trials and values so far are kept, and the same call goes on";
 /// Tokens of statistics for each neuron of an MLP.
 const TOKENS_A_NEURON: u64 = 20;
 /// Of a sequence.
@@ -84,6 +87,7 @@ impl Editor {
                 by.facts
             ));
         }
+        table::check(by, &split)?;
         fs::create_dir_all(&by.dir).map_err(|e| Error::io(&by.dir, "create", e))?;
         let places = self.places(space);
         let mut editor = self.clone().cache(by.dir.join("kept"));
@@ -92,6 +96,19 @@ impl Editor {
         if space.statistics && editor.settings.statistics.is_none() {
             editor.settings.statistics = Some(self.gather(&places, by)?);
         }
+        if let Some(dir) = editor.settings.statistics.as_ref().filter(|_| space.statistics) {
+            let there = |layer: &usize| Moment::path(dir, *layer).exists();
+            let missing: Vec<String> = layers_of(&places, editor.opened.model.arch.layers)
+                .iter()
+                .filter(|layer| !there(layer))
+                .map(usize::to_string)
+                .collect();
+            if !missing.is_empty() {
+                let what = format!("has no statistics of layers {}", missing.join(", "));
+                let remedy = "give text instead, or set layers to some of those that are there";
+                return Err(Error::input(dir, "statistics", what, remedy));
+            }
+        }
         if editor.settings.contexts.is_none() && method.batching() != Batching::Epochs {
             editor.settings.contexts = Some((DRAWN.into(), self.draw(method)?));
         }
@@ -99,9 +116,14 @@ impl Editor {
         quiet.settings.progress = Arc::new(Busy(self.settings.progress.clone(), Mutex::default()));
         let made_of = editor.made_of(by)?;
         let trials = Trials { editor: &quiet, space, split: &split, by, made_of, told: self };
-        let tried = trials.search(places)?;
-        let chosen = tried.chosen(space)?;
-        report::report(&quiet, (&split, by), &tried, (chosen, space), &trials.made_of)
+        let found = trials.search(places).and_then(|tried| {
+            let chosen = tried.chosen(space)?;
+            report::report(&quiet, (&split, by), &tried, (chosen, space), &trials.made_of)
+        });
+        found.map_err(|e| match e {
+            Error::Interrupted { .. } => Error::Interrupted { kept: KEPT.to_owned() },
+            e => e,
+        })
     }
 
     /// With the settings of a point.
@@ -132,7 +154,7 @@ impl Editor {
             None => json!(statistics.as_deref().map(listing).transpose()?),
         };
         Ok(json!({
-            "program": env!("CARGO_PKG_VERSION"), "model": weights_name(&self.opened.checkpoint)?,
+            "program": env!("CARGO_PKG_VERSION"), "model": self.weights()?,
             "method": self.settings.chosen()?.about().name, "seed": seed,
             "contexts": contexts.as_ref().map(|(_, contexts)| contexts.to_json()),
             "statistics": statistics, "no_space": no_space,
@@ -154,15 +176,7 @@ impl Editor {
             return Err(Error::refused(what, "give text files, or a folder of statistics"));
         };
         let arch = &self.opened.model.arch;
-        let of = |point: &Point| point.0["layers"].as_array().cloned().unwrap_or_default();
-        let mut layers: Vec<usize> = places
-            .iter()
-            .flat_map(of)
-            .filter_map(|layer| layer.as_u64().map(|layer| layer as usize))
-            .filter(|&layer| layer < arch.layers)
-            .collect();
-        layers.sort_unstable();
-        layers.dedup();
+        let layers = layers_of(places, arch.layers);
         let model = self.opened.fingerprint.clone();
         let context_length = CONTEXT_LENGTH.min(arch.max_positions);
         let origin = Origin { model, corpus: corpus.hash()?, context_length };
@@ -179,8 +193,25 @@ impl Editor {
             .settings
             .run(|| collect(model, tokenizer, corpus.documents(), &what, &dir, progress))?;
         write_all(&moments, &dir)?;
+        let tokens = moments.first().map_or(0, |moment| moment.tokens);
+        if tokens < max_tokens {
+            progress.warn(&format!(
+                "the text has {} tokens for statistics, of {}: changes spare what text uses less \
+                 well; give more text",
+                count(tokens),
+                count(max_tokens)
+            ));
+        }
         Ok(dir)
     }
+}
+
+/// Every layer of some points, of a model of so many, ascending.
+fn layers_of(places: &[Point], layers: usize) -> Vec<usize> {
+    let of = |point: &Point| point.0["layers"].as_array().cloned().unwrap_or_default();
+    let all = places.iter().flat_map(of).filter_map(|layer| Some(layer.as_u64()? as usize));
+    let all: BTreeSet<usize> = all.filter(|&layer| layer < layers).collect();
+    all.into_iter().collect()
 }
 
 /// The files of a folder with their sizes and times: another listing is another folder.

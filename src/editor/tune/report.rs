@@ -115,7 +115,7 @@ pub(super) fn report(
     let looks = fs::read_dir(&reports).map_or(1, Iterator::count);
     if looks > 1 {
         editor.settings.progress.warn(&format!(
-            "these records report for the {looks}th time: with each look they say less of others"
+            "these records reported {looks} times: with each they say less of others"
         ));
     }
     let reported = Reported {

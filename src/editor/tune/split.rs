@@ -65,9 +65,14 @@ impl Split {
         let report = take(&mut groups, most);
         let choose = take(&mut groups, CHOOSE);
         if choose.len() < LEAST / 2 {
-            let what = "nearly all records have one relation and new object, and settings must \
-                        not be reported on what they were chosen by";
-            return Err(Error::refused(what, "give records of more kinds"));
+            let what = format!(
+                "{} records are left to choose settings, and {} are the least: {} report, and no \
+                 relation with a new object of theirs may choose",
+                choose.len(),
+                LEAST / 2,
+                report.len()
+            );
+            return Err(Error::refused(what, "give more records, of more relations and objects"));
         }
         let mut hash = Fingerprint::default();
         for side in [&choose, &report] {

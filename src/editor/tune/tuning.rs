@@ -6,6 +6,8 @@ use crate::data::Corpus;
 
 /// What is tuned for, and from what.
 pub struct Tuning {
+    /// The method's name.
+    pub method: String,
     /// N: facts that are edited at once.
     pub facts: usize,
     /// Text for statistics, where the editor names none and the method needs them.
