@@ -421,7 +421,7 @@ struct Measured {
 }
 
 /// Says what is wrong, and no more how an edit goes: that was said of the first.
-pub(super) struct Muted(pub Arc<dyn Progress + Send + Sync>);
+struct Muted(Arc<dyn Progress + Send + Sync>);
 
 impl Progress for Muted {
     fn at(&self, _: Stage, _: u64, _: u64) {}

@@ -5,11 +5,11 @@
 //! acc           1 where the right choice has the largest ll
 //! acc_norm      … the largest ll over its characters         (of the choice, without delimiter)
 //! acc_bytes     … the largest ll over its bytes of UTF-8
-//! exact_match   1 where greedy decoding, up to a stop, says the answer, blanks around it aside
+//! exact_match   1 where greedy decoding, up to a stop, says the answer, both trimmed
 //! ```
 //!
 //! Context and choice become tokens together, and the choice has those after as many as the context
-//! has alone; blanks that end the context go to the choice. Of equal choices the first counts.
+//! has alone; white space that ends the context goes to the choice. Of equal choices the first counts.
 //! Source: EleutherAI/lm-evaluation-harness 0.4.13.
 
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ const OF_CHOICES: [TaskMetric; 3] = [
 ];
 const OF_TEXT: [TaskMetric; 1] = [TaskMetric {
     name: "exact_match",
-    definition: "greedy decoding says the answer up to a stop, blanks around it aside",
+    definition: "greedy decoding says the answer up to a stop, both trimmed of white space",
 }];
 
 /// What documents ask.
@@ -124,12 +124,12 @@ impl<'a> TaskSheet<'a> {
 
 fn questions(tokenizer: &Tokenizer, document: &TaskDocument) -> Result<Vec<Question>> {
     let context = document.context.trim_end();
-    let blanks = &document.context[context.len()..];
+    let space = &document.context[context.len()..];
     match &document.asked {
         TaskQuestion::Choices { choices, delimiter, .. } => {
             let start = tokenizer.encode(context)?.len();
             let question = |choice: &String| {
-                let read = tokenizer.encode(&format!("{context}{blanks}{delimiter}{choice}"))?;
+                let read = tokenizer.encode(&format!("{context}{space}{delimiter}{choice}"))?;
                 let labels = read.get(start..).unwrap_or_default().to_vec();
                 if labels.is_empty() || start == 0 {
                     let (task, place) = (&document.task, document.place);

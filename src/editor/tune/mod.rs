@@ -12,7 +12,7 @@
 //! Facts are edited at most N at a time, each batch on the unedited model: λ depends on N. A new
 //! λ needs no new search: values are kept. λ is not searched for blindly either: s falls with it in
 //! proportion, so one trial says which λ gives an s from 4 (little is missed) down to 0.5 (most is;
-//! methods.md 2.6). What was measured is kept, and a run that was cut off goes on.
+//! linalg/least_squares.rs). What was measured is kept, and a run that was cut off goes on.
 
 mod point;
 mod report;
