@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Context and choice become tokens together, and the choice has those after as many as the context
-//! has alone; white space that ends the context goes to the choice. Of equal choices the first counts.
+//! has alone; white space that ends the context goes to the choice. Of equal choices the first
+//! counts.
 //! Source: EleutherAI/lm-evaluation-harness 0.4.13.
 
 use std::collections::BTreeMap;
