@@ -40,7 +40,7 @@ use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::data::request::{self, Fields, MAX_BYTES};
 use crate::data::{Contexts, Fact};
-use crate::edit::apply;
+use crate::edit::apply::{self, Side};
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
 use crate::memory;
@@ -412,7 +412,8 @@ impl Editor {
         let (dir, model) = (&self.opened.dir, &self.opened.model);
         let progress = &*self.settings.progress;
         let mut patched = model.clone();
-        for tensor in apply::to_memory(dir, &patches, &model.compute, progress)? {
+        let by = &model.compute;
+        for tensor in apply::to_memory(dir, &patches, Side::After, by, progress)?.0 {
             patched = patched.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
         }
         Ok(TextModel::new(dir, patched, &self.opened.tokenizer))

@@ -68,10 +68,11 @@ pub mod tensor;
 pub mod text;
 
 pub use base::remedy::Remedy;
-pub use base::{Error, Progress, Result, Share};
+pub use base::{DType, Error, Progress, Result, Share, Stage};
 pub use data::broken::{Broken, OnBroken};
 pub use data::conflicts::OnConflict;
 pub use data::{Contexts, Fact};
+pub use edit::apply::TensorBytes;
 pub use edit::fact_report::{FactPlan, FactReport};
 pub use edit::solve::layers::MatrixChange;
 pub use editor::{Artifact, Edit, Editor, Prepared, TextModel, log, undo};

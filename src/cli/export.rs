@@ -12,7 +12,7 @@ use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
 use crate::base::{Error, Progress, Result};
-use crate::edit::apply;
+use crate::edit::apply::{self, Side};
 use crate::edit::export::{self, Module, RANKS};
 use crate::store::place::{check_place, check_replaced};
 use crate::store::{Patch, Shard};
@@ -85,7 +85,7 @@ impl Export {
         let ours = patch.changes.iter().map(|c| c.tensor.clone()).collect();
         let older = Shard::open(file).is_ok_and(|s| names(s) == ours);
         check_replaced(file, older, "file of these tensors")?;
-        let report = apply::to_file(model, &[patch], file, &context.device, terminal)?;
+        let report = apply::to_file(model, &[patch], Side::After, file, &context.device, terminal)?;
         if context.json {
             return terminal.json(&json!({"written": file, "tensors": tensors(&report)}));
         }

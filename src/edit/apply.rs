@@ -105,8 +105,17 @@ pub fn to_folder(
     })
 }
 
-/// Writes the changed tensors alone into one safetensors file: in full, under their names, in the
-/// type and orientation of the checkpoint, with the bytes [`to_folder`] gives them.
+/// Which bytes of the tensors that patches change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// As the checkpoint holds them now, without the patches.
+    Before,
+    /// With the patches, as [`to_folder`] writes them.
+    After,
+}
+
+/// Writes the tensors that patches change, and no other, into one safetensors file: in full, under
+/// their names, in the type and orientation of the checkpoint.
 ///
 /// # Errors
 ///
@@ -114,12 +123,13 @@ pub fn to_folder(
 pub fn to_file(
     model: &Path,
     patches: &[Patch],
+    side: Side,
     out: &Path,
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    planned(model, patches, device, progress, |Planned { plan, checkpoint, history, .. }| {
-        let targets: Vec<_> = plan.targets.iter().collect();
+    planned(model, patches, device, progress, |planned| {
+        let targets: Vec<_> = planned.plan.targets.iter().collect();
         let item = |(name, target): &(&String, &Target)| Item {
             name: (*name).clone(),
             dtype: target.stored.dtype.into(),
@@ -127,15 +137,15 @@ pub fn to_file(
         };
         let items: Vec<Item> = targets.iter().map(item).collect();
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let mut meter = plan.meter(Stage::WriteWeights, progress);
+        let mut meter = planned.plan.meter(Stage::WriteWeights, progress);
         let (mut sums, mut failed) = (vec![Sums::default(); targets.len()], None);
         let written = write::write(out, &metadata, &items, &mut |i, file| {
             let (name, target) = targets[i];
-            let made = target.make(name, patches.len(), history, &mut meter, &mut |_, new| {
+            let made = planned.read(side, name, target, &mut meter, &mut |new| {
                 file.write_all(new).map_err(|e| Error::io(out, "write", e))
             });
             // The writer knows the system's errors only; ours goes around it.
-            let made = made.and_then(|made| checkpoint.unchanged().map(|()| made));
+            let made = made.and_then(|made| planned.checkpoint.unchanged().map(|()| made));
             sums[i] = made.map_err(|e| io::Error::other(failed.insert(e).to_string()))?;
             Ok(())
         });
@@ -145,19 +155,21 @@ pub fn to_file(
     })
 }
 
-/// A changed tensor as it would be written.
-pub struct Written {
+/// A tensor as a checkpoint holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorBytes {
     /// Its name in the checkpoint.
     pub name: String,
     /// The type of its elements.
     pub dtype: DType,
-    /// Its bytes, in the checkpoint's orientation.
+    /// Its sizes, in the checkpoint's orientation.
+    pub shape: Vec<usize>,
+    /// Its elements, row-major and little-endian.
     pub bytes: Vec<u8>,
-    /// What was done to it.
-    pub changed: Changed,
 }
 
-/// The changed tensors in memory, with the bytes [`to_folder`] gives them. `by` computes them.
+/// The tensors that patches change, in memory, with the bytes that [`to_file`] writes, and what was
+/// done to them. `by` computes them.
 ///
 /// # Errors
 ///
@@ -165,24 +177,25 @@ pub struct Written {
 pub fn to_memory(
     model: &Path,
     patches: &[Patch],
+    side: Side,
     by: &Compute,
     progress: &dyn Progress,
-) -> Result<Vec<Written>> {
-    planned_on(by, model, patches, progress, |Planned { plan, checkpoint, history, .. }| {
-        let mut meter = plan.meter(Stage::RoundWeights, progress);
-        let mut all = Vec::new();
-        for (name, target) in &plan.targets {
+) -> Result<(Vec<TensorBytes>, Report)> {
+    planned_on(by, model, patches, progress, |planned| {
+        let mut meter = planned.plan.meter(Stage::RoundWeights, progress);
+        let (mut all, mut report) = (Vec::new(), Report::default());
+        for (name, target) in &planned.plan.targets {
             let mut bytes = Vec::with_capacity(target.place.len as usize);
-            let sums = target.make(name, patches.len(), history, &mut meter, &mut |_, new| {
+            let sums = planned.read(side, name, target, &mut meter, &mut |new| {
                 bytes.extend_from_slice(new);
                 Ok(())
             })?;
-            let (name, dtype) = (name.clone(), target.stored.dtype);
-            let changed = Changed::of(&name, sums);
-            all.push(Written { name, dtype, bytes, changed });
+            report.tensors.push(Changed::of(name, sums));
+            let (dtype, shape) = (target.stored.dtype, target.stored.sides().to_vec());
+            all.push(TensorBytes { name: name.clone(), dtype, shape, bytes });
         }
-        checkpoint.unchanged()?;
-        Ok(all)
+        planned.checkpoint.unchanged()?;
+        Ok((all, report))
     })
 }
 
@@ -236,6 +249,28 @@ struct Planned<'a> {
     history: &'a History,
     /// Of each patch, what [`Plan::check`] found.
     after: &'a [BTreeMap<String, Sums>],
+}
+
+impl Planned<'_> {
+    /// The bytes of one side of a tensor, in pieces.
+    fn read(
+        &self,
+        side: Side,
+        name: &str,
+        target: &Target,
+        meter: &mut Meter,
+        put: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Sums> {
+        if side == Side::After {
+            let patches = self.after.len();
+            return target.make(name, patches, self.history, meter, &mut |_, new| put(new));
+        }
+        for (_, place) in target.pieces() {
+            put(&self.history.current(&place)?)?;
+            meter.did(place.len)?;
+        }
+        Ok(Sums::default())
+    }
 }
 
 /// Reads a model that nobody writes meanwhile, plans the patches and checks them.

@@ -16,7 +16,7 @@ use crate::base::{Error, Progress, Remedy, Result, catch_device_error};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
-use crate::edit::apply::{self, Report};
+use crate::edit::apply::{self, Report, Side, TensorBytes};
 use crate::edit::cache::Cache;
 use crate::edit::export::{self, Adapter};
 use crate::edit::fact_report::FactReport;
@@ -316,9 +316,39 @@ impl Edit {
         let patches = std::slice::from_ref(self.patch()?);
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
-        let done = apply::to_file(&opened.dir, patches, file.as_ref(), &opened.device, progress)?;
+        let (dir, device, file) = (&opened.dir, &opened.device, file.as_ref());
+        let done = apply::to_file(dir, patches, Side::After, file, device, progress)?;
         self.carry_state()?;
         Ok(done)
+    }
+
+    /// The tensors that the edit changes, with the bytes that [`apply`](Edit::apply) writes: for a
+    /// program that has the model in its memory. The state is written too, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// A checkpoint that changed since it was opened; an edit that lives beside the weights.
+    pub fn tensors(&self) -> Result<Vec<TensorBytes>> {
+        self.unchanged_state()?;
+        let tensors = self.side(Side::After)?;
+        self.carry_state()?;
+        Ok(tensors)
+    }
+
+    /// The same tensors as the checkpoint holds them: what puts such a program's model back.
+    ///
+    /// # Errors
+    ///
+    /// As [`tensors`](Edit::tensors).
+    pub fn tensors_before(&self) -> Result<Vec<TensorBytes>> {
+        self.side(Side::Before)
+    }
+
+    fn side(&self, side: Side) -> Result<Vec<TensorBytes>> {
+        let opened = &self.prepared.opened;
+        let patches = std::slice::from_ref(self.patch()?);
+        let (by, progress) = (&opened.model.compute, &*self.prepared.settings.progress);
+        Ok(apply::to_memory(&opened.dir, patches, side, by, progress)?.0)
     }
 
     /// Refuses, before anything is written, a state that another run wrote meanwhile.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::prepared::Prepared;
 use crate::base::Result;
 use crate::edit::advice::{Edited, Outcome};
-use crate::edit::apply;
+use crate::edit::apply::{self, Side};
 use crate::edit::fact_report::{FactPlan, FactReport, score};
 use crate::edit::facts::TokenizedFact;
 use crate::edit::prompts::FactRows;
@@ -37,12 +37,12 @@ impl Prepared {
     pub(super) fn written(&self, patch: &Patch) -> Result<WrittenModel> {
         let (dir, by) = (&self.opened.dir, &self.model().compute);
         let patches = std::slice::from_ref(patch);
-        let made = apply::to_memory(dir, patches, by, &*self.settings.progress)?;
-        let (mut model, mut lost) = (self.model().clone(), 0.0f64);
+        let progress = &*self.settings.progress;
+        let (made, report) = apply::to_memory(dir, patches, Side::After, by, progress)?;
+        let lost = report.tensors.iter().map(|changed| changed.lost).fold(0.0, f64::max);
+        let mut model = self.model().clone();
         for tensor in made {
-            let bytes = Arc::new(tensor.bytes);
-            model = model.with_stored(&tensor.name, tensor.dtype, bytes);
-            lost = lost.max(tensor.changed.lost);
+            model = model.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
         }
         Ok(WrittenModel { with: Arc::new(model.clone()), model, lost })
     }

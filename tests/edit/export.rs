@@ -7,7 +7,7 @@ use std::slice::from_ref;
 use incise::Error;
 use incise::base::DType;
 use incise::base::progress::Quiet;
-use incise::edit::apply::{in_place, to_file, to_folder};
+use incise::edit::apply::{Side, in_place, to_file, to_folder};
 use incise::edit::export::{Adapter, Module, RANKS, lora};
 use incise::store::{Change, Delta, Patch, RowBlocks, tensor_fingerprint};
 use incise::tensor::Device;
@@ -360,7 +360,7 @@ fn tensors_in_full_are_those_of_a_new_folder() {
             let first = patch(vec![of(A, 1), of(B, 2)]);
             let reports = [
                 to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &Quiet).unwrap(),
-                to_file(&toy.dir, from_ref(&first), &file, &Device::Cpu, &Quiet).unwrap(),
+                to_file(&toy.dir, from_ref(&first), Side::After, &file, &Device::Cpu, &Quiet).unwrap(),
             ];
             assert_eq!(reports[0], reports[1]);
             let want = |name: &str| {
@@ -371,7 +371,7 @@ fn tensors_in_full_are_those_of_a_new_folder() {
             let second = patch(vec![fitting(&toy, A, flag, 3)]);
             fs::remove_dir_all(&out).unwrap();
             to_folder(&toy.dir, from_ref(&second), &out, &Device::Cpu, &Quiet).unwrap();
-            to_file(&toy.dir, from_ref(&second), &file, &Device::Cpu, &Quiet).unwrap();
+            to_file(&toy.dir, from_ref(&second), Side::After, &file, &Device::Cpu, &Quiet).unwrap();
             let want = (A.into(), dtype.name().into(), stored.to_vec(), tensor(&out, A));
             assert_eq!(tensors(&file), [want], "{dtype:?}");
         }
@@ -391,7 +391,7 @@ fn a_file_is_whole_or_as_it_was() {
     let refused = |spoil: &dyn Fn(&mut Change), words: &str| {
         let mut patch = patch(vec![change.clone()]);
         spoil(&mut patch.changes[0]);
-        let why = refusal(to_file(&toy.dir, &[patch], &file, &Device::Cpu, &Quiet));
+        let why = refusal(to_file(&toy.dir, &[patch], Side::After, &file, &Device::Cpu, &Quiet));
         assert!(why.contains(words), "{why:?} does not say {words:?}");
         holds_old();
     };
@@ -400,7 +400,7 @@ fn a_file_is_whole_or_as_it_was() {
     refused(&|c| c.delta = Delta::Dense(vec![1e5; 35]), "35 values do not fit F16");
     for n in 1.. {
         let stop = CancelAt::question(n);
-        match to_file(&toy.dir, &[patch(vec![change.clone()])], &file, &Device::Cpu, &stop) {
+        match to_file(&toy.dir, &[patch(vec![change.clone()])], Side::After, &file, &Device::Cpu, &stop) {
             Err(Error::Interrupted { .. }) => holds_old(),
             done => {
                 done.unwrap();

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use incise::base::Quiet;
 use incise::data::{Case, Corpus, Demonstrations, cases};
-use incise::edit::apply;
+use incise::edit::apply::{self, Side};
 use incise::eval::ask::Respondent;
 use incise::eval::drift;
 use incise::eval::fluency::{Idf, entropy, words};
@@ -70,7 +70,9 @@ impl Recorded {
         let mut edited = load();
         if let Some(patch) = case["patch"].as_str() {
             let patches = [Patch::read(&golden().join(patch)).unwrap()];
-            for tensor in apply::to_memory(&dir, &patches, &model.compute, &Quiet).unwrap() {
+            let by = &model.compute;
+            let made = apply::to_memory(&dir, &patches, Side::After, by, &Quiet).unwrap();
+            for tensor in made.0 {
                 edited = edited.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
             }
         }
