@@ -22,7 +22,7 @@
 //! ```text
 //! 9  cli                      arguments, printing, exit codes
 //! 8  editor                   the front door: open, plan, write, apply, export, undo
-//! 7  eval  bench              does an edit hold; where facts are held; the machine's limits
+//! 7  eval  bench  push        does an edit hold, where facts are; limits; running servers
 //! 6  edit                     facts → changes
 //! 5  stats  memory            key second moments; edits beside the weights
 //! 4  model                    families, forward, backward, sites
@@ -58,6 +58,9 @@ pub mod memory;
 pub mod model;
 #[doc(hidden)]
 pub mod ops;
+#[cfg(feature = "push")]
+#[doc(hidden)]
+pub mod push;
 #[doc(hidden)]
 pub mod stats;
 #[doc(hidden)]

@@ -99,6 +99,19 @@ pub enum Error {
         limit: u64,
     },
 
+    /// A server refused, or cannot be reached.
+    #[error("{url}: {what}; {state}; {remedy}")]
+    Server {
+        /// Where it is.
+        url: String,
+        /// What was asked of it, and what it said.
+        what: String,
+        /// What is known of it now.
+        state: String,
+        /// What to do about it.
+        remedy: Box<Remedy>,
+    },
+
     /// A program that aborts where it panics cannot use a device: one without memory unwinds.
     #[error(
         "{device}: this build aborts on panic, so a device without memory would end the process; \
@@ -177,6 +190,7 @@ impl Error {
             Error::Numeric { .. } => "numeric",
             Error::Device { .. } => "device",
             Error::DeviceMemory { .. } => "device-memory",
+            Error::Server { .. } => "server",
             Error::AbortBuild { .. } => "abort-build",
             Error::Interrupted { .. } => "interrupted",
         }
@@ -206,6 +220,7 @@ impl Error {
             | Error::Conflict { remedy, .. }
             | Error::Refused { remedy, .. }
             | Error::Numeric { remedy, .. }
+            | Error::Server { remedy, .. }
             | Error::Device { remedy, .. } => Some((**remedy).clone()),
             Error::Locked { .. } => Some(WAIT.into()),
             Error::DeviceMemory { .. } => {

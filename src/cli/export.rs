@@ -1,4 +1,4 @@
-//! `incise export`: a patch for servers, as a LoRA adapter or as whole tensors.
+//! `incise export`: a patch for servers, as an adapter, as whole tensors, or as a version.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,47 +10,85 @@ use serde_json::json;
 use super::apply::{say, tensors};
 use super::context::Context;
 use super::output::Terminal;
-use crate::base::units::{counted, percent};
+use crate::base::units::{count, counted, percent};
 use crate::base::{Error, Progress, Result};
-use crate::edit::apply::{self, Side};
-use crate::edit::export::{self, Module, RANKS};
-use crate::store::place::{check_place, check_replaced};
+use crate::edit::apply::{self, Report, Side};
+use crate::edit::export::adapter::{self, Adapter, Module, RANKS};
+use crate::edit::export::gguf;
+use crate::edit::export::versions::{self, Encoding, Version};
+use crate::ops::proof;
+use crate::store::place::{check_distinct, check_place, check_replaced};
 use crate::store::{Patch, Shard};
 
 /// Which patch, in which form, and where to.
 #[derive(Args)]
-#[command(group = ArgGroup::new("form").required(true).args(["lora", "delta"]))]
+#[command(group = ArgGroup::new("form").required(true)
+    .args(["lora", "lora_gguf", "delta", "delta_dir", "disk_delta"]))]
+#[command(group = ArgGroup::new("of_checkpoint").multiple(true)
+    .args(["lora_gguf", "delta", "delta_dir", "disk_delta"]).requires("model"))]
+#[command(group = ArgGroup::new("adapter").multiple(true).args(["lora", "lora_gguf"]))]
 pub struct Export {
     /// The patch
     patch: PathBuf,
     /// Write a LoRA adapter as PEFT reads it into a new folder
     #[arg(long, value_name = "DIR")]
     lora: Option<PathBuf>,
+    /// Write it as llama.cpp reads it into a file
+    #[arg(long, value_name = "FILE")]
+    lora_gguf: Option<PathBuf>,
     /// The adapter's rank: 8, 16, 32, 64, 128, 256, 320 or 512 [default: the smallest that holds
     /// the patch]
-    #[arg(long, value_name = "R", conflicts_with = "delta", value_parser = rank)]
+    #[arg(long, value_name = "R", requires = "adapter", value_parser = rank)]
     rank: Option<usize>,
+    /// What the adapter names as its base: the text that the server was started with [default: the
+    /// whole path of --model]
+    #[arg(long, value_name = "NAME", requires = "lora")]
+    base: Option<String>,
     /// Write the changed tensors in full, as the checkpoint stores them, into a safetensors file
-    #[arg(long, value_name = "FILE", requires = "model")]
+    #[arg(long, value_name = "FILE")]
     delta: Option<PathBuf>,
-    /// Folder of the checkpoint the patch is for; an adapter names it as its base
+    /// Write them as the one file, model.safetensors, of a new folder
+    #[arg(long, value_name = "DIR")]
+    delta_dir: Option<PathBuf>,
+    /// With it, write the same tensors as they were into another new folder: what takes it back
+    #[arg(long, value_name = "DIR", requires = "delta_dir")]
+    before: Option<PathBuf>,
+    /// Publish the bytes that differ as the next version in a folder, for /pull_weights of SGLang
+    #[arg(long, value_name = "DIR")]
+    disk_delta: Option<PathBuf>,
+    /// How they are written: xor, or positions and values
+    #[arg(long, value_parser = ["xor", "overwrite"], default_value = "xor")]
+    #[arg(requires = "disk_delta")]
+    encoding: String,
+    /// Publish the version that takes the patch back
+    #[arg(long, requires = "disk_delta")]
+    undo: bool,
+    /// Folder of the checkpoint the patch is for
     #[arg(long)]
     model: Option<PathBuf>,
 }
 
 fn rank(text: &str) -> std::result::Result<usize, String> {
     let number = text.parse().map_err(|_| "is no number".to_owned())?;
-    export::check_rank(number).map_err(|e| e.to_string())
+    adapter::check_rank(number).map_err(|e| e.to_string())
 }
 
 impl Export {
-    /// Writes the adapter or the tensors.
+    /// Writes what is asked for.
     pub fn run(&self, context: &Context) -> Result<()> {
         let patch = Patch::read(&self.patch)?;
-        match (&self.lora, &self.delta, &self.model) {
-            (Some(dir), ..) => self.lora(context, &patch, dir),
-            (None, Some(file), Some(model)) => self.delta(context, patch, file, model),
-            _ => Err(Error::refused("no form to export", "ask for --lora, or --delta and --model")),
+        if let Some(dir) = &self.lora {
+            return self.lora(context, &patch, dir);
+        }
+        let model = self.model.as_deref().ok_or_else(|| {
+            Error::refused("no checkpoint to export for", "name its folder with --model")
+        })?;
+        match (&self.lora_gguf, &self.delta, &self.delta_dir, &self.disk_delta) {
+            (Some(file), ..) => self.lora_gguf(context, &patch, model, file),
+            (_, Some(file), ..) => self.delta(context, patch, model, file),
+            (_, _, Some(dir), _) => self.delta_dir(context, patch, model, dir),
+            (_, _, _, Some(dir)) => self.disk_delta(context, patch, model, dir),
+            _ => Err(Error::refused("no form to export", "ask for one, as --lora DIR")),
         }
     }
 
@@ -59,40 +97,123 @@ impl Export {
         if let Some(model) = &self.model {
             apply::check(model, std::slice::from_ref(patch), &context.device, terminal)?;
         }
-        let base = self.model.as_ref().map(|model| model.display().to_string());
-        let adapter = export::lora(patch, self.rank, base.as_deref(), dir, terminal)?;
-        let r = adapter.rank;
-        adapter.modules.iter().for_each(|module| warn(terminal, module, r));
-        if context.json {
-            let modules: Vec<_> = adapter.modules.iter().map(module_json).collect();
-            let told = json!({"written": dir, "rank": r, "alpha": r, "modules": modules});
-            return terminal.json(&told);
-        }
-        for m in &adapter.modules {
-            let (lost, energy) = (percent(m.lost), percent(m.lost * m.lost));
-            let (tensor, k) = (&m.tensor, m.rank);
-            terminal
-                .line(format!("{tensor}: rank {k} in {r}, lost {lost} of Δ, {energy} of ‖Δ‖²"))?;
-        }
-        let (shown, modules) = (dir.display(), counted(adapter.modules.len() as u64, "module"));
-        terminal.line(format!("{shown}: LoRA adapter, r = alpha = {r}, for {modules}"))
+        let model = self.model.as_deref().map(adapter::name_of);
+        let base = self.base.clone().or(model);
+        let adapter = adapter::write(patch, self.rank, base.as_deref(), dir, terminal)?;
+        say_adapter(context, &adapter, dir)
     }
 
-    fn delta(&self, context: &Context, patch: Patch, file: &Path, model: &Path) -> Result<()> {
+    fn lora_gguf(&self, context: &Context, patch: &Patch, model: &Path, file: &Path) -> Result<()> {
+        let terminal = &context.terminal;
+        check_place(file, &[&self.patch, model])?;
+        check_replaced(file, gguf::is_adapter(file), "adapter")?;
+        apply::check(model, std::slice::from_ref(patch), &context.device, terminal)?;
+        let adapter = Adapter::of(patch, self.rank, terminal)?;
+        gguf::write(&adapter, model, file)?;
+        say_adapter(context, &adapter, file)?;
+        terminal.remark(
+            "llama.cpp may answer from its prompt cache after a change of the adapter's scale: \
+             start it with --cache-ram 0",
+        );
+        Ok(())
+    }
+
+    fn delta(&self, context: &Context, patch: Patch, model: &Path, file: &Path) -> Result<()> {
         let terminal = &context.terminal;
         check_place(file, &[&self.patch, model])?;
         let names = |s: Arc<Shard>| s.header().tensors.keys().cloned().collect::<BTreeSet<_>>();
         let ours = patch.changes.iter().map(|c| c.tensor.clone()).collect();
         let older = Shard::open(file).is_ok_and(|s| names(s) == ours);
         check_replaced(file, older, "file of these tensors")?;
-        let report = apply::to_file(model, &[patch], Side::After, file, &context.device, terminal)?;
-        if context.json {
-            return terminal.json(&json!({"written": file, "tensors": tensors(&report)}));
-        }
-        say(terminal, &report)?;
-        let n = counted(report.tensors.len() as u64, "tensor");
-        terminal.line(format!("{}: {n} in full", file.display()))
+        let patches = [patch];
+        let side = Side::After;
+        let report = apply::to_file(model, &patches, side, file, &context.device, terminal)?;
+        say_tensors(context, &report, &[file])
     }
+
+    fn delta_dir(&self, context: &Context, patch: Patch, model: &Path, dir: &Path) -> Result<()> {
+        let Context { terminal, device, .. } = context;
+        let before = self.before.as_deref();
+        let outputs: Vec<&Path> = [Some(dir), before].into_iter().flatten().collect();
+        check_distinct(&outputs)?;
+        let patches = [patch];
+        let write =
+            |side, dir| apply::to_file_in_folder(model, &patches, side, dir, device, terminal);
+        // What takes it back first: with the other alone nobody could.
+        if let Some(before) = before {
+            write(Side::Before, before)?;
+        }
+        say_tensors(context, &write(Side::After, dir)?, &outputs)
+    }
+
+    fn disk_delta(&self, context: &Context, patch: Patch, model: &Path, dir: &Path) -> Result<()> {
+        let terminal = &context.terminal;
+        let by = &proof::start(context.device.now(), 0, terminal)?[0];
+        let patches = [patch];
+        let read = |side| apply::to_memory(model, &patches, side, by, terminal);
+        let [(old, _), (new, _)] = [read(Side::Before)?, read(Side::After)?];
+        let (from, to) = if self.undo { (&new, &old) } else { (&old, &new) };
+        let encoding = if self.encoding == "xor" { Encoding::Xor } else { Encoding::Overwrite };
+        say_version(context, &versions::publish(dir, from, to, encoding, terminal)?)
+    }
+}
+
+/// What was written of an adapter.
+fn say_adapter(context: &Context, adapter: &Adapter, written: &Path) -> Result<()> {
+    let (terminal, r) = (&context.terminal, adapter.rank);
+    adapter.modules.iter().for_each(|module| warn(terminal, module, r));
+    if context.json {
+        let modules: Vec<_> = adapter.modules.iter().map(module_json).collect();
+        let told = json!({"written": written, "rank": r, "alpha": r, "modules": modules});
+        return terminal.json(&told);
+    }
+    for m in &adapter.modules {
+        let (lost, energy) = (percent(m.lost), percent(m.lost * m.lost));
+        let (tensor, k) = (&m.tensor, m.rank);
+        terminal.line(format!("{tensor}: rank {k} in {r}, lost {lost} of Δ, {energy} of ‖Δ‖²"))?;
+    }
+    let (shown, modules) = (written.display(), counted(adapter.modules.len() as u64, "module"));
+    terminal.line(format!("{shown}: LoRA adapter, r = alpha = {r}, for {modules}"))
+}
+
+/// What was written of tensors.
+fn say_tensors(context: &Context, report: &Report, written: &[&Path]) -> Result<()> {
+    let terminal = &context.terminal;
+    if context.json {
+        let tensors = tensors(report);
+        let before = written.get(1);
+        let told = json!({"written": written[0], "before": before, "tensors": tensors});
+        return terminal.json(&told);
+    }
+    say(terminal, report)?;
+    let n = counted(report.tensors.len() as u64, "tensor");
+    for (path, when) in written.iter().zip(["with the patch", "without it"]) {
+        terminal.line(format!("{}: {n} {when}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// What was published.
+fn say_version(context: &Context, version: &Version) -> Result<()> {
+    let terminal = &context.terminal;
+    if context.json {
+        let tensors: Vec<_> = version
+            .tensors
+            .iter()
+            .map(|t| {
+                json!({
+                    "name": t.name, "bytes": t.bytes, "changed": t.changed, "written": t.written,
+                })
+            })
+            .collect();
+        let (written, number) = (&version.dir, version.number);
+        return terminal.json(&json!({"written": written, "version": number, "tensors": tensors}));
+    }
+    for t in &version.tensors {
+        let (changed, written) = (percent(t.changed as f64 / t.bytes as f64), count(t.written));
+        terminal.line(format!("{}: {changed} of the bytes differ, in {written} bytes", t.name))?;
+    }
+    terminal.line(format!("{}: version {}", version.dir.display(), version.number))
 }
 
 fn warn(terminal: &Terminal, m: &Module, r: usize) {

@@ -27,6 +27,7 @@ mod merge;
 mod methods;
 mod output;
 mod predict;
+mod push;
 mod report;
 mod stages;
 mod stats;
@@ -102,6 +103,8 @@ enum Command {
     Apply(apply::Apply),
     /// Hand a patch to servers: as a LoRA adapter, or the changed tensors in full
     Export(export::Export),
+    /// Put a patch into a running server, or take it back
+    Push(push::Push),
     /// Undo the newest patches that were applied in place, byte for byte
     Undo(apply::Undo),
     /// List the patches that were applied in place
@@ -184,6 +187,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Merge(c) => c.run(&context),
         Command::Apply(c) => c.run(&context),
         Command::Export(c) => c.run(&context),
+        Command::Push(c) => c.run(&context),
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),
         Command::Trace(c) => c.run(&context),

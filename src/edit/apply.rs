@@ -155,6 +155,25 @@ pub fn to_file(
     })
 }
 
+/// Writes the same as `model.safetensors` in a new folder, and nothing else: what a server is told
+/// to load.
+///
+/// # Errors
+///
+/// As [`to_file`]; a folder `out` that is not empty.
+pub fn to_file_in_folder(
+    model: &Path,
+    patches: &[Patch],
+    side: Side,
+    out: &Path,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    folder::build(out, |dir| {
+        to_file(model, patches, side, &dir.join("model.safetensors"), device, progress)
+    })
+}
+
 /// A tensor as a checkpoint holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorBytes {

@@ -18,7 +18,7 @@ use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
 use crate::edit::apply::{self, Report, Side, TensorBytes};
 use crate::edit::cache::Cache;
-use crate::edit::export::{self, Adapter};
+use crate::edit::export::adapter::{self, Adapter};
 use crate::edit::fact_report::FactReport;
 use crate::edit::method::{Context, Plan};
 use crate::edit::solve::layers::MatrixChange;
@@ -298,10 +298,10 @@ impl Edit {
     ///
     /// A rank that servers do not take; a folder that is there already.
     pub fn export_lora(&self, dir: impl AsRef<Path>, rank: Option<usize>) -> Result<Adapter> {
-        let base = self.prepared.opened.dir.display().to_string();
+        let base = adapter::name_of(&self.prepared.opened.dir);
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
-        let adapter = export::lora(self.patch()?, rank, Some(&base), dir.as_ref(), progress)?;
+        let adapter = adapter::write(self.patch()?, rank, Some(&base), dir.as_ref(), progress)?;
         self.carry_state()?;
         Ok(adapter)
     }

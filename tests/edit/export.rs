@@ -8,7 +8,7 @@ use incise::Error;
 use incise::base::DType;
 use incise::base::progress::Quiet;
 use incise::edit::apply::{Side, in_place, to_file, to_folder};
-use incise::edit::export::{Adapter, Module, RANKS, lora};
+use incise::edit::export::adapter::{Adapter, Module, RANKS, write};
 use incise::store::{Change, Delta, Patch, RowBlocks, tensor_fingerprint};
 use incise::tensor::Device;
 use safetensors::SafeTensors;
@@ -275,7 +275,7 @@ fn patches_that_make_no_adapter() {
     let temp = tempfile::tempdir().unwrap();
     let twice = patch(vec![one.clone(), Change { module: one.module, ..two }]);
     let out = temp.path().join("adapter");
-    let twice = refusal(lora(&twice, None, None, &out, &Quiet));
+    let twice = refusal(write(&twice, None, None, &out, &Quiet));
     assert!(twice.contains("two tensors of this name"), "{twice}");
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "something is left");
 }
@@ -292,7 +292,7 @@ fn the_folder_has_what_peft_reads() {
         change(11, [5, 9], low_rank(5, 9, 2, 1.0, 2)),
     ];
     let out = temp.path().join("new/adapter");
-    let written = lora(&patch(changes), None, Some("base"), &out, &Quiet).unwrap();
+    let written = write(&patch(changes), None, Some("base"), &out, &Quiet).unwrap();
     let config = read_config(&out);
     let modules = ["transformer.h.2.mlp.c_proj", "transformer.h.11.mlp.c_proj"];
     for (field, want) in [
@@ -319,7 +319,7 @@ fn the_folder_has_what_peft_reads() {
             assert_eq!(found.data(), bytemuck::cast_slice::<f32, u8>(values), "{name}");
         }
     }
-    let again = refusal(lora(&patch(vec![]), None, None, &out, &Quiet));
+    let again = refusal(write(&patch(vec![]), None, None, &out, &Quiet));
     assert!(again.contains("is there and not empty"), "{again}");
     assert_eq!(fs::read_dir(temp.path().join("new")).unwrap().count(), 1, "something is left");
 }
@@ -360,7 +360,8 @@ fn tensors_in_full_are_those_of_a_new_folder() {
             let first = patch(vec![of(A, 1), of(B, 2)]);
             let reports = [
                 to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &Quiet).unwrap(),
-                to_file(&toy.dir, from_ref(&first), Side::After, &file, &Device::Cpu, &Quiet).unwrap(),
+                to_file(&toy.dir, from_ref(&first), Side::After, &file, &Device::Cpu, &Quiet)
+                    .unwrap(),
             ];
             assert_eq!(reports[0], reports[1]);
             let want = |name: &str| {
@@ -400,7 +401,14 @@ fn a_file_is_whole_or_as_it_was() {
     refused(&|c| c.delta = Delta::Dense(vec![1e5; 35]), "35 values do not fit F16");
     for n in 1.. {
         let stop = CancelAt::question(n);
-        match to_file(&toy.dir, &[patch(vec![change.clone()])], Side::After, &file, &Device::Cpu, &stop) {
+        match to_file(
+            &toy.dir,
+            &[patch(vec![change.clone()])],
+            Side::After,
+            &file,
+            &Device::Cpu,
+            &stop,
+        ) {
             Err(Error::Interrupted { .. }) => holds_old(),
             done => {
                 done.unwrap();
@@ -412,7 +420,7 @@ fn a_file_is_whole_or_as_it_was() {
     assert_eq!(tensors(&file).len(), 1);
     let folder = toy.beside("adapter");
     let stop = CancelAt::question(1);
-    let stopped = lora(&patch(vec![change]), None, None, &folder, &stop);
+    let stopped = write(&patch(vec![change]), None, None, &folder, &stop);
     assert!(matches!(stopped, Err(Error::Interrupted { .. })) && !folder.exists());
 }
 

@@ -8,7 +8,7 @@ use std::slice::from_ref;
 use incise::base::progress::Quiet;
 use incise::base::{DType, Progress};
 use incise::edit::apply::{Side, in_place, to_file, to_folder, undo};
-use incise::edit::export::Adapter;
+use incise::edit::export::adapter::Adapter;
 use incise::model::change::dense;
 use incise::model::lineage::weights_name;
 use incise::model::{Matrix, MatrixId, Model, fingerprint};

@@ -122,7 +122,7 @@ impl Adapter {
 
     /// Writes the folder: `adapter_config.json` and `adapter_model.safetensors`. `base` is what the
     /// configuration names as the model it belongs to.
-    fn write(&self, dir: &Path, base: Option<&str>) -> Result<()> {
+    fn write_into(&self, dir: &Path, base: Option<&str>) -> Result<()> {
         let tensor = |module: &Module, side: &str, shape| Item {
             name: format!("base_model.model.{}.lora_{side}.weight", module.module),
             dtype: Dtype::F32,
@@ -172,7 +172,7 @@ impl Adapter {
 /// # Errors
 ///
 /// A folder that is there and not empty; what [`Adapter::of`] refuses.
-pub fn lora(
+pub fn write(
     patch: &Patch,
     rank: Option<usize>,
     base: Option<&str>,
@@ -181,9 +181,15 @@ pub fn lora(
 ) -> Result<Adapter> {
     folder::build(out, |dir| {
         let adapter = Adapter::of(patch, rank, progress)?;
-        adapter.write(dir, base)?;
+        adapter.write_into(dir, base)?;
         Ok(adapter)
     })
+}
+
+/// How an adapter names a checkpoint as its base: by its whole path, as a server has to be started
+/// with it. One that is not there has the name as given.
+pub fn name_of(model: &Path) -> String {
+    model.canonicalize().unwrap_or_else(|_| model.to_owned()).display().to_string()
 }
 
 /// The rank, if it is one that servers take.
