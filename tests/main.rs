@@ -20,6 +20,7 @@ mod linalg;
 mod memory;
 mod model;
 mod ops;
+mod push;
 mod stats;
 mod store;
 mod support;

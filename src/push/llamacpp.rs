@@ -10,6 +10,7 @@
 //! for requests with `cache_prompt` false, as those here are. Run against llama.cpp
 //! (`tools/check_servers`).
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -85,8 +86,9 @@ impl Server for LlamaCpp {
     }
 }
 
-/// Whether an adapter of the server is this file.
+/// Whether an adapter of the server is this file, or one of the same bytes.
 fn is(adapter: &Value, file: &Path) -> bool {
-    let path = adapter["path"].as_str().map(Path::new);
-    path.is_some_and(|path| path == file || path.canonicalize().is_ok_and(|path| path == file))
+    let Some(path) = adapter["path"].as_str().map(Path::new) else { return false };
+    let read = |path| fs::read(path).ok();
+    path == file || read(path).is_some_and(|bytes| read(file).is_some_and(|ours| ours == bytes))
 }

@@ -1,0 +1,307 @@
+//! What servers are told, against recorded answers of real ones; `tools/check_servers` runs those.
+
+mod server;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json as value};
+
+use crate::support::session::{Session, done, fails, json, strs};
+use server::{Reply, bodies, requests, serve};
+
+const COMPLETIONS: &str = "POST /v1/completions";
+
+/// A tiny model and a patch of it.
+fn session(model: &str) -> Session {
+    let s = Session::new(model);
+    s.stats();
+    done(&strs(&s.edit(&[])));
+    s
+}
+
+/// The arguments of a push to a server.
+fn args(s: &Session, url: &str, kind: &str, more: &[&str]) -> Vec<String> {
+    let (patch, model, dir) = (s.at("patch.safetensors"), s.at("model"), s.at("served"));
+    let fixed = ["push", &patch, "--model", &model, "--dir", &dir, "--to", url, "--as", kind];
+    fixed.iter().chain(more).map(|s| (*s).to_owned()).collect()
+}
+
+fn ok(body: Value) -> Reply {
+    (200, body.to_string())
+}
+
+/// What a model of that name says: the edit's target at one side.
+fn says(edited: bool) -> Reply {
+    let text = if edited { " Paris." } else { " London." };
+    ok(value!({"choices": [{"text": text, "logprobs": {"token_logprobs": [-0.5]}}]}))
+}
+
+/// vLLM 0.32, as it was recorded. `broken` is a request that it fails on.
+fn vllm(broken: Option<&'static str>) -> impl FnMut(&str, &Value) -> Reply + Send {
+    let (mut version, mut edited, mut paused) = (value!("default"), false, false);
+    let mut adapters = Vec::<Value>::new();
+    move |request, body| {
+        if broken == Some(request) {
+            return (500, r#"{"error":"EngineCore encountered an issue."}"#.into());
+        }
+        match request {
+            "GET /v1/models" => ok(value!({"data": [{"id": "base", "parent": null}]})),
+            COMPLETIONS => says(edited || adapters.contains(&body["model"])),
+            "GET /is_paused" => ok(value!({"is_paused": paused})),
+            "GET /weight_info" => ok(value!({"weight_version": version})),
+            "POST /pause?mode=wait" => {
+                paused = true;
+                ok(value!({"status": "paused"}))
+            }
+            "POST /resume" => {
+                paused = false;
+                ok(value!({"status": "resumed"}))
+            }
+            "POST /collective_rpc" => {
+                assert!(paused && body["method"] == "reload_weights");
+                let path = Path::new(body["kwargs"]["weights_path"].as_str().unwrap());
+                assert!(path.is_absolute() && path.join("model.safetensors").is_file());
+                edited = path.ends_with("after");
+                ok(value!({"results": [null]}))
+            }
+            "POST /update_weight_version" => {
+                version = body["new_version"].clone();
+                ok(value!({"success": true, "new_version": version}))
+            }
+            "POST /v1/load_lora_adapter" => {
+                assert!(body["load_inplace"] == true);
+                adapters.push(body["lora_name"].clone());
+                (200, "Success: LoRA adapter 'e' added successfully.".into())
+            }
+            "POST /v1/unload_lora_adapter" => {
+                adapters.retain(|name| *name != body["lora_name"]);
+                (200, "Success: LoRA adapter 'e' removed successfully.".into())
+            }
+            _ => (404, r#"{"detail":"Not Found"}"#.into()),
+        }
+    }
+}
+
+#[test]
+fn weights_of_vllm_and_back() {
+    let s = session("llama-tied");
+    let (url, asked) = serve(vllm(None));
+    let told = json(&strs(&args(&s, &url, "vllm", &["--json"])));
+    assert_eq!((&told["hits"], &told["undone"]), (&value!([0, 1]), &value!(false)));
+    let answer = &told["answers"][0];
+    assert_eq!(
+        (&answer["prompt"], &answer["target"]),
+        (&value!("Big Ben is in"), &value!("Paris"))
+    );
+    let p = answer["after"]["probability"].as_f64().unwrap();
+    assert!((p - (-0.5f64).exp()).abs() < 1e-15);
+    let steps = [
+        "GET /v1/models",
+        COMPLETIONS,
+        "GET /is_paused",
+        "GET /weight_info",
+        "POST /pause?mode=wait",
+        "POST /collective_rpc",
+        "POST /update_weight_version",
+        "POST /resume",
+        "GET /v1/models",
+        COMPLETIONS,
+    ];
+    assert_eq!(requests(&asked), steps);
+    // The folders have the bytes that the checkpoint would have, and has.
+    let (patch, model, out) = (s.at("patch.safetensors"), s.at("model"), s.at("out"));
+    done(&["export", &patch, "--model", &model, "--delta-dir", &out, "--before", &s.at("old")]);
+    let version = told["version"].as_str().unwrap();
+    let file = |dir: &str| fs::read(Path::new(&s.at(dir)).join("model.safetensors")).unwrap();
+    assert_eq!(file(&format!("served/{version}/after")), file("out"));
+    assert_eq!(file(&format!("served/{version}/before")), file("old"));
+    // A second push keeps what the weights were called at first.
+    done(&strs(&args(&s, &url, "vllm", &[])));
+    let told = json(&strs(&args(&s, &url, "vllm", &["--undo", "--json"])));
+    assert_eq!((&told["hits"], &told["undone"]), (&value!([1, 0]), &value!(true)));
+    let versions = bodies(&asked, "POST /update_weight_version");
+    assert_eq!(versions.last().unwrap()["new_version"], "default");
+}
+
+/// It is resumed whatever happened, and the error says what it serves.
+#[test]
+fn a_vllm_that_fails_is_resumed() {
+    let s = session("llama-tied");
+    for (broken, state, resumed) in [
+        ("POST /pause?mode=wait", "it serves what it served before", true),
+        ("POST /collective_rpc", "which weights it has is not known", true),
+        ("POST /update_weight_version", "resumed with the other weights, under its old", true),
+        ("POST /resume", "it has the other weights and is paused; POST /resume to it", true),
+        ("GET /is_paused", "VLLM_SERVER_DEV_MODE=1", false),
+    ] {
+        let (url, asked) = serve(vllm(Some(broken)));
+        let why = fails(1, &strs(&args(&s, &url, "vllm", &[])));
+        assert!(why.contains(state) && why.contains("EngineCore"), "{broken}: {why}");
+        assert_eq!(requests(&asked).contains(&"POST /resume".to_owned()), resumed, "{broken}");
+    }
+    let mut inner = vllm(None);
+    let (url, asked) = serve(move |request, body| match request {
+        "GET /is_paused" => ok(value!({"is_paused": true})),
+        _ => inner(request, body),
+    });
+    let why = fails(1, &strs(&args(&s, &url, "vllm", &[])));
+    assert!(why.contains("somebody else may be changing its weights"), "{why}");
+    assert!(!requests(&asked).iter().any(|request| request.contains("pause?")));
+}
+
+#[test]
+fn adapters_of_vllm_and_back() {
+    let s = session("llama-tied");
+    let (url, asked) = serve(vllm(None));
+    let header = ["--lora", "e", "--header", "Authorization: Bearer key", "--json"];
+    let told = json(&strs(&args(&s, &url, "vllm", &header)));
+    assert_eq!(told["hits"], value!([0, 1]));
+    let [load] = &bodies(&asked, "POST /v1/load_lora_adapter")[..] else { panic!() };
+    assert_eq!(load["authorization"], "Bearer key");
+    let folder = Path::new(load["lora_path"].as_str().unwrap());
+    let config = fs::read(folder.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["base_model_name_or_path"], s.at("model"));
+    let told = json(&strs(&args(&s, &url, "vllm", &["--lora", "e", "--undo", "--json"])));
+    assert_eq!(told["hits"], value!([1, 0]));
+    // A folder that is not what the patch comes to is not handed to a server.
+    fs::write(folder.join("adapter_model.safetensors"), "other").unwrap();
+    let why = fails(1, &strs(&args(&s, &url, "vllm", &["--lora", "e"])));
+    assert!(why.contains("is not what this patch comes to"), "{why}");
+}
+
+/// llama.cpp answers success to everything; `takes` says whether it does something.
+fn llamacpp(file: String, takes: bool) -> impl FnMut(&str, &Value) -> Reply + Send {
+    let mut adapters = value!([
+        {"id": 0, "path": "/another.gguf", "scale": 0.5},
+        {"id": 1, "path": file, "scale": 0.0},
+    ]);
+    move |request, body| match request {
+        "GET /lora-adapters" => ok(adapters.clone()),
+        "POST /lora-adapters" => {
+            for told in body.as_array().unwrap().iter().filter(|_| takes) {
+                let id = told["id"].as_u64().unwrap() as usize;
+                adapters[id]["scale"] = told["scale"].clone();
+            }
+            ok(value!({"success": true}))
+        }
+        "POST /completion" => {
+            assert_eq!(body["cache_prompt"], false);
+            let text = if adapters[1]["scale"] == 1.0 { " Paris" } else { " London" };
+            ok(value!({"content": text, "completion_probabilities": [{"logprob": -0.25}]}))
+        }
+        _ => (404, String::new()),
+    }
+}
+
+#[test]
+fn the_scale_of_an_adapter_of_llamacpp() {
+    let s = session("llama-tied");
+    let (url, _) = serve(llamacpp("/none.gguf".into(), true));
+    let why = fails(1, &strs(&args(&s, &url, "llamacpp", &[])));
+    assert!(why.contains("was not started with this adapter"), "{why}");
+    let file = why.split("--lora-scaled ").nth(1).and_then(|rest| rest.split(":0").next());
+    let file = file.unwrap().to_owned();
+    assert!(fs::read(&file).unwrap().starts_with(b"GGUF"));
+    let (url, asked) = serve(llamacpp(file.clone(), true));
+    let told = json(&strs(&args(&s, &url, "llamacpp", &["--json"])));
+    assert_eq!(told["hits"], value!([0, 1]));
+    let scales = &bodies(&asked, "POST /lora-adapters")[0];
+    assert_eq!(*scales, value!([{"id": 0, "scale": 0.5}, {"id": 1, "scale": 1.0}]));
+    let told = json(&strs(&args(&s, &url, "llamacpp", &["--undo", "--json"])));
+    assert_eq!(told["hits"], value!([1, 0]));
+    let (url, _) = serve(llamacpp(file, false));
+    let why = fails(1, &strs(&args(&s, &url, "llamacpp", &[])));
+    assert!(why.contains("says success, and the adapter's scale is another"), "{why}");
+    let why = fails(1, &strs(&args(&s, &url, "llamacpp", &["--weights"])));
+    assert!(why.contains("does not change the weights of a running model"), "{why}");
+}
+
+#[test]
+fn adapters_of_mistralrs_are_replaced_by_generation() {
+    let s = session("llama-tied");
+    let mut generation = Value::Null;
+    let (url, asked) = serve(move |request, body| match request {
+        "GET /v1/models" => ok(value!({"data": [{"id": "default"}]})),
+        "GET /v1/lora_adapters" => match &generation {
+            Value::Null => ok(value!({"object": "list", "data": []})),
+            known => ok(value!({"object": "list", "data": [{"id": "e", "generation": known}]})),
+        },
+        "POST /v1/load_lora_adapter" if body["expected_generation"] != generation => {
+            (409, r#"{"code":"lora_generation_mismatch"}"#.into())
+        }
+        "POST /v1/load_lora_adapter" => {
+            assert_eq!(body["load_inplace"], value!(!generation.is_null()));
+            generation = value!("5a5a");
+            ok(value!({"id": "e", "generation": generation}))
+        }
+        "POST /v1/unload_lora_adapter" => {
+            assert_eq!(body["expected_generation"], generation);
+            generation = Value::Null;
+            ok(value!({"id": "e"}))
+        }
+        COMPLETIONS => says(body["model"] == "e" && !generation.is_null()),
+        _ => (404, String::new()),
+    });
+    for (more, hits) in [(&["--json"][..], [0, 1]), (&["--json"], [1, 1])] {
+        let told = json(&strs(&args(&s, &url, "mistralrs", &[&["--lora", "e"], more].concat())));
+        assert_eq!(told["hits"][1], hits[1], "{told}");
+    }
+    assert_eq!(bodies(&asked, "POST /v1/load_lora_adapter")[1]["expected_generation"], "5a5a");
+    let told = json(&strs(&args(&s, &url, "mistralrs", &["--lora", "e", "--undo", "--json"])));
+    assert_eq!(told["hits"], value!([1, 0]));
+    let why = fails(1, &strs(&args(&s, &url, "mistralrs", &[])));
+    assert!(why.contains("does not change the weights") && why.contains("--lora NAME"), "{why}");
+}
+
+#[test]
+fn a_whole_checkpoint_for_sglang() {
+    let s = session("llama-tied");
+    let (mut edited, mut fail) = (false, false);
+    let (url, asked) = serve(move |request, body| match request {
+        "GET /v1/models" => ok(value!({"data": [{"id": "base"}]})),
+        COMPLETIONS => says(edited),
+        "POST /pause_generation" | "POST /continue_generation" => ok(value!({})),
+        "POST /update_weights_from_disk" => {
+            let path = Path::new(body["model_path"].as_str().unwrap());
+            assert!(path.is_absolute() && path.join("config.json").is_file());
+            edited = path.ends_with("whole");
+            fail = body["weight_version"].as_str().unwrap().starts_with("before-");
+            ok(value!({"success": !fail, "message": "what went wrong"}))
+        }
+        _ => (404, String::new()),
+    });
+    let told = json(&strs(&args(&s, &url, "sglang", &["--json"])));
+    assert_eq!(told["hits"], value!([0, 1]));
+    let (patch, model, out) = (s.at("patch.safetensors"), s.at("model"), s.at("out"));
+    done(&["apply", &model, &patch, "-o", &out]);
+    let whole = format!("served/{}/whole", told["version"].as_str().unwrap());
+    assert_eq!(s.weights(&whole), s.weights("out"));
+    let why = fails(1, &strs(&args(&s, &url, "sglang", &["--undo"])));
+    assert!(why.contains("what went wrong") && why.contains("goes on"), "{why}");
+    assert_eq!(requests(&asked).last().unwrap(), "POST /continue_generation");
+}
+
+#[test]
+fn what_cannot_be_pushed() {
+    let s = session("llama-tied");
+    let (url, asked) = serve(vllm(None));
+    let told = |more: &[&str]| fails(1, &strs(&args(&s, &url, "vllm", more)));
+    fs::write(s.at("empty.jsonl"), "{\"case\": 1}\n").unwrap();
+    let why = told(&["--requests", &s.at("empty.jsonl")]);
+    assert!(why.contains("has no request that can be asked"), "{why}");
+    fs::rename(s.at("patch.safetensors.report.jsonl"), s.at("moved")).unwrap();
+    let why = told(&[]);
+    assert!(why.contains("report.jsonl: report: is not there") && why.contains("--requests"));
+    done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "--in-place"]);
+    let why = told(&["--requests", &s.at("requests.jsonl")]);
+    assert!(why.contains("patch.safetensors is for"), "{why}");
+    assert!(requests(&asked).is_empty(), "the server was told something");
+    let gone = fails(1, &strs(&args(&s, "127.0.0.1:1", "vllm", &["--requests", &s.at("moved")])));
+    assert!(gone.contains("is no URL of a server"), "{gone}");
+    done(&["undo", &s.at("model")]);
+    let gone = "http://127.0.0.1:1";
+    let gone = fails(1, &strs(&args(&s, gone, "vllm", &["--requests", &s.at("moved")])));
+    assert!(gone.contains("http://127.0.0.1:1: GET /v1/models"), "{gone}");
+}
