@@ -40,7 +40,7 @@ use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::data::request::{self, Fields, MAX_BYTES};
 use crate::data::{Contexts, Fact};
-use crate::edit::apply::{self, Side};
+use crate::edit::apply::{self, PatchSide};
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
 use crate::memory;
@@ -413,7 +413,7 @@ impl Editor {
         let progress = &*self.settings.progress;
         let mut patched = model.clone();
         let by = &model.compute;
-        for tensor in apply::to_memory(dir, &patches, Side::After, by, progress)?.0 {
+        for tensor in apply::to_memory(dir, &patches, PatchSide::After, by, progress)?.0 {
             patched = patched.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
         }
         Ok(TextModel::new(dir, patched, &self.opened.tokenizer))

@@ -12,7 +12,7 @@ use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{count, counted, percent};
 use crate::base::{Error, Progress, Result};
-use crate::edit::apply::{self, Report, Side};
+use crate::edit::apply::{self, PatchSide, Report};
 use crate::edit::export::adapter::{self, Adapter, Module, RANKS};
 use crate::edit::export::gguf;
 use crate::edit::export::versions::{self, Encoding, Version};
@@ -126,7 +126,7 @@ impl Export {
         let older = Shard::open(file).is_ok_and(|s| names(s) == ours);
         check_replaced(file, older, "file of these tensors")?;
         let patches = [patch];
-        let side = Side::After;
+        let side = PatchSide::After;
         let report = apply::to_file(model, &patches, side, file, &context.device, terminal)?;
         say_tensors(context, &report, &[file])
     }
@@ -141,9 +141,9 @@ impl Export {
             |side, dir| apply::to_file_in_folder(model, &patches, side, dir, device, terminal);
         // What takes it back first: with the other alone nobody could.
         if let Some(before) = before {
-            write(Side::Before, before)?;
+            write(PatchSide::Before, before)?;
         }
-        say_tensors(context, &write(Side::After, dir)?, &outputs)
+        say_tensors(context, &write(PatchSide::After, dir)?, &outputs)
     }
 
     fn disk_delta(&self, context: &Context, patch: Patch, model: &Path, dir: &Path) -> Result<()> {
@@ -151,7 +151,7 @@ impl Export {
         let by = &proof::start(context.device.now(), 0, terminal)?[0];
         let patches = [patch];
         let read = |side| apply::to_memory(model, &patches, side, by, terminal);
-        let [(old, _), (new, _)] = [read(Side::Before)?, read(Side::After)?];
+        let [(old, _), (new, _)] = [read(PatchSide::Before)?, read(PatchSide::After)?];
         let (from, to) = if self.undo { (&new, &old) } else { (&old, &new) };
         let encoding = if self.encoding == "xor" { Encoding::Xor } else { Encoding::Overwrite };
         say_version(context, &versions::publish(dir, from, to, encoding, terminal)?)

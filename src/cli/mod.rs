@@ -104,7 +104,7 @@ enum Command {
     /// Hand a patch to servers: as a LoRA adapter, or the changed tensors in full
     Export(export::Export),
     /// Put a patch into a running server, or take it back
-    Push(push::Push),
+    Push(push::PushCommand),
     /// Undo the newest patches that were applied in place, byte for byte
     Undo(apply::Undo),
     /// List the patches that were applied in place

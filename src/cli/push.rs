@@ -9,17 +9,17 @@ use serde_json::json;
 use super::context::Context;
 use crate::base::units::percent;
 use crate::base::{Error, Result};
-use crate::edit::apply::Side;
+use crate::edit::apply::PatchSide;
 use crate::editor::report;
 use crate::push::client::Client;
-use crate::push::folders::Form;
-use crate::push::questions::{self, Answer, Question};
-use crate::push::{Pushed, SERVERS, Source, push};
+use crate::push::folders::{PushForm, PushSource};
+use crate::push::questions::{self, AskedPrompt, ServerAnswer};
+use crate::push::run::{Pushed, SERVERS, push};
 use crate::store::Patch;
 
 /// Which patch, which server, in which form.
 #[derive(Args)]
-pub struct Push {
+pub struct PushCommand {
     /// The patch
     patch: PathBuf,
     /// Folder of the checkpoint the patch is for: that of the server, or a copy
@@ -57,7 +57,7 @@ pub struct Push {
     timeout: u64,
 }
 
-impl Push {
+impl PushCommand {
     /// Tells the server, and prints what it says before and after.
     pub fn run(&self, context: &Context) -> Result<()> {
         let patch = Patch::read(&self.patch)?;
@@ -65,19 +65,19 @@ impl Push {
         let server = SERVERS.into_iter().find(|server| server.name() == self.kind);
         let server = server.ok_or_else(|| Error::refused("no such server", "see --help"))?;
         let form = match (&self.lora, &self.kind[..]) {
-            (Some(name), _) => Form::Adapter(name.clone()),
-            (None, "llamacpp") if !self.weights => Form::Adapter(String::new()),
-            (None, _) => Form::Weights,
+            (Some(name), _) => PushForm::Adapter(name.clone()),
+            (None, "llamacpp") if !self.weights => PushForm::Adapter(String::new()),
+            (None, _) => PushForm::Weights,
         };
         let client = Client::new(&self.to, &self.header, Duration::from_secs(self.timeout))?;
-        let side = if self.undo { Side::Before } else { Side::After };
+        let side = if self.undo { PatchSide::Before } else { PatchSide::After };
         let (model, dir, base) = (&*self.model, &*self.dir, self.base.as_deref());
-        let source = Source { model, patch: &patch, dir, base, device: &context.device };
+        let source = PushSource { model, patch: &patch, dir, base, device: &context.device };
         let pushed = push(server, &source, client, form, side, questions, &context.terminal)?;
         self.say(context, &pushed)
     }
 
-    fn questions(&self) -> Result<Vec<Question>> {
+    fn questions(&self) -> Result<Vec<AskedPrompt>> {
         if let Some(file) = &self.requests {
             return questions::read(file);
         }
@@ -97,7 +97,7 @@ impl Push {
         };
         let hits = [hits(0), hits(1)];
         if context.json {
-            let line = |(question, [before, after]): &(Question, [Answer; 2])| {
+            let line = |(question, [before, after]): &(AskedPrompt, [ServerAnswer; 2])| {
                 json!({
                     "prompt": question.prompt, "target": question.target,
                     "before": before, "after": after,

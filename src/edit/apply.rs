@@ -107,7 +107,7 @@ pub fn to_folder(
 
 /// Which bytes of the tensors that patches change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum PatchSide {
     /// As the checkpoint holds them now, without the patches.
     Before,
     /// With the patches, as [`to_folder`] writes them.
@@ -123,7 +123,7 @@ pub enum Side {
 pub fn to_file(
     model: &Path,
     patches: &[Patch],
-    side: Side,
+    side: PatchSide,
     out: &Path,
     device: &Device,
     progress: &dyn Progress,
@@ -164,7 +164,7 @@ pub fn to_file(
 pub fn to_file_in_folder(
     model: &Path,
     patches: &[Patch],
-    side: Side,
+    side: PatchSide,
     out: &Path,
     device: &Device,
     progress: &dyn Progress,
@@ -196,7 +196,7 @@ pub struct TensorBytes {
 pub fn to_memory(
     model: &Path,
     patches: &[Patch],
-    side: Side,
+    side: PatchSide,
     by: &Compute,
     progress: &dyn Progress,
 ) -> Result<(Vec<TensorBytes>, Report)> {
@@ -274,13 +274,13 @@ impl Planned<'_> {
     /// The bytes of one side of a tensor, in pieces.
     fn read(
         &self,
-        side: Side,
+        side: PatchSide,
         name: &str,
         target: &Target,
         meter: &mut Meter,
         put: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Sums> {
-        if side == Side::After {
+        if side == PatchSide::After {
             let patches = self.after.len();
             return target.make(name, patches, self.history, meter, &mut |_, new| put(new));
         }

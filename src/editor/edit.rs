@@ -16,7 +16,7 @@ use crate::base::{Error, Progress, Remedy, Result, catch_device_error};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::{Contexts, Fact, request};
-use crate::edit::apply::{self, Report, Side, TensorBytes};
+use crate::edit::apply::{self, PatchSide, Report, TensorBytes};
 use crate::edit::cache::Cache;
 use crate::edit::export::adapter::{self, Adapter};
 use crate::edit::fact_report::FactReport;
@@ -317,7 +317,7 @@ impl Edit {
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let (dir, device, file) = (&opened.dir, &opened.device, file.as_ref());
-        let done = apply::to_file(dir, patches, Side::After, file, device, progress)?;
+        let done = apply::to_file(dir, patches, PatchSide::After, file, device, progress)?;
         self.carry_state()?;
         Ok(done)
     }
@@ -330,7 +330,7 @@ impl Edit {
     /// A checkpoint that changed since it was opened; an edit that lives beside the weights.
     pub fn tensors(&self) -> Result<Vec<TensorBytes>> {
         self.unchanged_state()?;
-        let tensors = self.side(Side::After)?;
+        let tensors = self.side(PatchSide::After)?;
         self.carry_state()?;
         Ok(tensors)
     }
@@ -341,10 +341,10 @@ impl Edit {
     ///
     /// As [`tensors`](Edit::tensors).
     pub fn tensors_before(&self) -> Result<Vec<TensorBytes>> {
-        self.side(Side::Before)
+        self.side(PatchSide::Before)
     }
 
-    fn side(&self, side: Side) -> Result<Vec<TensorBytes>> {
+    fn side(&self, side: PatchSide) -> Result<Vec<TensorBytes>> {
         let opened = &self.prepared.opened;
         let patches = std::slice::from_ref(self.patch()?);
         let (by, progress) = (&opened.model.compute, &*self.prepared.settings.progress);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::prepared::Prepared;
 use crate::base::Result;
 use crate::edit::advice::{Edited, Outcome};
-use crate::edit::apply::{self, Side};
+use crate::edit::apply::{self, PatchSide};
 use crate::edit::fact_report::{FactPlan, FactReport, score};
 use crate::edit::facts::TokenizedFact;
 use crate::edit::prompts::FactRows;
@@ -38,7 +38,7 @@ impl Prepared {
         let (dir, by) = (&self.opened.dir, &self.model().compute);
         let patches = std::slice::from_ref(patch);
         let progress = &*self.settings.progress;
-        let (made, report) = apply::to_memory(dir, patches, Side::After, by, progress)?;
+        let (made, report) = apply::to_memory(dir, patches, PatchSide::After, by, progress)?;
         let lost = report.tensors.iter().map(|changed| changed.lost).fold(0.0, f64::max);
         let mut model = self.model().clone();
         for tensor in made {

@@ -16,16 +16,43 @@ use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 use std::{fs, io};
 
-use super::{Artifact, Source};
 use crate::base::{Error, Progress, Result};
-use crate::edit::apply::{self, Side};
+use crate::edit::apply::{self, PatchSide};
 use crate::edit::export::adapter::{self, Adapter};
 use crate::edit::export::gguf;
 use crate::store::{self, Checkpoint, Fingerprint, Patch};
+use crate::tensor::Device;
+
+/// Something that is written for a server to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerFile {
+    /// The changed tensors, and in a folder of their own as they were.
+    Tensors,
+    /// The whole checkpoint with the edit.
+    Checkpoint,
+    /// A LoRA adapter.
+    Adapter,
+    /// The same for llama.cpp.
+    AdapterGguf,
+}
+
+/// The checkpoint and the patch, and where folders for the server are.
+pub struct PushSource<'a> {
+    /// The checkpoint that the server was started with, or a copy.
+    pub model: &'a Path,
+    /// The patch for it.
+    pub patch: &'a Patch,
+    /// DIR.
+    pub dir: &'a Path,
+    /// What the adapter names as its base, where that is not the checkpoint's path.
+    pub base: Option<&'a str>,
+    /// Where the tensors are computed.
+    pub device: &'a Device,
+}
 
 /// In which form a server takes an edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum PushForm {
     /// Its weights change.
     Weights,
     /// An adapter of this name is added to them.
@@ -59,8 +86,8 @@ impl Folders {
     }
 
     /// Where the tensors of a side are.
-    pub fn tensors(&self, side: Side) -> PathBuf {
-        self.dir.join(if side == Side::After { "after" } else { "before" })
+    pub fn tensors(&self, side: PatchSide) -> PathBuf {
+        self.dir.join(if side == PatchSide::After { "after" } else { "before" })
     }
 
     /// Where the whole checkpoint is.
@@ -83,33 +110,33 @@ impl Folders {
         self.dir.join("version-before")
     }
 
-    /// Writes one artifact; one that is there is held to what would be written, but for a whole
+    /// Writes one of them; one that is there is held to what would be written, but for a whole
     /// checkpoint, which would take as long again.
     ///
     /// # Errors
     ///
     /// A patch for other weights; something else in its place; what the system refuses.
-    pub fn write(&self, artifact: Artifact, s: &Source, progress: &dyn Progress) -> Result<()> {
+    pub fn write(&self, file: ServerFile, s: &PushSource, progress: &dyn Progress) -> Result<()> {
         let (model, device, patches) = (s.model, s.device, from_ref(s.patch));
         let tensors = |side, place: &Path| {
             apply::to_file_in_folder(model, patches, side, place, device, progress).map(drop)
         };
-        match artifact {
-            Artifact::Tensors => {
+        match file {
+            ServerFile::Tensors => {
                 // What takes it back first: with the other alone nobody could.
-                for side in [Side::Before, Side::After] {
+                for side in [PatchSide::Before, PatchSide::After] {
                     settle(&self.tensors(side), &|place| tensors(side, place))?;
                 }
                 Ok(())
             }
-            Artifact::Checkpoint => {
+            ServerFile::Checkpoint => {
                 let place = self.checkpoint();
                 if place.exists() {
                     return Checkpoint::check(&place);
                 }
                 apply::to_folder(model, patches, &place, device, progress).map(drop)
             }
-            Artifact::Adapter => {
+            ServerFile::Adapter => {
                 apply::check(model, patches, device, progress)?;
                 let path = adapter::name_of(model);
                 let base = Some(s.base.unwrap_or(&path));
@@ -117,7 +144,7 @@ impl Folders {
                     adapter::write(s.patch, None, base, place, progress).map(drop)
                 })
             }
-            Artifact::AdapterGguf => {
+            ServerFile::AdapterGguf => {
                 apply::check(model, patches, device, progress)?;
                 fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, "create", e))?;
                 let adapter = Adapter::of(s.patch, None, progress)?;

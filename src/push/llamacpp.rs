@@ -16,11 +16,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::client::state;
-use super::folders::Form;
-use super::questions::{Answer, TOKENS};
-use super::{Artifact, Order, Server};
+use super::folders::{PushForm, ServerFile};
+use super::questions::{ServerAnswer, TOKENS};
+use super::server::{PushOrder, Server};
 use crate::base::{Error, Remedy, Result};
-use crate::edit::apply::Side;
+use crate::edit::apply::PatchSide;
 
 pub(super) struct LlamaCpp;
 
@@ -31,10 +31,10 @@ impl Server for LlamaCpp {
         "llamacpp"
     }
 
-    fn reads(&self, form: &Form) -> Result<Vec<Artifact>> {
+    fn reads(&self, form: &PushForm) -> Result<Vec<ServerFile>> {
         match form {
-            Form::Adapter(_) => Ok(vec![Artifact::AdapterGguf]),
-            Form::Weights => {
+            PushForm::Adapter(_) => Ok(vec![ServerFile::AdapterGguf]),
+            PushForm::Weights => {
                 let what = "llama.cpp does not change the weights of a running model";
                 let remedy = Remedy::from("push an adapter").option("lora", Some("NAME"));
                 Err(Error::refused(what, remedy))
@@ -42,7 +42,7 @@ impl Server for LlamaCpp {
         }
     }
 
-    fn bring(&self, order: &Order, side: Side) -> Result<()> {
+    fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
         let client = &order.client;
         let adapters = client.read("/lora-adapters")?;
         let adapters = adapters.as_array().cloned().unwrap_or_default();
@@ -52,7 +52,7 @@ impl Server for LlamaCpp {
             let help = format!("start it with --lora-scaled {}:0", file.display());
             return Err(state(e, AS_BEFORE, &help));
         };
-        let wanted = if side == Side::After { 1.0 } else { 0.0 };
+        let wanted = if side == PatchSide::After { 1.0 } else { 0.0 };
         let scale = |adapter: &Value| match adapter == ours {
             true => json!({"id": adapter["id"], "scale": wanted}),
             false => json!({"id": adapter["id"], "scale": adapter["scale"]}),
@@ -72,7 +72,7 @@ impl Server for LlamaCpp {
         Ok(())
     }
 
-    fn answer(&self, order: &Order, _: Side, prompt: &str) -> Result<Answer> {
+    fn answer(&self, order: &PushOrder, _: PatchSide, prompt: &str) -> Result<ServerAnswer> {
         let body = json!({
             "prompt": prompt, "n_predict": TOKENS, "temperature": 0, "n_probs": 1,
             "cache_prompt": false,
@@ -82,7 +82,7 @@ impl Server for LlamaCpp {
             return Err(order.client.error("POST /completion was answered without a text"));
         };
         let first = told["completion_probabilities"][0]["logprob"].as_f64();
-        Ok(Answer { text: text.to_owned(), probability: first.map(f64::exp) })
+        Ok(ServerAnswer { text: text.to_owned(), probability: first.map(f64::exp) })
     }
 }
 

@@ -12,12 +12,12 @@
 use serde_json::json;
 
 use super::client::state;
-use super::folders::Form;
+use super::folders::{PushForm, ServerFile};
 use super::openai::{base_model, complete, field};
-use super::questions::Answer;
-use super::{Artifact, Order, Server};
+use super::questions::ServerAnswer;
+use super::server::{PushOrder, Server};
 use crate::base::{Error, Remedy, Result};
-use crate::edit::apply::Side;
+use crate::edit::apply::PatchSide;
 
 pub(super) struct MistralRs;
 
@@ -30,10 +30,10 @@ impl Server for MistralRs {
         "mistralrs"
     }
 
-    fn reads(&self, form: &Form) -> Result<Vec<Artifact>> {
+    fn reads(&self, form: &PushForm) -> Result<Vec<ServerFile>> {
         match form {
-            Form::Adapter(_) => Ok(vec![Artifact::Adapter]),
-            Form::Weights => {
+            PushForm::Adapter(_) => Ok(vec![ServerFile::Adapter]),
+            PushForm::Weights => {
                 let what = "mistral.rs does not change the weights of a running model";
                 let remedy = Remedy::from("push an adapter").option("lora", Some("NAME"));
                 Err(Error::refused(what, remedy))
@@ -41,8 +41,8 @@ impl Server for MistralRs {
         }
     }
 
-    fn bring(&self, order: &Order, side: Side) -> Result<()> {
-        let Form::Adapter(name) = &order.form else { return self.reads(&order.form).map(drop) };
+    fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
+        let PushForm::Adapter(name) = &order.form else { return self.reads(&order.form).map(drop) };
         let told = |e| state(e, "it serves what it served before", NO_ADAPTERS);
         let there = order.client.read("/v1/lora_adapters").map_err(told)?;
         let current = field(&there, "data", "id", name).map(|one| one["generation"].clone());
@@ -51,8 +51,8 @@ impl Server for MistralRs {
             body["expected_generation"] = current;
         }
         let path = match side {
-            Side::Before => "/v1/unload_lora_adapter",
-            Side::After => {
+            PatchSide::Before => "/v1/unload_lora_adapter",
+            PatchSide::After => {
                 body["lora_path"] = json!(order.folders.adapter());
                 body["load_inplace"] = json!(body.get("expected_generation").is_some());
                 "/v1/load_lora_adapter"
@@ -61,9 +61,9 @@ impl Server for MistralRs {
         order.client.tell(path, Some(&body)).map(drop).map_err(told)
     }
 
-    fn answer(&self, order: &Order, side: Side, prompt: &str) -> Result<Answer> {
+    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer> {
         match (&order.form, side) {
-            (Form::Adapter(name), Side::After) => complete(&order.client, name, prompt),
+            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, prompt),
             _ => complete(&order.client, &base_model(&order.client)?, prompt),
         }
     }

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::questions::{Answer, TOKENS};
+use super::questions::{ServerAnswer, TOKENS};
 use crate::base::Result;
 
 /// What a model of the server says to a prompt, greedily.
-pub(super) fn complete(client: &Client, model: &str, prompt: &str) -> Result<Answer> {
+pub(super) fn complete(client: &Client, model: &str, prompt: &str) -> Result<ServerAnswer> {
     let body = json!({
         "model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "logprobs": 1,
     });
@@ -17,7 +17,7 @@ pub(super) fn complete(client: &Client, model: &str, prompt: &str) -> Result<Ans
         return Err(client.error("POST /v1/completions was answered without a text"));
     };
     let first = choice["logprobs"]["token_logprobs"][0].as_f64();
-    Ok(Answer { text: text.to_owned(), probability: first.map(f64::exp) })
+    Ok(ServerAnswer { text: text.to_owned(), probability: first.map(f64::exp) })
 }
 
 /// The name under which the server has the model itself: the first that is nobody's adapter.

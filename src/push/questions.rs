@@ -10,7 +10,7 @@ use crate::data::request::{self, Fields, MAX_BYTES};
 
 /// A prompt of an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Question {
+pub struct AskedPrompt {
     /// The prompt, its subject filled in.
     pub prompt: String,
     /// What the edited model should say.
@@ -19,7 +19,7 @@ pub struct Question {
 
 /// What a server says to a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
+pub struct ServerAnswer {
     /// The likeliest tokens, at most [`TOKENS`].
     pub text: String,
     /// The probability of the first of them, where the server says it.
@@ -34,13 +34,13 @@ pub const TOKENS: usize = 8;
 /// # Errors
 ///
 /// A file that cannot be read, or has no request that can be used.
-pub fn read(file: &Path) -> Result<Vec<Question>> {
+pub fn read(file: &Path) -> Result<Vec<AskedPrompt>> {
     let requests = request::parse_each(file, &read_file(file, MAX_BYTES)?, Fields::Edit)?;
-    let question = |fact: crate::data::Fact| Question {
+    let question = |fact: crate::data::Fact| AskedPrompt {
         prompt: fact.filled(),
         target: fact.target_new.trim().to_owned(),
     };
-    let questions: Vec<Question> = requests.facts.into_iter().map(question).collect();
+    let questions: Vec<AskedPrompt> = requests.facts.into_iter().map(question).collect();
     match (questions.is_empty(), requests.broken.first()) {
         (false, _) => Ok(questions),
         (true, broken) => {
@@ -51,7 +51,7 @@ pub fn read(file: &Path) -> Result<Vec<Question>> {
     }
 }
 
-impl Answer {
+impl ServerAnswer {
     /// Whether it begins with the target.
     pub fn says(&self, target: &str) -> bool {
         self.text.trim_start().starts_with(target)

@@ -13,12 +13,12 @@
 use serde_json::{Value, json};
 
 use super::client::{Client, state};
-use super::folders::Form;
+use super::folders::{PushForm, ServerFile};
 use super::openai::{base_model, complete};
-use super::questions::Answer;
-use super::{Artifact, Order, Server};
+use super::questions::ServerAnswer;
+use super::server::{PushOrder, Server};
 use crate::base::Result;
-use crate::edit::apply::Side;
+use crate::edit::apply::PatchSide;
 
 pub(super) struct SgLang;
 
@@ -29,35 +29,35 @@ impl Server for SgLang {
         "sglang"
     }
 
-    fn reads(&self, form: &Form) -> Result<Vec<Artifact>> {
+    fn reads(&self, form: &PushForm) -> Result<Vec<ServerFile>> {
         Ok(match form {
-            Form::Weights => vec![Artifact::Checkpoint],
-            Form::Adapter(_) => vec![Artifact::Adapter],
+            PushForm::Weights => vec![ServerFile::Checkpoint],
+            PushForm::Adapter(_) => vec![ServerFile::Adapter],
         })
     }
 
-    fn bring(&self, order: &Order, side: Side) -> Result<()> {
+    fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
         let client = &order.client;
         let name = match &order.form {
-            Form::Weights => return weights(order, side),
-            Form::Adapter(name) => name,
+            PushForm::Weights => return weights(order, side),
+            PushForm::Adapter(name) => name,
         };
         let (path, body) = match side {
-            Side::After => {
+            PatchSide::After => {
                 let path = order.folders.adapter();
                 ("/load_lora_adapter", json!({"lora_name": name, "lora_path": path}))
             }
-            Side::Before => ("/unload_lora_adapter", json!({"lora_name": name})),
+            PatchSide::Before => ("/unload_lora_adapter", json!({"lora_name": name})),
         };
         let help = "start it with --enable-lora and a --max-lora-rank that holds the adapter; one \
                     of this name has to be taken back first";
         succeeds(client, path, &body).map_err(|e| state(e, AS_BEFORE, help))
     }
 
-    fn answer(&self, order: &Order, side: Side, prompt: &str) -> Result<Answer> {
+    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer> {
         let base = base_model(&order.client)?;
         match (&order.form, side) {
-            (Form::Adapter(name), Side::After) => {
+            (PushForm::Adapter(name), PatchSide::After) => {
                 complete(&order.client, &format!("{base}:{name}"), prompt)
             }
             _ => complete(&order.client, &base, prompt),
@@ -65,11 +65,11 @@ impl Server for SgLang {
     }
 }
 
-fn weights(order: &Order, side: Side) -> Result<()> {
+fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
     let (client, folders) = (&order.client, &order.folders);
     let (path, version) = match side {
-        Side::After => (folders.checkpoint(), folders.version.clone()),
-        Side::Before => (order.base.clone(), format!("before-{}", folders.version)),
+        PatchSide::After => (folders.checkpoint(), folders.version.clone()),
+        PatchSide::Before => (order.base.clone(), format!("before-{}", folders.version)),
     };
     let body = json!({"model_path": path, "weight_version": version, "flush_cache": true});
     let help = "see that it sees the folder under this path";

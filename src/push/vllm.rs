@@ -8,7 +8,8 @@
 //!           POST /collective_rpc            reload_weights from the folder, by its whole path
 //!           POST /update_weight_version     the hash of the patch
 //!           POST /resume                    also after a failure
-//! adapter   POST /v1/load_lora_adapter      in the place of one of its name; /v1/unload_lora_adapter
+//! adapter   POST /v1/load_lora_adapter      in the place of one of its name
+//!           POST /v1/unload_lora_adapter
 //! ```
 //!
 //! A path that a worker does not see ends the server, so nothing is told before the folders stand
@@ -19,12 +20,12 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::client::{Client, state};
-use super::folders::Form;
+use super::folders::{PushForm, ServerFile};
 use super::openai::{base_model, complete};
-use super::questions::Answer;
-use super::{Artifact, Order, Server};
+use super::questions::ServerAnswer;
+use super::server::{PushOrder, Server};
 use crate::base::{Error, Result};
-use crate::edit::apply::Side;
+use crate::edit::apply::PatchSide;
 use crate::store::write;
 
 pub(super) struct Vllm;
@@ -38,30 +39,30 @@ impl Server for Vllm {
         "vllm"
     }
 
-    fn reads(&self, form: &Form) -> Result<Vec<Artifact>> {
+    fn reads(&self, form: &PushForm) -> Result<Vec<ServerFile>> {
         Ok(match form {
-            Form::Weights => vec![Artifact::Tensors],
-            Form::Adapter(_) => vec![Artifact::Adapter],
+            PushForm::Weights => vec![ServerFile::Tensors],
+            PushForm::Adapter(_) => vec![ServerFile::Adapter],
         })
     }
 
-    fn bring(&self, order: &Order, side: Side) -> Result<()> {
+    fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
         match &order.form {
-            Form::Weights => weights(order, side),
-            Form::Adapter(name) => adapter(order, name, side),
+            PushForm::Weights => weights(order, side),
+            PushForm::Adapter(name) => adapter(order, name, side),
         }
     }
 
-    fn answer(&self, order: &Order, side: Side, prompt: &str) -> Result<Answer> {
+    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer> {
         match (&order.form, side) {
-            (Form::Adapter(name), Side::After) => complete(&order.client, name, prompt),
+            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, prompt),
             _ => complete(&order.client, &base_model(&order.client)?, prompt),
         }
     }
 }
 
 /// Swaps the changed tensors.
-fn weights(order: &Order, side: Side) -> Result<()> {
+fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
     let client = &order.client;
     let told = |e| state(e, "it serves what it served before", NO_UPDATES);
     let paused = client.read("/is_paused").map_err(told)?;
@@ -71,11 +72,11 @@ fn weights(order: &Order, side: Side) -> Result<()> {
     }
     let current = client.read("/weight_info").map_err(told)?["weight_version"].clone();
     let version = match side {
-        Side::After => {
+        PatchSide::After => {
             remember(order, &current)?;
             order.folders.version.clone()
         }
-        Side::Before => fs::read_to_string(order.folders.before())
+        PatchSide::Before => fs::read_to_string(order.folders.before())
             .unwrap_or_else(|_| format!("before-{}", order.folders.version)),
     };
     let paused = client.tell("/pause?mode=wait", None);
@@ -92,7 +93,7 @@ fn weights(order: &Order, side: Side) -> Result<()> {
 }
 
 /// What is told while it is paused.
-fn change(client: &Client, order: &Order, side: Side, version: &str) -> Result<()> {
+fn change(client: &Client, order: &PushOrder, side: PatchSide, version: &str) -> Result<()> {
     let path = order.folders.tensors(side);
     let reload = json!({"method": "reload_weights", "kwargs": {"weights_path": path}});
     client.tell("/collective_rpc", Some(&reload)).map_err(|e| {
@@ -106,7 +107,7 @@ fn change(client: &Client, order: &Order, side: Side, version: &str) -> Result<(
 }
 
 /// Keeps what the server called its weights, unless they are this edit's already.
-fn remember(order: &Order, current: &Value) -> Result<()> {
+fn remember(order: &PushOrder, current: &Value) -> Result<()> {
     match current.as_str() {
         Some(current) if current != order.folders.version => {
             write::whole(&order.folders.before(), current.as_bytes())
@@ -115,15 +116,15 @@ fn remember(order: &Order, current: &Value) -> Result<()> {
     }
 }
 
-fn adapter(order: &Order, name: &str, side: Side) -> Result<()> {
+fn adapter(order: &PushOrder, name: &str, side: PatchSide) -> Result<()> {
     let told = |e: Error| state(e, "it serves what it served before", NO_ADAPTERS);
     let (path, body) = match side {
-        Side::After => {
+        PatchSide::After => {
             let path = order.folders.adapter();
             let body = json!({"lora_name": name, "lora_path": path, "load_inplace": true});
             ("/v1/load_lora_adapter", body)
         }
-        Side::Before => ("/v1/unload_lora_adapter", json!({"lora_name": name})),
+        PatchSide::Before => ("/v1/unload_lora_adapter", json!({"lora_name": name})),
     };
     order.client.tell(path, Some(&body)).map(drop).map_err(told)
 }

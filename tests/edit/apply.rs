@@ -8,7 +8,7 @@ use std::slice::from_ref;
 use incise::Error;
 use incise::base::progress::Quiet;
 use incise::base::{DType, Progress, Stage};
-use incise::edit::apply::{Side, in_place, log, to_folder, to_memory, undo};
+use incise::edit::apply::{PatchSide, in_place, log, to_folder, to_memory, undo};
 use incise::gpu::Engine;
 use incise::ops::update::Stored;
 use incise::store::disk::Os;
@@ -158,7 +158,7 @@ fn a_tensor_of_two_files_is_not_changed() {
     for why in [
         refusal(in_place(&toy.dir, &of_b, &Device::Cpu, &Quiet)),
         refusal(to_folder(&toy.dir, &of_b, &out, &Device::Cpu, &Quiet)),
-        refusal(to_memory(&toy.dir, &of_b, Side::After, by, &Quiet)),
+        refusal(to_memory(&toy.dir, &of_b, PatchSide::After, by, &Quiet)),
     ] {
         assert!(why.contains(&format!("{FIRST}: {B}: is stored in two files")), "{why}");
         assert!(why.contains("model-00002-of-00002.safetensors") && why.contains("save"), "{why}");

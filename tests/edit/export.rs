@@ -7,7 +7,7 @@ use std::slice::from_ref;
 use incise::Error;
 use incise::base::DType;
 use incise::base::progress::Quiet;
-use incise::edit::apply::{Side, in_place, to_file, to_folder};
+use incise::edit::apply::{PatchSide, in_place, to_file, to_folder};
 use incise::edit::export::adapter::{Adapter, Module, RANKS, write};
 use incise::store::{Change, Delta, Patch, RowBlocks, tensor_fingerprint};
 use incise::tensor::Device;
@@ -360,7 +360,7 @@ fn tensors_in_full_are_those_of_a_new_folder() {
             let first = patch(vec![of(A, 1), of(B, 2)]);
             let reports = [
                 to_folder(&toy.dir, from_ref(&first), &out, &Device::Cpu, &Quiet).unwrap(),
-                to_file(&toy.dir, from_ref(&first), Side::After, &file, &Device::Cpu, &Quiet)
+                to_file(&toy.dir, from_ref(&first), PatchSide::After, &file, &Device::Cpu, &Quiet)
                     .unwrap(),
             ];
             assert_eq!(reports[0], reports[1]);
@@ -372,7 +372,8 @@ fn tensors_in_full_are_those_of_a_new_folder() {
             let second = patch(vec![fitting(&toy, A, flag, 3)]);
             fs::remove_dir_all(&out).unwrap();
             to_folder(&toy.dir, from_ref(&second), &out, &Device::Cpu, &Quiet).unwrap();
-            to_file(&toy.dir, from_ref(&second), Side::After, &file, &Device::Cpu, &Quiet).unwrap();
+            to_file(&toy.dir, from_ref(&second), PatchSide::After, &file, &Device::Cpu, &Quiet)
+                .unwrap();
             let want = (A.into(), dtype.name().into(), stored.to_vec(), tensor(&out, A));
             assert_eq!(tensors(&file), [want], "{dtype:?}");
         }
@@ -392,7 +393,8 @@ fn a_file_is_whole_or_as_it_was() {
     let refused = |spoil: &dyn Fn(&mut Change), words: &str| {
         let mut patch = patch(vec![change.clone()]);
         spoil(&mut patch.changes[0]);
-        let why = refusal(to_file(&toy.dir, &[patch], Side::After, &file, &Device::Cpu, &Quiet));
+        let why =
+            refusal(to_file(&toy.dir, &[patch], PatchSide::After, &file, &Device::Cpu, &Quiet));
         assert!(why.contains(words), "{why:?} does not say {words:?}");
         holds_old();
     };
@@ -404,7 +406,7 @@ fn a_file_is_whole_or_as_it_was() {
         match to_file(
             &toy.dir,
             &[patch(vec![change.clone()])],
-            Side::After,
+            PatchSide::After,
             &file,
             &Device::Cpu,
             &stop,

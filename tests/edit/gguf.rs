@@ -35,7 +35,7 @@ fn read(bytes: &[u8]) -> (Pairs, Tensors) {
     assert_eq!(take(4), b"GGUF");
     assert_eq!(word(take(4)), 3);
     let (tensors, pairs) = (long(take(8)), long(take(8)));
-    let mut text = |take: &mut dyn FnMut(usize) -> Vec<u8>| {
+    let text = |take: &mut dyn FnMut(usize) -> Vec<u8>| {
         let n = u64::from_le_bytes(take(8).try_into().unwrap()) as usize;
         String::from_utf8(take(n)).unwrap()
     };
@@ -125,15 +125,14 @@ fn names_sizes_and_values() {
     }
 }
 
-/// Queries and keys of llama: the converter reshapes rows to (heads, 2, E/2) and swaps the last two.
+/// Queries and keys of llama: the converter reshapes rows to (heads, 2, E/2) and swaps the last
+/// two.
 #[test]
 fn rows_that_llamacpp_keeps_by_pairs() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("a.gguf");
-    let arch = Model::load(&Checkpoint::open(&Golden::open("llama").dir).unwrap(), Precision::F32)
-        .unwrap()
-        .arch()
-        .clone();
+    let llama = Checkpoint::open(&Golden::open("llama").dir).unwrap();
+    let arch = Model::load(&llama, Precision::F32).unwrap().arch;
     assert_ne!(arch.n_heads, arch.n_kv_heads);
     for (matrix, name, heads) in
         [(Matrix::Q, "attn_q", arch.n_heads), (Matrix::K, "attn_k", arch.n_kv_heads)]

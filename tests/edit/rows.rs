@@ -7,7 +7,7 @@ use std::slice::from_ref;
 
 use incise::base::progress::Quiet;
 use incise::base::{DType, Progress};
-use incise::edit::apply::{Side, in_place, to_file, to_folder, undo};
+use incise::edit::apply::{PatchSide, in_place, to_file, to_folder, undo};
 use incise::edit::export::adapter::Adapter;
 use incise::model::change::dense;
 use incise::model::lineage::weights_name;
@@ -168,7 +168,7 @@ fn rows_change_and_nothing_else() {
         let left: Vec<_> = fs::read_dir(dir.join(".incise")).unwrap().collect();
         assert_eq!(left.len(), 1, "{name}: the lock alone is left");
         let file = copy.beside("tensors");
-        to_file(&dir, &patches, Side::After, &file, &Device::Cpu, &Quiet).unwrap();
+        to_file(&dir, &patches, PatchSide::After, &file, &Device::Cpu, &Quiet).unwrap();
         let file = fs::read(file).unwrap();
         let file = safetensors::SafeTensors::deserialize(&file).unwrap();
         assert_eq!(file.len(), if name == "llama" { 4 } else { 2 });

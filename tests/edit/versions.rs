@@ -106,8 +106,12 @@ fn a_session_exports_both_sides() {
     done(&strs(&s.edit(&[])));
     let (patch, model, copy) = (s.at("patch.safetensors"), s.at("model"), s.at("copy"));
     done(&["apply", &model, &patch, "-o", &copy]);
-    let export = |more: &[&str]| [&["export", &patch, "--model", &model], more].concat();
-    let told = json(&export(&["--delta-dir", &s.at("new"), "--before", &s.at("old"), "--json"]));
+    let args = |more: &[&str]| -> Vec<String> {
+        let all = ["export", &patch, "--model", &model];
+        all.iter().chain(more).map(|word| (*word).to_owned()).collect()
+    };
+    let told =
+        json(&strs(&args(&["--delta-dir", &s.at("new"), "--before", &s.at("old"), "--json"])));
     assert_eq!((&told["written"], &told["before"]), (&value!(s.at("new")), &value!(s.at("old"))));
     let name = told["tensors"][0]["name"].as_str().unwrap();
     for (dir, whole) in [("new", &copy), ("old", &model)] {
@@ -118,16 +122,16 @@ fn a_session_exports_both_sides() {
         assert_eq!(file.tensor(name).unwrap().data(), want, "{dir}");
         assert_eq!(fs::read_dir(s.at(dir)).unwrap().count(), 1, "{dir}");
     }
-    let why = fails(1, &export(&["--delta-dir", &s.at("same"), "--before", &s.at("same")]));
+    let why = fails(1, &strs(&args(&["--delta-dir", &s.at("same"), "--before", &s.at("same")])));
     assert!(why.contains("is the place of another output"), "{why}");
-    let why = fails(1, &export(&["--delta-dir", &s.at("new")]));
+    let why = fails(1, &strs(&args(&["--delta-dir", &s.at("new")])));
     assert!(why.contains("is there and not empty"), "{why}");
 
-    let forward = export(&["--disk-delta", &s.at("versions"), "--json"]);
-    assert_eq!(json(&forward)["version"], 1);
-    assert!(fails(1, &forward).contains("was left with other bytes"));
+    let forward = args(&["--disk-delta", &s.at("versions"), "--json"]);
+    assert_eq!(json(&strs(&forward))["version"], 1);
+    assert!(fails(1, &strs(&forward)).contains("was left with other bytes"));
     let back = ["--disk-delta", &s.at("versions"), "--undo", "--encoding", "overwrite"];
-    assert!(done(&export(&back)).contains("version 2"));
+    assert!(done(&strs(&args(&back))).contains("version 2"));
     let why = fails(2, &["export", &patch, "--disk-delta", &s.at("more")]);
     assert!(why.contains("--model"), "{why}");
 }

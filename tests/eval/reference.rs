@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use incise::base::Quiet;
 use incise::data::{Case, Corpus, Demonstrations, cases};
-use incise::edit::apply::{self, Side};
+use incise::edit::apply::{self, PatchSide};
 use incise::eval::ask::Respondent;
 use incise::eval::drift;
 use incise::eval::fluency::{Idf, entropy, words};
@@ -71,7 +71,7 @@ impl Recorded {
         if let Some(patch) = case["patch"].as_str() {
             let patches = [Patch::read(&golden().join(patch)).unwrap()];
             let by = &model.compute;
-            let made = apply::to_memory(&dir, &patches, Side::After, by, &Quiet).unwrap();
+            let made = apply::to_memory(&dir, &patches, PatchSide::After, by, &Quiet).unwrap();
             for tensor in made.0 {
                 edited = edited.with_stored(&tensor.name, tensor.dtype, Arc::new(tensor.bytes));
             }

@@ -258,7 +258,7 @@ fn adapters_of_mistralrs_are_replaced_by_generation() {
 #[test]
 fn a_whole_checkpoint_for_sglang() {
     let s = session("llama-tied");
-    let (mut edited, mut fail) = (false, false);
+    let mut edited = false;
     let (url, asked) = serve(move |request, body| match request {
         "GET /v1/models" => ok(value!({"data": [{"id": "base"}]})),
         COMPLETIONS => says(edited),
@@ -267,8 +267,8 @@ fn a_whole_checkpoint_for_sglang() {
             let path = Path::new(body["model_path"].as_str().unwrap());
             assert!(path.is_absolute() && path.join("config.json").is_file());
             edited = path.ends_with("whole");
-            fail = body["weight_version"].as_str().unwrap().starts_with("before-");
-            ok(value!({"success": !fail, "message": "what went wrong"}))
+            let fails = body["weight_version"].as_str().unwrap().starts_with("before-");
+            ok(value!({"success": !fails, "message": "what went wrong"}))
         }
         _ => (404, String::new()),
     });

@@ -99,8 +99,8 @@ impl Encoding {
 ///
 /// # Errors
 ///
-/// Tensors that the versions in `dir` left with other bytes than `old`; no difference; tensors above
-/// 4 GiB as [`Encoding::Overwrite`]; a folder that cannot be read or written; cancellation.
+/// Tensors that the versions in `dir` left with other bytes than `old`; no difference; tensors
+/// above 4 GiB as [`Encoding::Overwrite`]; a folder that cannot be read or written; cancellation.
 pub fn publish(
     dir: &Path,
     old: &[TensorBytes],
