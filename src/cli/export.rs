@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use super::apply::{say, tensors};
+use super::apply::say;
 use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
@@ -87,7 +87,7 @@ impl Export {
         check_replaced(file, older, "file of these tensors")?;
         let report = apply::to_file(model, &[patch], Side::After, file, &context.device, terminal)?;
         if context.json {
-            return terminal.json(&json!({"written": file, "tensors": tensors(&report)}));
+            return terminal.json(&json!({"written": file, "tensors": report.tensors}));
         }
         say(terminal, &report)?;
         let n = counted(report.tensors.len() as u64, "tensor");
