@@ -25,9 +25,11 @@ fn root() -> &'static Path {
 
 /// Every Rust, CUDA and C++ file of the repository's own folders.
 fn tree() -> Tree {
-    const FOLDERS: [&str; 8] =
-        ["src", "tests", "benches", "build", "build.rs", "fuzz", "kernels", "tools"];
-    const ENDINGS: [&str; 5] = ["rs", "cu", "cuh", "h", "cpp"];
+    const FOLDERS: [&str; 10] = [
+        "src", "tests", "benches", "build", "build.rs", "capi", "examples", "fuzz", "kernels",
+        "tools",
+    ];
+    const ENDINGS: [&str; 6] = ["rs", "cu", "cuh", "h", "c", "cpp"];
     let mut tree = Tree::new();
     let mut todo: Vec<PathBuf> = FOLDERS.iter().map(|name| root().join(name)).collect();
     while let Some(path) = todo.pop() {
@@ -320,6 +322,9 @@ fn every_folder_is_read() {
         "benches/search.rs",
         "build/kernel.rs",
         "build.rs",
+        "capi/src/edit.rs",
+        "capi/examples/edit.c",
+        "examples/candle/src/main.rs",
         "fuzz/fuzz_targets/header.rs",
         "kernels/norm.cu",
         "kernels/common.cuh",
