@@ -42,8 +42,8 @@
 typedef struct incise_edit incise_edit;
 
 // An open model. It never changes: several threads may plan on one at once, and each gets the edit
-// that it would get alone. It belongs to the caller, who frees it by incise_editor_free; edits that
-// were planned on it keep what they need of it.
+// that it would get alone. It belongs to the caller, who frees it by incise_editor_free; edits
+// that were planned on it keep what they need of it.
 typedef struct incise_editor incise_editor;
 
 // What went wrong, and what to do about it. It belongs to the caller, who frees it by
@@ -102,8 +102,8 @@ const char *incise_version(void);
 // freed; null for a null error, as with the functions below.
 const char *incise_error_code(const incise_error *error);
 
-// All of it on one line: what went wrong, its causes, and the remedy last. Valid until the error is
-// freed.
+// All of it on one line: what went wrong, its causes, and the remedy last. Valid until the error
+// is freed.
 const char *incise_error_message(const incise_error *error);
 
 // The file or folder it is about, or the name of an input that is no file; null where there is
@@ -114,16 +114,16 @@ const char *incise_error_file(const incise_error *error);
 // Valid until the error is freed.
 const char *incise_error_field(const incise_error *error);
 
-// What to do about it; null where nothing is known. In parentheses are settings that help, by their
-// names in incise_plan's document or incise_open's arguments, or a command of the program. Valid
-// until the error is freed.
+// What to do about it; null where nothing is known. In parentheses are settings that help, by
+// their names in incise_plan's document or incise_open's arguments, or a command of the program.
+// Valid until the error is freed.
 const char *incise_error_remedy(const incise_error *error);
 
 // Frees an error; null is ignored.
 void incise_error_free(incise_error *error);
 
-// Opens a model: a folder with config.json, tokenizer and safetensors files. Weights are mapped and
-// not read, so this takes little time and memory.
+// Opens a model: a folder with config.json, tokenizer and safetensors files. Weights are mapped
+// and not read, so this takes little time and memory.
 //
 // `device` is "cpu", "auto", "cuda:0" or several as "cuda:0,1"; null is "cpu". A GPU is asked the
 // first time whether it computes what it should, which takes some seconds. `threads` is how many
@@ -141,7 +141,8 @@ void incise_editor_free(incise_editor *editor);
 
 // Plans the change of facts. Changes no file but the cache, where the document names one.
 //
-// `json` is one JSON object of `requests` and settings; an unknown field is an error that names it.
+// `json` is one JSON object of `requests` and settings; an unknown field is an error that names
+// it.
 //
 //     requests         list of records in any form that the program reads, as
 //                      {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux",
@@ -151,8 +152,8 @@ void incise_editor_free(incise_editor *editor);
 //     hparams          path of a JSON or YAML file of hyperparameters, or a preset's name
 //     hyperparameters  object of hyperparameters by name, over those of hparams: {"v_lr": 0.5}
 //     contexts         path of a file; without one they are drawn from the model with the seed
-//     chat             true, or {"system": "...", "variables": {...}}: prompts are a user's message
-//                      in the model's chat template
+//     chat             true, or {"system": "...", "variables": {...}}: prompts are a user's
+//                      message in the model's chat template
 //     seed             whole number; 0 where it is not given
 //     memory           bytes that searches may take
 //     sequential       edit in batches of so many facts
@@ -191,7 +192,7 @@ void incise_edit_free(incise_edit *edit);
 // (`skipped`). Borrowed: valid until the edit is freed. Null for a null edit.
 const char *incise_edit_facts(const incise_edit *edit);
 
-// The edit on the whole: a JSON object of `method`, `facts`, `superseded` and `skipped` (how many),
+// The edit on the whole: a JSON object of `method`, `facts`, `superseded`, `skipped` (how many),
 // `hyperparameters`, `hyperparameters_from`, `contexts`, `memory`, and `layers`: of each changed
 // matrix its `tensor`, `rank` (null where it is changed in full), `norm` (of the change) and
 // `weight` (norm of the matrix before; both Frobenius'). Borrowed: valid until the edit is freed.
@@ -221,9 +222,9 @@ bool incise_edit_apply(const incise_edit *edit,
                        char **report,
                        incise_error **error);
 
-// Changes the model's own files, through a journal: incise_undo puts every byte back, and a process
-// that dies meanwhile loses nothing. The state is written too, if the document names one. `report`
-// and the result are as incise_edit_apply's.
+// Changes the model's own files, through a journal: incise_undo puts every byte back, and a
+// process that dies meanwhile loses nothing. The state is written too, if the document names one.
+// `report` and the result are as incise_edit_apply's.
 //
 // The editor reads the weights where they lie, so it refuses to plan from then on: free it, and
 // open the folder again. Tensors that were asked for before stay as they are.
@@ -248,14 +249,14 @@ const incise_tensor *incise_edit_tensors(const incise_edit *edit,
                                          size_t *count,
                                          incise_error **error);
 
-// The same tensors as the files hold them, without the edit: what puts such a program's model back.
-// Everything else is as with incise_edit_tensors.
+// The same tensors as the files hold them, without the edit: what puts such a program's model
+// back. Everything else is as with incise_edit_tensors.
 const incise_tensor *incise_edit_tensors_before(const incise_edit *edit,
                                                 size_t *count,
                                                 incise_error **error);
 
-// Of incise_edit_tensors the one of that name; null and an error where the edit does not change it.
-// Borrowed: valid until the edit is freed.
+// Of incise_edit_tensors the one of that name; null and an error where the edit does not change
+// it. Borrowed: valid until the edit is freed.
 const incise_tensor *incise_edit_tensor(const incise_edit *edit,
                                         const char *name,
                                         incise_error **error);

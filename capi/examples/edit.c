@@ -122,7 +122,8 @@ static void mistakes(const incise_editor *editor, const char *model) {
     char json[8192];
     incise_editor *none = incise_open("no/such/folder", NULL, 0, &error);
     expect("input", none, error);
-    incise_edit *edit = incise_plan(editor, "{\"requests\": [], \"metod\": \"memit\"}", NULL, &error);
+    const char *misspelt = "{\"requests\": [], \"metod\": \"memit\"}";
+    incise_edit *edit = incise_plan(editor, misspelt, NULL, &error);
     expect("input", edit, error);
     // Whatever is true of `cancelled` ends the work.
     incise_progress impatient = {.cancelled = at_once};

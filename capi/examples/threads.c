@@ -42,7 +42,8 @@ static void *look(void *argument) {
     check(mine->after, error);
     mine->before = incise_edit_tensors_before(mine->shared, &count, &error);
     check(mine->before, error);
-    if (count != mine->tensors || !strstr(incise_edit_facts(mine->shared), "\"taken\":true")) exit(1);
+    bool taken = strstr(incise_edit_facts(mine->shared), "\"taken\":true");
+    if (count != mine->tensors || !taken) exit(1);
     return NULL;
 }
 

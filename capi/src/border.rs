@@ -10,8 +10,8 @@ use crate::error::ErrorHandle;
 /// What a function of the border does, or the error for its caller.
 pub type Outcome<T> = Result<T, ErrorHandle>;
 
-/// Runs what a function of the border does. Its error, or the panic that it met, goes to the caller's
-/// place; without one the place gets null. What is there before is not read.
+/// Runs what a function of the border does. Its error, or the panic that it met, goes to the
+/// caller's place; without one the place gets null. What is there before is not read.
 ///
 /// Unwinding leaves no handle half changed: an editor and an edit are not changed after they are
 /// made, but for what is kept behind locks, which is put there whole.

@@ -46,7 +46,7 @@ fn give(place: Option<&mut MaybeUninit<*mut c_char>>, json: &Value) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn incise_string_free(string: *mut c_char) {
     if !string.is_null() {
-        // SAFETY: `give` made it of such a string, and the caller frees it once, as the header asks.
+        // SAFETY: `give` made it of such a string, and the caller frees it once.
         drop(unsafe { CString::from_raw(string) });
     }
 }
@@ -68,7 +68,7 @@ pub extern "C" fn incise_edit_facts(edit: Option<&EditHandle>) -> *const c_char 
     edit.map_or(ptr::null(), |edit| edit.facts.as_ptr())
 }
 
-/// The edit on the whole: a JSON object of `method`, `facts`, `superseded` and `skipped` (how many),
+/// The edit on the whole: a JSON object of `method`, `facts`, `superseded`, `skipped` (how many),
 /// `hyperparameters`, `hyperparameters_from`, `contexts`, `memory`, and `layers`: of each changed
 /// matrix its `tensor`, `rank` (null where it is changed in full), `norm` (of the change) and
 /// `weight` (norm of the matrix before; both Frobenius'). Borrowed: valid until the edit is freed.
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn incise_edit_write(
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> bool {
     let done = guard(error, || {
-        // SAFETY: the caller's text ends in a zero byte, as the header asks, and stays during the call.
+        // SAFETY: the caller's text ends in a zero byte and stays during the call.
         let file = unsafe { text("file", file) }?;
         Ok(handle("edit", edit)?.edit.write(file)?)
     });
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn incise_edit_apply(
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> bool {
     let done = guard(error, || {
-        // SAFETY: the caller's text ends in a zero byte, as the header asks, and stays during the call.
+        // SAFETY: the caller's text ends in a zero byte and stays during the call.
         let dir = unsafe { text("dir", dir) }?;
         let done = handle("edit", edit)?.edit.apply(dir)?;
         give(report, &json!({"tensors": done.tensors}));
@@ -139,9 +139,9 @@ pub unsafe extern "C" fn incise_edit_apply(
     done.is_some()
 }
 
-/// Changes the model's own files, through a journal: incise_undo puts every byte back, and a process
-/// that dies meanwhile loses nothing. The state is written too, if the document names one. `report`
-/// and the result are as incise_edit_apply's.
+/// Changes the model's own files, through a journal: incise_undo puts every byte back, and a
+/// process that dies meanwhile loses nothing. The state is written too, if the document names one.
+/// `report` and the result are as incise_edit_apply's.
 ///
 /// The editor reads the weights where they lie, so it refuses to plan from then on: free it, and
 /// open the folder again. Tensors that were asked for before stay as they are.
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn incise_undo(
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> bool {
     let done = guard(error, || {
-        // SAFETY: the caller's text ends in a zero byte, as the header asks, and stays during the call.
+        // SAFETY: the caller's text ends in a zero byte and stays during the call.
         let done = incise::undo(unsafe { text("dir", dir) }?)?;
         let numbers: Vec<u32> = done.changes.iter().map(|change| change.number).collect();
         give(report, &json!({"undone": numbers, "rolled_back": done.rolled_back}));

@@ -12,12 +12,12 @@ use crate::error::ErrorHandle;
 use crate::progress::CallerProgress;
 
 /// An open model. It never changes: several threads may plan on one at once, and each gets the edit
-/// that it would get alone. It belongs to the caller, who frees it by incise_editor_free; edits that
-/// were planned on it keep what they need of it.
+/// that it would get alone. It belongs to the caller, who frees it by incise_editor_free; edits
+/// that were planned on it keep what they need of it.
 pub struct EditorHandle(Editor);
 
-/// Opens a model: a folder with config.json, tokenizer and safetensors files. Weights are mapped and
-/// not read, so this takes little time and memory.
+/// Opens a model: a folder with config.json, tokenizer and safetensors files. Weights are mapped
+/// and not read, so this takes little time and memory.
 ///
 /// `device` is "cpu", "auto", "cuda:0" or several as "cuda:0,1"; null is "cpu". A GPU is asked the
 /// first time whether it computes what it should, which takes some seconds. `threads` is how many
@@ -33,7 +33,7 @@ pub unsafe extern "C" fn incise_open(
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> Option<Box<EditorHandle>> {
     guard(error, || {
-        // SAFETY: the caller's texts end in a zero byte, as the header asks, and stay during the call.
+        // SAFETY: the caller's texts end in a zero byte and stay during the call.
         let (dir, device) = unsafe { (text("dir", dir)?, optional_text("device", device)?) };
         let device = Device::parse(device.unwrap_or("cpu"))?;
         let mut editor = Editor::open_on(dir, &device, &Quiet)?;
@@ -52,7 +52,8 @@ pub extern "C" fn incise_editor_free(editor: Option<Box<EditorHandle>>) {
 
 /// Plans the change of facts. Changes no file but the cache, where the document names one.
 ///
-/// `json` is one JSON object of `requests` and settings; an unknown field is an error that names it.
+/// `json` is one JSON object of `requests` and settings; an unknown field is an error that names
+/// it.
 ///
 ///     requests         list of records in any form that the program reads, as
 ///                      {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux",
@@ -62,8 +63,8 @@ pub extern "C" fn incise_editor_free(editor: Option<Box<EditorHandle>>) {
 ///     hparams          path of a JSON or YAML file of hyperparameters, or a preset's name
 ///     hyperparameters  object of hyperparameters by name, over those of hparams: {"v_lr": 0.5}
 ///     contexts         path of a file; without one they are drawn from the model with the seed
-///     chat             true, or {"system": "...", "variables": {...}}: prompts are a user's message
-///                      in the model's chat template
+///     chat             true, or {"system": "...", "variables": {...}}: prompts are a user's
+///                      message in the model's chat template
 ///     seed             whole number; 0 where it is not given
 ///     memory           bytes that searches may take
 ///     sequential       edit in batches of so many facts
@@ -91,7 +92,7 @@ pub unsafe extern "C" fn incise_plan(
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> Option<Box<EditHandle>> {
     guard(error, || {
-        // SAFETY: the caller's text ends in a zero byte, as the header asks, and stays during the call.
+        // SAFETY: the caller's text ends in a zero byte and stays during the call.
         let json = unsafe { text("json", json) }?;
         let mut editor = handle("editor", editor)?.0.clone();
         if let Some(progress) = progress {

@@ -104,8 +104,8 @@ pub extern "C" fn incise_error_code(error: Option<&ErrorHandle>) -> *const c_cha
     read(error, |e| Some(&e.code))
 }
 
-/// All of it on one line: what went wrong, its causes, and the remedy last. Valid until the error is
-/// freed.
+/// All of it on one line: what went wrong, its causes, and the remedy last. Valid until the error
+/// is freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn incise_error_message(error: Option<&ErrorHandle>) -> *const c_char {
     read(error, |e| Some(&e.message))
@@ -125,9 +125,9 @@ pub extern "C" fn incise_error_field(error: Option<&ErrorHandle>) -> *const c_ch
     read(error, |e| e.field.as_ref())
 }
 
-/// What to do about it; null where nothing is known. In parentheses are settings that help, by their
-/// names in incise_plan's document or incise_open's arguments, or a command of the program. Valid
-/// until the error is freed.
+/// What to do about it; null where nothing is known. In parentheses are settings that help, by
+/// their names in incise_plan's document or incise_open's arguments, or a command of the program.
+/// Valid until the error is freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn incise_error_remedy(error: Option<&ErrorHandle>) -> *const c_char {
     read(error, |e| e.remedy.as_ref())

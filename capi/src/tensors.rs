@@ -159,8 +159,8 @@ pub extern "C" fn incise_edit_tensors(
     all(after, edit, count, error)
 }
 
-/// The same tensors as the files hold them, without the edit: what puts such a program's model back.
-/// Everything else is as with incise_edit_tensors.
+/// The same tensors as the files hold them, without the edit: what puts such a program's model
+/// back. Everything else is as with incise_edit_tensors.
 #[unsafe(no_mangle)]
 pub extern "C" fn incise_edit_tensors_before(
     edit: Option<&EditHandle>,
@@ -170,15 +170,15 @@ pub extern "C" fn incise_edit_tensors_before(
     all(before, edit, count, error)
 }
 
-/// Of incise_edit_tensors the one of that name; null and an error where the edit does not change it.
-/// Borrowed: valid until the edit is freed.
+/// Of incise_edit_tensors the one of that name; null and an error where the edit does not change
+/// it. Borrowed: valid until the edit is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn incise_edit_tensor(
     edit: Option<&EditHandle>,
     name: *const c_char,
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> *const TensorView {
-    // SAFETY: the caller's text ends in a zero byte, as the header asks, and stays during the call.
+    // SAFETY: the caller's text ends in a zero byte and stays during the call.
     unsafe { one(after, edit, name, error) }
 }
 
@@ -190,6 +190,6 @@ pub unsafe extern "C" fn incise_edit_tensor_before(
     name: *const c_char,
     error: Option<&mut MaybeUninit<*mut ErrorHandle>>,
 ) -> *const TensorView {
-    // SAFETY: the caller's text ends in a zero byte, as the header asks, and stays during the call.
+    // SAFETY: the caller's text ends in a zero byte and stays during the call.
     unsafe { one(before, edit, name, error) }
 }

@@ -7,8 +7,8 @@ use crate::edit::solve::layers::MatrixChange;
 use crate::store::Delta;
 
 impl Edit {
-    /// What the edit is on the whole: method, hyperparameters and where each is from, contexts, what
-    /// was done to each matrix (`norm` is ‖Δ‖, `weight` ‖W‖, both Frobenius'), and how many requests
+    /// The edit on the whole: method, hyperparameters and where each is from, contexts, what was
+    /// done to each matrix (`norm` is ‖Δ‖, `weight` ‖W‖, both Frobenius'), and how many requests
     /// were superseded or skipped. [`lines`](Edit::lines) has what became of each request.
     pub fn summary(&self) -> Value {
         let [hyperparameters, sources] = self.hyperparameters();
