@@ -53,7 +53,7 @@ impl Apply {
         };
         let written = self.output.as_ref().unwrap_or(&self.model);
         if context.json {
-            return terminal.json(&json!({"written": written, "tensors": tensors(&report)}));
+            return terminal.json(&json!({"written": written, "tensors": report.tensors}));
         }
         say(terminal, &report)?;
         let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
@@ -86,16 +86,6 @@ pub fn say(terminal: &Terminal, report: &Report) -> Result<()> {
         let (change, lost) = (percent(t.change / t.weight), percent(t.lost));
         terminal.line(format!("{}: ‖Δ‖/‖W‖ {change}, rounding lost {lost} of Δ", t.name))
     })
-}
-
-/// The same for machines.
-pub fn tensors(report: &Report) -> Vec<serde_json::Value> {
-    let tensor = |t: &apply::Changed| {
-        json!({
-            "name": t.name, "weight": t.weight, "change": t.change, "lost": t.lost,
-        })
-    };
-    report.tensors.iter().map(tensor).collect()
 }
 
 /// What to undo.

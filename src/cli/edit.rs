@@ -114,7 +114,7 @@ impl EditCommand {
         let edit = prepared.plan()?;
         context.terminal.enter(Stage::WriteResults);
         edit.write(&self.output)?;
-        report::print(context, &edit, &self.method.to_lowercase(), &self.output)
+        report::print(context, &edit, &self.output)
     }
 
     fn editor(&self, context: &Context) -> Result<Editor> {

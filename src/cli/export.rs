@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use super::apply::{say, tensors};
+use super::apply::say;
 use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{count, counted, percent};
@@ -180,8 +180,7 @@ fn say_adapter(context: &Context, adapter: &Adapter, written: &Path) -> Result<(
 fn say_tensors(context: &Context, report: &Report, written: &[&Path]) -> Result<()> {
     let terminal = &context.terminal;
     if context.json {
-        let tensors = tensors(report);
-        let before = written.get(1);
+        let (before, tensors) = (written.get(1), &report.tensors);
         let told = json!({"written": written[0], "before": before, "tensors": tensors});
         return terminal.json(&told);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::context::Context;
 use super::stages;
@@ -12,7 +12,6 @@ use crate::data::Fact;
 use crate::edit::advice::LESS;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
-use crate::edit::solve::layers::MatrixChange;
 use crate::editor::report::{fact_json, path};
 use crate::editor::{Artifact, Edit};
 use crate::store::Delta;
@@ -33,48 +32,21 @@ pub fn share(o: &FactReport) -> Option<String> {
 }
 
 /// Prints warnings and the result of an edit that was written to `output`.
-pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Result<()> {
+pub fn print(context: &Context, edit: &Edit, output: &Path) -> Result<()> {
     let stages = context.terminal.stages();
     let seconds = stages::seconds(&stages);
     warn(edit, &context.terminal);
     if context.json {
-        let [hyperparameters, sources] = edit.hyperparameters();
-        return context.terminal.json(&json!({
-            "output": output,
-            "report": path(output),
-            "memory": memory_json(edit),
-            "layers": edit.changes().iter().map(|c| change_json(edit, c)).collect::<Vec<_>>(),
-            "facts": edit.facts().iter().map(fact_json).collect::<Vec<_>>(),
-            "superseded": edit.superseded().len(),
-            "skipped": edit.skipped().len(),
-            "method": method, "seconds": seconds, "stages": stages::to_json(&stages),
-            "hyperparameters": hyperparameters, "hyperparameters_from": sources,
-            "contexts": edit.contexts().to_json(),
-        }));
+        let mut json = edit.summary();
+        json["output"] = json!(output);
+        json["report"] = json!(path(output));
+        json["facts"] = edit.facts().iter().map(fact_json).collect();
+        json["seconds"] = json!(seconds);
+        json["stages"] = stages::to_json(&stages);
+        return context.terminal.json(&json);
     }
     print_lines(context, edit, output, seconds)?;
     context.terminal.line(stages::line(&stages))
-}
-
-fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
-    let rank = match &c.delta {
-        Delta::LowRank { r, .. } => Some(r),
-        Delta::Dense(_) => None,
-    };
-    json!({
-        "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
-        "norm": c.norm, "weight": c.weight, "ridge": c.ridge, "s": c.s,
-    })
-}
-
-/// What of an edit lives beside the weights; null where nothing does.
-fn memory_json(edit: &Edit) -> Value {
-    match edit.artifact() {
-        Artifact::Memory(book) => {
-            json!({"matrix": book.id.to_string(), "entries": book.entries.len()})
-        }
-        _ => Value::Null,
-    }
 }
 
 /// Warnings: matrices that changed too much, facts that were not taken.

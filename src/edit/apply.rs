@@ -23,6 +23,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::proof;
 use crate::ops::update::Sums;
@@ -45,7 +47,7 @@ pub struct Report {
 }
 
 /// What was done to one tensor. Norms are Frobenius'.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Changed {
     /// Its name in the checkpoint.
     pub name: String,

@@ -156,6 +156,11 @@ impl Edit {
         &self.facts
     }
 
+    /// The method's name.
+    pub fn method(&self) -> &'static str {
+        self.prepared.method.about().name
+    }
+
     /// The facts that were edited, in the order of their reports.
     pub fn requests(&self) -> &[Fact] {
         &self.prepared.requests

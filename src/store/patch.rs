@@ -243,6 +243,18 @@ impl Patch {
         write::write(path, &self.metadata(), &self.items(), &mut |i, out| self.fill(i, out))
     }
 
+    /// The bytes of the file that [`write`](Patch::write) writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Patch::write), but for the system's.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.check(self.file.as_deref().unwrap_or(Path::new("patch")))?;
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).expect("memory takes all bytes");
+        Ok(bytes)
+    }
+
     /// Writes the file's bytes.
     pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         write::write_to(out, &self.metadata(), &self.items(), &mut |i, out| self.fill(i, out))

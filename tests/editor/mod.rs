@@ -2,6 +2,7 @@
 
 mod docs;
 mod kept;
+mod options;
 mod rules;
 mod stops;
 mod threads;

@@ -1,0 +1,47 @@
+//! A planned edit on the whole, as JSON.
+
+use serde_json::{Value, json};
+
+use super::edit::{Artifact, Edit};
+use crate::edit::solve::layers::MatrixChange;
+use crate::store::Delta;
+
+impl Edit {
+    /// The edit on the whole: method, hyperparameters and where each is from, contexts, what was
+    /// done to each matrix (`norm` is ‖Δ‖, `weight` ‖W‖, both Frobenius'), and how many requests
+    /// were superseded or skipped. [`lines`](Edit::lines) has what became of each request.
+    pub fn summary(&self) -> Value {
+        let [hyperparameters, sources] = self.hyperparameters();
+        json!({
+            "method": self.method(),
+            "facts": self.facts().len(),
+            "superseded": self.superseded().len(),
+            "skipped": self.skipped().len(),
+            "memory": memory_json(self.artifact()),
+            "layers": self.changes().iter().map(|c| change_json(self, c)).collect::<Vec<_>>(),
+            "hyperparameters": hyperparameters, "hyperparameters_from": sources,
+            "contexts": self.contexts().to_json(),
+        })
+    }
+}
+
+fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
+    let rank = match &c.delta {
+        Delta::LowRank { r, .. } => Some(r),
+        Delta::Dense(_) => None,
+    };
+    json!({
+        "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
+        "norm": c.norm, "weight": c.weight, "ridge": c.ridge, "s": c.s,
+    })
+}
+
+/// What of an edit lives beside the weights; null where nothing does.
+fn memory_json(artifact: &Artifact) -> Value {
+    match artifact {
+        Artifact::Memory(book) => {
+            json!({"matrix": book.id.to_string(), "entries": book.entries.len()})
+        }
+        Artifact::Weights(_) => Value::Null,
+    }
+}
