@@ -29,7 +29,7 @@ fn tree() -> Tree {
         "src", "tests", "benches", "build", "build.rs", "capi", "examples", "fuzz", "kernels",
         "python", "tools",
     ];
-    const ENDINGS: [&str; 5] = ["rs", "cu", "cuh", "h", "cpp"];
+    const ENDINGS: [&str; 6] = ["rs", "cu", "cuh", "h", "c", "cpp"];
     let mut tree = Tree::new();
     let mut todo: Vec<PathBuf> = FOLDERS.iter().map(|name| root().join(name)).collect();
     while let Some(path) = todo.pop() {
