@@ -24,9 +24,11 @@ mod requests;
 mod settings;
 mod shard;
 pub mod state;
+pub mod statistics;
 pub mod text_model;
 pub mod tune;
 mod verdict;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

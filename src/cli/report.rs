@@ -6,21 +6,18 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::stages;
-use crate::base::units::{counted, percent, times};
-use crate::base::{Progress, Result};
+use crate::base::Result;
+use crate::base::units::{counted, percent};
 use crate::data::Fact;
-use crate::edit::advice::LESS;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
 use crate::edit::solve::layers::MatrixChange;
-use crate::editor::report::{fact_json, path};
+use crate::editor::report::{change_json, fact_json, path};
 use crate::editor::{Artifact, Edit};
 use crate::store::Delta;
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
 const SHOWN: usize = 20;
-/// Failed facts named on the terminal.
-const NAMED: usize = 10;
 
 /// `‖Δ‖/‖W‖` of a fact alone, or `‖δ‖/‖t₀‖` where facts were planned together; nothing where
 /// neither is a fact's.
@@ -36,14 +33,16 @@ pub fn share(o: &FactReport) -> Option<String> {
 pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Result<()> {
     let stages = context.terminal.stages();
     let seconds = stages::seconds(&stages);
-    warn(edit, &context.terminal);
+    edit.warn(&context.terminal);
     if context.json {
         let [hyperparameters, sources] = edit.hyperparameters();
+        let of = |c: &MatrixChange| change_json(edit.tensor(c.id), c);
+        let layers: Vec<Value> = edit.changes().iter().map(of).collect();
         return context.terminal.json(&json!({
             "output": output,
             "report": path(output),
             "memory": memory_json(edit),
-            "layers": edit.changes().iter().map(|c| change_json(edit, c)).collect::<Vec<_>>(),
+            "layers": layers,
             "facts": edit.facts().iter().map(fact_json).collect::<Vec<_>>(),
             "superseded": edit.superseded().len(),
             "skipped": edit.skipped().len(),
@@ -56,17 +55,6 @@ pub fn print(context: &Context, edit: &Edit, method: &str, output: &Path) -> Res
     context.terminal.line(stages::line(&stages))
 }
 
-fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
-    let rank = match &c.delta {
-        Delta::LowRank { r, .. } => Some(r),
-        Delta::Dense(_) => None,
-    };
-    json!({
-        "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
-        "norm": c.norm, "weight": c.weight, "ridge": c.ridge, "s": c.s,
-    })
-}
-
 /// What of an edit lives beside the weights; null where nothing does.
 fn memory_json(edit: &Edit) -> Value {
     match edit.artifact() {
@@ -75,55 +63,6 @@ fn memory_json(edit: &Edit) -> Value {
         }
         _ => Value::Null,
     }
-}
-
-/// Warnings: matrices that changed too much, facts that were not taken.
-fn warn(edit: &Edit, progress: &dyn Progress) {
-    for c in edit.changes() {
-        if c.norm > c.weight {
-            progress.warn(&format!(
-                "the change of {} is {} times as large as the matrix itself (norm {:.3e}), and \
-                 the model will suffer: the layer's keys are nearly silent, or the facts too many \
-                 for it; edit another layer or more of them",
-                c.id,
-                times(c.norm / c.weight),
-                c.norm,
-            ));
-        }
-    }
-    warn_of_s(edit, progress);
-    let pairs = || edit.requests().iter().zip(edit.facts());
-    let name = |r: &Fact| format!("{} ({})", r.id, r.subject);
-    let failed: Vec<_> = pairs().filter_map(|(r, o)| Some((name(r), o.failed()?))).collect();
-    if failed.len() > NAMED {
-        progress.warn(&format!(
-            "{} of {} were not taken; the report says of each why, and here are {NAMED}",
-            failed.len(),
-            counted(edit.facts().len() as u64, "fact"),
-        ));
-    }
-    for (name, why) in failed.iter().take(NAMED) {
-        progress.warn(&format!("{name}: {why}"));
-    }
-}
-
-/// s below which a layer misses most of what it is to give.
-const SMALL_S: f64 = 0.5;
-
-/// Warns of layers that give little of what they are to give.
-fn warn_of_s(edit: &Edit, progress: &dyn Progress) {
-    let small = || edit.changes().iter().filter(|c| c.s.is_some_and(|s| s < SMALL_S));
-    let Some(s) = small().filter_map(|c| c.s).reduce(f64::min) else { return };
-    let layers: Vec<String> = small().map(|c| c.id.to_string()).collect();
-    let [settings, _] = edit.hyperparameters();
-    let less = LESS.iter().find(|&&name| !settings[name].is_null());
-    progress.warn(&format!(
-        "{}: s is {s:.2} at the least, so that a layer misses up to {} of what it is to give of a \
-         value{}",
-        layers.join(", "),
-        percent(1.0 / (1.0 + s)),
-        less.map_or(String::new(), |name| format!("; a smaller {name} misses less")),
-    ));
 }
 
 /// Lines for people: facts, or how they did on the whole, then layers.
