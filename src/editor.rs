@@ -12,6 +12,7 @@
 //! patches ([`state`]), conflicts between requests are settled by rule, outputs never replace
 //! inputs (`editor/places.rs`), and weights are written through a journal.
 
+mod cases;
 mod check;
 pub mod edit;
 pub mod evaluation;

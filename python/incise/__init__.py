@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import _incise
 from ._edit import Edit
-from ._editor import METHODS, Editor
+from ._editor import METHODS, Editor, files
 from ._error import EngineWarning, Error
 from ._facts import Change, Fact, LogEntry, Rounded, Tensor, Undone
 from ._progress import listener
@@ -131,6 +131,5 @@ def stats(
         "shard": shard,
         "output": output,
     }
-    files = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
-    editor._engine.stats(files, of, listener(progress))
+    editor._engine.stats(files(corpus), of, listener(progress))
     return Path(output)

@@ -170,7 +170,8 @@ class Edit:
 
     def _title(self) -> str:
         taken = sum(fact.succeeded for fact in self.facts)
-        where = "beside the weights" if self._engine.is_memory else f"{len(self.changes)} matrices"
+        matrices = "1 matrix" if len(self.changes) == 1 else f"{len(self.changes)} matrices"
+        where = "beside the weights" if self._engine.is_memory else matrices
         return f"{self.method}: {taken} of {len(self.facts)} facts taken; {where}"
 
     def __repr__(self) -> str:

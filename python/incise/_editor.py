@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -121,31 +122,92 @@ class Editor:
         easyedit = {name: settings.pop(name) for name in EASYEDIT if name in settings}
         _check_names(settings, method)
         given = dict(hparams) if isinstance(hparams, Mapping) else {}
-        options = {
-            "method": method,
-            "stats": stats,
-            "hparams": None if isinstance(hparams, Mapping) else hparams,
-            "set": as_json({**given, **settings}, "settings"),
-            "contexts": contexts,
-            "chat": chat,
-            "system": system,
-            "template_vars": as_json(template_vars or {}, "template_vars"),
-            "no_space": no_space,
-            "on_broken": on_broken,
-            "on_conflict": on_conflict,
-            "precision": precision,
-            "no_check": no_check,
-            "memory": memory,
-            "seed": seed,
-            "sequential": sequential,
-            "state": state,
-            "cache": cache,
-            "output": output,
-            "values": list(values),
-            "without": list(without),
-        }
+        options = _options(
+            method=method,
+            stats=stats,
+            hparams=None if isinstance(hparams, Mapping) else hparams,
+            set={**given, **settings},
+            contexts=contexts,
+            chat=chat,
+            system=system,
+            template_vars=template_vars,
+            no_space=no_space,
+            on_broken=on_broken,
+            on_conflict=on_conflict,
+            precision=precision,
+            no_check=no_check,
+            memory=memory,
+            seed=seed,
+            sequential=sequential,
+            state=state,
+            cache=cache,
+            output=output,
+            values=list(values),
+            without=list(without),
+        )
         planned = self._engine.plan(requests_of(requests, easyedit), options, listener(shown))
         return Edit(planned, str(method).lower(), shown)
+
+    def tune(
+        self,
+        data: StrPath | Sequence[StrPath],
+        *,
+        method: str,
+        output: StrPath,
+        facts: int | None = None,
+        corpus: StrPath | Sequence[StrPath] = (),
+        stats: StrPath | None = None,
+        contexts: StrPath | None = None,
+        chat: bool = False,
+        system: str | None = None,
+        template_vars: Mapping[str, Any] | None = None,
+        no_space: bool = False,
+        on_broken: str = "error",
+        seed: int = 0,
+        memory: int | None = None,
+        precision: str = "exact",
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Finds hyperparameters for a model that nobody has published any for, and writes them.
+
+        Trials on some records choose; others report what the choice does. Beside ``output`` the
+        folder ``OUTPUT.tune`` gets trials, statistics, a table and a curve, and a call that was
+        cut off goes on.
+
+        Args:
+            data: files of CounterFact's form.
+            method: for which.
+            output: the file for the hyperparameters, which ``edit(hparams=…)`` reads.
+            facts: how many will be edited at once; otherwise 20, or 1 where they are edited one
+                by one.
+            corpus: text files to collect statistics from, where ``stats`` names none.
+            **settings: hyperparameters that stay as they are given. The other keywords are those of
+                :meth:`edit`.
+
+        Returns:
+            ``hyperparameters``, ``why`` these, and in percent what they did on the records that
+            ``chosen`` them, on those ``reported``, and the ``gap`` between the two.
+        """
+        _check_names(settings, method)
+        options = _options(
+            method=method,
+            stats=stats,
+            set=settings,
+            contexts=contexts,
+            chat=chat,
+            system=system,
+            template_vars=template_vars,
+            no_space=no_space,
+            on_broken=on_broken,
+            precision=precision,
+            memory=memory,
+            seed=seed,
+        )
+        of = {"data": files(data), "facts": facts, "corpus": files(corpus), "output": output}
+        shown = self._progress if progress is None else progress
+        tuned: dict[str, Any] = json.loads(self._engine.tune(of, options, listener(shown)))
+        return tuned
 
     def generate(
         self,
@@ -199,6 +261,45 @@ class Editor:
 
     def __repr__(self) -> str:
         return f"<incise.Editor {self.path}>"
+
+
+# Where the engine's defaults hold.
+_DEFAULTS: dict[str, Any] = {
+    "method": None,
+    "stats": None,
+    "hparams": None,
+    "set": {},
+    "contexts": None,
+    "chat": False,
+    "system": None,
+    "template_vars": {},
+    "no_space": False,
+    "on_broken": "error",
+    "on_conflict": "error",
+    "precision": "exact",
+    "no_check": False,
+    "memory": None,
+    "seed": 0,
+    "sequential": 0,
+    "state": None,
+    "cache": None,
+    "output": None,
+    "values": [],
+    "without": [],
+}
+
+
+def _options(**given: Any) -> dict[str, Any]:
+    """As the engine takes them."""
+    options = {**_DEFAULTS, **given}
+    options["set"] = as_json(options["set"], "settings")
+    options["template_vars"] = as_json(options["template_vars"] or {}, "template_vars")
+    return options
+
+
+def files(given: StrPath | Sequence[StrPath]) -> list[StrPath]:
+    """A file, or several, as a list."""
+    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
 
 
 def _beside(memories: Sequence[StrPath], patches: Sequence[StrPath]) -> dict[str, Any]:

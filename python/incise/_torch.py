@@ -194,7 +194,7 @@ def _check(tensor: Tensor, parameter: torch.Tensor) -> None:
         sizes = f"{tuple(parameter.shape)} in the module, {tuple(tensor.shape)} in the checkpoint"
         raise _error(name, f"{name}: {sizes}", "give the model that the checkpoint is of")
     if parameter.dtype not in _WIDER[dtype]:
-        what = f"{name}: is {parameter.dtype} in the module, {dtype} in the checkpoint, and would be"
+        what = f"{name}: is {parameter.dtype} in the module, {dtype} in the checkpoint: it would be"
         remedy = 'load the module with dtype="auto", or in a type that holds the checkpoint\'s'
         raise _error(name, f"{what} rounded once more than apply rounds", remedy)
 

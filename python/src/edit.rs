@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use incise::edit::apply::Report;
+use incise::edit::apply::{Changed, Report};
 use incise::editor::report::change_json;
 use incise::{Artifact, Edit as Planned, MatrixChange, TensorBytes};
 use pyo3::prelude::*;
@@ -133,6 +133,9 @@ fn handed_over(py: Python, tensors: Vec<TensorBytes>) -> PyResult<Vec<Tensor>> {
 }
 
 fn json(report: &Report) -> String {
-    let tensor = |t: &incise::edit::apply::Changed| json!({"tensor": t.name, "weight": t.weight, "change": t.change, "lost": t.lost});
+    let tensor = |t: &Changed| -> Value {
+        let Changed { name, weight, change, lost } = t;
+        json!({"tensor": name, "weight": weight, "change": change, "lost": lost})
+    };
     Value::from_iter(report.tensors.iter().map(tensor)).to_string()
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use incise::editor::statistics::Gathering;
 use incise::editor::text_model::TextLogits;
+use incise::editor::tune::TuneFiles;
 use incise::stats::Input;
 use incise::{Device, Editor as Engine, Error, Progress, Result, Share, TextModel};
 use pyo3::prelude::*;
@@ -113,6 +114,22 @@ impl Editor {
         ids.map_err(|e| crate::errors::raise(py, &e))
     }
 
+    /// Chooses hyperparameters by trials, and writes them; what was found, as JSON.
+    fn tune(
+        &self,
+        py: Python,
+        of: Tuning,
+        options: Options,
+        listener: &Bound<PyAny>,
+    ) -> PyResult<String> {
+        let (engine, reporter) = (self.engine.clone(), Reporter::default());
+        let progress = reporter.clone();
+        let Tuning { data, facts, corpus, output } = of;
+        let files = TuneFiles { data, facts, corpus, output };
+        let tune = || options.of(engine.progress(progress))?.tune_files(&files);
+        Ok(json!(run(py, &reporter, listener, tune)?).to_string())
+    }
+
     /// Collects key statistics into a folder; says how many tokens were run, as JSON.
     fn stats(
         &self,
@@ -160,6 +177,16 @@ impl Beside {
             false => editor.model_patched(&self.patches),
         }
     }
+}
+
+/// What to tune from, and where to; the keys of a dict.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Tuning {
+    data: Vec<PathBuf>,
+    facts: Option<usize>,
+    corpus: Vec<PathBuf>,
+    output: PathBuf,
 }
 
 /// What to collect; the keys of a dict.
