@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Protocol, TypeAlias, final
 
+__all__ = ["VERSION", "Edit", "Editor", "log", "methods", "undo"]
+
 VERSION: str
 
 _Path: TypeAlias = str | PathLike[str]

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class Bars(Listener):
     """The same with a bar of tqdm's a stage, which erases itself."""
 
     def __init__(self, tqdm: Any) -> None:
-        self._tqdm, self._bar, self._stage = tqdm, None, ""
+        self._tqdm = tqdm
+        self._bar: Any = None
+        self._stage = ""
 
     def at(self, stage: str, done: int, total: int, detail: str, /) -> None:
         if self._bar is None or stage != self._stage:
@@ -61,10 +64,9 @@ def listener(progress: bool) -> Listener:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a notebook without widgets gets bars of text
-            from tqdm.auto import tqdm
+            return Bars(import_module("tqdm.auto").tqdm)
     except ImportError:
         return Listener()
-    return Bars(tqdm)
 
 
 def _outside() -> int:

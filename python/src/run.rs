@@ -1,6 +1,6 @@
-//! Long work: a thread of its own computes, while the caller's waits without the interpreter's lock.
-//! Between waits the caller's thread shows how the work goes and looks for signals, so that Ctrl-C
-//! stops it: the engine keeps what is finished, and says what that is.
+//! Long work: a thread of its own computes, while the caller's waits without the interpreter's
+//! lock. Between waits that one shows how the work goes and looks for signals, so that Ctrl-C stops
+//! the work: the engine keeps what is finished, and says what that is.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -21,6 +21,7 @@ from pathlib import Path
 import incise
 from incise._editor import _HYPERPARAMETERS
 from incise._error import keywords
+from incise._progress import Listener
 from incise._requests import EASYEDIT
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -260,6 +261,25 @@ class Smoke(unittest.TestCase):
             edit = many()
         self.assertIn("found before", " ".join(log.output))
         self.assertEqual(len(edit.facts), len(facts))
+
+    def test_logits_are_of_every_token(self):
+        tokens, vocabulary, data = self.editor._engine.logits(
+            PROMPT, {"memories": [], "patches": []}, Listener()
+        )
+        self.assertEqual(tokens, self.editor.tokens(PROMPT))
+        last = memoryview(data).cast("f")[-vocabulary:].tolist()
+        self.assertEqual(len(data), 4 * vocabulary * len(tokens))
+        self.assertEqual([last.index(max(last))], self.editor.tokens(" trumpet"))
+
+    def test_settings_are_tuned_into_a_file(self):
+        records = self.folder / "records.json"
+        records.write_text(json.dumps(json.loads((self.model / "edits.json").read_text())[:30]))
+        output = self.folder / "found.json"
+        fixed = {"num_steps": 4, "layers": [0], "lr": 1e-3}
+        tuned = self.editor.tune(records, method="ft-m", facts=4, output=output, **fixed)
+        self.assertEqual(tuned["hyperparameters"], json.loads(output.read_text()))
+        self.assertEqual(tuned["hyperparameters"]["num_steps"], 4)
+        self.assertTrue((self.folder / "found.json.tune/table.json").exists())
 
     def test_threads_share_an_editor(self):
         changed = []

@@ -4,6 +4,7 @@ mod docs;
 mod kept;
 mod rules;
 mod stops;
+mod text;
 mod threads;
 mod tune;
 mod verdict;

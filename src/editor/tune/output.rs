@@ -1,4 +1,4 @@
-//! Tuning from files into a file: what is read is not written over, nor is what tuning did not make.
+//! Tuning from files into a file. What is read is not written over, nor what tuning did not make.
 
 use std::fs;
 use std::path::{Path, PathBuf};
