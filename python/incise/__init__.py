@@ -26,6 +26,7 @@ from ._error import EngineWarning, Error
 from ._facts import Change, Fact, LogEntry, Rounded, Tensor, Undone
 from ._progress import listener
 
+# Not `open`: a star would put it over Python's.
 __all__ = [
     "METHODS",
     "Change",
@@ -39,7 +40,6 @@ __all__ = [
     "Tensor",
     "Undone",
     "log",
-    "open",
     "stats",
     "undo",
 ]

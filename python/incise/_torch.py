@@ -85,7 +85,7 @@ def into(
     was = [_digest(tensor.data) for tensor in before]
     _refuse_others(places, now, was, "load the module anew from the checkpoint as it is")
     tensors = after()
-    _write([(place, place.with_bytes(tensor)) for place, tensor in zip(places, tensors)])
+    _write((place, place.with_bytes(tensor)) for place, tensor in zip(places, tensors))
     return Kept(before, [_digest(tensor.data) for tensor in tensors])
 
 
@@ -101,7 +101,7 @@ def out_of(module: nn.Module, kept: Kept) -> None:
     if now == [_digest(tensor.data) for tensor in kept.before]:
         raise _error("parameters", "the edit is not in the module", "put it in first")
     _refuse_others(places, now, kept.digests, "take out first what was put in after the edit")
-    _write([(place, place.with_bytes(place.tensor)) for place in places])
+    _write((place, place.with_bytes(place.tensor)) for place in places)
 
 
 def _refuse_others(
