@@ -12,6 +12,7 @@
 //! patches ([`state`]), conflicts between requests are settled by rule, outputs never replace
 //! inputs (`editor/places.rs`), and weights are written through a journal.
 
+mod cases;
 mod check;
 pub mod edit;
 pub mod evaluation;
@@ -25,10 +26,12 @@ mod requests;
 mod settings;
 mod shard;
 pub mod state;
+pub mod statistics;
 mod summary;
 pub mod text_model;
 pub mod tune;
 mod verdict;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -75,6 +75,11 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether it is a part of one unit of another, which already shows how far the work is.
+    pub fn is_inside(self, other: Stage) -> bool {
+        matches!(self, Stage::Step | Stage::Restoration) && other == Stage::Fact
+    }
+
     /// As it is shown, and as a key in JSON.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,5 @@
 //! How facts are edited: what `edit` and `eval` share.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,11 +8,10 @@ use serde_json::{Value, json};
 use super::chat::{ChatFlags, assignment};
 use super::context::Context;
 use super::memory;
+use crate::base::Result;
 use crate::base::file::read_file;
-use crate::base::{Error, Progress, Result};
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
-use crate::data::{Case, cases};
 use crate::editor::Editor;
 use crate::store::tensor_fingerprint;
 
@@ -108,38 +106,6 @@ impl Editing {
         }
     }
 
-    /// The cases of files.
-    pub fn cases(&self, files: &[PathBuf], context: &Context) -> Result<Vec<Case>> {
-        let (mut all, mut ids) = (Vec::new(), BTreeSet::new());
-        for file in files {
-            for case in cases(file)? {
-                match case {
-                    Ok(case) => {
-                        if !ids.insert(case.id.clone()) {
-                            let what = format!("the id {:?} is in an earlier file too", case.id);
-                            let remedy = "give each record an id of its own";
-                            return Err(Error::input(file, "id", what, remedy));
-                        }
-                        all.push(case);
-                    }
-                    Err(broken) if self.skips() => {
-                        context.terminal.warn(&format!(
-                            "{}: skipped: {}",
-                            broken.id,
-                            broken.reason()
-                        ));
-                    }
-                    Err(broken) => {
-                        let remedy = "mend the record, or skip such records with --on-broken skip";
-                        let what = format!("{}: {}", broken.id, broken.reason());
-                        return Err(Error::input(file, "record", what, remedy));
-                    }
-                }
-            }
-        }
-        Ok(all)
-    }
-
     /// What a record of the run says of these settings; of files also what their bytes are.
     pub fn described(&self) -> Result<Value> {
         let digests = |file: &Option<PathBuf>| match file {
@@ -153,16 +119,6 @@ impl Editing {
             "on_broken": self.on_broken, "on_conflict": self.on_conflict,
             "precision": self.precision,
         }))
-    }
-
-    /// Files and folders that are read.
-    pub fn inputs(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.stats, &self.hparams, &self.contexts].into_iter().flatten()
-    }
-
-    /// Whether records that cannot be used are skipped.
-    fn skips(&self) -> bool {
-        self.on_broken == "skip"
     }
 }
 

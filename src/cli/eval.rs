@@ -111,8 +111,8 @@ const TOKENS: usize = 4096;
 impl Eval {
     /// Edits, measures, and prints what came out.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let cases = self.cases(context)?;
         let mut editor = self.editing.editor(&self.model, context)?;
+        let cases = self.cases(context, &editor)?;
         if let Some(method) = &self.method {
             editor = editor.method(method)?;
         }
@@ -154,8 +154,8 @@ impl Eval {
         Err(Error::refused(what, remedy))
     }
 
-    fn cases(&self, context: &Context) -> Result<Vec<Case>> {
-        let mut all = self.editing.cases(&self.data, context)?;
+    fn cases(&self, context: &Context, editor: &Editor) -> Result<Vec<Case>> {
+        let mut all = editor.cases(&self.data)?;
         if let Some(n) = self.sample {
             all = drawn(all, n, context.seed);
         }

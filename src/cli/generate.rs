@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::chat::ChatFlags;
 use super::context::Context;
-use crate::base::{Error, Progress, Result};
+use crate::base::{Progress, Result};
 use crate::editor::Editor;
 use crate::editor::text_model::Generation;
 use crate::model::generate::Sampling;
@@ -46,17 +46,6 @@ pub struct Generate {
 impl Generate {
     /// Prints prompt and text as the tokens come.
     pub fn run(&self, context: &Context) -> Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(Error::refused("--temperature: not a number from 0", "say 0 or 0.8"));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::refused("--top-p: not above 0 and up to 1", "say 0.9"));
-        }
-        if self.temperature == 0.0 && (self.top_k > 0 || self.top_p < 1.0) {
-            let what =
-                "--top-k or --top-p, and --temperature is 0, which takes the likeliest token";
-            return Err(Error::refused(what, "say --temperature 1 too, or neither"));
-        }
         let editor = Editor::open_on(&self.model, &context.device, &context.terminal)?;
         let model = editor.model_with(&self.with)?;
         context.warn_of(model.tokenizer());

@@ -154,9 +154,8 @@ impl Progress for Terminal {
     fn at(&self, stage: Stage, done: u64, total: u64) {
         let mut slot = self.bar.lock().expect("no thread panics while it draws");
         if slot.as_ref().is_none_or(|(shown, _)| *shown != stage) {
-            let inner = matches!(stage, Stage::Step | Stage::Restoration);
-            if inner && slot.as_ref().is_some_and(|(shown, _)| *shown == Stage::Fact) {
-                return; // facts already show how far we are
+            if slot.as_ref().is_some_and(|(shown, _)| stage.is_inside(*shown)) {
+                return;
             }
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let style = "{prefix} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}";

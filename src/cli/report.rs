@@ -6,10 +6,9 @@ use serde_json::json;
 
 use super::context::Context;
 use super::stages;
-use crate::base::units::{counted, percent, times};
-use crate::base::{Progress, Result};
+use crate::base::Result;
+use crate::base::units::{counted, percent};
 use crate::data::Fact;
-use crate::edit::advice::LESS;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
 use crate::editor::report::{fact_json, path};
@@ -18,8 +17,6 @@ use crate::store::Delta;
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
 const SHOWN: usize = 20;
-/// Failed facts named on the terminal.
-const NAMED: usize = 10;
 
 /// `‖Δ‖/‖W‖` of a fact alone, or `‖δ‖/‖t₀‖` where facts were planned together; nothing where
 /// neither is a fact's.
@@ -35,7 +32,7 @@ pub fn share(o: &FactReport) -> Option<String> {
 pub fn print(context: &Context, edit: &Edit, output: &Path) -> Result<()> {
     let stages = context.terminal.stages();
     let seconds = stages::seconds(&stages);
-    warn(edit, &context.terminal);
+    edit.warn(&context.terminal);
     if context.json {
         let mut json = edit.summary();
         json["output"] = json!(output);
@@ -47,55 +44,6 @@ pub fn print(context: &Context, edit: &Edit, output: &Path) -> Result<()> {
     }
     print_lines(context, edit, output, seconds)?;
     context.terminal.line(stages::line(&stages))
-}
-
-/// Warnings: matrices that changed too much, facts that were not taken.
-fn warn(edit: &Edit, progress: &dyn Progress) {
-    for c in edit.changes() {
-        if c.norm > c.weight {
-            progress.warn(&format!(
-                "the change of {} is {} times as large as the matrix itself (norm {:.3e}), and \
-                 the model will suffer: the layer's keys are nearly silent, or the facts too many \
-                 for it; edit another layer or more of them",
-                c.id,
-                times(c.norm / c.weight),
-                c.norm,
-            ));
-        }
-    }
-    warn_of_s(edit, progress);
-    let pairs = || edit.requests().iter().zip(edit.facts());
-    let name = |r: &Fact| format!("{} ({})", r.id, r.subject);
-    let failed: Vec<_> = pairs().filter_map(|(r, o)| Some((name(r), o.failed()?))).collect();
-    if failed.len() > NAMED {
-        progress.warn(&format!(
-            "{} of {} were not taken; the report says of each why, and here are {NAMED}",
-            failed.len(),
-            counted(edit.facts().len() as u64, "fact"),
-        ));
-    }
-    for (name, why) in failed.iter().take(NAMED) {
-        progress.warn(&format!("{name}: {why}"));
-    }
-}
-
-/// s below which a layer misses most of what it is to give.
-const SMALL_S: f64 = 0.5;
-
-/// Warns of layers that give little of what they are to give.
-fn warn_of_s(edit: &Edit, progress: &dyn Progress) {
-    let small = || edit.changes().iter().filter(|c| c.s.is_some_and(|s| s < SMALL_S));
-    let Some(s) = small().filter_map(|c| c.s).reduce(f64::min) else { return };
-    let layers: Vec<String> = small().map(|c| c.id.to_string()).collect();
-    let [settings, _] = edit.hyperparameters();
-    let less = LESS.iter().find(|&&name| !settings[name].is_null());
-    progress.warn(&format!(
-        "{}: s is {s:.2} at the least, so that a layer misses up to {} of what it is to give of a \
-         value{}",
-        layers.join(", "),
-        percent(1.0 / (1.0 + s)),
-        less.map_or(String::new(), |name| format!("; a smaller {name} misses less")),
-    ));
 }
 
 /// Lines for people: facts, or how they did on the whole, then layers.

@@ -2,6 +2,7 @@
 //! matrices read, from text; `stats import` takes those of the original code, `stats merge` adds up
 //! what several runs or the shards of one collected.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,11 +12,11 @@ use serde_json::json;
 use super::context::Context;
 use crate::base::ranges::{self, Layers};
 use crate::base::units::{count, counted, metric};
-use crate::base::{Error, Progress, Result, Share};
-use crate::data::Corpus;
+use crate::base::{Error, Result, Share};
+use crate::editor::Editor;
+use crate::editor::statistics::Gathering;
 use crate::model::{fingerprint, load};
-use crate::stats::file::write_all;
-use crate::stats::{Collect, Input, LayerInput, Moment, Origin, collect, import, merge};
+use crate::stats::{Input, LayerInput, Moment, import, merge};
 
 /// Statistics from text, or from other statistics.
 #[derive(Args)]
@@ -146,86 +147,39 @@ impl Merge {
 
 impl Gather {
     fn run(&self, context: &Context) -> Result<()> {
-        let (checkpoint, model) = load::open(&self.model, &context.device, &context.terminal)?;
-        let (a, terminal) = (&model.arch, &context.terminal);
-        if let Some(l) = self.layers.0.iter().find(|&&l| l >= a.layers) {
-            let what = format!("--layers: the model has no layer {l}");
-            return Err(Error::refused(what, format!("its layers are 0 to {}", a.layers - 1)));
-        }
-        let context_length = self.context_length.unwrap_or(512.min(a.max_positions));
-        if context_length == 0 || context_length > a.max_positions {
-            let what =
-                format!("--context-length {context_length}: not in 1 to {}", a.max_positions);
-            return Err(Error::refused(what, "leave it out"));
-        }
-        let mut sites = self.sites.clone();
-        sites.sort_unstable();
-        sites.dedup();
-        let inputs = LayerInput::all(&self.layers.0, &sites);
-        let widest = inputs.iter().map(|of| of.width(&model) as u64).max().unwrap_or(0);
-        let max_tokens = self.max_tokens.unwrap_or(10 * widest);
-        let tokenizer = context.tokenizer(&self.model)?;
-        let corpus = Corpus::open(&self.corpus)?;
-        let model_name = fingerprint(&checkpoint, terminal)?;
-        let origin = Origin { model: model_name, corpus: corpus.hash()?, context_length };
-        let what = Collect { inputs, max_tokens, origin, share: self.shard };
-        let free = |&of: &LayerInput| {
-            Moment::check_overwrite(&self.output, of, &what.origin, what.share, max_tokens)
+        let terminal = &context.terminal;
+        let editor = Editor::open_on(&self.model, &context.device, terminal)?;
+        context.warn_of(editor.model().tokenizer());
+        let editor = editor.progress(terminal.clone());
+        let what = Gathering {
+            layers: self.layers.0.clone(),
+            inputs: self.sites.clone(),
+            max_tokens: self.max_tokens,
+            context_length: self.context_length,
+            share: self.shard,
         };
-        what.inputs.iter().try_for_each(free)?;
         let start = Instant::now();
-        let documents = corpus.documents();
-        let moments = collect(&model, &tokenizer, documents, &what, &self.output, terminal)?;
+        let done = editor.collect_statistics(&self.corpus, &what, &self.output)?;
         let seconds = start.elapsed().as_secs_f64();
-        write_all(&moments, &self.output)?;
-        let tokens = moments.first().map_or(0, |m| m.tokens);
-        let all = moments.first().and_then(|m| m.part).map_or(tokens, |part| part.total_tokens);
-        let neurons = if sites == [Input::Key] { "neurons" } else { "elements" };
-        let stopped = self.max_tokens.is_none() && all == max_tokens;
-        warn_of_tokens(
-            all,
-            &format!("{} {neurons}", count(widest)),
-            all < widest,
-            stopped,
-            terminal,
-        );
+        let sites: BTreeSet<Input> = done.inputs.iter().map(|of| of.input).collect();
         let shard = self.shard.map(|share| share.to_string());
         if context.json {
             return terminal.json(&json!({
                 "output": self.output, "layers": self.layers.0,
                 "sites": sites.iter().map(|site| site.name()).collect::<Vec<_>>(),
-                "tokens": tokens, "seconds": seconds,
-                "model": what.origin.model, "corpus": what.origin.corpus, "shard": shard,
+                "tokens": done.tokens, "seconds": seconds,
+                "model": done.origin.model, "corpus": done.origin.corpus, "shard": shard,
             }));
         }
         let shard = shard.map_or(String::new(), |share| format!("shard {share}, "));
+        let keys = sites.iter().all(|site| *site == Input::Key);
         terminal.line(format!(
             "{}: {shard}{}, {} tokens in {seconds:.1} s ({}tokens/s)",
             self.output.display(),
-            match &sites[..] {
-                [Input::Key] => counted(moments.len() as u64, "layer"),
-                _ => counted(moments.len() as u64, "site"),
-            },
-            count(tokens),
-            metric(tokens as f64 / seconds),
+            counted(done.inputs.len() as u64, if keys { "layer" } else { "site" }),
+            count(done.tokens),
+            metric(done.tokens as f64 / seconds),
         ))
-    }
-}
-
-/// Warns of too few tokens for so many `neurons`, and of a limit that nobody set.
-fn warn_of_tokens(tokens: u64, neurons: &str, few: bool, stopped: bool, progress: &dyn Progress) {
-    let tokens = count(tokens);
-    if few {
-        progress.warn(&format!(
-            "{tokens} tokens for {neurons} leave C singular, and edits will add a ridge; give \
-             more text"
-        ));
-    }
-    if stopped {
-        progress.warn(&format!(
-            "stopped at {tokens} tokens, ten for each of the {neurons}: enough for edits as good \
-             as with the field's 44 million (arXiv:2506.04226); --max-tokens takes another number"
-        ));
     }
 }
 

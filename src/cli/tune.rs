@@ -4,21 +4,16 @@
 //! Beside FILE a folder `FILE.tune` gets the table of what was tried, the curve, the report, and
 //! what serves a run that goes on. docs/tune.md has the fields.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::context::Context;
 use super::editing::Editing;
-use crate::base::{Result, escape};
-use crate::data::Corpus;
-use crate::edit::method::Batching;
-use crate::edit::methods::{self, METHODS};
-use crate::editor::tune::{TABLE, Tuned, Tuning};
-use crate::store::place::{check_place, check_replaced};
-use crate::store::write::{beside, whole};
+use crate::base::Result;
+use crate::edit::methods::METHODS;
+use crate::editor::tune::{TuneFiles, Tuned};
 
 /// What to tune, for how many facts, by which records.
 #[derive(Args)]
@@ -49,35 +44,15 @@ pub struct Tune {
 impl Tune {
     /// Chooses settings, reports what they do, and writes them.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let dir = beside(&self.output, ".tune");
-        self.check_output()?;
-        let cases = self.editing.cases(&self.data, context)?;
         let editor = self.editing.editor(&self.model, context)?.method(&self.method)?;
-        let corpus = match self.corpus.is_empty() {
-            true => None,
-            false => Some(Corpus::open(&self.corpus)?),
+        let by = TuneFiles {
+            data: self.data.clone(),
+            facts: self.facts.map(|facts| facts as usize),
+            corpus: self.corpus.clone(),
+            output: self.output.clone(),
         };
-        let one_by_one = methods::find(&self.method)?.batching() == Batching::OneByOne;
-        let facts = self.facts.unwrap_or(if one_by_one { 1 } else { 20 }) as usize;
-        let by = Tuning { method: self.method.to_lowercase(), facts, corpus, dir };
-        let tuned = editor.tune(cases, &by)?;
-        let text = escape::pretty_json(&Value::Object(tuned.hyperparameters.clone()));
-        whole(&self.output, text.as_bytes())?;
-        self.print(context, &tuned, &by.dir)
-    }
-
-    /// Refuses, before the work, to write over what was read, or over what is no settings.
-    fn check_output(&self) -> Result<()> {
-        let inputs = [&self.model].into_iter().chain(&self.data).chain(&self.corpus);
-        let inputs: Vec<&Path> = inputs.chain(self.editing.inputs()).map(|p| &**p).collect();
-        check_place(&self.output, &inputs)?;
-        let dir = beside(&self.output, ".tune");
-        let table = dir.join(TABLE);
-        check_replaced(&self.output, table.exists(), "file that tuning wrote")?;
-        let mut own = ["stats", "trials", "kept"].iter().map(|name| dir.join(name));
-        let empty = || fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_none());
-        let begun = table.exists() || own.any(|own| own.exists()) || empty();
-        check_replaced(&dir, begun, "folder of tuning")
+        let tuned = editor.tune_files(&by)?;
+        self.print(context, &tuned, &by.folder())
     }
 
     fn print(&self, context: &Context, tuned: &Tuned, dir: &Path) -> Result<()> {

@@ -11,7 +11,8 @@ use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::edit::fact_report::{FactPlan, FactReport};
 use crate::edit::search::LossStep;
-use crate::store::write;
+use crate::edit::solve::layers::MatrixChange;
+use crate::store::{Delta, write};
 
 /// `PATCH.report.jsonl`.
 pub fn path(patch: &Path) -> PathBuf {
@@ -60,6 +61,18 @@ pub fn superseded_line(s: &Superseded) -> Value {
 /// The line of a record that cannot be used.
 pub fn skipped_line(broken: &Broken) -> Value {
     json!({"id": broken.id, "skipped": broken.reason()})
+}
+
+/// What an edit did to a matrix, which a tensor holds.
+pub fn change_json(tensor: &str, c: &MatrixChange) -> Value {
+    let rank = match &c.delta {
+        Delta::LowRank { r, .. } => Some(r),
+        Delta::Dense(_) => None,
+    };
+    json!({
+        "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": tensor, "rank": rank,
+        "norm": c.norm, "weight": c.weight, "ridge": c.ridge, "s": c.s,
+    })
 }
 
 /// What an edit did to a fact.

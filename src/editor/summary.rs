@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::edit::{Artifact, Edit};
-use crate::edit::solve::layers::MatrixChange;
-use crate::store::Delta;
+use super::report::change_json;
 
 impl Edit {
     /// The edit on the whole: method, hyperparameters and where each is from, contexts, what was
@@ -12,28 +11,18 @@ impl Edit {
     /// were superseded or skipped. [`lines`](Edit::lines) has what became of each request.
     pub fn summary(&self) -> Value {
         let [hyperparameters, sources] = self.hyperparameters();
+        let layers = self.changes().iter().map(|c| change_json(self.tensor(c.id), c));
         json!({
             "method": self.method(),
             "facts": self.facts().len(),
             "superseded": self.superseded().len(),
             "skipped": self.skipped().len(),
             "memory": memory_json(self.artifact()),
-            "layers": self.changes().iter().map(|c| change_json(self, c)).collect::<Vec<_>>(),
+            "layers": layers.collect::<Vec<_>>(),
             "hyperparameters": hyperparameters, "hyperparameters_from": sources,
             "contexts": self.contexts().to_json(),
         })
     }
-}
-
-fn change_json(edit: &Edit, c: &MatrixChange) -> Value {
-    let rank = match &c.delta {
-        Delta::LowRank { r, .. } => Some(r),
-        Delta::Dense(_) => None,
-    };
-    json!({
-        "matrix": c.id.to_string(), "layer": c.id.layer, "tensor": edit.tensor(c.id), "rank": rank,
-        "norm": c.norm, "weight": c.weight, "ridge": c.ridge, "s": c.s,
-    })
 }
 
 /// What of an edit lives beside the weights; null where nothing does.

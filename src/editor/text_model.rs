@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::base::file::read_file;
-use crate::base::{Error, Result, Rng};
+use crate::base::{Error, Remedy, Result, Rng};
 use crate::memory::Memory;
 use crate::model::generate::{Sampling, generate};
+use crate::model::language_model::logits_in_chunks;
 use crate::model::{LanguageModel, Model};
 use crate::text::{Chat, ChatSettings, DecodeStream, Tokenizer};
 
@@ -47,10 +48,47 @@ pub struct Generated {
     pub rendered: Option<String>,
 }
 
+/// What a model says after every token of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextLogits {
+    /// Ids of the text, with the special tokens that the tokenizer adds.
+    pub tokens: Vec<u32>,
+    /// V.
+    pub vocabulary: usize,
+    /// z (tokens, V), row-major.
+    pub values: Vec<f32>,
+}
+
+/// Rows of logits that are computed at a time.
+const LOGIT_ROWS: usize = 64;
+
 impl Generation {
     /// The likeliest tokens, at most so many.
     pub fn greedy(max_tokens: usize) -> Generation {
         Generation { max_tokens, sampling: Sampling::GREEDY, seed: 0, chat: None }
+    }
+
+    /// Refuses what no token can be chosen by, and a limit on a choice that there is not.
+    fn check(&self) -> Result<()> {
+        let Sampling { temperature, top_k, top_p } = self.sampling;
+        let refused = |what: String, option: &str, value| {
+            let remedy = Remedy::from("choose another, or leave it out");
+            Err(Error::refused(what, remedy.option(option, Some(value))))
+        };
+        if !(temperature >= 0.0 && temperature.is_finite()) {
+            let what = format!("temperature {temperature}: not a number from 0");
+            return refused(what, "temperature", "0.8");
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return refused(format!("top_p {top_p}: not above 0 and up to 1"), "top_p", "0.9");
+        }
+        let (option, none) = if top_k > 0 { ("top_k", "0") } else { ("top_p", "1") };
+        if temperature == 0.0 && (top_k > 0 || top_p < 1.0) {
+            let what = format!("{option} is given, and temperature 0 takes the likeliest token");
+            let remedy = Remedy::from("sample, or leave it out").option("temperature", Some("1"));
+            return Err(Error::refused(what, remedy.option(option, Some(none))));
+        }
+        Ok(())
     }
 }
 
@@ -85,14 +123,15 @@ impl TextModel {
     ///
     /// # Errors
     ///
-    /// As [`generate`](TextModel::generate); what `each` says; no usable chat template; a broken
-    /// `generation_config.json`.
+    /// As [`generate`](TextModel::generate); a way to choose tokens that is none; what `each` says;
+    /// no usable chat template; a broken `generation_config.json`.
     pub fn generate_with(
         &self,
         prompt: &str,
         how: &Generation,
         each: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Result<Generated> {
+        how.check()?;
         let chat =
             |settings: &ChatSettings| Chat::open_with(&self.dir, settings.clone())?.render(prompt);
         let rendered = how.chat.as_ref().map(chat).transpose()?;
@@ -121,6 +160,34 @@ impl TextModel {
         }
         text.push_str(&rest);
         Ok(Generated { text, prompt_tokens: ids, tokens, rendered })
+    }
+
+    /// The logits after every token of a text; `go_on` is asked now and then whether to.
+    ///
+    /// # Errors
+    ///
+    /// A text that the model cannot run; logits that are not finite; a device out of memory;
+    /// cancellation.
+    pub fn logits(&self, text: &str, go_on: &dyn Fn() -> bool) -> Result<TextLogits> {
+        let tokens = self.tokenizer.encode(text)?;
+        let arch = self.with.arch();
+        arch.check(&tokens)?;
+        let mut values = Vec::with_capacity(tokens.len() * arch.vocabulary);
+        let (mut finite, mut asked) = (true, true);
+        logits_in_chunks(&*self.with, &tokens, LOGIT_ROWS, &mut |z| {
+            values.extend_from_slice(z.get::<f32>());
+            finite = z.get::<f32>().iter().all(|z| z.is_finite());
+            asked = go_on();
+            finite && asked
+        })?;
+        if !finite {
+            let what = format!("{}: the logits are not finite", self.dir.display());
+            return Err(Error::numeric(what, "check the checkpoint for NaN weights"));
+        }
+        if !asked {
+            return Err(Error::Interrupted { kept: "nothing was kept".to_owned() });
+        }
+        Ok(TextLogits { tokens, vocabulary: arch.vocabulary, values })
     }
 
     /// The model itself, without what lives beside its weights.

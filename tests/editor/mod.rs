@@ -5,6 +5,7 @@ mod kept;
 mod options;
 mod rules;
 mod stops;
+mod text;
 mod threads;
 mod tune;
 mod verdict;

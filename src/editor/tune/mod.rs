@@ -14,6 +14,7 @@
 //! proportion, so one trial says which λ gives an s from 4 (little is missed) down to 0.5 (most is;
 //! linalg/least_squares.rs). What was measured is kept, and a run that was cut off goes on.
 
+mod output;
 mod point;
 mod report;
 mod search;
@@ -43,6 +44,7 @@ use crate::model::SearchPrecision;
 use crate::stats::file::write_all;
 use crate::stats::{Collect, Input, LayerInput, Moment, Origin, collect};
 
+pub use output::TuneFiles;
 pub use point::{Point, TuneTrial};
 pub use report::{Reported, Tuned};
 use search::Trials;
