@@ -1,5 +1,6 @@
 //! What servers are told, against recorded answers of real ones; `tools/check_servers` runs those.
 
+mod docs;
 mod server;
 
 use std::fs;
