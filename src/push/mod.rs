@@ -4,9 +4,9 @@
 //! folders under DIR ──► checked ──► prompts asked ──► server told ──► the same prompts asked
 //! ```
 //!
-//! Start reading at [`run`]. The server sees DIR under the same path ([`folders`]). What a server is
-//! told, and in which state a failure leaves it, is a file a server; what they have in common is
-//! [`server`]. An edit is at one of two sides: `PatchSide::Before`, the server as it was started,
+//! Start reading at [`run`]. The server sees DIR under the same path ([`folders`]). What a server
+//! is told, and in which state a failure leaves it, is a file a server; what they have in common
+//! is [`server`]. An edit is at one of two sides: `PatchSide::Before`, the server as it was started,
 //! and `PatchSide::After`.
 
 pub mod client;

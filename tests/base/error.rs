@@ -20,6 +20,12 @@ fn all() -> Vec<Error> {
         Error::numeric("it is NaN", "check it"),
         Error::device("cuda:0: no answer", "use another"),
         Error::DeviceMemory { wanted: 3, used: 2, limit: 4 },
+        Error::Server {
+            url: "http://here".into(),
+            what: "it said no".into(),
+            state: "it is as it was".into(),
+            remedy: remedy(),
+        },
         Error::AbortBuild { device: "cuda:0".into() },
         Error::Interrupted { kept: "nothing was written".into() },
     ]
