@@ -1,6 +1,7 @@
 //! `incise export`: a patch for servers, as an adapter, as whole tensors, or as a version.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::edit::export::adapter::{self, Adapter, Module, RANKS};
 use crate::edit::export::gguf;
 use crate::edit::export::versions::{self, Encoding, Version};
 use crate::ops::proof;
-use crate::store::place::{check_distinct, check_place, check_replaced};
+use crate::store::place::{check_distinct, check_new_folder, check_place, check_replaced};
 use crate::store::{Patch, Shard};
 
 /// Which patch, in which form, and where to.
@@ -68,7 +69,8 @@ pub struct Export {
     model: Option<PathBuf>,
 }
 
-fn rank(text: &str) -> std::result::Result<usize, String> {
+/// A rank that servers take.
+pub(super) fn rank(text: &str) -> std::result::Result<usize, String> {
     let number = text.parse().map_err(|_| "is no number".to_owned())?;
     adapter::check_rank(number).map_err(|e| e.to_string())
 }
@@ -136,6 +138,8 @@ impl Export {
         let before = self.before.as_deref();
         let outputs: Vec<&Path> = [Some(dir), before].into_iter().flatten().collect();
         check_distinct(&outputs)?;
+        check_distinct(&outputs.iter().rev().copied().collect::<Vec<_>>())?;
+        outputs.iter().try_for_each(|dir| check_new_folder(dir, &[&self.patch, model]))?;
         let patches = [patch];
         let write =
             |side, dir| apply::to_file_in_folder(model, &patches, side, dir, device, terminal);
@@ -143,7 +147,10 @@ impl Export {
         if let Some(before) = before {
             write(PatchSide::Before, before)?;
         }
-        say_tensors(context, &write(PatchSide::After, dir)?, &outputs)
+        let written = write(PatchSide::After, dir).inspect_err(|_| {
+            let _ = before.map(fs::remove_dir_all); // half of an answer would be in the way
+        });
+        say_tensors(context, &written?, &outputs)
     }
 
     fn disk_delta(&self, context: &Context, patch: Patch, model: &Path, dir: &Path) -> Result<()> {

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
+use super::export::rank;
 use crate::base::units::percent;
 use crate::base::{Error, Result};
 use crate::edit::apply::PatchSide;
@@ -43,12 +44,19 @@ pub struct PushCommand {
     /// What the adapter names as its base [default: the whole path of --model]
     #[arg(long, value_name = "NAME", requires = "lora")]
     base: Option<String>,
+    /// The adapter's rank: 8, 16, 32, 64, 128, 256, 320 or 512 [default: the smallest that holds
+    /// the patch]
+    #[arg(long, value_name = "R", value_parser = rank)]
+    rank: Option<usize>,
     /// Take the edit back
     #[arg(long)]
     undo: bool,
     /// Requests whose prompts are asked before and after [default: the patch's report, beside it]
     #[arg(long, value_name = "FILE")]
     requests: Option<PathBuf>,
+    /// Of them only the first so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
     /// A header of every request, as in 'Authorization: Bearer KEY'
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
@@ -72,18 +80,19 @@ impl PushCommand {
         let client = Client::new(&self.to, &self.header, Duration::from_secs(self.timeout))?;
         let side = if self.undo { PatchSide::Before } else { PatchSide::After };
         let (model, dir, base) = (&*self.model, &*self.dir, self.base.as_deref());
-        let source = PushSource { model, patch: &patch, dir, base, device: &context.device };
+        let (patch, rank, device) = (&patch, self.rank, &context.device);
+        let source = PushSource { model, patch, dir, base, rank, device };
         let pushed = push(server, &source, client, form, side, questions, &context.terminal)?;
         self.say(context, &pushed)
     }
 
     fn questions(&self) -> Result<Vec<AskedPrompt>> {
         if let Some(file) = &self.requests {
-            return questions::read(file);
+            return questions::read(file, self.limit);
         }
         let file = report::path(&self.patch);
         if file.exists() {
-            return questions::read(&file);
+            return questions::read(&file, self.limit);
         }
         let what = "is not there, so there is nothing to ask the server";
         let remedy = "name the file of the edit's requests with --requests";
@@ -105,8 +114,14 @@ impl PushCommand {
             };
             let answers: Vec<_> = pushed.answers.iter().map(line).collect();
             return context.terminal.json(&json!({
-                "version": pushed.version, "undone": self.undo, "hits": hits, "answers": answers,
+                "version": pushed.version, "undone": self.undo, "told": pushed.told,
+                "hits": hits, "answers": answers,
             }));
+        }
+        if !pushed.told {
+            let line =
+                format!("{}: {} is not there: nothing to take back", self.to, pushed.version);
+            return context.terminal.line(line);
         }
         for (question, answers) in &pushed.answers {
             context.terminal.line(&question.prompt)?;

@@ -37,9 +37,11 @@ impl Client {
     ///
     /// A text that is no URL or no header.
     pub fn new(url: &str, headers: &[String], timeout: Duration) -> Result<Client> {
-        if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
+        let url = url.trim_end_matches('/');
+        let scheme = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        if !scheme || url.ends_with("/v1") {
             let what = format!("{url}: is no URL of a server");
-            return Err(Error::refused(what, "write it as http://127.0.0.1:8000"));
+            return Err(Error::refused(what, "write it as http://127.0.0.1:8000, without a path"));
         }
         let header = |text: &String| {
             let wrong = || Error::refused("a header is not of the form Name: value", "mend it");
@@ -50,7 +52,7 @@ impl Client {
         let headers = headers.iter().map(header).collect::<Result<_>>()?;
         let config = Agent::config_builder().timeout_global(Some(timeout));
         let agent = config.http_status_as_error(false).build().new_agent();
-        Ok(Client { url: url.trim_end_matches('/').to_owned(), headers, agent })
+        Ok(Client { url: url.to_owned(), headers, agent })
     }
 
     /// Its URL.
@@ -92,22 +94,29 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`get`](Client::get); a status that says no; an answer that is no JSON.
-    pub fn read(&self, path: &str) -> Result<Value> {
+    /// As [`get`](Client::get); a status that says no, with `help` where there is no such route; an
+    /// answer that is no JSON.
+    pub fn read(&self, path: &str, help: &str) -> Result<Value> {
         let reply = self.get(path)?;
-        self.json(&format!("GET {path}"), reply)
+        self.json(&format!("GET {path}"), &reply, help)
     }
 
     /// The JSON that a POST is answered with; null where the answer is some other text.
     ///
     /// # Errors
     ///
-    /// As [`get`](Client::get); a status that says no.
-    pub fn tell(&self, path: &str, body: Option<&Value>) -> Result<Value> {
+    /// As [`get`](Client::get); a status that says no, with `help` where there is no such route; an
+    /// answer that says that it did not succeed.
+    pub fn tell(&self, path: &str, body: Option<&Value>, help: &str) -> Result<Value> {
         let reply = self.post(path, body)?;
-        match reply.status.is_success() {
-            true => Ok(serde_json::from_str(&reply.text).unwrap_or_default()),
-            false => Err(self.refused(&format!("POST {path}"), &reply)),
+        let request = format!("POST {path}");
+        if !reply.status.is_success() {
+            return Err(self.refused(&request, &reply, help));
+        }
+        let told: Value = serde_json::from_str(&reply.text).unwrap_or_default();
+        match told["success"].as_bool() {
+            Some(false) => Err(self.refused(&request, &reply, help)),
+            _ => Ok(told),
         }
     }
 
@@ -118,43 +127,49 @@ impl Client {
     /// As [`read`](Client::read).
     pub fn ask(&self, path: &str, body: &Value) -> Result<Value> {
         let reply = self.post(path, Some(body))?;
-        self.json(&format!("POST {path}"), reply)
+        self.json(&format!("POST {path}"), &reply, LOG)
     }
 
-    /// An error that says what the server answered.
-    pub fn refused(&self, request: &str, reply: &Reply) -> Error {
+    /// An error about the server, which is as it was.
+    pub fn error(&self, what: impl Into<String>, help: &str) -> Error {
+        self.error_in(what.into(), UNTOUCHED, help)
+    }
+
+    fn error_in(&self, what: String, state: &str, help: &str) -> Error {
+        let (url, remedy) = (self.url.clone(), Box::new(Remedy::from(help)));
+        Error::Server { url, what, state: state.into(), remedy }
+    }
+
+    /// What the server answered, as an error.
+    fn refused(&self, request: &str, reply: &Reply, help: &str) -> Error {
         let mut text: String = reply.text.chars().take(SHOWN).collect();
         if text.len() < reply.text.len() {
             text.push('…');
         }
-        self.error(format!("{request} was answered with {}: {text}", reply.status))
+        let help = match reply.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => KEY,
+            _ => help,
+        };
+        self.error(format!("{request} was answered with {}: {text}", reply.status), help)
     }
 
-    /// An error about the server, which is as it was.
-    pub fn error(&self, what: impl Into<String>) -> Error {
-        Error::Server {
-            url: self.url.clone(),
-            what: what.into(),
-            state: UNTOUCHED.into(),
-            remedy: Box::new(Remedy::from("look into the server's log")),
-        }
-    }
-
-    fn json(&self, request: &str, reply: Reply) -> Result<Value> {
+    fn json(&self, request: &str, reply: &Reply, help: &str) -> Result<Value> {
         if !reply.status.is_success() {
-            return Err(self.refused(request, &reply));
+            return Err(self.refused(request, reply, help));
         }
         serde_json::from_str(&reply.text)
-            .map_err(|_| self.error(format!("{request} was answered with no JSON")))
+            .map_err(|_| self.error(format!("{request} was answered with no JSON"), LOG))
     }
 
+    /// An answer, whatever it is. What becomes of a POST that has none is not known.
     fn reply(
         &self,
         method: &str,
         path: &str,
         got: std::result::Result<ureq::http::Response<Body>, ureq::Error>,
     ) -> Result<Reply> {
-        let failed = |e: ureq::Error| self.error(format!("{method} {path}: {e}"));
+        let state = if method == "POST" { UNKNOWN } else { UNTOUCHED };
+        let failed = |e: ureq::Error| self.error_in(format!("{method} {path}: {e}"), state, LOG);
         let mut response = got.map_err(failed)?;
         let status = response.status();
         let read = response.body_mut().with_config().limit(MAX_BYTES).read_to_vec();
@@ -163,7 +178,12 @@ impl Client {
     }
 }
 
+/// The remedy where nothing better is known.
+pub const LOG: &str = "look into the server's log";
+
+const KEY: &str = "give the key that it asks for, in a header";
 const UNTOUCHED: &str = "it serves what it served before";
+const UNKNOWN: &str = "whether it did that is not known";
 
 /// The same error with what is known of the server now, and what helps.
 pub fn state(e: Error, state: &str, help: &str) -> Error {

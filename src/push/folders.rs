@@ -1,14 +1,15 @@
 //! What a server reads of an edit, in folders that it sees under the same path.
 //!
 //! ```text
-//! DIR/VERSION/after    model.safetensors: the changed tensors
-//!             before   the same tensors as they were
-//!             adapter  adapter_config.json, adapter_model.safetensors
-//!             adapter.gguf
-//!             whole    the checkpoint with the edit
+//! DIR/VERSION/after           model.safetensors: the changed tensors
+//!             before          the same tensors as they were
+//!             adapter-HASH    adapter_config.json, adapter_model.safetensors
+//!             adapter-HASH.gguf
+//!             whole           the checkpoint with the edit
 //! ```
 //!
-//! VERSION is a hash of the patch, so a folder never changes: it appears whole, by its rename.
+//! VERSION is a hash of the patch, HASH of the adapter's rank and base, so a folder never changes:
+//! it appears whole, by its rename.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,11 +17,13 @@ use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 use std::{fs, io};
 
+use crate::base::units::percent;
 use crate::base::{Error, Progress, Result};
 use crate::edit::apply::{self, PatchSide};
 use crate::edit::export::adapter::{self, Adapter};
 use crate::edit::export::gguf;
-use crate::store::{self, Checkpoint, Fingerprint, Patch};
+use crate::ops::proof;
+use crate::store::{self, Checkpoint, Fingerprint, Patch, Shard, tensor_fingerprint};
 use crate::tensor::Device;
 
 /// Something that is written for a server to read.
@@ -46,6 +49,8 @@ pub struct PushSource<'a> {
     pub dir: &'a Path,
     /// What the adapter names as its base, where that is not the checkpoint's path.
     pub base: Option<&'a str>,
+    /// The adapter's rank, where it is not the smallest that holds the patch.
+    pub rank: Option<usize>,
     /// Where the tensors are computed.
     pub device: &'a Device,
 }
@@ -64,6 +69,8 @@ pub struct Folders {
     /// VERSION.
     pub version: String,
     dir: PathBuf,
+    base: String,
+    adapter: String,
 }
 
 impl Folders {
@@ -72,22 +79,21 @@ impl Folders {
     /// # Errors
     ///
     /// A folder that cannot be made.
-    pub fn new(dir: &Path, patch: &Patch) -> Result<Folders> {
-        let mut bytes = Vec::new();
-        let failed = |e| Error::io(dir, "create", e);
-        patch.write_to(&mut bytes).map_err(failed)?;
-        let mut hash = Fingerprint::default();
-        hash.add(&bytes);
-        let version = hash.hex()[..16].to_owned();
-        fs::create_dir_all(dir).map_err(failed)?;
+    pub fn new(s: &PushSource) -> Result<Folders> {
+        let failed = |e| Error::io(s.dir, "create", e);
+        let version = short(&[&s.patch.to_bytes()?]);
+        let base = s.base.map_or_else(|| adapter::name_of(s.model), str::to_owned);
+        let rank = s.rank.unwrap_or_default().to_string();
+        let adapter = format!("adapter-{}", short(&[base.as_bytes(), rank.as_bytes()]));
+        fs::create_dir_all(s.dir).map_err(failed)?;
         // A path that the server would take from a folder of its own may end it.
-        let dir = dir.canonicalize().map_err(failed)?.join(&version);
-        Ok(Folders { version, dir })
+        let dir = s.dir.canonicalize().map_err(failed)?.join(&version);
+        Ok(Folders { version, dir, base, adapter })
     }
 
     /// Where the tensors of a side are.
     pub fn tensors(&self, side: PatchSide) -> PathBuf {
-        self.dir.join(if side == PatchSide::After { "after" } else { "before" })
+        self.dir.join(if side == PatchSide::After { AFTER } else { BEFORE })
     }
 
     /// Where the whole checkpoint is.
@@ -97,61 +103,153 @@ impl Folders {
 
     /// Where the adapter is.
     pub fn adapter(&self) -> PathBuf {
-        self.dir.join("adapter")
+        self.dir.join(&self.adapter)
     }
 
     /// Where llama.cpp's adapter is.
     pub fn adapter_gguf(&self) -> PathBuf {
-        self.dir.join("adapter.gguf")
+        self.dir.join(format!("{}.gguf", self.adapter))
     }
 
     /// A file that remembers what a server called its weights before.
-    pub fn before(&self) -> PathBuf {
-        self.dir.join("version-before")
+    pub fn called(&self, url: &str) -> PathBuf {
+        self.dir.join(format!("called-{}", short(&[url.as_bytes()])))
     }
 
-    /// Writes one of them; one that is there is held to what would be written, but for a whole
-    /// checkpoint, which would take as long again.
+    /// Whether this edit is one upon another, of which DIR has the tensors under that version: what
+    /// both change was, before this one, as the other left it. None where DIR has no such edit.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read.
+    pub fn is_upon(&self, other: &str) -> Result<Option<bool>> {
+        let theirs = self.dir.with_file_name(other).join(AFTER).join(MODEL);
+        if !store::write::is_name(other) || !theirs.is_file() {
+            return Ok(None);
+        }
+        let (theirs, ours) = (Shard::open(&theirs)?, Shard::open(&self.before_file())?);
+        let mut entries = theirs.header().tensors.iter();
+        Ok(Some(entries.all(|(name, entry)| {
+            let before = ours.header().tensors.get(name);
+            before.is_some_and(|b| *ours.bytes(&b.range) == *theirs.bytes(&entry.range))
+        })))
+    }
+
+    fn before_file(&self) -> PathBuf {
+        self.tensors(PatchSide::Before).join(MODEL)
+    }
+
+    /// Writes what a server reads to come to a side; what is there is held to what would be written.
+    /// To come back from an edit, what was written then serves.
     ///
     /// # Errors
     ///
     /// A patch for other weights; something else in its place; what the system refuses.
-    pub fn write(&self, file: ServerFile, s: &PushSource, progress: &dyn Progress) -> Result<()> {
+    pub fn write(
+        &self,
+        file: ServerFile,
+        side: PatchSide,
+        s: &PushSource,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let (model, device, patches) = (s.model, s.device, from_ref(s.patch));
-        let tensors = |side, place: &Path| {
-            apply::to_file_in_folder(model, patches, side, place, device, progress).map(drop)
-        };
-        match file {
-            ServerFile::Tensors => {
+        match (file, side) {
+            (ServerFile::Tensors, PatchSide::Before) if self.before_file().exists() => {
+                self.check_before(s.patch)
+            }
+            (ServerFile::Tensors, _) => {
                 // What takes it back first: with the other alone nobody could.
                 for side in [PatchSide::Before, PatchSide::After] {
-                    settle(&self.tensors(side), &|place| tensors(side, place))?;
+                    settle(&self.tensors(side), &|place| {
+                        let to = apply::to_file_in_folder;
+                        to(model, patches, side, place, device, progress).map(drop)
+                    })?;
                 }
                 Ok(())
             }
-            ServerFile::Checkpoint => {
+            (ServerFile::Checkpoint, _) => {
+                apply::check(model, patches, device, progress)?;
                 let place = self.checkpoint();
                 if place.exists() {
-                    return Checkpoint::check(&place);
+                    return self.check_whole(s, progress);
                 }
                 apply::to_folder(model, patches, &place, device, progress).map(drop)
             }
-            ServerFile::Adapter => {
+            (ServerFile::Adapter, PatchSide::Before) => Ok(()),
+            (ServerFile::Adapter, PatchSide::After) => {
                 apply::check(model, patches, device, progress)?;
-                let path = adapter::name_of(model);
-                let base = Some(s.base.unwrap_or(&path));
                 settle(&self.adapter(), &|place| {
-                    adapter::write(s.patch, None, base, place, progress).map(drop)
+                    let base = Some(&*self.base);
+                    warn(&adapter::write(s.patch, s.rank, base, place, progress)?, progress);
+                    Ok(())
                 })
             }
-            ServerFile::AdapterGguf => {
+            (ServerFile::AdapterGguf, _) => {
                 apply::check(model, patches, device, progress)?;
                 fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, "create", e))?;
-                let adapter = Adapter::of(s.patch, None, progress)?;
+                let adapter = Adapter::of(s.patch, s.rank, progress)?;
+                warn(&adapter, progress);
                 settle(&self.adapter_gguf(), &|file| gguf::write(&adapter, model, file))
             }
         }
     }
+
+    /// Holds what takes an edit back to the fingerprints of the patch.
+    fn check_before(&self, patch: &Patch) -> Result<()> {
+        let file = Shard::open(&self.before_file())?;
+        for change in &patch.changes {
+            let entry = file.header().tensors.get(&change.tensor);
+            let found = entry.map(|entry| tensor_fingerprint(&file.bytes(&entry.range)));
+            if found.as_ref() != Some(&change.fingerprint) {
+                return Err(other(&self.tensors(PatchSide::Before)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds the changed tensors of a whole checkpoint to those that would be written.
+    fn check_whole(&self, s: &PushSource, progress: &dyn Progress) -> Result<()> {
+        let place = self.checkpoint();
+        let by = &proof::start(s.device.now(), 0, progress)?[0];
+        let patches = from_ref(s.patch);
+        let (made, _) = apply::to_memory(s.model, patches, PatchSide::After, by, progress)?;
+        let whole = Checkpoint::open(&place)?;
+        for tensor in made {
+            let found = whole.entry(&tensor.name);
+            if found.is_none_or(|(shard, entry)| *shard.bytes(&entry.range) != *tensor.bytes) {
+                return Err(other(&place));
+            }
+        }
+        Ok(())
+    }
+}
+
+const AFTER: &str = "after";
+const BEFORE: &str = "before";
+const MODEL: &str = "model.safetensors";
+
+/// A short name for bytes.
+fn short(parts: &[&[u8]]) -> String {
+    let mut hash = Fingerprint::default();
+    parts.iter().for_each(|part| hash.field(part));
+    hash.hex()[..16].to_owned()
+}
+
+/// Says what an adapter lacks of its patch.
+fn warn(adapter: &Adapter, progress: &dyn Progress) {
+    for m in adapter.modules.iter().filter(|m| m.lost > 0.0) {
+        let (r, lost) = (adapter.rank, percent(m.lost));
+        progress.warn(&format!(
+            "{}: rank {} was cut to {r}, and the adapter lacks {lost} of the change; push the \
+             weights, or an adapter of a larger rank",
+            m.tensor, m.rank
+        ));
+    }
+}
+
+fn other(place: &Path) -> Error {
+    let what = "is not what this patch comes to";
+    Error::input(place, "contents", what, "remove it, or name another folder")
 }
 
 /// Writes a folder or a file in a place where there is none, and compares it with what is there.
@@ -166,8 +264,7 @@ fn settle(place: &Path, write: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
     if same(place, &again).map_err(failed)? {
         return Ok(());
     }
-    let what = "is not what this patch comes to";
-    Err(Error::input(place, "contents", what, "remove it, or name another folder"))
+    Err(other(place))
 }
 
 /// Whether two files, or the files of two folders, have the same bytes.

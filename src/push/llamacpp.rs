@@ -15,16 +15,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::client::state;
+use super::client::{LOG, state};
 use super::folders::{PushForm, ServerFile};
-use super::questions::{ServerAnswer, TOKENS};
+use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::{Error, Remedy, Result};
 use crate::edit::apply::PatchSide;
 
 pub(super) struct LlamaCpp;
-
-const AS_BEFORE: &str = "it serves what it served before";
 
 impl Server for LlamaCpp {
     fn name(&self) -> &'static str {
@@ -42,28 +40,25 @@ impl Server for LlamaCpp {
         }
     }
 
+    fn ready(&self, order: &PushOrder, _: PatchSide) -> Result<bool> {
+        adapters(order).map(|_| true)
+    }
+
     fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
-        let client = &order.client;
-        let adapters = client.read("/lora-adapters")?;
-        let adapters = adapters.as_array().cloned().unwrap_or_default();
-        let file = order.folders.adapter_gguf();
-        let Some(ours) = adapters.iter().find(|adapter| is(adapter, &file)) else {
-            let e = client.error("it was not started with this adapter");
-            let help = format!("start it with --lora-scaled {}:0", file.display());
-            return Err(state(e, AS_BEFORE, &help));
-        };
+        let (client, (all, ours)) = (&order.client, adapters(order)?);
         let wanted = if side == PatchSide::After { 1.0 } else { 0.0 };
-        let scale = |adapter: &Value| match adapter == ours {
+        let scale = |adapter: &Value| match adapter["id"] == ours {
             true => json!({"id": adapter["id"], "scale": wanted}),
             false => json!({"id": adapter["id"], "scale": adapter["scale"]}),
         };
-        let scales: Vec<Value> = adapters.iter().map(scale).collect();
-        client.tell("/lora-adapters", Some(&json!(scales)))?;
-        let now = client.read("/lora-adapters")?;
-        let now = now.as_array().into_iter().flatten().find(|now| now["id"] == ours["id"]);
+        let scales: Vec<Value> = all.iter().map(scale).collect();
+        client.tell("/lora-adapters", Some(&json!(scales)), LOG)?;
+        let unknown = |e| state(e, "which scale it has is not known", "start it again");
+        let (now, _) = adapters(order).map_err(unknown)?;
+        let now = now.iter().find(|now| now["id"] == ours);
         if now.and_then(|now| now["scale"].as_f64()) != Some(wanted) {
-            let e = client.error("it says success, and the adapter's scale is another");
-            return Err(state(e, "which scale it has is not known", "start it again"));
+            let what = "it says success, and the adapter's scale is another";
+            return Err(unknown(client.error(what, LOG)));
         }
         order.progress.warn(
             "llama.cpp's prompt cache does not know of adapters: unless it was started with \
@@ -72,17 +67,36 @@ impl Server for LlamaCpp {
         Ok(())
     }
 
-    fn answer(&self, order: &PushOrder, _: PatchSide, prompt: &str) -> Result<ServerAnswer> {
+    fn answer(
+        &self,
+        order: &PushOrder,
+        _: PatchSide,
+        question: &AskedPrompt,
+    ) -> Result<ServerAnswer> {
         let body = json!({
-            "prompt": prompt, "n_predict": TOKENS, "temperature": 0, "n_probs": 1,
-            "cache_prompt": false,
+            "prompt": question.prompt, "n_predict": question.tokens(), "temperature": 0,
+            "n_probs": 1, "cache_prompt": false,
         });
         let told = order.client.ask("/completion", &body)?;
         let Some(text) = told["content"].as_str() else {
-            return Err(order.client.error("POST /completion was answered without a text"));
+            return Err(order.client.error("POST /completion was answered without a text", LOG));
         };
         let first = told["completion_probabilities"][0]["logprob"].as_f64();
         Ok(ServerAnswer { text: text.to_owned(), probability: first.map(f64::exp) })
+    }
+}
+
+/// The adapters that it was started with, and the id of ours among them.
+fn adapters(order: &PushOrder) -> Result<(Vec<Value>, Value)> {
+    let told = order.client.read("/lora-adapters", LOG)?;
+    let all = told.as_array().cloned().unwrap_or_default();
+    let file = order.folders.adapter_gguf();
+    match all.iter().find(|adapter| is(adapter, &file)).map(|ours| ours["id"].clone()) {
+        Some(ours) => Ok((all, ours)),
+        None => {
+            let help = format!("start it with --lora-scaled {}:0", file.display());
+            Err(order.client.error("it was not started with this adapter", &help))
+        }
     }
 }
 

@@ -9,12 +9,12 @@
 //! Source: mistral.rs' `lora_adapters.rs` and its HTTP reference; held to recorded answers (its
 //! Python wheel, which `tools/check_servers` runs, has no HTTP server).
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::client::state;
+use super::client::Client;
 use super::folders::{PushForm, ServerFile};
-use super::openai::{base_model, complete, field};
-use super::questions::ServerAnswer;
+use super::openai::{base_name, complete};
+use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::{Error, Remedy, Result};
 use crate::edit::apply::PatchSide;
@@ -41,12 +41,18 @@ impl Server for MistralRs {
         }
     }
 
+    fn ready(&self, order: &PushOrder, side: PatchSide) -> Result<bool> {
+        let PushForm::Adapter(name) = &order.form else { return Ok(true) };
+        Ok(side == PatchSide::After || generation(&order.client, name)?.is_some())
+    }
+
     fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
-        let PushForm::Adapter(name) = &order.form else { return self.reads(&order.form).map(drop) };
-        let told = |e| state(e, "it serves what it served before", NO_ADAPTERS);
-        let there = order.client.read("/v1/lora_adapters").map_err(told)?;
-        let current = field(&there, "data", "id", name).map(|one| one["generation"].clone());
+        let PushForm::Adapter(name) = &order.form else {
+            return self.reads(&order.form).map(drop);
+        };
         let mut body = json!({"lora_name": name});
+        let current = generation(&order.client, name)?;
+        let there = current.is_some();
         if let Some(current) = current {
             body["expected_generation"] = current;
         }
@@ -54,17 +60,30 @@ impl Server for MistralRs {
             PatchSide::Before => "/v1/unload_lora_adapter",
             PatchSide::After => {
                 body["lora_path"] = json!(order.folders.adapter());
-                body["load_inplace"] = json!(body.get("expected_generation").is_some());
+                body["load_inplace"] = json!(there);
                 "/v1/load_lora_adapter"
             }
         };
-        order.client.tell(path, Some(&body)).map(drop).map_err(told)
+        order.client.tell(path, Some(&body), NO_ADAPTERS).map(drop)
     }
 
-    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer> {
+    fn answer(
+        &self,
+        order: &PushOrder,
+        side: PatchSide,
+        question: &AskedPrompt,
+    ) -> Result<ServerAnswer> {
         match (&order.form, side) {
-            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, prompt),
-            _ => complete(&order.client, &base_model(&order.client)?, prompt),
+            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, question),
+            _ => complete(&order.client, &base_name(&order.client)?, question),
         }
     }
+}
+
+/// The generation that an adapter's name has; none where there is no such adapter.
+fn generation(client: &Client, name: &str) -> Result<Option<Value>> {
+    let told = client.read("/v1/lora_adapters", NO_ADAPTERS)?;
+    let mut adapters = told["data"].as_array().into_iter().flatten();
+    let found = adapters.find(|adapter| adapter["id"] == name);
+    Ok(found.map(|adapter| adapter["generation"].clone()))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::client::Client;
 use super::folders::{Folders, PushForm, ServerFile};
-use super::questions::ServerAnswer;
+use super::questions::{AskedPrompt, ServerAnswer};
 use crate::base::{Progress, Result};
 use crate::edit::apply::PatchSide;
 
@@ -20,6 +20,14 @@ pub trait Server: Sync {
     /// A form that it does not take while it runs.
     fn reads(&self, form: &PushForm) -> Result<Vec<ServerFile>>;
 
+    /// Looks, before anything is asked or told, whether the server can be brought to a side: false
+    /// where it is there already.
+    ///
+    /// # Errors
+    ///
+    /// A server that cannot be reached, serves another model or another edit, or is being changed.
+    fn ready(&self, order: &PushOrder, side: PatchSide) -> Result<bool>;
+
     /// Brings the server to a side; what its users should know is remarked.
     ///
     /// # Errors
@@ -32,7 +40,12 @@ pub trait Server: Sync {
     /// # Errors
     ///
     /// A server that cannot be reached, or whose answer cannot be read.
-    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer>;
+    fn answer(
+        &self,
+        order: &PushOrder,
+        side: PatchSide,
+        question: &AskedPrompt,
+    ) -> Result<ServerAnswer>;
 }
 
 /// An edit for one server.

@@ -10,19 +10,21 @@
 //! Source: SGLang's `docs/advanced_features/sglang_for_rl.md` and `lora.ipynb`; held to recorded
 //! answers, not to a running server.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::client::{Client, state};
+use super::client::{LOG, state};
 use super::folders::{PushForm, ServerFile};
-use super::openai::{base_model, complete};
-use super::questions::ServerAnswer;
+use super::openai::{base_name, complete};
+use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::Result;
 use crate::edit::apply::PatchSide;
 
 pub(super) struct SgLang;
 
-const AS_BEFORE: &str = "it serves what it served before";
+const NO_ADAPTERS: &str = "start it with --enable-lora and a --max-lora-rank that holds the \
+                           adapter; one of this name has to be taken back first";
+const NO_ROUTE: &str = "use a version that has this route";
 
 impl Server for SgLang {
     fn name(&self) -> &'static str {
@@ -36,8 +38,11 @@ impl Server for SgLang {
         })
     }
 
+    fn ready(&self, order: &PushOrder, _: PatchSide) -> Result<bool> {
+        base_name(&order.client).map(|_| true)
+    }
+
     fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
-        let client = &order.client;
         let name = match &order.form {
             PushForm::Weights => return weights(order, side),
             PushForm::Adapter(name) => name,
@@ -49,18 +54,21 @@ impl Server for SgLang {
             }
             PatchSide::Before => ("/unload_lora_adapter", json!({"lora_name": name})),
         };
-        let help = "start it with --enable-lora and a --max-lora-rank that holds the adapter; one \
-                    of this name has to be taken back first";
-        succeeds(client, path, &body).map_err(|e| state(e, AS_BEFORE, help))
+        order.client.tell(path, Some(&body), NO_ADAPTERS).map(drop)
     }
 
-    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer> {
-        let base = base_model(&order.client)?;
+    fn answer(
+        &self,
+        order: &PushOrder,
+        side: PatchSide,
+        question: &AskedPrompt,
+    ) -> Result<ServerAnswer> {
+        let base = base_name(&order.client)?;
         match (&order.form, side) {
             (PushForm::Adapter(name), PatchSide::After) => {
-                complete(&order.client, &format!("{base}:{name}"), prompt)
+                complete(&order.client, &format!("{base}:{name}"), question)
             }
-            _ => complete(&order.client, &base, prompt),
+            _ => complete(&order.client, &base, question),
         }
     }
 }
@@ -73,27 +81,15 @@ fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
     };
     let body = json!({"model_path": path, "weight_version": version, "flush_cache": true});
     let help = "see that it sees the folder under this path";
-    client
-        .tell("/pause_generation", Some(&json!({"mode": "retract"})))
-        .map_err(|e| state(e, AS_BEFORE, "use a version that has this route"))?;
-    let changed = succeeds(client, "/update_weights_from_disk", &body);
-    let going_on = client.tell("/continue_generation", Some(&json!({})));
-    match (changed, going_on) {
-        (Ok(()), Ok(_)) => Ok(()),
-        (Ok(()), Err(e)) => {
+    let paused = client.tell("/pause_generation", Some(&json!({"mode": "retract"})), NO_ROUTE);
+    let changed = paused.and_then(|_| client.tell("/update_weights_from_disk", Some(&body), help));
+    match (changed, client.tell("/continue_generation", Some(&json!({})), LOG)) {
+        (Ok(_), Ok(_)) => Ok(()),
+        (Ok(_), Err(e)) => {
             let help = "POST /continue_generation to it";
             Err(state(e, "it has the other weights and is paused", help))
         }
-        (Err(e), Ok(_)) => Err(state(e, "it goes on, and says that it changed nothing", help)),
+        (Err(e), Ok(_)) => Err(e),
         (Err(e), Err(_)) => Err(state(e, "it is paused, or gone", "start it again")),
-    }
-}
-
-/// A request whose answer says whether it did what it was told.
-fn succeeds(client: &Client, path: &str, body: &Value) -> Result<()> {
-    let told = client.ask(path, body)?;
-    match told["success"].as_bool() {
-        Some(true) => Ok(()),
-        _ => Err(client.error(format!("POST {path}: {told}"))),
     }
 }

@@ -2,7 +2,7 @@
 //! as they were.
 //!
 //! ```text
-//! weights   GET  /is_paused                 somebody else's update is waited for
+//! weights   GET  /is_paused, /weight_info   nobody else changes them; which edit they have
 //!           POST /pause?mode=wait           running requests end on the old weights; the prefix
 //!                                           cache is emptied
 //!           POST /collective_rpc            reload_weights from the folder, by its whole path
@@ -12,17 +12,19 @@
 //!           POST /v1/unload_lora_adapter
 //! ```
 //!
-//! A path that a worker does not see ends the server, so nothing is told before the folders stand
-//! there. Run against vLLM 0.32 (`tools/check_servers`).
+//! A path that a worker does not see, or tensors of another model, end the server, so both are
+//! looked at before anything is told. Run against vLLM 0.32 (`tools/check_servers`).
 
 use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::client::{Client, state};
+use super::client::{Client, LOG, state};
 use super::folders::{PushForm, ServerFile};
-use super::openai::{base_model, complete};
-use super::questions::ServerAnswer;
+use super::openai::{base_model, base_name, complete, has};
+use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::{Error, Result};
 use crate::edit::apply::PatchSide;
@@ -46,6 +48,15 @@ impl Server for Vllm {
         })
     }
 
+    fn ready(&self, order: &PushOrder, side: PatchSide) -> Result<bool> {
+        check_model(order)?;
+        match (&order.form, side) {
+            (PushForm::Weights, _) => ready(order, side),
+            (PushForm::Adapter(_), PatchSide::After) => Ok(true),
+            (PushForm::Adapter(name), PatchSide::Before) => has(&order.client, name),
+        }
+    }
+
     fn bring(&self, order: &PushOrder, side: PatchSide) -> Result<()> {
         match &order.form {
             PushForm::Weights => weights(order, side),
@@ -53,35 +64,97 @@ impl Server for Vllm {
         }
     }
 
-    fn answer(&self, order: &PushOrder, side: PatchSide, prompt: &str) -> Result<ServerAnswer> {
+    fn answer(
+        &self,
+        order: &PushOrder,
+        side: PatchSide,
+        question: &AskedPrompt,
+    ) -> Result<ServerAnswer> {
         match (&order.form, side) {
-            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, prompt),
-            _ => complete(&order.client, &base_model(&order.client)?, prompt),
+            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, question),
+            _ => complete(&order.client, &base_name(&order.client)?, question),
         }
     }
 }
 
+/// Refuses a server whose model has another configuration, where it is to be seen.
+fn check_model(order: &PushOrder) -> Result<()> {
+    let model = base_model(&order.client)?;
+    let Some(root) = model["root"].as_str() else { return Ok(()) };
+    let read = |dir: &Path| {
+        let text = fs::read(dir.join("config.json")).ok()?;
+        serde_json::from_slice::<Value>(&text).ok()
+    };
+    match (read(Path::new(root)), read(&order.base)) {
+        (Some(theirs), Some(ours)) if theirs != ours => {
+            let what = format!("it serves {root}, whose config.json is another than the model's");
+            Err(order.client.error(what, "name the folder that it serves, or a copy"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses weights that somebody else changes, or that have another edit than this.
+fn ready(order: &PushOrder, side: PatchSide) -> Result<bool> {
+    let (client, folders) = (&order.client, &order.folders);
+    if client.read("/is_paused", NO_UPDATES)?["is_paused"] == true {
+        let e = client.error("it is paused, so somebody else may be changing its weights", LOG);
+        let help = "try again once it was resumed; POST /resume to it if nobody is";
+        return Err(state(e, "it is as they left it", help));
+    }
+    let current = weight_version(client)?;
+    let ours = current == folders.version;
+    if side == PatchSide::Before {
+        // What it called itself before a push is what it is called where nothing is to be undone.
+        return match ours {
+            true => Ok(true),
+            false if folders.is_upon(&current)?.is_none() => Ok(false),
+            false => {
+                let what = format!("its weights have the edit {current}, pushed after this one");
+                Err(client.error(what, "take that one back first"))
+            }
+        };
+    }
+    match folders.is_upon(&current)? {
+        Some(false) if !ours => {
+            let what = format!("its weights have the edit {current}, which this one would undo");
+            let help = "take that one back first, or make this edit upon it";
+            Err(client.error(what, help))
+        }
+        _ => Ok(true),
+    }
+}
+
+fn weight_version(client: &Client) -> Result<String> {
+    let told = client.read("/weight_info", NO_UPDATES)?;
+    let version = told["weight_version"].as_str();
+    version.map(str::to_owned).ok_or_else(|| client.error("it has no weight_version", LOG))
+}
+
 /// Swaps the changed tensors.
 fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
-    let client = &order.client;
-    let told = |e| state(e, "it serves what it served before", NO_UPDATES);
-    let paused = client.read("/is_paused").map_err(told)?;
-    if paused["is_paused"] == true {
-        let e = client.error("it is paused, so somebody else may be changing its weights");
-        return Err(state(e, "it is as they left it", "try again once it was resumed"));
-    }
-    let current = client.read("/weight_info").map_err(told)?["weight_version"].clone();
+    let (client, folders) = (&order.client, &order.folders);
+    let called = folders.called(client.url());
     let version = match side {
         PatchSide::After => {
-            remember(order, &current)?;
-            order.folders.version.clone()
+            let current = weight_version(client)?;
+            if current != folders.version {
+                write::whole(&called, current.as_bytes())?;
+            }
+            folders.version.clone()
         }
-        PatchSide::Before => fs::read_to_string(order.folders.before())
-            .unwrap_or_else(|_| format!("before-{}", order.folders.version)),
+        PatchSide::Before => match fs::read_to_string(&called) {
+            Err(e) if e.kind() == ErrorKind::NotFound => format!("before-{}", folders.version),
+            read => read.map_err(|e| Error::io(&called, "read", e))?,
+        },
     };
-    let paused = client.tell("/pause?mode=wait", None);
+    order.progress.remark(
+        "the server pauses until its running requests have ended, and is resumed then; who ends \
+         this by force before that has to POST /resume to it",
+    );
+    let paused = client.tell("/pause?mode=wait", None, NO_UPDATES);
     let changed = paused.and_then(|_| change(client, order, side, &version));
-    let resumed = client.tell("/resume", None);
+    let resumed = client.tell("/resume", None, LOG);
     match (changed, resumed) {
         (Ok(()), Ok(_)) => Ok(()),
         (Ok(()), Err(e)) => {
@@ -96,28 +169,18 @@ fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
 fn change(client: &Client, order: &PushOrder, side: PatchSide, version: &str) -> Result<()> {
     let path = order.folders.tensors(side);
     let reload = json!({"method": "reload_weights", "kwargs": {"weights_path": path}});
-    client.tell("/collective_rpc", Some(&reload)).map_err(|e| {
+    client.tell("/collective_rpc", Some(&reload), NO_UPDATES).map_err(|e| {
         let help = "see that every worker sees the folder under this path, then start it again";
         state(e, "it was resumed, and which weights it has is not known", help)
     })?;
-    client.tell("/update_weight_version", Some(&json!({"new_version": version}))).map_err(|e| {
+    let named = json!({"new_version": version});
+    client.tell("/update_weight_version", Some(&named), NO_UPDATES).map_err(|e| {
         state(e, "it was resumed with the other weights, under its old version", NO_UPDATES)
     })?;
     Ok(())
 }
 
-/// Keeps what the server called its weights, unless they are this edit's already.
-fn remember(order: &PushOrder, current: &Value) -> Result<()> {
-    match current.as_str() {
-        Some(current) if current != order.folders.version => {
-            write::whole(&order.folders.before(), current.as_bytes())
-        }
-        _ => Ok(()),
-    }
-}
-
 fn adapter(order: &PushOrder, name: &str, side: PatchSide) -> Result<()> {
-    let told = |e: Error| state(e, "it serves what it served before", NO_ADAPTERS);
     let (path, body) = match side {
         PatchSide::After => {
             let path = order.folders.adapter();
@@ -126,5 +189,5 @@ fn adapter(order: &PushOrder, name: &str, side: PatchSide) -> Result<()> {
         }
         PatchSide::Before => ("/v1/unload_lora_adapter", json!({"lora_name": name})),
     };
-    order.client.tell(path, Some(&body)).map(drop).map_err(told)
+    order.client.tell(path, Some(&body), NO_ADAPTERS).map(drop)
 }

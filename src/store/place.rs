@@ -1,5 +1,6 @@
 //! Places for outputs, checked before any work.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::write;
@@ -24,13 +25,39 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
     made.map_err(|e| Error::io(folder, "write a file in", e))
 }
 
-/// Refuses outputs of one name.
+/// Refuses a new folder that something stands in the place of, or that would lie inside one of the
+/// `inputs`.
+pub fn check_new_folder(dir: &Path, inputs: &[&Path]) -> Result<()> {
+    if dir.exists() && !fs::read_dir(dir).is_ok_and(|mut files| files.next().is_none()) {
+        let remedy = "name a folder that does not exist yet";
+        return Err(Error::input(dir, "folder", "is there and not empty", remedy));
+    }
+    let place = whole(dir);
+    if inputs.iter().any(|input| place.starts_with(whole(input))) {
+        let what = "would be written inside what the command reads";
+        return Err(Error::input(dir, "folder", what, "name a folder elsewhere"));
+    }
+    Ok(())
+}
+
+/// The whole path of something that need not be there yet.
+fn whole(path: &Path) -> PathBuf {
+    let mut there = path;
+    loop {
+        if let Ok(found) = there.canonicalize() {
+            let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
+            return found.join(rest);
+        }
+        match there.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => there = parent,
+            _ => return Path::new(".").canonicalize().unwrap_or_default().join(path),
+        }
+    }
+}
+
+/// Refuses outputs of one name, and one that lies inside another before it.
 pub fn check_distinct(outputs: &[&Path]) -> Result<()> {
-    let place = |file: &&Path| {
-        let folder = write::folder(file).canonicalize().unwrap_or_default();
-        folder.join(file.file_name().unwrap_or_default())
-    };
-    let places: Vec<_> = outputs.iter().map(place).collect();
+    let places: Vec<PathBuf> = outputs.iter().map(|file| whole(file)).collect();
     for (i, file) in outputs.iter().enumerate() {
         let inside = |other: &PathBuf| places[i].starts_with(other);
         if places[..i].iter().any(inside) || places[i + 1..].contains(&places[i]) {

@@ -75,6 +75,7 @@ pub fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |e| Error::io(path, "write", e);
     let mut file = temporary(path)?;
     file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
 }
