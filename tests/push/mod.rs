@@ -47,7 +47,13 @@ fn vllm(broken: Option<&'static str>) -> impl FnMut(&str, &Value) -> Reply + Sen
             return (500, r#"{"error":"EngineCore encountered an issue."}"#.into());
         }
         match request {
-            "GET /v1/models" => ok(value!({"data": [{"id": "base", "parent": null}]})),
+            "GET /v1/models" => {
+                let mut models = vec![value!({"id": "base", "parent": null})];
+                models.extend(adapters.iter().map(|id| value!({"id": id, "parent": "base"})));
+                ok(value!({ "data": models }))
+            }
+            // A real one would not answer before it is resumed.
+            COMPLETIONS if paused => (503, "paused".into()),
             COMPLETIONS => says(edited || adapters.contains(&body["model"])),
             "GET /is_paused" => ok(value!({"is_paused": paused})),
             "GET /weight_info" => ok(value!({"weight_version": version})),
@@ -99,8 +105,10 @@ fn weights_of_vllm_and_back() {
     assert!((p - (-0.5f64).exp()).abs() < 1e-15);
     let steps = [
         "GET /v1/models",
-        COMPLETIONS,
         "GET /is_paused",
+        "GET /weight_info",
+        "GET /v1/models",
+        COMPLETIONS,
         "GET /weight_info",
         "POST /pause?mode=wait",
         "POST /collective_rpc",
@@ -123,6 +131,76 @@ fn weights_of_vllm_and_back() {
     assert_eq!((&told["hits"], &told["undone"]), (&value!([1, 0]), &value!(true)));
     let versions = bodies(&asked, "POST /update_weight_version");
     assert_eq!(versions.last().unwrap()["new_version"], "default");
+    // What is taken back already is not taken back again, and is asked nothing.
+    let before = requests(&asked).len();
+    let told = json(&strs(&args(&s, &url, "vllm", &["--undo", "--json"])));
+    assert_eq!(told["told"], false);
+    assert_eq!(
+        requests(&asked)[before..],
+        ["GET /v1/models", "GET /is_paused", "GET /weight_info"]
+    );
+}
+
+/// Two edits of the same matrix: the second would undo the first, and the first cannot be taken back
+/// below the second.
+#[test]
+fn an_edit_does_not_undo_another() {
+    let s = session("llama-tied");
+    let (url, _) = serve(vllm(None));
+    let push = |patch: &str, model: &str, more: &[&str]| {
+        let mut args = args(&s, &url, "vllm", more);
+        (args[1], args[3]) = (s.at(patch), s.at(model));
+        args
+    };
+    done(&strs(&push("patch.safetensors", "model", &[])));
+    let other = r#"{"prompt": "{} is in", "subject": "The Louvre", "target_new": "Rome"}"#;
+    fs::write(s.at("requests.jsonl"), other).unwrap();
+    done(&strs(&s.edit(&["-o", &s.at("beside")])));
+    let why = fails(1, &strs(&push("beside", "model", &[])));
+    assert!(why.contains("which this one would undo"), "{why}");
+    // One that was made upon it may follow.
+    done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "-o", &s.at("edited")]);
+    let mut upon = s.edit(&["-o", &s.at("upon")]);
+    upon[1] = s.at("edited");
+    done(&strs(&upon));
+    done(&strs(&push("upon", "edited", &[])));
+    let why = fails(1, &strs(&push("patch.safetensors", "model", &["--undo"])));
+    assert!(why.contains("pushed after this one; "), "{why}");
+    done(&strs(&push("upon", "edited", &["--undo"])));
+    // What takes it back stands there, so the checkpoint may be another by now.
+    done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "--in-place"]);
+    let told = json(&strs(&push("patch.safetensors", "model", &["--undo", "--json"])));
+    assert_eq!(told["hits"], value!([1, 0]));
+}
+
+#[test]
+fn a_server_that_fails_afterwards_is_told_so() {
+    let s = session("llama-tied");
+    let (mut inner, mut asked) = (vllm(None), 0);
+    let (url, _) = serve(move |request, body| {
+        asked += usize::from(request == COMPLETIONS);
+        match asked {
+            2 => (500, "EngineCore encountered an issue.".into()),
+            _ => inner(request, body),
+        }
+    });
+    let why = fails(1, &strs(&args(&s, &url, "vllm", &[])));
+    assert!(why.contains("it did as it was told, and then did not answer"), "{why}");
+}
+
+#[test]
+fn a_server_of_another_model_is_refused() {
+    let s = session("llama-tied");
+    fs::create_dir(s.at("other")).unwrap();
+    fs::write(format!("{}/config.json", s.at("other")), "{}").unwrap();
+    let (mut inner, root) = (vllm(None), s.at("other"));
+    let (url, asked) = serve(move |request, body| match request {
+        "GET /v1/models" => ok(value!({"data": [{"id": "base", "root": root}]})),
+        _ => inner(request, body),
+    });
+    let why = fails(1, &strs(&args(&s, &url, "vllm", &[])));
+    assert!(why.contains("config.json is another than the model's"), "{why}");
+    assert_eq!(requests(&asked), ["GET /v1/models"]);
 }
 
 /// It is resumed whatever happened, and the error says what it serves.
@@ -166,6 +244,8 @@ fn adapters_of_vllm_and_back() {
     assert_eq!(config["base_model_name_or_path"], s.at("model"));
     let told = json(&strs(&args(&s, &url, "vllm", &["--lora", "e", "--undo", "--json"])));
     assert_eq!(told["hits"], value!([1, 0]));
+    let told = json(&strs(&args(&s, &url, "vllm", &["--lora", "e", "--undo", "--json"])));
+    assert_eq!(told["told"], false);
     // A folder that is not what the patch comes to is not handed to a server.
     fs::write(folder.join("adapter_model.safetensors"), "other").unwrap();
     let why = fails(1, &strs(&args(&s, &url, "vllm", &["--lora", "e"])));
@@ -245,9 +325,9 @@ fn adapters_of_mistralrs_are_replaced_by_generation() {
         COMPLETIONS => says(body["model"] == "e" && !generation.is_null()),
         _ => (404, String::new()),
     });
-    for (more, hits) in [(&["--json"][..], [0, 1]), (&["--json"], [1, 1])] {
-        let told = json(&strs(&args(&s, &url, "mistralrs", &[&["--lora", "e"], more].concat())));
-        assert_eq!(told["hits"][1], hits[1], "{told}");
+    for _ in 0..2 {
+        let told = json(&strs(&args(&s, &url, "mistralrs", &["--lora", "e", "--json"])));
+        assert_eq!(told["hits"], value!([0, 1]), "{told}");
     }
     assert_eq!(bodies(&asked, "POST /v1/load_lora_adapter")[1]["expected_generation"], "5a5a");
     let told = json(&strs(&args(&s, &url, "mistralrs", &["--lora", "e", "--undo", "--json"])));
@@ -259,17 +339,22 @@ fn adapters_of_mistralrs_are_replaced_by_generation() {
 #[test]
 fn a_whole_checkpoint_for_sglang() {
     let s = session("llama-tied");
-    let mut edited = false;
+    let (mut edited, mut undone) = (false, 0);
     let (url, asked) = serve(move |request, body| match request {
         "GET /v1/models" => ok(value!({"data": [{"id": "base"}]})),
-        COMPLETIONS => says(edited),
+        COMPLETIONS => says(edited || body["model"] == "base:e"),
+        "POST /load_lora_adapter" | "POST /unload_lora_adapter" => {
+            assert_eq!(body["lora_name"], "e");
+            ok(value!({"success": true}))
+        }
         "POST /pause_generation" | "POST /continue_generation" => ok(value!({})),
         "POST /update_weights_from_disk" => {
             let path = Path::new(body["model_path"].as_str().unwrap());
             assert!(path.is_absolute() && path.join("config.json").is_file());
-            edited = path.ends_with("whole");
-            let fails = body["weight_version"].as_str().unwrap().starts_with("before-");
-            ok(value!({"success": !fails, "message": "what went wrong"}))
+            let back = body["weight_version"].as_str().unwrap().starts_with("before-");
+            undone += usize::from(back);
+            edited = undone != 1 && path.ends_with("whole") || undone == 1;
+            ok(value!({"success": undone != 1, "message": "what went wrong"}))
         }
         _ => (404, String::new()),
     });
@@ -280,8 +365,18 @@ fn a_whole_checkpoint_for_sglang() {
     let whole = format!("served/{}/whole", told["version"].as_str().unwrap());
     assert_eq!(s.weights(&whole), s.weights("out"));
     let why = fails(1, &strs(&args(&s, &url, "sglang", &["--undo"])));
-    assert!(why.contains("what went wrong") && why.contains("goes on"), "{why}");
+    assert!(why.contains("what went wrong; it serves what it served before"), "{why}");
     assert_eq!(requests(&asked).last().unwrap(), "POST /continue_generation");
+    let told = json(&strs(&args(&s, &url, "sglang", &["--undo", "--json"])));
+    assert_eq!(told["hits"], value!([1, 0]));
+    for (more, hits) in [(&[][..], [0, 1]), (&["--undo"], [1, 0])] {
+        let more = [&["--lora", "e", "--json"], more].concat();
+        assert_eq!(json(&strs(&args(&s, &url, "sglang", &more)))["hits"], value!(hits));
+    }
+    // It has to be the checkpoint that the patch is for, also on the way back.
+    done(&["apply", &model, &patch, "--in-place"]);
+    let why = fails(1, &strs(&args(&s, &url, "sglang", &["--undo"])));
+    assert!(why.contains("patch.safetensors is for"), "{why}");
 }
 
 #[test]
@@ -301,6 +396,9 @@ fn what_cannot_be_pushed() {
     assert!(requests(&asked).is_empty(), "the server was told something");
     let gone = fails(1, &strs(&args(&s, "127.0.0.1:1", "vllm", &["--requests", &s.at("moved")])));
     assert!(gone.contains("is no URL of a server"), "{gone}");
+    let gone = format!("{url}/v1");
+    let gone = fails(1, &strs(&args(&s, &gone, "vllm", &["--requests", &s.at("moved")])));
+    assert!(gone.contains("without a path"), "{gone}");
     done(&["undo", &s.at("model")]);
     let gone = "http://127.0.0.1:1";
     let gone = fails(1, &strs(&args(&s, gone, "vllm", &["--requests", &s.at("moved")])));
