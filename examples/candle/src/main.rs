@@ -33,7 +33,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut weights = safetensors::load(dir.join("model.safetensors"), &Device::Cpu)?;
     let say = |when: &str, weights: &HashMap<String, Tensor>| -> Result<()> {
         let ids = answer(&config, weights, prompt.get_ids(), 4)?;
-        println!("{when}: {PROMPT}{}", tokenizer.decode(&ids, true).unwrap_or_default());
+        println!("{when}: {PROMPT}{:?}", tokenizer.decode(&ids, true).unwrap_or_default());
         Ok(())
     };
 
