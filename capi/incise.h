@@ -52,10 +52,10 @@ typedef struct incise_error incise_error;
 
 // What is told of work, and asked about it. Each function may be null, and gets `context` first.
 //
-// They are called from the engine's own threads, at times from several at once, from the plan on
-// until the edit is freed: by everything that is done with it. Until then `context` must be valid,
-// and for any thread. Texts are valid during the call. A callback must return (no longjmp, no C++
-// exception), and must not call functions on the edit or free a handle.
+// They are called from the calling thread and from the engine's own, at times from several at
+// once, from the plan on until the edit is freed: by everything that is done with it. Until then
+// `context` must be valid, and for any thread. Texts are valid during the call. A callback must
+// return (no longjmp, no C++ exception), and must not call functions on the edit or free a handle.
 typedef struct {
     // Handed to each function.
     void *context;
@@ -127,7 +127,7 @@ void incise_error_free(incise_error *error);
 //
 // `device` is "cpu", "auto", "cuda:0" or several as "cuda:0,1"; null is "cpu". A GPU is asked the
 // first time whether it computes what it should, which takes some seconds. `threads` is how many
-// threads plan, of their own and not the caller's; 0 is one a core. Results do not depend on it.
+// threads plan; 0 is one a core, the caller's among them. Results do not depend on it.
 //
 // Returns the editor, or null and an error: a folder that is no model of a known family, a device
 // that is not there.

@@ -21,7 +21,7 @@ pub struct EditorHandle(Editor);
 ///
 /// `device` is "cpu", "auto", "cuda:0" or several as "cuda:0,1"; null is "cpu". A GPU is asked the
 /// first time whether it computes what it should, which takes some seconds. `threads` is how many
-/// threads plan, of their own and not the caller's; 0 is one a core. Results do not depend on it.
+/// threads plan; 0 is one a core, the caller's among them. Results do not depend on it.
 ///
 /// Returns the editor, or null and an error: a folder that is no model of a known family, a device
 /// that is not there.
@@ -99,6 +99,9 @@ pub unsafe extern "C" fn incise_plan(
             editor = editor.progress(*progress);
         }
         let edit = editor.prepare_json("json", json.as_bytes())?.plan()?;
+        if let Some(progress) = progress {
+            edit.warn(progress);
+        }
         Ok(Box::new(EditHandle::new(edit)))
     })
 }

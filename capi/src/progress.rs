@@ -8,10 +8,10 @@ use crate::error::{c_string, settings};
 
 /// What is told of work, and asked about it. Each function may be null, and gets `context` first.
 ///
-/// They are called from the engine's own threads, at times from several at once, from the plan on
-/// until the edit is freed: by everything that is done with it. Until then `context` must be valid,
-/// and for any thread. Texts are valid during the call. A callback must return (no longjmp, no C++
-/// exception), and must not call functions on the edit or free a handle.
+/// They are called from the calling thread and from the engine's own, at times from several at
+/// once, from the plan on until the edit is freed: by everything that is done with it. Until then
+/// `context` must be valid, and for any thread. Texts are valid during the call. A callback must
+/// return (no longjmp, no C++ exception), and must not call functions on the edit or free a handle.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct CallerProgress {

@@ -73,7 +73,10 @@ class Edit:
     def apply_in_place(self) -> list[Rounded]:
         """Changes the checkpoint itself, through a journal; :func:`incise.undo` puts it back.
 
-        The editor reads the weights where they lie, so open the folder again for more.
+        The editor reads the weights where they lie, so open the folder again for more. So may a
+        module that ``transformers`` loaded from the folder in its own type on the CPU: it shares
+        pages with the files, and what is written here shows there. Load it in another type, or
+        again. :meth:`into` and :meth:`out_of` come before this, while the files are as they were.
 
         Raises:
             Error: as :meth:`apply`; a checkpoint that another process uses.

@@ -142,8 +142,8 @@ class Editor:
             state=state,
             cache=cache,
             output=output,
-            values=list(values),
-            without=list(without),
+            values=files(values),
+            without=texts(without),
         )
         planned = self._engine.plan(requests_of(requests, easyedit), options, listener(shown))
         return Edit(planned, str(method).lower(), shown)
@@ -302,10 +302,15 @@ def files(given: StrPath | Sequence[StrPath]) -> list[StrPath]:
     return [given] if isinstance(given, (str, os.PathLike)) else list(given)
 
 
-def _beside(memories: Sequence[StrPath], patches: Sequence[StrPath]) -> dict[str, Any]:
+def texts(given: str | Sequence[str]) -> list[str]:
+    """A text, or several, as a list."""
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _beside(memories: StrPath | Sequence[StrPath], patches: StrPath | Sequence[StrPath]) -> dict[str, Any]:
     if memories and patches:
         raise refused("memories and patches together", "name files of one kind")
-    return {"memories": list(memories), "patches": list(patches)}
+    return {"memories": files(memories), "patches": files(patches)}
 
 
 def _check_names(settings: Mapping[str, Any], method: str | None) -> None:
@@ -317,5 +322,5 @@ def _check_names(settings: Mapping[str, Any], method: str | None) -> None:
         what = f"{name}: no option of edit, and no hyperparameter"
         remedy = f"hyperparameters of {method or 'the methods'} are {', '.join(own)}"
         if name == "sequential_edit":
-            remedy = "say sequential=1 to edit one fact upon the other"
+            remedy = "say sequential=1 where the method edits many at once, else leave it out"
         raise refused(what, remedy, name)

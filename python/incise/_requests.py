@@ -19,6 +19,7 @@ _FIELDS = {
 }
 # What it takes too, and what editing does not read: they measure an edit, or serve other methods.
 _UNREAD = ("target_neg", "locality_inputs", "portability_inputs", "loc_prompts")
+_UNREAD += ("keep_original_weight", "verbose", "summary_metrics", "test_generation")
 EASYEDIT = (*_FIELDS, *_UNREAD)
 
 

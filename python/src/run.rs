@@ -3,7 +3,7 @@
 //! the work: the engine keeps what is finished, and says what that is.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
@@ -168,7 +168,7 @@ pub fn run<T: Send>(
         }
     });
     let closed = listener.call_method0("close");
-    match (outcome.unwrap_or_else(|panic| resume_unwind(panic)), raised) {
+    match (outcome.unwrap_or_else(|panic| Err(unwound(panic))), raised) {
         (Ok(value), None) => closed.map(|_| value),
         (Err(e), None) => Err(raise(py, &e)),
         (Ok(_), Some(raised)) => {
@@ -182,6 +182,21 @@ pub fn run<T: Send>(
             Err(raised)
         }
     }
+}
+
+/// What unwound, as an error: the engine's own, or a panic, which is a mistake of ours.
+fn unwound(panic: Box<dyn Any + Send>) -> Error {
+    let said = |panic: Box<dyn Any + Send>| {
+        let words = panic.downcast_ref::<String>().cloned();
+        words.or_else(|| panic.downcast_ref::<&str>().map(|&words| words.to_owned()))
+    };
+    panic.downcast::<Error>().map_or_else(
+        |panic| {
+            let words = said(panic).unwrap_or_else(|| "it says nothing".to_owned());
+            Error::refused(format!("the engine panicked: {words}"), "report it")
+        },
+        |e| *e,
+    )
 }
 
 /// Ctrl-C, with what the engine says of it; what else was raised stays as it is.

@@ -14,8 +14,11 @@
 //! | `precision` | `exact`, `fast` | [`Editor::fast_search`] |
 //! | `without`, `values` | list of texts | the methods of [`Editor`] |
 //!
-//! `null` leaves a setting as it is. A document has these and `requests`: a list of records in any
-//! form that a file of requests may have, one such record, or the path of such a file.
+//! `null` leaves a setting as it is, and so do false, `exact` and empty lists: what the editor has
+//! already is not turned off, and `without` and `values` add to it.
+//!
+//! A document has these and `requests`: a list of records in any form that a file of requests may
+//! have, one such record, or the path of such a file.
 
 use serde_json::{Map, Value};
 
@@ -123,7 +126,8 @@ impl Editor {
         let Value::Object(mut fields) = document else {
             return Err(wrong("JSON", format!("is no object: {}", shown(&document))));
         };
-        let requests = fields.remove("requests").unwrap_or_default();
+        let missing = || wrong("requests", "is missing".to_owned());
+        let requests = fields.remove("requests").ok_or_else(missing)?;
         let mut editor = self.clone();
         for (field, value) in &fields {
             editor = editor.option(field, value)?;

@@ -64,6 +64,10 @@ impl Editor {
         let (opened, progress) = (&self.opened, &*self.settings.progress);
         let widths = inputs.iter().map(|input| input.width(&opened.model) as u64);
         let widest = widths.max().unwrap_or(0);
+        if of.max_tokens == Some(0) {
+            let remedy = Remedy::from("name a number, or none").option("max_tokens", None);
+            return Err(Error::refused("statistics of 0 tokens", remedy));
+        }
         let max_tokens = of.max_tokens.unwrap_or(TOKENS_AN_ELEMENT * widest);
         let corpus = Corpus::open(corpus)?;
         let model = opened.fingerprint.clone();

@@ -139,7 +139,8 @@ impl Folders {
         self.tensors(PatchSide::Before).join(MODEL)
     }
 
-    /// Writes what a server reads to come to a side; what is there is held to what would be written.
+    /// Writes what a server reads to come to a side; what is there is held to what would be
+    /// written.
     /// To come back from an edit, what was written then serves.
     ///
     /// # Errors

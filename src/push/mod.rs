@@ -6,8 +6,8 @@
 //!
 //! Start reading at [`run`]. The server sees DIR under the same path ([`folders`]). What a server
 //! is told, and in which state a failure leaves it, is a file a server; what they have in common
-//! is [`server`]. An edit is at one of two sides: `PatchSide::Before`, the server as it was started,
-//! and `PatchSide::After`.
+//! is [`server`]. An edit is at one of two sides: `PatchSide::Before`, the server as it was
+//! started, and `PatchSide::After`.
 
 pub mod client;
 pub mod folders;

@@ -38,7 +38,8 @@ pub fn read(file: &Path, most: usize) -> Result<Vec<AskedPrompt>> {
     let bytes = read_file(file, MAX_BYTES)?;
     let edited = |line: &&[u8]| {
         let line: Value = serde_json::from_slice(line).unwrap_or_default();
-        line["superseded_by"].is_null() && line["left_out"].is_null()
+        let out = ![Value::Null, Value::Bool(false)].contains(&line["left_out"]);
+        line["superseded_by"].is_null() && !out
     };
     let lines: Vec<&[u8]> = bytes.split(|&b| b == b'\n').filter(edited).collect();
     let requests = request::parse_each(file, &lines.join(&b'\n'), Fields::Edit)?;

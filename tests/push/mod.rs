@@ -141,8 +141,8 @@ fn weights_of_vllm_and_back() {
     );
 }
 
-/// Two edits of the same matrix: the second would undo the first, and the first cannot be taken back
-/// below the second.
+/// Two edits of the same matrix: the second would undo the first, and the first cannot be taken
+/// back below the second.
 #[test]
 fn an_edit_does_not_undo_another() {
     let s = session("llama-tied");

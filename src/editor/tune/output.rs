@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{TABLE, Tuned, Tuning};
-use crate::base::{Result, escape};
+use crate::base::{Error, Remedy, Result, escape};
 use crate::data::Corpus;
 use crate::edit::method::Batching;
 use crate::editor::Editor;
@@ -47,6 +47,10 @@ impl Editor {
     pub fn tune_files(&self, by: &TuneFiles) -> Result<Tuned> {
         self.check_output(by)?;
         let cases = self.cases(&by.data)?;
+        if by.facts == Some(0) {
+            let remedy = Remedy::from("name a number, or none").option("facts", None);
+            return Err(Error::refused("tuning for 0 facts", remedy));
+        }
         let method = self.settings.chosen()?;
         let corpus = match by.corpus.is_empty() {
             true => None,
