@@ -155,14 +155,18 @@ fn an_edit_does_not_undo_another() {
     done(&strs(&push("patch.safetensors", "model", &[])));
     let other = r#"{"prompt": "{} is in", "subject": "The Louvre", "target_new": "Rome"}"#;
     fs::write(s.at("requests.jsonl"), other).unwrap();
-    done(&strs(&s.edit(&["-o", &s.at("beside")])));
+    let edit = |model: &str, output: &str| {
+        let mut args = s.edit(&[]);
+        let place = args.iter().position(|word| word == "-o").unwrap() + 1;
+        (args[1], args[place]) = (s.at(model), s.at(output));
+        done(&strs(&args));
+    };
+    edit("model", "beside");
     let why = fails(1, &strs(&push("beside", "model", &[])));
     assert!(why.contains("which this one would undo"), "{why}");
     // One that was made upon it may follow.
     done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "-o", &s.at("edited")]);
-    let mut upon = s.edit(&["-o", &s.at("upon")]);
-    upon[1] = s.at("edited");
-    done(&strs(&upon));
+    edit("edited", "upon");
     done(&strs(&push("upon", "edited", &[])));
     let why = fails(1, &strs(&push("patch.safetensors", "model", &["--undo"])));
     assert!(why.contains("pushed after this one; "), "{why}");
@@ -170,7 +174,7 @@ fn an_edit_does_not_undo_another() {
     // What takes it back stands there, so the checkpoint may be another by now.
     done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "--in-place"]);
     let told = json(&strs(&push("patch.safetensors", "model", &["--undo", "--json"])));
-    assert_eq!(told["hits"], value!([1, 0]));
+    assert_eq!(told["told"], true);
 }
 
 #[test]
@@ -365,7 +369,8 @@ fn a_whole_checkpoint_for_sglang() {
     let whole = format!("served/{}/whole", told["version"].as_str().unwrap());
     assert_eq!(s.weights(&whole), s.weights("out"));
     let why = fails(1, &strs(&args(&s, &url, "sglang", &["--undo"])));
-    assert!(why.contains("what went wrong; it serves what it served before"), "{why}");
+    assert!(why.contains("what went wrong"), "{why}");
+    assert!(why.contains("; it serves what it served before; "), "{why}");
     assert_eq!(requests(&asked).last().unwrap(), "POST /continue_generation");
     let told = json(&strs(&args(&s, &url, "sglang", &["--undo", "--json"])));
     assert_eq!(told["hits"], value!([1, 0]));
