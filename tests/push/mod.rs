@@ -357,7 +357,7 @@ fn a_whole_checkpoint_for_sglang() {
             assert!(path.is_absolute() && path.join("config.json").is_file());
             let back = body["weight_version"].as_str().unwrap().starts_with("before-");
             undone += usize::from(back);
-            edited = undone != 1 && path.ends_with("whole") || undone == 1;
+            edited = undone == 1 || path.ends_with("whole");
             ok(value!({"success": undone != 1, "message": "what went wrong"}))
         }
         _ => (404, String::new()),
