@@ -122,11 +122,11 @@ class Editor:
         easyedit = {name: settings.pop(name) for name in EASYEDIT if name in settings}
         _check_names(settings, method)
         given = dict(hparams) if isinstance(hparams, Mapping) else {}
-        options = _options(
+        document = _settings(
             method=method,
             stats=stats,
             hparams=None if isinstance(hparams, Mapping) else hparams,
-            set={**given, **settings},
+            hyperparameters={**given, **settings},
             contexts=contexts,
             chat=chat,
             system=system,
@@ -145,7 +145,7 @@ class Editor:
             values=files(values),
             without=texts(without),
         )
-        planned = self._engine.plan(requests_of(requests, easyedit), options, listener(shown))
+        planned = self._engine.plan(requests_of(requests, easyedit), document, listener(shown))
         return Edit(planned, str(method).lower(), shown)
 
     def tune(
@@ -190,10 +190,10 @@ class Editor:
             ``chosen`` them, on those ``reported``, and the ``gap`` between the two.
         """
         _check_names(settings, method)
-        options = _options(
+        document = _settings(
             method=method,
             stats=stats,
-            set=settings,
+            hyperparameters=settings,
             contexts=contexts,
             chat=chat,
             system=system,
@@ -206,7 +206,7 @@ class Editor:
         )
         of = {"data": files(data), "facts": facts, "corpus": files(corpus), "output": output}
         shown = self._progress if progress is None else progress
-        tuned: dict[str, Any] = json.loads(self._engine.tune(of, options, listener(shown)))
+        tuned: dict[str, Any] = json.loads(self._engine.tune(of, document, listener(shown)))
         return tuned
 
     def generate(
@@ -263,38 +263,26 @@ class Editor:
         return f"<incise.Editor {self.path}>"
 
 
-# Where the engine's defaults hold.
-_DEFAULTS: dict[str, Any] = {
-    "method": None,
-    "stats": None,
-    "hparams": None,
-    "set": {},
-    "contexts": None,
-    "chat": False,
-    "system": None,
-    "template_vars": {},
-    "no_space": False,
-    "on_broken": "error",
-    "on_conflict": "error",
-    "precision": "exact",
-    "no_check": False,
-    "memory": None,
-    "seed": 0,
-    "sequential": 0,
-    "state": None,
-    "cache": None,
-    "output": None,
-    "values": [],
-    "without": [],
-}
-
-
-def _options(**given: Any) -> dict[str, Any]:
-    """As the engine takes them."""
-    options = {**_DEFAULTS, **given}
-    options["set"] = as_json(options["set"], "settings")
-    options["template_vars"] = as_json(options["template_vars"] or {}, "template_vars")
-    return options
+def _settings(
+    *,
+    chat: bool,
+    system: str | None,
+    template_vars: Mapping[str, Any] | None,
+    **given: Any,
+) -> str:
+    """Settings by name, as the engine reads them; None where its default holds."""
+    of_chat = {"system": system, "variables": template_vars}
+    of_chat = {name: value for name, value in of_chat.items() if value is not None}
+    if of_chat and not chat:
+        remedy = "say chat=True to take prompts for messages of a chat, or leave them out"
+        raise refused("system or template_vars without a chat", remedy, "chat")
+    given["chat"] = of_chat if chat else None
+    for name, value in given.items():
+        if isinstance(value, os.PathLike):
+            given[name] = os.fspath(value)
+        elif name == "values" and value:
+            given[name] = [os.fspath(file) for file in value]
+    return as_json({n: v for n, v in given.items() if v is not None}, "settings")
 
 
 def files(given: StrPath | Sequence[StrPath]) -> list[StrPath]:

@@ -37,7 +37,7 @@ class Editor:
     @property
     def fingerprint(self) -> str: ...
     def plan(
-        self, requests: Mapping[str, Any], options: Mapping[str, Any], listener: _Listener
+        self, requests: Mapping[str, Any], settings: str, listener: _Listener
     ) -> Edit: ...
     def generate(
         self,
@@ -49,7 +49,7 @@ class Editor:
     def logits(self, text: str, beside: Mapping[str, Any], listener: _Listener) -> _Logits: ...
     def tokens(self, text: str) -> list[int]: ...
     def tune(
-        self, of: Mapping[str, Any], options: Mapping[str, Any], listener: _Listener
+        self, of: Mapping[str, Any], settings: str, listener: _Listener
     ) -> str: ...
     def stats(
         self, corpus: Sequence[_Path], of: Mapping[str, Any], listener: _Listener

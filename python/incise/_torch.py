@@ -83,7 +83,9 @@ def into(
     if known is not None and now == known:
         return Kept(before, known)
     was = [_digest(tensor.data) for tensor in before]
-    _refuse_others(places, now, was, "load the module anew from the checkpoint as it is")
+    remedy = "take out what was put in before, and plan all facts as one edit; or load the module "
+    remedy += "anew from the checkpoint as it is"
+    _refuse_others(places, now, was, remedy)
     tensors = after()
     _write((place, place.with_bytes(tensor)) for place, tensor in zip(places, tensors))
     return Kept(before, [_digest(tensor.data) for tensor in tensors])

@@ -12,7 +12,7 @@ use pyo3::types::PyByteArray;
 use serde_json::json;
 
 use crate::edit::Edit;
-use crate::options::{Choice, Options};
+use crate::options::{Choice, with_settings};
 use crate::run::{Reporter, run};
 
 /// A checkpoint folder that is open.
@@ -60,13 +60,13 @@ impl Editor {
         &self,
         py: Python,
         requests: Requests,
-        options: Options,
+        settings: &str,
         listener: &Bound<PyAny>,
     ) -> PyResult<Edit> {
         let (engine, reporter) = (self.engine.clone(), Reporter::default());
         let progress = reporter.clone();
         let plan = || {
-            let editor = options.of(engine.progress(progress))?;
+            let editor = with_settings(engine.progress(progress), settings)?;
             let prepared = match requests {
                 Requests::Text { text } => editor.prepare_text("requests", text.as_bytes()),
                 Requests::File { file } => editor.prepare_file(file),
@@ -119,14 +119,14 @@ impl Editor {
         &self,
         py: Python,
         of: Tuning,
-        options: Options,
+        settings: &str,
         listener: &Bound<PyAny>,
     ) -> PyResult<String> {
         let (engine, reporter) = (self.engine.clone(), Reporter::default());
         let progress = reporter.clone();
         let Tuning { data, facts, corpus, output } = of;
         let files = TuneFiles { data, facts, corpus, output };
-        let tune = || options.of(engine.progress(progress))?.tune_files(&files);
+        let tune = || with_settings(engine.progress(progress), settings)?.tune_files(&files);
         Ok(json!(run(py, &reporter, listener, tune)?).to_string())
     }
 

@@ -4,7 +4,7 @@
 //! lib.rs      functions and classes of the module
 //! editor.rs   a model that is open: plan, generate, logits, statistics
 //! edit.rs     a planned edit: facts, write, apply, tensors
-//! options.rs  keywords → settings of the engine
+//! options.rs  settings by name → those of the engine
 //! run.rs      long work on a thread of its own, while the caller's looks for signals
 //! errors.rs   errors and what helps → incise.Error
 //! ```

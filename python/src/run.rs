@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -134,6 +134,7 @@ pub fn run<T: Send>(
     listener: &Bound<PyAny>,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> PyResult<T> {
+    check_process().map_err(|e| raise(py, &e))?;
     let _turn = reporter.turn(py)?;
     reporter.0.cancelled.store(false, Ordering::SeqCst);
     *reporter.told() = Told::default();
@@ -180,6 +181,21 @@ pub fn run<T: Send>(
         (Err(e), Some(raised)) => {
             raised.set_cause(py, Some(raise(py, &e)));
             Err(raised)
+        }
+    }
+}
+
+/// Refuses a process that was forked from one that worked: its threads are not here, and it would
+/// wait for them for ever.
+fn check_process() -> Result<()> {
+    static FIRST: OnceLock<u32> = OnceLock::new();
+    let own = std::process::id();
+    match *FIRST.get_or_init(|| own) == own {
+        true => Ok(()),
+        false => {
+            let what = "the engine worked before this process was forked, and its threads are not \
+                        here";
+            Err(Error::refused(what, "start processes by \"spawn\" or \"forkserver\""))
         }
     }
 }

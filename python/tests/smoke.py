@@ -9,6 +9,7 @@ package to transformers and PEFT.
 import _thread
 import inspect
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -127,6 +128,25 @@ class Smoke(unittest.TestCase):
         self.assertEqual(self.refused(self.edit, 7).field, "requests")
         self.assertEqual(self.refused(self.edit, [{"prompt": object()}]).code, "input")
 
+    def test_one_text_stands_for_a_list_of_one(self):
+        facts = [{**FACT, "id": "12"}, {**FACT, "id": "1", "subject": "Miles Davis"}]
+        self.assertEqual([fact.id for fact in self.edit(facts, without="12").facts], ["1"])
+        patch = self.edit().save(self.folder / "facts.patch")
+        said = self.editor.generate(PROMPT, 1, patches=patch)
+        self.assertEqual(said.strip(), "violin")
+
+    def test_a_process_that_was_forked_says_so(self):
+        self.edit()
+        child = os.fork()
+        if child == 0:
+            try:
+                self.edit()
+            except incise.Error as error:
+                os._exit(0 if "spawn" in error.remedy else 2)
+            finally:
+                os._exit(3)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+
     def test_errors_name_file_field_and_remedy(self):
         broken = self.refused(self.edit, [{**FACT, "prompt": "no place"}])
         self.assertEqual((broken.code, broken.file), ("input", "requests"))
@@ -146,7 +166,8 @@ class Smoke(unittest.TestCase):
         self.assertIn("memit", str(self.refused(self.edit, method="mammit")))
         self.assertIn("method=…", self.refused(self.editor.edit, FACT).remedy)
         self.assertEqual(self.refused(incise.undo, self.model).code, "refused")
-        self.assertEqual(self.refused(self.edit, on_broken="maybe").code, "refused")
+        refused = self.refused(self.edit, on_broken="maybe")
+        self.assertEqual((refused.code, refused.field), ("input", "on_broken"))
         self.assertIn("chat=True", self.refused(self.edit, system="x").remedy)
         cold = self.refused(self.editor.generate, PROMPT, top_k=3)
         self.assertIn("temperature=1 or top_k=0", cold.remedy)
@@ -178,7 +199,7 @@ class Smoke(unittest.TestCase):
         edit = self.edit(hparams=file, v_lr=0.25, layers=(1,), mom2_adjustment=False, stats=None)
         self.assertEqual(edit.hyperparameters["v_lr"], 0.25)
         self.assertEqual([change.layer for change in edit.changes], [1])
-        self.assertEqual(edit.hyperparameters_from["v_lr"], "keyword")
+        self.assertEqual(edit.hyperparameters_from["v_lr"], "set")
 
     def test_warnings_are_python_s_and_point_at_the_call(self):
         with warnings.catch_warnings(record=True) as caught:
