@@ -66,14 +66,14 @@ class Editor:
         no_space: bool = False,
         on_broken: str = "error",
         on_conflict: str = "error",
-        without: Sequence[str] = (),
+        without: str | Sequence[str] = (),
         sequential: int = 0,
         state: StrPath | None = None,
         seed: int = 0,
         memory: int | None = None,
         cache: StrPath | None = None,
         output: StrPath | None = None,
-        values: Sequence[StrPath] = (),
+        values: StrPath | Sequence[StrPath] = (),
         precision: str = "exact",
         no_check: bool = False,
         progress: bool | None = None,
@@ -221,8 +221,8 @@ class Editor:
         chat: bool = False,
         system: str | None = None,
         template_vars: Mapping[str, Any] | None = None,
-        memories: Sequence[StrPath] = (),
-        patches: Sequence[StrPath] = (),
+        memories: StrPath | Sequence[StrPath] = (),
+        patches: StrPath | Sequence[StrPath] = (),
     ) -> str:
         """How the model goes on from a prompt, for at most ``max_tokens`` tokens.
 
@@ -246,7 +246,11 @@ class Editor:
         return self._engine.generate(prompt, choice, _beside(memories, patches), Listener())
 
     def logits(
-        self, text: str, *, memories: Sequence[StrPath] = (), patches: Sequence[StrPath] = ()
+        self,
+        text: str,
+        *,
+        memories: StrPath | Sequence[StrPath] = (),
+        patches: StrPath | Sequence[StrPath] = (),
     ) -> NDArray[numpy.float32]:
         """Logits z (tokens, V) after every token of a text.
 
@@ -295,7 +299,9 @@ def texts(given: str | Sequence[str]) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def _beside(memories: StrPath | Sequence[StrPath], patches: StrPath | Sequence[StrPath]) -> dict[str, Any]:
+def _beside(
+    memories: StrPath | Sequence[StrPath], patches: StrPath | Sequence[StrPath]
+) -> dict[str, Any]:
     if memories and patches:
         raise refused("memories and patches together", "name files of one kind")
     return {"memories": files(memories), "patches": files(patches)}

@@ -18,8 +18,16 @@ _FIELDS = {
     "rephrase_prompts": "rephrase_prompt",
 }
 # What it takes too, and what editing does not read: they measure an edit, or serve other methods.
-_UNREAD = ("target_neg", "locality_inputs", "portability_inputs", "loc_prompts")
-_UNREAD += ("keep_original_weight", "verbose", "summary_metrics", "test_generation")
+_UNREAD = (
+    "target_neg",
+    "locality_inputs",
+    "portability_inputs",
+    "loc_prompts",
+    "keep_original_weight",
+    "verbose",
+    "summary_metrics",
+    "test_generation",
+)
 EASYEDIT = (*_FIELDS, *_UNREAD)
 
 
