@@ -249,7 +249,7 @@ class Smoke(unittest.TestCase):
         self.assertEqual(told, [])
 
     def test_ctrl_c_stops_the_work_and_the_same_call_goes_on(self):
-        facts = json.loads((self.model / "edits.json").read_text())[:20]
+        facts = json.loads((self.model / "edits.json").read_text())[:80]
         cache = self.folder / "cache"
         ticks, ended, found = [], threading.Event(), []
 
