@@ -90,9 +90,11 @@ fn accuracy(model: &str) -> String {
             _ => "–".to_owned(),
         };
         let facts = cell["facts"].as_f64().unwrap();
-        let seconds = cell["seconds"].as_f64().unwrap() / facts;
+        // None where the machine did other work meanwhile.
+        let seconds = cell["seconds"].as_f64().map(|seconds| format!("{:.2}", seconds / facts));
+        let seconds = seconds.unwrap_or("–".to_owned());
         table += &format!(
-            "| {method} | {mode} | {facts} | {} | {} | {entropy} | {seconds:.2} |\n",
+            "| {method} | {mode} | {facts} | {} | {} | {entropy} | {seconds} |\n",
             cell["taken"],
             shown.join(" | ")
         );
