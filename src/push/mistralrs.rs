@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::folders::{PushForm, ServerFile};
-use super::openai::{base_name, complete};
+use super::openai;
 use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::{Error, Remedy, Result};
@@ -73,10 +73,7 @@ impl Server for MistralRs {
         side: PatchSide,
         question: &AskedPrompt,
     ) -> Result<ServerAnswer> {
-        match (&order.form, side) {
-            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, question),
-            _ => complete(&order.client, &base_name(&order.client)?, question),
-        }
+        openai::answer(order, side, question, |_, adapter| adapter.to_owned())
     }
 }
 

@@ -3,16 +3,31 @@
 use serde_json::{Value, json};
 
 use super::client::{Client, LOG};
+use super::folders::PushForm;
 use super::questions::{AskedPrompt, ServerAnswer};
+use super::server::PushOrder;
 use crate::base::Result;
+use crate::edit::apply::PatchSide;
+
+/// What the server says at a side. `named` makes the name under which it has an adapter of the
+/// model's name and the adapter's.
+pub(super) fn answer(
+    order: &PushOrder,
+    side: PatchSide,
+    question: &AskedPrompt,
+    named: fn(&str, &str) -> String,
+) -> Result<ServerAnswer> {
+    let base = base_name(&order.client)?;
+    let model = match (&order.form, side) {
+        (PushForm::Adapter(adapter), PatchSide::After) => named(&base, adapter),
+        _ => base,
+    };
+    complete(&order.client, &model, question)
+}
 
 /// What a model of the server says to a prompt, greedily. A server may take penalties from the
 /// model's own folder where a request says nothing.
-pub(super) fn complete(
-    client: &Client,
-    model: &str,
-    question: &AskedPrompt,
-) -> Result<ServerAnswer> {
+fn complete(client: &Client, model: &str, question: &AskedPrompt) -> Result<ServerAnswer> {
     let body = json!({
         "model": model, "prompt": question.prompt, "max_tokens": question.tokens(),
         "temperature": 0, "logprobs": 1, "repetition_penalty": 1.0, "presence_penalty": 0,

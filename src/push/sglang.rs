@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::client::{LOG, state};
 use super::folders::{PushForm, ServerFile};
-use super::openai::{base_name, complete};
+use super::openai::{self, base_name};
 use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::Result;
@@ -63,13 +63,7 @@ impl Server for SgLang {
         side: PatchSide,
         question: &AskedPrompt,
     ) -> Result<ServerAnswer> {
-        let base = base_name(&order.client)?;
-        match (&order.form, side) {
-            (PushForm::Adapter(name), PatchSide::After) => {
-                complete(&order.client, &format!("{base}:{name}"), question)
-            }
-            _ => complete(&order.client, &base, question),
-        }
+        openai::answer(order, side, question, |base, adapter| format!("{base}:{adapter}"))
     }
 }
 

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, LOG, state};
 use super::folders::{PushForm, ServerFile};
-use super::openai::{base_model, base_name, complete, has};
+use super::openai::{self, base_model, has};
 use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
 use crate::base::{Error, Result};
@@ -70,10 +70,7 @@ impl Server for Vllm {
         side: PatchSide,
         question: &AskedPrompt,
     ) -> Result<ServerAnswer> {
-        match (&order.form, side) {
-            (PushForm::Adapter(name), PatchSide::After) => complete(&order.client, name, question),
-            _ => complete(&order.client, &base_name(&order.client)?, question),
-        }
+        openai::answer(order, side, question, |_, adapter| adapter.to_owned())
     }
 }
 
