@@ -15,6 +15,7 @@
 mod cases;
 mod check;
 pub mod edit;
+pub mod evaluate;
 pub mod evaluation;
 mod kept;
 mod opened;
@@ -29,6 +30,7 @@ pub mod state;
 pub mod statistics;
 mod summary;
 pub mod text_model;
+pub mod trace;
 pub mod tune;
 mod verdict;
 mod warnings;
@@ -388,11 +390,12 @@ impl Editor {
     /// # Errors
     ///
     /// A file that is no memory, or was made for other weights: for another model, or for this one
-    /// before an edit of it.
+    /// before an edit of it; a checkpoint that changed since it was opened.
     pub fn model_with<P: AsRef<Path>>(
         &self,
         memories: impl IntoIterator<Item = P>,
     ) -> Result<TextModel> {
+        self.opened.checkpoint.unchanged()?;
         let mut memories = memories.into_iter().peekable();
         if memories.peek().is_none() {
             return Ok(self.model()); // a name reads a sample of every tensor
@@ -407,11 +410,13 @@ impl Editor {
     ///
     /// # Errors
     ///
-    /// A file that is no patch, or one of another model.
+    /// A file that is no patch, or one of another model; a checkpoint that changed since it was
+    /// opened.
     pub fn model_patched<P: AsRef<Path>>(
         &self,
         patches: impl IntoIterator<Item = P>,
     ) -> Result<TextModel> {
+        self.opened.checkpoint.unchanged()?;
         let read = |file: P| Patch::read(file.as_ref());
         let patches: Vec<Patch> = patches.into_iter().map(read).collect::<Result<_>>()?;
         let (dir, model) = (&self.opened.dir, &self.opened.model);

@@ -22,7 +22,7 @@ from pathlib import Path
 from . import _incise
 from ._edit import Edit
 from ._editor import METHODS, Editor, files
-from ._error import EngineWarning, Error
+from ._error import EngineWarning, Error, refused
 from ._facts import Change, Fact, LogEntry, Rounded, Tensor, Undone
 from ._progress import listener
 
@@ -94,8 +94,8 @@ def stats(
     max_tokens: int | None = None,
     context_length: int | None = None,
     shard: tuple[int, int] | None = None,
-    device: str = "cpu",
-    progress: bool = True,
+    device: str | None = None,
+    progress: bool | None = None,
 ) -> Path:
     """Collects second moments C = E[k kᵀ] (F, F) of a model's keys from text, a file a layer.
 
@@ -115,14 +115,18 @@ def stats(
         context_length: longest sequence in tokens; otherwise 512, or the model's context if less.
         shard: (i, n): every n-th sequence only, from the i-th; the program's ``stats merge`` adds
             up all n.
-        device: where to compute, if ``model`` is a folder.
-        progress: whether bars are shown.
+        device: where to compute, if ``model`` is a folder; otherwise ``cpu``.
+        progress: whether bars are shown; otherwise as the editor was opened.
 
     Raises:
         Error: a layer that is not there; text that cannot be read; statistics of something else in
             the folder.
     """
-    editor = model if isinstance(model, Editor) else open(model, device=device, progress=progress)
+    if not isinstance(model, Editor):
+        shown = progress is not False
+        model = open(model, device=device or "cpu", progress=shown)
+    elif device is not None:
+        raise refused("an open editor, and a device", "open the folder on that device", "device")
     of = {
         "layers": [layers] if isinstance(layers, int) else list(layers),
         "sites": list(sites),
@@ -131,5 +135,6 @@ def stats(
         "shard": shard,
         "output": output,
     }
-    editor._engine.stats(files(corpus), of, listener(progress))
+    shown = model._progress if progress is None else progress
+    model._engine.stats(files(corpus), of, listener(shown))
     return Path(output)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from . import _incise
 from ._choice import choice_of, logits_array
+from ._error import refused
 from ._facts import Change, Fact, Rounded, Tensor
 from ._html import edit_html
 from ._progress import Listener, listener
@@ -49,6 +50,7 @@ class Edit:
         self.contexts: list[list[str]] = json.loads(engine.contexts())
         self._kept: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
         self._known: list[bytes] | None = None
+        self._in_place = False
 
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Writes the patch, or the memory of grace, and ``FILE.report.jsonl`` beside it.
@@ -81,7 +83,9 @@ class Edit:
         Raises:
             Error: as :meth:`apply`; a checkpoint that another process uses.
         """
-        return _rounded(self._engine.apply_in_place(self._listener()))
+        rounded = _rounded(self._engine.apply_in_place(self._listener()))
+        self._in_place = True
+        return rounded
 
     def lora(self, folder: str | os.PathLike[str], rank: int | None = None) -> int:
         """Writes the edit as a LoRA adapter, as PEFT and servers read it, and returns its rank.
@@ -100,10 +104,12 @@ class Edit:
 
     def tensors(self) -> list[Tensor]:
         """The tensors that the edit changes, with the bytes that :meth:`apply` writes."""
+        self._check_files()
         return [Tensor(*tensor) for tensor in self._engine.tensors(self._listener())]
 
     def tensors_before(self) -> list[Tensor]:
         """The same tensors as the checkpoint holds them."""
+        self._check_files()
         return [Tensor(*tensor) for tensor in self._engine.tensors_before(self._listener())]
 
     def into(self, module: nn.Module) -> None:
@@ -167,6 +173,12 @@ class Edit:
     def logits(self, text: str) -> NDArray[numpy.float32]:
         """Logits (tokens, V) of the edited model, in memory; as :meth:`Editor.logits`."""
         return logits_array(self._engine.logits(text, Listener()))
+
+    def _check_files(self) -> None:
+        """Refuses what needs the files as they were, once this edit changed them."""
+        if self._in_place:
+            remedy = "open the folder again, and edit it as it is now"
+            raise refused("the edit was applied in place: the files are other ones now", remedy)
 
     def _listener(self) -> Listener:
         return listener(self._progress)

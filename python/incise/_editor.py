@@ -120,13 +120,11 @@ class Editor:
         """
         shown = self._progress if progress is None else progress
         easyedit = {name: settings.pop(name) for name in EASYEDIT if name in settings}
-        _check_names(settings, method)
-        given = dict(hparams) if isinstance(hparams, Mapping) else {}
         document = _settings(
             method=method,
             stats=stats,
-            hparams=None if isinstance(hparams, Mapping) else hparams,
-            hyperparameters={**given, **settings},
+            hparams=hparams,
+            hyperparameters=settings,
             contexts=contexts,
             chat=chat,
             system=system,
@@ -189,7 +187,6 @@ class Editor:
             ``hyperparameters``, ``why`` these, and in percent what they did on the records that
             ``chosen`` them, on those ``reported``, and the ``gap`` between the two.
         """
-        _check_names(settings, method)
         document = _settings(
             method=method,
             stats=stats,
@@ -208,6 +205,177 @@ class Editor:
         shown = self._progress if progress is None else progress
         tuned: dict[str, Any] = json.loads(self._engine.tune(of, document, listener(shown)))
         return tuned
+
+    def evaluate(
+        self,
+        data: StrPath | Sequence[StrPath] = (),
+        *,
+        output: StrPath,
+        method: str | None = None,
+        mode: str = "single",
+        batch_size: int | str | None = None,
+        checkpoints: Sequence[int] = (),
+        metrics: str | Sequence[str] = (),
+        compat: str | None = None,
+        demonstrations: StrPath | None = None,
+        snippets: StrPath | None = None,
+        text: StrPath | Sequence[StrPath] = (),
+        text_tokens: int | None = None,
+        tasks: StrPath | Sequence[StrPath] = (),
+        sample: int | None = None,
+        limit: int | None = None,
+        shuffle: bool = False,
+        shard: tuple[int, int] | None = None,
+        memories: StrPath | Sequence[StrPath] = (),
+        patches: StrPath | Sequence[StrPath] = (),
+        stats: StrPath | None = None,
+        hparams: StrPath | Mapping[str, Any] | None = None,
+        contexts: StrPath | None = None,
+        chat: bool = False,
+        system: str | None = None,
+        template_vars: Mapping[str, Any] | None = None,
+        no_space: bool = False,
+        on_broken: str = "error",
+        on_conflict: str = "error",
+        seed: int = 0,
+        memory: int | None = None,
+        precision: str = "exact",
+        no_check: bool = False,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Edits records, and measures whether the edits hold, spread and harm.
+
+        Without ``method``, ``patches`` or ``memories`` the model is measured as it is. What is
+        measured is the model that ``Edit.apply`` would write; no weight is touched. The folder
+        gets a line a record, the summary and a page; a call that was cut off goes on there.
+
+        Args:
+            data: files of records in the forms that :meth:`edit` reads.
+            output: the folder of the results.
+            method: how to edit.
+            mode: ``single``, each record alone; ``batch``; or ``sequential``, one upon the other.
+            batch_size: records that are edited at once, or ``"all"``; otherwise all in batches, 1
+                one upon the other.
+            checkpoints: numbers of edited records at which all so far are measured; all is the
+                last.
+            metrics: first words of metrics' names, as ``counterfact``; otherwise the usual ones.
+            compat: ``memit`` or ``alphaedit``: tokenise what CounterFact's metrics compare as that
+                code does.
+            demonstrations: folder of MQuAKE's published demonstrations.
+            snippets: ROME's ``attribute_snippets.json``, which sampled text is compared with.
+            text: text files on which perplexity and drift are measured once all is edited.
+            text_tokens: tokens of them; otherwise 20,000.
+            tasks: files of tasks of general ability, which are asked then.
+            sample: so many records only, drawn with ``seed``.
+            limit: the first so many of them only.
+            shuffle: edit in an order drawn with ``seed``.
+            shard: (i, n): every n-th record only, from the i-th; ``incise merge`` joins all n.
+            memories: files of edits beside the weights, to measure the model with.
+            patches: files of edits of the weights, to measure the model with.
+            **settings: hyperparameters by name. The other keywords are those of :meth:`edit`.
+
+        Returns:
+            The summary: ``metrics`` by name, each with ``mean``, ``low`` and ``high`` (95 %),
+            ``before``, ``change``, ``n`` and ``definition``, and what ``docs/evaluation.md`` lists.
+        """
+        document = _settings(
+            method=method,
+            stats=stats,
+            hparams=hparams,
+            hyperparameters=settings,
+            contexts=contexts,
+            chat=chat,
+            system=system,
+            template_vars=template_vars,
+            no_space=no_space,
+            on_broken=on_broken,
+            on_conflict=on_conflict,
+            precision=precision,
+            no_check=no_check,
+            memory=memory,
+            seed=seed,
+        )
+        of = {
+            "data": files(data),
+            "patches": files(patches),
+            "memories": files(memories),
+            "mode": mode,
+            "batch_size": None if batch_size is None else str(batch_size),
+            "checkpoints": list(checkpoints),
+            "metrics": texts(metrics),
+            "compat": compat,
+            "demonstrations": demonstrations,
+            "snippets": snippets,
+            "text": files(text),
+            "text_tokens": text_tokens,
+            "tasks": files(tasks),
+            "sample": sample,
+            "limit": limit,
+            "shuffle": shuffle,
+            "shard": shard,
+            "output": output,
+        }
+        shown = self._progress if progress is None else progress
+        summary: dict[str, Any] = json.loads(
+            self._engine.evaluate(of, document, listener(shown))
+        )
+        return summary
+
+    def trace(
+        self,
+        prompt: str | None = None,
+        subject: str | None = None,
+        *,
+        known: StrPath | None = None,
+        limit: int | None = None,
+        samples: int = 10,
+        window: int = 10,
+        noise: str | float = "s3",
+        seed: int = 0,
+        output: StrPath | None = None,
+        progress: bool | None = None,
+    ) -> dict[str, Any]:
+        """Causal tracing: which states of the model carry a fact.
+
+        ROME's protocol (Meng et al. 2022, arXiv:2202.05262, section 2): the subject is corrupted
+        by noise, single states are restored, and what comes back of the answer's probability is
+        the state's effect.
+
+        Args:
+            prompt: the text to go on from; ``{}`` stands for its subject, or it contains it.
+            subject: what the prompt is about.
+            known: instead of both a file of facts: ROME's known facts, or requests with old
+                targets. Those that the model does not say are skipped.
+            limit: the first so many facts of the file only.
+            samples: corrupted copies.
+            window: layers in which outputs of MLPs, or of attention, are restored together.
+            noise: on the subject's embeddings: ``s3`` is 3 times their standard deviation over the
+                known subjects, a number the deviation itself.
+            seed: added to that of the published noise.
+            output: a folder for the numbers and heat maps.
+            progress: whether bars are shown; otherwise as the editor was opened.
+
+        Returns:
+            ``p_high``, ``p_low``, the total effect ``te``, and of a prompt ``ie`` by kind of state,
+            token and layer; of known facts averages ``aie`` with their standard errors, and
+            ``edit_layers``, the layers they propose. ``docs/trace.md`` has all fields.
+        """
+        of = {
+            "prompt": prompt,
+            "subject": subject,
+            "known": known,
+            "limit": limit,
+            "samples": samples,
+            "window": window,
+            "noise": str(noise),
+            "output": output,
+        }
+        shown = self._progress if progress is None else progress
+        found: dict[str, Any] = json.loads(
+            self._engine.trace(of, as_json({"seed": seed}, "settings"), listener(shown))
+        )
+        return found
 
     def generate(
         self,
@@ -269,12 +437,20 @@ class Editor:
 
 def _settings(
     *,
+    method: str | None,
+    hyperparameters: Mapping[str, Any],
     chat: bool,
     system: str | None,
     template_vars: Mapping[str, Any] | None,
+    hparams: StrPath | Mapping[str, Any] | None = None,
     **given: Any,
 ) -> str:
     """Settings by name, as the engine reads them; None where its default holds."""
+    _check_names(hyperparameters, method)
+    if isinstance(hparams, Mapping):
+        hyperparameters = {**hparams, **hyperparameters}
+        hparams = None
+    given |= {"method": method, "hparams": hparams, "hyperparameters": hyperparameters}
     of_chat = {"system": system, "variables": template_vars}
     of_chat = {name: value for name, value in of_chat.items() if value is not None}
     if of_chat and not chat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from ._error import EngineWarning, Setting, keywords
 
 _LOG = logging.getLogger("incise")
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 class Listener:

@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use incise::editor::statistics::Gathering;
 use incise::editor::text_model::TextLogits;
-use incise::editor::tune::TuneFiles;
-use incise::stats::Input;
-use incise::{Device, Editor as Engine, Error, Progress, Result, Share, TextModel};
+use incise::{Device, Editor as Engine, Progress, Result, TextModel};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 use serde_json::json;
 
 use crate::edit::Edit;
+use crate::files::{Evaluating, Statistics, Tracing, Tuning};
 use crate::options::{Choice, with_settings};
 use crate::run::{Reporter, run};
 
@@ -124,10 +122,42 @@ impl Editor {
     ) -> PyResult<String> {
         let (engine, reporter) = (self.engine.clone(), Reporter::default());
         let progress = reporter.clone();
-        let Tuning { data, facts, corpus, output } = of;
-        let files = TuneFiles { data, facts, corpus, output };
-        let tune = || with_settings(engine.progress(progress), settings)?.tune_files(&files);
+        let tune = || with_settings(engine.progress(progress), settings)?.tune_files(&of.into());
         Ok(json!(run(py, &reporter, listener, tune)?).to_string())
+    }
+
+    /// Edits records and measures what became of them, into a folder; the summary, as JSON.
+    fn evaluate(
+        &self,
+        py: Python,
+        of: Evaluating,
+        settings: &str,
+        listener: &Bound<PyAny>,
+    ) -> PyResult<String> {
+        let (engine, reporter) = (self.engine.clone(), Reporter::default());
+        let progress = reporter.clone();
+        let evaluate = || {
+            let editor = with_settings(engine.progress(progress), settings)?;
+            editor.evaluate_files(&of.files()?)
+        };
+        Ok(run(py, &reporter, listener, evaluate)?.to_string())
+    }
+
+    /// Traces a prompt or known facts, perhaps into a folder; what was found, as JSON.
+    fn trace(
+        &self,
+        py: Python,
+        of: Tracing,
+        settings: &str,
+        listener: &Bound<PyAny>,
+    ) -> PyResult<String> {
+        let (engine, reporter) = (self.engine.clone(), Reporter::default());
+        let progress = reporter.clone();
+        let trace = || {
+            let editor = with_settings(engine.progress(progress), settings)?;
+            editor.trace_files(&of.files()?)
+        };
+        Ok(run(py, &reporter, listener, trace)?.json.to_string())
     }
 
     /// Collects key statistics into a folder; says how many tokens were run, as JSON.
@@ -176,48 +206,6 @@ impl Beside {
             true => editor.model_with(&self.memories),
             false => editor.model_patched(&self.patches),
         }
-    }
-}
-
-/// What to tune from, and where to; the keys of a dict.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct Tuning {
-    data: Vec<PathBuf>,
-    facts: Option<usize>,
-    corpus: Vec<PathBuf>,
-    output: PathBuf,
-}
-
-/// What to collect; the keys of a dict.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct Statistics {
-    layers: Vec<usize>,
-    sites: Vec<String>,
-    max_tokens: Option<u64>,
-    context_length: Option<usize>,
-    shard: Option<(u64, u64)>,
-    output: PathBuf,
-}
-
-impl Statistics {
-    fn gathering(self) -> Result<Gathering> {
-        let site = |name: String| {
-            let input = name.parse::<Input>();
-            input.map_err(|what| Error::refused(format!("sites: {what}"), "name one of them"))
-        };
-        let share = |(i, n)| {
-            let what = format!("shard {i} of {n}: there is none");
-            Share::new(i, n).ok_or_else(|| Error::refused(what, "say (0, 4) to (3, 4)"))
-        };
-        Ok(Gathering {
-            layers: self.layers,
-            inputs: self.sites.into_iter().map(site).collect::<Result<_>>()?,
-            max_tokens: self.max_tokens,
-            context_length: self.context_length,
-            share: self.shard.map(share).transpose()?,
-        })
     }
 }
 

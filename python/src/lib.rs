@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! lib.rs      functions and classes of the module
-//! editor.rs   a model that is open: plan, generate, logits, statistics
+//! editor.rs   a model that is open: plan, generate, measure, tune, statistics
 //! edit.rs     a planned edit: facts, write, apply, tensors
+//! files.rs    what long work reads, and where it writes → the engine's
 //! options.rs  settings by name → those of the engine
 //! run.rs      long work on a thread of its own, while the caller's looks for signals
 //! errors.rs   errors and what helps → incise.Error
@@ -15,6 +16,7 @@
 mod edit;
 mod editor;
 mod errors;
+mod files;
 mod options;
 mod run;
 

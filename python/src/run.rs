@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockE
 use std::thread;
 use std::time::Duration;
 
+use incise::base::stages::{StageTime, Stages};
 use incise::{Error, Progress, Remedy, Result, Stage};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
@@ -39,6 +40,7 @@ struct Told {
     at: Option<(Stage, u64, u64)>,
     detail: String,
     said: Vec<Sentence>,
+    stages: Stages,
 }
 
 enum Sentence {
@@ -93,6 +95,7 @@ impl Progress for Reporter {
         }
         if told.stage != Some(stage) {
             told.detail.clear();
+            told.stages.enter(stage);
         }
         told.stage = Some(stage);
         told.at = Some((stage, done, total));
@@ -113,6 +116,10 @@ impl Progress for Reporter {
     fn advise(&self, sentence: &str, remedy: &Remedy) {
         let words = format!("{sentence}; {remedy}");
         self.told().said.push(Sentence::Warning(words, Some(remedy.clone())));
+    }
+
+    fn stages(&self) -> Vec<StageTime> {
+        self.told().stages.all()
     }
 
     fn cancelled(&self) -> bool {

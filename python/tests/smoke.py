@@ -98,6 +98,8 @@ class Smoke(unittest.TestCase):
         edit.apply_in_place()
         self.assertEqual(self.weights(), edited)
         self.assertEqual([entry.method for entry in incise.log(self.model)], ["r-rome"])
+        self.assertIn("open the folder again", self.refused(edit.tensors).remedy)
+        self.assertIn("open", self.refused(self.editor.generate, PROMPT).remedy)
         undone = incise.undo(self.model)
         self.assertEqual([entry.number for entry in undone.changes], [1])
         self.assertEqual(self.weights(), before)
@@ -302,6 +304,43 @@ class Smoke(unittest.TestCase):
         self.assertEqual(tuned["hyperparameters"]["num_steps"], 4)
         self.assertTrue((self.folder / "found.json.tune/table.json").exists())
 
+    def test_records_are_edited_and_measured(self):
+        records, output = self.folder / "records.json", self.folder / "results"
+        records.write_text(json.dumps(json.loads((self.model / "edits.json").read_text())[:2]))
+        measure = {"output": output, "metrics": "counterfact"}
+        summary = self.editor.evaluate(records, **measure, **self.settings)
+        self.assertEqual((summary["cases"], summary["mode"]), (2, "single"))
+        success = summary["metrics"]["counterfact.es"]
+        self.assertGreater(success["mean"], success["before"])
+        for name in ("results.jsonl", "summary.json", "report.html"):
+            self.assertTrue((output / name).exists(), name)
+        session = json.loads((output / "sessions.jsonl").read_text())
+        self.assertGreater(sum(stage["seconds"] for stage in session["stages"]), 0)
+        again = self.editor.evaluate(records, **measure, **self.settings)
+        self.assertEqual(again, summary)
+        error = self.refused(self.editor.evaluate, records, mode="batch", **measure)
+        self.assertEqual((error.code, error.file), ("input", str(output / "run.json")))
+        elsewhere = {"output": self.folder / "other"}
+        error = self.refused(self.editor.evaluate, records, mode="at once", **elsewhere)
+        self.assertIn("mode: no mode is called at once", str(error))
+        error = self.refused(self.editor.evaluate, records, metrics="f1", **elsewhere)
+        self.assertIn("metrics=…", error.remedy)
+        error = self.refused(self.editor.evaluate, **elsewhere)
+        self.assertIn("nothing to measure", str(error))
+
+    def test_states_that_carry_a_fact_are_traced(self):
+        asked = {"samples": 2, "window": 2, "noise": 0.5}
+        found = self.editor.trace(PROMPT, "Louis Armstrong", **asked, output=self.folder / "t")
+        self.assertEqual(found["answer"]["text"], " trumpet")
+        self.assertEqual(len(found["ie"]["mlp"]), len(self.editor.tokens(PROMPT)))
+        self.assertEqual(found, json.loads((self.folder / "t/trace.json").read_text()))
+        self.assertTrue((self.folder / "t/hidden.svg").exists())
+        known = self.model / "edits.json"
+        average = self.editor.trace(known=known, limit=2, **asked)
+        self.assertEqual(average["facts"] + average["skipped"] + average["refused"], 2)
+        error = self.refused(self.editor.trace, PROMPT)
+        self.assertIn("known=…", error.remedy)
+
     def test_threads_share_an_editor(self):
         changed = []
         threads = [
@@ -319,6 +358,8 @@ class Smoke(unittest.TestCase):
         made = incise.stats(self.editor, corpus, layers=[0], output=output, max_tokens=1000)
         self.assertEqual(made, output)
         self.assertEqual([file.name for file in output.iterdir()], ["layer-0.safetensors"])
+        both = {"layers": 0, "output": output, "device": "cpu"}
+        self.assertEqual(self.refused(incise.stats, self.editor, corpus, **both).field, "device")
         error = self.refused(incise.stats, self.model, [corpus], layers=99, output=output)
         self.assertIn("no layer 99", str(error))
         self.assertIn("layers=…", error.remedy)

@@ -1,7 +1,7 @@
 //! `--system` and `--template-var`, beside `--chat`.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::base::{Error, Result};
 use crate::text::ChatSettings;
@@ -26,14 +26,6 @@ impl ChatFlags {
             settings.variables.insert(name, value);
         }
         Ok(settings)
-    }
-
-    /// What a record of a run says of them.
-    pub fn described(&self, chat: bool) -> Value {
-        match chat {
-            true => json!({"system": self.system, "variables": self.variables}),
-            false => Value::Null,
-        }
     }
 }
 

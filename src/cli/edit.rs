@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::context::Context;
 use super::editing::Editing;
-use super::{dry_run, report, stages};
+use super::{dry_run, report};
 use crate::base::units::counted;
-use crate::base::{Error, Result, Share, Stage};
+use crate::base::{Error, Progress, Result, Share, Stage, stages};
 use crate::data::Fact;
 use crate::data::request::MAX_BYTES;
 use crate::edit::methods::METHODS;

@@ -3,20 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::chat::{ChatFlags, assignment};
 use super::context::Context;
 use super::memory;
 use crate::base::Result;
-use crate::base::file::read_file;
-use crate::data::broken::OnBroken;
-use crate::data::conflicts::OnConflict;
 use crate::editor::Editor;
-use crate::store::tensor_fingerprint;
-
-/// Far above any file of settings.
-const MAX_SETTINGS: u64 = 1 << 24;
 
 /// How facts are edited.
 #[derive(Args)]
@@ -66,23 +59,17 @@ impl Editing {
     pub fn editor(&self, model: &Path, context: &Context) -> Result<Editor> {
         let mut editor = Editor::open_on(model, &context.device, &context.terminal)?
             .progress(context.terminal.clone())
-            .seed(context.seed)
-            .on_conflict(match self.on_conflict.as_str() {
-                "last" => OnConflict::Last,
-                "first" => OnConflict::First,
-                _ => OnConflict::Error,
-            });
-        if self.on_broken == "skip" {
-            editor = editor.on_broken(OnBroken::Skip);
-        }
-        if self.no_check {
-            editor = editor.no_check();
-        }
-        if self.no_space {
-            editor = editor.no_space();
-        }
-        if self.precision == "fast" {
-            editor = editor.fast_search()?;
+            .seed(context.seed);
+        let options = [
+            ("on_broken", json!(self.on_broken)),
+            ("on_conflict", json!(self.on_conflict)),
+            ("precision", json!(self.precision)),
+            ("no_check", json!(self.no_check)),
+            ("no_space", json!(self.no_space)),
+            ("memory", json!(self.memory)),
+        ];
+        for (name, value) in &options {
+            editor = editor.option(name, value)?;
         }
         if let Some(dir) = &self.stats {
             editor = editor.statistics(dir)?;
@@ -100,30 +87,6 @@ impl Editing {
         if self.chat {
             editor = editor.chat_with(self.chat_flags.settings()?)?;
         }
-        match self.memory {
-            Some(bytes) => Ok(editor.memory(bytes)),
-            None => Ok(editor),
-        }
+        Ok(editor)
     }
-
-    /// What a record of the run says of these settings; of files also what their bytes are.
-    pub fn described(&self) -> Result<Value> {
-        let digests = |file: &Option<PathBuf>| match file {
-            Some(file) if file.is_file() => digest(file, MAX_SETTINGS),
-            file => Ok(json!(file)),
-        };
-        Ok(json!({
-            "stats": self.stats, "hparams": digests(&self.hparams)?, "set": self.sets,
-            "contexts": digests(&self.contexts)?, "chat": self.chat_flags.described(self.chat),
-            "no_space": self.no_space,
-            "on_broken": self.on_broken, "on_conflict": self.on_conflict,
-            "precision": self.precision,
-        }))
-    }
-}
-
-/// A file and a fingerprint of its bytes, for records of runs.
-pub(super) fn digest(file: &PathBuf, most: u64) -> Result<Value> {
-    let bytes = read_file(file, most)?;
-    Ok(json!({"file": file, "fingerprint": tensor_fingerprint(&bytes)}))
 }

@@ -29,10 +29,8 @@ mod output;
 mod predict;
 mod push;
 mod report;
-mod stages;
 mod stats;
 mod trace;
-mod trace_report;
 mod tune;
 
 use std::io::{self, Write};

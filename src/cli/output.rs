@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::flags::flags;
-use super::stages::{StageTime, Stages};
+use crate::base::stages::{StageTime, Stages};
 use crate::base::{Error, Progress, Remedy, Result, Stage, escape};
 
 /// Cancels at the n-th time that the work asks: for tests, which cannot time a signal.
@@ -128,11 +128,6 @@ impl Terminal {
         self.stages.lock().expect("no thread panics while it enters").enter(stage);
     }
 
-    /// What was done so far, stage by stage.
-    pub fn stages(&self) -> Vec<StageTime> {
-        self.stages.lock().expect("no thread panics while it enters").all()
-    }
-
     /// Ends the progress line, if there is one.
     pub fn clear(&self) {
         let mut bar = self.bar.lock().expect("no thread panics while it draws");
@@ -189,6 +184,10 @@ impl Progress for Terminal {
 
     fn advise(&self, sentence: &str, remedy: &Remedy) {
         self.say(&format!("warning: {sentence}; {remedy}{}", flags(remedy)));
+    }
+
+    fn stages(&self) -> Vec<StageTime> {
+        self.stages.lock().expect("no thread panics while it enters").all()
     }
 
     fn cancelled(&self) -> bool {

@@ -5,9 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::context::Context;
-use super::stages;
-use crate::base::Result;
 use crate::base::units::{counted, percent};
+use crate::base::{Progress, Result, stages};
 use crate::data::Fact;
 use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;

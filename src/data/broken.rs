@@ -13,6 +13,17 @@ pub enum OnBroken {
     Skip,
 }
 
+impl OnBroken {
+    /// Each, by its name.
+    pub const NAMED: [(&'static str, OnBroken); 2] =
+        [("error", OnBroken::Error), ("skip", OnBroken::Skip)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        OnBroken::NAMED[self as usize].0
+    }
+}
+
 /// A record that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {

@@ -17,6 +17,17 @@ pub enum OnConflict {
     First,
 }
 
+impl OnConflict {
+    /// Each, by its name.
+    pub const NAMED: [(&'static str, OnConflict); 3] =
+        [("error", OnConflict::Error), ("last", OnConflict::Last), ("first", OnConflict::First)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        OnConflict::NAMED[self as usize].0
+    }
+}
+
 /// A request that another one replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superseded {

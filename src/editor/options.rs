@@ -28,6 +28,7 @@ use crate::base::json::UniqueKeys;
 use crate::base::{Error, Result};
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
+use crate::model::SearchPrecision;
 use crate::text::ChatSettings;
 
 /// The names that [`Editor::option`] knows.
@@ -92,16 +93,11 @@ impl Editor {
                 Some(settings) => self.chat_with(settings),
                 None => Ok(self),
             },
-            "on_broken" => Ok(self
-                .on_broken(given.choice(&[("error", OnBroken::Error), ("skip", OnBroken::Skip)])?)),
-            "on_conflict" => Ok(self.on_conflict(given.choice(&[
-                ("error", OnConflict::Error),
-                ("last", OnConflict::Last),
-                ("first", OnConflict::First),
-            ])?)),
-            "precision" => match given.choice(&[("exact", false), ("fast", true)])? {
-                true => self.fast_search(),
-                false => Ok(self),
+            "on_broken" => Ok(self.on_broken(given.choice(&OnBroken::NAMED)?)),
+            "on_conflict" => Ok(self.on_conflict(given.choice(&OnConflict::NAMED)?)),
+            "precision" => match given.choice(&SearchPrecision::NAMED)? {
+                SearchPrecision::Fast => self.fast_search(),
+                SearchPrecision::Exact => Ok(self),
             },
             _ => {
                 let remedy = format!("name one of {}", OPTIONS.join(", "));

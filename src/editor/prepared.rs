@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::opened::Opened;
 use super::places;
 use super::requests::{self, Settled};
-use super::settings::Settings;
+use super::settings::{Settings, chat_json};
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
@@ -31,8 +31,8 @@ use crate::edit::search::Search;
 use crate::edit::state::State;
 use crate::model::{Model, SearchPrecision};
 use crate::stats::Moment;
-use crate::store::{Lineage, tensor_fingerprint};
-use crate::text::{Chat, ChatSettings, Frame};
+use crate::store::Lineage;
+use crate::text::Chat;
 
 /// Where the facts of a call come from, in errors.
 pub(super) const CALLER: &str = "facts";
@@ -454,15 +454,4 @@ fn reading<'a>(opened: &'a Opened, settings: &'a Settings, params: &Params) -> R
 fn share_of(facts: &[TokenizedFact], share: Share) -> Vec<TokenizedFact> {
     let mine = |(at, _): &(usize, &TokenizedFact)| share.has(*at as u64);
     facts.iter().enumerate().filter(mine).map(|(_, fact)| fact.clone()).collect()
-}
-
-/// What a patch says of the chat: the template's hash, what it puts around messages, and with which
-/// settings.
-pub(super) fn chat_json(chat: &Chat) -> Result<Value> {
-    let Frame { head, tail } = chat.frame("message")?;
-    let template = tensor_fingerprint(chat.template.as_bytes());
-    let ChatSettings { system, variables } = &chat.settings;
-    Ok(json!({
-        "template": template, "head": head, "tail": tail, "system": system, "variables": variables,
-    }))
 }

@@ -4,16 +4,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::ThreadPool;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::base::file::read_file;
 use crate::base::{Error, Progress, Quiet, Remedy, Result, Share};
 use crate::data::Contexts;
 use crate::data::broken::OnBroken;
 use crate::data::conflicts::OnConflict;
 use crate::edit::method::Method;
 use crate::edit::methods::METHODS;
+use crate::model::SearchPrecision;
+use crate::store::tensor_fingerprint;
 use crate::store::write::beside;
-use crate::text::Chat;
+use crate::text::{Chat, ChatSettings, Frame};
+
+/// Far above any file of settings.
+const MAX_SETTINGS: u64 = 1 << 24;
 
 /// What may be set; `None` where a default holds.
 #[derive(Clone)]
@@ -105,4 +111,39 @@ impl Settings {
         inputs.extend(self.values.iter().map(PathBuf::as_path));
         inputs
     }
+
+    /// What a record of a run says of these settings; of files also what their bytes are.
+    pub fn described(&self, precision: SearchPrecision) -> Result<Value> {
+        let digests = |file: Option<&Path>| match file {
+            Some(file) if file.is_file() => digest(file, MAX_SETTINGS),
+            file => Ok(json!(file)),
+        };
+        let set = self.set.iter().map(|(name, value, _)| format!("{name}={value}"));
+        Ok(json!({
+            "stats": self.statistics, "hparams": digests(self.hparams.as_deref())?,
+            "set": set.collect::<Vec<String>>(),
+            "contexts": digests(self.contexts.as_ref().map(|(file, _)| &**file))?,
+            "chat": self.chat.as_deref().map(chat_json).transpose()?,
+            "no_space": self.no_space,
+            "on_broken": self.on_broken.name(), "on_conflict": self.on_conflict.name(),
+            "precision": precision.name(),
+        }))
+    }
+}
+
+/// A file and a fingerprint of its bytes, for records of runs.
+pub(super) fn digest(file: &Path, most: u64) -> Result<Value> {
+    let bytes = read_file(file, most)?;
+    Ok(json!({"file": file, "fingerprint": tensor_fingerprint(&bytes)}))
+}
+
+/// What a patch says of the chat: the template's hash, what it puts around messages, and with which
+/// settings.
+pub(super) fn chat_json(chat: &Chat) -> Result<Value> {
+    let Frame { head, tail } = chat.frame("message")?;
+    let template = tensor_fingerprint(chat.template.as_bytes());
+    let ChatSettings { system, variables } = &chat.settings;
+    Ok(json!({
+        "template": template, "head": head, "tail": tail, "system": system, "variables": variables,
+    }))
 }

@@ -59,6 +59,7 @@ impl Editor {
         dir: impl AsRef<Path>,
     ) -> Result<Gathered> {
         let dir = dir.as_ref();
+        self.opened.checkpoint.unchanged()?;
         let context_length = self.context_length(of)?;
         let inputs = self.inputs(of)?;
         let (opened, progress) = (&self.opened, &*self.settings.progress);

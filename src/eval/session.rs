@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::base::stages::StageTime;
+
 /// One call; a run that was cut off and goes on has several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Session {
@@ -33,6 +35,13 @@ pub struct StageCost {
     pub seconds: f64,
     /// Bytes the process had at most in it; 0 where the system does not say.
     pub peak_bytes: u64,
+}
+
+impl From<StageTime> for StageCost {
+    fn from(of: StageTime) -> StageCost {
+        let StageTime { stage, seconds, peak } = of;
+        StageCost { stage: stage.name().to_owned(), seconds, peak_bytes: peak }
+    }
 }
 
 /// What a stage took over all calls.

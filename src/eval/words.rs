@@ -1,7 +1,7 @@
 //! Texts as tokens, in the ways that published code has.
 
 use super::fluency::References;
-use crate::base::Result;
+use crate::base::{Error, Remedy, Result};
 use crate::data::Demonstrations;
 use crate::model::completion::Completion;
 use crate::text::Tokenizer;
@@ -19,6 +19,28 @@ pub enum Compat {
     /// As AlphaEdit: the same, without the first id of the candidate where the tokenizer adds one,
     /// which its code asks of the folder's name.
     AlphaEdit,
+}
+
+impl Compat {
+    /// Their names, but for `None`.
+    pub const NAMES: [&str; 2] = ["memit", "alphaedit"];
+
+    /// By a name.
+    ///
+    /// # Errors
+    ///
+    /// Another name.
+    pub fn named(name: &str) -> Result<Compat> {
+        match name {
+            "memit" => Ok(Compat::Memit),
+            "alphaedit" => Ok(Compat::AlphaEdit),
+            _ => {
+                let remedy = Remedy::from(format!("name one of {}", Compat::NAMES.join(", ")));
+                let what = format!("no code is called {name}");
+                Err(Error::refused(what, remedy.option("compat", None)))
+            }
+        }
+    }
 }
 
 /// A tokenizer and a way to use it.

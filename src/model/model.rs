@@ -45,6 +45,17 @@ pub enum SearchPrecision {
     Fast,
 }
 
+impl SearchPrecision {
+    /// Each, by its name.
+    pub const NAMED: [(&'static str, SearchPrecision); 2] =
+        [("exact", SearchPrecision::Exact), ("fast", SearchPrecision::Fast)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        SearchPrecision::NAMED[self as usize].0
+    }
+}
+
 impl Model {
     /// The same model, computing as the steps of a search do.
     pub fn for_search(&self) -> Model {

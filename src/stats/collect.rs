@@ -119,8 +119,7 @@ fn collected(
         }
         if progress.cancelled() {
             partial::save(dir, what, &sums, &added(&mut workers))?;
-            let kept =
-                format!("{} tokens are kept; the same command continues from them", sums.tokens);
+            let kept = format!("{} tokens are kept; the same call goes on from them", sums.tokens);
             return Err(Error::Interrupted { kept });
         }
         if saved.elapsed() > SAVE_EVERY {

@@ -154,7 +154,7 @@ fn statistics_go_on_where_they_stopped() {
         if finished(&out) {
             break;
         }
-        assert!(text(&out.stderr).contains("the same command continues"));
+        assert!(text(&out.stderr).contains("the same call goes on"));
         assert!(!Path::new(&s.at("parts/layer-0.safetensors")).exists());
         kept += 1;
     }

@@ -56,7 +56,10 @@ fn take(weights: &mut HashMap<String, Tensor>, tensors: Vec<TensorBytes>) -> Res
             incise::DType::F16 => DType::F16,
             incise::DType::BF16 => DType::BF16,
         };
-        weights.insert(name, Tensor::from_raw_buffer(&bytes, dtype, &shape, &Device::Cpu)?);
+        let Some(weight) = weights.get_mut(&name) else {
+            candle_core::bail!("the server has no tensor {name}");
+        };
+        *weight = Tensor::from_raw_buffer(&bytes, dtype, &shape, &Device::Cpu)?;
     }
     Ok(())
 }

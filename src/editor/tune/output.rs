@@ -46,6 +46,7 @@ impl Editor {
     /// read, or what tuning did not write.
     pub fn tune_files(&self, by: &TuneFiles) -> Result<Tuned> {
         self.check_output(by)?;
+        self.opened.checkpoint.unchanged()?;
         let cases = self.cases(&by.data)?;
         if by.facts == Some(0) {
             let remedy = Remedy::from("name a number, or none").option("facts", None);

@@ -11,6 +11,7 @@ pub mod zsre;
 
 use super::metric::{Metric, Named};
 use super::suite::Suite;
+use crate::base::{Error, Remedy, Result};
 
 /// All of them, in the order of results.
 pub const SUITES: &[Suite] = &[
@@ -25,6 +26,27 @@ pub const SUITES: &[Suite] = &[
     wild::SUITE,
     generation::SUITE,
 ];
+
+/// Those of some names, or where there are none those that are measured by default.
+///
+/// # Errors
+///
+/// A name of none.
+pub fn chosen<S: AsRef<str>>(names: &[S]) -> Result<Vec<&'static Suite>> {
+    let known = || SUITES.iter().map(|suite| suite.name);
+    let unknown = names.iter().map(AsRef::as_ref).find(|&name| known().all(|own| own != name));
+    if let Some(name) = unknown {
+        let all: Vec<&str> = known().collect();
+        let remedy = Remedy::from(format!("name some of {}", all.join(", ")));
+        let what = format!("no metrics are called {name}");
+        return Err(Error::refused(what, remedy.option("metrics", None)));
+    }
+    let asked = |suite: &&Suite| match names.is_empty() {
+        true => suite.by_default,
+        false => names.iter().any(|name| name.as_ref() == suite.name),
+    };
+    Ok(SUITES.iter().filter(asked).collect())
+}
 
 /// The metric of a name in results, and its kind.
 pub fn metric(name: &str) -> Option<Named> {

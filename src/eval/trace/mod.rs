@@ -6,6 +6,7 @@ pub mod average;
 pub mod heat_map;
 pub mod noise;
 pub mod protocol;
+pub mod report;
 pub mod restore;
 
 pub use average::{AverageEffects, EditLayers, TokenRole};

@@ -1,20 +1,19 @@
-//! What `incise trace` found: as JSON, as heat maps and in words.
+//! What tracing found: as JSON (docs/trace.md has the fields), as heat maps and in words.
 
 use serde_json::{Map, Value, json};
 
+use super::average::{AverageEffects, EditLayers, RunningMean, TokenRole};
+use super::heat_map::HeatMap;
+use super::noise::NoiseLevel;
+use super::protocol::{CausalTrace, TraceSettings, TracedPrompt};
+use super::restore::TracedState;
 use crate::base::Result;
 use crate::base::units::counted;
 use crate::data::KnownFact;
-use crate::eval::trace::average::RunningMean;
-use crate::eval::trace::noise::NoiseLevel;
-use crate::eval::trace::{
-    AverageEffects, CausalTrace, EditLayers, HeatMap, TokenRole, TraceSettings, TracedPrompt,
-    TracedState,
-};
 use crate::text::Tokenizer;
 
 /// How facts were traced.
-pub(super) struct Setup<'a> {
+pub struct TraceSetup<'a> {
     /// The model's fingerprint.
     pub model: String,
     /// As it was asked for.
@@ -27,7 +26,7 @@ pub(super) struct Setup<'a> {
 
 /// What became of a file's facts.
 #[derive(Clone, Copy)]
-pub(super) struct Counts {
+pub struct TraceCounts {
     /// Traced.
     pub facts: usize,
     /// The model says something else.
@@ -37,9 +36,9 @@ pub(super) struct Counts {
 }
 
 /// A file's name, and the heat map in it.
-pub(super) type Drawing = (&'static str, String);
+pub type Drawing = (&'static str, String);
 
-impl Setup<'_> {
+impl TraceSetup<'_> {
     fn json(&self) -> Value {
         let TraceSettings { samples, window, nu, seed } = self.protocol;
         let noise = json!({"level": self.noise.to_string(), "nu": nu, "seed": seed});
@@ -52,8 +51,8 @@ impl Setup<'_> {
 }
 
 /// One fact, in full.
-pub(super) fn fact_json(
-    by: &Setup,
+pub fn fact_json(
+    by: &TraceSetup,
     fact: &KnownFact,
     prompt: &TracedPrompt,
     trace: &CausalTrace,
@@ -72,7 +71,7 @@ pub(super) fn fact_json(
 }
 
 /// The averages of many facts.
-pub(super) fn average_json(by: &Setup, counts: Counts, average: &AverageEffects) -> Value {
+pub fn average_json(by: &TraceSetup, counts: TraceCounts, average: &AverageEffects) -> Value {
     let layers = |of: &[RunningMean]| {
         let [mean, error]: [Vec<Option<f64>>; 2] =
             [RunningMean::mean, RunningMean::error].map(|f| of.iter().map(f).collect());
@@ -91,7 +90,7 @@ pub(super) fn average_json(by: &Setup, counts: Counts, average: &AverageEffects)
         json!({"layer": layer, "layers": layers, "rule": rule, "source": source})
     });
     let [p_high, p_low] = [average.p_high, average.p_low].map(|p| p.mean().unwrap_or_default());
-    let Counts { facts, skipped, refused } = counts;
+    let TraceCounts { facts, skipped, refused } = counts;
     let own = json!({
         "facts": facts, "skipped": skipped, "refused": refused,
         "p_high": p_high, "p_low": p_low, "te": p_high - p_low,
@@ -101,7 +100,7 @@ pub(super) fn average_json(by: &Setup, counts: Counts, average: &AverageEffects)
 }
 
 /// With the seconds of the tracing, which are no part of what is kept.
-pub(super) fn timed(found: Value, seconds: f64) -> Value {
+pub fn timed(found: Value, seconds: f64) -> Value {
     joined(found, json!({"seconds": seconds}))
 }
 
@@ -118,8 +117,8 @@ const TITLES: [&str; 3] =
     ["restoring a single state", "restoring MLP outputs", "restoring attention outputs"];
 
 /// The heat maps of one fact. A star marks the subject's tokens.
-pub(super) fn fact_maps(
-    by: &Setup,
+pub fn fact_maps(
+    by: &TraceSetup,
     prompt: &TracedPrompt,
     trace: &CausalTrace,
 ) -> Result<Vec<Drawing>> {
@@ -139,7 +138,7 @@ pub(super) fn fact_maps(
 }
 
 /// The heat maps of many facts.
-pub(super) fn average_maps(average: &AverageEffects) -> Result<Vec<Drawing>> {
+pub fn average_maps(average: &AverageEffects) -> Result<Vec<Drawing>> {
     let labels = TokenRole::ALL.map(|role| role.title().to_owned());
     let of = |kind: usize| {
         let row = |role| -> Vec<Option<f64>> {
@@ -162,7 +161,7 @@ fn map(
 }
 
 /// One fact in words.
-pub(super) fn fact_lines(by: &Setup, prompt: &TracedPrompt, trace: &CausalTrace) -> Vec<String> {
+pub fn fact_lines(by: &TraceSetup, prompt: &TracedPrompt, trace: &CausalTrace) -> Vec<String> {
     let texts = by.texts(&prompt.ids);
     let answer = by.tokenizer.token_text(trace.answer);
     let first = format!("{:?} follows: {}", answer, probabilities(by, trace.p_high, trace.p_low));
@@ -179,8 +178,12 @@ pub(super) fn fact_lines(by: &Setup, prompt: &TracedPrompt, trace: &CausalTrace)
 }
 
 /// Averages in words.
-pub(super) fn average_lines(by: &Setup, counts: Counts, average: &AverageEffects) -> Vec<String> {
-    let Counts { facts, skipped, refused } = counts;
+pub fn average_lines(
+    by: &TraceSetup,
+    counts: TraceCounts,
+    average: &AverageEffects,
+) -> Vec<String> {
+    let TraceCounts { facts, skipped, refused } = counts;
     let [p_high, p_low] = [average.p_high, average.p_low].map(|p| p.mean().unwrap_or_default());
     let mut lines = vec![format!(
         "{} traced, {skipped} that the model does not say, {refused} left out: {}",
@@ -207,7 +210,7 @@ pub(super) fn average_lines(by: &Setup, counts: Counts, average: &AverageEffects
     lines
 }
 
-fn probabilities(by: &Setup, p_high: f64, p_low: f64) -> String {
+fn probabilities(by: &TraceSetup, p_high: f64, p_low: f64) -> String {
     let TraceSettings { samples, nu, .. } = by.protocol;
     format!(
         "p {p_high:.3}, and {p_low:.3} with the subject corrupted ({samples} copies, noise \

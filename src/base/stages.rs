@@ -1,18 +1,107 @@
-//! Where a long command's time and memory went.
+//! Stages of long work, and where its time and memory went.
 
+use std::fmt;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::base::units::metric;
-use crate::base::{Stage, memory};
+use super::memory;
+use super::units::metric;
 
-/// What a command did from one progress line to the next.
-#[derive(Clone)]
+/// What a long computation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Opens and checks model, requests and settings.
+    Open,
+    /// Asks a device whether its kernels give what they should.
+    Proof,
+    /// Searches values, fact by fact.
+    Fact,
+    /// Takes the steps of one search.
+    Step,
+    /// Trains matrices, epoch by epoch.
+    Epoch,
+    /// Computes the change, layer by layer.
+    Layer,
+    /// Finds the directions that text does not use, layer by layer.
+    NullSpace,
+    /// Measures how a model takes the targets, fact by fact.
+    Probability,
+    /// Edits and measures cases, some at a time.
+    Case,
+    /// Measures a model on cases.
+    Measure,
+    /// Asks what tasks ask, some documents at a time.
+    Task,
+    /// Runs the tokens of a corpus.
+    Token,
+    /// Adds up key statistics.
+    Statistics,
+    /// Runs prompts.
+    Prompt,
+    /// Runs a corrupted prompt with states of the clean one.
+    Restoration,
+    /// Holds weights against what a patch was made for, in bytes.
+    CheckWeights,
+    /// Rounds changed weights to the stored type, in bytes.
+    RoundWeights,
+    /// Writes weights, in bytes.
+    WriteWeights,
+    /// Approximates changes by an adapter, matrix by matrix.
+    Matrix,
+    /// Writes the results.
+    WriteResults,
+}
+
+impl Stage {
+    /// Whether it is a part of one unit of another, which already shows how far the work is.
+    pub fn is_inside(self, other: Stage) -> bool {
+        matches!(self, Stage::Step | Stage::Restoration) && other == Stage::Fact
+    }
+
+    /// As it is shown, and as a key in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Open => "reading",
+            Stage::Proof => "proof",
+            Stage::Fact => "fact",
+            Stage::Step => "step",
+            Stage::Epoch => "epoch",
+            Stage::Layer => "layer",
+            Stage::NullSpace => "null space",
+            Stage::Probability => "probability",
+            Stage::Case => "edited and measured",
+            Stage::Measure => "measured",
+            Stage::Task => "task",
+            Stage::Token => "token",
+            Stage::Statistics => "statistics",
+            Stage::Prompt => "prompt",
+            Stage::Restoration => "restoration",
+            Stage::CheckWeights => "check",
+            Stage::RoundWeights => "rounding",
+            Stage::WriteWeights => "write",
+            Stage::Matrix => "matrix",
+            Stage::WriteResults => "writing",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What work did in a stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StageTime {
-    stage: Stage,
-    seconds: f64,
-    peak: u64, // bytes the process had at most in it; 0 where the system does not say
+    /// The stage.
+    pub stage: Stage,
+    /// How long it took.
+    pub seconds: f64,
+    /// Bytes the process had at most in it; 0 where the system does not say.
+    pub peak: u64,
 }
 
 /// The stages in the order they were first entered; one that comes back goes on.
