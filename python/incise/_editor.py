@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,8 +204,7 @@ class Editor:
         )
         of = {"data": files(data), "facts": facts, "corpus": files(corpus), "output": output}
         shown = self._progress if progress is None else progress
-        tuned: dict[str, Any] = json.loads(self._engine.tune(of, document, listener(shown)))
-        return tuned
+        return _told(self._engine.tune, of, document, listener(shown))
 
     def evaluate(
         self,
@@ -213,8 +213,8 @@ class Editor:
         output: StrPath,
         method: str | None = None,
         mode: str = "single",
-        batch_size: int | str | None = None,
-        checkpoints: Sequence[int] = (),
+        records_at_once: int | str | None = None,
+        checkpoints: int | Sequence[int] = (),
         metrics: str | Sequence[str] = (),
         compat: str | None = None,
         demonstrations: StrPath | None = None,
@@ -255,8 +255,8 @@ class Editor:
             output: the folder of the results.
             method: how to edit.
             mode: ``single``, each record alone; ``batch``; or ``sequential``, one upon the other.
-            batch_size: records that are edited at once, or ``"all"``; otherwise all in batches, 1
-                one upon the other.
+            records_at_once: how many are edited together, or ``"all"``; otherwise all in batches,
+                1 one upon the other.
             checkpoints: numbers of edited records at which all so far are measured; all is the
                 last.
             metrics: first words of metrics' names, as ``counterfact``; otherwise the usual ones.
@@ -270,10 +270,17 @@ class Editor:
             sample: so many records only, drawn with ``seed``.
             limit: the first so many of them only.
             shuffle: edit in an order drawn with ``seed``.
-            shard: (i, n): every n-th record only, from the i-th; ``incise merge`` joins all n.
+            shard: (i, n): every n-th record only, from the i-th; the program's ``merge`` joins
+                all n.
             memories: files of edits beside the weights, to measure the model with.
             patches: files of edits of the weights, to measure the model with.
-            **settings: hyperparameters by name. The other keywords are those of :meth:`edit`.
+            **settings: hyperparameters by name, over those of ``hparams``. ``stats``,
+                ``contexts``, ``chat`` and the keywords after them are those of :meth:`edit`.
+
+        Raises:
+            Error: files that cannot be read; what does not go together; a folder of another run;
+                as :meth:`edit`.
+            KeyboardInterrupt: after Ctrl-C; what was measured is in the folder.
 
         Returns:
             The summary: ``metrics`` by name, each with ``mean``, ``low`` and ``high`` (95 %),
@@ -301,8 +308,8 @@ class Editor:
             "patches": files(patches),
             "memories": files(memories),
             "mode": mode,
-            "batch_size": None if batch_size is None else str(batch_size),
-            "checkpoints": list(checkpoints),
+            "records_at_once": None if records_at_once is None else str(records_at_once),
+            "checkpoints": [checkpoints] if isinstance(checkpoints, int) else list(checkpoints),
             "metrics": texts(metrics),
             "compat": compat,
             "demonstrations": demonstrations,
@@ -317,10 +324,7 @@ class Editor:
             "output": output,
         }
         shown = self._progress if progress is None else progress
-        summary: dict[str, Any] = json.loads(
-            self._engine.evaluate(of, document, listener(shown))
-        )
-        return summary
+        return _told(self._engine.evaluate, of, document, listener(shown))
 
     def trace(
         self,
@@ -356,6 +360,11 @@ class Editor:
             output: a folder for the numbers and heat maps.
             progress: whether bars are shown; otherwise as the editor was opened.
 
+        Raises:
+            Error: a prompt without its subject; a file without a fact that the model says; an
+                output that would replace something else.
+            KeyboardInterrupt: after Ctrl-C; nothing was written.
+
         Returns:
             ``p_high``, ``p_low``, the total effect ``te``, and of a prompt ``ie`` by kind of state,
             token and layer; of known facts averages ``aie`` with their standard errors, and
@@ -372,10 +381,8 @@ class Editor:
             "output": output,
         }
         shown = self._progress if progress is None else progress
-        found: dict[str, Any] = json.loads(
-            self._engine.trace(of, as_json({"seed": seed}, "settings"), listener(shown))
-        )
-        return found
+        document = as_json({"seed": seed}, "settings")
+        return _told(self._engine.trace, of, document, listener(shown))
 
     def generate(
         self,
@@ -465,14 +472,35 @@ def _settings(
     return as_json({n: v for n, v in given.items() if v is not None}, "settings")
 
 
-def files(given: StrPath | Sequence[StrPath]) -> list[StrPath]:
+def _told(
+    call: Callable[[Mapping[str, Any], str, Listener], str],
+    of: Mapping[str, Any],
+    document: str,
+    shown: Listener,
+) -> dict[str, Any]:
+    """What a call of the engine says; a value of a wrong type is an error that names it."""
+    try:
+        told: dict[str, Any] = json.loads(call(of, document, shown))
+    except TypeError as error:
+        named = re.search(r"field \w+\.(\w+)", str(error))
+        if named is None:
+            raise
+        name, cause = named[1], error.__cause__
+        what = f"{name}={of[name]!r}: {cause}" if cause else f"{name}={of[name]!r}"
+        raise refused(what, "give it a value of the type that its help says", name) from None
+    return told
+
+
+def files(given: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
     """A file, or several, as a list."""
-    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    if isinstance(given, Mapping):
+        raise refused("a dict where files are asked for", "write it to a file, and name that")
+    return [given] if isinstance(given, (str, os.PathLike)) else list(given or ())
 
 
-def texts(given: str | Sequence[str]) -> list[str]:
+def texts(given: str | Sequence[str] | None) -> list[str]:
     """A text, or several, as a list."""
-    return [given] if isinstance(given, str) else list(given)
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def _beside(
@@ -489,8 +517,8 @@ def _check_names(settings: Mapping[str, Any], method: str | None) -> None:
         if name in _HYPERPARAMETERS:
             continue
         own = METHODS.get(str(method).lower(), sorted(_HYPERPARAMETERS))
-        what = f"{name}: no option of edit, and no hyperparameter"
+        what = f"{name}: no option of this call, and no hyperparameter"
         remedy = f"hyperparameters of {method or 'the methods'} are {', '.join(own)}"
-        if name == "sequential_edit":
-            remedy = "say sequential=1 where the method edits many at once, else leave it out"
+        if name in ("sequential", "sequential_edit"):
+            remedy = 'say sequential=1 to edit, or mode="sequential" to evaluate'
         raise refused(what, remedy, name)

@@ -36,7 +36,7 @@ pub struct Evaluating {
     patches: Vec<PathBuf>,
     memories: Vec<PathBuf>,
     mode: String,
-    batch_size: Option<String>,
+    records_at_once: Option<String>,
     checkpoints: Vec<usize>,
     metrics: Vec<String>,
     compat: Option<String>,
@@ -59,7 +59,9 @@ impl Evaluating {
     ///
     /// A word or a number that is none of those there are.
     pub fn files(self) -> Result<EvaluationFiles> {
-        let batch_size = self.batch_size.map(|size| parsed("batch_size", &size)).transpose()?;
+        let parsed_size = |size: String| parsed("records_at_once", &size);
+        let batch_size = self.records_at_once.map(parsed_size).transpose()?;
+        let compat = self.compat.map(|compat| parsed("compat", &compat)).transpose()?;
         Ok(EvaluationFiles {
             data: self.data,
             patches: self.patches,
@@ -68,7 +70,7 @@ impl Evaluating {
             batch_size,
             checkpoints: self.checkpoints,
             metrics: self.metrics,
-            compat: self.compat,
+            compat: compat.unwrap_or_default(),
             demonstrations: self.demonstrations,
             snippets: self.snippets,
             text: self.text,
@@ -78,6 +80,7 @@ impl Evaluating {
             limit: self.limit,
             shuffle: self.shuffle,
             share: self.shard.map(share).transpose()?,
+            command: Vec::new(),
             output: self.output,
         })
     }
@@ -91,8 +94,8 @@ pub struct Tracing {
     subject: Option<String>,
     known: Option<PathBuf>,
     limit: Option<usize>,
-    samples: usize,
-    window: usize,
+    samples: u16,
+    window: u16,
     noise: String,
     output: Option<PathBuf>,
 }
@@ -104,11 +107,12 @@ impl Tracing {
     ///
     /// No prompt with a subject, and no file; both; a noise that is none.
     pub fn files(self) -> Result<TraceFiles> {
-        let of = match (self.prompt, self.subject, self.known) {
-            (Some(prompt), Some(subject), None) => Traceable::Prompt { prompt, subject },
-            (None, None, Some(file)) => Traceable::Known { file, limit: self.limit },
+        let of = match (self.prompt, self.subject, self.known, self.limit) {
+            (Some(prompt), Some(subject), None, None) => Traceable::Prompt { prompt, subject },
+            (None, None, Some(file), limit) => Traceable::Known { file, limit },
             _ => {
-                let what = "tracing needs a prompt and its subject, or known facts";
+                let what = "tracing needs a prompt and its subject, or known facts and perhaps a \
+                            limit of them";
                 let remedy = Remedy::from("name the one or the other").option("known", None);
                 return Err(Error::refused(what, remedy));
             }
@@ -162,6 +166,5 @@ fn share((i, n): (u64, u64)) -> Result<Share> {
 
 /// A word or a number of an argument; its own error says which there are.
 fn parsed<T: FromStr<Err = String>>(name: &str, text: &str) -> Result<T> {
-    let refused = |what| Error::refused(format!("{name}: {what}"), "give it one of its values");
-    text.parse().map_err(refused)
+    text.parse().map_err(|what: String| Error::input("settings", name, what, "give another"))
 }

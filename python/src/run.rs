@@ -33,7 +33,6 @@ struct Inner {
     turn: Mutex<()>,
 }
 
-#[derive(Default)]
 struct Told {
     /// Of `at`, also once that was taken.
     stage: Option<Stage>,
@@ -41,6 +40,13 @@ struct Told {
     detail: String,
     said: Vec<Sentence>,
     stages: Stages,
+}
+
+impl Default for Told {
+    fn default() -> Told {
+        let (detail, said, stages) = (String::new(), Vec::new(), Stages::timed());
+        Told { stage: None, at: None, detail, said, stages }
+    }
 }
 
 enum Sentence {

@@ -191,7 +191,8 @@ class Smoke(unittest.TestCase):
         self.assertEqual(keywords([], None), "")
 
     def test_options_and_hyperparameters_have_other_names(self):
-        options = set(inspect.signature(incise.Editor.edit).parameters)
+        doors = (incise.Editor.edit, incise.Editor.tune, incise.Editor.evaluate)
+        options = {name for door in doors for name in inspect.signature(door).parameters}
         self.assertFalse(options & _HYPERPARAMETERS)
         self.assertFalse(set(EASYEDIT) & (_HYPERPARAMETERS | options))
         self.assertIn("v_lr", incise.METHODS["memit"])
@@ -327,6 +328,10 @@ class Smoke(unittest.TestCase):
         self.assertIn("metrics=…", error.remedy)
         error = self.refused(self.editor.evaluate, **elsewhere)
         self.assertIn("nothing to measure", str(error))
+        error = self.refused(self.editor.evaluate, records, limit=-1, **elsewhere)
+        self.assertEqual(error.field, "limit")
+        error = self.refused(self.editor.evaluate, records, v_lr=0.5, **elsewhere)
+        self.assertIn("method=…", error.remedy)
 
     def test_states_that_carry_a_fact_are_traced(self):
         asked = {"samples": 2, "window": 2, "noise": 0.5}
@@ -338,6 +343,7 @@ class Smoke(unittest.TestCase):
         known = self.model / "edits.json"
         average = self.editor.trace(known=known, limit=2, **asked)
         self.assertEqual(average["facts"] + average["skipped"] + average["refused"], 2)
+        self.assertEqual(self.refused(self.editor.trace, known=known, samples=10**9).field, "samples")
         error = self.refused(self.editor.trace, PROMPT)
         self.assertIn("known=…", error.remedy)
 

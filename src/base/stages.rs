@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
 use super::memory;
 use super::units::metric;
 
@@ -108,15 +106,22 @@ pub struct StageTime {
 pub struct Stages {
     done: Vec<StageTime>,
     now: (Stage, Instant),
+    peak: fn() -> u64,
 }
 
 impl Default for Stages {
     fn default() -> Stages {
-        Stages { done: Vec::new(), now: (Stage::Open, Instant::now()) }
+        Stages { done: Vec::new(), now: (Stage::Open, Instant::now()), peak: memory::peak }
     }
 }
 
 impl Stages {
+    /// Without memory: to count its peak begins it anew, which is for the process's own program to
+    /// do.
+    pub fn timed() -> Stages {
+        Stages { peak: || 0, ..Stages::default() }
+    }
+
     /// Ends the stage that runs, and begins another.
     pub fn enter(&mut self, stage: Stage) {
         if stage != self.now.0 {
@@ -130,7 +135,7 @@ impl Stages {
         let (stage, since) = self.now;
         let now = Instant::now();
         let seconds = now.duration_since(since).as_secs_f64();
-        let peak = memory::peak();
+        let peak = (self.peak)();
         self.now.1 = now;
         match self.done.iter_mut().find(|time| time.stage == stage) {
             Some(time) => {
@@ -158,15 +163,6 @@ pub fn line(stages: &[StageTime]) -> String {
 /// All of them.
 pub fn seconds(stages: &[StageTime]) -> f64 {
     stages.iter().map(|s| s.seconds).sum()
-}
-
-/// For machines.
-pub fn to_json(stages: &[StageTime]) -> Value {
-    let each = |s: &StageTime| {
-        let stage = s.stage.name();
-        json!({"stage": stage, "seconds": s.seconds, "peak_bytes": s.peak})
-    };
-    stages.iter().map(each).collect()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::data::Fact;
 use crate::data::request::MAX_BYTES;
 use crate::edit::methods::METHODS;
 use crate::editor::Editor;
+use crate::eval::session::StageCost;
 
 /// What to change, how, and where to put the patch.
 #[derive(Args)]
@@ -139,7 +140,7 @@ impl EditCommand {
         let seconds = stages::seconds(&stages);
         let output = &self.output;
         if context.json {
-            let stages = stages::to_json(&stages);
+            let stages = json!(StageCost::of(&stages));
             return context.terminal.json(&json!({
                 "output": output, "values": values, "seconds": seconds, "stages": stages,
             }));

@@ -51,8 +51,10 @@ pub struct Eval {
           value_parser = suite_names())]
     metrics: Vec<String>,
     /// Tokenise what CounterFact's metrics compare as this code does
-    #[arg(long, value_parser = Compat::NAMES)]
-    compat: Option<String>,
+    #[arg(long)]
+    #[arg(value_parser = PossibleValuesParser::new(Compat::NAMES)
+          .try_map(|name| Compat::from_str(&name)))]
+    compat: Option<Compat>,
     /// Folder of MQuAKE's published demonstrations, for its questions
     #[arg(long, value_name = "DIR")]
     demonstrations: Option<PathBuf>,
@@ -114,7 +116,7 @@ impl Eval {
             batch_size: self.batch_size,
             checkpoints: self.checkpoints.clone(),
             metrics: self.metrics.clone(),
-            compat: self.compat.clone(),
+            compat: self.compat.unwrap_or_default(),
             demonstrations: self.demonstrations.clone(),
             snippets: self.snippets.clone(),
             text: self.text.clone(),
@@ -124,6 +126,7 @@ impl Eval {
             limit: self.limit,
             shuffle: self.shuffle,
             share: self.shard,
+            command: std::env::args_os().map(|word| word.to_string_lossy().into()).collect(),
             output: self.output.clone(),
         }
     }

@@ -12,6 +12,7 @@ use crate::edit::fact_report::FactReport;
 use crate::edit::search::LossStep;
 use crate::editor::report::{fact_json, path};
 use crate::editor::{Artifact, Edit};
+use crate::eval::session::StageCost;
 use crate::store::Delta;
 
 /// Facts up to which each has its lines on the terminal; more have a summary.
@@ -38,7 +39,7 @@ pub fn print(context: &Context, edit: &Edit, output: &Path) -> Result<()> {
         json["report"] = json!(path(output));
         json["facts"] = edit.facts().iter().map(fact_json).collect();
         json["seconds"] = json!(seconds);
-        json["stages"] = stages::to_json(&stages);
+        json["stages"] = json!(StageCost::of(&stages));
         return context.terminal.json(&json);
     }
     print_lines(context, edit, output, seconds)?;

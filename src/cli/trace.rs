@@ -33,7 +33,7 @@ pub struct Trace {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Corrupted copies
-    #[arg(long, value_name = "N", default_value_t = PUBLISHED as u16)]
+    #[arg(long, value_name = "N", default_value_t = PUBLISHED)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     samples: u16,
     /// Noise on the subject's embeddings: s3 is 3 times their standard deviation over the known
@@ -41,7 +41,7 @@ pub struct Trace {
     #[arg(long, value_name = "s3|VALUE", default_value = "s3")]
     noise: NoiseLevel,
     /// Layers in which outputs of MLPs, or of attention, are restored together
-    #[arg(long, value_name = "N", default_value_t = PUBLISHED as u16)]
+    #[arg(long, value_name = "N", default_value_t = PUBLISHED)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     window: u16,
     /// Folder for numbers and heat maps
@@ -55,7 +55,6 @@ impl Trace {
         let editor = Editor::open_on(&self.model, &context.device, &context.terminal)?
             .progress(context.terminal.clone())
             .seed(context.seed);
-        context.warn_of(editor.model().tokenizer());
         let prompt = self.prompt.clone().zip(self.subject.clone());
         let by = TraceFiles {
             of: match (&self.known, prompt) {
@@ -67,8 +66,8 @@ impl Trace {
                     Traceable::Prompt { prompt, subject }
                 }
             },
-            samples: self.samples.into(),
-            window: self.window.into(),
+            samples: self.samples,
+            window: self.window,
             noise: self.noise,
             output: self.output.clone(),
         };

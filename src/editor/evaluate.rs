@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Editor;
 use super::evaluation::{Mode, Protocol, WorkDone};
-use super::settings::digest;
+use super::settings::{Settings, digest};
 use crate::base::{Error, Remedy, Result, Rng, Share, Stage};
 use crate::data::request::MAX_BYTES;
 use crate::data::{Case, Corpus, Demonstrations, Snippets, task};
@@ -38,8 +38,8 @@ pub struct EvaluationFiles {
     pub checkpoints: Vec<usize>,
     /// First words of metrics' names; otherwise those that are measured by default.
     pub metrics: Vec<String>,
-    /// Whose tokenisation CounterFact's metrics take; otherwise ours. One of [`Compat::NAMES`].
-    pub compat: Option<String>,
+    /// Whose tokenisation CounterFact's metrics take.
+    pub compat: Compat,
     /// Folder of MQuAKE's published demonstrations.
     pub demonstrations: Option<PathBuf>,
     /// ROME's attribute snippets, which sampled text is compared with.
@@ -58,6 +58,8 @@ pub struct EvaluationFiles {
     pub shuffle: bool,
     /// Every n-th record only.
     pub share: Option<Share>,
+    /// The words of the command, which are kept with the results; none of another program's call.
+    pub command: Vec<String>,
     /// The folder of the results.
     pub output: PathBuf,
 }
@@ -132,13 +134,23 @@ impl fmt::Display for BatchSize {
 
 impl EvaluationFiles {
     /// Refuses what does not go together.
-    fn check(&self, edits: bool) -> Result<()> {
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let edits = settings.method.is_some();
         let refuse = |what: &str, remedy: Remedy| Err(Error::refused(what, remedy));
-        if self.data.is_empty() && self.tasks.is_empty() {
-            return refuse("nothing to measure", Remedy::from("name records, or tasks"));
+        if self.data.is_empty() && (self.tasks.is_empty() || edits) {
+            let remedy = Remedy::from("name records").option("data", None);
+            let what =
+                if edits { "a method, and no records to edit" } else { "nothing to measure" };
+            return refuse(what, remedy);
         }
-        if self.data.is_empty() && edits {
-            return refuse("a method, and no records to edit", Remedy::from("name records"));
+        if !edits && (settings.hparams.is_some() || !settings.set.is_empty()) {
+            let remedy = Remedy::from("name the method, or leave them out").option("method", None);
+            return refuse("hyperparameters, and no method that they are of", remedy);
+        }
+        if !self.checkpoints.is_empty() && self.mode != EditMode::Sequential {
+            let remedy = Remedy::from("edit one upon the other, or leave them out");
+            let what = "checkpoints of records that are not edited one upon the other";
+            return refuse(what, remedy.option("mode", Some("sequential")));
         }
         let given = [edits, !self.patches.is_empty(), !self.memories.is_empty()];
         if given.into_iter().filter(|&given| given).count() > 1 {
@@ -174,7 +186,7 @@ impl EvaluationFiles {
             "edit all of them in one batch or one upon the other, without a share; or leave text \
              and tasks out",
         );
-        let remedy = remedy.option("mode", Some("batch")).option("mode", Some("sequential"));
+        let remedy = remedy.option("batch_size", Some("all")).option("mode", Some("sequential"));
         Err(Error::refused(what, remedy))
     }
 
@@ -194,7 +206,7 @@ impl EvaluationFiles {
         Ok(Protocol {
             mode: self.edits(editor, cases)?,
             suites,
-            compat: self.compat.as_deref().map_or(Ok(Compat::None), Compat::named)?,
+            compat: self.compat,
             demonstrations,
             references: snippets.as_ref().map(References::new),
             text: self.documents(editor)?,
@@ -287,7 +299,7 @@ impl EvaluationFiles {
             "editing": settings.described(editor.opened.model.search_precision)?,
             "mode": self.mode.name(), "batch_size": self.batch_size.map(|size| size.to_string()),
             "checkpoints": self.checkpoints, "metrics_asked": self.metrics,
-            "compat": self.compat, "demonstrations": self.demonstrations, "snippets": snippets,
+            "compat": self.compat.name(), "demonstrations": self.demonstrations, "snippets": snippets,
             "seed": settings.seed, "text": text,
             "text_tokens": self.text_tokens.unwrap_or(TEXT_TOKENS), "task": digests(&self.tasks)?,
         }))
@@ -304,31 +316,34 @@ impl Editor {
     /// Files that cannot be read; what does not go together; a folder of another run; what planning
     /// says; cancellation.
     pub fn evaluate_files(&self, of: &EvaluationFiles) -> Result<Value> {
-        of.check(self.settings.method.is_some())?;
+        of.check(&self.settings)?;
+        suites::chosen(&of.metrics)?;
         self.opened.checkpoint.unchanged()?;
+        if self.settings.method.is_none() {
+            self.warn_of_ids(); // planning does
+        }
         let cases = of.cases(self)?;
         let protocol = of.protocol(self, cases.len())?;
         of.check_end(&protocol.mode, cases.len())?;
         let mut folder = Folder::open(&of.output, of.described(self, cases.len())?)?;
         let evaluation = self.evaluation(&cases, &protocol)?;
         let ran = evaluation.run(&mut folder);
-        folder.ended(self.session(evaluation.work()))?;
+        folder.ended(self.session(of.command.clone(), evaluation.work()))?;
         ran?;
         self.settings.progress.at(Stage::WriteResults, 0, 1);
         folder.summarise(self.settings.seed)
     }
 
     /// What this call did.
-    fn session(&self, work: WorkDone) -> Session {
-        let stages = self.settings.progress.stages();
+    fn session(&self, command: Vec<String>, work: WorkDone) -> Session {
         Session {
-            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+            command,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.opened.device.title(),
             threads: self.settings.run(rayon::current_num_threads),
             facts: work.facts,
             cases: work.cases,
-            stages: stages.into_iter().map(StageCost::from).collect(),
+            stages: StageCost::of(&self.settings.progress.stages()),
             hyperparameters: work.hyperparameters,
         }
     }

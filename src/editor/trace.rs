@@ -12,7 +12,7 @@ use super::Editor;
 use crate::base::{Error, Remedy, Result, Stage};
 use crate::data::{Fact, KnownFact, known, request};
 use crate::eval::trace::noise::{NoiseLevel, embedding_deviation};
-use crate::eval::trace::report::{self, Drawing, TraceCounts, TraceSetup};
+use crate::eval::trace::report::{self, TraceCounts, TraceSetup};
 use crate::eval::trace::{AverageEffects, TraceOutcome, TraceSettings, TracedPrompt};
 use crate::store::place::{check_place, check_replaced};
 use crate::store::write::whole;
@@ -24,9 +24,9 @@ pub struct TraceFiles {
     /// What to trace.
     pub of: Traceable,
     /// Corrupted copies.
-    pub samples: usize,
+    pub samples: u16,
     /// Layers in which outputs of MLPs, or of attention, are restored together.
-    pub window: usize,
+    pub window: u16,
     /// Of the subject's embeddings.
     pub noise: NoiseLevel,
     /// A folder for numbers and heat maps, if they are to be kept.
@@ -59,14 +59,14 @@ pub struct TraceReport {
     pub json: Value,
     /// The same in words, a line each.
     pub lines: Vec<String>,
-    /// The files of the folder, by name.
+    /// The files of the folder, by name: drawings only where there is one.
     pub files: Vec<(&'static str, String)>,
     /// That tracing took.
     pub seconds: f64,
 }
 
 /// Copies, and layers in a window, as published.
-pub const PUBLISHED: usize = 10;
+pub const PUBLISHED: u16 = 10;
 /// The seed of the public code's noise, to which the editor's is added.
 const PUBLISHED_SEED: u64 = 1;
 
@@ -80,6 +80,13 @@ impl Editor {
     /// memory.
     pub fn trace_files(&self, of: &TraceFiles) -> Result<TraceReport> {
         let progress = &*self.settings.progress;
+        for (name, value) in [("samples", of.samples), ("window", of.window)] {
+            if value == 0 {
+                let remedy = Remedy::from("name a number from 1").option(name, None);
+                return Err(Error::refused(format!("tracing with {name} 0"), remedy));
+            }
+        }
+        self.warn_of_ids();
         let facts = self.traceable(&of.of)?;
         self.opened.checkpoint.unchanged()?;
         self.check_traces(of)?;
@@ -87,19 +94,18 @@ impl Editor {
             model: self.fingerprint().to_owned(),
             noise: of.noise,
             protocol: TraceSettings {
-                samples: of.samples,
-                window: of.window,
+                samples: of.samples.into(),
+                window: of.window.into(),
                 nu: self.nu(of, &facts)?,
                 seed: self.noise_seed()?,
             },
             tokenizer: &self.opened.tokenizer,
         };
-        let start = Instant::now();
-        let mut found = self.settings.run(|| match &of.of {
-            Traceable::Prompt { .. } => self.trace_one(&setup, &facts[0]),
-            Traceable::Known { .. } => self.trace_many(&setup, &facts),
+        let draws = of.output.is_some();
+        let found = self.settings.run(|| match &of.of {
+            Traceable::Prompt { .. } => self.trace_one(&setup, &facts[0], draws),
+            Traceable::Known { .. } => self.trace_many(&setup, &facts, draws),
         })?;
-        found.seconds = start.elapsed().as_secs_f64();
         if let Some(dir) = &of.output {
             progress.at(Stage::WriteResults, 0, 1);
             let write = |(name, text): &(_, String)| whole(&dir.join(name), text.as_bytes());
@@ -108,24 +114,33 @@ impl Editor {
         Ok(found)
     }
 
-    fn trace_one(&self, by: &TraceSetup, fact: &KnownFact) -> Result<TraceReport> {
+    fn trace_one(&self, by: &TraceSetup, fact: &KnownFact, draws: bool) -> Result<TraceReport> {
         let model = &self.opened.model;
         let prompt = TracedPrompt::new(model, by.tokenizer, &fact.prompt, &fact.subject)?;
+        let start = Instant::now();
         let outcome = by.protocol.trace(model, &prompt, None, &*self.settings.progress)?;
+        let seconds = start.elapsed().as_secs_f64();
         let TraceOutcome::Traced(trace) = outcome else {
             return Err(Error::refused("nothing was expected", "report this"));
         };
         let json = report::fact_json(by, fact, &prompt, &trace);
-        let lines = report::fact_lines(by, &prompt, &trace);
-        Ok(reported(json, lines, None, report::fact_maps(by, &prompt, &trace)?))
+        let mut files = vec![(TRACE, format!("{json}\n"))];
+        if draws {
+            files.extend(report::fact_maps(by, &prompt, &trace)?);
+        }
+        Ok(TraceReport { json, lines: report::fact_lines(by, &prompt, &trace), files, seconds })
     }
 
-    fn trace_many(&self, by: &TraceSetup, all: &[KnownFact]) -> Result<TraceReport> {
+    fn trace_many(&self, by: &TraceSetup, all: &[KnownFact], draws: bool) -> Result<TraceReport> {
         let (progress, model) = (&*self.settings.progress, &self.opened.model);
         let (mut average, mut lines) = (AverageEffects::new(model.arch.layers), String::new());
         let (mut skipped, mut refused) = (0, 0);
+        let start = Instant::now();
         for (i, fact) in all.iter().enumerate() {
             progress.at(Stage::Fact, i as u64, all.len() as u64);
+            if progress.cancelled() {
+                return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
+            }
             let traced = TracedPrompt::new(model, by.tokenizer, &fact.prompt, &fact.subject)
                 .and_then(|prompt| Ok((expected(by.tokenizer, fact)?, prompt)));
             let (token, prompt) = match traced {
@@ -144,14 +159,19 @@ impl Editor {
                 }
             }
         }
+        let seconds = start.elapsed().as_secs_f64();
         let counts = TraceCounts { facts: average.p_high.count(), skipped, refused };
         if counts.facts == 0 {
             let what = "the model goes on with the expected object after no prompt of the file";
             return Err(Error::refused(what, "give facts that this model knows"));
         }
         let json = report::average_json(by, counts, &average);
-        let words = report::average_lines(by, counts, &average);
-        Ok(reported(json, words, Some(lines), report::average_maps(&average)?))
+        let mut files = vec![(TRACE, format!("{json}\n")), ("facts.jsonl", lines)];
+        if draws {
+            files.extend(report::average_maps(&average)?);
+        }
+        let lines = report::average_lines(by, counts, &average);
+        Ok(TraceReport { json, lines, files, seconds })
     }
 
     /// The prompt, or the facts of the file.
@@ -160,6 +180,10 @@ impl Editor {
             Traceable::Prompt { prompt, subject } => return Ok(vec![asked(prompt, subject)?]),
             Traceable::Known { file, limit } => (file, limit),
         };
+        if *limit == Some(0) {
+            let remedy = Remedy::from("name a number, or none").option("limit", None);
+            return Err(Error::refused("tracing 0 facts", remedy));
+        }
         let (mut facts, broken) = known(file)?;
         if let Some(first) = broken.first() {
             let n = broken.len();
@@ -223,18 +247,6 @@ impl Editor {
 }
 
 const TRACE: &str = "trace.json";
-
-fn reported(
-    json: Value,
-    lines: Vec<String>,
-    facts: Option<String>,
-    maps: Vec<Drawing>,
-) -> TraceReport {
-    let mut files = vec![(TRACE, format!("{json}\n"))];
-    files.extend(facts.map(|lines| ("facts.jsonl", lines)));
-    files.extend(maps);
-    TraceReport { json, lines, files, seconds: 0.0 }
-}
 
 /// A prompt and a subject, held to the rules for requests.
 fn asked(prompt: &str, subject: &str) -> Result<KnownFact> {

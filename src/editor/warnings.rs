@@ -1,7 +1,7 @@
 //! What to be wary of in an edit that was planned: matrices that changed too much, layers that give
 //! too little, facts that were not taken.
 
-use super::Edit;
+use super::{Edit, Editor};
 use crate::base::Progress;
 use crate::base::units::{counted, percent, times};
 use crate::data::Fact;
@@ -11,6 +11,15 @@ use crate::edit::advice::LESS;
 const NAMED: usize = 10;
 /// s below which a layer misses most of what it is to give.
 const SMALL_S: f64 = 0.5;
+
+impl Editor {
+    /// Warns of ids that differ from the reference framework's, where no edit does.
+    pub(super) fn warn_of_ids(&self) {
+        if let Some(difference) = &self.opened.tokenizer.difference {
+            self.settings.progress.warn(difference);
+        }
+    }
+}
 
 impl Edit {
     /// Warns of matrices that changed too much, and of facts that were not taken.

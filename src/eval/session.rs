@@ -8,7 +8,7 @@ use crate::base::stages::StageTime;
 /// One call; a run that was cut off and goes on has several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Session {
-    /// The words of the command.
+    /// The words of the command; none where another program called the library.
     pub command: Vec<String>,
     /// The program's version.
     pub program: String,
@@ -37,10 +37,15 @@ pub struct StageCost {
     pub peak_bytes: u64,
 }
 
-impl From<StageTime> for StageCost {
-    fn from(of: StageTime) -> StageCost {
-        let StageTime { stage, seconds, peak } = of;
-        StageCost { stage: stage.name().to_owned(), seconds, peak_bytes: peak }
+impl StageCost {
+    /// Of stages as they were counted.
+    pub fn of(stages: &[StageTime]) -> Vec<StageCost> {
+        let cost = |&StageTime { stage, seconds, peak }: &StageTime| StageCost {
+            stage: stage.name().to_owned(),
+            seconds,
+            peak_bytes: peak,
+        };
+        stages.iter().map(cost).collect()
     }
 }
 

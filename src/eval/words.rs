@@ -1,7 +1,9 @@
 //! Texts as tokens, in the ways that published code has.
 
+use std::str::FromStr;
+
 use super::fluency::References;
-use crate::base::{Error, Remedy, Result};
+use crate::base::Result;
 use crate::data::Demonstrations;
 use crate::model::completion::Completion;
 use crate::text::Tokenizer;
@@ -25,21 +27,18 @@ impl Compat {
     /// Their names, but for `None`.
     pub const NAMES: [&str; 2] = ["memit", "alphaedit"];
 
-    /// By a name.
-    ///
-    /// # Errors
-    ///
-    /// Another name.
-    pub fn named(name: &str) -> Result<Compat> {
-        match name {
-            "memit" => Ok(Compat::Memit),
-            "alphaedit" => Ok(Compat::AlphaEdit),
-            _ => {
-                let remedy = Remedy::from(format!("name one of {}", Compat::NAMES.join(", ")));
-                let what = format!("no code is called {name}");
-                Err(Error::refused(what, remedy.option("compat", None)))
-            }
-        }
+    /// Its name, unless it is `None`.
+    pub fn name(self) -> Option<&'static str> {
+        (self as usize).checked_sub(1).map(|place| Compat::NAMES[place])
+    }
+}
+
+impl FromStr for Compat {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Compat, String> {
+        let found = [Compat::Memit, Compat::AlphaEdit].into_iter().find(|c| c.name() == Some(name));
+        found.ok_or_else(|| format!("no code is called {name}: {}", Compat::NAMES.join(", ")))
     }
 }
 
