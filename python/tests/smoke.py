@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -99,7 +100,7 @@ class Smoke(unittest.TestCase):
         self.assertEqual(self.weights(), edited)
         self.assertEqual([entry.method for entry in incise.log(self.model)], ["r-rome"])
         self.assertIn("open the folder again", self.refused(edit.tensors).remedy)
-        self.assertIn("open", self.refused(self.editor.generate, PROMPT).remedy)
+        self.assertIn("start again", self.refused(self.editor.generate, PROMPT).remedy)
         undone = incise.undo(self.model)
         self.assertEqual([entry.number for entry in undone.changes], [1])
         self.assertEqual(self.weights(), before)
@@ -271,6 +272,7 @@ class Smoke(unittest.TestCase):
             )
 
         self.bars(heard)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
         counter = threading.Thread(target=count)
         counter.start()
         try:

@@ -299,7 +299,8 @@ impl EvaluationFiles {
             "editing": settings.described(editor.opened.model.search_precision)?,
             "mode": self.mode.name(), "batch_size": self.batch_size.map(|size| size.to_string()),
             "checkpoints": self.checkpoints, "metrics_asked": self.metrics,
-            "compat": self.compat.name(), "demonstrations": self.demonstrations, "snippets": snippets,
+            "compat": self.compat.name(), "snippets": snippets,
+            "demonstrations": self.demonstrations,
             "seed": settings.seed, "text": text,
             "text_tokens": self.text_tokens.unwrap_or(TEXT_TOKENS), "task": digests(&self.tasks)?,
         }))
