@@ -1,11 +1,11 @@
 // rows.cu: rows of matrices, read out (taps), added to (pushes, the residual) or rounded.
 //
 //   maths    gather   y_i = x_rows[i]      scatter  x_rows[i] += y_i      add  x += y
-//            round    y = x
+//            round    y = x               scale    x *= a
 //   shapes   x (N, wide) f32, where gathered elem, of which columns from..from + D      y (n, D)
 //            rows (n)
 //   types    f32 bf16                                              sums in f32
-//   launch   gather, add, round: THREADS a block, an element a thread
+//   launch   gather, add, round, scale: THREADS a block, an element a thread
 //            scatter: a thread a column, which takes the rows one after another: they may repeat
 //   cost     moves 2 n D elements, sums 3 n D; bandwidth-bound
 //   source   -
@@ -34,6 +34,11 @@ extern "C" __global__ void scatter_rows(const elem* y, const int* rows, int wide
 extern "C" __global__ void add_rows(const elem* y, long long n, inout float* x) {
     const long long i = element();
     if (i < n) x[i] += f32(y[i]);
+}
+
+extern "C" __global__ void scale_rows(float a, long long n, inout float* x) {
+    const long long i = element();
+    if (i < n) x[i] *= a;
 }
 
 extern "C" __global__ void round_rows(const float* x, long long n, elem* y) {

@@ -39,7 +39,7 @@ import safetensors
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.overrides import TorchFunctionMode
 
@@ -125,6 +125,7 @@ class Recipe:
     lengths: tuple = (1, 2, 7, 23)
     edited: tuple = ()  # layers with stats/, in the order drawn
     edit: dict = field(default_factory=dict)  # last changes to config.json; None deletes
+    wrapper: str = ""  # the model inside which it is stored
 
 
 def gpt2(V, D, H, L, context, F=None, **options):
@@ -147,7 +148,8 @@ def gptj(V, D, H, L, context, rotary_dim, **options):
 def like(config, V, D, F, H, context, layers=3, **options):
     """A configuration with the field names that most families share."""
     sizes = dict(vocab_size=V, hidden_size=D, max_position_embeddings=context)
-    inner = "ffn_dim" if config is transformers.OPTConfig else "intermediate_size"
+    other = {transformers.OPTConfig: "ffn_dim", transformers.FalconConfig: "ffn_hidden_size"}
+    inner = other.get(config, "intermediate_size")
     sizes |= {"num_attention_heads": H, "num_hidden_layers": layers, inner: F}
     return config(bos_token_id=0, eos_token_id=0, **sizes, **options)
 
@@ -198,7 +200,37 @@ WINDOW_NAMED = {"use_sliding_window": True, "sliding_window": 4, "num_key_value_
 WINDOW_NAMED |= {"head_dim": 10, "attention_bias": True}
 WINDOW_NAMED |= {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 GROUPED_OLMO = {"num_key_value_heads": 2, "pad_token_id": 0, "rms_norm_eps": 1e-6}
+SHORT = (1, 2, 9)
 ONE_GROUP = {"num_key_value_heads": 1, "tie_word_embeddings": True}
+GEMMA = {"num_key_value_heads": 2, "head_dim": 10}
+# Windows but for every third layer; two tables, one of them divided.
+GEMMA3 = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 14}
+GEMMA3 |= {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+TWO_TABLES = {"sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
+TWO_TABLES |= {"full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}
+GEMMA3 |= {"rope_parameters": TWO_TABLES}
+LONG_ROPE = rope(
+    rope_type="longrope",
+    rope_theta=1e4,
+    partial_rotary_factor=0.5,
+    short_factor=[1.0, 1.25],
+    long_factor=[2.0, 3.0],
+    original_max_position_embeddings=48,
+)
+PHI3 = {"num_key_value_heads": 1, "sliding_window": 5, "original_max_position_embeddings": 48}
+PHI3 |= {"pad_token_id": 0}
+GRANITE = {"num_key_value_heads": 2, "embedding_multiplier": 3.5, "attention_multiplier": 0.4}
+GRANITE |= {"residual_multiplier": 0.3, "logits_scaling": 1.75}
+OLMO3 = GROUPED_OLMO | {"sliding_window": 4}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+YARN |= {"beta_fast": 8.0, "beta_slow": 0.5, "original_max_position_embeddings": 64}
+OLMO3 |= {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+OLMO3_TABLES = {"sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}
+OLMO3 |= {"rope_parameters": OLMO3_TABLES | {"full_attention": YARN}}
+MINISTRAL = rope(**YARN, llama_4_scaling_beta=0.1, mscale=1.0, mscale_all_dim=1.0)
+EXAONE4 = {"num_key_value_heads": 2, "sliding_window": 4}
+EXAONE4 |= {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+SMOLLM3 = {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1], "pad_token_id": 0}
 
 RECIPES = {
     "gpt2": Recipe(
@@ -342,6 +374,154 @@ RECIPES = {
         edited=(1,),
         lengths=(1, 2, 7, 41),
     ),
+    "gemma": Recipe(
+        like(transformers.GemmaConfig, 307, 16, 24, 4, 64, **GEMMA),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "gemma3": Recipe(
+        like(transformers.Gemma3TextConfig, 307, 16, 24, 4, 64, **GEMMA3),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    # Inside a multimodal model, and in the dialect of its first release.
+    "gemma3-inner": Recipe(
+        like(transformers.Gemma3TextConfig, 307, 16, 24, 4, 64, **GEMMA3),
+        torch.float32,
+        layer=0,
+        tap="value",
+        lengths=SHORT,
+        old=True,
+        wrapper="gemma3",
+    ),
+    "phi3": Recipe(
+        like(transformers.Phi3Config, 307, 16, 24, 2, 96, **PHI3, **LONG_ROPE),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "phi": Recipe(
+        like(transformers.PhiConfig, 307, 16, 24, 2, 64, num_key_value_heads=1),
+        torch.float16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+        old=True,
+    ),
+    "olmo": Recipe(
+        like(transformers.OlmoConfig, 307, 16, 24, 4, 64, num_key_value_heads=2, pad_token_id=0),
+        torch.float32,
+        layer=1,
+        tap="stream",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "olmo3": Recipe(
+        like(transformers.Olmo3Config, 307, 16, 24, 4, 256, **OLMO3),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "smollm3": Recipe(
+        like(transformers.SmolLM3Config, 307, 16, 24, 4, 64, **SMOLLM3),
+        torch.bfloat16,
+        layer=1,
+        tap="stream",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "granite": Recipe(
+        like(transformers.GraniteConfig, 307, 16, 24, 4, 64, **GRANITE),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1, 0),
+        lengths=SHORT,
+    ),
+    "starcoder2": Recipe(
+        like(transformers.Starcoder2Config, 307, 16, 24, 4, 64, sliding_window=5),
+        torch.float16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "ministral3": Recipe(
+        like(transformers.Ministral3Config, 307, 16, 24, 4, 256, **GEMMA, **MINISTRAL),
+        torch.bfloat16,
+        layer=1,
+        tap="stream",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "mistral-inner": Recipe(
+        like(transformers.MistralConfig, 307, 16, 24, 4, 64, sliding_window=None, **GEMMA),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        lengths=SHORT,
+        wrapper="mistral3",
+    ),
+    "glm4": Recipe(
+        like(transformers.Glm4Config, 307, 16, 24, 4, 64, head_dim=8, pad_token_id=0),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "seed-oss": Recipe(
+        like(transformers.SeedOssConfig, 307, 16, 24, 4, 64, **GEMMA),
+        torch.bfloat16,
+        layer=1,
+        tap="stream",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "stablelm": Recipe(
+        like(transformers.StableLmConfig, 307, 16, 24, 2, 64, num_key_value_heads=1),
+        torch.float16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+        old=True,
+    ),
+    "cohere": Recipe(
+        like(transformers.CohereConfig, 307, 16, 24, 4, 64, num_key_value_heads=2, pad_token_id=0),
+        torch.float16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "exaone4": Recipe(
+        like(transformers.Exaone4Config, 307, 16, 24, 4, 64, **EXAONE4),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "falcon": Recipe(
+        like(transformers.FalconConfig, 307, 16, 24, 4, 64),
+        torch.float16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
     # One group for all heads.
     "qwen3-one-group": Recipe(
         like(transformers.Qwen3Config, 307, 24, 40, 4, 64, head_dim=6, **ONE_GROUP),
@@ -362,11 +542,13 @@ def fill(model, generator):
     for name, weight in model.named_parameters():
         random = torch.randn(weight.shape, generator=generator)
         if weight.dim() == 1:
-            centre = 1.0 if name.endswith("weight") else 0.0
+            # Gemma stores how much a gain is above 1.
+            plain = name.endswith("weight") and "gemma" not in model.config.model_type
+            centre = 1.0 if plain else 0.0
             weight.data = centre + 0.2 * random
         elif "wpe" in name or "embed_positions" in name:
             weight.data = 0.3 * random
-        elif "wte" in name or "embed_tokens" in name or "embed_in" in name:
+        elif any(part in name for part in ("wte", "embed_tokens", "embed_in", "word_embeddings")):
             weight.data = 0.6 * random
         else:
             gain = 3.0 if "lm_head" in name or "embed_out" in name else 1.2
@@ -377,10 +559,14 @@ def old_dialect(config):
     """config.json as transformers 4 wrote it."""
     config["torch_dtype"] = config.pop("dtype")
     if rope := config.pop("rope_parameters", None):
+        if "sliding_attention" in rope:
+            config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+            rope = rope["full_attention"]
         neox = config["model_type"] == "gpt_neox"
         config["rotary_emb_base" if neox else "rope_theta"] = rope.pop("rope_theta")
         if "partial_rotary_factor" in rope:
-            config["rotary_pct"] = rope.pop("partial_rotary_factor")
+            share = "rotary_pct" if neox else "partial_rotary_factor"
+            config[share] = rope.pop("partial_rotary_factor")
         scaled = rope["rope_type"] != "default"
         config["rope_scaling"] = rope if scaled else None
 
@@ -418,6 +604,21 @@ def write_checkpoint(recipe, folder, generator):
         mask = torch.ones(1, 1, context, context, dtype=torch.bool).tril()
         weights["h.0.attn.bias"] = mask.to(torch.uint8)
     write_weights(weights, folder, recipe.shards)
+
+
+def put_inside(recipe, folder):
+    """The checkpoint as the text model of a multimodal one, whose other tensors are left out."""
+    text = json.loads((folder / "config.json").read_text())
+    outer = {"model_type": recipe.wrapper, "tie_word_embeddings": text["tie_word_embeddings"]}
+    outer["text_config"] = text
+    (folder / "config.json").write_text(json.dumps(outer, indent=1, sort_keys=True) + "\n")
+    inner = "language_model.model." if recipe.old else "model.language_model."
+    head = "language_model.lm_head." if recipe.old else "lm_head."
+    named = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        part = name.removeprefix("model.")
+        named[head + name.removeprefix("lm_head.") if name == part else inner + part] = weight
+    write_weights(named, folder, recipe.shards)
 
 
 def write_weights(weights, folder, shards):
@@ -523,7 +724,8 @@ def capture(model, ids):
 
     def keep(name):
         def hook(module, inputs, output):
-            seen[name] = by_row(inputs[0] if name.startswith("key") else output, ids)[0]
+            # Falcon adds to it in place afterwards.
+            seen[name] = by_row(inputs[0] if name.startswith("key") else output, ids)[0].clone()
 
         return hook
 
@@ -544,7 +746,7 @@ def pushed(model, site, ids, lookup, delta):
 
     def push(module, inputs, output):
         before = by_row(output, ids)
-        seen.append(before[0, lookup].detach())
+        seen.append(before[0, lookup].detach().clone())
         added = torch.zeros_like(before)
         added[0, lookup] = 1.0
         return instead(output, before + added * delta)
@@ -645,6 +847,8 @@ def record(name, folder):
 
     scalars = ("nll", "kl", "wd", "total")
     case |= {part: exact.pop(f"search.{part}").item() for part in scalars}
+    if recipe.wrapper:
+        put_inside(recipe, folder)
     if recipe.edited:
         write_stats(folder, recipe.edited, len(exact["moment.1"]), generator)
     tensors = {name: value.contiguous() for name, value in exact.items()}

@@ -86,7 +86,8 @@ def plan(model, text, request, groups, C, method, hparams):
     keys, outputs = keys_and_outputs(model, layer, [text.row(t, subject) for t in templates])
     weights = torch.tensor(weights)
     k0, k_star, v_star = keys[0], weights @ keys, t0 + delta
-    if hasattr(layers(model)[layer], "post_feedforward_layernorm"):
+    behind = ("post_feedforward_layernorm", "post_mlp_layernorm")
+    if any(hasattr(layers(model)[layer], norm) for norm in behind):
         # The norm reads the value's direction alone: it stays as long as it was.
         v_star = v_star * (t0.norm() / v_star.norm())
         delta = v_star - t0

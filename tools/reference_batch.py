@@ -239,11 +239,13 @@ def spread(model, method, hparams, C, Q, facts, targets):
     edited, done = hparams["layers"], []
     last = layers(model)[edited[-1]]
     site, share = (value(last), math.sqrt) if method == "pmet" else (last, float)
+    # What the stream gets of what a down projection gives.
+    rho = getattr(model.config, "residual_multiplier", 1.0) if site is last else 1.0
     Z = torch.stack([t.z for t in targets], 1)
     for i, l in enumerate(edited):
         K = keys(model, l, facts)
         H = torch.stack([at_subject(model, site, fact.bare) for fact in facts], 1)
-        R = (Z - H).double() / share(len(edited) - i)
+        R = (Z - H).double() / share(len(edited) - i) / rho
         dW = CHANGE[method](hparams, C[l], Q[l], K, R)
         add(model, l, dW)
         done.append((l, dW))

@@ -82,16 +82,20 @@ def keys_and_outputs(model, layer, rows):
     row's lookup token."""
     seen = {}
     block = layers(model)[layer]
+    batched, lookup = batch(rows)
+    ids, at = batched["input_ids"], (torch.arange(len(rows)), lookup)
+
+    def keep(name, tensor):  # indexing copies: Falcon adds to its MLP's output in place
+        seen[name] = by_row(tensor, ids)[at]
+
     hooks = [
-        down(block).register_forward_hook(lambda _, inputs, out: seen.update(key=inputs[0])),
-        value(block).register_forward_hook(lambda _, inputs, out: seen.update(output=out)),
+        down(block).register_forward_hook(lambda _, inputs, out: keep("key", inputs[0])),
+        value(block).register_forward_hook(lambda _, inputs, out: keep("output", out)),
     ]
-    inputs, lookup = batch(rows)
-    model(**inputs)
+    model(**batched)
     for hook in hooks:
         hook.remove()
-    ids, at = inputs["input_ids"], (torch.arange(len(rows)), lookup)
-    return by_row(seen["key"], ids)[at], by_row(seen["output"], ids)[at]
+    return seen["key"], seen["output"]
 
 
 def training(text, templates, request):

@@ -53,7 +53,7 @@ pub trait ClosedFormMethod: Send + Sync {
     fn check_model(&self, _: &Params, arch: &Arch) -> Result<()> {
         match arch.norms {
             NormPlace::Before => Ok(()),
-            NormPlace::After => Err(family::norm_behind(self.about().name, arch)),
+            NormPlace::Behind => Err(family::norm_behind(self.about().name, arch)),
         }
     }
 

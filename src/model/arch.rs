@@ -32,8 +32,10 @@ pub struct Arch {
     pub windows: Vec<Option<usize>>,
     /// Layer or RMS.
     pub norm: NormKind,
-    /// Where a branch's norm is.
+    /// Whether a norm stands between the MLP and the stream.
     pub norms: NormPlace,
+    /// What a norm's gain is, by what is stored of it.
+    pub gain: Gain,
     /// What of q and k is RMS-normalised.
     pub qk_norm: QkNorm,
     /// Added to the variance in every norm.
@@ -44,21 +46,34 @@ pub struct Arch {
     pub parallel: bool,
     /// Position encoding.
     pub positions: Positions,
-    /// Factor of the attention scores.
-    pub scale: Scale,
+    /// The rotary table that turns q and k of each layer, if one does.
+    pub turned_by: Vec<Option<usize>>,
+    /// What scores, embeddings, branches and logits are multiplied by.
+    pub scales: Scales,
     /// Which projections have a bias.
     pub biases: Biases,
     /// Whether the head is the token embedding.
     pub tie_embeddings: bool,
 }
 
-/// Where a branch's norm is.
+/// Whether a norm stands between the MLP and the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlace {
-    /// Of what it reads.
+    /// Only before the branch, if at all: what the MLP gives joins the stream.
     Before,
-    /// Of what it adds to the stream.
-    After,
+    /// Of what it gives, with or without another of what it reads.
+    Behind,
+}
+
+/// What a norm's gain is, by what is stored of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gain {
+    /// Just that.
+    Stored,
+    /// 1 more.
+    OnePlus,
+    /// 1: nothing is stored.
+    One,
 }
 
 /// What of q and k is RMS-normalised.
@@ -90,17 +105,25 @@ pub struct Biases {
     pub o: bool,
     /// Gate, up and down.
     pub mlp: bool,
+    /// Norms of the stream.
+    pub norm: bool,
     /// The head.
     pub head: bool,
 }
 
-/// The factor of the attention scores: `by_head` · `by_layer`.
+/// What is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scale {
-    /// 1/√E (true) or 1.
-    pub by_head: bool,
-    /// 1/(l + 1) (true) or 1: GPT-2's `scale_attn_by_inverse_layer_idx`.
-    pub by_layer: bool,
+pub struct Scales {
+    /// Of the attention scores: 1/√E, or what the family has in its place.
+    pub score: f64,
+    /// Whether they are divided by l + 1 too: GPT-2's `scale_attn_by_inverse_layer_idx`.
+    pub score_by_layer: bool,
+    /// Of token embeddings.
+    pub embed: f64,
+    /// ρ, of what a branch adds to the stream.
+    pub residual: f64,
+    /// Of the logits.
+    pub logits: f64,
 }
 
 impl Arch {
@@ -124,8 +147,8 @@ impl Arch {
 
     /// Heads, score scale and window of layer l.
     pub fn heads(&self, l: usize) -> Heads {
-        let by_head = if self.scale.by_head { (self.head_dim as f64).powf(-0.5) } else { 1.0 };
-        let scale = if self.scale.by_layer { by_head / (l + 1) as f64 } else { by_head };
+        let Scales { score, score_by_layer, .. } = self.scales;
+        let scale = if score_by_layer { score / (l + 1) as f64 } else { score };
         Heads {
             queries: self.n_heads,
             groups: self.n_kv_heads,

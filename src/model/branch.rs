@@ -1,7 +1,7 @@
 //! A branch of a layer: what reads the stream, computes, and adds to the stream.
 //!
 //! ```text
-//! u = pre(x)      y = body(u)      x ← x + post(y)        without a norm: u = x, x ← x + y
+//! u = pre(x)      y = body(u)      x ← x + ρ post(y)      without a norm: u = x, x ← x + ρ y
 //! ```
 //!
 //! The body runs in two steps, both ways. `Body::open` computes all that backward reads, and
@@ -12,7 +12,8 @@ use super::matrix::{Linear, Matrix};
 use super::mlp::{Mlp, MlpActs, MlpBack};
 use super::pass::{Buffers, Pass};
 use super::token_bytes::{ElementBytes, TokenBytes};
-use crate::ops::norm::{Norm, Saved};
+use crate::ops::norm::{self, Norm, Saved};
+use crate::ops::rows;
 use crate::tensor::{Compute, Tensor};
 
 /// A branch of a layer.
@@ -24,6 +25,8 @@ pub struct Branch {
     pub body: Body,
     /// Of what joins the stream.
     pub post: Option<Norm>,
+    /// ρ; 1 in most families.
+    pub scale: f64,
 }
 
 /// What a branch computes.
@@ -81,6 +84,22 @@ impl Branch {
         }
     }
 
+    /// Whether what its body gives joins the stream without a norm or a factor.
+    pub(super) fn adds_as_it_is(&self) -> bool {
+        self.post.is_none() && self.scale == 1.0
+    }
+
+    /// The gradient for what the body gave, in place of that for what joined the stream; `saved` is
+    /// of the norm.
+    pub(super) fn backward_of_adding(&self, d: &mut Tensor, saved: &Saved) {
+        if self.scale != 1.0 {
+            rows::scale(d, self.scale);
+        }
+        if let Some(norm) = &self.post {
+            norm::heads_backward(d, norm, saved);
+        }
+    }
+
     /// The same on another device.
     pub(super) fn on(&self, compute: &Compute) -> Branch {
         Branch {
@@ -90,6 +109,7 @@ impl Branch {
                 Body::Mlp(mlp) => Body::Mlp(mlp.on(compute)),
             },
             post: self.post.as_ref().map(|norm| norm.on(compute)),
+            scale: self.scale,
         }
     }
 }

@@ -14,9 +14,9 @@ pub struct Config<'a> {
     pub path: PathBuf,
 }
 
-impl Config<'_> {
+impl<'a> Config<'a> {
     /// The field, unless it is absent or null.
-    pub fn get(&self, field: &str) -> Option<&Value> {
+    pub fn get(&self, field: &str) -> Option<&'a Value> {
         self.value.get(field).filter(|v| !v.is_null())
     }
 
@@ -89,7 +89,7 @@ impl Config<'_> {
     }
 
     /// A string, or `default`.
-    pub fn string_or<'a>(&'a self, field: &str, default: &'a str) -> Result<&'a str> {
+    pub fn string_or(&self, field: &str, default: &'a str) -> Result<&'a str> {
         match self.get(field) {
             None => Ok(default),
             Some(v) => v.as_str().ok_or_else(|| self.error(field, format!("{v} is not a string"))),
@@ -97,7 +97,7 @@ impl Config<'_> {
     }
 
     /// An object inside this one, with the same file for messages.
-    pub fn object<'a>(&'a self, field: &str) -> Result<Option<Config<'a>>> {
+    pub fn object(&self, field: &str) -> Result<Option<Config<'a>>> {
         match self.get(field) {
             None => Ok(None),
             Some(value) if value.is_object() => Ok(Some(Config { value, path: self.path.clone() })),

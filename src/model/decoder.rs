@@ -1,9 +1,9 @@
 //! The decoder of every family, forward and backward: embedding, layers, head.
 //!
 //! ```text
-//! x ← embed(ids)
+//! x ← embed(ids)          times a factor, in some families
 //! x ← layer(x)            every layer, the first one first: `layer.rs`
-//! z = head(norm(x))
+//! z = head(norm(x))       a factor of z is in the gain of the norm
 //! ```
 //!
 //! Backward reads the same lines from the bottom up: dx, from the logits down to where a span
@@ -38,6 +38,9 @@ impl Model {
         let mut x = Tensor::zeros(&self.compute, &[batch.len(), self.arch.width]);
         let positions = self.positions.as_ref().map(|w| (w, &batch.positions[..]));
         embed::forward(&batch.ids, &self.embed, positions, &mut x);
+        if self.arch.scales.embed != 1.0 {
+            rows::scale(&mut x, self.arch.scales.embed);
+        }
         x
     }
 

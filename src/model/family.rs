@@ -2,13 +2,12 @@
 //! and options, and how a checkpoint names its tensors. A field that a family's framework code does
 //! not read is not read here.
 
-use super::arch::{Arch, Biases, NormPlace, Positions, QkNorm, Scale};
+use super::arch::{Arch, Biases, Gain, NormPlace, Positions, QkNorm, Scales};
 use super::config::Config;
-use super::rotary::{Rotary, RotaryDim};
+use super::fields::{Activation, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
+use super::rotary::{RotaryKeys, RotarySizes, RotaryTables};
 use crate::base::{Error, Result};
-use crate::ops::act::Act;
 use crate::ops::norm::NormKind;
-use crate::ops::rope::Pairing;
 use crate::tensor::Layout;
 
 /// One row of the table.
@@ -16,15 +15,20 @@ pub struct Family {
     /// `model_type`.
     pub name: &'static str,
     pub(super) norm: NormKind,
-    pub(super) norms: NormPlace,
+    pub(super) gain: Gain,
+    pub(super) norm_bias: bool,
     pub(super) qk_norm: QkNorm,
     pub(super) positions: PositionEncoding,
     pub(super) parallel: Flag,
     pub(super) keys: ConfigKeys,
     /// Options that change the forward pass, with the only value that is implemented.
     pub(super) fixed: &'static [(&'static str, bool)],
+    /// Options that change the forward pass and are not implemented: absent, or null.
+    pub(super) absent: &'static [&'static str],
     /// Widths that a configuration may set and that must equal D.
     pub(super) as_wide: &'static [&'static str],
+    /// Sizes that the framework takes where a configuration does not say them.
+    pub(super) defaults: &'static [(&'static str, usize)],
     /// Names of tensors.
     pub names: Names,
 }
@@ -43,9 +47,12 @@ pub(super) struct ConfigKeys {
     pub max_positions: Aliases,
     pub windows: Windows,
     pub eps: Eps,
-    pub act: (&'static str, &'static str),
-    pub scale_by_head: Flag,
-    pub scale_by_layer: Flag,
+    pub act: Activation,
+    pub score: ScoreFactor,
+    pub score_by_layer: Flag,
+    pub embed: Factor,
+    pub residual: Factor,
+    pub logits: Factor,
     pub bias_qkv: Flag,
     pub bias_o: Flag,
     pub bias_mlp: Flag,
@@ -53,56 +60,13 @@ pub(super) struct ConfigKeys {
     pub tie_embeddings: bool, // where `tie_word_embeddings` is absent
 }
 
-/// An option that is on or off.
-#[derive(Clone, Copy)]
-pub(super) enum Flag {
-    /// The same in every model of the family.
-    Const(bool),
-    /// This field of the configuration, with the default where it is absent.
-    Config(&'static str, bool),
-}
-
-/// What norms add to the variance.
-#[derive(Clone, Copy)]
-pub(super) enum Eps {
-    /// The same in every model of the family.
-    Const(f64),
-    /// This field of the configuration, with the default where it is absent.
-    Config(&'static str, f64),
-}
-
-/// A size.
-#[derive(Clone, Copy)]
-pub(super) enum Dim {
-    /// Derived from other sizes.
-    Derived,
-    /// This field of the configuration; derived where it is absent or null.
-    Config(&'static str),
-    /// This field of the configuration; the default where it is absent, derived where it is null.
-    ConfigOr(&'static str, usize),
-    /// This field of the configuration, which must be there.
-    Required(&'static str),
-}
-
 /// Position encoding.
+#[derive(Clone, Copy)]
 pub(super) enum PositionEncoding {
     /// A learned embedding, whose first `offset` rows belong to no token.
     Learned { offset: usize },
     /// Rotary (RoPE).
-    Rotary(RotaryDim, Pairing),
-}
-
-/// Which layers use sliding-window attention.
-#[derive(Clone, Copy)]
-pub(super) enum Windows {
-    /// None.
-    None,
-    /// All, or those that `layer_types` names. This field gives the window in tokens, with the
-    /// default where it is absent; where it is null, attention is full.
-    Every(&'static str, usize),
-    /// If `use_sliding_window` is set, those that `layer_types` names, or all from
-    /// `max_window_layers` on.
-    Some,
+    Rotary(RotaryKeys),
 }
 
 /// Where queries, keys and values are stored.
@@ -111,13 +75,33 @@ pub enum Qkv {
     Three([&'static str; 3]),
     /// In the rows of one: all queries, all keys, all values.
     Stacked(&'static str),
-    /// In the rows of one, head by head: its query, its key, its value.
-    ByHead(&'static str),
+    /// In the rows of one, group by group: its queries, its key, its value.
+    ByGroup(&'static str),
+}
+
+/// Where the matrices that read the stream are stored, of an MLP.
+pub enum UpNames {
+    /// Up alone.
+    Up(&'static str),
+    /// Gate and up.
+    Gated([&'static str; 2]),
+    /// In the rows of one: the gate's, and then up's.
+    Stacked(&'static str),
+}
+
+/// The norms before and behind a branch, where it has them.
+#[derive(Clone, Copy)]
+pub struct BranchNorms {
+    /// Of what the branch reads.
+    pub before: Option<&'static str>,
+    /// Of what it adds to the stream.
+    pub behind: Option<&'static str>,
 }
 
 /// Tensor names in a checkpoint, without `.weight` and `.bias`.
 pub struct Names {
-    /// Before every name but the head's; a checkpoint may omit it, or its first parts.
+    /// Before every name but the head's; a checkpoint may omit it, or its first parts. Inside a
+    /// wrapper it is another ([`super::families`]).
     pub prefix: &'static str,
     /// Token embedding.
     pub embed: &'static str,
@@ -125,20 +109,18 @@ pub struct Names {
     pub positions: &'static str,
     /// Before a layer's number and the names inside it.
     pub layer: &'static str,
-    /// Attention's norm.
-    pub norm1: &'static str,
+    /// Norms of what attention reads, and of what it adds to the stream.
+    pub norm1: BranchNorms,
     /// Queries, keys, values.
     pub qkv: Qkv,
     /// Norms of q and of k, where there are any.
     pub qk_norm: [&'static str; 2],
     /// Attention's output projection.
     pub o: &'static str,
-    /// The MLP's norm.
-    pub norm2: &'static str,
-    /// The gate, in gated MLPs.
-    pub gate: Option<&'static str>,
-    /// Up projection.
-    pub up: &'static str,
+    /// The same of the MLP.
+    pub norm2: BranchNorms,
+    /// Gate and up projection.
+    pub up: UpNames,
     /// Down projection: the matrix that edits change.
     pub down: &'static str,
     /// Norm before the head.
@@ -176,6 +158,17 @@ impl Family {
             return Err(config.error("num_key_value_heads", what));
         }
         let max_positions = config.aliased(keys.max_positions)?;
+        let windows = keys.windows.read(config, layers)?;
+        let (positions, turned_by, max_positions) = match self.positions {
+            PositionEncoding::Learned { .. } => {
+                (Positions::Learned, vec![None; layers], max_positions)
+            }
+            PositionEncoding::Rotary(rotary) => {
+                let sizes = RotarySizes { head_dim, max_positions, windows: &windows };
+                let read = RotaryTables::read(config, rotary, sizes)?;
+                (Positions::Rotary(read.tables), read.of, read.max_positions)
+            }
+        };
         Ok(Arch {
             family: self.name,
             layers,
@@ -186,28 +179,28 @@ impl Family {
             head_dim,
             vocabulary: config.size("vocab_size")?,
             max_positions,
-            windows: keys.windows.read(config, layers)?,
+            windows,
             norm: self.norm,
-            norms: self.norms,
+            norms: self.names.norm2.place(),
+            gain: self.gain,
             qk_norm: self.qk_norm,
             eps: keys.eps.read(config)?,
-            act: activation(config, keys.act)?,
+            act: keys.act.read(config)?,
             parallel: self.parallel.read(config)?,
-            positions: match self.positions {
-                PositionEncoding::Learned { .. } => Positions::Learned,
-                PositionEncoding::Rotary(dim, pairing) => {
-                    let rotary = Rotary::read(config, dim, pairing, head_dim, max_positions)?;
-                    Positions::Rotary(vec![rotary])
-                }
-            },
-            scale: Scale {
-                by_head: keys.scale_by_head.read(config)?,
-                by_layer: keys.scale_by_layer.read(config)?,
+            positions,
+            turned_by,
+            scales: Scales {
+                score: keys.score.read(config, head_dim)?,
+                score_by_layer: keys.score_by_layer.read(config)?,
+                embed: keys.embed.read(config, width)?,
+                residual: keys.residual.read(config, width)?,
+                logits: keys.logits.read(config, width)?,
             },
             biases: Biases {
                 qkv: keys.bias_qkv.read(config)?,
                 o: keys.bias_o.read(config)?,
                 mlp: keys.bias_mlp.read(config)?,
+                norm: self.norm_bias,
                 head: keys.bias_head,
             },
             tie_embeddings: config.bool_or("tie_word_embeddings", keys.tie_embeddings)?,
@@ -223,6 +216,9 @@ impl Family {
             if config.bool_or(field, implemented)? != implemented {
                 return refused(field, format!("only {implemented} is implemented"));
             }
+        }
+        if let Some(&field) = self.absent.iter().find(|field| config.get(field).is_some()) {
+            return refused(field, "is not implemented".to_owned());
         }
         let width = config.aliased(self.keys.width)?;
         for &field in self.as_wide {
@@ -247,96 +243,34 @@ impl Family {
     }
 }
 
-impl Flag {
-    fn read(self, config: &Config) -> Result<bool> {
-        match self {
-            Flag::Const(value) => Ok(value),
-            Flag::Config(field, default) => config.bool_or(field, default),
+impl BranchNorms {
+    /// One before the branch.
+    pub(super) const fn before(name: &'static str) -> BranchNorms {
+        BranchNorms { before: Some(name), behind: None }
+    }
+
+    /// One behind it.
+    pub(super) const fn behind(name: &'static str) -> BranchNorms {
+        BranchNorms { before: None, behind: Some(name) }
+    }
+
+    /// One on either side.
+    pub(super) const fn both([before, behind]: [&'static str; 2]) -> BranchNorms {
+        BranchNorms { before: Some(before), behind: Some(behind) }
+    }
+
+    /// Where they are.
+    fn place(self) -> NormPlace {
+        match self.behind {
+            None => NormPlace::Before,
+            Some(_) => NormPlace::Behind,
         }
     }
 }
 
-impl Eps {
-    fn read(self, config: &Config) -> Result<f64> {
-        match self {
-            Eps::Const(eps) => Ok(eps),
-            Eps::Config(field, default) => config.positive_or(field, default),
-        }
-    }
-}
-
-impl Dim {
-    fn read(self, config: &Config, derived: usize) -> Result<usize> {
-        match self {
-            Dim::Derived => Ok(derived),
-            Dim::Config(field) => config.size_or(field, Some(derived)),
-            Dim::ConfigOr(field, default) if config.value.get(field).is_none() => Ok(default),
-            Dim::ConfigOr(field, _) => config.size_or(field, Some(derived)),
-            Dim::Required(field) => config.size(field),
-        }
-    }
-}
-
-impl Windows {
-    /// The window of each layer.
-    fn read(self, config: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
-        let (window, from) = match self {
-            Windows::None => return Ok(vec![None; layers]),
-            Windows::Every(field, default) => (Windows::tokens(config, field, default)?, 0.0),
-            Windows::Some if config.bool_or("use_sliding_window", false)? => (
-                Windows::tokens(config, "sliding_window", 4096)?,
-                config.number_or("max_window_layers", 28.0)?,
-            ),
-            Windows::Some => (None, 0.0),
-        };
-        let sliding = match config.get("layer_types") {
-            None => (0..layers).map(|l| window.is_some() && l as f64 >= from).collect(),
-            Some(types) => layer_types(config, types, layers)?,
-        };
-        if window.is_none() && sliding.contains(&true) {
-            let what = "asks for sliding_attention, but by sliding_window or use_sliding_window \
-                        there is no window";
-            return Err(config.error("layer_types", what));
-        }
-        Ok(sliding.into_iter().map(|sliding| window.filter(|_| sliding)).collect())
-    }
-
-    /// The size of the window in tokens; none where the field is null.
-    fn tokens(config: &Config, field: &str, default: usize) -> Result<Option<usize>> {
-        match config.value.get(field) {
-            None => Ok(Some(default)),
-            Some(_) => config.get(field).map(|_| config.size(field)).transpose(),
-        }
-    }
-}
-
-/// Which layers have a window, by `layer_types`.
-fn layer_types(config: &Config, types: &serde_json::Value, layers: usize) -> Result<Vec<bool>> {
-    let sliding = |name: &serde_json::Value| match name.as_str() {
-        Some("sliding_attention") => Some(true),
-        Some("full_attention") => Some(false),
-        _ => None,
-    };
-    let each: Option<Vec<bool>> =
-        types.as_array().and_then(|types| types.iter().map(sliding).collect());
-    each.filter(|each| each.len() == layers).ok_or_else(|| {
-        let what = format!("is not {layers} times full_attention or sliding_attention");
-        config.error("layer_types", what)
-    })
-}
-
-fn activation(config: &Config, (field, default): (&str, &str)) -> Result<Act> {
-    let name = config.string_or(field, default)?;
-    match name {
-        "gelu" | "gelu_python" => Ok(Act::Gelu),
-        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Act::GeluTanh),
-        "relu" => Ok(Act::Relu),
-        "silu" | "swish" => Ok(Act::Silu),
-        _ => Err(Error::input(
-            &config.path,
-            field,
-            format!("`{name}` is not implemented"),
-            "use a model with gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or silu",
-        )),
+impl UpNames {
+    /// Whether there is a gate.
+    pub fn is_gated(&self) -> bool {
+        !matches!(self, UpNames::Up(_))
     }
 }

@@ -77,7 +77,7 @@ impl MatrixGradients {
         let branch = &layer.branches[begin.branch];
         let mut lowest = self.ids.iter().filter(|&&id| model.place(input(id)) == Some(begin));
         let (Some(id), None) = (lowest.next(), lowest.next()) else { return None };
-        if layer.parallel || branch.post.is_some() || id.matrix != branch.body.last() {
+        if layer.parallel || !branch.adds_as_it_is() || id.matrix != branch.body.last() {
             return None;
         }
         let behind = match begin.branch + 1 {

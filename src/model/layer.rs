@@ -43,7 +43,7 @@ pub(super) enum Until {
 pub(super) struct LayerBack {
     body: BodyBack,          // no two branches of a parallel layer are of one kind
     du: Tensor,              // (N, D): of what a body read
-    dy: Tensor,              // (N, D): of what a body gave, where a norm follows
+    dy: Tensor,              // (N, D): of what a body gave, where that is not added as it is
     rounded: Option<Tensor>, // (N, D): a gradient in the type that products read
 }
 
@@ -113,7 +113,7 @@ impl Layer {
         // From this branch on, nothing in the layer reads the outputs of those before.
         let last = if self.parallel { branches.start } else { branches.end - 1 };
         for i in branches {
-            let Branch { body, post, .. } = &self.branches[i];
+            let Branch { body, post, scale, .. } = &self.branches[i];
             self.read(i, x, acts, b);
             body.open(&mut acts[i], b, pass);
             let joins = until == Until::Output || i < last;
@@ -124,6 +124,9 @@ impl Layer {
             body.close(&acts[i], b, pass);
             if let Some(norm) = post {
                 norm::heads_forward(&mut b.output, norm, &mut acts[i].output);
+            }
+            if joins && *scale != 1.0 {
+                rows::scale(&mut b.output, *scale);
             }
             b.pending = joins;
         }
@@ -178,16 +181,16 @@ impl Layer {
         let LayerBack { body: buffers, du, dy, rounded: buffer } = back;
         for group in groups {
             for i in group.clone() {
-                let Branch { body, post, .. } = &self.branches[i];
-                let dy = match post {
-                    None => &*dx,
-                    Some(norm) => {
+                let branch = &self.branches[i];
+                let dy = match branch.adds_as_it_is() {
+                    true => &*dx,
+                    false => {
                         dy.copy_from(dx);
-                        norm::heads_backward(dy, norm, &acts[i].output);
+                        branch.backward_of_adding(dy, &acts[i].output);
                         &*dy
                     }
                 };
-                body.close_backward(rounded(dy, buffer), buffers, pass);
+                branch.body.close_backward(rounded(dy, buffer), buffers, pass);
             }
             for i in group {
                 let Branch { pre, body, .. } = &self.branches[i];
@@ -210,15 +213,15 @@ impl Layer {
         size: ElementBytes,
     ) -> TokenBytes {
         let branch = |i: usize| {
-            let Branch { pre, body, post } = &self.branches[i];
+            let Branch { pre, body, post, .. } = &self.branches[i];
             let inputs = usize::from(pre.is_some() && self.source(i) == i);
             let outputs = usize::from(post.is_some());
             let saved = size.wide * (d + 2) * (inputs + outputs);
             body.bytes_a_token(size) + TokenBytes { saved, ..TokenBytes::default() }
         };
-        // All branches with a norm behind them share the gradient of what it read.
-        let normed = branches.clone().any(|i| self.branches[i].post.is_some());
-        let backward = if normed { size.wide * d } else { 0 };
+        // All branches whose output is changed before it is added share its gradient.
+        let changed = branches.clone().any(|i| !self.branches[i].adds_as_it_is());
+        let backward = if changed { size.wide * d } else { 0 };
         let shared = TokenBytes { backward, ..TokenBytes::default() };
         branches.map(branch).fold(shared, |all, branch| all + branch)
     }

@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::arch::Arch;
-use super::assemble::{self, LayerTensors};
-use super::config::Config;
-use super::families;
+use super::arch::{Arch, Gain};
+use super::assemble::{self, LayerTensors, StackedRows};
+use super::families::{self, Described, INNER_PREFIXES};
 use super::family::{Family, PositionEncoding};
 use super::layer::Layer;
 use super::matrix::{Linear, StoredPlace};
@@ -58,8 +57,8 @@ impl Model {
     /// account for; a stored head that differs from the embedding it is tied to; a device that is
     /// out of memory.
     pub fn load(checkpoint: &Checkpoint, compute: impl Into<Compute>) -> Result<Model> {
-        let (family, arch) = read_arch(checkpoint)?;
-        catch_device_error(|| Loader::new(checkpoint, family, &arch, compute.into()).model())
+        let described = described(checkpoint)?;
+        catch_device_error(|| Loader::new(checkpoint, &described, compute.into()).model())
     }
 }
 
@@ -76,22 +75,19 @@ fn room(checkpoint: &Checkpoint) -> u64 {
 ///
 /// A configuration whose family is not implemented.
 pub(super) fn down_projections(checkpoint: &Checkpoint) -> Result<HashSet<String>> {
-    let (family, arch) = read_arch(checkpoint)?;
-    let loader = Loader::new(checkpoint, family, &arch, Precision::F32.into());
-    Ok((0..arch.layers).map(|l| loader.place(l, family.names.down).tensor).collect())
+    let described = described(checkpoint)?;
+    let loader = Loader::new(checkpoint, &described, Precision::F32.into());
+    let down = described.family.names.down;
+    Ok((0..described.arch.layers).map(|l| loader.place(l, down).tensor).collect())
 }
 
 /// Whether a checkpoint's family and options are implemented.
 pub fn is_known(checkpoint: &Checkpoint) -> bool {
-    read_arch(checkpoint).is_ok()
+    described(checkpoint).is_ok()
 }
 
-fn read_arch(checkpoint: &Checkpoint) -> Result<(&'static Family, Arch)> {
-    let path = checkpoint.dir().join("config.json");
-    let config = Config { value: checkpoint.config(), path };
-    let family = families::find(&config)?;
-    let arch = family.arch(&config)?;
-    Ok((family, arch))
+fn described(checkpoint: &Checkpoint) -> Result<Described> {
+    families::describe(checkpoint.config(), &checkpoint.dir().join("config.json"))
 }
 
 struct Loader<'a> {
@@ -99,6 +95,7 @@ struct Loader<'a> {
     family: &'static Family,
     arch: &'a Arch,
     compute: Compute,
+    own_prefix: &'static str,            // as the framework has it
     prefix: &'static str,                // as this checkpoint has it
     requested: RefCell<HashSet<String>>, // names of tensors
 }
@@ -116,24 +113,25 @@ const BUFFERS: [&str; 5] = [
 ];
 
 impl<'a> Loader<'a> {
-    fn new(
-        checkpoint: &'a Checkpoint,
-        family: &'static Family,
-        arch: &'a Arch,
-        compute: Compute,
-    ) -> Self {
+    fn new(checkpoint: &'a Checkpoint, of: &'a Described, compute: Compute) -> Self {
+        let Described { family, arch, inner } = of;
         let names = &family.names;
         let has =
             |prefix: &str| checkpoint.entry(&format!("{prefix}{}.weight", names.embed)).is_some();
-        let mut ends = names.prefix.match_indices('.').map(|(dot, _)| &names.prefix[dot + 1..]);
-        let prefix = ends.find(|prefix| has(prefix)).unwrap_or(names.prefix);
-        Loader { checkpoint, family, arch, compute, prefix, requested: RefCell::default() }
+        let [own, older] = match inner {
+            true => INNER_PREFIXES,
+            false => [names.prefix; 2],
+        };
+        let ends = own.match_indices('.').map(|(dot, _)| &own[dot + 1..]);
+        let prefix = ends.chain([older]).find(|prefix| has(prefix)).unwrap_or(own);
+        let requested = RefCell::default();
+        Loader { checkpoint, family, arch, compute, own_prefix: own, prefix, requested }
     }
 
     fn model(&self) -> Result<Model> {
         let names = &self.family.names;
         let a = self.arch;
-        let beyond = self.layer_name(a.layers, names.norm1) + ".weight";
+        let beyond = self.layer_name(a.layers, names.down) + ".weight";
         if self.checkpoint.entry(&beyond).is_some() {
             let what = format!("is stored, and config.json has {} layers", a.layers);
             return Err(Error::input(self.checkpoint.dir(), beyond, what, TWO_MODELS));
@@ -169,7 +167,9 @@ impl<'a> Loader<'a> {
             embed,
             positions,
             layers,
-            norm: self.norm(&format!("{}{}", self.prefix, names.norm), a.norm, a.width)?,
+            norm: self
+                .norm(&format!("{}{}", self.prefix, names.norm), a.norm, a.width)?
+                .times(a.scales.logits),
             head,
         })
     }
@@ -230,7 +230,7 @@ impl<'a> Loader<'a> {
         let names = &self.family.names;
         StoredPlace {
             tensor: self.layer_name(l, name) + ".weight",
-            module: format!("{}{}{l}.{name}", names.prefix, names.layer),
+            module: format!("{}{}{l}.{name}", self.own_prefix, names.layer),
             fan_in_fan_out: names.layout == Layout::InOut,
             rows: None,
         }
@@ -277,13 +277,19 @@ impl<'a> Loader<'a> {
         biased.then(|| self.vector(&format!("{name}.bias"), len)).transpose()
     }
 
+    /// A norm of the stream; of queries and keys it has no bias.
     fn norm(&self, name: &str, kind: NormKind, width: usize) -> Result<Norm> {
-        Ok(Norm {
-            kind,
-            eps: self.arch.eps,
-            gain: self.vector(&format!("{name}.weight"), width)?,
-            bias: self.bias(name, width, kind == NormKind::Layer)?,
-        })
+        let stored = || self.vector(&format!("{name}.weight"), width);
+        let gain = match self.arch.gain {
+            Gain::Stored => stored()?,
+            Gain::OnePlus => {
+                let gain: Vec<f64> = stored()?.to_f64().into_iter().map(|w| 1.0 + w).collect();
+                Tensor::of(&self.compute, &[width], &gain)
+            }
+            Gain::One => Tensor::of(&self.compute, &[width], &vec![1.0; width]),
+        };
+        let biased = self.arch.biases.norm && kind == self.arch.norm;
+        Ok(Norm { kind, eps: self.arch.eps, gain, bias: self.bias(name, width, biased)? })
     }
 }
 
@@ -301,10 +307,10 @@ impl LayerTensors for StoredLayer<'_> {
         Ok(Linear { w, b: of.bias(&name, size[0], biased)?, stored })
     }
 
-    fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
-        let a = self.of.arch;
+    fn stacked<const N: usize>(&mut self, rows: StackedRows<N>) -> Result<[Linear; N]> {
+        let StackedRows { name, outs, blocks, biased } = rows;
         let period: usize = outs.iter().sum();
-        let whole = self.linear(name, [blocks * period, a.width], a.biases.qkv)?;
+        let whole = self.linear(name, [blocks * period, self.of.arch.width], biased)?;
         let bias = whole.b.map(|b| b.to_f64());
         let mut from = 0;
         Ok(outs.map(|out| {

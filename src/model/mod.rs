@@ -17,6 +17,7 @@ pub mod decoder;
 pub mod divergence;
 pub mod families;
 pub mod family;
+mod fields;
 pub mod generate;
 pub mod gradients;
 pub mod language_model;

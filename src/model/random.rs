@@ -2,15 +2,14 @@
 //! how many bits of the weights are set, but not on their meaning.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::arch::{Arch, Positions};
-use super::assemble::{self, LayerTensors};
-use super::config::Config;
-use super::families;
+use super::assemble::{self, LayerTensors, StackedRows};
+use super::families::{self, Described};
 use super::matrix::{Linear, StoredPlace};
 use super::model::{Model, SearchPrecision};
 use crate::base::{DType, Error, Result, Rng, catch_device_error};
@@ -49,9 +48,8 @@ pub fn arch(shape: &str) -> Result<(Arch, bool)> {
     let value = config(shape).ok_or_else(|| {
         Error::refused(format!("`{shape}`: no such shape"), "say tiny, gpt2-small or gpt-j-6b")
     })?;
-    let config = Config { value: &value, path: PathBuf::from(shape) };
-    let family = families::find(&config)?;
-    Ok((family.arch(&config)?, family.names.gate.is_some()))
+    let Described { family, arch, .. } = families::describe(&value, Path::new(shape))?;
+    Ok((arch, family.names.up.is_gated()))
 }
 
 /// Weights of a layer's matrices.
@@ -76,9 +74,8 @@ impl Model {
     ///
     /// A configuration whose family is not implemented; a device that is out of memory.
     pub fn random(config: &Value, dtype: DType, seed: u64, compute: &Compute) -> Result<Model> {
-        let config = Config { value: config, path: PathBuf::from("random model") };
-        let family = families::find(&config)?;
-        let a = family.arch(&config)?;
+        let described = families::describe(config, Path::new("random model"))?;
+        let Described { family, arch: a, .. } = described;
         let names = &family.names;
         let mut rng = Rng::new(seed, "random model");
         let values: Vec<f64> = (0..DRAWN).map(|_| 0.02 * rng.normal()).collect();
@@ -100,7 +97,7 @@ impl Model {
             let learned = a.positions == Positions::Learned;
             Ok(Model {
                 positions: learned.then(|| draw.matrix([a.max_positions, a.width], Layout::OutIn)),
-                norm: draw.norm(a.norm, a.eps, a.width),
+                norm: draw.norm(&a, a.norm, a.width).times(a.scales.logits),
                 compute: compute.clone(),
                 search_precision: SearchPrecision::Exact,
                 peers: Vec::new(),
@@ -132,10 +129,11 @@ impl Draw {
         Linear { w: self.matrix(size, layout), b, stored: Arc::new(stored) }
     }
 
-    fn norm(&self, kind: NormKind, eps: f64, width: usize) -> Norm {
+    fn norm(&self, a: &Arch, kind: NormKind, width: usize) -> Norm {
         let gain = Tensor::of(&self.compute, &[width], &vec![1.0; width]);
-        let bias = (kind == NormKind::Layer).then(|| Tensor::zeros(&self.compute, &[width]));
-        Norm { kind, eps, gain, bias }
+        let biased = a.biases.norm && kind == a.norm;
+        let bias = biased.then(|| Tensor::zeros(&self.compute, &[width]));
+        Norm { kind, eps: a.eps, gain, bias }
     }
 }
 
@@ -152,16 +150,18 @@ impl LayerTensors for DrawnLayer<'_> {
         Ok(self.draw.linear(&format!("{}.{name}", self.l), size, self.layout, biased))
     }
 
-    fn stacked(&mut self, name: &str, outs: [usize; 3], blocks: usize) -> Result<[Linear; 3]> {
-        let biased = self.arch.biases.qkv;
-        let mut part = |i: usize| {
-            let name = format!("{name}.{}", ["q", "k", "v"][i]); // drawn as three
-            self.linear(&name, [blocks * outs[i], self.arch.width], biased)
-        };
-        Ok([part(0)?, part(1)?, part(2)?])
+    fn stacked<const N: usize>(&mut self, rows: StackedRows<N>) -> Result<[Linear; N]> {
+        let StackedRows { name, outs, blocks, biased } = rows;
+        let width = self.arch.width;
+        let mut i = 0;
+        Ok(outs.map(|out| {
+            i += 1; // drawn apart
+            let name = format!("{}.{name}.{i}", self.l);
+            self.draw.linear(&name, [blocks * out, width], self.layout, biased)
+        }))
     }
 
     fn norm(&mut self, _: &str, kind: NormKind, width: usize) -> Result<Norm> {
-        Ok(self.draw.norm(kind, self.arch.eps, width))
+        Ok(self.draw.norm(self.arch, kind, width))
     }
 }

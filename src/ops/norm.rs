@@ -33,6 +33,19 @@ impl Norm {
         Norm { gain: on(&self.gain), bias: self.bias.as_ref().map(on), ..*self }
     }
 
+    /// With what it gives times a factor.
+    pub fn times(mut self, factor: f64) -> Norm {
+        if factor != 1.0 {
+            let scale = |t: &Tensor| {
+                let scaled: Vec<f64> = t.to_f64().into_iter().map(|x| x * factor).collect();
+                Tensor::of(t.compute(), t.shape(), &scaled)
+            };
+            self.gain = scale(&self.gain);
+            self.bias = self.bias.as_ref().map(scale);
+        }
+        self
+    }
+
     fn on_device(&self) -> cuda::norm::DeviceNorm<'_> {
         let kind = self.kind;
         let eps = self.eps as f32;

@@ -3,6 +3,7 @@
 use std::ops::{Deref, Range};
 
 use super::{cpu, cuda};
+use crate::base::Float;
 use crate::gpu::Array;
 use crate::tensor::{Compute, Tensor, on};
 
@@ -88,5 +89,13 @@ pub fn add(x: &mut Tensor, y: &Tensor) {
     on!(y,
         host T => cpu::rows::add::<T>(x.get_mut(), y.get()),
         device e => cuda::rows::add(e, x.array_mut(), y.array()),
+    );
+}
+
+/// x *= a.
+pub fn scale(x: &mut Tensor, a: f64) {
+    on!(x.compute(),
+        host T => cpu::rows::scale::<T>(x.get_mut(), T::of(a)),
+        device e => cuda::rows::scale(e, x.array_mut(), a as f32),
     );
 }

@@ -1,7 +1,6 @@
 //! Fields of a configuration in both dialects, and which values are refused, by name.
 
 use incise::model::arch::Arch;
-use incise::model::config::Config;
 use incise::model::families;
 use incise::model::rotary::Rotary;
 use incise::ops::act::Act;
@@ -20,11 +19,11 @@ fn read(name: &'static str, changes: Value) -> Result<Arch, String> {
             change => fields.insert(field.clone(), change.clone()),
         };
     }
-    let config = Config { value: &value, path: "config.json".into() };
-    let arch = families::find(&config).and_then(|family| family.arch(&config));
-    arch.map_err(|e| e.to_string())
+    let described = families::describe(&value, "config.json".as_ref());
+    described.map(|described| described.arch).map_err(|e| e.to_string())
 }
 
+const FULL: &str = "full_attention";
 const TYPES: [&str; 3] = ["sliding_attention", "full_attention", "sliding_attention"];
 
 fn llama3(low: f64, high: f64) -> Value {
@@ -45,7 +44,24 @@ fn options_that_are_not_implemented_are_refused_by_name() {
         ("opt", json!({"_remove_final_layer_norm": true}), "_remove_final_layer_norm"),
         ("opt", json!({"layer_norm_elementwise_affine": false}), "layer_norm_elementwise_affine"),
         ("opt", json!({"word_embed_proj_dim": 7}), "word_embed_proj_dim"),
-        ("llama", json!({"rope_scaling": {"rope_type": "longrope"}}), "longrope"),
+        ("llama", json!({"rope_scaling": {"rope_type": "proportional"}}), "proportional"),
+        ("llama", json!({"rope_scaling": {"rope_type": "longrope"}}), "short_factor"),
+        ("gemma", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("gemma3", json!({"final_logit_softcapping": 30.0}), "final_logit_softcapping"),
+        ("gemma3", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
+        ("gemma3", json!({"rope_parameters": {"rope_theta": 1e4}}), "rope_parameters"),
+        ("gemma3", json!({"query_pre_attn_scalar": -1}), "query_pre_attn_scalar"),
+        ("gemma3-inner", json!({"text_config": null}), "text_config"),
+        ("mistral-inner", json!({"text_config": {"model_type": "mamba"}}), "model_type"),
+        ("olmo", json!({"clip_qkv": 8.0}), "clip_qkv"),
+        ("phi", json!({"qk_layernorm": true}), "qk_layernorm"),
+        ("smollm3", json!({"no_rope_layers": [1, 0]}), "no_rope_layers"),
+        ("smollm3", json!({"use_sliding_window": true}), "use_sliding_window"),
+        ("granite", json!({"residual_multiplier": 0}), "residual_multiplier"),
+        ("cohere", json!({"use_qk_norm": true}), "use_qk_norm"),
+        ("stablelm", json!({"use_parallel_residual": true}), "use_parallel_residual"),
+        ("falcon", json!({"alibi": true}), "alibi"),
+        ("falcon", json!({"new_decoder_architecture": true}), "new_decoder_architecture"),
         ("llama", json!({"rope_scaling": {"rope_type": "linear"}}), "factor"),
         ("llama", json!({"rope_scaling": {"rope_type": "yarn", "factor": -1.0}}), "factor"),
         ("llama", json!({"rope_scaling": 3}), "rope_scaling"),
@@ -175,6 +191,44 @@ fn windows_are_those_of_each_layer() {
     assert_eq!(windows("qwen3", json!({})), [None, Some(4), None]);
     // A field that this family's code does not read.
     assert_eq!(windows("llama", json!({"sliding_window": 4})), [None; 3]);
+    // All but every n-th layer.
+    assert_eq!(windows("gemma3", json!({"layer_types": types})), [Some(4); 3]);
+    let second = json!({"layer_types": types, "sliding_window_pattern": 2});
+    assert_eq!(windows("gemma3", second), [Some(4), None, Some(4)]);
+    assert_eq!(windows("starcoder2", json!({"sliding_window": "(absent)"})), [None; 3]);
+}
+
+/// Which layers are turned, by which table, and how long a text may be.
+#[test]
+fn layers_have_their_own_rotary_tables_or_none() {
+    let arch = |name, changes| read(name, changes).unwrap();
+    let turned = |name, changes| arch(name, changes).turned_by;
+    assert_eq!(turned("gpt2", json!({})), [None; 3]);
+    assert_eq!(turned("llama", json!({})), [Some(0); 3]);
+    assert_eq!(turned("gemma3", json!({})), [Some(0), Some(0), Some(1)]);
+    assert_eq!(turned("smollm3", json!({})), [Some(0), None, Some(0)]);
+    let every = json!({"no_rope_layers": "(absent)", "no_rope_layer_interval": 3});
+    assert_eq!(turned("smollm3", every), [Some(0), Some(0), None]);
+    assert_eq!(turned("exaone4", json!({})), [Some(0), Some(0), None]);
+    let full = json!({"sliding_window": null, "layer_types": [FULL, FULL, FULL]});
+    assert_eq!(turned("exaone4", full), [Some(0); 3]);
+    let [local, global] = &arch("gemma3", json!({})).rotary().to_vec()[..] else { panic!() };
+    assert!(local.frequency[1] > 2.0 * global.frequency[1], "another base, and divided");
+    let [phi, ministral] = ["phi3", "ministral3"].map(|name| arch(name, json!({})).max_positions);
+    assert_eq!([phi, ministral], [48, 64], "longer texts have other frequencies, or queries");
+}
+
+#[test]
+fn factors_are_those_of_the_family() {
+    let scales = |name| read(name, json!({})).unwrap().scales;
+    let granite = scales("granite");
+    assert_eq!([granite.score, granite.embed, granite.residual], [0.4, 3.5, 0.3]);
+    assert_eq!(granite.logits, 1.0 / 1.75);
+    assert_eq!(scales("gemma").embed, 4.0, "the root of its width");
+    assert_eq!(scales("gemma3").score, 14f64.powf(-0.5));
+    assert_eq!(scales("cohere").logits, 0.0625);
+    let first = read("gemma", json!({"hidden_act": "gelu"})).unwrap();
+    assert_eq!(first.act, Act::GeluTanh, "as Gemma's first configurations mean it");
 }
 
 #[test]

@@ -28,9 +28,8 @@ use std::path::Path;
 use super::adapter::{Adapter, Module};
 use crate::base::{Error, Remedy, Result};
 use crate::model::arch::Arch;
-use crate::model::config::Config;
-use crate::model::families;
-use crate::model::family::{Family, Qkv};
+use crate::model::families::{self, Described};
+use crate::model::family::{Family, Qkv, UpNames};
 use crate::store::{Checkpoint, write};
 
 /// The families that llama.cpp has, by its name for the architecture.
@@ -70,9 +69,7 @@ enum Heads {
 pub fn write(adapter: &Adapter, checkpoint: &Path, file: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(checkpoint)?;
     let path = checkpoint.dir().join("config.json");
-    let config = Config { value: checkpoint.config(), path };
-    let family = families::find(&config)?;
-    let arch = family.arch(&config)?;
+    let Described { family, arch, .. } = families::describe(checkpoint.config(), &path)?;
     let Some((_, architecture)) = ARCHITECTURES.iter().find(|(name, _)| *name == family.name)
     else {
         let what = format!("llama.cpp has no architecture for {}", family.name);
@@ -123,13 +120,13 @@ fn place(
         "llama" => Heads::Adjacent(heads),
         _ => Heads::AsTheyAre,
     };
-    let plain = [
-        (Some(names.down), "ffn_down"),
-        (Some(names.up), "ffn_up"),
-        (names.gate, "ffn_gate"),
-        (Some(names.o), "attn_output"),
-    ];
-    let plain = plain.into_iter().find(|(name, _)| *name == Some(inside));
+    let plain = [(names.down, "ffn_down"), (names.o, "attn_output")];
+    let plain = plain.into_iter().chain(match names.up {
+        UpNames::Up(up) => vec![(up, "ffn_up")],
+        UpNames::Gated([gate, up]) => vec![(gate, "ffn_gate"), (up, "ffn_up")],
+        UpNames::Stacked(both) => vec![(both, "ffn_up")],
+    });
+    let plain = plain.into_iter().find(|(name, _)| *name == inside);
     let (name, heads) = match (plain, &names.qkv) {
         (Some((_, name)), _) => (name, Heads::AsTheyAre),
         (None, Qkv::Three([q, ..])) if inside == *q => ("attn_q", turned(arch.n_heads)),

@@ -99,14 +99,14 @@ impl ClosedFormMethod for EmmetMethod {
     fn search(&self, by: &Params, arch: &Arch) -> Search {
         let at = match arch.norms {
             NormPlace::Before => At::Stream,
-            NormPlace::After => At::VALUE,
+            NormPlace::Behind => At::VALUE,
         };
         family::search(by, arch, at)
     }
 
     fn check_model(&self, by: &Params, arch: &Arch) -> Result<()> {
         match arch.norms {
-            NormPlace::After if by.layers().len() > 1 => {
+            NormPlace::Behind if by.layers().len() > 1 => {
                 Err(family::norm_behind("emmet over several layers", arch))
             }
             _ => Ok(()),

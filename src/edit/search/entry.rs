@@ -1,8 +1,8 @@
 //! Where a step of a search begins, fact by fact.
 //!
 //! ```text
-//! x ← x + δ            at the rows of the lookup tokens
-//! x ← x + N(y + δ)     where a norm N follows the value y: δ goes in before it
+//! x ← x + ρδ           at the rows of the lookup tokens; ρ is 1 but of values in few families
+//! x ← x + ρN(y + δ)    where a norm N follows the value y: δ goes in before it
 //! ```
 //!
 //! Backward, the gradient for δ is dx at those rows, or what N makes of it.
@@ -17,6 +17,7 @@ use crate::tensor::{Compute, Tensor};
 pub struct StepEntry {
     x: Tensor, // (tokens, D): the stream, without what δ changes
     value: Option<NormedValue>,
+    rho: f64,
 }
 
 /// A value that a norm reads.
@@ -35,7 +36,7 @@ impl StepEntry {
             y: empty(),
             saved: Saved::new(&model.compute, 0, 0),
         });
-        StepEntry { x: empty(), value }
+        StepEntry { x: empty(), value, rho: push.rho(model, 0) }
     }
 
     /// Takes the rows of further facts, the first so many of x and, where a norm reads it, of y.
@@ -66,24 +67,44 @@ impl StepEntry {
     }
 
     /// Adds the value's δ, a row of `delta` for each of `at`.
-    pub fn push(&mut self, x: &mut Tensor, at: &Index, delta: &Tensor) {
+    pub fn push(&mut self, x: &mut Tensor, at: &Index, delta: &mut Tensor) {
         let Some(NormedValue { norm, y, saved }) = &mut self.value else {
-            return rows::scatter_add(x, at, delta);
+            return scatter_scaled(x, at, delta, self.rho);
         };
         let mut y = y.clone();
         y.set_rows(x.shape()[0]);
         rows::scatter_add(&mut y, at, delta);
         norm::heads_forward(&mut y, norm, saved);
+        scale(&mut y, self.rho);
         rows::add(x, &y);
     }
 
     /// The gradient for δ at the rows `at`, from dx of the stream it went into.
     pub fn gradient(&self, dx: &Tensor, at: &Index, gradient: &mut Tensor) {
         let Some(NormedValue { norm, saved, .. }) = &self.value else {
-            return rows::gather(dx, at, gradient);
+            return gather_scaled(dx, at, gradient, self.rho);
         };
         let mut dy = dx.clone();
+        scale(&mut dy, self.rho);
         norm::heads_backward(&mut dy, norm, saved);
         rows::gather(&dy, at, gradient);
+    }
+}
+
+/// Rows of x at `at` += ρ·delta, which is multiplied in place.
+pub fn scatter_scaled(x: &mut Tensor, at: &Index, delta: &mut Tensor, rho: f64) {
+    scale(delta, rho);
+    rows::scatter_add(x, at, delta);
+}
+
+/// ρ times the rows of x at `at`.
+pub fn gather_scaled(x: &Tensor, at: &Index, found: &mut Tensor, rho: f64) {
+    rows::gather(x, at, found);
+    scale(found, rho);
+}
+
+fn scale(x: &mut Tensor, rho: f64) {
+    if rho != 1.0 {
+        rows::scale(x, rho);
     }
 }

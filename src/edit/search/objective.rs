@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use super::entry::StepEntry;
+use super::entry::{StepEntry, gather_scaled, scatter_scaled};
 use super::packing::{PackedFact, StepLayout, own_prefixes, retained};
 use super::settings::Push;
 use super::value::LossStep;
@@ -201,8 +201,8 @@ impl<'m> Objective<'m> {
         for part in (0..self.push.vectors()).rev() {
             rows::gather_part(&delta, owner, part * d, &mut push);
             match part {
-                0 => self.entry.push(&mut x, pushed, &push),
-                _ => rows::scatter_add(&mut x, pushed, &push),
+                0 => self.entry.push(&mut x, pushed, &mut push),
+                _ => scatter_scaled(&mut x, pushed, &mut push, self.push.rho(model, part)),
             }
             let (behind, past) = (self.push.behind(model, part), Past::Read(&self.past));
             model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut NoHook);
@@ -218,7 +218,7 @@ impl<'m> Objective<'m> {
             model.backward(&layout.batch, behind, past, &mut dx, run, &mut NoHook);
             match part {
                 0 => self.entry.gradient(&dx, pushed, &mut push),
-                _ => rows::gather(&dx, pushed, &mut push),
+                _ => gather_scaled(&dx, pushed, &mut push, self.push.rho(model, part)),
             }
             rows::scatter_add_part(&mut gradient, owner, part * d, &push);
         }

@@ -112,6 +112,14 @@ impl Push {
         }
     }
 
+    /// ρ, what the stream gets of a part's vector: 1 of what goes into the stream itself.
+    pub fn rho(&self, model: &Model, part: usize) -> f64 {
+        match self.sites()[part].at {
+            At::Stream => 1.0,
+            At::Input(_) | At::Output(_) => model.arch.scales.residual,
+        }
+    }
+
     /// The norm between the value and the stream, where the family has one there.
     pub fn norm<'m>(&self, model: &'m Model) -> Option<&'m Norm> {
         let layer = &model.layers[self.site.layer];

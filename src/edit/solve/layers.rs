@@ -3,7 +3,8 @@
 //! ```text
 //! for layer i of the n layers, lowest first, with the model as changed so far:
 //!     K (F, N) ← keys                      H (D, N) ← what the site holds at the bare prompts
-//!     R = share(n − i)·(Z − H)             1/(n − i), so that the last layer closes the gap
+//!     R = share(n − i)·(Z − H)/ρ           1/(n − i), so that the last layer closes the gap;
+//!                                          the stream gets ρ of what W gives, mostly 1
 //!     Δ = the method's closed form of (K, R)
 //!     W ← W + Δ
 //! ```
@@ -18,7 +19,7 @@ use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver, smallest_s};
-use crate::model::{MatrixId, Model, Site};
+use crate::model::{At, MatrixId, Model, Site};
 use crate::store::{Delta, Fingerprint};
 
 /// Δ, and the ridge that C needed.
@@ -114,6 +115,11 @@ pub struct Spread<'a> {
 }
 
 impl Spread<'_> {
+    /// ρ.
+    fn rho(&self, model: &Model) -> f64 {
+        if self.site.at == At::Stream { model.arch.scales.residual } else { 1.0 }
+    }
+
     /// Changes the layers, lowest first, so that the site holds Z at the bare prompts. Returns the
     /// changed model.
     ///
@@ -136,7 +142,7 @@ impl Spread<'_> {
                 Some(found) => found,
                 None => {
                     let (k, h) = reader.look(&model, layer, self.site, progress)?;
-                    let r = (self.z - h) * faer::Scale(form.share(n - i));
+                    let r = (self.z - h) * faer::Scale(form.share(n - i) / self.rho(&model));
                     let solve = |solver: Solver| form.change(layer, &k, &r, solver);
                     let (change, ridge) = with_solver(&model.compute, solve)?;
                     let s = match &change {

@@ -19,6 +19,11 @@ pub fn scatter_add<T: Float>(x: &mut [T], [wide, from, d]: Part, rows: &[usize],
     }
 }
 
+/// x *= a.
+pub fn scale<T: Float>(x: &mut [T], a: T) {
+    x.iter_mut().for_each(|x| *x *= a);
+}
+
 /// x += y.
 pub fn add<T: Float>(x: &mut [T], y: &[T]) {
     x.iter_mut().zip(y).for_each(|(x, &y)| *x += y);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::base::or_unwind;
-use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScatterRows, THREADS};
+use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScaleRows, ScatterRows, THREADS};
 use crate::gpu::launch::{DeviceSlice, Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 
@@ -58,6 +58,12 @@ pub fn put(engine: &Engine, x: &Array, elements: Range<usize>, y: &mut Array, to
 pub fn round(engine: &Engine, x: DeviceSlice, y: DeviceSlice) {
     let n = x.len;
     RoundRows { x: x.into(), n: n as i64, y: y.into() }.launch(engine, Grid::each(n, THREADS));
+}
+
+/// x *= a.
+pub fn scale(engine: &Engine, x: &mut Array, a: f32) {
+    let n = x.len();
+    ScaleRows { a, n: n as i64, x: x.update() }.launch(engine, Grid::each(n, THREADS));
 }
 
 /// x += y, of the same length.
