@@ -119,10 +119,12 @@ def logits(model, inputs, loss_layer, read=None):
     keep = layers(model)[loss_layer].register_forward_hook(lambda _, i, out: seen.update(out=out))
     base(**inputs)
     keep.remove()
-    names = ("ln_f", "final_layer_norm", "norm")
+    names = ("ln_f", "final_layer_norm", "final_layernorm", "norm")
     norm = next(getattr(base, name) for name in names if hasattr(base, name))
     stream = by_row(seen["out"], inputs["input_ids"])
-    return model.get_output_embeddings()(norm(stream if read is None else stream[read]))
+    z = model.get_output_embeddings()(norm(stream if read is None else stream[read]))
+    # Granite divides, Cohere multiplies.
+    return z / getattr(model.config, "logits_scaling", 1) * getattr(model.config, "logit_scale", 1)
 
 
 @dataclass
