@@ -34,16 +34,15 @@ impl Norm {
     }
 
     /// With what it gives times a factor.
-    pub fn times(mut self, factor: f64) -> Norm {
-        if factor != 1.0 {
-            let scale = |t: &Tensor| {
-                let scaled: Vec<f64> = t.to_f64().into_iter().map(|x| x * factor).collect();
-                Tensor::of(t.compute(), t.shape(), &scaled)
-            };
-            self.gain = scale(&self.gain);
-            self.bias = self.bias.as_ref().map(scale);
+    pub fn times(self, factor: f64) -> Norm {
+        if factor == 1.0 {
+            return self;
         }
-        self
+        let times = |t: &Tensor| {
+            let scaled: Vec<f64> = t.to_f64().into_iter().map(|x| x * factor).collect();
+            Tensor::of(t.compute(), t.shape(), &scaled)
+        };
+        Norm { gain: times(&self.gain), bias: self.bias.as_ref().map(times), ..self }
     }
 
     fn on_device(&self) -> cuda::norm::DeviceNorm<'_> {
