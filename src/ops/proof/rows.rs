@@ -27,6 +27,7 @@ pub fn all(engine: &Engine, [elem, _]: [Elem; 2]) -> Verdict {
     gather(engine, elem)?;
     scatter(engine, elem)?;
     add(engine, elem)?;
+    scale(engine)?;
     round(engine, elem)
 }
 
@@ -69,6 +70,16 @@ fn add(engine: &Engine, elem: Elem) -> Verdict {
     let mut x = trial.inout("x", Elem::F32, &start);
     trial.run("add_rows", || rows::add(engine, &mut x, &y))?;
     trial.equal("add_rows", &x, &[3 * D], &want)
+}
+
+fn scale(engine: &Engine) -> Verdict {
+    let mut trial = Trial::new(engine, format!("n {}", 3 * D));
+    let start = whole(8, 3 * D, 1000);
+    let mut want = start.clone();
+    definition::scale(&mut want, 0.375);
+    let mut x = trial.inout("x", Elem::F32, &start);
+    trial.run("scale_rows", || rows::scale(engine, &mut x, 0.375))?;
+    trial.equal("scale_rows", &x, &[3 * D], &want)
 }
 
 fn round(engine: &Engine, elem: Elem) -> Verdict {
