@@ -20,6 +20,9 @@ const CASES: &[(&str, [usize; 2], usize)] = &[
     ("GPT-2 small", [64, 768], 16),
 ];
 
+/// Of `scale`; exact in f32.
+const FACTOR: f64 = -0.8125;
+
 struct Rows {
     d: usize,
     chosen: Vec<usize>,
@@ -37,7 +40,7 @@ impl Rows {
 }
 
 impl Op for Rows {
-    const OUTPUTS: &'static [&'static str] = &["gather", "scatter_add", "add", "put"];
+    const OUTPUTS: &'static [&'static str] = &["gather", "scatter_add", "add", "put", "scale"];
 
     fn plain<T: Float>(&self) -> Vec<Vec<T>> {
         let d = self.d;
@@ -52,7 +55,8 @@ impl Op for Rows {
         let added = (0..x.len()).map(|i| x[i] + more[i]).collect();
         // All rows but the first, behind the first.
         let put = more.iter().take(d).chain(&x[d..]).copied().collect();
-        vec![gathered.map(|at| x[at]).collect(), scattered, added, put]
+        let scaled = x.iter().map(|&x| x * T::of(FACTOR)).collect();
+        vec![gathered.map(|at| x[at]).collect(), scattered, added, put, scaled]
     }
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
@@ -65,7 +69,9 @@ impl Op for Rows {
         rows::scatter_add(&mut scattered, &chosen, &tensor(&self.y));
         rows::add(&mut added, &tensor(&self.more));
         rows::put(&tensor(&self.x), 1..n, &mut put, 1);
-        [gathered, scattered, added, put].iter().map(Tensor::to_f64).collect()
+        let mut scaled = tensor(&self.x);
+        rows::scale(&mut scaled, FACTOR);
+        [gathered, scattered, added, put, scaled].iter().map(Tensor::to_f64).collect()
     }
 }
 
@@ -84,7 +90,9 @@ impl Rows {
         cuda::scatter_add(engine, &mut scattered, whole, &rows, &y);
         cuda::add(engine, &mut added, &more);
         cuda::put(engine, &x, self.d..self.x.len(), &mut put, self.d);
-        [gathered, scattered, added, put].iter().map(twin::down).collect()
+        let mut scaled = single(&self.x);
+        cuda::scale(engine, &mut scaled, FACTOR as f32);
+        [gathered, scattered, added, put, scaled].iter().map(twin::down).collect()
     }
 }
 
