@@ -2,11 +2,13 @@
 //
 //   maths    s_ij = scale <q_i, k_j>    p_ij = exp(s_ij - lse_i)    o_i = sum_j p_ij v_j
 //            t_ij = <do_i, v_j>    e_ij = p_ij (t_ij - mean_i),   mean_i = sum_j p_ij t_ij
+//            capped: s_ij = c tanh(scale <q_i, k_j> / c), and e_ij times 1 - (s_ij / c)^2
 //            dq_i = scale sum_j e_ij k_j    dk_j = scale sum_i e_ij q_i    dv_j = sum_i p_ij do_i
 //   shapes   q o do dq (N, H E)   k v dk dv (N, G E)   past_k past_v (rows, G E)
 //            lse total mean (N, H) f32;   total_i = sum_j p_ij, 1 but for rounding of a large lse
 //            tiles (T, 7): a sequence's rows of the batch, of the shared past and of its own,
 //            from and to; the first of TILE of its rows   window: tokens a query sees, 0 for all
+//            cap: c, 0 for none
 //   types    f32 bf16                                              every sum in f32
 //   launch   a block a tile, head (for dk and dv: group) and SLICE (backward SLICE_BWD) columns of
 //            the result; grid (T, H or G, slices). A tile of queries meets its keys TILE by TILE,
@@ -148,8 +150,10 @@ HD bool sees(const Seq& seq, int a, int j, int window) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
     const elem* q, const elem* k, const elem* v, const elem* past_k, const elem* past_v,
-    const int* tiles, float scale, int window, int H, int G, int E, elem* o, float* lse) {
+    const int* tiles, float scale, float cap, int window, int H, int G, int E, elem* o,
+    float* lse) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int h = blockIdx.y, g = h / (H / G), e = blockIdx.z * SLICE;
     const Tile t = tile_at(tiles + 7 * blockIdx.x, h, window, H, E);
     const auto query = [&](int i) { return q + t.head * E + i * t.stride; };
@@ -163,22 +167,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
         locate(s.k, t.seq, j0, n, past_k, k, G, g, E);
         locate(s.v, t.seq, j0, n, past_v, v, G, g, E);
         __syncthreads();
-        Acc score;
-        products(s, query, t.n, key, n, E, score);
+        Acc sums;
+        products(s, query, t.n, key, n, E, sums);
         float keep[ITEMS];
         for (int i = 0; i < ITEMS; i++) {
             float higher = top[i];
             for (int j = 0; j < ITEMS; j++) {
                 const int a = t.from + row() + SIDE * i, at = j0 + column() + SIDE * j;
-                score[i][j] = sees(t.seq, a, at, window) ? scale * score[i][j] : -INFINITY;
-                higher = fmaxf(higher, score[i][j]);
+                sums[i][j] = sees(t.seq, a, at, window) ? score.of(sums[i][j]) : -INFINITY;
+                higher = fmaxf(higher, sums[i][j]);
             }
             higher = side_max(higher);
             // A row that has seen no key yet has no top.
             const float base = higher > -INFINITY ? higher : 0.0f;
             float here = 0;
             for (int j = 0; j < ITEMS; j++) {
-                const float p = expf(score[i][j] - base);
+                const float p = expf(sums[i][j] - base);
                 s.p[row() + SIDE * i][column() + SIDE * j] = p;
                 here += p;
             }
@@ -200,9 +204,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
 // dq, and total and mean, which the keys need.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
     const elem* d_o, const elem* q, const elem* k, const elem* v, const elem* past_k,
-    const elem* past_v, const float* lse, const int* tiles, float scale, int window, int H, int G,
-    int E, elem* dq, float* total, float* mean) {
+    const elem* past_v, const float* lse, const int* tiles, float scale, float cap, int window,
+    int H, int G, int E, elem* dq, float* total, float* mean) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int h = blockIdx.y, g = h / (H / G), e = blockIdx.z * SLICE_BWD;
     const Tile t = tile_at(tiles + 7 * blockIdx.x, h, window, H, E);
     const auto query = [&](int i) { return q + t.head * E + i * t.stride; };
@@ -230,11 +235,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
                 for (int j = 0; j < ITEMS; j++) {
                     const int c = column() + SIDE * j;
                     const bool seen = sees(t.seq, t.from + r, j0 + c, window);
-                    const float here = seen ? expf(scale * p[i][j] - log_sum) : 0.0f;
+                    const float at = score.of(p[i][j]);
+                    const float here = seen ? expf(at - log_sum) : 0.0f;
                     p_sum += here;
                     pt_sum += here * of_v[i][j];
                     const float off = of_v[i][j] - about;
-                    if (pass == 1) s.p[r][c] = seen ? here / s.p_sum[r] * off : 0.0f;
+                    if (pass == 1)
+                        s.p[r][c] = seen ? here / s.p_sum[r] * off * score.slope(at) : 0.0f;
                 }
                 if (pass == 1) continue;
                 p_sum = side_sum(p_sum);
@@ -254,9 +261,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
 // dk and dv of the batch's own keys; the past is frozen.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
     const elem* d_o, const elem* q, const elem* k, const elem* v, const float* lse,
-    const float* total, const float* mean, const int* tiles, float scale, int window, int H, int G,
-    int E, elem* dk, elem* dv) {
+    const float* total, const float* mean, const int* tiles, float scale, float cap, int window,
+    int H, int G, int E, elem* dk, elem* dv) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int g = blockIdx.y, share = H / G, e = blockIdx.z * SLICE_BWD;
     const Seq seq = seq_at(tiles + 7 * blockIdx.x);
     const int from = tiles[7 * blockIdx.x + 6], n = min(queries_of(seq) - from, TILE);
@@ -282,8 +290,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
             for (int r = 0; r < ITEMS; r++) {
                 const int key_at = from + row() + SIDE * r;
                 const bool seen = c < queries && sees(seq, i0 + c, past + key_at, window);
-                p[r][j] = seen ? expf(scale * p[r][j] - lse[i]) / total[i] : 0.0f;
-                of_v[r][j] = p[r][j] * (of_v[r][j] - mean[i]);
+                const float at = score.of(p[r][j]);
+                p[r][j] = seen ? expf(at - lse[i]) / total[i] : 0.0f;
+                of_v[r][j] = p[r][j] * (of_v[r][j] - mean[i]) * score.slope(at);
                 s.p[row() + SIDE * r][c] = p[r][j];
             }
         }

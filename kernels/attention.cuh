@@ -19,6 +19,18 @@ HD int first_seen(const Seq& s, int a, int window) {
     return window > 0 && hidden > 0 ? hidden : 0;
 }
 
+// Scores, of products <q, k>: at most the cap in size, where it is not 0.
+struct Score {
+    float scale, cap, inverse;
+    HD Score(float scale, float cap) : scale(scale), cap(cap), inverse(cap > 0 ? 1 / cap : 0) {}
+    HD float of(float product) const {
+        const float s = scale * product;
+        return cap > 0 ? cap * tanhf(s * inverse) : s;
+    }
+    // ds / d(scale product)
+    HD float slope(float s) const { return 1 - s * inverse * (s * inverse); }
+};
+
 // Key or value j of group g, of (rows, G E).
 HD const elem* key(const Seq& s, int j, const elem* past, const elem* batch, int G, int g, int E) {
     const int shared = s.shared_end - s.shared, before = past_of(s);

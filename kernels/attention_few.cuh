@@ -74,13 +74,17 @@ HD void products(Strided<const elem> x, const elem* const* y, int n, int E, floa
     }
 }
 
-// Column i of s, scores of n keys, becomes exp(s - top) where first <= j <= last, else 0.
+// Column i of s, products of n keys, becomes exp(s - top) of their scores where first <= j <= last,
+// else 0; that of slopes, where there are any, becomes the scores' slopes.
 struct RowStats { float top, total; };
 
-HD RowStats softmax_numerators(float (*s)[ROWS], int i, int n, int first, int last, float scale) {
+HD RowStats softmax_numerators(float (*s)[ROWS], int i, int n, int first, int last, Score score,
+                               float (*slopes)[ROWS] = nullptr) {
     float top = -INFINITY, total = 0;
     for (int j = threadIdx.x % WARP; j < n; j += WARP) {
-        s[j][i] = first <= j && j <= last ? scale * s[j][i] : -INFINITY;
+        const float of_j = score.of(s[j][i]);
+        s[j][i] = first <= j && j <= last ? of_j : -INFINITY;
+        if (slopes) slopes[j][i] = score.slope(of_j);
         top = fmaxf(top, s[j][i]);
     }
     top = warp_max(top);

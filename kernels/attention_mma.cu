@@ -56,8 +56,10 @@ HD float row_max(float x) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_fwd(
     const elem* q, const elem* k, const elem* v, const elem* past_k, const elem* past_v,
-    const int* tiles, float scale, int window, int H, int G, int E, elem* o, float* lse) {
+    const int* tiles, float scale, float cap, int window, int H, int G, int E, elem* o,
+    float* lse) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int h = blockIdx.y, g = h / (H / G), from_e = blockIdx.z * SLICE;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Seq seq = seq_at(tiles + 7 * blockIdx.x);
@@ -104,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_mma_fwd(
             for (int j = 0; j < KEYS / 8; j++)
                 for (int i = 2 * half; i < 2 * half + 2; i++) {
                     const int at = j0 + 8 * j + pair + i % 2;
-                    p[j][i] = at >= first && at <= last ? scale * p[j][i] : -INFINITY;
+                    p[j][i] = at >= first && at <= last ? score.of(p[j][i]) : -INFINITY;
                     higher = fmaxf(higher, p[j][i]);
                 }
             higher = row_max(higher);

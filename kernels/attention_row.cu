@@ -28,8 +28,9 @@ struct Shared {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_row_fwd(
     const elem* q, const elem* k, const elem* v, const elem* past_k, const elem* past_v,
-    const int* spans, float scale, int window, int H, int G, int E, float* parts) {
+    const int* spans, float scale, float cap, int window, int H, int G, int E, float* parts) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int g = blockIdx.y, share = H / G, lane = threadIdx.x % WARP, i = threadIdx.x / WARP;
     const Seq seq = seq_at(spans + 7 * blockIdx.x);
     const int from = spans[7 * blockIdx.x + 6], left = keys_of(seq) - from;
@@ -49,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_row_fwd(
         products({q + h * E, E, rows}, s.k, n, E, s.s);
         __syncthreads();
         if (i < rows) {
-            const RowStats a = softmax_numerators(s.s, i, n, first, n - 1, scale);
+            const RowStats a = softmax_numerators(s.s, i, n, first, n - 1, score);
             if (lane == 0) part[i * (E + 2) + E] = a.top;
             if (lane == 0) part[i * (E + 2) + E + 1] = a.total;
         }

@@ -24,6 +24,7 @@ struct Shared {
     const elem *k[KEYS], *v[KEYS];  // where they lie
     alignas(16) float s[KEYS][ROWS];
     alignas(16) float t[KEYS][ROWS];
+    float slope[KEYS][ROWS];
     alignas(16) float own_p[OWN / ROWS][ROWS];
     alignas(16) float own_e[OWN / ROWS][ROWS];
     Partials parts;
@@ -38,8 +39,9 @@ HD int own_at(int j, int a, int h, int queries, int share) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_fwd(
     const elem* q, const elem* k, const elem* v, const elem* past_k, const elem* past_v,
-    const int* seqs, float scale, int window, int H, int G, int E, elem* o, float* lse) {
+    const int* seqs, float scale, float cap, int window, int H, int G, int E, elem* o, float* lse) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int h = blockIdx.y, lane = threadIdx.x % WARP, i = threadIdx.x / WARP;
     const Seq seq = seq_at(seqs + 6 * blockIdx.x);
     const int queries = queries_of(seq), past = past_of(seq);
@@ -54,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_fwd(
         __syncthreads();
         if (i < rows) {
             const int first = first_seen(seq, from + i, window), last = past + from + i;
-            const RowStats a = softmax_numerators(s.s, i, n, first, last, scale);
+            const RowStats a = softmax_numerators(s.s, i, n, first, last, score);
             for (int j = lane; j < n; j += WARP) s.s[j][i] /= a.total;
             if (lane == 0) lse[at + i * H] = a.top + logf(a.total);
         }
@@ -67,9 +69,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_fwd(
 // dq of all heads of a group, and dk and dv of its own keys; the past is frozen.
 extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_bwd(
     const elem* d_o, const elem* q, const elem* k, const elem* v, const elem* past_k,
-    const elem* past_v, const int* seqs, float scale, int window, int H, int G, int E, elem* dq,
-    elem* dk, elem* dv) {
+    const elem* past_v, const int* seqs, float scale, float cap, int window, int H, int G, int E,
+    elem* dq, elem* dk, elem* dv) {
     Shared& s = shared();
+    const Score score(scale, cap);
     const int g = blockIdx.y, share = H / G, lane = threadIdx.x % WARP, i = threadIdx.x / WARP;
     const Seq seq = seq_at(seqs + 6 * blockIdx.x);
     const int queries = queries_of(seq), past = past_of(seq);
@@ -87,12 +90,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_short_bwd(
         __syncthreads();
         if (i < rows) {
             const int first = first_seen(seq, from + i, window), last = past + from + i;
-            const float total = softmax_numerators(s.s, i, n, first, last, scale).total;
+            const float total =
+                softmax_numerators(s.s, i, n, first, last, score, s.slope).total;
             float mean = 0;
             for (int j = lane; j < n; j += WARP) mean += s.s[j][i] / total * s.t[j][i];
             mean = warp_sum(mean);
             for (int j = lane; j < n; j += WARP) {
-                const float p = s.s[j][i] / total, e = p * (s.t[j][i] - mean);
+                const float p = s.s[j][i] / total;
+                const float e = p * (s.t[j][i] - mean) * s.slope[j][i];
                 s.s[j][i] = e;
                 if (j < past) continue;
                 const int own = own_at(j - past, from + i, h, queries, share);

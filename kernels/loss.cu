@@ -3,6 +3,7 @@
 //   maths    p = softmax(z)
 //            cross-entropy   -ln p_y                     dz = w (p - e_y)
 //            kl              KL = sum p (ln p - ln p0)   dz = w p (ln p - ln p0 - KL)
+//            capped          z = c tanh(z' / c)          dz' = dz (1 - (z / c)^2)
 //            scale           w = factor weight of a cross-entropy, w = weight of a KL
 //   shapes   z (R, V) f32   reference (rows, V) f32: ln p0   target (R): y, or -1 - row of ln p0
 //            weight (R)   scaled (R): w   loss (R), without w   is_argmax (R): none likelier than y
@@ -40,6 +41,9 @@ HD float largest(const elem* z, int V) {
     return block_max(max);
 }
 
+// Of a cap c, from what it gave; 1 where there is none, and 1 / c is 0.
+HD float slope(float z, float inverse_cap) { return 1 - z * inverse_cap * (z * inverse_cap); }
+
 extern "C" __global__ void log_softmax(const elem* z, const int* rows, int V, elem* logp) {
     z += static_cast<long long>(rows[blockIdx.x]) * V;
     logp += static_cast<long long>(blockIdx.x) * V;
@@ -48,8 +52,8 @@ extern "C" __global__ void log_softmax(const elem* z, const int* rows, int V, el
 }
 
 extern "C" __global__ void loss_gradient(const elem* reference, const int* target,
-                                         const float* scaled, int V, inout elem* z, float* loss,
-                                         int* is_argmax) {
+                                         const float* scaled, float inverse_cap, int V,
+                                         inout elem* z, float* loss, int* is_argmax) {
     const int row = blockIdx.x, y = target[row];
     const float w = scaled[row];
     z += static_cast<long long>(row) * V;
@@ -59,7 +63,7 @@ extern "C" __global__ void loss_gradient(const elem* reference, const int* targe
         const float at_target = z[y];
         __syncthreads();  // before its place is written over
         for (int v = threadIdx.x; v < V; v += THREADS)
-            z[v] = w * (expf(z[v] - lse) - (v == y ? 1.0f : 0.0f));
+            z[v] = w * (expf(z[v] - lse) - (v == y ? 1.0f : 0.0f)) * slope(z[v], inverse_cap);
         if (threadIdx.x == 0) {
             loss[row] = lse - at_target;
             is_argmax[row] = at_target >= max;
@@ -75,7 +79,7 @@ extern "C" __global__ void loss_gradient(const elem* reference, const int* targe
     const float kl = block_sum(sum, shared().part);
     for (int v = threadIdx.x; v < V; v += THREADS) {
         const float logp = z[v] - lse;
-        z[v] = w * expf(logp) * (logp - reference[v] - kl);
+        z[v] = w * expf(logp) * (logp - reference[v] - kl) * slope(z[v], inverse_cap);
     }
     if (threadIdx.x == 0) {
         loss[row] = kl;

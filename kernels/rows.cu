@@ -41,6 +41,11 @@ extern "C" __global__ void scale_rows(float a, long long n, inout float* x) {
     if (i < n) x[i] *= a;
 }
 
+extern "C" __global__ void cap_rows(float c, long long n, inout float* x) {
+    const long long i = element();
+    if (i < n) x[i] = c * tanhf(x[i] / c);
+}
+
 extern "C" __global__ void round_rows(const float* x, long long n, elem* y) {
     const long long i = element();
     if (i < n) put(&y[i], x[i]);

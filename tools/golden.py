@@ -203,6 +203,9 @@ GROUPED_OLMO = {"num_key_value_heads": 2, "pad_token_id": 0, "rms_norm_eps": 1e-
 SHORT = (1, 2, 9)
 ONE_GROUP = {"num_key_value_heads": 1, "tie_word_embeddings": True}
 GEMMA = {"num_key_value_heads": 2, "head_dim": 10}
+# Caps so low that they act on random models.
+GEMMA2 = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 14}
+GEMMA2 |= {"attn_logit_softcapping": 0.3, "final_logit_softcapping": 0.5}
 # Windows but for every third layer; two tables, one of them divided.
 GEMMA3 = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 14}
 GEMMA3 |= {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
@@ -376,6 +379,14 @@ RECIPES = {
     ),
     "gemma": Recipe(
         like(transformers.GemmaConfig, 307, 16, 24, 4, 64, **GEMMA),
+        torch.bfloat16,
+        layer=1,
+        tap="value",
+        edited=(1,),
+        lengths=SHORT,
+    ),
+    "gemma2": Recipe(
+        like(transformers.Gemma2Config, 307, 16, 24, 4, 64, **GEMMA2),
         torch.bfloat16,
         layer=1,
         tap="value",

@@ -38,6 +38,8 @@ pub trait Float:
     fn exp(self) -> Self;
     /// ln x.
     fn ln(self) -> Self;
+    /// tanh x.
+    fn tanh(self) -> Self;
     /// The larger of the two.
     fn max(self, other: Self) -> Self;
     /// |x|.
@@ -132,6 +134,9 @@ macro_rules! float {
             }
             fn ln(self) -> Self {
                 <$t>::ln(self)
+            }
+            fn tanh(self) -> Self {
+                <$t>::tanh(self)
             }
             fn max(self, other: Self) -> Self {
                 <$t>::max(self, other)

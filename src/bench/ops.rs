@@ -170,7 +170,7 @@ impl Bench<'_> {
         let [dq, dk, dv] = [(); 3].map(|()| self.read([n, d]));
         let mut grads = AttentionGrads { dq, dk, dv, total, mean };
         let scale = (width as f64).powf(-0.5);
-        let heads = Heads { queries: heads, groups: heads, width, scale, window: None };
+        let heads = Heads { queries: heads, groups: heads, width, scale, window: None, cap: None };
         let packing = self.compute.engine().map(|e| or_unwind(Packing::of(e, &batch.seqs, heads)));
         let keys = KvRows {
             k: &k,

@@ -100,7 +100,7 @@ pub fn search(model: &Model) -> Search {
     let top = model.arch.layers - 1;
     let site = Site { layer: layer_of_search(model.arch.layers), at: At::Stream };
     Search {
-        push: Push { site, attention: false, loss_layer: top },
+        push: Push { site, attention: false, above: 0, loss_layer: top },
         steps: STEPS,
         lr: 0.1,
         weight_decay: 0.5,

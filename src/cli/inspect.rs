@@ -10,6 +10,7 @@ use crate::base::units::{count, counted, metric, percent};
 use crate::base::{Error, Quiet, Result};
 use crate::edit::apply;
 use crate::edit::governor::CarriedEdits;
+use crate::model::arch::NormPlace;
 use crate::model::lineage::lineage;
 use crate::model::{MatrixId, load};
 use crate::stats::Moment;
@@ -50,6 +51,7 @@ impl Inspect {
                 .collect::<Result<_>>()?,
         };
         let edits = apply::log(&self.model)?;
+        let behind = a.norms == NormPlace::Behind;
         let tensor = |l| &*model.matrix(MatrixId::down(l)).stored.tensor;
         let editable: Vec<&str> = (0..a.layers).map(tensor).collect();
         if context.json {
@@ -58,7 +60,7 @@ impl Inspect {
                 "layers": a.layers, "width": a.width, "inner": a.inner, "heads": a.n_heads,
                 "groups": a.n_kv_heads, "head": a.head_dim, "vocabulary": a.vocabulary,
                 "context": a.max_positions, "tied": a.tie_embeddings, "fingerprint": name,
-                "editable": editable,
+                "editable": editable, "norm_behind_mlp": behind,
                 "statistics": with_stats, "edits": edits.len(), "carried": carried,
             }));
         }
@@ -73,6 +75,12 @@ impl Inspect {
         line("context", format!("{} tokens", count(a.max_positions as u64)))?;
         line("fingerprint", name)?;
         line("editable", format!("{} … {}", editable[0], editable[a.layers - 1]))?;
+        let methods = "rome, r-rome, emmet (one layer, or spread=values), fine-tuning, grace";
+        if behind {
+            line("methods", format!("{methods}: a norm stands behind the MLP"))?;
+        } else {
+            line("methods", "all".to_owned())?;
+        }
         for (l, tokens) in with_stats {
             line("statistics", format!("layer {l}, {} tokens", count(tokens)))?;
         }

@@ -78,6 +78,11 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
             percent(c.norm / c.weight)
         ))?;
     }
+    if let Some(reach) = edit.reach() {
+        let each: Vec<String> = reach.iter().map(|reach| format!("{reach:.2}")).collect();
+        let each = each.join(" ");
+        terminal.line(format!("at most a norm lets a layer add to the stream, of it: {each}"))?;
+    }
     let (facts, output) = (counted(edit.facts().len() as u64, "fact"), output.display());
     if let Artifact::Memory(book) = edit.artifact() {
         let entries = book.entries.len();

@@ -4,7 +4,7 @@
 //! ```text
 //! for each batch of facts, on the model as the batches before it left it:
 //!     v*  ← the value search of every fact                                    edit/search
-//!     Z   ← v*, perhaps anchored                                              edit/anchor.rs
+//!     Z   ← v*, perhaps anchored, or streams of a window                      edit/anchor.rs
 //!     Δ_l ← the method's closed form, layer by layer                          edit/solve/layers.rs
 //!     Q_l ← Q_l + KKᵀ with the finished weights, where more is to come
 //! ```
@@ -27,7 +27,8 @@ use super::params::Params;
 use super::prompts::FactRows;
 use super::search::{Search, TargetValue};
 use super::solve::delta::sum;
-use super::solve::layers::{ClosedForm, LayerCache, MatrixChange, SolvedLayer, Spread};
+use super::solve::layers::{ClosedForm, LayerCache, MatrixChange, SolvedLayer, Spread, Target};
+use super::solve::window::streams;
 use super::state::State;
 use super::values::values;
 use crate::base::{Progress, Result, Rng, Stage, catch_device_error};
@@ -87,7 +88,7 @@ fn mlp_outputs(
     layer: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<f64>>> {
-    let (_, h) = reader.look(model, layer, Site { layer, at: At::VALUE }, progress)?;
+    let (_, [h]) = reader.look(model, layer, [Site { layer, at: At::VALUE }], progress)?;
     Ok(h.col_iter().map(|c| c.iter().copied().collect()).collect())
 }
 
@@ -153,20 +154,25 @@ impl<'a> Run<'_, 'a> {
         let values = values(self.on, &model, &self.weights, &facts, self.search)?;
         let rows: Vec<&FactRows> = facts.iter().map(|f| &f.rows).collect();
         let layers = self.by.layers();
-        let site = self.search.push.site;
         progress.at(Stage::Layer, 0, layers.len() as u64);
         let contexts = self.on.contexts;
         let reader = Reader::new(&model, &rows, contexts, layers[0], self.on.memory / 2);
         let moved: Vec<Vec<f64>> = match c {
             None => values.iter().map(|value| value.delta.clone()).collect(),
             Some(c) => {
-                let v0 = mlp_outputs(&model, &reader, site.layer, progress)?;
+                let v0 = mlp_outputs(&model, &reader, self.search.push.site.layer, progress)?;
                 let anchored =
                     |(value, v0): (&TargetValue, &Vec<f64>)| anchor::anchored(v0, &value.delta, c);
                 values.iter().zip(&v0).map(anchored).collect()
             }
         };
-        let z = Mat::from_fn(model.arch.width, values.len(), |i, j| values[j].t0[i] + moved[j][i]);
+        let push = self.search.push;
+        let z = if push.above > 0 {
+            streams(&model, &reader, &push, &values, progress)?
+        } else {
+            let z = |i, j: usize| values[j].t0[i] + moved[j][i];
+            vec![Mat::from_fn(model.arch.width, values.len(), z)]
+        };
         let key = batch_key([&self.weights, carried], self.by, &*form, contexts, &z);
         let mut stored = StoredLayers {
             cache: self.on.cache.as_deref(),
@@ -176,14 +182,18 @@ impl<'a> Run<'_, 'a> {
             keys: vec![key],
         };
         // The model as it was is let go layer by layer.
-        let spread = Spread { layers, site, z: &z };
+        let target = match push.above {
+            0 => Target::Site(push.site, &z[0]),
+            _ => Target::Streams(&z),
+        };
+        let spread = Spread { layers, target };
         let (model, changes) = spread.run(model, &reader, &*form, &mut stored, progress)?;
         if stored.cache.is_some() {
             self.weights = stored.key(layers.len() - 1)?;
         }
         if learns {
             for &layer in layers {
-                let (k, _) = reader.look(&model, layer, site, progress)?;
+                let (k, []) = reader.look(&model, layer, [], progress)?;
                 form.learn(layer, &k);
             }
         }
@@ -227,7 +237,7 @@ fn batch_key(
     by: &Params,
     form: &dyn ClosedForm,
     contexts: &Contexts,
-    z: &Mat<f64>,
+    z: &[Mat<f64>],
 ) -> String {
     let mut all = Fingerprint::default();
     all.field(b"layer");
@@ -236,7 +246,8 @@ fn batch_key(
     by.layers().iter().for_each(|&l| all.field(&(l as u64).to_le_bytes()));
     form.digest(&mut all);
     all.field(contexts.to_json().to_string().as_bytes());
-    z.col_iter().for_each(|c| c.iter().for_each(|x| all.add(&x.to_le_bytes())));
+    let numbers = z.iter().flat_map(|z| z.col_iter()).flat_map(|c| c.iter());
+    numbers.for_each(|x| all.add(&x.to_le_bytes()));
     all.hex()
 }
 

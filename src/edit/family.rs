@@ -64,7 +64,7 @@ pub fn search(by: &Params, arch: &Arch, at: At) -> Search {
     let top = arch.layers - 1;
     let loss_layer = by.count_if_given(&params::V_LOSS_LAYER).unwrap_or(top).max(layer);
     Search {
-        push: Push { site: Site { layer, at }, attention: false, loss_layer },
+        push: Push { site: Site { layer, at }, attention: false, above: 0, loss_layer },
         steps: by.count(&params::V_NUM_GRAD_STEPS),
         lr: by.number(&params::V_LR),
         weight_decay: by.number(&params::V_WEIGHT_DECAY),
@@ -83,7 +83,9 @@ pub fn norm_behind(method: &str, arch: &Arch) -> Error {
          between the two",
         arch.family
     );
-    Error::refused(what, "edit one layer, with rome, r-rome or emmet")
+    let remedy = "edit one layer, with rome, r-rome or emmet, or several by their own values, with \
+                  emmet and spread=values";
+    Error::refused(what, remedy)
 }
 
 /// C of every edited layer, and a state if wanted.
@@ -171,7 +173,7 @@ pub fn search_cost(on: &Context, facts: &[TokenizedFact], search: &Search) -> Co
     let by_memory = on.memory.saturating_sub(fixed_bytes) / bytes_a_fact.max(1);
     let by_tokens = max_tokens(model) as u64 * n / tokens.max(1) as u64;
     // Forward and backward for activations: 4 a weight, token and step, above the edited layer.
-    let weights: usize = push.above().map(|l| model.weights_of_layer(l)).sum();
+    let weights: usize = push.layers_above().map(|l| model.weights_of_layer(l)).sum();
     let weights = weights as f64;
     Cost {
         bytes_a_fact,

@@ -47,6 +47,15 @@ pub struct Reader {
     facts: usize,
 }
 
+/// The bare prompts of some facts.
+pub struct BarePrompts<'r> {
+    /// The batch row of each one's lookup token, and the fact.
+    pub places: Vec<(usize, usize)>,
+    reader: &'r Reader,
+    part: &'r Part,
+    shared: &'r PrefixCache,
+}
+
 impl Reader {
     /// Of facts whose rows belong to these contexts, for edits from layer `first` on. `room` is
     /// how many bytes the streams that enter that layer may take. A device without room unwinds to
@@ -109,27 +118,23 @@ impl Reader {
         }
     }
 
-    /// K (F, n) of a layer and, of the bare prompts, what `site` holds (D, n), in the model as it
-    /// is now. The layer is not below the first, and the site not below the layer.
+    /// K (F, n) of a layer and, of the bare prompts, what each of some `sites` holds (D, n), in the
+    /// model as it is now. The layer is not below the first, and no site below the layer.
     ///
     /// # Errors
     ///
     /// Keys that are not finite; cancellation.
-    pub fn look(
+    pub fn look<const S: usize>(
         &self,
         model: &Model,
         layer: usize,
-        site: Site,
+        sites: [Site; S],
         progress: &dyn Progress,
-    ) -> Result<(Mat<f64>, Mat<f64>)> {
+    ) -> Result<(Mat<f64>, [Mat<f64>; S])> {
         let mut k = Mat::zeros(model.arch.inner, self.facts);
-        let mut h = Mat::zeros(model.arch.width, self.facts);
-        let shared = PrefixCache::run(
-            model,
-            &self.beginnings,
-            site.layer.max(layer) + 1,
-            BATCH_INVARIANT_ROWS,
-        );
+        let mut h = sites.map(|_| Mat::zeros(model.arch.width, self.facts));
+        let last = sites.iter().map(|site| site.layer).fold(layer, usize::max);
+        let shared = self.prefixes(model, last + 1);
         for chunk in &self.chunks {
             if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
@@ -147,22 +152,42 @@ impl Reader {
                 self.run(model, &chunk.others, layer, &shared, &mut tap);
                 add(&chunk.others, &tap);
             }
-            let mut tap = chunk.bare.tap(model, vec![key, site]);
-            self.run(model, &chunk.bare, site.layer.max(layer), &shared, &mut tap);
+            let all = [key].into_iter().chain(sites).collect();
+            let mut tap = chunk.bare.tap(model, all);
+            self.run(model, &chunk.bare, last, &shared, &mut tap);
             add(&chunk.bare, &tap);
-            for (&(_, fact, _), held) in chunk.bare.read.iter().zip(tap.vectors(1)) {
-                let column = h.col_mut(first + fact);
-                column.iter_mut().zip(held).for_each(|(h, x)| *h = x);
+            for (i, h) in h.iter_mut().enumerate() {
+                for (&(_, fact, _), held) in chunk.bare.read.iter().zip(tap.vectors(1 + i)) {
+                    let column = h.col_mut(first + fact);
+                    column.iter_mut().zip(held).for_each(|(h, x)| *h = x);
+                }
             }
         }
         let finite = |m: &Mat<f64>| m.col_iter().all(|c| c.iter().all(|x| x.is_finite()));
-        if !finite(&k) || !finite(&h) {
+        if !finite(&k) || !h.iter().all(finite) {
             return Err(Error::numeric(
                 format!("layer {layer}: some keys are not finite"),
                 "check the checkpoint for NaN weights, or edit other layers",
             ));
         }
         Ok((k, h))
+    }
+
+    /// The prompts' common beginnings, run through the first so many layers.
+    pub fn prefixes(&self, model: &Model, layers: usize) -> PrefixCache {
+        PrefixCache::run(model, &self.beginnings, layers, BATCH_INVARIANT_ROWS)
+    }
+
+    /// The bare prompts, some at a time, behind their common [beginnings](Reader::prefixes).
+    pub fn bare_prompts<'r>(
+        &'r self,
+        shared: &'r PrefixCache,
+    ) -> impl Iterator<Item = BarePrompts<'r>> {
+        self.chunks.iter().map(move |Chunk { facts, bare: part, .. }| {
+            let place = |&(row, fact, _): &(usize, usize, f64)| (row, facts.start + fact);
+            let places = part.read.iter().map(place).collect();
+            BarePrompts { places, reader: self, part, shared }
+        })
     }
 
     /// Runs a part through the layers up to `last`.
@@ -180,6 +205,13 @@ impl Reader {
         };
         let past = Past::Read(&shared.cache);
         model.forward(&part.batch, from..last + 1, past, &mut x, &mut Run::new(model), hook);
+    }
+}
+
+impl BarePrompts<'_> {
+    /// Runs them through the layers up to `last`.
+    pub fn run(&self, model: &Model, last: usize, hook: &mut dyn Hook) {
+        self.reader.run(model, self.part, last, self.shared, hook);
     }
 }
 

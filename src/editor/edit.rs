@@ -21,6 +21,8 @@ use crate::edit::cache::Cache;
 use crate::edit::export::adapter::{self, Adapter};
 use crate::edit::fact_report::FactReport;
 use crate::edit::method::{Context, Plan};
+use crate::edit::prompts::PromptRow;
+use crate::edit::reach::reach;
 use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
 use crate::memory::Codebook;
@@ -43,6 +45,7 @@ pub struct Edit {
     prepared: Prepared,
     facts: Vec<FactReport>,
     changes: Vec<MatrixChange>,
+    reach: Option<Vec<f64>>,
     artifact: Artifact,
     /// With its changed matrices as they are written.
     model: Model,
@@ -143,12 +146,15 @@ impl Edit {
         let written = written.map_err(said)?;
         let facts = prepared.reports(facts, before, &written).map_err(said)?;
         let training = prepared.training_to_forget(cache.as_ref());
+        let bare = prepared.facts.iter().filter_map(|fact| fact.rows.keys.first());
+        let prompts: Vec<&[u32]> = bare.map(PromptRow::up_to_lookup).collect();
+        let reach = reach(prepared.model(), &prompts)?;
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
             Some(memory) => Artifact::Memory(memory),
             None => Artifact::Weights(Box::new(patch)),
         };
-        Ok(Edit { prepared, facts, changes, artifact, model: written.model, training, state })
+        Ok(Edit { prepared, facts, changes, reach, artifact, model: written.model, training, state })
     }
 
     /// What the edit did to each fact, in the order of the facts.
@@ -179,6 +185,12 @@ impl Edit {
     /// What was done to each matrix, ascending.
     pub fn changes(&self) -> &[MatrixChange] {
         &self.changes
+    }
+
+    /// How far each layer can move the stream, relative to it, where a norm behind the MLP bounds
+    /// it ([`reach`]).
+    pub fn reach(&self) -> Option<&[f64]> {
+        self.reach.as_deref()
     }
 
     /// The tensor that holds a matrix.

@@ -173,7 +173,7 @@ impl Prepared {
 
     /// The layer at which values are searched, if any are.
     pub fn search_layer(&self) -> Option<usize> {
-        self.search().map(|search| search.push.site.layer)
+        self.search().map(|search| search.push.top())
     }
 
     /// Bytes the searches may take.

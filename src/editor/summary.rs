@@ -7,7 +7,8 @@ use super::report::change_json;
 
 impl Edit {
     /// The edit on the whole: method, hyperparameters and where each is from, contexts, what was
-    /// done to each matrix (`norm` is ‖Δ‖, `weight` ‖W‖, both Frobenius'), and how many requests
+    /// done to each matrix (`norm` is ‖Δ‖, `weight` ‖W‖, both Frobenius'), how far each layer can
+    /// move the stream where a norm bounds it, and how many requests
     /// were superseded or skipped. [`lines`](Edit::lines) has what became of each request.
     pub fn summary(&self) -> Value {
         let [hyperparameters, sources] = self.hyperparameters();
@@ -19,6 +20,7 @@ impl Edit {
             "skipped": self.skipped().len(),
             "memory": memory_json(self.artifact()),
             "layers": layers.collect::<Vec<_>>(),
+            "reach": self.reach(),
             "hyperparameters": hyperparameters, "hyperparameters_from": sources,
             "contexts": self.contexts().to_json(),
         })

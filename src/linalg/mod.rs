@@ -2,6 +2,7 @@
 
 pub mod cholesky;
 pub mod eigen;
+pub mod ellipsoid;
 pub mod least_squares;
 pub mod low_rank;
 pub mod vector;

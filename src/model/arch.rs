@@ -50,6 +50,8 @@ pub struct Arch {
     pub turned_by: Vec<Option<usize>>,
     /// What scores, embeddings, branches and logits are multiplied by.
     pub scales: Scales,
+    /// What scores and logits do not exceed.
+    pub caps: Caps,
     /// Which projections have a bias.
     pub biases: Biases,
     /// Whether the head is the token embedding.
@@ -126,6 +128,15 @@ pub struct Scales {
     pub logits: f64,
 }
 
+/// What a number's size does not exceed, by x ← c tanh(x/c): c, where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Caps {
+    /// Of attention scores.
+    pub scores: Option<f64>,
+    /// Of logits.
+    pub logits: Option<f64>,
+}
+
 impl Arch {
     /// H·E, the width of q.
     pub fn q_width(&self) -> usize {
@@ -155,6 +166,7 @@ impl Arch {
             width: self.head_dim,
             scale,
             window: self.windows[l],
+            cap: self.caps.scores,
         }
     }
 

@@ -18,6 +18,7 @@ use super::model::Model;
 use crate::base::{DType, Error, Result};
 use crate::linalg::least_squares::product;
 use crate::linalg::vector::{dot, norm};
+use crate::ops::norm::Norm;
 use crate::ops::update::{Stored, Term, Terms};
 use crate::store::Delta;
 use crate::tensor::weight::SharedBytes;
@@ -51,6 +52,12 @@ impl Model {
     /// Where the model has no such matrix.
     pub fn matrix(&self, id: MatrixId) -> &Linear {
         self.find(id).unwrap_or_else(|| panic!("a model without {id}"))
+    }
+
+    /// The norm between a layer's down projection and the stream, where the family has one there.
+    pub fn norm_behind(&self, layer: usize) -> Option<&Norm> {
+        let layer = &self.layers[layer];
+        layer.branches[layer.branch_of(Matrix::Down)?].post.as_ref()
     }
 
     /// A matrix, if the model has it.

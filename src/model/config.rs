@@ -73,8 +73,9 @@ impl<'a> Config<'a> {
     /// A number above 0, or `default`.
     pub fn positive_or(&self, field: &str, default: f64) -> Result<f64> {
         match self.number_or(field, default)? {
-            x if x > 0.0 && x.is_finite() => Ok(x),
-            x => Err(self.error(field, format!("{x} is not above 0"))),
+            // What f32 holds in full.
+            x if (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&x) => Ok(x),
+            x => Err(self.error(field, format!("{x} is not a number above 0"))),
         }
     }
 

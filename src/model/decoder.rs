@@ -4,6 +4,7 @@
 //! x ← embed(ids)          times a factor, in some families
 //! x ← layer(x)            every layer, the first one first: `layer.rs`
 //! z = head(norm(x))       a factor of z is in the gain of the norm
+//! z ← c tanh(z/c)         in some families
 //! ```
 //!
 //! Backward reads the same lines from the bottom up: dx, from the logits down to where a span
@@ -180,9 +181,13 @@ impl Model {
         z.set_rows(n);
         norm::forward(x, &self.norm, &mut normed, saved);
         self.head.forward(&normed, z);
+        if let Some(c) = self.arch.caps.logits {
+            rows::cap(z, c);
+        }
     }
 
-    /// dx (rows, D) = the gradient for the x that [`head`](Model::head) read, from dz (rows, V).
+    /// dx (rows, D) = the gradient for the x that [`head`](Model::head) read, from that for logits
+    /// before their cap, dz (rows, V).
     #[doc(hidden)]
     pub fn head_backward(&self, dz: &Tensor, saved: &Saved) -> Tensor {
         let shape = [saved.x.shape()[0], self.arch.width];

@@ -15,7 +15,7 @@ use super::arch::Arch;
 use super::config::Config;
 use super::family::Family;
 use crate::base::{Error, Result};
-use gemma::{GEMMA, GEMMA3};
+use gemma::{GEMMA, GEMMA2, GEMMA3};
 use gpt::{FALCON, GPT_NEOX, GPT2, GPTJ, OPT, PHI, STABLELM, STARCODER2};
 use llama::{
     COHERE, EXAONE4, GLM4, GRANITE, LLAMA, MINISTRAL3, MISTRAL, OLMO, OLMO2, OLMO3, PHI3, QWEN2,
@@ -23,10 +23,10 @@ use llama::{
 };
 
 /// The families that are implemented.
-pub static FAMILIES: [Family; 25] = [
-    GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, GEMMA3, PHI3, PHI, OLMO,
-    OLMO3, SMOLLM3, GRANITE, STARCODER2, MINISTRAL3, GLM4, SEED_OSS, STABLELM, COHERE, EXAONE4,
-    FALCON,
+pub static FAMILIES: [Family; 26] = [
+    GPT2, GPTJ, GPT_NEOX, OPT, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, GEMMA2, GEMMA3, PHI3,
+    PHI, OLMO, OLMO3, SMOLLM3, GRANITE, STARCODER2, MINISTRAL3, GLM4, SEED_OSS, STABLELM, COHERE,
+    EXAONE4, FALCON,
 ];
 
 /// Models with a text model inside, and which it is where they do not say it.

@@ -2,9 +2,9 @@
 //! and options, and how a checkpoint names its tensors. A field that a family's framework code does
 //! not read is not read here.
 
-use super::arch::{Arch, Biases, Gain, NormPlace, Positions, QkNorm, Scales};
+use super::arch::{Arch, Biases, Caps, Gain, NormPlace, Positions, QkNorm, Scales};
 use super::config::Config;
-use super::fields::{Activation, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
+use super::fields::{Activation, Cap, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
 use super::rotary::{RotaryKeys, RotarySizes, RotaryTables};
 use crate::base::{Error, Result};
 use crate::ops::norm::NormKind;
@@ -53,6 +53,8 @@ pub(super) struct ConfigKeys {
     pub embed: Factor,
     pub residual: Factor,
     pub logits: Factor,
+    pub score_cap: Cap,
+    pub logit_cap: Cap,
     pub bias_qkv: Flag,
     pub bias_o: Flag,
     pub bias_mlp: Flag,
@@ -189,12 +191,10 @@ impl Family {
             parallel: self.parallel.read(config)?,
             positions,
             turned_by,
-            scales: Scales {
-                score: keys.score.read(config, head_dim)?,
-                score_by_layer: keys.score_by_layer.read(config)?,
-                embed: keys.embed.read(config, width)?,
-                residual: keys.residual.read(config, width)?,
-                logits: keys.logits.read(config, width)?,
+            scales: self.scales(config, head_dim, width)?,
+            caps: Caps {
+                scores: keys.score_cap.read(config)?,
+                logits: keys.logit_cap.read(config)?,
             },
             biases: Biases {
                 qkv: keys.bias_qkv.read(config)?,
@@ -204,6 +204,18 @@ impl Family {
                 head: keys.bias_head,
             },
             tie_embeddings: config.bool_or("tie_word_embeddings", keys.tie_embeddings)?,
+        })
+    }
+
+    /// What is multiplied.
+    fn scales(&self, config: &Config, head_dim: usize, width: usize) -> Result<Scales> {
+        let keys = &self.keys;
+        Ok(Scales {
+            score: keys.score.read(config, head_dim)?,
+            score_by_layer: keys.score_by_layer.read(config)?,
+            embed: keys.embed.read(config, width)?,
+            residual: keys.residual.read(config, width)?,
+            logits: keys.logits.read(config, width)?,
         })
     }
 

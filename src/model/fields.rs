@@ -51,6 +51,15 @@ pub(super) enum Factor {
     Inverse(&'static str),
 }
 
+/// What a number's size does not exceed, by a hyperbolic tangent.
+#[derive(Clone, Copy)]
+pub(super) enum Cap {
+    /// There is none.
+    None,
+    /// This field of the configuration, with the default where it is absent; none where it is null.
+    Config(&'static str, f64),
+}
+
 /// The factor of the attention scores.
 #[derive(Clone, Copy)]
 pub(super) enum ScoreFactor {
@@ -127,6 +136,20 @@ impl Factor {
             Factor::RootWidth => Ok((width as f64).sqrt()),
             Factor::Config(field, default) => config.positive_or(field, default),
             Factor::Inverse(field) => Ok(1.0 / config.positive_or(field, 1.0)?),
+        }
+    }
+}
+
+impl Cap {
+    pub fn read(self, config: &Config) -> Result<Option<f64>> {
+        let Cap::Config(field, default) = self else { return Ok(None) };
+        match config.value.get(field) {
+            Some(value) if value.is_null() => Ok(None),
+            _ => match config.positive_or(field, default)? {
+                // Others cap nothing, or everything.
+                c @ 1e-6..=1e6 => Ok(Some(c)),
+                c => Err(config.error(field, format!("{c} is no model's cap"))),
+            },
         }
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! t_ij = ⟨do_i, v_j⟩          e_ij = p_ij (t_ij − Σ_j p_ij t_ij)
 //! dq_i = scale Σ_j e_ij k_j   dk_j = scale Σ_i e_ij q_i      dv_j = Σ_i p_ij do_i
+//!
+//! with a cap c:   s_ij = c tanh(scale ⟨q_i, k_j⟩ / c)        e_ij times 1 − (s_ij / c)²
 //! ```
 //!
 //! q, o (N, H·E); k, v (N, G·E); lse (N, H). Head h reads the keys of group h·G/H. The past is

@@ -4,6 +4,7 @@
 //! p = softmax(z)
 //! cross-entropy   −ln p_y                                 dz = p − e_y
 //! kl              KL = Σ_v p_v (ln p_v − ln p⁰_v)          dz_v = p_v (ln p_v − ln p⁰_v − KL)
+//! z = c tanh(z'/c)                                        dz' = dz (1 − (z/c)²)
 //! ```
 //!
 //! The direction is KL(now ‖ reference). Where ln p⁰ is [`log_softmax`] of the same row, the KL is
@@ -100,19 +101,26 @@ impl LossRows {
 }
 
 /// Turns z, the logits of some of the rows, into weight·dz in place, and sets their results.
-/// `reference` (rows of any number, V) has ln p⁰.
-pub fn gradient(z: &mut Tensor, losses: &mut LossRows, rows: Range<usize>, reference: &Tensor) {
+/// `reference` (rows of any number, V) has ln p⁰. Where logits have a cap c, it is the gradient for
+/// what they were before it.
+pub fn gradient(
+    z: &mut Tensor,
+    losses: &mut LossRows,
+    rows: Range<usize>,
+    reference: &Tensor,
+    cap: Option<f64>,
+) {
     let [r, v] = z.dims();
     assert!(r == rows.len() && rows.end <= losses.rows.len(), "loss: a row of logits without one");
     on!(z.compute(),
         host T => {
             let scaled = &losses.scaled[rows.clone()];
-            let results = cpu::loss::gradient::<T>(z.get_mut(), v, scaled, reference.get());
+            let results = cpu::loss::gradient::<T>(z.get_mut(), v, scaled, reference.get(), cap);
             losses.results[rows].copy_from_slice(&results);
         },
         device e => {
             let losses = losses.device.as_mut().expect("logits on a device have losses there");
-            cuda::loss::gradient(e, z.array_mut(), v, losses, rows, reference.array());
+            cuda::loss::gradient(e, z.array_mut(), v, losses, rows, reference.array(), cap);
         },
     )
 }

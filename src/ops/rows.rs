@@ -99,3 +99,11 @@ pub fn scale(x: &mut Tensor, a: f64) {
         device e => cuda::rows::scale(e, x.array_mut(), a as f32),
     );
 }
+
+/// x ← c tanh(x / c), element by element: no value's size exceeds c.
+pub fn cap(x: &mut Tensor, c: f64) {
+    on!(x.compute(),
+        host T => cpu::rows::cap::<T>(x.get_mut(), T::of(c)),
+        device e => cuda::rows::cap(e, x.array_mut(), c as f32),
+    );
+}

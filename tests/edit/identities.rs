@@ -77,7 +77,7 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
         weight_decay: 0.5,
         clamp: 4.0,
         kl_factor: 0.0625,
-        push: Push { site, attention: false, loss_layer: model.arch.layers - 1 },
+        push: Push { site, attention: false, above: 0, loss_layer: model.arch.layers - 1 },
         nll_factor: 1.0,
         anneal_nll: false,
         loss_tolerance: LOSS_TOLERANCE,

@@ -22,3 +22,4 @@ pub mod rows;
 mod search;
 mod search_golden;
 mod versions;
+mod window;

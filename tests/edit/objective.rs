@@ -92,14 +92,15 @@ fn each_push(precision: Precision, test: impl Fn(&str, &Model, Push)) {
         let model = Golden::open(name).model(precision);
         // Through every layer, from between, and through the head alone.
         let loss_layer = model.arch.layers - 1;
-        for (layer, at, attention) in [
-            (0, At::VALUE, false),
-            (1, At::Stream, false),
-            (loss_layer, At::VALUE, false),
-            (1, At::VALUE, true),
-            (loss_layer, At::VALUE, true),
+        for (layer, at, attention, above) in [
+            (0, At::VALUE, false, 0),
+            (1, At::Stream, false, 0),
+            (loss_layer, At::VALUE, false, 0),
+            (1, At::VALUE, true, 0),
+            (loss_layer, At::VALUE, true, 0),
+            (0, At::VALUE, false, loss_layer),
         ] {
-            let push = Push { site: Site { layer, at }, attention, loss_layer };
+            let push = Push { site: Site { layer, at }, attention, above, loss_layer };
             if attention && push.norm(&model).is_some() {
                 continue; // PMET refuses such a model
             }

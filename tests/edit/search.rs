@@ -28,16 +28,18 @@ struct Case {
     name: &'static str,
     site: At,
     attention: bool,
+    above: usize,
     clamp: f64,
     anneal_nll: bool,
     stops_early: bool,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 7] = [
     Case {
         name: "ROME's value",
         site: At::VALUE,
         attention: false,
+        above: 0,
         clamp: 4.0,
         anneal_nll: false,
         stops_early: false,
@@ -46,6 +48,7 @@ const CASES: [Case; 5] = [
         name: "MEMIT's stream",
         site: At::Stream,
         attention: false,
+        above: 0,
         clamp: 0.75,
         anneal_nll: false,
         stops_early: false,
@@ -54,6 +57,7 @@ const CASES: [Case; 5] = [
         name: "PMET's value and attention",
         site: At::VALUE,
         attention: true,
+        above: 0,
         clamp: 4.0,
         anneal_nll: true,
         stops_early: false,
@@ -62,6 +66,7 @@ const CASES: [Case; 5] = [
         name: "on the ball",
         site: At::VALUE,
         attention: true,
+        above: 0,
         clamp: 0.3,
         anneal_nll: false,
         stops_early: false,
@@ -70,18 +75,42 @@ const CASES: [Case; 5] = [
         name: "an early stop",
         site: At::Stream,
         attention: false,
+        above: 0,
         clamp: 20.0,
         anneal_nll: false,
         stops_early: true,
+    },
+    Case {
+        name: "values of two layers",
+        site: At::VALUE,
+        attention: false,
+        above: 1,
+        clamp: 0.5,
+        anneal_nll: false,
+        stops_early: false,
+    },
+    Case {
+        name: "streams of two layers",
+        site: At::Stream,
+        attention: false,
+        above: 1,
+        clamp: 4.0,
+        anneal_nll: false,
+        stops_early: false,
     },
 ];
 
 const STEPS: usize = 8;
 
 fn settings(case: &Case, model: &Model) -> Search {
-    let site = Site { layer: 1, at: case.site };
+    let site = Site { layer: 1 - case.above, at: case.site };
     Search {
-        push: Push { site, attention: case.attention, loss_layer: model.arch.layers - 1 },
+        push: Push {
+            site,
+            attention: case.attention,
+            above: case.above,
+            loss_layer: model.arch.layers - 1,
+        },
         steps: STEPS,
         lr: 0.5,
         weight_decay: 0.05,
@@ -218,10 +247,11 @@ fn the_fast_search_finds_what_the_plain_one_does() {
 fn another_setting_is_another_digest() {
     let model = Golden::open("gpt2").model(Precision::F64);
     let one = settings(&CASES[0], &model);
-    let changes: [fn(&mut Search); 12] = [
+    let changes: [fn(&mut Search); 13] = [
         |s| s.push.site.layer = 0,
         |s| s.push.site.at = At::Stream,
         |s| s.push.attention = true,
+        |s| s.push.above = 1,
         |s| s.push.loss_layer = 1,
         |s| s.steps = 9,
         |s| s.lr = 0.25,

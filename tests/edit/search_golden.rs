@@ -23,7 +23,7 @@ fn recorded(golden: &Golden, model: &Model) -> (FactRows, Push) {
     let kl = rewriting.pop().unwrap();
     let at = if s.tap == "value" { At::VALUE } else { At::Stream };
     let site = Site { layer: s.layer, at };
-    let push = Push { site, attention: false, loss_layer: model.arch.layers - 1 };
+    let push = Push { site, attention: false, above: 0, loss_layer: model.arch.layers - 1 };
     (FactRows { rewriting, kl, keys: vec![], target: s.target.clone(), merged: 0 }, push)
 }
 

@@ -149,7 +149,7 @@ impl Searched {
         let mut draw = Draw::new("memory of a search", false);
         let facts = (0..12).map(|_| fact(&mut draw, model.arch.vocabulary)).collect();
         let (site, loss_layer) = (Site { layer: 1, at: At::VALUE }, model.arch.layers - 1);
-        Searched { push: Push { site, attention, loss_layer }, model, facts, steps: 3 }
+        Searched { push: Push { site, attention, above: 0, loss_layer }, model, facts, steps: 3 }
     }
 
     pub fn run(&self, room: u64) -> Vec<TargetValue> {

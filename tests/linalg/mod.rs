@@ -1,1 +1,2 @@
+mod ellipsoid;
 mod least_squares;

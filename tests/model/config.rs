@@ -1,6 +1,6 @@
 //! Fields of a configuration in both dialects, and which values are refused, by name.
 
-use incise::model::arch::Arch;
+use incise::model::arch::{Arch, Caps};
 use incise::model::families;
 use incise::model::rotary::Rotary;
 use incise::ops::act::Act;
@@ -47,6 +47,11 @@ fn options_that_are_not_implemented_are_refused_by_name() {
         ("llama", json!({"rope_scaling": {"rope_type": "proportional"}}), "proportional"),
         ("llama", json!({"rope_scaling": {"rope_type": "longrope"}}), "short_factor"),
         ("gemma", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("gemma2", json!({"final_logit_softcapping": -30.0}), "final_logit_softcapping"),
+        ("gemma2", json!({"attn_logit_softcapping": 0}), "attn_logit_softcapping"),
+        ("gemma2", json!({"attn_logit_softcapping": 1e300}), "attn_logit_softcapping"),
+        ("granite", json!({"embedding_multiplier": 1e300}), "embedding_multiplier"),
+        ("gemma2", json!({"attn_logit_softcapping": "50"}), "attn_logit_softcapping"),
         ("gemma3", json!({"final_logit_softcapping": 30.0}), "final_logit_softcapping"),
         ("gemma3", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
         ("gemma3", json!({"rope_parameters": {"rope_theta": 1e4}}), "rope_parameters"),
@@ -195,6 +200,7 @@ fn windows_are_those_of_each_layer() {
     assert_eq!(windows("gemma3", json!({"layer_types": types})), [Some(4); 3]);
     let second = json!({"layer_types": types, "sliding_window_pattern": 2});
     assert_eq!(windows("gemma3", second), [Some(4), None, Some(4)]);
+    assert_eq!(windows("gemma2", json!({"layer_types": types})), [Some(4), None, Some(4)]);
     assert_eq!(windows("starcoder2", json!({"sliding_window": "(absent)"})), [None; 3]);
 }
 
@@ -227,6 +233,13 @@ fn factors_are_those_of_the_family() {
     assert_eq!(scales("gemma").embed, 4.0, "the root of its width");
     assert_eq!(scales("gemma3").score, 14f64.powf(-0.5));
     assert_eq!(scales("cohere").logits, 0.0625);
+    let caps = |changes| read("gemma2", changes).unwrap().caps;
+    assert_eq!(caps(json!({})), Caps { scores: Some(0.3), logits: Some(0.5) });
+    let fields = ["attn_logit_softcapping", "final_logit_softcapping"];
+    let [null, absent] = [json!(null), json!("(absent)")]
+        .map(|value| caps(json!({fields[0]: value, fields[1]: value})));
+    assert_eq!(null, Caps::default());
+    assert_eq!(absent, Caps { scores: Some(50.0), logits: Some(30.0) });
     let first = read("gemma", json!({"hidden_act": "gelu"})).unwrap();
     assert_eq!(first.act, Act::GeluTanh, "as Gemma's first configurations mean it");
 }

@@ -24,10 +24,11 @@ struct Row {
     seqs: &'static [(Range<usize>, usize)],
     spread: f64,
     window: Option<usize>,
+    cap: Option<f64>,
 }
 
 const fn row(case: &'static str, heads: [usize; 3], seqs: &'static [(Range<usize>, usize)]) -> Row {
-    Row { case, heads, seqs, spread: 1.0, window: None }
+    Row { case, heads, seqs, spread: 1.0, window: None, cap: None }
 }
 
 impl Row {
@@ -38,6 +39,11 @@ impl Row {
 
     const fn window(mut self, window: usize) -> Row {
         self.window = Some(window);
+        self
+    }
+
+    const fn cap(mut self, cap: f64) -> Row {
+        self.cap = Some(cap);
         self
     }
 }
@@ -70,6 +76,8 @@ const CASES: &[Row] = &[
         &[(1..13, 3), (0..4, 1), (2..4, 9), (0..0, 2), (0..3, 2), (5..10, 5)],
     )
     .window(5),
+    row("a cap", [4, 2, 5], &[(0..3, 11), (2..9, 1)]).cap(1.5).spread(3.0),
+    row("a cap that all scores meet", [1, 1, 7], &[(0..4, 9)]).cap(0.5).spread(30.0).window(6),
 ];
 
 /// More for the forms that kernels have and the definition does not.
@@ -94,6 +102,9 @@ const FORMS: &[Row] = &[
         &[(1..13, 3), (0..4, 1), (2..4, 9), (0..0, 2), (0..3, 2), (5..10, 5)],
     )
     .window(5),
+    row("a cap, in whole packs", [4, 2, 8], &[(0..3, 11), (2..9, 3)]).cap(1.5).spread(3.0),
+    row("a cap of rows", [4, 2, 16], &[(0..140, 1), (9..99, 1)]).cap(2.0).spread(3.0),
+    row("a cap of a tile and a token", [2, 1, 16], &[(0..0, 65), (0..3, 17)]).cap(2.0).spread(3.0),
     // Few queries that see few keys, up to the most of both, and of the heads of a group.
     row("a search", [3, 3, 64], &[(0..30, 4), (0..30, 3), (0..9, 5)]),
     row("a search, two heads a group", [4, 2, 80], &[(0..9, 5), (3..20, 1)]),
@@ -152,7 +163,7 @@ impl Case {
         let past = row.seqs.iter().map(|(past, _)| past.end).max().unwrap_or(0);
         Case {
             // Not 1/√E, so that a scale made up on the way shows.
-            heads: Heads { queries, groups, width, scale: 0.375, window: row.window },
+            heads: Heads { queries, groups, width, scale: 0.375, window: row.window, cap: row.cap },
             seqs,
             q: draw.fill(Fill::Wide(row.spread), n * queries * width),
             k: draw.normal(n * groups * width),
@@ -231,7 +242,7 @@ impl Op for Case {
 
     /// Query by query over a list of all keys, the past's first; the past's gradients are dropped.
     fn plain<T: Float>(&self) -> Vec<Vec<T>> {
-        let Heads { queries, groups, width, scale, window } = self.heads;
+        let Heads { queries, groups, width, scale, window, cap } = self.heads;
         let (scale, kw) = (T::of(scale), groups * width);
         let [q, d_o] = [&self.q, &self.d_o].map(|x| cast::<T>(x));
         let [k, v, past_k, past_v] =
@@ -250,13 +261,19 @@ impl Op for Case {
                 let all: Vec<(&[T], &[T])> = past.chain(own).collect();
                 let hidden = all.len() - window.unwrap_or(all.len()).min(all.len());
                 let seen = &all[hidden..];
-                let scores: Vec<T> = seen.iter().map(|(k, _)| scale * dot(qi, k)).collect();
+                let capped = |s: T| cap.map_or(s, |c| T::of(c) * (s / T::of(c)).tanh());
+                let scores: Vec<T> = seen.iter().map(|(k, _)| capped(scale * dot(qi, k))).collect();
                 let (p, log_sum) = softmax(&scores);
                 lse.push(log_sum);
                 let t: Vec<T> = seen.iter().map(|(_, v)| dot(doi, v)).collect();
                 let mean = dot(&p, &t);
                 for (x, (kx, vx)) in seen.iter().enumerate() {
-                    let e = p[x] * (t[x] - mean) * scale;
+                    // d tanh(a) / da, not by what tanh came to.
+                    let slope = |c: f64| {
+                        let cosh = (scale * dot(qi, kx) / T::of(c)).f64().cosh();
+                        T::of(1.0 / (cosh * cosh))
+                    };
+                    let e = p[x] * (t[x] - mean) * scale * cap.map_or(T::of(1.0), slope);
                     let own = (x + hidden).checked_sub(before); // none in the past
                     let j = own.map(|own| seq.rows.start + own);
                     for c in 0..width {

@@ -11,14 +11,16 @@ use crate::support::budget::{self, Op, U64, along, inner};
 use crate::support::toy::{Draw, Fill, cast, exp, ln};
 use crate::support::twin;
 
-/// (case, [R, V], logits).
-const CASES: &[(&str, [usize; 2], Fill)] = &[
-    ("no row", [0, 7], Fill::Normal),
-    ("one row, one column", [1, 1], Fill::Normal),
-    ("not a multiple of anything", [7, 129], Fill::Normal),
-    ("GPT-2 small", [3, 50_257], Fill::Normal),
-    ("large mean, small spread", [4, 517], Fill::Offset(1e3)),
-    ("one token takes all", [5, 67], Fill::Wide(1e2)),
+/// (case, [R, V], logits, their cap).
+const CASES: &[(&str, [usize; 2], Fill, Option<f64>)] = &[
+    ("no row", [0, 7], Fill::Normal, None),
+    ("one row, one column", [1, 1], Fill::Normal, None),
+    ("not a multiple of anything", [7, 129], Fill::Normal, None),
+    ("GPT-2 small", [3, 50_257], Fill::Normal, None),
+    ("large mean, small spread", [4, 517], Fill::Offset(1e3), None),
+    ("one token takes all", [5, 67], Fill::Wide(1e2), None),
+    ("a cap", [6, 129], Fill::Wide(3.0), Some(2.5)),
+    ("a cap that all logits meet", [4, 67], Fill::Wide(1e2), Some(2.0)),
 ];
 
 struct Case {
@@ -26,10 +28,16 @@ struct Case {
     z: Vec<f64>,         // (R, V)
     reference: Vec<f64>, // (2, V): logits of p⁰
     rows: Vec<RowLoss>,
+    cap: Option<f64>,
+}
+
+/// Logits behind their cap.
+fn capped(z: &[f64], cap: Option<f64>) -> Vec<f64> {
+    z.iter().map(|&z| cap.map_or(z, |c| c * (z / c).tanh())).collect()
 }
 
 impl Case {
-    fn draw(draw: &mut Draw, [r, v]: [usize; 2], fill: Fill) -> Case {
+    fn draw(draw: &mut Draw, [r, v]: [usize; 2], fill: Fill, cap: Option<f64>) -> Case {
         // Both losses, in no order; two rows may share a row of ln p⁰.
         let row = |_| {
             if draw.coin() {
@@ -40,8 +48,8 @@ impl Case {
             }
         };
         let rows = (0..r).map(row).collect();
-        let z = (0..r).flat_map(|_| draw.fill(fill, v)).collect();
-        Case { v, z, reference: draw.normal(2 * v), rows }
+        let z: Vec<f64> = (0..r).flat_map(|_| draw.fill(fill, v)).collect();
+        Case { v, z: capped(&z, cap), reference: draw.normal(2 * v), rows, cap }
     }
 
     /// Losses without their weights, and weight·dz.
@@ -50,7 +58,7 @@ impl Case {
         let mut reference = tensor(&vec![f64::NAN; self.reference.len()]);
         loss::log_softmax(&tensor(&self.reference), &[0, 1], &mut reference);
         let mut z = tensor(z);
-        (losses(&mut z, &self.rows, &reference), z.to_f64())
+        (losses(&mut z, &self.rows, &reference, self.cap), z.to_f64())
     }
 
     fn weight(row: &RowLoss) -> f64 {
@@ -61,10 +69,10 @@ impl Case {
 }
 
 /// Losses; z becomes their weighted gradient.
-fn losses(z: &mut Tensor, rows: &[RowLoss], reference: &Tensor) -> Vec<f64> {
+fn losses(z: &mut Tensor, rows: &[RowLoss], reference: &Tensor, cap: Option<f64>) -> Vec<f64> {
     let all = 0..rows.len();
     let mut losses = LossRows::new(&z.compute(), vec![all.clone()], rows.to_vec());
-    loss::gradient(z, &mut losses, all, reference);
+    loss::gradient(z, &mut losses, all, reference, cap);
     losses.of(0).map(|(_, result)| result.loss).collect()
 }
 
@@ -85,19 +93,23 @@ impl Op for Case {
             let logp = log_softmax(z);
             let p: Vec<T> = logp.iter().map(|&l| exp(l)).collect();
             let w = T::of(Case::weight(row));
+            let slope = |i: usize| match self.cap.map(T::of) {
+                None => T::of(1.0),
+                Some(c) => (T::of(1.0) - z[i] / c) * (T::of(1.0) + z[i] / c),
+            };
             match *row {
                 RowLoss::CrossEntropy { target, .. } => {
                     let y = target as usize;
                     all[0].push(-logp[y]);
                     let hot = |i| T::of(if i == y { 1.0 } else { 0.0 });
-                    all[2].extend((0..v).map(|i| w * (p[i] - hot(i))));
+                    all[2].extend((0..v).map(|i| w * (p[i] - hot(i)) * slope(i)));
                 }
                 RowLoss::Kl { reference: at, .. } => {
                     let reference = log_softmax(&reference[at * v..][..v]);
                     let gap: Vec<T> = (0..v).map(|i| logp[i] - reference[i]).collect();
                     let kl: T = (0..v).map(|i| p[i] * gap[i]).sum();
                     all[1].push(kl);
-                    all[3].extend((0..v).map(|i| w * p[i] * (gap[i] - kl)));
+                    all[3].extend((0..v).map(|i| w * p[i] * (gap[i] - kl) * slope(i)));
                 }
             }
             all[4].extend(logp);
@@ -138,7 +150,8 @@ impl Case {
         // Two pieces, where there are two rows.
         for rows in [0..r / 2, r / 2..r] {
             let mut piece = single(&self.z[rows.start * v..rows.end * v]);
-            cuda::gradient(engine, &mut piece, v, &mut on_device, rows.clone(), &reference);
+            let on_device = &mut on_device;
+            cuda::gradient(engine, &mut piece, v, on_device, rows.clone(), &reference, self.cap);
             z.copy(rows.start * v, &piece, 0..rows.len() * v);
         }
         let (losses, dz) = (twin::down(&on_device.loss), twin::down(&z));
@@ -156,9 +169,9 @@ impl Case {
 #[test]
 fn kernels() {
     let Some(engines) = twin::engines("ops::loss::kernels") else { return };
-    for &(case, shape, fill) in CASES {
+    for &(case, shape, fill, cap) in CASES {
         let inputs = |draw: &mut Draw| {
-            let mut case = Case::draw(draw, shape, fill);
+            let mut case = Case::draw(draw, shape, fill, cap);
             for row in &mut case.rows {
                 let (RowLoss::CrossEntropy { weight, .. } | RowLoss::Kl { weight, .. }) = row;
                 *weight = f64::from(*weight as f32);
@@ -172,23 +185,23 @@ fn kernels() {
 
 #[test]
 fn cases() {
-    for &(case, shape, fill) in CASES {
-        budget::hold(&format!("loss, {case}"), |draw| Case::draw(draw, shape, fill));
+    for &(case, shape, fill, cap) in CASES {
+        budget::hold(&format!("loss, {case}"), |draw| Case::draw(draw, shape, fill, cap));
     }
 }
 
 #[test]
 fn a_row_is_no_kl_from_itself() {
-    for &(case, shape, fill) in CASES {
+    for &(case, shape, fill, cap) in CASES {
         for precision in [Precision::F32, Precision::F64] {
-            let mut case = Case::draw(&mut Draw::new(case, false), shape, fill);
+            let mut case = Case::draw(&mut Draw::new(case, false), shape, fill, cap);
             let kl = |reference| RowLoss::Kl { reference, weight: 0.7 };
             case.rows = (0..shape[0]).map(kl).collect();
             let mut z = Tensor::of(precision, &shape, &case.z);
             let mut reference = Tensor::zeros(precision, &shape);
             let rows: Vec<usize> = (0..shape[0]).collect();
             loss::log_softmax(&z, &rows, &mut reference);
-            let losses = losses(&mut z, &case.rows, &reference);
+            let losses = losses(&mut z, &case.rows, &reference, cap);
             assert!(losses.iter().chain(&z.to_f64()).all(|&x| x == 0.0), "KL is exactly 0");
         }
     }
@@ -196,15 +209,16 @@ fn a_row_is_no_kl_from_itself() {
 
 #[test]
 fn gradient_is_the_slope() {
-    for seed in 0..8 {
+    for (seed, cap) in (0..8).map(|seed| (seed, (seed % 2 == 1).then_some(1.5))) {
         let mut draw = Draw::new(&format!("loss, slope {seed}"), false);
-        let case = Case::draw(&mut draw, [5, 37], Fill::Normal);
+        let case = Case { cap, ..Case::draw(&mut draw, [5, 37], Fill::Normal, None) };
         let v = draw.normal(case.z.len());
         let loss = |t: f64| {
-            let (losses, _) = case.gradient(Precision::F64, &along(&case.z, t, &v));
+            let z = capped(&along(&case.z, t, &v), cap);
+            let (losses, _) = case.gradient(Precision::F64, &z);
             case.rows.iter().zip(losses).map(|(row, loss)| Case::weight(row) * loss).sum::<f64>()
         };
-        let slope = inner(&case.gradient(Precision::F64, &case.z).1, &v);
+        let slope = inner(&case.gradient(Precision::F64, &capped(&case.z, cap)).1, &v);
         // A loss is a sum over V of terms below 8, after a log-sum over V.
         let noise = (2 * 37 + 5) as f64 * U64 * 8.0 * 1.3 * 5.0;
         budget::central(&format!("loss {seed}"), slope, noise, loss);
@@ -232,7 +246,7 @@ fn groups_are_scaled() {
             let z: Vec<f64> = (0..4 * v).map(|i| (i % 5) as f64).collect();
             let mut z = Tensor::of(compute, &[4, v], &z);
             let reference = Tensor::zeros(compute, &[1, v]);
-            loss::gradient(&mut z, &mut losses, 0..4, &reference);
+            loss::gradient(&mut z, &mut losses, 0..4, &reference, None);
             z.to_f64()
         };
         let mut scaled = rows.clone();

@@ -23,6 +23,9 @@ const CASES: &[(&str, [usize; 2], usize)] = &[
 /// Of `scale`; exact in f32.
 const FACTOR: f64 = -0.8125;
 
+/// Of `cap`; exact in f32.
+const CAP: f64 = 0.75;
+
 struct Rows {
     d: usize,
     chosen: Vec<usize>,
@@ -40,7 +43,8 @@ impl Rows {
 }
 
 impl Op for Rows {
-    const OUTPUTS: &'static [&'static str] = &["gather", "scatter_add", "add", "put", "scale"];
+    const OUTPUTS: &'static [&'static str] =
+        &["gather", "scatter_add", "add", "put", "scale", "cap"];
 
     fn plain<T: Float>(&self) -> Vec<Vec<T>> {
         let d = self.d;
@@ -56,7 +60,9 @@ impl Op for Rows {
         // All rows but the first, behind the first.
         let put = more.iter().take(d).chain(&x[d..]).copied().collect();
         let scaled = x.iter().map(|&x| x * T::of(FACTOR)).collect();
-        vec![gathered.map(|at| x[at]).collect(), scattered, added, put, scaled]
+        let c = T::of(CAP);
+        let capped = x.iter().map(|&x| c * (x / c).tanh()).collect();
+        vec![gathered.map(|at| x[at]).collect(), scattered, added, put, scaled, capped]
     }
 
     fn ours(&self, precision: Precision) -> Vec<Vec<f64>> {
@@ -71,7 +77,9 @@ impl Op for Rows {
         rows::put(&tensor(&self.x), 1..n, &mut put, 1);
         let mut scaled = tensor(&self.x);
         rows::scale(&mut scaled, FACTOR);
-        [gathered, scattered, added, put, scaled].iter().map(Tensor::to_f64).collect()
+        let mut capped = tensor(&self.x);
+        rows::cap(&mut capped, CAP);
+        [gathered, scattered, added, put, scaled, capped].iter().map(Tensor::to_f64).collect()
     }
 }
 
@@ -92,7 +100,9 @@ impl Rows {
         cuda::put(engine, &x, self.d..self.x.len(), &mut put, self.d);
         let mut scaled = single(&self.x);
         cuda::scale(engine, &mut scaled, FACTOR as f32);
-        [gathered, scattered, added, put, scaled].iter().map(twin::down).collect()
+        let mut capped = single(&self.x);
+        cuda::cap(engine, &mut capped, CAP as f32);
+        [gathered, scattered, added, put, scaled, capped].iter().map(twin::down).collect()
     }
 }
 
@@ -107,7 +117,7 @@ fn kernels() {
                 Rows { y, more, ..rows }
             };
             let run = |rows: &Rows, engine: &Engine| rows.kernels(engine, elem);
-            let outputs = [elem, Elem::F32, Elem::F32, elem];
+            let outputs = [elem, Elem::F32, Elem::F32, elem, Elem::F32, Elem::F32];
             budget::kernel(&format!("rows {elem:?}, {case}"), &engines, &outputs, inputs, run);
         }
     }

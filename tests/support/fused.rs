@@ -168,6 +168,9 @@ impl Float for Fused {
     fn ln(self) -> Fused {
         Fused::new(beside(f64::from(self.value).ln() as f32, LN))
     }
+    fn tanh(self) -> Fused {
+        Fused::new(self.value.tanh())
+    }
     fn max(self, other: Fused) -> Fused {
         if self >= other { self } else { other }
     }

@@ -43,7 +43,7 @@ pub struct Search {
 }
 
 /// Every recorded model; together they have every option (`tools/golden.py` lists them).
-pub const NAMES: [&str; 37] = [
+pub const NAMES: [&str; 38] = [
     "gpt2",
     "gpt2-bf16",
     "gpt2-scaled",
@@ -64,6 +64,7 @@ pub const NAMES: [&str; 37] = [
     "qwen3-one-group",
     "olmo2",
     "gemma",
+    "gemma2",
     "gemma3",
     "gemma3-inner",
     "phi3",

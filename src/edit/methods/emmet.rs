@@ -8,13 +8,14 @@
 //! ```
 //!
 //! With ε > 0 that is MEMIT's closed form with εM in the place of λC + Q, so keys of earlier
-//! batches weigh ε of what they weigh there. As a rule one layer is edited. Source: Gupta,
+//! batches weigh ε of what they weigh there. As a rule one layer is edited; several by equal
+//! shares, as MEMIT does it, or by values of all of them (edit/solve/window.rs). Source: Gupta,
 //! Sajnani, Anumanchipalli 2024, arXiv:2403.14236.
 
 use faer::Mat;
 
 use super::memit::{Memit, solve};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
 use crate::edit::cost::Solves;
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
@@ -57,7 +58,17 @@ const UPDATE_NORM_LAMBDA: Param = Param {
     about: "ν: weight of the size of the change.",
 };
 
-static PARAMS: [&Param; 13] = [
+const VALUES: &str = "values";
+
+const SPREAD: Param = Param {
+    name: "spread",
+    kind: ParamKind::Choice(&["residual", VALUES]),
+    absent: Absent::Default("\"residual\""),
+    about: "How several layers divide a fact: by equal shares of what the last one's stream lacks, \
+            or by values of all of them, searched at once, which a norm behind the MLP needs.",
+};
+
+static PARAMS: [&Param; 14] = [
     &params::LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
@@ -68,6 +79,7 @@ static PARAMS: [&Param; 13] = [
     &params::KL_FACTOR,
     &MOM2_UPDATE_WEIGHT,
     &EMMET_LAMBDA,
+    &SPREAD,
     &UPDATE_NORM_LAMBDA,
     &family::MOM2_ADJUSTMENT_ON,
     &family::NO_NORM_ANCHOR,
@@ -98,16 +110,33 @@ impl ClosedFormMethod for EmmetMethod {
     /// With a norm behind the MLP, δ goes in before it: then one layer meets its facts exactly.
     fn search(&self, by: &Params, arch: &Arch) -> Search {
         let at = match arch.norms {
-            NormPlace::Before => At::Stream,
-            NormPlace::Behind => At::VALUE,
+            NormPlace::Before if !by.is(&SPREAD, VALUES) => At::Stream,
+            _ => At::VALUE,
         };
-        family::search(by, arch, at)
+        let mut search = family::search(by, arch, at);
+        if by.is(&SPREAD, VALUES) {
+            search.push.site.layer = by.layers()[0];
+            search.push.above = by.layers().len() - 1;
+        }
+        search
     }
 
     fn check_model(&self, by: &Params, arch: &Arch) -> Result<()> {
+        let layers = by.layers();
+        if by.is(&SPREAD, VALUES) {
+            let gap = layers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+            return gap.map_or(Ok(()), |pair| {
+                let what = format!(
+                    "values of all layers of a window are searched at once, and between {} and {} \
+                     some are left out",
+                    pair[0], pair[1]
+                );
+                Err(Error::refused(what, "edit layers that follow one another"))
+            });
+        }
         match arch.norms {
-            NormPlace::Behind if by.layers().len() > 1 => {
-                Err(family::norm_behind("emmet over several layers", arch))
+            NormPlace::Behind if layers.len() > 1 => {
+                Err(family::norm_behind("emmet by equal shares of several layers", arch))
             }
             _ => Ok(()),
         }

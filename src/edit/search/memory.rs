@@ -100,6 +100,6 @@ fn fixed_bytes<'a>(
     let row = wide * (a.vocabulary + 4 * a.width) + narrow * (rounded + a.width);
     // The model's own, a copy for admissions, and that of the steps.
     let past = 2 * model.bytes_a_token(0..push.layers(), &model.compute).past
-        + model.bytes_a_token(push.above(), &steps).past;
+        + model.bytes_a_token(push.layers_above(), &steps).past;
     (read * row + shared * past) as u64
 }

@@ -24,7 +24,7 @@ use super::value::LossStep;
 use crate::edit::prompts::FactRows;
 use crate::model::prefix::PrefixCache;
 use crate::model::site::Tap;
-use crate::model::{At, KvCache, Model, NoHook, Past, Position, Run};
+use crate::model::{At, Batch, Hook, KvCache, Model, NoHook, Past, Position, Run, Site};
 use crate::ops::loss::{self, LossRows, RowLoss};
 use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
@@ -66,7 +66,7 @@ impl<'m> Objective<'m> {
         assert!(!(push.attention && normed), "one vector, where a norm reads it");
         let stepping = Arc::new(model.for_search());
         let mut past = KvCache::new(&model.arch, &stepping.compute);
-        past.append(push.above(), &prefixes.cache, 0..prefixes.tokens());
+        past.append(push.layers_above(), &prefixes.cache, 0..prefixes.tokens());
         let layout = StepLayout::new(&[], prefixes.rows(), kl_factor, 0);
         Objective {
             kl_factor,
@@ -100,7 +100,7 @@ impl<'m> Objective<'m> {
         let t0 = self.run_below(&layout, &own, packed.iter().map(PackedFact::tokens).sum());
         self.facts.extend(packed);
         let shared = self.prefixes.tokens();
-        self.past.append(push.above(), &own, shared..shared + tokens);
+        self.past.append(push.layers_above(), &own, shared..shared + tokens);
         self.replan();
         let width = push.vectors() * model.arch.width;
         Tensor::of(&model.compute, &[facts.len(), width], &t0)
@@ -142,7 +142,7 @@ impl<'m> Objective<'m> {
         let below = Position::before(0)..begin;
         model.forward(batch, below, Past::Read(past), &mut x, &mut run, &mut tap);
         // What is shown behind the place where a step begins.
-        let rest = begin..Position::before(push.site.layer + 1);
+        let rest = begin..Position::before(push.top() + 1);
         if !rest.is_empty() {
             model.forward(batch, rest, Past::Read(past), &mut x.clone(), &mut run, &mut tap);
         }
@@ -172,7 +172,7 @@ impl<'m> Objective<'m> {
         }
         self.entry.keep(compute, left.tokens);
         self.reference = reference;
-        self.past.keep(self.push.above(), &left.cache);
+        self.past.keep(self.push.layers_above(), &left.cache);
         let mut keep = keep.iter();
         self.facts.retain(|_| *keep.next().expect("one for every fact"));
         self.replan();
@@ -196,31 +196,41 @@ impl<'m> Objective<'m> {
         let zeros = |rows| Tensor::zeros(&model.compute, &[rows, d]);
         let StepInputs { layout, pushed, owner, losses, .. } = &mut self.step;
         losses.scale(f);
+        let mut above = PushAbove::new(&self.push, pushed.clone());
+        for part in self.push.first_vectors()..self.push.vectors() {
+            let mut push = zeros(pushed.len());
+            rows::gather_part(&delta, owner, part * d, &mut push);
+            above.gradients.push(Tensor::narrow(&model.compute, push.shape()));
+            above.pushes.push(push);
+        }
         let mut x = self.entry.stream(layout.batch.len());
         let mut push = zeros(pushed.len());
-        for part in (0..self.push.vectors()).rev() {
+        for part in (0..self.push.first_vectors()).rev() {
             rows::gather_part(&delta, owner, part * d, &mut push);
             match part {
                 0 => self.entry.push(&mut x, pushed, &mut push),
                 _ => scatter_scaled(&mut x, pushed, &mut push, self.push.rho(model, part)),
             }
             let (behind, past) = (self.push.behind(model, part), Past::Read(&self.past));
-            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut NoHook);
+            model.forward(&layout.batch, behind, past, &mut x, &mut self.run, &mut above);
         }
         let mut dx = zeros(layout.batch.len());
         self.head_gradient(&x, &mut dx);
         drop(x); // its memory serves backward
         let StepInputs { layout, pushed, owner, .. } = &self.step;
         let mut gradient = Tensor::zeros(&model.compute, delta.shape());
-        for part in 0..self.push.vectors() {
+        for part in 0..self.push.first_vectors() {
             let behind = self.push.behind(model, part);
             let (past, run) = (&self.past, &mut self.run);
-            model.backward(&layout.batch, behind, past, &mut dx, run, &mut NoHook);
+            model.backward(&layout.batch, behind, past, &mut dx, run, &mut above);
             match part {
                 0 => self.entry.gradient(&dx, pushed, &mut push),
                 _ => gather_scaled(&dx, pushed, &mut push, self.push.rho(model, part)),
             }
             rows::scatter_add_part(&mut gradient, owner, part * d, &push);
+        }
+        for (part, own) in (self.push.first_vectors()..).zip(&above.gradients) {
+            rows::scatter_add_part(&mut gradient, owner, part * d, own);
         }
         gradient
     }
@@ -242,7 +252,8 @@ impl<'m> Objective<'m> {
                 loss::log_softmax(&self.logits, &first_step, &mut logp);
                 self.reference.push_rows(&logp);
             }
-            loss::gradient(&mut self.logits, losses, piece.rows.clone(), &self.reference);
+            let cap = model.arch.caps.logits;
+            loss::gradient(&mut self.logits, losses, piece.rows.clone(), &self.reference, cap);
             let mut dpicked = model.head_backward(&self.logits, &self.saved);
             dpicked.set_rows(piece.own);
             rows::scatter_add(dx, &index.own, &dpicked);
@@ -277,10 +288,48 @@ impl<'m> Objective<'m> {
     }
 }
 
+/// Pushes into the layers that a step runs, and the gradients for them.
+struct PushAbove {
+    sites: Vec<Site>,
+    rows: Arc<Index>,
+    pushes: Vec<Tensor>,    // (rows, D) for each site
+    gradients: Vec<Tensor>, // likewise
+}
+
+impl PushAbove {
+    fn new(push: &Push, rows: Arc<Index>) -> PushAbove {
+        let sites = push.sites().split_off(push.first_vectors());
+        PushAbove { sites, rows, pushes: Vec::new(), gradients: Vec::new() }
+    }
+
+    fn number(&self, site: Site) -> usize {
+        self.sites.iter().position(|&own| own == site).expect("one of its sites")
+    }
+}
+
+impl Hook for PushAbove {
+    fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    fn records(&self) -> bool {
+        true
+    }
+
+    fn forward(&mut self, site: Site, _: &Batch, shown: &mut Tensor) {
+        rows::scatter_add(shown, &self.rows, &self.pushes[self.number(site)]);
+    }
+
+    fn backward(&mut self, site: Site, _: &Batch, gradient: &Tensor) {
+        let i = self.number(site);
+        rows::gather(gradient, &self.rows, &mut self.gradients[i]);
+    }
+}
+
 /// Where rows lie, as lists where the model runs.
 struct StepInputs {
     layout: StepLayout,
-    pushed: Index,
+    pushed: Arc<Index>,
     owner: Index,
     losses: LossRows,
     pieces: Vec<PieceIndex>,
@@ -303,7 +352,7 @@ impl StepInputs {
         };
         StepInputs {
             pieces: layout.pieces.iter().map(piece).collect(),
-            pushed: index(&layout.pushed),
+            pushed: Arc::new(index(&layout.pushed)),
             owner: index(&layout.owner),
             losses: LossRows::new(compute, groups, losses),
             layout,

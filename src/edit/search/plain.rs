@@ -4,7 +4,8 @@
 //! ```text
 //! loss(δ) = f/(J T) Σ_j Σ_t −ln P[y_t | row j, push δ]      J rewriting rows, T target tokens
 //!         + κ KL(P[· | KL row, push δ] ‖ P[· | KL row])
-//!         + decay Σ_p ‖δ_p‖/‖t_p‖²                          P vectors, one but for PMET's two
+//!         + decay Σ_p ‖δ_p‖/‖t_p‖²                          P vectors, one but for PMET's
+//!                                                           two and those of a window
 //! ```
 //!
 //! All (D) in f64; the model in its own precision. Source: Meng et al. 2022, arXiv:2202.05262,
@@ -83,13 +84,7 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
             }
         }
     }
-    let attention_delta = delta.split_off(1).concat();
-    let (t0, delta) = (start.t0[0].clone(), delta.concat());
-    let mut value = TargetValue { t0, delta, attention_delta, trace };
-    if search.push.norm(model).is_some() {
-        value.keep_length();
-    }
-    Some(value)
+    Some(TargetValue::new(model, &search.push, start.t0.concat(), delta.concat(), trace))
 }
 
 /// The model's passes over all rows of a fact.

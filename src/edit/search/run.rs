@@ -301,19 +301,16 @@ impl<'m> SearchBatch<'m> {
     }
 
     fn found(&self, slot: usize) -> TargetValue {
-        let d = self.model.arch.width;
         let row = |x: &Tensor| x.row_f64(slot);
-        let mut t0 = row(&self.slots.t0);
-        t0.truncate(d);
-        let mut delta = row(&self.slots.delta);
-        let attention_delta = delta.split_off(d);
         let trace = row(&self.slots.trace);
         let trace = trace.chunks_exact(4).take(self.steps_of(slot)).map(losses).collect();
-        let mut value = TargetValue { t0, delta, attention_delta, trace };
-        if self.search.push.norm(self.model).is_some() {
-            value.keep_length();
-        }
-        value
+        TargetValue::new(
+            self.model,
+            &self.search.push,
+            row(&self.slots.t0),
+            row(&self.slots.delta),
+            trace,
+        )
     }
 
     /// Steps that the fact in a slot took.

@@ -21,7 +21,7 @@ pub struct Search {
     pub lr: f64,
     /// Weight of ‖δ‖/‖t₀‖² (`v_weight_decay`).
     pub weight_decay: f64,
-    /// ‖δ‖ ≤ clamp·‖t₀‖ (`clamp_norm_factor`).
+    /// ‖δ‖ ≤ clamp·‖t₀‖ (`clamp_norm_factor`), vector by vector.
     pub clamp: f64,
     /// κ (`kl_factor`).
     pub kl_factor: f64,
@@ -41,6 +41,8 @@ pub struct Push {
     pub site: Site,
     /// Whether a second vector goes into the same layer's attention output (PMET).
     pub attention: bool,
+    /// Into how many layers above it a vector of their own goes, at the same place.
+    pub above: usize,
     /// The layer after which the head reads the stream, not below the site's.
     pub loss_layer: usize,
 }
@@ -85,20 +87,33 @@ impl Search {
 }
 
 impl Push {
-    /// P, how many vectors δ holds, side by side.
+    /// P, how many vectors δ holds, side by side: those a step begins with, then those that go in
+    /// on its way.
     pub fn vectors(&self) -> usize {
+        self.first_vectors() + self.above
+    }
+
+    /// How many of them a step begins with: they go into the lowest layer.
+    pub fn first_vectors(&self) -> usize {
         1 + usize::from(self.attention)
     }
 
     /// The site of each of the P vectors.
     pub fn sites(&self) -> Vec<Site> {
-        let attention = Site { layer: self.site.layer, at: At::ATTENTION };
-        [self.site].into_iter().chain(self.attention.then_some(attention)).collect()
+        let Site { layer, at } = self.site;
+        let attention = self.attention.then_some(Site { layer, at: At::ATTENTION });
+        let above = (1..=self.above).map(|i| Site { layer: layer + i, at });
+        [self.site].into_iter().chain(attention).chain(above).collect()
+    }
+
+    /// The last layer that a vector goes into.
+    pub fn top(&self) -> usize {
+        self.site.layer + self.above
     }
 
     /// The layers a step runs.
-    pub fn above(&self) -> Range<usize> {
-        self.site.layer + 1..self.loss_layer.max(self.site.layer) + 1
+    pub fn layers_above(&self) -> Range<usize> {
+        self.site.layer + 1..self.loss_layer.max(self.top()) + 1
     }
 
     /// Where the vector of a part joins the stream: behind the branch whose output it changes, or
@@ -122,9 +137,7 @@ impl Push {
 
     /// The norm between the value and the stream, where the family has one there.
     pub fn norm<'m>(&self, model: &'m Model) -> Option<&'m Norm> {
-        let layer = &model.layers[self.site.layer];
-        let branch = layer.branch_of(Matrix::Down).filter(|_| self.site.at == At::VALUE)?;
-        layer.branches[branch].post.as_ref()
+        model.norm_behind(self.site.layer).filter(|_| self.site.at == At::VALUE)
     }
 
     /// What a step runs between a part's vector and that of the part before it, or the head. The
@@ -139,17 +152,17 @@ impl Push {
 
     /// All that a step runs of the layers.
     pub fn span(&self, model: &Model) -> Span {
-        (self.joins(model, self.vectors() - 1)..Position::before(self.layers())).into()
+        (self.joins(model, self.first_vectors() - 1)..Position::before(self.layers())).into()
     }
 
     /// How many layers a search runs, from the first.
     pub fn layers(&self) -> usize {
-        self.above().end
+        self.layers_above().end
     }
 
     /// Adds it to a fingerprint.
     pub fn digest(&self, into: &mut Fingerprint) {
-        let Push { site: Site { layer, at }, attention, loss_layer } = self;
+        let Push { site: Site { layer, at }, attention, above, loss_layer } = self;
         let at = match at {
             At::Output(Matrix::O) => 0,
             At::Input(Matrix::Down) => 1,
@@ -160,6 +173,8 @@ impl Push {
         };
         into.add(&(*layer as u64).to_le_bytes());
         into.add(&[at, u8::from(*attention)]);
-        into.add(&(*loss_layer as u64).to_le_bytes());
+        for x in [loss_layer, above] {
+            into.add(&(*x as u64).to_le_bytes());
+        }
     }
 }

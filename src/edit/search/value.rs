@@ -1,13 +1,15 @@
 //! What a search finds.
 
+use super::settings::Push;
 use crate::linalg::vector::norm;
+use crate::model::Model;
 
 /// What a search found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetValue {
-    /// t₀ (D).
+    /// t₀ (D); where values of several layers are searched, of each (P·D), lowest first.
     pub t0: Vec<f64>,
-    /// δ (D).
+    /// δ, likewise.
     pub delta: Vec<f64>,
     /// PMET's offset of the attention's output, which is discarded (D); else nothing.
     pub attention_delta: Vec<f64>,
@@ -36,6 +38,27 @@ impl LossStep {
 }
 
 impl TargetValue {
+    /// Of t₀ and δ (P·D) as a search holds them.
+    pub(super) fn new(
+        model: &Model,
+        push: &Push,
+        mut t0: Vec<f64>,
+        mut delta: Vec<f64>,
+        trace: Vec<LossStep>,
+    ) -> TargetValue {
+        let mut attention_delta = Vec::new();
+        if push.attention {
+            t0.truncate(model.arch.width);
+            attention_delta = delta.split_off(model.arch.width);
+        }
+        let mut value = TargetValue { t0, delta, attention_delta, trace };
+        // Several keep it one after the other, as each moves the next (edit/window.rs).
+        if push.above == 0 && push.norm(model).is_some() {
+            value.keep_length();
+        }
+        value
+    }
+
     /// v* ← v*·‖t₀‖/‖v*‖: where a norm reads the value, it reads the direction alone, and a value
     /// as long as before leaves the scale of the row as it was.
     pub fn keep_length(&mut self) {

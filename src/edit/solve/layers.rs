@@ -5,6 +5,7 @@
 //!     K (F, N) ← keys                      H (D, N) ← what the site holds at the bare prompts
 //!     R = share(n − i)·(Z − H)/ρ           1/(n − i), so that the last layer closes the gap;
 //!                                          the stream gets ρ of what W gives, mostly 1
+//!     or, where all layers' values were searched, R of its own            window.rs
 //!     Δ = the method's closed form of (K, R)
 //!     W ← W + Δ
 //! ```
@@ -15,6 +16,7 @@ use faer::Mat;
 
 use super::delta::pack;
 use super::device::with_solver;
+use super::window::{Joining, column};
 use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
@@ -108,16 +110,50 @@ pub trait LayerCache {
 pub struct Spread<'a> {
     /// The layers, ascending.
     pub layers: &'a [usize],
-    /// Where Z and H are read.
-    pub site: Site,
-    /// Z (D, N).
-    pub z: &'a Mat<f64>,
+    /// What they are to give.
+    pub target: Target<'a>,
+}
+
+/// What the layers are to give.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// All together Z (D, N) at a site.
+    Site(Site, &'a Mat<f64>),
+    /// Z_ℓ (D, N) each, in the stream behind it.
+    Streams(&'a [Mat<f64>]),
 }
 
 impl Spread<'_> {
-    /// ρ.
-    fn rho(&self, model: &Model) -> f64 {
-        if self.site.at == At::Stream { model.arch.scales.residual } else { 1.0 }
+    /// K (F, N) and R (D, N) of the i-th layer.
+    fn residuals(
+        &self,
+        i: usize,
+        model: &Model,
+        reader: &Reader,
+        form: &dyn ClosedForm,
+        progress: &dyn Progress,
+    ) -> Result<(Mat<f64>, Mat<f64>)> {
+        let layer = self.layers[i];
+        match self.target {
+            Target::Site(site, z) => {
+                let (k, [h]) = reader.look(model, layer, [site], progress)?;
+                let rho = if site.at == At::Stream { model.arch.scales.residual } else { 1.0 };
+                let share = form.share(self.layers.len() - i);
+                Ok((k, (z - h) * faer::Scale(share / rho)))
+            }
+            Target::Streams(z) => {
+                let sites = [At::VALUE, At::Stream].map(|at| Site { layer, at });
+                let (k, [y, s]) = reader.look(model, layer, sites, progress)?;
+                let joining = Joining::of(model, layer);
+                let mut r = Mat::zeros(y.nrows(), y.ncols());
+                for j in 0..y.ncols() {
+                    let [z, s, y] = [&z[i], &s, &y].map(|m| column(m.col(j)));
+                    let asked = joining.residual(&z, &s, &y);
+                    r.col_mut(j).iter_mut().zip(asked).for_each(|(r, x)| *r = x);
+                }
+                Ok((k, r))
+            }
+        }
     }
 
     /// Changes the layers, lowest first, so that the site holds Z at the bare prompts. Returns the
@@ -141,8 +177,7 @@ impl Spread<'_> {
             let SolvedLayer { delta, ridge, s } = match cache.lookup(i)? {
                 Some(found) => found,
                 None => {
-                    let (k, h) = reader.look(&model, layer, self.site, progress)?;
-                    let r = (self.z - h) * faer::Scale(form.share(n - i) / self.rho(&model));
+                    let (k, r) = self.residuals(i, &model, reader, form, progress)?;
                     let solve = |solver: Solver| form.change(layer, &k, &r, solver);
                     let (change, ridge) = with_solver(&model.compute, solve)?;
                     let s = match &change {

@@ -3,3 +3,4 @@
 pub mod delta;
 pub mod device;
 pub mod layers;
+pub mod window;

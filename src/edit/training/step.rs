@@ -232,7 +232,8 @@ impl StepBuffers {
             self.read.set_shape([filled.len(), model.arch.width]);
             rows::gather(&self.x, &Index::new(compute, filled), &mut self.read);
             model.head(&self.read, &mut self.saved, &mut self.logits);
-            loss::gradient(&mut self.logits, &mut of_rows, all, &self.reference);
+            let cap = model.arch.caps.logits;
+            loss::gradient(&mut self.logits, &mut of_rows, all, &self.reference, cap);
             let mut dread = model.head_backward(&self.logits, &self.saved);
             dread.set_rows(own);
             rows::scatter_add(&mut self.dx, &Index::new(compute, read), &dread);

@@ -232,7 +232,7 @@ impl ValueTrainer {
         let mut saved = Saved::new(compute, 0, d);
         rows::gather(&x, &at, &mut read);
         model.head(&read, &mut saved, &mut z);
-        loss::gradient(&mut z, &mut losses, all, &wide(0, v));
+        loss::gradient(&mut z, &mut losses, all, &wide(0, v), model.arch.caps.logits);
         let mut dx = wide(batch.len(), d);
         rows::scatter_add(&mut dx, &at, &model.head_backward(&z, &saved));
         model.backward(batch, self.span, &self.past, &mut dx, run, &mut self.hook);

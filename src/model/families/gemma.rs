@@ -1,9 +1,10 @@
-//! Gemma: gains of 1 + w, embeddings times √D, an MLP with a gate by GELU.
+//! Gemma: gains of 1 + w, embeddings times √D, an MLP with a gate by GELU; from the second on norms
+//! on both sides of a branch, and in the second caps of scores and logits.
 
 use super::llama::{LLAMA, QWEN3};
 use crate::model::arch::{Gain, QkNorm};
 use crate::model::family::{BranchNorms, ConfigKeys, Family, Names, PositionEncoding};
-use crate::model::fields::{Activation, Dim, Factor, Flag, ScoreFactor, Windows};
+use crate::model::fields::{Activation, Cap, Dim, Factor, Flag, ScoreFactor, Windows};
 use crate::model::rotary::{RotaryKeys, Turns};
 
 pub(super) const GEMMA: Family = Family {
@@ -26,6 +27,33 @@ pub(super) const GEMMA: Family = Family {
     ..LLAMA
 };
 
+pub(super) const GEMMA2: Family = Family {
+    name: "gemma2",
+    keys: ConfigKeys {
+        n_kv_heads: Dim::ConfigOr("num_key_value_heads", 4),
+        windows: Windows::AllBut { window: 4096, pattern: 2 },
+        act: Activation::named("hidden_activation", "gelu_pytorch_tanh"),
+        score: ScoreFactor::ByRoot("query_pre_attn_scalar", 256.0),
+        score_cap: Cap::Config("attn_logit_softcapping", 50.0),
+        logit_cap: Cap::Config("final_logit_softcapping", 30.0),
+        ..GEMMA.keys
+    },
+    defaults: &[
+        ("vocab_size", 256_000),
+        ("hidden_size", 2304),
+        ("intermediate_size", 9216),
+        ("num_hidden_layers", 26),
+        ("num_attention_heads", 8),
+        ("max_position_embeddings", 8192),
+    ],
+    names: Names {
+        norm1: BranchNorms::both(["input_layernorm", "post_attention_layernorm"]),
+        norm2: BranchNorms::both(["pre_feedforward_layernorm", "post_feedforward_layernorm"]),
+        ..LLAMA.names
+    },
+    ..GEMMA
+};
+
 pub(super) const GEMMA3: Family = Family {
     name: "gemma3_text",
     qk_norm: QkNorm::Heads,
@@ -35,11 +63,10 @@ pub(super) const GEMMA3: Family = Family {
         ..RotaryKeys::FULL
     }),
     keys: ConfigKeys {
-        n_kv_heads: Dim::ConfigOr("num_key_value_heads", 4),
         windows: Windows::AllBut { window: 4096, pattern: 6 },
-        act: Activation::named("hidden_activation", "gelu_pytorch_tanh"),
-        score: ScoreFactor::ByRoot("query_pre_attn_scalar", 256.0),
-        ..GEMMA.keys
+        score_cap: Cap::None,
+        logit_cap: Cap::None,
+        ..GEMMA2.keys
     },
     absent: &["attn_logit_softcapping", "final_logit_softcapping"],
     defaults: &[
@@ -50,10 +77,6 @@ pub(super) const GEMMA3: Family = Family {
         ("num_attention_heads", 8),
         ("max_position_embeddings", 131_072),
     ],
-    names: Names {
-        norm1: BranchNorms::both(["input_layernorm", "post_attention_layernorm"]),
-        norm2: BranchNorms::both(["pre_feedforward_layernorm", "post_feedforward_layernorm"]),
-        ..QWEN3.names
-    },
-    ..GEMMA
+    names: Names { qk_norm: QWEN3.names.qk_norm, ..GEMMA2.names },
+    ..GEMMA2
 };

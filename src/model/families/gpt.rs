@@ -5,7 +5,7 @@ use crate::model::arch::{Gain, QkNorm};
 use crate::model::family::{
     BranchNorms, ConfigKeys, Family, Names, PositionEncoding, Qkv, UpNames,
 };
-use crate::model::fields::{Activation, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
+use crate::model::fields::{Activation, Cap, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
 use crate::model::rotary::{RotaryDim, RotaryKeys};
 use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
@@ -35,6 +35,8 @@ pub(super) const GPT2: Family = Family {
         embed: Factor::One,
         residual: Factor::One,
         logits: Factor::One,
+        score_cap: Cap::None,
+        logit_cap: Cap::None,
         bias_qkv: Flag::Const(true),
         bias_o: Flag::Const(true),
         bias_mlp: Flag::Const(true),

@@ -4,7 +4,7 @@ use crate::model::arch::{Gain, QkNorm};
 use crate::model::family::{
     BranchNorms, ConfigKeys, Family, Names, PositionEncoding, Qkv, UpNames,
 };
-use crate::model::fields::{Activation, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
+use crate::model::fields::{Activation, Cap, Dim, Eps, Factor, Flag, ScoreFactor, Windows};
 use crate::model::rotary::{RotaryDim, RotaryKeys, Turns};
 use crate::ops::norm::NormKind;
 use crate::ops::rope::Pairing;
@@ -34,6 +34,8 @@ pub(super) const LLAMA: Family = Family {
         embed: Factor::One,
         residual: Factor::One,
         logits: Factor::One,
+        score_cap: Cap::None,
+        logit_cap: Cap::None,
         bias_qkv: Flag::Config("attention_bias", false),
         bias_o: Flag::Config("attention_bias", false),
         bias_mlp: Flag::Config("mlp_bias", false),

@@ -35,6 +35,29 @@ pub struct Heads {
     pub scale: f64,
     /// How many tokens a query sees, its own included; `None` for all before it.
     pub window: Option<usize>,
+    /// c, which no score exceeds, where the family has one.
+    pub cap: Option<f64>,
+}
+
+impl Heads {
+    /// s, the score of ⟨q, k⟩.
+    #[inline(always)]
+    pub fn score<T: Float>(&self, product: T) -> T {
+        let s = T::of(self.scale) * product;
+        match self.cap.map(T::of) {
+            None => s,
+            Some(c) => c * (s / c).tanh(),
+        }
+    }
+
+    /// ∂s / ∂(scale ⟨q, k⟩), from s.
+    #[inline(always)]
+    pub fn slope<T: Float>(&self, s: T) -> T {
+        match self.cap.map(T::of) {
+            None => T::of(1.0),
+            Some(c) => T::of(1.0) - (s / c) * (s / c),
+        }
+    }
 }
 
 impl Seq {
@@ -157,7 +180,7 @@ pub fn forward<T: Float>(keys: HostKvRows<T>, q: &[T], o: &mut [T], lse: &mut [T
                 let q = &q[h * width..][..width];
                 let o = &mut o[h * width..][..width];
                 p.clear();
-                keys.seen(rows[i], i, h, |k, _| p.push(keys.scale() * dot(q, k)));
+                keys.seen(rows[i], i, h, |k, _| p.push(keys.heads.score(dot(q, k))));
                 let top = p.iter().fold(p[0], |a, &b| a.max(b));
                 p.iter_mut().for_each(|s| *s = (*s - top).exp());
                 let total = sum(p, |&p| p);
@@ -184,7 +207,7 @@ pub fn backward<T: Float>(
     dv: &mut [T],
 ) {
     let Heads { queries, groups, width, window, .. } = keys.heads;
-    let rows = keys.rows();
+    let (rows, scale) = (keys.rows(), keys.scale());
     let head = |i: usize, h: usize| (i * queries + h) * width..(i * queries + h + 1) * width;
     // Σ_j p_ij, which is 1 but for the rounding of a large lse, and Σ_j p_ij t_ij, which every key
     // needs again.
@@ -198,16 +221,18 @@ pub fn backward<T: Float>(
             for h in 0..queries {
                 let q = &q[head(i, h)];
                 let d_o = &d_o[head(i, h)];
-                let p = |k: &[T]| (keys.scale() * dot(q, k) - lse[i * queries + h]).exp();
                 pt.clear();
-                keys.seen(rows[i], i, h, |k, v| pt.push((p(k), dot(d_o, v))));
-                total[h] = sum(pt, |&(p, _)| p);
-                mean[h] = sum(pt, |&(p, t)| p * t) / total[h];
+                keys.seen(rows[i], i, h, |k, v| {
+                    let s = keys.heads.score(dot(q, k));
+                    pt.push(((s - lse[i * queries + h]).exp(), dot(d_o, v), keys.heads.slope(s)));
+                });
+                total[h] = sum(pt, |&(p, ..)| p);
+                mean[h] = sum(pt, |&(p, t, _)| p * t) / total[h];
                 let mut dq = Rows::of(&mut dq[h * width..][..width], block);
                 let mut pt = pt.iter();
                 keys.seen(rows[i], i, h, |k, _| {
-                    let &(p, t) = pt.next().expect("as many as above");
-                    dq.add(keys.scale() * (p / total[h] * (t - mean[h])), k);
+                    let &(p, t, slope) = pt.next().expect("as many as above");
+                    dq.add(scale * (p / total[h] * (t - mean[h])) * slope, k);
                 });
                 dq.end();
             }
@@ -230,8 +255,10 @@ pub fn backward<T: Float>(
                     let q = &q[head(i, h)];
                     let d_o = &d_o[head(i, h)];
                     let at_query = i * queries + h;
-                    let p = (keys.scale() * dot(q, k) - lse[at_query]).exp() / total[at_query];
-                    dk.add(keys.scale() * (p * (dot(d_o, v) - mean[at_query])), q);
+                    let s = keys.heads.score(dot(q, k));
+                    let p = (s - lse[at_query]).exp() / total[at_query];
+                    let e = p * (dot(d_o, v) - mean[at_query]);
+                    dk.add(scale * e * keys.heads.slope(s), q);
                     dv.add(p, d_o);
                 }
                 dk.end();

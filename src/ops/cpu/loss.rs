@@ -57,22 +57,26 @@ pub fn gradient<T: Float>(
     v: usize,
     losses: &[RowLoss],
     reference: &[T],
+    cap: Option<f64>,
 ) -> Vec<RowResult> {
     let rows = z.par_chunks_mut(v).zip(losses);
-    rows.map(|(z, loss)| vectorised(|| row(z, loss, reference))).collect()
+    rows.map(|(z, loss)| vectorised(|| row(z, loss, reference, cap))).collect()
 }
 
 #[inline(always)]
-fn row<T: Float>(z: &mut [T], loss: &RowLoss, reference: &[T]) -> RowResult {
+fn row<T: Float>(z: &mut [T], loss: &RowLoss, reference: &[T], cap: Option<f64>) -> RowResult {
+    let one = T::of(1.0);
+    let inverse = T::of(cap.map_or(0.0, |c| 1.0 / c));
+    let slope = |z: T| one - (z * inverse) * (z * inverse);
     match *loss {
         RowLoss::CrossEntropy { target, weight } => {
             let (y, w) = (target as usize, T::of(weight));
             let top = lanes::max(z);
             let below = top - z[y];
-            z.iter_mut().for_each(|z| *z = (*z - top).exp());
-            let total = lanes::sum(z.len(), |i| z[i]);
-            z.iter_mut().for_each(|z| *z *= w / total);
-            z[y] -= w;
+            let total = lanes::sum(z.len(), |i| (z[i] - top).exp());
+            let at_target = w * slope(z[y]);
+            z.iter_mut().for_each(|z| *z = (*z - top).exp() * (w / total) * slope(*z));
+            z[y] -= at_target;
             RowResult { loss: (below + total.ln()).f64(), is_argmax: below <= T::default() }
         }
         RowLoss::Kl { reference: at, weight } => {
@@ -82,7 +86,7 @@ fn row<T: Float>(z: &mut [T], loss: &RowLoss, reference: &[T]) -> RowResult {
             let gap = |i: usize, z: T| z - lse - reference[i];
             let kl = lanes::sum(z.len(), |i| (z[i] - lse).exp() * gap(i, z[i]));
             for (i, z) in z.iter_mut().enumerate() {
-                *z = w * (*z - lse).exp() * (gap(i, *z) - kl);
+                *z = w * (*z - lse).exp() * (gap(i, *z) - kl) * slope(*z);
             }
             RowResult { loss: kl.f64(), is_argmax: false }
         }

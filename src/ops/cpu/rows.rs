@@ -1,5 +1,7 @@
 //! Definition of [`crate::ops::rows`].
 
+use rayon::prelude::*;
+
 use crate::base::Float;
 
 /// Where a part of a row is: the row's width, the part's first column and its width.
@@ -22,6 +24,11 @@ pub fn scatter_add<T: Float>(x: &mut [T], [wide, from, d]: Part, rows: &[usize],
 /// x *= a.
 pub fn scale<T: Float>(x: &mut [T], a: T) {
     x.iter_mut().for_each(|x| *x *= a);
+}
+
+/// x ← c tanh(x / c).
+pub fn cap<T: Float>(x: &mut [T], c: T) {
+    x.par_iter_mut().with_min_len(1 << 12).for_each(|x| *x = c * (*x / c).tanh());
 }
 
 /// x += y.

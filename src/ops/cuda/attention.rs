@@ -138,6 +138,7 @@ impl Packing {
 /// Numbers of a launch.
 struct Sizes {
     scale: f32,
+    cap: f32,
     window: i32,
     h: i32,
     g: i32,
@@ -147,7 +148,8 @@ struct Sizes {
 impl Sizes {
     fn of(heads: Heads) -> Sizes {
         let [h, g, e] = [heads.queries, heads.groups, heads.width].map(int);
-        Sizes { scale: heads.scale as f32, window: int(heads.window.unwrap_or(0)), h, g, e }
+        let [scale, cap] = [heads.scale, heads.cap.unwrap_or(0.0)].map(|x| x as f32);
+        Sizes { scale, cap, window: int(heads.window.unwrap_or(0)), h, g, e }
     }
 }
 
@@ -160,7 +162,7 @@ pub fn forward(engine: &Engine, q: &Array, keys: DeviceKvRows, to: AttentionOutp
 }
 
 fn short_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, lse: &mut Array) {
-    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Sizes { scale, cap, window, h, g, e } = Sizes::of(keys.heads);
     let seqs = &keys.packing.short;
     AttentionShortFwd {
         q: q.read(),
@@ -170,6 +172,7 @@ fn short_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, 
         past_v: keys.past.1.read(),
         seqs: seqs.read(),
         scale,
+        cap,
         window,
         H: h,
         G: g,
@@ -188,7 +191,7 @@ fn row_forward(
     lse: &mut Array,
     parts: &mut Array,
 ) {
-    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Sizes { scale, cap, window, h, g, e } = Sizes::of(keys.heads);
     let Packing { spans, merges, .. } = keys.packing;
     AttentionRowFwd {
         q: q.read(),
@@ -198,6 +201,7 @@ fn row_forward(
         past_v: keys.past.1.read(),
         spans: spans.read(),
         scale,
+        cap,
         window,
         H: h,
         G: g,
@@ -218,7 +222,7 @@ fn row_forward(
 
 fn long_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, lse: &mut Array) {
     const { assert!(long::TILE == mma::TILE, "the same tiles") };
-    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Sizes { scale, cap, window, h, g, e } = Sizes::of(keys.heads);
     let Heads { queries, width, .. } = keys.heads;
     let blocks = |slice| [keys.packing.long, queries, width.div_ceil(slice)];
     macro_rules! launch {
@@ -231,6 +235,7 @@ fn long_forward(engine: &Engine, q: &Array, keys: DeviceKvRows, o: &mut Array, l
                 past_v: keys.past.1.read(),
                 tiles: keys.packing.tiles.read(),
                 scale,
+                cap,
                 window,
                 H: h,
                 G: g,
@@ -257,7 +262,7 @@ pub fn backward(
     lse: &Array,
     grads: DeviceAttentionGrads,
 ) {
-    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Sizes { scale, cap, window, h, g, e } = Sizes::of(keys.heads);
     let seqs = &keys.packing.short;
     AttentionShortBwd {
         d_o: d_o.read(),
@@ -268,6 +273,7 @@ pub fn backward(
         past_v: keys.past.1.read(),
         seqs: seqs.read(),
         scale,
+        cap,
         window,
         H: h,
         G: g,
@@ -288,7 +294,7 @@ fn long_backward(
     lse: &Array,
     grads: DeviceAttentionGrads,
 ) {
-    let Sizes { scale, window, h, g, e } = Sizes::of(keys.heads);
+    let Sizes { scale, cap, window, h, g, e } = Sizes::of(keys.heads);
     let Heads { queries, groups, width, .. } = keys.heads;
     let tiles = &keys.packing.tiles;
     AttentionBwdQ {
@@ -301,6 +307,7 @@ fn long_backward(
         lse: lse.read(),
         tiles: tiles.read(),
         scale,
+        cap,
         window,
         H: h,
         G: g,
@@ -323,6 +330,7 @@ fn long_backward(
         mean: grads.mean.read(),
         tiles: tiles.read(),
         scale,
+        cap,
         window,
         H: h,
         G: g,

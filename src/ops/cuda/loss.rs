@@ -107,12 +107,14 @@ pub fn gradient(
     losses: &mut DeviceLossRows,
     rows: Range<usize>,
     reference: &Array,
+    cap: Option<f64>,
 ) {
     let part = |array: &Array| array.slice().part(rows.start, rows.len());
     LossGradient {
         reference: reference.read(),
         target: part(&losses.target).into(),
         scaled: part(&losses.scaled).into(),
+        inverse_cap: cap.map_or(0.0, |c| 1.0 / c) as f32,
         V: int(v),
         z: z.update(),
         loss: part(&losses.loss).into(),

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use crate::base::or_unwind;
-use crate::gpu::kernels::rows::{AddRows, GatherRows, RoundRows, ScaleRows, ScatterRows, THREADS};
+use crate::gpu::kernels::rows::{
+    AddRows, CapRows, GatherRows, RoundRows, ScaleRows, ScatterRows, THREADS,
+};
 use crate::gpu::launch::{DeviceSlice, Elem, Grid, int};
 use crate::gpu::{Array, Engine};
 
@@ -64,6 +66,12 @@ pub fn round(engine: &Engine, x: DeviceSlice, y: DeviceSlice) {
 pub fn scale(engine: &Engine, x: &mut Array, a: f32) {
     let n = x.len();
     ScaleRows { a, n: n as i64, x: x.update() }.launch(engine, Grid::each(n, THREADS));
+}
+
+/// x ← c tanh(x / c).
+pub fn cap(engine: &Engine, x: &mut Array, c: f32) {
+    let n = x.len();
+    CapRows { c, n: n as i64, x: x.update() }.launch(engine, Grid::each(n, THREADS));
 }
 
 /// x += y, of the same length.

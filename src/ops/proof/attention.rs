@@ -15,6 +15,10 @@
 //! T_ij = |t_ij| + Σ_j p |t|     C = 2 n + 80              on tensor cores 8 n + 80 + 2⁷, of which
 //! ```
 //!
+//! With a cap c, a power of two, a score is off by 6 c: 4 for tanhf, 1 for the rounding of its
+//! argument, as x tanh' x < 1/2, and 1 for the product. So is lse: 12 c more in C. A slope, at most
+//! 1, is off by twice those 6 and 2 roundings: 14 more.
+//!
 //! 34 u at each of four instructions every 32 keys is what they may cut off, and 2⁷ u = 2⁻¹⁷ the
 //! part of p that two bf16 leave out. A probability without its low part is off by 2⁻⁹.
 
@@ -38,6 +42,7 @@ struct Batch {
     heads: [usize; 3], // H, G, E
     scale: f64,
     window: Option<usize>,
+    cap: Option<f64>,
     kernels: [&'static str; 2],
 }
 
@@ -48,6 +53,7 @@ const SHORT: [Batch; 2] = [
         heads: [4, 2, 72],
         scale: 0.0625,
         window: None,
+        cap: None,
         kernels: ["attention_short_fwd", "attention_short_bwd"],
     },
     Batch {
@@ -55,6 +61,7 @@ const SHORT: [Batch; 2] = [
         heads: [2, 2, 24],
         scale: 0.125,
         window: Some(6),
+        cap: Some(16.0),
         kernels: ["attention_short_fwd", "attention_short_bwd"],
     },
 ];
@@ -66,6 +73,7 @@ const ONE: [Batch; 2] = [
         heads: [5, 1, 72],
         scale: 0.0625,
         window: None,
+        cap: None,
         kernels: ["attention_row_fwd, attention_row_merge", ""],
     },
     Batch {
@@ -73,6 +81,7 @@ const ONE: [Batch; 2] = [
         heads: [4, 2, 16],
         scale: 0.125,
         window: Some(140),
+        cap: Some(16.0),
         kernels: ["attention_row_fwd, attention_row_merge", ""],
     },
 ];
@@ -84,6 +93,7 @@ const LONG: [Batch; 2] = [
         heads: [2, 1, 20],
         scale: 0.125,
         window: None,
+        cap: None,
         kernels: ["attention_fwd", "attention_bwd_q, attention_bwd_kv"],
     },
     Batch {
@@ -91,6 +101,7 @@ const LONG: [Batch; 2] = [
         heads: [1, 1, 136],
         scale: 0.0625,
         window: Some(20),
+        cap: Some(16.0),
         kernels: ["attention_fwd", "attention_bwd_q, attention_bwd_kv"],
     },
 ];
@@ -101,6 +112,7 @@ const ON_TENSOR_CORES: [Batch; 2] = [
         heads: [4, 2, 32],
         scale: 0.125,
         window: None,
+        cap: None,
         kernels: ["attention_mma_fwd", ""],
     },
     Batch {
@@ -108,6 +120,7 @@ const ON_TENSOR_CORES: [Batch; 2] = [
         heads: [2, 1, 144],
         scale: 0.0625,
         window: Some(30),
+        cap: Some(16.0),
         kernels: ["attention_mma_fwd", ""],
     },
 ];
@@ -157,8 +170,8 @@ impl Host {
             seqs.push(Seq { rows: n..n + own, past: [0..shared, past..past + before] });
             (n, past) = (n + own, past + before);
         }
-        let Batch { scale, window, .. } = *batch;
-        let heads = Heads { queries, groups, width, scale, window };
+        let Batch { scale, window, cap, .. } = *batch;
+        let heads = Heads { queries, groups, width, scale, window, cap };
         let of_keys = |series, rows: usize| whole(series, rows * groups * width, 2);
         let mut host = Host {
             seqs,
@@ -227,7 +240,7 @@ struct Sizes {
 
 impl Sizes {
     fn of(host: &Host, lse: &[f64]) -> Sizes {
-        let Heads { queries, groups, width, scale, window } = host.heads;
+        let Heads { queries, groups, width, scale, window, .. } = host.heads;
         let [k, v, past_k, past_v] = &host.kv;
         let [wide, narrow] = [host.n * queries * width, host.n * groups * width];
         let [o, dq, dk, dv] = [wide, wide, narrow, narrow].map(|len| vec![0.0; len]);
@@ -245,7 +258,8 @@ impl Sizes {
                 let terms: Vec<_> = seen
                     .map(|(k, v, j, own)| {
                         let at = row_of(j * groups + group);
-                        let p = (scale * dot(q, &k[at.clone()]) - lse[i * queries + h]).exp();
+                        let s = host.heads.score(dot(q, &k[at.clone()]));
+                        let p = (s - lse[i * queries + h]).exp();
                         (p, dot(d_o, &v[at.clone()]).abs(), &k[at.clone()], &v[at.clone()], at, own)
                     })
                     .collect();
@@ -275,11 +289,17 @@ fn add_abs(y: &mut [f64], a: f64, x: &[f64]) {
 }
 
 fn about(batch: &Batch) -> String {
-    let Batch { rows, heads: [h, g, e], window, .. } = batch;
+    let Batch { rows, heads: [h, g, e], window, cap, .. } = batch;
     let rows: Vec<String> =
         rows.iter().map(|(n, shared, own)| format!("{n} × {}", n + shared + own)).collect();
     let window = window.map_or(String::new(), |window| format!(", window {window}"));
-    format!("queries × keys {}, H {h}, G {g}, E {e}{window}", rows.join(" and "))
+    let cap = cap.map_or(String::new(), |cap| format!(", cap {cap}"));
+    format!("queries × keys {}, H {h}, G {g}, E {e}{window}{cap}", rows.join(" and "))
+}
+
+/// What a cap adds to C.
+fn of_cap(host: &Host) -> f64 {
+    host.heads.cap.map_or(0.0, |c| 12.0 * c + 14.0)
 }
 
 /// The most terms of a sum.
@@ -313,7 +333,7 @@ fn forward(engine: &Engine, elem: Elem, batch: &Batch) -> Verdict {
         attention::forward(engine, &q, keys, to);
     })?;
     let cut = if kernel == "attention_mma_fwd" { 6.0 * terms(&host) + 128.0 } else { 0.0 };
-    let c = U * (2.0 * terms(&host) + 80.0 + cut);
+    let c = U * (2.0 * terms(&host) + 80.0 + cut + of_cap(&host));
     let Heads { queries, width, .. } = host.heads;
     let lse_bound = |i: usize| c + 3.0 * U * want_lse[i].abs();
     trial.within(kernel, &lse, &[host.n, queries], &want_lse, lse_bound)?;
@@ -359,7 +379,7 @@ fn backward(engine: &Engine, elem: Elem, batch: &Batch) -> Verdict {
         };
         attention::backward(engine, &d_o, &q, keys, &log_sums, grads);
     })?;
-    let c = U * (2.0 * terms(&host) + 80.0);
+    let c = U * (2.0 * terms(&host) + 80.0 + of_cap(&host));
     let Heads { queries, groups, width, .. } = host.heads;
     trial.within(kernel, &dq, &[host.n, queries, width], &want_q, |i| c * sizes.dq[i])?;
     trial.within(kernel, &dk, &[host.n, groups, width], &want_k, |i| c * sizes.dk[i])?;

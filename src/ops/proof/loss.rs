@@ -9,6 +9,8 @@
 //! ln p   E + |ln p|         p   that much and 4 u more, of p
 //! KL     of every p |ln p − ln p⁰|: what p and the difference are off, and DEPTH
 //! ```
+//!
+//! A cap that is a power of two divides exactly: its slope, at most 1, is exact, and a product more.
 
 use super::numbers::{U, decode, encode, hash, whole};
 use super::trial::{Trial, Verdict};
@@ -28,7 +30,8 @@ const E: f64 = U * (4.0 + DEPTH + 3.0 * LARGEST);
 /// All of the file.
 pub fn all(engine: &Engine, _: [Elem; 2]) -> Verdict {
     log_softmax(engine)?;
-    gradient(engine)?;
+    gradient(engine, None)?;
+    gradient(engine, Some(8.0))?;
     scale(engine)
 }
 
@@ -62,8 +65,8 @@ fn losses(z: &[f64]) -> [RowLoss; 5] {
     ]
 }
 
-fn gradient(engine: &Engine) -> Verdict {
-    let mut trial = Trial::new(engine, format!("V {V}"));
+fn gradient(engine: &Engine, cap: Option<f64>) -> Verdict {
+    let mut trial = Trial::new(engine, format!("V {V}, cap {cap:?}"));
     let z = logits(2, 5);
     // No token is as likely as the second one's but the likeliest.
     let losses = losses(&z);
@@ -72,7 +75,7 @@ fn gradient(engine: &Engine) -> Verdict {
     definition::log_softmax(&other, V, &[0, 1], &mut reference);
     let reference = decode(Elem::F32, &encode(Elem::F32, &reference));
     let mut want = z.clone();
-    let results = definition::gradient(&mut want, V, &losses, &reference);
+    let results = definition::gradient(&mut want, V, &losses, &reference, cap);
 
     let target = losses.map(|loss| match loss {
         RowLoss::CrossEntropy { target, .. } => f64::from(target),
@@ -92,7 +95,7 @@ fn gradient(engine: &Engine) -> Verdict {
     let mut dz = trial.inout("z", Elem::F32, &z);
     let p0 = trial.input("reference", Elem::F32, &reference);
     let kernel = "loss_gradient";
-    trial.run(kernel, || loss::gradient(engine, &mut dz, V, &mut rows, 0..5, &p0))?;
+    trial.run(kernel, || loss::gradient(engine, &mut dz, V, &mut rows, 0..5, &p0, cap))?;
 
     let bounds = losses.iter().zip(z.chunks(V)).map(|(loss, z)| bounds(loss, z, &reference));
     let (of_loss, of_dz): (Vec<f64>, Vec<Vec<f64>>) = bounds.unzip();
@@ -110,7 +113,7 @@ fn bounds(loss: &RowLoss, z: &[f64], reference: &[f64]) -> (f64, Vec<f64>) {
     let off = E + U * LARGEST; // of ln p
     match *loss {
         RowLoss::CrossEntropy { weight, .. } => {
-            let each = |z: &f64| weight * ((z - lse).exp() * (off + 4.0 * U) + 2.0 * U);
+            let each = |z: &f64| weight * ((z - lse).exp() * (off + 5.0 * U) + 3.0 * U);
             (off, z.iter().map(each).collect())
         }
         RowLoss::Kl { reference: row, weight } => {
@@ -124,7 +127,7 @@ fn bounds(loss: &RowLoss, z: &[f64], reference: &[f64]) -> (f64, Vec<f64>) {
             let kl: f64 = (0..V).map(|i| p(i) * gap(i)).sum();
             let each = |i: usize| {
                 let left = gap(i) - kl;
-                weight * p(i) * (left.abs() * (of_p + 3.0 * U) + of_gap(i) + of_kl)
+                weight * p(i) * (left.abs() * (of_p + 4.0 * U) + of_gap(i) + of_kl)
             };
             (of_kl, (0..V).map(each).collect())
         }

@@ -138,7 +138,7 @@ impl Large {
             draw("large past v", width, &earlier),
             draw("large do", queries / groups * width, &like),
         ];
-        let heads = Heads { queries, groups, width, scale, window };
+        let heads = Heads { queries, groups, width, scale, window, cap: None };
         Large { elem, sizes, heads, seqs: (0..sequences).map(seq).collect(), like, inputs }
     }
 
