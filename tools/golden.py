@@ -205,7 +205,7 @@ ONE_GROUP = {"num_key_value_heads": 1, "tie_word_embeddings": True}
 GEMMA = {"num_key_value_heads": 2, "head_dim": 10}
 # Caps so low that they act on random models.
 GEMMA2 = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 14}
-GEMMA2 |= {"attn_logit_softcapping": 0.3, "final_logit_softcapping": 0.5}
+GEMMA2 |= {"attn_logit_softcapping": 0.3, "final_logit_softcapping": 2.0}
 # Windows but for every third layer; two tables, one of them divided.
 GEMMA3 = GEMMA | {"sliding_window": 4, "query_pre_attn_scalar": 14}
 GEMMA3 |= {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}

@@ -234,7 +234,7 @@ fn factors_are_those_of_the_family() {
     assert_eq!(scales("gemma3").score, 14f64.powf(-0.5));
     assert_eq!(scales("cohere").logits, 0.0625);
     let caps = |changes| read("gemma2", changes).unwrap().caps;
-    assert_eq!(caps(json!({})), Caps { scores: Some(0.3), logits: Some(0.5) });
+    assert_eq!(caps(json!({})), Caps { scores: Some(0.3), logits: Some(2.0) });
     let fields = ["attn_logit_softcapping", "final_logit_softcapping"];
     let [null, absent] = [json!(null), json!("(absent)")]
         .map(|value| caps(json!({fields[0]: value, fields[1]: value})));
