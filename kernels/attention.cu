@@ -76,6 +76,12 @@ HD void products(Shared& s, X x, int x_n, Y y, int y_n, int E, Acc& all) {
     }
 }
 
+// Scores in the place of products. Before other numbers are there, for a tanh takes registers.
+HD void score_all(const Score& score, Acc& all) {
+    for (int i = 0; i < ITEMS; i++)
+        for (int j = 0; j < ITEMS; j++) all[i][j] = score.of(all[i][j]);
+}
+
 // A thread's part of rows row() + SIDE i of a result, column_of(c) of a slice's columns.
 template <int COLUMNS> struct RowAcc { float x[ITEMS][COLUMNS / SIDE]; };
 
@@ -169,12 +175,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_fwd(
         __syncthreads();
         Acc sums;
         products(s, query, t.n, key, n, E, sums);
+        score_all(score, sums);
         float keep[ITEMS];
         for (int i = 0; i < ITEMS; i++) {
             float higher = top[i];
             for (int j = 0; j < ITEMS; j++) {
                 const int a = t.from + row() + SIDE * i, at = j0 + column() + SIDE * j;
-                sums[i][j] = sees(t.seq, a, at, window) ? score.of(sums[i][j]) : -INFINITY;
+                sums[i][j] = sees(t.seq, a, at, window) ? sums[i][j] : -INFINITY;
                 higher = fmaxf(higher, sums[i][j]);
             }
             higher = side_max(higher);
@@ -226,6 +233,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
             __syncthreads();
             Acc p, of_v;
             products(s, query, t.n, key, n, E, p);
+            score_all(score, p);
             products(s, d_out, t.n, value, n, E, of_v);
             for (int i = 0; i < ITEMS; i++) {
                 const int r = row() + SIDE * i;
@@ -235,13 +243,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_q(
                 for (int j = 0; j < ITEMS; j++) {
                     const int c = column() + SIDE * j;
                     const bool seen = sees(t.seq, t.from + r, j0 + c, window);
-                    const float at = score.of(p[i][j]);
-                    const float here = seen ? expf(at - log_sum) : 0.0f;
+                    const float here = seen ? expf(p[i][j] - log_sum) : 0.0f;
                     p_sum += here;
                     pt_sum += here * of_v[i][j];
                     const float off = of_v[i][j] - about;
                     if (pass == 1)
-                        s.p[r][c] = seen ? here / s.p_sum[r] * off * score.slope(at) : 0.0f;
+                        s.p[r][c] = seen ? here / s.p_sum[r] * off * score.slope(p[i][j]) : 0.0f;
                 }
                 if (pass == 1) continue;
                 p_sum = side_sum(p_sum);
@@ -283,6 +290,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
         const auto d_out = [&](int i) { return d_o + head * E + i * stride; };
         Acc p, of_v;
         products(s, key, n, query, queries, E, p);
+        score_all(score, p);
         products(s, value, n, d_out, queries, E, of_v);
         for (int j = 0; j < ITEMS; j++) {
             const int c = column() + SIDE * j;
@@ -290,9 +298,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_bwd_kv(
             for (int r = 0; r < ITEMS; r++) {
                 const int key_at = from + row() + SIDE * r;
                 const bool seen = c < queries && sees(seq, i0 + c, past + key_at, window);
-                const float at = score.of(p[r][j]);
-                p[r][j] = seen ? expf(at - lse[i]) / total[i] : 0.0f;
-                of_v[r][j] = p[r][j] * (of_v[r][j] - mean[i]) * score.slope(at);
+                of_v[r][j] = (of_v[r][j] - mean[i]) * score.slope(p[r][j]);
+                p[r][j] = seen ? expf(p[r][j] - lse[i]) / total[i] : 0.0f;
+                of_v[r][j] *= p[r][j];
                 s.p[row() + SIDE * r][c] = p[r][j];
             }
         }
