@@ -1,11 +1,11 @@
 // rows.cu: rows of matrices, read out (taps), added to (pushes, the residual) or rounded.
 //
 //   maths    gather   y_i = x_rows[i]      scatter  x_rows[i] += y_i      add  x += y
-//            round    y = x               scale    x *= a
+//            round    y = x               scale    x *= a           cap  x = c tanh(x / c)
 //   shapes   x (N, wide) f32, where gathered elem, of which columns from..from + D      y (n, D)
 //            rows (n)
 //   types    f32 bf16                                              sums in f32
-//   launch   gather, add, round, scale: THREADS a block, an element a thread
+//   launch   gather, add, round, scale, cap: THREADS a block, an element a thread
 //            scatter: a thread a column, which takes the rows one after another: they may repeat
 //   cost     moves 2 n D elements, sums 3 n D; bandwidth-bound
 //   source   -

@@ -94,6 +94,7 @@ def stats(
     max_tokens: int | None = None,
     context_length: int | None = None,
     shard: tuple[int, int] | None = None,
+    normed: bool = False,
     device: str | None = None,
     progress: bool | None = None,
 ) -> Path:
@@ -115,6 +116,8 @@ def stats(
         context_length: longest sequence in tokens; otherwise 512, or the model's context if less.
         shard: (i, n): every n-th sequence only, from the i-th; the program's ``stats merge`` adds
             up all n.
+        normed: divide keys by the root of the norm behind their MLP, in families that have one there;
+            the folder is then of such keys alone.
         device: where to compute, if ``model`` is a folder; otherwise ``cpu``.
         progress: whether bars are shown; otherwise as the editor was opened.
 
@@ -133,6 +136,7 @@ def stats(
         "max_tokens": max_tokens,
         "context_length": context_length,
         "shard": shard,
+        "normed": normed,
         "output": output,
     }
     shown = model._progress if progress is None else progress

@@ -137,6 +137,7 @@ pub struct Statistics {
     max_tokens: Option<u64>,
     context_length: Option<usize>,
     shard: Option<(u64, u64)>,
+    normed: bool,
     /// The folder for them.
     pub output: PathBuf,
 }
@@ -155,6 +156,7 @@ impl Statistics {
             max_tokens: self.max_tokens,
             context_length: self.context_length,
             share: self.shard.map(share).transpose()?,
+            normed: self.normed,
         })
     }
 }

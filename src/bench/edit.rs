@@ -117,7 +117,12 @@ fn statistics(model: &Model, sizes: Sizes, layers: &[usize]) -> Vec<Arc<Moment>>
         model.forward(&batch, 0..above, Past::None, &mut x, &mut run, &mut hook);
     }
     let tokens = (passes * sequences * length) as u64;
-    let origin = Origin { model: String::new(), corpus: String::new(), context_length: length };
+    let origin = Origin {
+        model: String::new(),
+        corpus: String::new(),
+        context_length: length,
+        normed: false,
+    };
     let moment = |(&layer, total): (&usize, &mut Totals)| {
         Arc::new(Moment::of(layer, a.inner, tokens, &total.packed(), &origin))
     };

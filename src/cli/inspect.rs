@@ -75,7 +75,8 @@ impl Inspect {
         line("context", format!("{} tokens", count(a.max_positions as u64)))?;
         line("fingerprint", name)?;
         line("editable", format!("{} … {}", editable[0], editable[a.layers - 1]))?;
-        let methods = "rome, r-rome, emmet (one layer, or spread=values), fine-tuning, grace";
+        let methods =
+            "rome, r-rome, emmet (one layer, or spread=values), ft-l, ft-m, locft-bf, grace";
         if behind {
             line("methods", format!("{methods}: a norm stands behind the MLP"))?;
         } else {

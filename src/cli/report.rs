@@ -70,18 +70,16 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
             Delta::Dense(_) => "dense".to_owned(),
         };
         let s = c.s.map_or(String::new(), |s| format!(", s from {s:.2}"));
+        let reach = edit.reach().map_or(String::new(), |reach| {
+            format!(", adds at most {} of the stream", percent(reach[c.id.layer]))
+        });
         terminal.line(format!(
-            "{} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}{s}",
+            "{} ({}): ‖Δ‖ {:.3e}, {} of ‖W‖, {rank}{s}{reach}",
             c.id,
             edit.tensor(c.id),
             c.norm,
             percent(c.norm / c.weight)
         ))?;
-    }
-    if let Some(reach) = edit.reach() {
-        let each: Vec<String> = reach.iter().map(|reach| format!("{reach:.2}")).collect();
-        let each = each.join(" ");
-        terminal.line(format!("at most a norm lets a layer add to the stream, of it: {each}"))?;
     }
     let (facts, output) = (counted(edit.facts().len() as u64, "fact"), output.display());
     if let Artifact::Memory(book) = edit.artifact() {

@@ -63,6 +63,10 @@ struct Gather {
     /// Run every n-th sequence only, from the i-th (from 0); `stats merge` adds up all n
     #[arg(long, value_name = "I/N")]
     shard: Option<Share>,
+    /// Divide keys by the root of the norm behind their MLP, in families that have one there: what a
+    /// change costs text behind that norm
+    #[arg(long)]
+    normed: bool,
     /// Folder for the statistics
     #[arg(short, long)]
     output: PathBuf,
@@ -157,6 +161,7 @@ impl Gather {
             max_tokens: self.max_tokens,
             context_length: self.context_length,
             share: self.shard,
+            normed: self.normed,
         };
         let start = Instant::now();
         let done = editor.collect_statistics(&self.corpus, &what, &self.output)?;
@@ -169,6 +174,7 @@ impl Gather {
                 "sites": sites.iter().map(|site| site.name()).collect::<Vec<_>>(),
                 "tokens": done.tokens, "seconds": seconds,
                 "model": done.origin.model, "corpus": done.origin.corpus, "shard": shard,
+                "normed": self.normed,
             }));
         }
         let shard = shard.map_or(String::new(), |share| format!("shard {share}, "));

@@ -27,7 +27,9 @@ use super::params::Params;
 use super::prompts::FactRows;
 use super::search::{Search, TargetValue};
 use super::solve::delta::sum;
-use super::solve::layers::{ClosedForm, LayerCache, MatrixChange, SolvedLayer, Spread, Target};
+use super::solve::layers::{
+    ClosedForm, LayerCache, MatrixChange, SolvedLayer, Spread, Target, over_roots,
+};
 use super::solve::window::streams;
 use super::state::State;
 use super::values::values;
@@ -193,7 +195,11 @@ impl<'a> Run<'_, 'a> {
         }
         if learns {
             for &layer in layers {
-                let (k, []) = reader.look(&model, layer, [], progress)?;
+                let value = Site { layer, at: At::VALUE };
+                let (mut k, [y]) = reader.look(&model, layer, [value], progress)?;
+                if form.normed(layer)? {
+                    over_roots(&model, layer, &y, [&mut k]);
+                }
                 form.learn(layer, &k);
             }
         }

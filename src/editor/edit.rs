@@ -148,13 +148,25 @@ impl Edit {
         let training = prepared.training_to_forget(cache.as_ref());
         let bare = prepared.facts.iter().filter_map(|fact| fact.rows.keys.first());
         let prompts: Vec<&[u32]> = bare.map(PromptRow::up_to_lookup).collect();
-        let reach = reach(prepared.model(), &prompts)?;
+        let reach = reach(prepared.model(), &prompts).unwrap_or_else(|e| {
+            prepared.settings.progress.warn(&format!("how far layers reach is not known: {e}"));
+            None
+        });
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
             Some(memory) => Artifact::Memory(memory),
             None => Artifact::Weights(Box::new(patch)),
         };
-        Ok(Edit { prepared, facts, changes, reach, artifact, model: written.model, training, state })
+        Ok(Edit {
+            prepared,
+            facts,
+            changes,
+            reach,
+            artifact,
+            model: written.model,
+            training,
+            state,
+        })
     }
 
     /// What the edit did to each fact, in the order of the facts.

@@ -221,20 +221,19 @@ impl Prepared {
     /// What a patch records of how the method ran.
     pub(super) fn plan_notes(&self) -> Result<Vec<(&'static str, Value)>> {
         let settings = &self.settings;
-        match self.method.batching() {
-            Batching::OneByOne => {}
-            Batching::Together => {
-                let sequential = (settings.sequential > 0).then_some(settings.sequential);
-                return Ok(vec![("sequential", json!(sequential))]);
-            }
-            Batching::Epochs => {
-                let sequential = (settings.sequential > 0).then_some(settings.sequential);
-                return Ok(vec![("end", json!(self.end)), ("sequential", json!(sequential))]);
-            }
-        }
         let layers = self.method.needs(&self.params, &State::default()).statistics;
-        let tokens = layers.first().map(|&l| self.moment(l).map(|m| m.tokens)).transpose()?;
-        Ok(vec![("tokens", json!(tokens))])
+        let moment = layers.first().map(|&l| self.moment(l)).transpose()?;
+        let sequential = (settings.sequential > 0).then_some(settings.sequential);
+        let sequential = ("sequential", json!(sequential));
+        let mut notes = match self.method.batching() {
+            Batching::OneByOne => vec![("tokens", json!(moment.as_ref().map(|m| m.tokens)))],
+            Batching::Together => vec![sequential],
+            Batching::Epochs => vec![("end", json!(self.end)), sequential],
+        };
+        if moment.is_some_and(|moment| moment.origin.normed) {
+            notes.push(("normed", json!(true)));
+        }
+        Ok(notes)
     }
 
     pub(super) fn search(&self) -> Option<Search> {

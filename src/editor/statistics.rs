@@ -7,6 +7,7 @@ use super::Editor;
 use crate::base::units::count;
 use crate::base::{Error, Progress, Remedy, Result, Share};
 use crate::data::Corpus;
+use crate::model::arch::NormPlace;
 use crate::stats::file::write_all;
 use crate::stats::{Collect, Input, LayerInput, Moment, Origin, collect};
 
@@ -25,6 +26,9 @@ pub struct Gathering {
     pub context_length: Option<usize>,
     /// The share of the sequences that is run; otherwise all are.
     pub share: Option<Share>,
+    /// Whether keys are divided by the root of the norm behind their MLP
+    /// ([`normed`](crate::stats::normed)).
+    pub normed: bool,
 }
 
 /// What was collected.
@@ -60,6 +64,7 @@ impl Editor {
     ) -> Result<Gathered> {
         let dir = dir.as_ref();
         self.opened.checkpoint.unchanged()?;
+        self.check_normed(of)?;
         let context_length = self.context_length(of)?;
         let inputs = self.inputs(of)?;
         let (opened, progress) = (&self.opened, &*self.settings.progress);
@@ -72,7 +77,7 @@ impl Editor {
         let max_tokens = of.max_tokens.unwrap_or(TOKENS_AN_ELEMENT * widest);
         let corpus = Corpus::open(corpus)?;
         let model = opened.fingerprint.clone();
-        let origin = Origin { model, corpus: corpus.hash()?, context_length };
+        let origin = Origin { model, corpus: corpus.hash()?, context_length, normed: of.normed };
         let what = Collect { inputs, max_tokens, origin, share: of.share };
         let free = |&input: &LayerInput| {
             Moment::check_overwrite(dir, input, &what.origin, what.share, max_tokens)
@@ -102,6 +107,24 @@ impl Editor {
         let what = format!("sequences of {length} tokens, and the model takes 1 to {most}");
         let remedy = Remedy::from("leave it out, or name another length");
         Err(Error::refused(what, remedy.option("context_length", None)))
+    }
+
+    /// Refuses keys over the root of a norm where there is none, or that could not be added up.
+    fn check_normed(&self, of: &Gathering) -> Result<()> {
+        if !of.normed {
+            return Ok(());
+        }
+        let remedy = Remedy::from("leave it out").option("normed", None);
+        let arch = &self.opened.model.arch;
+        if arch.norms == NormPlace::Before {
+            let what = format!("normed statistics: in {} no norm is behind the MLP", arch.family);
+            return Err(Error::refused(what, remedy));
+        }
+        if of.share.is_some() || of.inputs.iter().any(|&input| input != Input::Key) {
+            let what = "normed statistics are of keys, and of all of the text in one run";
+            return Err(Error::refused(what, remedy));
+        }
+        Ok(())
     }
 
     /// What is collected, layer by layer.

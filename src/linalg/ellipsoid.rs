@@ -15,6 +15,9 @@ const STEPS: usize = 120;
 
 /// u (D), for gains g and a point t.
 pub fn nearest(g: &[f64], t: &[f64], r: f64) -> Vec<f64> {
+    if r == 0.0 {
+        return vec![0.0; g.len()];
+    }
     let least = g.iter().map(|g| g * g).fold(f64::INFINITY, f64::min);
     let at = |above: f64| -> Vec<f64> {
         // μ = above − least, so that no digits are lost next to the pole.

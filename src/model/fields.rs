@@ -87,12 +87,11 @@ pub(super) struct Activation {
 pub(super) enum Windows {
     /// None.
     None,
-    /// All, or those that `layer_types` names. `sliding_window` gives the window in tokens, with
-    /// the default where it is absent; where it is null, attention is full.
+    /// All. `sliding_window` gives the window in tokens, with the default where it is absent; where
+    /// it is null, attention is full.
     Every(Option<usize>),
-    /// The same, and where there is no `layer_types` all but every n-th layer: n is in
-    /// `sliding_window_pattern`, with the default where it is absent.
-    AllBut { window: usize, pattern: usize },
+    /// Those that `layer_types` names, and where it is absent all but every n-th.
+    AllBut { window: usize, n: Dim },
     /// If `use_sliding_window` is set, those that `layer_types` names, or all from
     /// `max_window_layers` on.
     Some,
@@ -179,12 +178,15 @@ impl Windows {
         let (window, sliding) = match self {
             Windows::None => return Ok(vec![None; layers]),
             Windows::Every(default) => {
-                let window = Windows::tokens(config, default)?;
-                (window, by_default(window, &|_| true))
+                return Ok(vec![Windows::tokens(config, default)?; layers]);
             }
-            Windows::AllBut { window, pattern } => {
+            Windows::AllBut { window, n } => {
                 let window = Windows::tokens(config, Some(window))?;
-                let n = config.size_or("sliding_window_pattern", Some(pattern))?;
+                // It may be a word where `layer_types` is there.
+                let n = match config.get("layer_types") {
+                    None => n.read(config, layers)?,
+                    Some(_) => 1,
+                };
                 (window, by_default(window, &|l| (l + 1) % n != 0))
             }
             Windows::Some if config.bool_or("use_sliding_window", false)? => {

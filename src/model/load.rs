@@ -139,8 +139,9 @@ impl<'a> Loader<'a> {
         let embed_name = format!("{}{}", self.prefix, names.embed);
         let embed = self.matrix(&embed_name, Layout::OutIn, [a.vocabulary, a.width])?;
         let positions = self.positions()?;
-        let has = |name: &&&str| self.checkpoint.entry(&format!("{name}.weight")).is_some();
-        let head_name = names.head.iter().find(has).unwrap_or(&names.head[0]);
+        let heads = self.heads();
+        let has = |name: &&String| self.checkpoint.entry(&format!("{name}.weight")).is_some();
+        let head_name = heads.iter().find(has).unwrap_or(&heads[0]);
         let head_weight = if a.tie_embeddings {
             self.refuse_another_head(&format!("{embed_name}.weight"))?;
             embed.clone()
@@ -152,7 +153,7 @@ impl<'a> Loader<'a> {
             b: self.bias(head_name, a.vocabulary, a.biases.head)?,
             stored: Arc::new(StoredPlace {
                 tensor: format!("{head_name}.weight"),
-                module: (*head_name).to_owned(),
+                module: head_name.clone(),
                 fan_in_fan_out: false,
                 rows: None,
             }),
@@ -183,11 +184,19 @@ impl<'a> Loader<'a> {
         Ok(Some(whole.slice(rows)))
     }
 
+    /// The names the head may have; in older files of a wrapper the text model's own is before them.
+    fn heads(&self) -> Vec<String> {
+        let own = self.family.names.head.iter().map(|&head| head.to_owned());
+        let inner = INNER_PREFIXES.contains(&self.own_prefix);
+        let older = self.family.names.head.iter().map(|head| format!("language_model.{head}"));
+        own.chain(older.filter(|_| inner)).collect()
+    }
+
     /// Refuses a stored head that differs from the embedding where the configuration ties the two.
     /// The same sample of bytes is compared as enters a fingerprint, so a head that differs in a
     /// few rows only may pass.
     fn refuse_another_head(&self, embed: &str) -> Result<()> {
-        for head in self.family.names.head.iter().map(|head| format!("{head}.weight")) {
+        for head in self.heads().iter().map(|head| format!("{head}.weight")) {
             let stored = [embed, &head].map(|name| self.checkpoint.entry(name));
             let [Some((embed_file, e)), Some((head_file, h))] = stored else { continue };
             let alike = e.dtype == h.dtype && e.shape == h.shape;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::file::Moment;
 use super::input::LayerInput;
+use super::normed::NormedMoments;
 use super::origin::{Collect, Part};
 use super::partial::{self, PartialSums};
 use crate::base::{Error, Progress, Result, Stage, catch_device_error};
@@ -85,7 +86,8 @@ fn collected(
     progress: &dyn Progress,
 ) -> Result<Vec<Moment>> {
     let widths: Vec<usize> = what.inputs.iter().map(|of| of.width(model)).collect();
-    let mut sums = partial::open(dir, what, &widths)?;
+    let summed = summed_widths(model, what);
+    let mut sums = partial::open(dir, what, &summed)?;
     if let Some(engine) = model.compute.engine() {
         engine.warn(progress);
     }
@@ -107,7 +109,7 @@ fn collected(
         if batches.is_empty() {
             break;
         }
-        run_all(&mut workers, &what.inputs, &batches);
+        run_all(&mut workers, what, &batches);
         progress.at(Stage::Token, sums.tokens_read, what.max_tokens);
         rounds += 1;
         if rounds.is_multiple_of(SETTLE) {
@@ -143,6 +145,12 @@ fn collected(
     what.inputs.iter().zip(&widths).zip(added(&mut workers)).map(moment).collect()
 }
 
+/// The widths of what is summed: of normed keys one more.
+fn summed_widths(model: &Model, what: &Collect) -> Vec<usize> {
+    let more = usize::from(what.origin.normed);
+    what.inputs.iter().map(|of| of.width(model) + more).collect()
+}
+
 /// One device: its model, and what it has added up.
 struct Worker {
     model: Model,
@@ -152,10 +160,10 @@ struct Worker {
 
 /// Each worker's batch, on a thread of its own: one of rayon's pool that waits would be given
 /// another device's pass, while it holds its own.
-fn run_all(workers: &mut [Worker], inputs: &[LayerInput], batches: &[Batch]) {
+fn run_all(workers: &mut [Worker], what: &Collect, batches: &[Batch]) {
     thread::scope(|scope| {
         let passes = workers.iter_mut().zip(batches);
-        let start = passes.map(|(worker, batch)| scope.spawn(move || worker.run(inputs, batch)));
+        let start = passes.map(|(worker, batch)| scope.spawn(move || worker.run(what, batch)));
         let threads: Vec<_> = start.collect();
         threads.into_iter().for_each(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
     });
@@ -163,7 +171,7 @@ fn run_all(workers: &mut [Worker], inputs: &[LayerInput], batches: &[Batch]) {
 
 /// A worker a device; the first continues from the totals `from`.
 fn workers(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec<Worker>> {
-    let widths = || what.inputs.iter().map(|of| of.width(model));
+    let widths = || summed_widths(model, what).into_iter();
     let worker = |model: Model| {
         let zeros = || widths().map(|f| vec![0.0; gram::packed_len(f)]).collect();
         let from = if from.is_empty() { zeros() } else { std::mem::take(&mut from) };
@@ -176,13 +184,17 @@ fn workers(model: &Model, what: &Collect, mut from: Vec<Vec<f64>>) -> Result<Vec
 
 impl Worker {
     /// Adds a batch's keys.
-    fn run(&mut self, inputs: &[LayerInput], batch: &Batch) {
+    fn run(&mut self, what: &Collect, batch: &Batch) {
+        let inputs = &what.inputs;
         let Worker { model, run, totals } = self;
         let _hold = model.compute.hold();
         let mut x = model.embed(batch);
         let end = inputs.iter().map(|of| of.layer + 1).max().unwrap_or(0);
-        let mut hook = InputMoments::new(inputs, totals);
-        model.forward(batch, 0..end, Past::None, &mut x, run, &mut hook);
+        let mut hook: Box<dyn Hook> = match what.origin.normed {
+            true => Box::new(NormedMoments::new(model, inputs, totals)),
+            false => Box::new(InputMoments::new(inputs, totals)),
+        };
+        model.forward(batch, 0..end, Past::None, &mut x, run, &mut *hook);
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Tensor `second_moment` F32 (F, F) = mean of k kᵀ. Metadata, all strings: `layer`, `tokens`,
 //! `context_length` (0 where it is not known), `model` (fingerprint), `corpus` (hash of the text;
-//! `+` between those of merged statistics, `npz-` before that of an imported file), and `site`
+//! `+` between those of merged statistics, `npz-` before that of an imported file), `normed` (`true`)
+//! where keys were divided by the norm behind their MLP ([`normed`](super::normed)), and `site`
 //! unless it is of the keys. A shard's file also has `shard` (`i/n`) and `shards_tokens` (of all n
 //! shards together).
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::input::{Input, LayerInput};
+use super::normed;
 use super::origin::{Origin, Part};
 use super::partial;
 use crate::base::units::count;
@@ -21,6 +23,7 @@ use crate::store::{Shard, write};
 
 const TENSOR: &str = "second_moment";
 const SITE: &str = "site";
+const NORMED: &str = "normed";
 const SHARD: &str = "shard";
 const SHARDS_TOKENS: &str = "shards_tokens";
 
@@ -48,7 +51,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The mean from the packed totals of `tokens` keys.
+    /// The mean from the packed totals of `tokens` keys; of normed ones, from those of width F + 1.
     pub fn of(
         of: impl Into<LayerInput>,
         f: usize,
@@ -57,10 +60,14 @@ impl Moment {
         origin: &Origin,
     ) -> Moment {
         let LayerInput { layer, input } = of.into();
+        let (total, divisor) = match origin.normed {
+            true => normed::parted(total, f),
+            false => (total, tokens as f64),
+        };
         let mut second_moment = vec![0.0; f * f];
         for i in 0..f {
             for j in 0..=i {
-                let mean = (total[i * (i + 1) / 2 + j] / tokens as f64) as f32;
+                let mean = (total[i * (i + 1) / 2 + j] / divisor) as f32;
                 second_moment[i * f + j] = mean;
                 second_moment[j * f + i] = mean;
             }
@@ -85,7 +92,7 @@ impl Moment {
     /// A folder that cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
-        let Origin { model, corpus, context_length } = &self.origin;
+        let Origin { model, corpus, context_length, normed } = &self.origin;
         let mut metadata = BTreeMap::from([
             ("layer".to_owned(), self.layer.to_string()),
             ("tokens".to_owned(), self.tokens.to_string()),
@@ -93,6 +100,9 @@ impl Moment {
             ("model".to_owned(), model.clone()),
             ("corpus".to_owned(), corpus.clone()),
         ]);
+        if *normed {
+            metadata.insert(NORMED.to_owned(), normed.to_string());
+        }
         if self.input != Input::Key {
             metadata.insert(SITE.to_owned(), self.input.name().to_owned());
         }
@@ -128,10 +138,12 @@ impl Moment {
         let Head { origin: there, part, tokens: own, .. } = Head::read(&path, of)?;
         let shard = |share: Option<Share>| share.map_or("none".to_owned(), |s| s.to_string());
         let lengths = [&there, origin].map(|o| o.context_length.to_string());
+        let normed = [&there, origin].map(|o| o.normed.to_string());
         let pairs = [
             ("model", &there.model, &origin.model),
             ("corpus", &there.corpus, &origin.corpus),
             ("context_length", &lengths[0], &lengths[1]),
+            (NORMED, &normed[0], &normed[1]),
             (SHARD, &shard(part.map(|part| part.share)), &shard(share)),
         ];
         if let Some((field, old, new)) = pairs.into_iter().find(|(_, old, new)| old != new) {
@@ -230,6 +242,11 @@ impl Head {
             model: text("model")?,
             corpus: text("corpus")?,
             context_length: number("context_length")? as usize,
+            normed: match header.metadata.get(NORMED).map(String::as_str) {
+                None => false,
+                Some("true") => true,
+                Some(other) => return Err(bad(NORMED, format!("is `{other}`, not true"))),
+            },
         };
         let part = |shard: &String| {
             let share = shard.parse().map_err(|what| bad(SHARD, what))?;

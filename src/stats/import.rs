@@ -57,7 +57,7 @@ pub fn npz(path: &Path, layer: usize, f: usize, model: &str) -> Result<Moment> {
     npz.each(MATRIX, &[f as u64, f as u64], floats, &mut |sum| c.push((sum / tokens) as f32))?;
     symmetrise(&mut c, f).map_err(|what| npz.bad(MATRIX, what))?;
     let corpus = format!("npz-{}", hash(path)?);
-    let origin = Origin { model: model.to_owned(), corpus, context_length: 0 };
+    let origin = Origin { model: model.to_owned(), corpus, context_length: 0, normed: false };
     let (input, tokens) = (Input::Key, tokens as u64);
     Ok(Moment { layer, input, f, tokens, second_moment: c, origin, part: None })
 }

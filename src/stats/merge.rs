@@ -63,6 +63,11 @@ pub fn merge(dirs: &[&Path], of: impl Into<LayerInput>) -> Result<Moment> {
             all = Some((next, total));
             continue;
         };
+        if next.origin.normed || first.origin.normed {
+            let what =
+                "of keys over a norm's root: the roots' sums, which weigh them, are not kept";
+            return bad("normed", what.into());
+        }
         if next.origin.model != first.origin.model {
             let what = format!("is {}, and {} before", next.origin.model, first.origin.model);
             return bad("model", what);

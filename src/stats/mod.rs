@@ -7,6 +7,7 @@ pub mod file;
 pub mod import;
 pub mod input;
 pub mod merge;
+pub mod normed;
 pub mod origin;
 pub mod partial;
 

@@ -14,6 +14,10 @@ pub struct Origin {
     pub corpus: String,
     /// Longest sequence, in tokens; 0 where it is not known.
     pub context_length: usize,
+    /// Whether keys were divided by the root of the norm behind their MLP
+    /// ([`normed`](super::normed)).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub normed: bool,
 }
 
 /// What a shard is a part of.

@@ -21,7 +21,8 @@ fn drawn(case: &str, [f, n, d]: [usize; 3]) -> (Arc<Moment>, Mat<f64>, Mat<f64>)
     let c = &keys * keys.transpose();
     let second_moment =
         (0..f * f).map(|at| (c[(at / f, at % f)] / (4 * f) as f64) as f32).collect();
-    let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
+    let origin =
+        Origin { model: String::new(), corpus: String::new(), context_length: 0, normed: false };
     let (input, tokens) = (Input::Key, 4 * f as u64);
     let moment = Moment { layer: 0, input, f, tokens, second_moment, origin, part: None };
     (Arc::new(moment), k, r)

@@ -12,7 +12,7 @@ use incise::edit::methods::rome::{R_ROME, ROME};
 use incise::edit::params::{CLAMP_NORM_FACTOR, Params, V_LR, V_NUM_GRAD_STEPS, V_WEIGHT_DECAY};
 use incise::edit::presets;
 use incise::edit::state::State;
-use incise::model::{Arch, Model};
+use incise::model::{Arch, At, Model, Site};
 use incise::tensor::Precision;
 use serde_json::{Value, json};
 
@@ -440,5 +440,29 @@ fn windows_are_refused_where_a_norm_is_behind_the_mlp() {
     }
     for name in ["rome", "r-rome", "emmet"] {
         resolve(name, json!([1])).unwrap();
+    }
+}
+
+/// Values of all layers of a window are searched at once: none of them is left out.
+#[test]
+fn a_window_of_values_has_no_gap() {
+    for name in ["olmo2", "llama-tied"] {
+        let model = Golden::open(name).model(Precision::F32);
+        let method = find("emmet").unwrap();
+        let resolve = |layers: Value, spread: &str| {
+            let text = r#"{"mom2_update_weight": 100, "v_num_grad_steps": 2, "v_lr": 0.5,
+                "v_weight_decay": 0.5, "clamp_norm_factor": 1, "kl_factor": 0.1}"#;
+            let mut values = HparamSet::parse(Path::new("case"), text.as_bytes()).unwrap();
+            values.put("layers", layers, "a test");
+            values.put("spread", json!(spread), "a test");
+            values.fill(method);
+            values.resolve(method, &model).map_err(|e| e.to_string())
+        };
+        let error = resolve(json!([0, 2]), "values").unwrap_err();
+        assert!(error.contains("between 0 and 2"), "{error}");
+        let by = resolve(json!([0, 1]), "values").unwrap();
+        let push = method.search(&by, &model.arch).unwrap().push;
+        assert_eq!((push.site, push.above), (Site { layer: 0, at: At::VALUE }, 1));
+        assert!(resolve(json!([0, 1]), "halves").is_err());
     }
 }

@@ -53,7 +53,8 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
             *c = f64::from((sum / (3 * f) as f64) as f32);
         }
     }
-    let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
+    let origin =
+        Origin { model: String::new(), corpus: String::new(), context_length: 0, normed: false };
     let second_moment = c.iter().map(|&c| c as f32).collect();
     let moment = Moment {
         layer: LAYER,

@@ -73,8 +73,9 @@ impl<'m> Search<'m> {
 }
 
 /// One model of each shape of the backward pass: sequential and parallel, one norm and two, every
-/// activation, partial rotary of both pairings, windows, normalised heads, norms behind.
-const MODELS: [&str; 10] = [
+/// activation, partial rotary of both pairings, windows, normalised heads, norms behind, caps, a
+/// factor of what joins the stream.
+const MODELS: [&str; 12] = [
     "gpt2",
     "gpt2-scaled",
     "llama-tied",
@@ -85,6 +86,8 @@ const MODELS: [&str; 10] = [
     "mistral",
     "qwen3",
     "olmo2",
+    "gemma2",
+    "granite",
 ];
 
 fn each_push(precision: Precision, test: impl Fn(&str, &Model, Push)) {

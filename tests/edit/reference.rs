@@ -84,7 +84,8 @@ pub fn moment(stats: &Path, layer: usize, f: usize) -> Moment {
     let values = tensor(&fs::read(path).unwrap(), &name);
     let second_moment: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
     assert_eq!(second_moment.len(), f * f);
-    let origin = Origin { model: String::new(), corpus: String::new(), context_length: 0 };
+    let origin =
+        Origin { model: String::new(), corpus: String::new(), context_length: 0, normed: false };
     Moment { layer, input: Input::Key, f, tokens: u64::MAX, second_moment, origin, part: None }
 }
 

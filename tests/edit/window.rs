@@ -8,6 +8,7 @@ use incise::edit::keys::Reader;
 use incise::edit::prompts::{FactRows, PromptRow};
 use incise::edit::reach::reach;
 use incise::edit::search::{LOSS_TOLERANCE, Push, Search, SearchFact, TargetValue, find_all};
+use incise::edit::solve::layers::over_roots;
 use incise::edit::solve::window::{Joining, column, streams};
 use incise::linalg::vector::norm;
 use incise::model::{At, MatrixId, Model, Site};
@@ -103,8 +104,8 @@ fn the_edited_stream_is_the_one_that_was_searched() {
         let after = edited(&model, &reader, &z, layers);
         for (z, layer) in z.iter().zip(layers[0]..=layers[1]) {
             let site = Site { layer, at: At::Stream };
-            let [before, now] = [&model, &after]
-                .map(|model| reader.look(model, layer, [site], &Quiet).unwrap().1);
+            let [before, now] =
+                [&model, &after].map(|model| reader.look(model, layer, [site], &Quiet).unwrap().1);
             for j in 0..z.ncols() {
                 let z = column(z.col(j));
                 let gap = |m: &Mat<f64>| {
@@ -149,5 +150,24 @@ fn a_stream_that_is_there_asks_nothing() {
         let want = most * facts.len() as f64 / lengths;
         assert_eq!(reach.len(), model.arch.layers);
         assert!((reach[1] / want - 1.0).abs() < 1e-12, "{name}: {} is not {want}", reach[1]);
+    }
+}
+
+/// Columns of keys and residuals over the root of the norm that reads the value.
+#[test]
+fn normed_statistics_take_keys_over_the_root() {
+    let model = Golden::open("gemma2").model(Precision::F64);
+    let d = model.arch.width;
+    let y = Mat::from_fn(d, 2, |i, j| 0.5 + (i + 3 * j) as f64);
+    let whole = Mat::from_fn(3, 2, |i, j| (1 + i + j) as f64);
+    let (mut k, mut r) = (whole.clone(), whole.clone());
+    over_roots(&model, 1, &y, [&mut k, &mut r]);
+    for j in 0..2 {
+        let mean = column(y.col(j)).iter().map(|y| y * y).sum::<f64>() / d as f64;
+        let root = (mean + model.arch.eps).sqrt();
+        for i in 0..3 {
+            assert!((k[(i, j)] * root / whole[(i, j)] - 1.0).abs() < 1e-14);
+            assert_eq!(k[(i, j)], r[(i, j)]);
+        }
     }
 }

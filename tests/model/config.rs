@@ -186,7 +186,7 @@ fn windows_are_those_of_each_layer() {
     assert_eq!(windows("mistral", json!({"sliding_window": "(absent)"})), [Some(4096); 3]);
     assert_eq!(windows("mistral", json!({"sliding_window": null})), [None; 3]);
     let types = json!({"layer_types": TYPES});
-    assert_eq!(windows("mistral", types), [Some(5), None, Some(5)]);
+    assert_eq!(windows("mistral", types), [Some(5); 3], "which this family does not read");
     let types = json!("(absent)");
     let null = json!({"layer_types": types, "sliding_window": null});
     assert_eq!(windows("qwen2", null), [None; 3]);
@@ -200,6 +200,8 @@ fn windows_are_those_of_each_layer() {
     assert_eq!(windows("gemma3", json!({"layer_types": types})), [Some(4); 3]);
     let second = json!({"layer_types": types, "sliding_window_pattern": 2});
     assert_eq!(windows("gemma3", second), [Some(4), None, Some(4)]);
+    let word = json!({"sliding_window_pattern": "LLLG"});
+    assert_eq!(windows("exaone4", word), [Some(4), Some(4), None]);
     assert_eq!(windows("gemma2", json!({"layer_types": types})), [Some(4), None, Some(4)]);
     assert_eq!(windows("starcoder2", json!({"sliding_window": "(absent)"})), [None; 3]);
 }

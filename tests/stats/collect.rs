@@ -64,7 +64,8 @@ fn statistics_of_a_trained_model_are_the_recorded_ones() {
     let model = Model::load(&Checkpoint::open(&dir).unwrap(), Precision::F32).unwrap();
     let tokenizer = Tokenizer::open(&dir).unwrap();
     let corpus = Corpus::open(&[dir.join("text.txt")]).unwrap();
-    let origin = Origin { model: "m".into(), corpus: "c".into(), context_length: 256 };
+    let origin =
+        Origin { model: "m".into(), corpus: "c".into(), context_length: 256, normed: false };
     let out = tempfile::tempdir().unwrap();
     let what = tokens_of(60_000, origin, &[1, 2]);
     let got = collect(&model, &tokenizer, corpus.documents(), &what, out.path(), &Quiet).unwrap();
@@ -133,7 +134,7 @@ impl Toy {
     fn origin(&self) -> Origin {
         let corpus = Corpus::open(&[self.corpus.path()]).unwrap().hash().unwrap();
         let model = fingerprint(&Checkpoint::open(&self.golden.dir).unwrap(), &Quiet).unwrap();
-        Origin { model, corpus, context_length: 16 }
+        Origin { model, corpus, context_length: 16, normed: false }
     }
 
     fn run(&self, what: &Collect, out: &Path, progress: &dyn Progress) -> Result<Vec<Moment>> {

@@ -13,7 +13,7 @@ fn moment(f: usize, tokens: usize, key: &mut dyn FnMut(usize) -> f64) -> Moment 
             (0..=i).for_each(|j| total[i * (i + 1) / 2 + j] += k[i] * k[j]);
         }
     }
-    let origin = Origin { model: "m".into(), corpus: "c".into(), context_length: 8 };
+    let origin = Origin { model: "m".into(), corpus: "c".into(), context_length: 8, normed: false };
     Moment::of(2, f, tokens as u64, &total, &origin)
 }
 

@@ -168,7 +168,7 @@ fn damaged_archives_are_refused() {
 /// Two folders of statistics, and what merging them says.
 fn merged(change: impl Fn(&mut Moment)) -> Result<Moment> {
     let folder = tempfile::tempdir().unwrap();
-    let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
+    let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8, normed: false };
     let mut one = Moment {
         layer: 3,
         input: Input::Key,
@@ -213,7 +213,7 @@ fn what_does_not_belong_together_is_not_merged() {
 #[test]
 fn statistics_of_another_origin_are_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8 };
+    let origin = Origin { model: "m".into(), corpus: "a".into(), context_length: 8, normed: false };
     let of = |origin: &Origin| Moment {
         layer: 3,
         input: Input::Key,

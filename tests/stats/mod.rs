@@ -1,4 +1,5 @@
 mod collect;
 mod hostile;
 mod import;
+mod normed;
 mod shard;

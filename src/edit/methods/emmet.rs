@@ -47,7 +47,7 @@ static ABOUT: About = About {
 const EMMET_LAMBDA: Param = Param {
     name: "emmet_lambda",
     kind: ParamKind::Number(Range::ZeroOrAboveRounding),
-    absent: Absent::Default("0.1"),
+    absent: Absent::Unused("0.1, or 0 with spread=values"),
     about: "ε: how far facts may be missed; 0 meets them exactly.",
 };
 
@@ -56,6 +56,11 @@ const UPDATE_NORM_LAMBDA: Param = Param {
     kind: ParamKind::Number(Range::FromZero),
     absent: Absent::Unused("0"),
     about: "ν: weight of the size of the change.",
+};
+
+const LAYERS: Param = Param {
+    about: "The edited layers; values are searched at the last of them, or with spread=values at each.",
+    ..params::LAYERS
 };
 
 const VALUES: &str = "values";
@@ -69,7 +74,7 @@ const SPREAD: Param = Param {
 };
 
 static PARAMS: [&Param; 14] = [
-    &params::LAYERS,
+    &LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
     &params::V_LR,
@@ -103,7 +108,7 @@ impl ClosedFormMethod for EmmetMethod {
         Ok(Box::new(Emmet {
             memit: Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state),
             update_norm_lambda: by.number_or_zero(&UPDATE_NORM_LAMBDA),
-            emmet_lambda: by.number(&EMMET_LAMBDA),
+            emmet_lambda: epsilon(by),
         }))
     }
 
@@ -143,8 +148,14 @@ impl ClosedFormMethod for EmmetMethod {
     }
 
     fn solve_cost(&self, by: &Params, solves: &Solves) -> (Route, u64) {
-        solves.with_matrix(by.number(&EMMET_LAMBDA))
+        solves.with_matrix(epsilon(by))
     }
+}
+
+/// ε. What the layers of a window owe each other is paid where each meets its own.
+fn epsilon(by: &Params) -> f64 {
+    let otherwise = if by.is(&SPREAD, VALUES) { 0.0 } else { 0.1 };
+    by.number_if_given(&EMMET_LAMBDA).unwrap_or(otherwise)
 }
 
 /// EMMET's closed form.
@@ -166,6 +177,10 @@ impl ClosedForm for Emmet<'_> {
             m
         };
         solve(&moment, self.emmet_lambda, [k, r], &prior, solver)
+    }
+
+    fn normed(&self, layer: usize) -> Result<bool> {
+        Ok((self.memit.moments)(layer)?.origin.normed)
     }
 
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {

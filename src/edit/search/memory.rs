@@ -72,7 +72,10 @@ pub fn fact_bytes(model: &Model, push: &Push, rows: &FactRows, shared: usize) ->
     let held = wide
         * (tokens * a.width * (1 + normed) + a.vocabulary + 3 * push.vectors() * a.width)
         + own * step.past;
-    let pushed = wide * a.width * (rows.by_kind().count() + 2 * push.vectors());
+    let pushed_rows = rows.by_kind().count();
+    let narrow = model.search_compute().narrow_size();
+    let pushed = wide * a.width * (pushed_rows + 2 * push.vectors())
+        + push.above * (wide + narrow) * a.width * pushed_rows;
     let saved = if model.offloads_weights() {
         span.layers().len() * wide * a.width + step.largest
     } else {

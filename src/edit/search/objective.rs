@@ -200,7 +200,11 @@ impl<'m> Objective<'m> {
         for part in self.push.first_vectors()..self.push.vectors() {
             let mut push = zeros(pushed.len());
             rows::gather_part(&delta, owner, part * d, &mut push);
-            above.gradients.push(Tensor::narrow(&model.compute, push.shape()));
+            // A stream's gradient is wide, an output's in the type that products read.
+            above.gradients.push(match self.push.site.at {
+                At::Stream => zeros(pushed.len()),
+                _ => Tensor::narrow(&model.compute, push.shape()),
+            });
             above.pushes.push(push);
         }
         let mut x = self.entry.stream(layout.batch.len());

@@ -34,7 +34,7 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
     let mut trace = Vec::new();
     for n in 1.. {
         // The loss, and its gradient dz in the logits: of the KL row, then of each target token.
-        let logp = pass.forward(&delta).logp;
+        let Seen { logp, slope, .. } = pass.forward(&delta);
         let p: Vec<Vec<f64>> =
             logp.iter().map(|row| row.iter().map(|l| l.exp()).collect()).collect();
         let gap = |i: usize| logp[0][i] - start.logp[0][i];
@@ -65,6 +65,7 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
         f = search.nll_factor * if anneals { 0.1 } else { 1.0 };
 
         // Adam's step, and the clamp.
+        dz.iter_mut().zip(&slope).for_each(|(dz, slope)| *dz *= slope);
         for (part, g) in pass.backward(&dz).into_iter().enumerate() {
             let (delta, m, v) = (&mut delta[part], &mut m[part], &mut v[part]);
             let t0 = &start.t0[part];
@@ -103,6 +104,7 @@ struct Pass<'m> {
 struct Seen {
     t0: Vec<Vec<f64>>, // (P, D): the sites at the bare prompt's lookup token, before the push
     logp: Vec<Vec<f64>>, // (rows that are read, V)
+    slope: Vec<f64>,   // likewise, row behind row: of the logits' cap, 1 where there is none
 }
 
 impl<'m> Pass<'m> {
@@ -150,10 +152,12 @@ impl<'m> Pass<'m> {
         rows::gather(&x, &self.read, &mut read);
         let mut z = Tensor::zeros(&model.compute, &[0, vocabulary]);
         model.head(&read, &mut self.saved, &mut z);
-        Seen { t0, logp: (0..self.read.len()).map(|row| log_softmax(&z.row_f64(row))).collect() }
+        let slope = |z: f64| model.arch.caps.logits.map_or(1.0, |c| 1.0 - (z / c).powi(2));
+        let logp = (0..self.read.len()).map(|row| log_softmax(&z.row_f64(row))).collect();
+        Seen { t0, logp, slope: z.to_f64().into_iter().map(slope).collect() }
     }
 
-    /// The gradient (P, D) for δ of the last pass, from dz (rows that were read, V).
+    /// The gradient (P, D) for δ of the last pass, from dz (rows that were read, V) before the cap.
     fn backward(&mut self, dz: &[f64]) -> Vec<Vec<f64>> {
         let model = self.model;
         let [d, vocabulary] = [model.arch.width, model.arch.vocabulary];

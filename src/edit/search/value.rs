@@ -52,7 +52,7 @@ impl TargetValue {
             attention_delta = delta.split_off(model.arch.width);
         }
         let mut value = TargetValue { t0, delta, attention_delta, trace };
-        // Several keep it one after the other, as each moves the next (edit/window.rs).
+        // Several keep it one after the other, as each moves the next (edit/solve/window.rs).
         if push.above == 0 && push.norm(model).is_some() {
             value.keep_length();
         }
@@ -63,7 +63,7 @@ impl TargetValue {
     /// as long as before leaves the scale of the row as it was.
     pub fn keep_length(&mut self) {
         let v = self.v_star();
-        let scale = norm(&self.t0) / norm(&v);
+        let scale = keeping_length(&v, &self.t0);
         self.delta = v.iter().zip(&self.t0).map(|(v, t)| v * scale - t).collect();
     }
 
@@ -71,4 +71,10 @@ impl TargetValue {
     pub fn v_star(&self) -> Vec<f64> {
         self.t0.iter().zip(&self.delta).map(|(t, d)| t + d).collect()
     }
+}
+
+/// The factor that makes a value v as long as y; 1 where v has no direction.
+pub fn keeping_length(v: &[f64], y: &[f64]) -> f64 {
+    let length = norm(v);
+    if length > 0.0 { norm(y) / length } else { 1.0 }
 }

@@ -17,6 +17,7 @@ use faer::Mat;
 use super::delta::pack;
 use super::device::with_solver;
 use super::window::{Joining, column};
+use crate::base::units::percent;
 use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
@@ -40,6 +41,15 @@ pub trait ClosedForm {
     ///
     /// A system that cannot be solved.
     fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved;
+
+    /// Whether C is of keys over the root of the norm behind them, as K and R then are too.
+    ///
+    /// # Errors
+    ///
+    /// Statistics that cannot be read.
+    fn normed(&self, _layer: usize) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
@@ -123,6 +133,22 @@ pub enum Target<'a> {
     Streams(&'a [Mat<f64>]),
 }
 
+/// Columns of K and R over the root of the norm behind W, at the values y (D, N) it reads.
+pub fn over_roots<const M: usize>(
+    model: &Model,
+    layer: usize,
+    y: &Mat<f64>,
+    all: [&mut Mat<f64>; M],
+) {
+    let joining = Joining::of(model, layer);
+    let roots: Vec<f64> = y.col_iter().map(|y| joining.root(&column(y))).collect();
+    for m in all {
+        for (column, root) in m.col_iter_mut().zip(&roots) {
+            column.iter_mut().for_each(|x| *x /= root);
+        }
+    }
+}
+
 impl Spread<'_> {
     /// K (F, N) and R (D, N) of the i-th layer.
     fn residuals(
@@ -136,20 +162,27 @@ impl Spread<'_> {
         let layer = self.layers[i];
         match self.target {
             Target::Site(site, z) => {
-                let (k, [h]) = reader.look(model, layer, [site], progress)?;
+                let (mut k, [h]) = reader.look(model, layer, [site], progress)?;
                 let rho = if site.at == At::Stream { model.arch.scales.residual } else { 1.0 };
                 let share = form.share(self.layers.len() - i);
-                Ok((k, (z - h) * faer::Scale(share / rho)))
+                let mut r = (z - &h) * faer::Scale(share / rho);
+                if form.normed(layer)? {
+                    over_roots(model, layer, &h, [&mut k, &mut r]);
+                }
+                Ok((k, r))
             }
             Target::Streams(z) => {
                 let sites = [At::VALUE, At::Stream].map(|at| Site { layer, at });
-                let (k, [y, s]) = reader.look(model, layer, sites, progress)?;
+                let (mut k, [y, s]) = reader.look(model, layer, sites, progress)?;
                 let joining = Joining::of(model, layer);
                 let mut r = Mat::zeros(y.nrows(), y.ncols());
                 for j in 0..y.ncols() {
                     let [z, s, y] = [&z[i], &s, &y].map(|m| column(m.col(j)));
                     let asked = joining.residual(&z, &s, &y);
                     r.col_mut(j).iter_mut().zip(asked).for_each(|(r, x)| *r = x);
+                }
+                if form.normed(layer)? {
+                    over_roots(model, layer, &y, [&mut k, &mut r]);
                 }
                 Ok((k, r))
             }
@@ -172,6 +205,11 @@ impl Spread<'_> {
     ) -> Result<(Model, Vec<MatrixChange>)> {
         let n = self.layers.len();
         let mut done = Vec::new();
+        let behind = Site { layer: self.layers[n - 1], at: At::Stream };
+        let start = match self.target {
+            Target::Site(..) => None,
+            Target::Streams(_) => Some(reader.look(&model, behind.layer, [behind], progress)?.1),
+        };
         for (i, &layer) in self.layers.iter().enumerate() {
             progress.at(Stage::Layer, i as u64, n as u64);
             let SolvedLayer { delta, ridge, s } = match cache.lookup(i)? {
@@ -195,7 +233,34 @@ impl Spread<'_> {
             model = changed;
             done.push(MatrixChange { id, delta, norm, weight, ridge, s });
         }
+        if let (Some([start]), Target::Streams(z)) = (start, self.target) {
+            let (_, [end]) = reader.look(&model, behind.layer, [behind], progress)?;
+            warn_of_missing(behind.layer, &z[n - 1], [&start, &end], progress);
+        }
         progress.at(Stage::Layer, n as u64, n as u64);
         Ok((model, done))
+    }
+}
+
+/// Missing parts of what a search moved a stream by that are worth a word.
+const MUCH: f64 = 0.05;
+
+/// Warns of what the last layer of a window leaves of a stream z (D, N) that was searched, of where
+/// it began and where it is.
+fn warn_of_missing(
+    layer: usize,
+    z: &Mat<f64>,
+    [start, end]: [&Mat<f64>; 2],
+    progress: &dyn Progress,
+) {
+    let gap = |m: &Mat<f64>, j: usize| (m.col(j) - z.col(j)).norm_l2();
+    let part = |j: usize| gap(end, j) / gap(start, j).max(f64::MIN_POSITIVE);
+    let most = (0..z.ncols()).map(part).fold(0.0, f64::max);
+    if most > MUCH {
+        progress.warn(&format!(
+            "behind layer {layer}, the last of the window, up to {} of what the search moved the \
+             stream by is missing",
+            percent(most)
+        ));
     }
 }

@@ -21,12 +21,14 @@ use faer::{ColRef, Mat};
 
 use crate::base::{Error, Progress, Result};
 use crate::edit::keys::Reader;
+use crate::edit::search::value::keeping_length;
 use crate::edit::search::{Push, TargetValue};
 use crate::linalg::ellipsoid::nearest;
 use crate::linalg::vector::norm;
 use crate::model::{At, Batch, Hook, Model, Site};
 use crate::ops::norm::Norm;
 use crate::ops::rows::{self, Index};
+use crate::stats::normed::root;
 use crate::tensor::Tensor;
 
 /// A norm that the down projection's output passes, on the host.
@@ -43,7 +45,7 @@ impl NormBehind {
 
     /// r = √(‖y‖²/D + ε).
     fn root(&self, y: &[f64]) -> f64 {
-        (y.iter().map(|y| y * y).sum::<f64>() / y.len() as f64 + self.eps).sqrt()
+        root(y, self.eps)
     }
 }
 
@@ -71,6 +73,11 @@ impl Joining {
         let length = y.iter().map(|y| y * y).sum::<f64>().sqrt();
         let u = nearest(&norm.gain, &t, length / r);
         u.iter().zip(y).map(|(u, y)| r * u - y).collect()
+    }
+
+    /// r of a value y (D); 1 where no norm reads it.
+    pub fn root(&self, y: &[f64]) -> f64 {
+        self.norm.as_ref().map_or(1.0, |norm| norm.root(y))
     }
 
     /// ρ √D max|g|: how long what joins the stream is at most; nothing where no norm bounds it.
@@ -143,7 +150,7 @@ impl Hook for Hold<'_> {
             let y = shown.row_f64(row);
             let delta = &self.values[fact].delta[part * d..][..d];
             let v: Vec<f64> = y.iter().zip(delta).map(|(y, d)| y + d).collect();
-            let keep = if self.normed[part] { norm(&y) / norm(&v) } else { 1.0 };
+            let keep = if self.normed[part] { keeping_length(&v, &y) } else { 1.0 };
             v.iter().zip(&y).map(|(v, y)| keep * v - y).collect::<Vec<f64>>()
         };
         let moved: Vec<f64> = self.places.iter().flat_map(moved).collect();

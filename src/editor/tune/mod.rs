@@ -180,7 +180,7 @@ impl Editor {
         let layers = layers_of(places, arch.layers);
         let model = self.opened.fingerprint.clone();
         let context_length = CONTEXT_LENGTH.min(arch.max_positions);
-        let origin = Origin { model, corpus: corpus.hash()?, context_length };
+        let origin = Origin { model, corpus: corpus.hash()?, context_length, normed: false };
         let max_tokens = TOKENS_A_NEURON * arch.inner as u64;
         let there = |&layer: &usize| is_there(&dir, layer, &origin, arch.inner);
         if layers.iter().all(there) {

@@ -27,11 +27,14 @@ pub(super) const GEMMA: Family = Family {
     ..LLAMA
 };
 
+/// All but every sixth layer have a window, unless the field says otherwise.
+const PATTERN: Dim = Dim::ConfigOr("sliding_window_pattern", 6);
+
 pub(super) const GEMMA2: Family = Family {
     name: "gemma2",
     keys: ConfigKeys {
         n_kv_heads: Dim::ConfigOr("num_key_value_heads", 4),
-        windows: Windows::AllBut { window: 4096, pattern: 2 },
+        windows: Windows::AllBut { window: 4096, n: Dim::Const(2) },
         act: Activation::named("hidden_activation", "gelu_pytorch_tanh"),
         score: ScoreFactor::ByRoot("query_pre_attn_scalar", 256.0),
         score_cap: Cap::Config("attn_logit_softcapping", 50.0),
@@ -63,7 +66,7 @@ pub(super) const GEMMA3: Family = Family {
         ..RotaryKeys::FULL
     }),
     keys: ConfigKeys {
-        windows: Windows::AllBut { window: 4096, pattern: 6 },
+        windows: Windows::AllBut { window: 4096, n: PATTERN },
         score_cap: Cap::None,
         logit_cap: Cap::None,
         ..GEMMA2.keys

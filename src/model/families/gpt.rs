@@ -193,7 +193,6 @@ pub(super) const PHI: Family = Family {
     }),
     parallel: Flag::Const(true),
     keys: ConfigKeys {
-        head_dim: Dim::Derived,
         eps: Eps::Config("layer_norm_eps", 1e-5),
         act: Activation::named("hidden_act", "gelu_new"),
         bias_qkv: Flag::Const(true),

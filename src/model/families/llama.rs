@@ -260,7 +260,7 @@ pub(super) const OLMO3: Family = Family {
         turns: Turns::ByWindow("", 5e5), // the framework reads no field for layers with a window
         ..RotaryKeys::FULL
     }),
-    keys: ConfigKeys { windows: Windows::AllBut { window: 4096, pattern: 4 }, ..OLMO2.keys },
+    keys: ConfigKeys { windows: Windows::AllBut { window: 4096, n: Dim::Const(4) }, ..OLMO2.keys },
     ..OLMO2
 };
 
@@ -271,7 +271,7 @@ pub(super) const EXAONE4: Family = Family {
     positions: PositionEncoding::Rotary(RotaryKeys { turns: Turns::Windowed, ..RotaryKeys::FULL }),
     keys: ConfigKeys {
         n_kv_heads: Dim::ConfigOr("num_key_value_heads", 32),
-        windows: Windows::AllBut { window: 4096, pattern: 4 },
+        windows: Windows::AllBut { window: 4096, n: Dim::ConfigOr("sliding_window_pattern", 4) },
         bias_qkv: Flag::Const(false),
         bias_o: Flag::Const(false),
         ..OLMO2.keys

@@ -73,9 +73,12 @@ fn row<T: Float>(z: &mut [T], loss: &RowLoss, reference: &[T], cap: Option<f64>)
             let (y, w) = (target as usize, T::of(weight));
             let top = lanes::max(z);
             let below = top - z[y];
-            let total = lanes::sum(z.len(), |i| (z[i] - top).exp());
             let at_target = w * slope(z[y]);
-            z.iter_mut().for_each(|z| *z = (*z - top).exp() * (w / total) * slope(*z));
+            let slopes: Vec<T> = cap.iter().flat_map(|_| z.iter().map(|&z| slope(z))).collect();
+            z.iter_mut().for_each(|z| *z = (*z - top).exp());
+            let total = lanes::sum(z.len(), |i| z[i]);
+            z.iter_mut().for_each(|z| *z *= w / total);
+            z.iter_mut().zip(&slopes).for_each(|(z, &slope)| *z *= slope);
             z[y] -= at_target;
             RowResult { loss: (below + total.ln()).f64(), is_argmax: below <= T::default() }
         }
