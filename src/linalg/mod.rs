@@ -4,6 +4,8 @@ pub mod cholesky;
 pub mod eigen;
 pub mod least_squares;
 pub mod low_rank;
+pub mod metric;
+pub mod nearest_plane;
 pub mod vector;
 
 pub use cholesky::Cholesky;
