@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed (with the chain of causes on one line), 2 wrong usage.
 
 mod apply;
+mod apply_gguf;
 mod ask;
 mod bench;
 mod chat;

@@ -34,6 +34,6 @@ pub mod write;
 pub use checkpoint::{Checkpoint, StoredTensor};
 pub use fingerprint::{Fingerprint, model_fingerprint, same_sample, tensor_fingerprint};
 pub use lineage::{AppliedPatch, Lineage, TensorNorms};
-pub use patch::{Change, Delta, Metadata, Patch};
+pub use patch::{Change, Delta, FactKeys, Metadata, Patch};
 pub use row_blocks::RowBlocks;
 pub use shard::{Bytes, Shard};

@@ -144,6 +144,7 @@ fn patch() -> Patch {
         inner: 2,
         fan_in_fan_out: tensor == "w",
         fingerprint: "89ab".into(),
+        keys: None,
         delta,
     };
     let left = (0..6).map(|i| i as f32 / 3.0).collect();
@@ -200,6 +201,7 @@ fn rows() -> Patch {
     let change = |start, len| Change {
         rows: Some(RowBlocks { start, len, period: 5, count: 2 }),
         out: 2 * len,
+        keys: None,
         delta: Delta::Dense((0..4 * len).map(|i| i as f32).collect()),
         ..patch().changes[0].clone()
     };

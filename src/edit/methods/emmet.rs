@@ -139,6 +139,10 @@ impl ClosedForm for Emmet<'_> {
         solve(&moment, self.emmet_lambda, [k, r], &prior, solver)
     }
 
+    fn factors_span_keys(&self, layer: usize) -> bool {
+        self.update_norm_lambda == 0.0 && self.memit.factors_span_keys(layer)
+    }
+
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
         self.memit.learn(layer, k);
     }

@@ -13,14 +13,14 @@
 
 use faer::Mat;
 
-use super::delta::pack;
+use super::delta::{pack, pack_keys};
 use super::device::with_solver;
 use crate::base::{Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver, smallest_s};
 use crate::model::{At, MatrixId, Model, Site};
-use crate::store::{Delta, Fingerprint};
+use crate::store::{Delta, FactKeys, Fingerprint};
 
 /// Δ, and the ridge that C needed.
 pub type Solved = Result<(Solution, Option<f64>)>;
@@ -38,6 +38,10 @@ pub trait ClosedForm {
     ///
     /// A system that cannot be solved.
     fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved;
+
+    /// Whether C times the right factor of a change of this layer spans the keys: where its system
+    /// has C alone for a prior, without past keys.
+    fn factors_span_keys(&self, layer: usize) -> bool;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
@@ -73,6 +77,10 @@ pub struct MatrixChange {
     /// ([`smallest_s`](crate::linalg::least_squares::smallest_s)). None where it is not known: of
     /// more facts than the model is wide, and of methods that solve no such system.
     pub s: Option<f64>,
+    /// What the matrix reads at the facts, of a closed form whose factors do not say it.
+    pub keys: Option<FactKeys>,
+    /// Whether the factors say it ([`keys_follow`](crate::store::Change::keys_follow)).
+    pub keys_follow: bool,
 }
 
 /// The change of a layer, and what its system says.
@@ -84,6 +92,8 @@ pub struct SolvedLayer {
     pub ridge: Option<f64>,
     /// As in [`MatrixChange`].
     pub s: Option<f64>,
+    /// As in [`MatrixChange`].
+    pub keys: Option<FactKeys>,
 }
 
 /// Where finished layers are looked up and stored, by number in the window.
@@ -112,6 +122,8 @@ pub struct Spread<'a> {
     pub site: Site,
     /// Z (D, N).
     pub z: &'a Mat<f64>,
+    /// Whether every change gets its keys, since more are added to it.
+    pub keep_keys: bool,
 }
 
 impl Spread<'_> {
@@ -138,7 +150,13 @@ impl Spread<'_> {
         let mut done = Vec::new();
         for (i, &layer) in self.layers.iter().enumerate() {
             progress.at(Stage::Layer, i as u64, n as u64);
-            let SolvedLayer { delta, ridge, s } = match cache.lookup(i)? {
+            let follow = |delta: &Delta, ridge: Option<f64>| {
+                let thin = matches!(delta, Delta::LowRank { .. });
+                thin && ridge.is_none() && !self.keep_keys && form.factors_span_keys(layer)
+            };
+            // An earlier version stored no keys.
+            let whole = |l: &SolvedLayer| l.keys.is_some() || follow(&l.delta, l.ridge);
+            let SolvedLayer { delta, ridge, s, keys } = match cache.lookup(i)?.filter(whole) {
                 Some(found) => found,
                 None => {
                     let (k, h) = reader.look(&model, layer, self.site, progress)?;
@@ -149,7 +167,9 @@ impl Spread<'_> {
                         Solution::Right(x) => smallest_s(&k, x),
                         Solution::Whole(_) => None,
                     };
-                    let solved = SolvedLayer { delta: pack(&change, &r), ridge, s };
+                    let delta = pack(&change, &r);
+                    let keys = (!follow(&delta, ridge)).then(|| pack_keys(&k));
+                    let solved = SolvedLayer { delta, ridge, s, keys };
                     cache.store(i, &solved)?;
                     solved
                 }
@@ -158,7 +178,8 @@ impl Spread<'_> {
             let (changed, norms) = model.with(&[(id, &delta)]);
             let [norm, weight] = norms[0];
             model = changed;
-            done.push(MatrixChange { id, delta, norm, weight, ridge, s });
+            let keys_follow = keys.is_none();
+            done.push(MatrixChange { id, delta, norm, weight, ridge, s, keys, keys_follow });
         }
         progress.at(Stage::Layer, n as u64, n as u64);
         Ok((model, done))

@@ -1,0 +1,81 @@
+//! A quantised tensor as a grid: each element has the codes of its type, on the scale and offset
+//! that its group has in the file. Rounding to it changes codes only.
+
+use crate::linalg::nearest_plane::Grid;
+use crate::store::gguf::{BlockGrid, BlockType, Step};
+
+/// The blocks of a tensor (out, in), read.
+pub struct TensorGrid {
+    of: &'static BlockGrid,
+    inner: usize,
+    steps: Vec<Step>, // one a group, row by row
+    codes: Vec<i8>,   // (out, in) as in the file
+    ends: [f64; 2],   // the least and the largest code
+}
+
+impl TensorGrid {
+    /// Reads whole rows of `inner` elements; `None` where the type has no grid.
+    pub fn read(kind: &'static BlockType, inner: usize, bytes: &[u8]) -> Option<TensorGrid> {
+        let of = kind.grid()?;
+        let blocks = bytes.len() / of.bytes;
+        let mut steps = vec![Step::default(); blocks * of.groups()];
+        let mut codes = vec![0; blocks * of.elements];
+        let parts = steps.chunks_exact_mut(of.groups()).zip(codes.chunks_exact_mut(of.elements));
+        for (block, (steps, codes)) in bytes.chunks_exact(of.bytes).zip(parts) {
+            of.read(block, steps, codes);
+        }
+        let ends = of.codes();
+        let ends = [ends.start(), ends.end()].map(|&end| f64::from(end));
+        Some(TensorGrid { of, inner, steps, codes, ends })
+    }
+
+    fn step(&self, row: usize, column: usize) -> Step {
+        self.steps[(row * self.inner + column) / self.of.group]
+    }
+
+    /// The blocks with other codes, as the file has them.
+    ///
+    /// # Panics
+    ///
+    /// Where there are not as many codes as elements, or one is none of the type's.
+    pub fn with_codes(&self, original: &[u8], codes: &[i16]) -> Vec<u8> {
+        assert_eq!(codes.len(), self.codes.len(), "TensorGrid: codes of the tensor");
+        let mut bytes = original.to_vec();
+        let blocks = bytes.chunks_exact_mut(self.of.bytes);
+        for (block, codes) in blocks.zip(codes.chunks_exact(self.of.elements)) {
+            let codes: Vec<i8> = codes.iter().map(|&code| code as i8).collect();
+            self.of.put_codes(block, &codes);
+        }
+        bytes
+    }
+
+    /// The share of codes that are others now, and the share that the end of the grid holds back:
+    /// what was wanted there lies more than half a code beyond it.
+    pub fn shares(&self, codes: &[i16], wanted: &[f64]) -> [f64; 2] {
+        let all = codes.len().max(1) as f64;
+        let changed = codes.iter().zip(&self.codes).filter(|(new, old)| **new != i16::from(**old));
+        let beyond = wanted.iter().enumerate().filter(|&(i, &x)| {
+            let Step { scale, offset } = self.step(0, i);
+            let code = (x - f64::from(offset)) / f64::from(scale);
+            scale != 0.0 && (code < self.ends[0] - 0.5 || code > self.ends[1] + 0.5)
+        });
+        [changed.count() as f64 / all, beyond.count() as f64 / all]
+    }
+}
+
+impl Grid for TensorGrid {
+    /// Where a group has no scale, all codes have one value, and the file's stays.
+    fn nearest(&self, row: usize, column: usize, x: f64) -> i16 {
+        let Step { scale, offset } = self.step(row, column);
+        let old = self.codes[row * self.inner + column];
+        if scale == 0.0 || x == self.value(row, column, old.into()) {
+            return old.into();
+        }
+        let code = (x - f64::from(offset)) / f64::from(scale);
+        code.round().clamp(self.ends[0], self.ends[1]) as i16
+    }
+
+    fn value(&self, row: usize, column: usize, code: i16) -> f64 {
+        self.step(row, column).value(code as i8).into()
+    }
+}
