@@ -7,7 +7,7 @@ use serde_json::json;
 use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
-use crate::base::{Error, Remedy, Result};
+use crate::base::{Error, Progress, Remedy, Result};
 use crate::edit::quantised::{self, RoundedTensor, Rounding};
 use crate::editor::quantised::{WrittenFact, requests, written_facts};
 use crate::store::Patch;

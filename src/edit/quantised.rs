@@ -248,9 +248,11 @@ impl<'a> Plan<'a> {
     }
 
     fn round(&self, name: &str, coming: &Coming) -> Result<MadeTensor> {
-        let tensor = self.gguf.header().tensor(name).ok_or_else(|| {
-            Error::input(self.gguf.path(), name, "no such tensor", REMEDY)
-        })?;
+        let tensor = self
+            .gguf
+            .header()
+            .tensor(name)
+            .ok_or_else(|| Error::input(self.gguf.path(), name, "no such tensor", REMEDY))?;
         let place = FileRange {
             file: self::name(self.gguf.path()),
             offset: tensor.range.start,
@@ -299,10 +301,8 @@ impl<'a> Plan<'a> {
             let known = || values.iter().any(|values| base::is_import(change, values, &before));
             if !self.how.other_base && !known() {
                 let patch = patch.file.as_deref().unwrap_or(Path::new("the patch"));
-                let what = format!(
-                    "{} was planned on other weights than this file's",
-                    patch.display()
-                );
+                let what =
+                    format!("{} was planned on other weights than this file's", patch.display());
                 let remedy = Remedy::from(
                     "plan it on an import of this file, or say that its base is another \
                      checkpoint of the same model, with the same tokenizer",

@@ -18,21 +18,22 @@ pub fn is_import(change: &Change, values: &[f64], before: &[&Change]) -> bool {
     let layout = if change.fan_in_fan_out { Layout::InOut } else { Layout::OutIn };
     let stored: Vec<f64> = match layout {
         Layout::OutIn => values.to_vec(),
-        Layout::InOut => (0..inner)
-            .flat_map(|j| (0..out).map(move |i| values[i * inner + j]))
-            .collect(),
+        Layout::InOut => {
+            (0..inner).flat_map(|j| (0..out).map(move |i| values[i * inner + j])).collect()
+        }
     };
     let compute: Compute = Precision::F32.into();
     [DType::F32, DType::BF16, DType::F16].into_iter().any(|dtype| {
         let mut bytes = Vec::with_capacity(stored.len() * dtype.size());
         dtype.narrow(&stored, &mut bytes);
         let as_it_is = tensor_fingerprint(&bytes) == change.fingerprint;
-        as_it_is || !before.is_empty() && {
-            let w = Stored { dtype, layout, out, inner };
-            let terms = before.iter().map(|change| term(&change.delta)).collect();
-            let mut new = vec![0; bytes.len()];
-            Terms::new(&compute, w, terms).add(&bytes, 0..w.sides()[0], &mut new);
-            tensor_fingerprint(&new) == change.fingerprint
-        }
+        as_it_is
+            || !before.is_empty() && {
+                let w = Stored { dtype, layout, out, inner };
+                let terms = before.iter().map(|change| term(&change.delta)).collect();
+                let mut new = vec![0; bytes.len()];
+                Terms::new(&compute, w, terms).add(&bytes, 0..w.sides()[0], &mut new);
+                tensor_fingerprint(&new) == change.fingerprint
+            }
     })
 }

@@ -77,9 +77,8 @@ impl RoundingMetric {
             };
             let mut order: Vec<(usize, f64)> = (0..k.ncols()).map(|j| (j, does(j))).collect();
             order.sort_by(|a, b| b.1.total_cmp(&a.1));
-            let some = |which: &[(usize, f64)]| {
-                Mat::from_fn(f, which.len(), |i, j| k[(i, which[j].0)])
-            };
+            let some =
+                |which: &[(usize, f64)]| Mat::from_fn(f, which.len(), |i, j| k[(i, which[j].0)]);
             let (first, rest) = order.split_at(most);
             soft = rest.len();
             c = metric::with_soft_keys(c, &some(rest)).ok_or_else(failed)?;
