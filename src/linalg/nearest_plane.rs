@@ -37,7 +37,7 @@ use super::{Cholesky, pieces};
 const BLOCK: usize = 64;
 
 /// The values that the elements of a matrix may have, by whole numbers: codes.
-pub trait Grid: Sync {
+pub trait CodeGrid: Sync {
     /// The code whose value is nearest to x.
     fn nearest(&self, row: usize, column: usize, x: f64) -> i16;
     /// The value of a code.
@@ -88,7 +88,7 @@ impl NearestPlane {
     /// # Panics
     ///
     /// Where W' does not have F columns.
-    pub fn round(&self, wanted: &[f64], grid: &dyn Grid) -> Rounded {
+    pub fn round(&self, wanted: &[f64], grid: &dyn CodeGrid) -> Rounded {
         let f = self.order.len();
         let d = wanted.len().checked_div(f).unwrap_or(0);
         assert_eq!(wanted.len(), d * f, "nearest plane: W' has other columns than H");

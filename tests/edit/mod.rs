@@ -16,6 +16,7 @@ mod identities;
 mod objective;
 mod packing;
 mod prompts;
+mod quantised;
 pub mod reference;
 mod requests;
 pub mod rows;

@@ -6,7 +6,7 @@ use faer::Mat;
 use incise::base::Rng;
 use incise::linalg::Cholesky;
 use incise::linalg::metric::{energy, lengths_at, with_keys, with_soft_keys};
-use incise::linalg::nearest_plane::{Grid, NearestPlane, Rounded};
+use incise::linalg::nearest_plane::{CodeGrid, NearestPlane, Rounded};
 
 use super::{draw, gauss, off, second_moment};
 use crate::support::budget::on_one_and_two;
@@ -17,7 +17,7 @@ struct Steps {
     ends: [i16; 2],
 }
 
-impl Grid for Steps {
+impl CodeGrid for Steps {
     fn nearest(&self, _: usize, column: usize, x: f64) -> i16 {
         let [low, high] = self.ends.map(f64::from);
         (x / self.step[column]).round().clamp(low, high) as i16
@@ -108,7 +108,7 @@ struct Asked<'a> {
     columns: usize,
 }
 
-impl Grid for Asked<'_> {
+impl CodeGrid for Asked<'_> {
     fn nearest(&self, row: usize, column: usize, x: f64) -> i16 {
         self.x.lock().unwrap()[row * self.columns + column] = x;
         self.of.nearest(row, column, x)

@@ -1,7 +1,7 @@
 //! A quantised tensor as a grid: each element has the codes of its type, on the scale and offset
 //! that its group has in the file. Rounding to it changes codes only.
 
-use crate::linalg::nearest_plane::Grid;
+use crate::linalg::nearest_plane::CodeGrid;
 use crate::store::gguf::{BlockGrid, BlockType, Step};
 
 /// The blocks of a tensor (out, in), read.
@@ -63,7 +63,7 @@ impl TensorGrid {
     }
 }
 
-impl Grid for TensorGrid {
+impl CodeGrid for TensorGrid {
     /// Where a group has no scale, all codes have one value, and the file's stays.
     fn nearest(&self, row: usize, column: usize, x: f64) -> i16 {
         let Step { scale, offset } = self.step(row, column);
