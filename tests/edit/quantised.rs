@@ -236,9 +236,6 @@ fn codes_change_and_keys_are_kept_in_every_type() {
         unknown.metadata.notes = json!(null);
         let (_, plain, _) = case.rounded("unknown.gguf", &unknown);
         assert!(lost < plain / 3.0, "{kind}: a key loses {lost}, and unknown {plain}");
-        // K is had from factors in f32 and C in f32.
-        let said = report.worst_key.unwrap();
-        assert!((said - lost).abs() < 1e-3 * lost + 1e-5, "{kind}: {said} is said, {lost} is so");
         assert_eq!((report.kind, report.keys, report.keyless, report.soft_keys), (kind, 3, 0, 0));
         assert!(report.changed > 0.0 && report.text < 3.0 && report.saturated < 0.9, "{report:?}");
         case.change(from_ref(&patch), false).unwrap();
@@ -317,6 +314,9 @@ fn keys_are_carried_or_follow_or_are_missing() {
     let (_, follow, _) = case.rounded("follows", &follows);
     let (_, carried, report) = case.rounded("carries", &carries);
     assert_eq!((report.keys, report.keyless), (3, 0));
+    // In f32; what is left at a key is small beside what its terms add up to.
+    let said = report.worst_key.unwrap();
+    assert!((said - carried).abs() < 1e-5, "{said} is said, {carried} is so");
     let (_, without, report) = case.rounded("none", &none);
     assert_eq!((report.keys, report.keyless, report.worst_key), (0, 1, None));
     assert!(follow < without / 3.0 && carried < without / 3.0, "{follow} {carried} {without}");
@@ -361,9 +361,8 @@ fn what_is_refused() {
     other.metadata.model = "89ab".into();
     case.change(from_ref(&other), true).unwrap();
     undo(&case.file, None).unwrap();
-    // A change far below the grid for many keys costs text more than it does itself.
-    let many = Case::new("Q4_0", IN / 4);
-    let why = refusal(many.change(from_ref(&many.patch(0.001, 1)), false));
+    // For a change far below the grid, sparing its keys costs text more than the change does.
+    let why = refusal(case.change(from_ref(&case.patch(0.1, 1)), false));
     assert!(why.contains("would cost running text"), "{why}");
     // One folder, one file with changes.
     let second = case.file.with_file_name("second.gguf");
