@@ -1,12 +1,21 @@
 //! One mapped GGUF file.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::block_types::BlockType;
-use super::header::{GgufHeader, GgufTensor};
+use super::block_types::{BlockType, Content};
+use super::header::{GgufHeader, GgufTensor, MAGIC};
+use crate::base::file::open_file;
 use crate::base::{Error, Result};
 use crate::store::mapped::{Bytes, MappedFile};
+
+/// Whether a path names a file that begins as this format does.
+pub fn is_gguf(path: &Path) -> bool {
+    let mut head = [0; 4];
+    let read = open_file(path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok());
+    read && head == *MAGIC
+}
 
 /// One mapped GGUF file.
 pub struct GgufFile {
@@ -66,7 +75,18 @@ impl GgufFile {
         assert!(out.len().is_multiple_of(width.max(1)), "GgufFile: whole rows");
         let n = out.len() / width.max(1);
         let bytes = self.bytes(tensor);
-        if tensor.kind.values(&bytes[first * row..][..n * row], out) {
+        self.check_read(tensor)?;
+        tensor.kind.values(&bytes[first * row..][..n * row], out);
+        Ok(())
+    }
+
+    /// Refuses a tensor of a type that is not read.
+    ///
+    /// # Errors
+    ///
+    /// Such a type, with those that are.
+    pub fn check_read(&self, tensor: &GgufTensor) -> Result<()> {
+        if !matches!(tensor.kind.content, Content::Other) {
             return Ok(());
         }
         let known: Vec<&str> = BlockType::read_names().collect();

@@ -35,7 +35,8 @@ use crate::base::{Error, Result};
 /// The most bytes that may precede the data; vocabularies of a million pieces have less.
 pub const MAX_LEN: u64 = 100_000_000;
 
-const MAGIC: &[u8] = b"GGUF";
+/// How a file begins.
+pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 const ALIGNMENT: &str = "general.alignment";
 const MAX_DIMENSIONS: u32 = 4;
 
@@ -108,7 +109,7 @@ impl GgufHeader {
     /// Every departure from the format above, naming the key or the tensor.
     pub fn parse(path: &Path, file: &[u8]) -> Result<GgufHeader> {
         check_pointer(path, file)?;
-        read(file).map_err(|Wrong { field, what }| Error::input(path, field, what, DAMAGED))
+        read(file).map_err(|Wrong { field, what, remedy }| Error::input(path, field, what, remedy))
     }
 
     /// The tensor of that name.
@@ -121,10 +122,11 @@ impl GgufHeader {
 struct Wrong {
     field: String,
     what: String,
+    remedy: &'static str,
 }
 
 fn wrong(field: &str, what: impl Into<String>) -> Wrong {
-    Wrong { field: field.to_owned(), what: what.into() }
+    Wrong { field: field.to_owned(), what: what.into(), remedy: DAMAGED }
 }
 
 type Read<T> = std::result::Result<T, Wrong>;
@@ -139,11 +141,13 @@ fn read(file: &[u8]) -> Read<GgufHeader> {
     let version = at.u32("version")?;
     match version {
         2 | 3 => {}
-        1 => return Err(wrong("version", "1 is no longer read: convert the model again")),
-        // Of the other byte order.
-        v if v.swap_bytes() < 1 << 16 => {
-            let what = "numbers are big-endian: convert the model on a little-endian machine";
-            return Err(wrong("version", what));
+        1 => {
+            let remedy = "convert the model again with a present converter";
+            return Err(Wrong { remedy, ..wrong("version", "1 is no longer read") });
+        }
+        v if v >= 1 << 16 && v.swap_bytes() < 1 << 16 => {
+            let remedy = "convert the model again, to a little-endian file";
+            return Err(Wrong { remedy, ..wrong("version", "the file is big-endian") });
         }
         v => return Err(wrong("version", format!("{v} is not known, only 2 and 3 are"))),
     }

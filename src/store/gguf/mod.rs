@@ -18,6 +18,6 @@ pub mod header;
 mod steps;
 
 pub use block_types::{BlockType, Content};
-pub use file::GgufFile;
+pub use file::{GgufFile, is_gguf};
 pub use grid::{BlockGrid, Step};
 pub use header::{GgufHeader, GgufTensor, MetadataValue};

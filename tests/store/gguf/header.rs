@@ -111,7 +111,7 @@ fn versions() {
         (0, "version: 0 is not known"),
         (1, "version: 1 is no longer read"),
         (4, "version: 4 is not known"),
-        (3 << 24, "version: numbers are big-endian"),
+        (3 << 24, "version: the file is big-endian"),
     ] {
         file.version = version;
         refused(&file.bytes(), why);
@@ -131,10 +131,10 @@ fn cut_anywhere() {
 #[test]
 fn counts_beyond_the_file() {
     let bytes = good().bytes();
-    for (at, field) in [(8, "tensor 2"), (16, "")] {
+    for at in [8, 16] {
         let mut bytes = bytes.clone();
         bytes[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-        refused(&bytes, field);
+        refused(&bytes, " bytes are wanted and ");
     }
     let mut file = GgufWriter::new();
     file.array("k", 8, usize::MAX, b"");
