@@ -14,7 +14,7 @@ use crate::base::units::{counted, percent};
 use crate::base::{Error, Progress, Remedy, Result};
 use crate::edit::apply::{self, Report};
 use crate::edit::governor::{CarriedEdits, Strain};
-use crate::edit::quantised::is_gguf;
+use crate::store::gguf::is_gguf;
 use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::store::{AppliedPatch, Lineage, Patch};

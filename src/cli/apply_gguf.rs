@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::context::Context;
+use super::import::ModelFolder;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
 use crate::base::{Error, Progress, Remedy, Result};
+use crate::data::Fact;
 use crate::edit::quantised::{self, RoundedTensor, Rounding};
+use crate::editor::Editor;
 use crate::editor::quantised::{WrittenFact, requests, written_facts};
 use crate::store::Patch;
 use crate::store::place::check_place;
@@ -50,9 +53,7 @@ impl ApplyGguf<'_> {
             }));
         }
         tensors.iter().try_for_each(|tensor| say(terminal, tensor))?;
-        if let Some(facts) = &facts {
-            say_facts(terminal, facts)?;
-        }
+        say_facts(terminal, &facts)?;
         let back = if self.output.is_none() { "; `incise undo` puts every byte back" } else { "" };
         terminal.line(format!("{}: written{back}", written.display()))
     }
@@ -60,14 +61,22 @@ impl ApplyGguf<'_> {
     /// How the written file takes the facts.
     fn ask(
         &self,
-        _written: &Path,
-        _facts: &[crate::data::Fact],
+        written: &Path,
+        facts: &[Fact],
         patches: &[Patch],
-        _context: &Context,
-    ) -> Result<Option<Vec<WrittenFact>>> {
-        let _space = patches.iter().any(|p| p.metadata.notes["space"] == false).then_some(false);
-        let _ = written_facts;
-        Ok(None)
+        context: &Context,
+    ) -> Result<Vec<WrittenFact>> {
+        let noted = |name: &str, note: fn(&Value) -> bool| {
+            patches.iter().any(|patch| note(&patch.metadata.notes[name]))
+        };
+        if noted("chat", |note| !note.is_null()) {
+            let what = "facts were edited in a chat template, and are asked as plain text";
+            context.terminal.warn(what);
+        }
+        let space = noted("space", |note| *note == false).then_some(false);
+        let folder = ModelFolder::open(written, context)?;
+        let editor = Editor::open_on(folder.path(), &context.device, &context.terminal)?;
+        written_facts(&editor, facts, space, &context.terminal)
     }
 }
 

@@ -30,6 +30,7 @@ use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::proof;
 use crate::ops::update::Sums;
 use crate::store::disk::Os;
+use crate::store::gguf::is_gguf;
 use crate::store::history::History;
 use crate::store::journal::{self, Journal, NewLineage, Undone};
 use crate::store::record::LogEntry;
@@ -418,7 +419,7 @@ pub fn log(model: &Path) -> Result<Vec<LogEntry>> {
 
 /// The folder whose journal is a model's: its own, or the one that its GGUF file is in.
 fn journal_dir(model: &Path) -> Result<&Path> {
-    if quantised::is_gguf(model) {
+    if is_gguf(model) {
         return quantised::journal_folder(model);
     }
     Checkpoint::check(model)?;

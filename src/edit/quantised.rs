@@ -139,16 +139,6 @@ pub fn journal_folder(file: &Path) -> Result<&Path> {
     Ok(write::folder(file))
 }
 
-/// Whether a path is that of a GGUF file, by its name or by how it begins.
-pub fn is_gguf(path: &Path) -> bool {
-    let begins = || {
-        let mut word = [0; 4];
-        let read = fs::File::open(path).and_then(|file| file.read_exact_at(&mut word, 0));
-        read.is_ok() && word == *b"GGUF"
-    };
-    path.is_file() && (path.extension().is_some_and(|e| e == "gguf") || begins())
-}
-
 fn own_history(file: &Path) -> Result<History> {
     let history = History::read(write::folder(file))?;
     check_own(file, &history)?;

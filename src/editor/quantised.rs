@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::report;
+use super::{Editor, report};
 use crate::base::file::read_file;
 use crate::base::{Error, Progress, Remedy, Result};
 use crate::data::request::{self, Fields, MAX_BYTES};
@@ -14,9 +14,7 @@ use crate::data::{Contexts, Fact};
 use crate::edit::fact_report::score;
 use crate::edit::facts::{Reading, tokenize};
 use crate::edit::prompts::FactRows;
-use crate::model::Model;
 use crate::model::score::Missed;
-use crate::text::Tokenizer;
 
 /// How a written file takes one fact.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,18 +65,18 @@ pub fn requests(file: Option<&Path>, patches: &[PathBuf]) -> Result<Vec<Fact>> {
     Ok(all)
 }
 
-/// How a model takes each fact. Facts that it cannot run are told to `progress`.
+/// How an open model takes each fact. Facts that it cannot run are told to `progress`.
 ///
 /// # Errors
 ///
 /// Cancellation; a device without room.
 pub fn written_facts(
-    model: &Model,
-    tokenizer: &Tokenizer,
+    editor: &Editor,
     facts: &[Fact],
     space: Option<bool>,
     progress: &dyn Progress,
 ) -> Result<Vec<WrittenFact>> {
+    let (model, tokenizer) = (&editor.opened.model, &*editor.opened.tokenizer);
     let reading = Reading { space, ..Reading::plain(tokenizer) };
     let (facts, broken) = tokenize(model, reading, facts, &Contexts::bare());
     for one in broken {

@@ -50,9 +50,8 @@ struct Case {
 /// Blocks of anything, with scales near 0.01.
 fn blocks(kind: &str, elements: usize, rng: &mut Rng) -> Vec<u8> {
     let kind = BlockType::by_name(kind).unwrap();
-    let mut bytes: Vec<u8> = (0..kind.size(&[elements]).unwrap())
-        .map(|_| (rng.uniform() * 256.0) as u8)
-        .collect();
+    let mut bytes: Vec<u8> =
+        (0..kind.size(&[elements]).unwrap()).map(|_| (rng.uniform() * 256.0) as u8).collect();
     let halves = HALVES.iter().find(|(name, _)| *name == kind.name).unwrap().1;
     for block in bytes.chunks_exact_mut(kind.bytes) {
         for &at in halves {
@@ -91,8 +90,7 @@ impl Case {
         let second_moment = (0..IN * IN).map(|i| c[(i / IN, i % IN)] as f32).collect();
         let origin = Origin { model: "4567".into(), corpus: "text".into(), context_length: 8 };
         let (input, tokens) = (Input::Key, 3 * IN as u64);
-        let moment =
-            Moment { layer: 3, input, f: IN, tokens, second_moment, origin, part: None };
+        let moment = Moment { layer: 3, input, f: IN, tokens, second_moment, origin, part: None };
         moment.write(&temp.path().join("stats")).unwrap();
         Case { temp, file, c, k }
     }
