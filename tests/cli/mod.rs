@@ -2,6 +2,7 @@
 
 mod commands;
 mod eval;
+mod gguf;
 mod governor;
 mod predict;
 mod readme;

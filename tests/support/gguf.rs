@@ -26,6 +26,17 @@ impl GgufWriter {
         self
     }
 
+    /// The pair of this key is not there.
+    pub fn remove(&mut self, key: &str) -> &mut GgufWriter {
+        self.pairs.retain(|pair| !pair.starts_with(&text(key)));
+        self
+    }
+
+    /// The pair of this key has another value.
+    pub fn replace(&mut self, key: &str, id: u32, value: &[u8]) -> &mut GgufWriter {
+        self.remove(key).pair(key, id, value)
+    }
+
     /// A pair that is an array of n values of this type.
     pub fn array(&mut self, key: &str, id: u32, n: usize, values: &[u8]) -> &mut GgufWriter {
         let head = [&id.to_le_bytes()[..], &(n as u64).to_le_bytes()].concat();
