@@ -46,6 +46,9 @@ pub struct Apply {
     /// GGUF file: take patches that were planned on another checkpoint of this model
     #[arg(long)]
     other_base: bool,
+    /// GGUF file: write the edited matrices in a type of more bits, and so a longer file
+    #[arg(long, value_name = "TYPE", value_parser = ["Q8_0"], conflicts_with = "in_place")]
+    raise_type: Option<String>,
 }
 
 impl Apply {
@@ -88,6 +91,7 @@ impl Apply {
             statistics: self.stats.as_deref(),
             requests: self.requests.as_deref(),
             other_base: self.other_base,
+            raise: self.raise_type.is_some(),
             output: self.output.as_deref(),
         })
     }
@@ -98,6 +102,7 @@ impl Apply {
             ("statistics", self.stats.is_some()),
             ("requests", self.requests.is_some()),
             ("other_base", self.other_base),
+            ("raise_type", self.raise_type.is_some()),
         ];
         let Some((option, _)) = given.into_iter().find(|(_, given)| *given) else { return Ok(()) };
         let remedy = Remedy::from("leave it out").option(option, None);

@@ -23,6 +23,7 @@ pub(super) struct ApplyGguf<'a> {
     pub statistics: Option<&'a Path>,
     pub requests: Option<&'a Path>,
     pub other_base: bool,
+    pub raise: bool,
     pub output: Option<&'a Path>,
 }
 
@@ -36,7 +37,7 @@ impl ApplyGguf<'_> {
             return Err(Error::refused(what, remedy.option("statistics", None)));
         };
         let facts = requests(self.requests, self.patches)?;
-        let how = Rounding { statistics, other_base: self.other_base };
+        let how = Rounding { statistics, other_base: self.other_base, raise: self.raise };
         let (written, tensors) = match self.output {
             Some(out) => {
                 let inputs = self.patches.iter().map(PathBuf::as_path);

@@ -29,13 +29,14 @@ use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::model::families::FAMILIES;
 use crate::stats::Moment;
 use crate::store::disk::Os;
+use crate::store::gguf::rewrite::rewrite;
 use crate::store::gguf::{GgufFile, GgufTensor};
 use crate::store::history::History;
 use crate::store::journal::{self, Journal};
 use crate::store::record::FileRange;
 use crate::store::{Change, Patch, folder, write};
 
-use tensor::PatchChange;
+use tensor::{NewTensor, PatchChange};
 
 pub use keys::TAU;
 pub use tensor::RoundedTensor;
@@ -53,6 +54,8 @@ pub struct Rounding<'a> {
     pub statistics: &'a Path,
     /// Takes patches that were planned on another checkpoint of this model.
     pub other_base: bool,
+    /// Writes changed tensors of fewer bits as Q8_0: a longer file, which loses less.
+    pub raise: bool,
 }
 
 /// Writes a copy of the file with the patches in it, whole or not at all.
@@ -76,20 +79,28 @@ pub fn to_file(
     let past = past(&history)?;
     let plan = Plan { gguf: &gguf, history: &history, past: &past, patches, how, progress };
     let made = plan.make(patches.len(), &|_| true)?;
+    if how.raise {
+        let blocks = |made: &MadeTensor| {
+            (made.new.report.name.clone(), (made.new.kind, made.new.bytes.clone()))
+        };
+        rewrite(&gguf, &made.iter().map(blocks).collect(), out)?;
+        gguf.unchanged()?;
+        return Ok(made.into_iter().map(|made| made.new.report).collect());
+    }
     let failed = |e| Error::io(out, "write", e);
     let copy = write::temporary(out)?;
     // Replaces the empty file, sharing blocks with the original where the file system can.
     fs::remove_file(copy.path()).map_err(failed)?;
     reflink_copy::reflink_or_copy(file, copy.path()).map_err(failed)?;
     let written = folder::writable(copy.path())?;
-    for MadeTensor { place, bytes, .. } in &made {
-        written.write_all_at(bytes, place.offset).map_err(failed)?;
+    for MadeTensor { place, new } in &made {
+        written.write_all_at(&new.bytes, place.offset).map_err(failed)?;
     }
     gguf.unchanged()?;
     written.sync_all().map_err(failed)?;
     copy.persist(out).map_err(|e| failed(e.error))?;
     write::sync_dir(write::folder(out))?;
-    Ok(made.into_iter().map(|made| made.report).collect())
+    Ok(made.into_iter().map(|made| made.new.report).collect())
 }
 
 /// Changes the file itself, each patch as one entry of the journal in `.incise` beside it;
@@ -98,7 +109,7 @@ pub fn to_file(
 ///
 /// # Errors
 ///
-/// As [`to_file`]; a file that is a link or may not be written; changes of another file in the same
+/// As [`to_file`]; types that are to be raised; a file that is a link or may not be written; changes of another file in the same
 /// folder; a file that another process opens or changes.
 pub fn in_place(
     file: &Path,
@@ -106,6 +117,10 @@ pub fn in_place(
     how: Rounding,
     progress: &dyn Progress,
 ) -> Result<Vec<RoundedTensor>> {
+    if how.raise {
+        let what = "tensors of more bits make a longer file";
+        return Err(Error::refused(what, "write another file instead of changing this one"));
+    }
     GgufFile::open(file)?; // what is no such file gets no journal
     let mut journal = Journal::open(&Os, write::folder(file))?;
     check_own(file, journal.history())?;
@@ -122,8 +137,9 @@ pub fn in_place(
     let mut reports = BTreeMap::new();
     for (patch, made) in patches.iter().zip(steps) {
         let places = made.iter().map(|made| made.place.clone()).collect();
-        journal.apply(patch, places, &mut |i, _| Ok(made[i].bytes.clone()), None)?;
-        reports.extend(made.into_iter().map(|made| (made.report.name.clone(), made.report)));
+        journal.apply(patch, places, &mut |i, _| Ok(made[i].new.bytes.clone()), None)?;
+        let reported = made.into_iter().map(|made| made.new.report);
+        reports.extend(reported.map(|report| (report.name.clone(), report)));
     }
     Ok(reports.into_values().collect())
 }
@@ -165,9 +181,8 @@ fn past(history: &History) -> Result<Vec<Patch>> {
 
 /// A tensor as it is to be written.
 struct MadeTensor {
-    place: FileRange,
-    bytes: Vec<u8>,
-    report: RoundedTensor,
+    place: FileRange, // of the tensor in the file as it is
+    new: NewTensor,
 }
 
 /// Patches for a file.
@@ -253,7 +268,8 @@ impl<'a> Plan<'a> {
         let moment = self.moment(coming, tensor.shape[1])?;
         let changes = coming.past.iter().chain(coming.changes.iter().map(|(_, change)| change));
         let changes: Vec<PatchChange> = changes.copied().collect();
-        let (bytes, report) = tensor::round(tensor, &original, &changes, &moment)?;
+        let new = tensor::round(tensor, &original, &changes, &moment, self.how.raise)?;
+        let report = &new.report;
         if report.text > MOST_TEXT {
             let what = format!(
                 "{name}: rounding to {} would cost running text {:.1} times what the edit costs \
@@ -263,7 +279,7 @@ impl<'a> Plan<'a> {
             let remedy = "edit fewer facts at a time, or take a file of more bits";
             return Err(Error::refused(what, remedy));
         }
-        Ok(MadeTensor { place, bytes, report })
+        Ok(MadeTensor { place, new })
     }
 
     /// Refuses changes of a tensor of another shape, and those planned on other weights.

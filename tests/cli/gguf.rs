@@ -45,8 +45,9 @@ fn a_file_in_the_place_of_a_folder() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("x.gguf").display().to_string();
     fs::write(&file, small().bytes()).unwrap();
-    let why = fails(1, &["log", &file]);
+    let why = fails(1, &["stats", &file, "--layers", "0", "--corpus", &file, "-o", "x"]);
     assert!(why.contains("x.gguf"), "{why}");
+    assert!(done(&["log", &file]).contains("nothing was applied in place"));
     fs::write(&file, b"GGUF").unwrap();
     for command in [&["inspect", &file][..], &["generate", &file, "--prompt", "a"]] {
         let why = fails(1, command);

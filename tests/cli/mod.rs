@@ -1,5 +1,6 @@
 //! The program as people run it.
 
+mod apply_gguf;
 mod commands;
 mod eval;
 mod gguf;

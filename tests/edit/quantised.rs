@@ -13,7 +13,9 @@ use incise::edit::quantised::{RoundedTensor, Rounding, in_place, to_file};
 use incise::linalg::Cholesky;
 use incise::model::change::dense;
 use incise::stats::{Input, Moment, Origin};
+use incise::store::disk::Os;
 use incise::store::gguf::{BlockType, GgufFile, Step};
+use incise::store::record::{FileIdentity, FileRange, Head, LogEntry, Record, checksum};
 use incise::store::{Change, Delta, FactKeys, Patch, tensor_fingerprint};
 use serde_json::json;
 use tempfile::TempDir;
@@ -180,14 +182,15 @@ impl Case {
     fn out(&self, name: &str, patches: &[Patch]) -> (PathBuf, RoundedTensor) {
         let out = self.temp.path().join(name);
         let stats = self.temp.path().join("stats");
-        let how = Rounding { statistics: &stats, other_base: false };
+        let how = Rounding { statistics: &stats, other_base: false, raise: false };
         let made = to_file(&self.file, patches, how, &out, &Quiet).unwrap();
         (out, made.into_iter().next().unwrap())
     }
 
     fn change(&self, patches: &[Patch], other_base: bool) -> incise::Result<Vec<RoundedTensor>> {
         let stats = self.temp.path().join("stats");
-        in_place(&self.file, patches, Rounding { statistics: &stats, other_base }, &Quiet)
+        let how = Rounding { statistics: &stats, other_base, raise: false };
+        in_place(&self.file, patches, how, &Quiet)
     }
 }
 
@@ -323,6 +326,33 @@ fn keys_are_carried_or_follow_or_are_missing() {
     assert_eq!(Patch::read(&file).unwrap(), carries);
 }
 
+/// A tensor of fewer bits becomes Q8_0, and loses less; the rest of the file has other places.
+#[test]
+fn a_type_is_raised() {
+    let stats = |case: &Case| case.temp.path().join("stats");
+    for (kind, raised) in [("Q4_0", "Q8_0"), ("Q6_K", "Q8_0"), ("Q8_0", "Q8_0"), ("F16", "F16")] {
+        let case = Case::new(kind, 3);
+        let patch = case.patch(1.0, 1);
+        let (_, plain) = case.out("plain", from_ref(&patch));
+        let (out, statistics) = (case.temp.path().join("raised"), &stats(&case));
+        let how = Rounding { statistics, other_base: false, raise: true };
+        let report = &to_file(&case.file, from_ref(&patch), how, &out, &Quiet).unwrap()[0];
+        assert_eq!(report.kind, raised);
+        assert!(report.lost < plain.lost / 2.0 || kind == raised, "{report:?} {plain:?}");
+        let [old, new] = [&case.file, &out].map(|file| GgufFile::open(file).unwrap());
+        assert_eq!(new.header().metadata, old.header().metadata);
+        for tensor in &old.header().tensors {
+            let moved = new.header().tensor(&tensor.name).unwrap();
+            assert_eq!(moved.shape, tensor.shape);
+            if tensor.name != NAME {
+                assert_eq!(new.bytes(moved).to_vec(), old.bytes(tensor).to_vec());
+            }
+        }
+        assert_eq!(new.header().tensor(NAME).unwrap().kind.name, raised);
+        assert!(refusal(in_place(&case.file, &[patch], how, &Quiet)).contains("a longer file"));
+    }
+}
+
 /// More keys than a quarter of the width: the rest count as text.
 #[test]
 fn too_many_keys_are_soft() {
@@ -377,4 +407,36 @@ fn what_is_refused() {
     fs::write(&case.file, &bytes).unwrap();
     assert!(refusal(undo(&case.file, None)).contains("was written since"));
     assert_eq!(case.bytes(), bytes);
+}
+
+/// J7: a record that came with the folder puts old bytes back, and none into the file's header.
+#[test]
+fn a_journal_from_elsewhere_stays_behind_the_header() {
+    for inside in [true, false] {
+        let case = Case::new("Q4_0", 2);
+        let before = case.bytes();
+        let data = GgufFile::open(&case.file).unwrap().header().data;
+        let header: String =
+            checksum(&before[8..data as usize]).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (file, len) = ("model.gguf".to_owned(), before.len() as u64);
+        let offset = if inside { data - 4 } else { data };
+        let range = FileRange { file: file.clone(), offset, len: 4 };
+        let (method, tensors) = ("rome".into(), vec!["a".into()]);
+        let entry = LogEntry { number: 1, time: 0, method, facts: 1, tensors };
+        let files = vec![FileIdentity { file, len, header }];
+        let head = Head { entry, files, ranges: vec![range] };
+        let folder = case.file.with_file_name(".incise");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("lock"), "").unwrap();
+        let path = folder.join("0001.journal");
+        Record::write(&Os, &path, &head, &mut |_| Ok(vec![9; 4])).unwrap();
+        if inside {
+            let why = refusal(log(&case.file));
+            assert!(why.contains("begins inside the header"), "{why}");
+            assert_eq!(case.bytes(), before);
+        } else {
+            assert!(log(&case.file).unwrap().is_empty());
+            assert_eq!(case.bytes()[data as usize..][..4], [9; 4]);
+        }
+    }
 }

@@ -10,11 +10,13 @@
 //! summed in an order of their own: so it depends on which patches there are, and not on the order
 //! in which they came.
 
+use std::borrow::Cow;
+
 use faer::Mat;
 use serde::Serialize;
 
 use super::keys::{self, RoundingMetric};
-use super::tensor_grid::TensorGrid;
+use super::tensor_grid::{RAISED, TensorGrid, raised};
 use crate::base::{Error, Result};
 use crate::linalg::metric::{energy, lengths_at};
 use crate::linalg::nearest_plane::{NearestPlane, Rounded};
@@ -22,7 +24,7 @@ use crate::linalg::vector::norm;
 use crate::model::change::dense;
 use crate::stats::Moment;
 use crate::stats::covariance::indefinite;
-use crate::store::gguf::{Content, GgufTensor};
+use crate::store::gguf::{BlockType, Content, GgufTensor};
 use crate::store::{Change, Fingerprint, Patch};
 
 /// A change of one tensor, and the patch that it is of.
@@ -39,7 +41,7 @@ pub struct PatchChange<'a> {
 pub struct RoundedTensor {
     /// Its name in the file.
     pub name: String,
-    /// Its type of block.
+    /// Its type of block, as it is written.
     pub kind: &'static str,
     /// ‖W₀‖.
     pub weight: f64,
@@ -59,7 +61,8 @@ pub struct RoundedTensor {
     pub keyless: usize,
     /// The share of codes that are held back at an end of their grid.
     pub saturated: f64,
-    /// The share of codes that are others than in the file before any change.
+    /// The share of codes that are others than in the file before any change; of a type that was
+    /// raised, others than the nearest.
     pub changed: f64,
 }
 
@@ -81,8 +84,18 @@ pub fn values(tensor: &GgufTensor, bytes: &[u8]) -> Result<Vec<f64>> {
     Ok(values.into_iter().map(f64::from).collect())
 }
 
-/// The tensor with all changes: its new bytes, and what became of it. `original` are its bytes
-/// before any change.
+/// A tensor as it is to be written.
+pub struct NewTensor {
+    /// Its type of block.
+    pub kind: &'static BlockType,
+    /// Its blocks.
+    pub bytes: Vec<u8>,
+    /// What became of it.
+    pub report: RoundedTensor,
+}
+
+/// The tensor with all changes. `original` are its bytes before any change; with `raise`, a type of
+/// fewer bits than [`RAISED`] becomes that.
 ///
 /// # Errors
 ///
@@ -92,7 +105,8 @@ pub fn round(
     original: &[u8],
     changes: &[PatchChange],
     moment: &Moment,
-) -> Result<(Vec<u8>, RoundedTensor)> {
+    raise: bool,
+) -> Result<NewTensor> {
     let &[out, inner] = &tensor.shape[..] else {
         let what = format!("{}: has the shape {:?}, and is no matrix", tensor.name, tensor.shape);
         return Err(Error::refused(what, "name a file of this model"));
@@ -110,8 +124,12 @@ pub fn round(
     let all: Vec<Option<Mat<f64>>> = changes.iter().map(of).collect();
     let keyless = all.iter().filter(|k| k.is_none()).count();
     let k = side_by_side(inner, &all.into_iter().flatten().collect::<Vec<_>>());
-    let made = match TensorGrid::read(tensor.kind, inner, original) {
-        Some(grid) => on_grid(&grid, original, (&wanted, &delta), moment.layer, (&c, &k))?,
+    let (kind, blocks) = match raise {
+        true => raised_type(tensor, original, &wanted)?,
+        false => (tensor.kind, Cow::Borrowed(original)),
+    };
+    let made = match TensorGrid::read(kind, inner, &blocks) {
+        Some(grid) => on_grid(&grid, &blocks, (&wanted, &delta), moment.layer, (&c, &k))?,
         None => plain(tensor, &wanted)?,
     };
     let Made { bytes, error, soft, shares: [changed, saturated] } = made;
@@ -121,7 +139,7 @@ pub fn round(
     let [paid, costs] = [&error, &delta].map(|x| energy(x, &c).max(0.0).sqrt());
     let report = RoundedTensor {
         name: tensor.name.clone(),
-        kind: tensor.kind.name,
+        kind: kind.name,
         weight: norm(&w0),
         change: norm(&delta),
         lost: ratio(norm(&error), norm(&delta)),
@@ -133,7 +151,24 @@ pub fn round(
         saturated,
         changed,
     };
-    Ok((bytes, report))
+    Ok(NewTensor { kind, bytes, report })
+}
+
+/// The type of more bits that a tensor is raised to, and blocks of it near what is wanted.
+fn raised_type<'a>(
+    tensor: &GgufTensor,
+    original: &'a [u8],
+    wanted: &[f64],
+) -> Result<(&'static BlockType, Cow<'a, [u8]>)> {
+    let kind = BlockType::by_name(RAISED).expect("a type that is read");
+    if tensor.kind.bytes * kind.elements >= kind.bytes * tensor.kind.elements {
+        return Ok((tensor.kind, Cow::Borrowed(original)));
+    }
+    let blocks = raised(wanted, tensor.shape[1]).ok_or_else(|| {
+        let what = format!("{}: {RAISED} does not hold it", tensor.name);
+        Error::numeric(what, "leave the type as it is")
+    })?;
+    Ok((kind, Cow::Owned(blocks)))
 }
 
 /// The changes in an order that does not depend on how they came: by a hash of what they add.

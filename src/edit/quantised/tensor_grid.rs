@@ -1,8 +1,39 @@
 //! A quantised tensor as a grid: each element has the codes of its type, on the scale and offset
 //! that its group has in the file. Rounding to it changes codes only.
 
+use half::f16;
+
 use crate::linalg::nearest_plane::CodeGrid;
 use crate::store::gguf::{BlockGrid, BlockType, Step};
+
+/// What tensors of fewer bits may be raised to.
+pub const RAISED: &str = "Q8_0";
+/// Elements of its block.
+const RAISED_BLOCK: usize = 32;
+
+/// Blocks of [`RAISED`] whose scales reach some values, with the nearest codes; `None` where a row
+/// of `inner` elements is no whole blocks, or half precision does not hold a scale.
+///
+/// ```text
+/// d = max|x|/127 of a block, in half precision       code = x/d, within ±127
+/// ```
+pub fn raised(values: &[f64], inner: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(values.len() / RAISED_BLOCK * 34);
+    for block in values.chunks(RAISED_BLOCK) {
+        let most = block.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        let d = f16::from_f64(most / 127.0);
+        bytes.extend(d.to_le_bytes());
+        let d = f64::from(d);
+        if !d.is_finite() {
+            return None;
+        }
+        bytes.extend(block.iter().map(|x| match d == 0.0 {
+            true => 0,
+            false => (x / d).round().clamp(-127.0, 127.0) as i8 as u8,
+        }));
+    }
+    inner.is_multiple_of(RAISED_BLOCK).then_some(bytes)
+}
 
 /// The blocks of a tensor (out, in), read.
 pub struct TensorGrid {

@@ -8,6 +8,7 @@
 //! | `block_types` | the types of blocks, a row each |
 //! | `grid` | what quantised blocks share: codes on a grid |
 //! | `steps` | where each type keeps the scales and offsets of its grid |
+//! | `rewrite` | a copy in which some tensors have other types |
 //!
 //! Source: llama.cpp's `gguf.md` and `ggml-common.h`.
 
@@ -15,6 +16,7 @@ pub mod block_types;
 pub mod file;
 pub mod grid;
 pub mod header;
+pub mod rewrite;
 mod steps;
 
 pub use block_types::{BlockType, Content};
