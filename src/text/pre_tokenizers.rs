@@ -112,10 +112,9 @@ impl PreTokenizer {
         };
         let steps = match self.split {
             Split::Gpt2 => return bytes(true),
-            Split::DigitsThenGpt2 => vec![
-                json!({"type": "Digits", "individual_digits": true}),
-                bytes(true),
-            ],
+            Split::DigitsThenGpt2 => {
+                vec![json!({"type": "Digits", "individual_digits": true}), bytes(true)]
+            }
             Split::Falcon => vec![
                 json!({"type": "Punctuation", "behavior": "Contiguous"}),
                 bytes(true),

@@ -28,7 +28,7 @@ fn sizes() {
         ("block_count", 2, "a model of llama has no such tensor"),
         ("block_count", 0, "num_hidden_layers: 0 is not a size"),
         ("attention.head_count", 0, "num_attention_heads: 0 is not a size"),
-        ("attention.head_count", 5, "blk.0.attn_q.weight: has the shape"),
+        ("attention.head_count", 8, "blk.0.attn_q.weight: has the shape"),
         ("attention.value_length", 7, "attention.value_length: is not the width of keys"),
         ("embedding_length", u32::MAX, "hidden_size: 4294967295 is not a size"),
         ("feed_forward_length", 7, "blk.0.ffn_gate.weight: has the shape [50, 36]"),
