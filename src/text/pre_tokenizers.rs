@@ -2,8 +2,10 @@
 //! with the names that `tokenizer.ggml.pre` may have for it.
 //!
 //! llama.cpp has the names, and the patterns in its own dialect (`llama-vocab.cpp`); here are the
-//! steps of the tokenizers that the models were published with, which give the same ids. Of the
-//! names that llama.cpp knows, those of the families that are implemented are here.
+//! steps of the tokenizers that the models were published with, which give the same ids, but where
+//! those compose characters first and llama.cpp does not. Of its names those of the families that
+//! are implemented are here. `default` is of files that do not say how: the reference framework
+//! parts by GPT-2's pattern then, and so do we, while llama.cpp has a pattern of its own.
 
 use serde_json::{Value, json};
 
@@ -24,7 +26,7 @@ enum Split {
     Gpt2,
     /// Each digit, then by GPT-2's pattern.
     DigitsThenGpt2,
-    /// Punctuation, GPT-2's pattern, numbers, and these by threes.
+    /// Punctuation, then by GPT-2's pattern, then three digits at a time.
     Falcon,
     /// By this pattern.
     Pattern(&'static str),
@@ -104,18 +106,18 @@ impl PreTokenizer {
             json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
                    "use_regex": pattern})
         };
-        let digits = |each: bool| json!({"type": "Digits", "individual_digits": each});
         let split = |pattern: &str| {
             json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
                    "invert": false})
         };
         let steps = match self.split {
             Split::Gpt2 => return bytes(true),
-            Split::DigitsThenGpt2 => vec![digits(true), bytes(true)],
+            Split::DigitsThenGpt2 => {
+                vec![json!({"type": "Digits", "individual_digits": true}), bytes(true)]
+            }
             Split::Falcon => vec![
                 json!({"type": "Punctuation", "behavior": "Contiguous"}),
                 bytes(true),
-                digits(false),
                 split("[0-9][0-9][0-9]"),
             ],
             Split::Pattern(pattern) => vec![split(pattern), bytes(false)],

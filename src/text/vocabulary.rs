@@ -204,7 +204,10 @@ impl Vocabulary {
             None => self.merges_of_scores()?,
         };
         let space = self.add_space.unwrap_or(true);
-        let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+        let replace = |from: &str, to: &str| {
+            let pattern = json!({"String": from});
+            json!({"type": "Replace", "pattern": pattern, "content": to})
+        };
         let steps = |kind: &str, list: &str, steps: Vec<Value>| json!({"type": kind, list: steps});
         let (normalizer, pre_tokenizer, strips) = match self.spaces {
             Spaces::Gemma => (replace(" ", "▁"), Value::Null, false),

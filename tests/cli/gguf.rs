@@ -14,7 +14,7 @@ fn a_file_is_inspected_imported_and_run() {
 
     let said = done(&["inspect", &file]);
     for line in [
-        "model        llama layout in GGUF, 36.0 kparameters, 144 kB",
+        "model        llama layout in GGUF, 53.2 kparameters, 213 kB",
         "types        F32 30 tensors",
         "layers       3 of width 36, inner 50",
         "editable     blk.0.ffn_down.weight F32 … blk.2.ffn_down.weight F32",
@@ -26,7 +26,7 @@ fn a_file_is_inspected_imported_and_run() {
     assert_eq!(shown["config"]["hidden_size"], 36);
 
     let said = done(&["import", &file, "-o", &out]);
-    assert!(said.starts_with("llama layout, 30 tensors, 144 kB, in "), "{said}");
+    assert!(said.starts_with("llama layout, 30 tensors, 213 kB, in "), "{said}");
     let why = fails(1, &["import", &file, "-o", &out]);
     assert!(why.contains("model: folder: is there and not empty"), "{why}");
     let made = json(&["import", &file, "-o", &at("half"), "--dtype", "bf16", "--json"]);

@@ -68,10 +68,6 @@ impl GgufWriter {
         self.array(key, 6, values.len(), bytemuck::cast_slice(values))
     }
 
-    pub fn i32s(&mut self, key: &str, values: &[i32]) -> &mut GgufWriter {
-        self.array(key, 5, values.len(), bytemuck::cast_slice(values))
-    }
-
     /// A tensor, its sizes from the outer one.
     pub fn tensor(&mut self, name: &str, shape: &[usize], kind: &str, data: &[u8]) -> &mut Self {
         let id = BlockType::by_name(kind).unwrap().id;

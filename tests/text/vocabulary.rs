@@ -20,8 +20,7 @@ fn ids(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
 
 /// Letters, digits and a few words, with a control token in front and one of a user behind.
 fn byte_level() -> Vocabulary {
-    let tokens =
-        ["<|end|>", "a", "b", "Ġ", "1", "2", "ab", "Ġab", "12", "Ġ1", "ĠĠ", "<think>"];
+    let tokens = ["<|end|>", "a", "b", "Ġ", "1", "2", "ab", "Ġab", "12", "Ġ1", "ĠĠ", "<think>"];
     let mut types = vec![1; tokens.len()];
     (types[0], types[11]) = (3, 4);
     Vocabulary {
@@ -59,11 +58,8 @@ fn pre_tokenizers() {
     assert_eq!(by("smollm", "a  1"), [1, 10, 4]);
     // Llama 3's begins a text with its token, unless the file says that it does not.
     assert_eq!(by("llama-bpe", "a12"), [0, 1, 8]);
-    let without = Vocabulary {
-        pre: Some("llama-bpe".into()),
-        add_bos: Some(false),
-        ..byte_level()
-    };
+    let without =
+        Vocabulary { pre: Some("llama-bpe".into()), add_bos: Some(false), ..byte_level() };
     assert_eq!(ids(&without, "a12"), [1, 8]);
 }
 
@@ -159,11 +155,8 @@ fn the_files_of_a_folder() {
         std::fs::write(temp.path().join(name), value.to_string()).unwrap();
     };
     let template = "{% for m in messages %}[{{ m['content'] }}]{{ eos_token }}{% endfor %}";
-    let vocabulary = Vocabulary {
-        chat_template: Some(template.to_owned()),
-        longest: Some(71),
-        ..byte_level()
-    };
+    let vocabulary =
+        Vocabulary { chat_template: Some(template.to_owned()), longest: Some(71), ..byte_level() };
     write("tokenizer.json", &vocabulary.tokenizer_json().unwrap());
     let config = vocabulary.tokenizer_config();
     write("tokenizer_config.json", &config);

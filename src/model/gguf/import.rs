@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Elements of the file's own types stay as they are; quantised ones become F32, which holds their
-//! values exactly, unless another type is asked for. The metadata of the weights say which file they
-//! are of: `gguf` is the [`Fingerprint`] of all its bytes.
+//! values exactly, unless another type is asked for. The metadata of the weights say which file
+//! they are of: `gguf` is the [`Fingerprint`] of all its bytes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -146,6 +146,20 @@ impl GgufModel {
             write::whole(&dir.join(name), &text)?;
         }
         drop(tokenizer);
+        let bytes = self.write_weights(&dir.join("model.safetensors"), asked, &origin, progress)?;
+        self.file.unchanged()?;
+        let (family, tensors) = (self.family.name, self.planned.len());
+        Ok(Imported { family, tensors, bytes, origin })
+    }
+
+    /// Writes the weights; returns how many bytes they have.
+    fn write_weights(
+        &self,
+        path: &Path,
+        asked: Option<DType>,
+        origin: &str,
+        progress: &dyn Progress,
+    ) -> Result<u64> {
         let item = |planned: &Planned| {
             let mut shape = planned.shape.clone();
             if planned.transposed {
@@ -159,32 +173,28 @@ impl GgufModel {
             (planned.shape.iter().product::<usize>() * self.dtype(planned, asked).size()) as u64
         });
         let bytes: u64 = sizes.sum();
-        let metadata = [("format", "pt"), (ORIGIN, &*origin)];
+        let metadata = [("format", "pt"), (ORIGIN, origin)];
         let metadata: BTreeMap<_, _> =
             metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let mut done = 0;
-        let written =
-            write::write(&dir.join("model.safetensors"), &metadata, &items, &mut |i, out| {
-                let planned = &self.planned[i];
-                let dtype = self.dtype(planned, asked);
-                let mut narrow = Narrow { dtype, out, bytes: Vec::new() };
-                let tensor = &self.file.header().tensors[planned.source];
-                write_tensor(&self.file, tensor, planned, &mut |values| {
-                    if progress.cancelled() {
-                        return Err(io::ErrorKind::Interrupted.into());
-                    }
-                    done += narrow.write(values)?;
-                    progress.at(Stage::WriteWeights, done, bytes);
-                    Ok(())
-                })
-            });
+        let written = write::write(path, &metadata, &items, &mut |i, out| {
+            let planned = &self.planned[i];
+            let dtype = self.dtype(planned, asked);
+            let mut narrow = Narrow { dtype, out, bytes: Vec::new() };
+            let tensor = &self.file.header().tensors[planned.source];
+            write_tensor(&self.file, tensor, planned, &mut |values| {
+                if progress.cancelled() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                done += narrow.write(values)?;
+                progress.at(Stage::WriteWeights, done, bytes);
+                Ok(())
+            })
+        });
         if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".into() });
         }
-        written?;
-        self.file.unchanged()?;
-        let (family, tensors) = (self.family.name, items.len());
-        Ok(Imported { family, tensors, bytes, origin })
+        written.map(|()| bytes)
     }
 
     /// The fingerprint of all bytes.

@@ -69,7 +69,7 @@ const PLAIN: GgufFamily = GgufFamily { order: RowOrder::Same, ..LLAMA };
 
 const WINDOW: &str = "attention.sliding_window";
 
-pub(super) static ROWS: [GgufFamily; 20] = [
+pub(super) static ROWS: [GgufFamily; 21] = [
     LLAMA,
     GgufFamily { architecture: "qwen2", family: "qwen2", class: "Qwen2ForCausalLM", ..PLAIN },
     GgufFamily { architecture: "qwen3", family: "qwen3", class: "Qwen3ForCausalLM", ..PLAIN },
@@ -171,6 +171,7 @@ pub(super) static ROWS: [GgufFamily; 20] = [
         extra: &[KeyOrNull(WINDOW, "sliding_window")],
         ..PLAIN
     },
+    GgufFamily { architecture: "falcon", family: "falcon", class: "FalconForCausalLM", ..PLAIN },
 ];
 
 /// Keys that change what a model computes: a file that has one its row does not name is refused.

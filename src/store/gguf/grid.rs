@@ -12,7 +12,7 @@
 //! hold 8/w elements each, `stride` apart. With n = stride · 8/w elements a run:
 //!
 //! ```text
-//! element  n·r + stride·s + j   has the bits  w·s … w·s + w − 1   of the byte  start + stride·r + j
+//! element  n·r + stride·s + j   has the bits  w·s … w·s + w − 1  of the byte  start + stride·r + j
 //! code     = (the bits of all planes, the first plane's lowest, exclusive-or flip) − bias
 //! ```
 //!

@@ -259,7 +259,11 @@ proptest! {
 
     /// Nor where counts are small and the rest is pieces of a header.
     #[test]
-    fn garbled(pieces in prop::collection::vec(piece(), 0..16), tensors in 0u64..3, pairs in 0u64..3) {
+    fn garbled(
+        pieces in prop::collection::vec(piece(), 0..16),
+        tensors in 0u64..3,
+        pairs in 0u64..3,
+    ) {
         let counts = [tensors.to_le_bytes(), pairs.to_le_bytes()].concat();
         let bytes = [&b"GGUF\x03\0\0\0"[..], &counts, &pieces.concat()].concat();
         if let Ok(header) = parse(&bytes) {
