@@ -12,6 +12,7 @@ mod gguf;
 mod governor;
 mod grace;
 mod hparams;
+mod keys;
 mod identities;
 mod objective;
 mod packing;
