@@ -24,7 +24,10 @@ use crate::base::{DType, Error, Progress, Result, Stage};
 use crate::model::arch::Arch;
 use crate::model::families::{self, Described};
 use crate::model::family::Family;
+use crate::store::disk::Os;
 use crate::store::gguf::{Content, GgufFile, GgufTensor};
+use crate::store::journal;
+use crate::store::lock::Lock;
 use crate::store::write::{self, Item};
 use crate::store::{Fingerprint, folder};
 use crate::text::Vocabulary;
@@ -43,6 +46,7 @@ pub struct GgufModel {
     config: Value,
     planned: Vec<Planned>,
     vocabulary: Vocabulary,
+    _reading: Option<Lock>, // nobody changes the file in place meanwhile
 }
 
 /// What was written.
@@ -64,8 +68,10 @@ impl GgufModel {
     /// # Errors
     ///
     /// A file that is none, or damaged; an architecture that is not implemented; keys and tensors
-    /// that contradict each other. Each names the key or the tensor.
+    /// that contradict each other. Each names the key or the tensor. A file that another process
+    /// changes in place.
     pub fn open(path: &Path) -> Result<GgufModel> {
+        let reading = journal::recover(&Os, write::folder(path))?;
         let file = GgufFile::open(path)?;
         let keys = Keys::of(&file)?;
         let row = row(keys)?;
@@ -84,7 +90,7 @@ impl GgufModel {
             let what = format!("{n} tokens, and the embedding has {rows} rows");
             return Err(fault(keys, ("tokens", what)));
         }
-        Ok(GgufModel { file, family, arch, config, planned, vocabulary })
+        Ok(GgufModel { file, family, arch, config, planned, vocabulary, _reading: reading })
     }
 
     /// The file.
