@@ -26,7 +26,8 @@ fn an_edit_goes_into_the_file_and_out_again() {
     let words = ["apply", &file, &patch, "--stats", &stats];
     let out = s.at("copy.gguf");
     let said = done(&[&words[..], &["-o", &out]].concat());
-    for part in ["blk.1.ffn_down.weight (F32): ‖Δ‖/‖W‖ ", "text pays ", " of 1 fact taken"] {
+    for part in ["blk.1.ffn_down.weight (F32): ‖Δ‖/‖W‖ ", "text pays ", " of 1 fact taken"]
+    {
         assert!(said.contains(part), "{said}");
     }
     let shown = json(&[&words[..], &["--in-place", "--json"]].concat());

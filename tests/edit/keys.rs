@@ -59,10 +59,9 @@ fn factors_span_the_keys_or_the_patch_carries_them() {
     let moment = Moment::open(s.at("stats").as_ref(), 0).unwrap();
     let c = wide(&moment.second_moment, moment.f);
     let spanned = &c * wide(right, moment.f);
-    for (method, more) in [
-        ("memit", &["--sequential", "1"][..]),
-        ("emmet", &["--set", "update_norm_lambda=0.1"]),
-    ] {
+    for (method, more) in
+        [("memit", &["--sequential", "1"][..]), ("emmet", &["--set", "update_norm_lambda=0.1"])]
+    {
         let carries = patch(&s, method, &[&TWO_LAYERS, more].concat());
         for change in &carries.changes {
             assert!(!change.keys_follow(&carries.metadata), "{method}");
