@@ -22,6 +22,7 @@ mod opened;
 pub mod options;
 mod places;
 pub mod prepared;
+pub mod quantised;
 pub mod report;
 mod requests;
 mod settings;

@@ -7,12 +7,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
+use super::apply_gguf::ApplyGguf;
 use super::context::Context;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
-use crate::base::{Progress, Result};
+use crate::base::{Error, Progress, Remedy, Result};
 use crate::edit::apply::{self, Report};
 use crate::edit::governor::{CarriedEdits, Strain};
+use crate::store::gguf::is_gguf;
 use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::store::{AppliedPatch, Lineage, Patch};
@@ -21,12 +23,12 @@ use crate::store::{AppliedPatch, Lineage, Patch};
 #[derive(Args)]
 #[command(group = ArgGroup::new("to").required(true).args(["output", "in_place"]))]
 pub struct Apply {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or a GGUF file
     model: PathBuf,
     /// Patches, in the order in which they were made
     #[arg(required = true)]
     patches: Vec<PathBuf>,
-    /// Write a new folder with the edited checkpoint
+    /// Write a new folder with the edited checkpoint; of a GGUF file, a new file
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Change the checkpoint itself; `incise undo` puts every byte back
@@ -35,6 +37,18 @@ pub struct Apply {
     /// Write nothing if the model would then be strained, or broken, as `incise inspect` has it
     #[arg(long, value_name = "STRAIN", value_parser = ["strained", "broken"])]
     refuse_past: Option<String>,
+    /// GGUF file: folder of the key statistics that the patches were planned with
+    #[arg(long, value_name = "DIR")]
+    stats: Option<PathBuf>,
+    /// GGUF file: the requests to ask the written file [default: PATCH.report.jsonl]
+    #[arg(long, value_name = "FILE")]
+    requests: Option<PathBuf>,
+    /// GGUF file: take patches that were planned on another checkpoint of this model
+    #[arg(long)]
+    other_base: bool,
+    /// GGUF file: write the edited matrices in a type of more bits, and so a longer file
+    #[arg(long, value_name = "TYPE", value_parser = ["Q8_0"], conflicts_with = "in_place")]
+    raise_type: Option<String>,
 }
 
 impl Apply {
@@ -43,6 +57,10 @@ impl Apply {
         let terminal = &context.terminal;
         let read = |path: &PathBuf| Patch::read(path);
         let patches = self.patches.iter().map(read).collect::<Result<Vec<_>>>()?;
+        if is_gguf(&self.model) {
+            return self.gguf()?.run(&patches, context);
+        }
+        self.refuse_unread()?;
         if let Some(most) = &self.refuse_past {
             let most = if most == "broken" { Strain::Broken } else { Strain::Strained };
             self.refuse_past(&patches, most, context)?;
@@ -59,6 +77,36 @@ impl Apply {
         let back = if self.in_place { "; `incise undo` puts every byte back" } else { "" };
         let facts = patches.iter().fold(0u64, |n, p| n.saturating_add(p.metadata.facts));
         terminal.line(format!("{}: {} written{back}", written.display(), counted(facts, "fact")))
+    }
+
+    /// What is asked for of a GGUF file.
+    fn gguf(&self) -> Result<ApplyGguf<'_>> {
+        if self.refuse_past.is_some() {
+            let remedy = Remedy::from("leave it out").option("refuse_past", None);
+            return Err(Error::refused("a GGUF file keeps no lineage to judge by", remedy));
+        }
+        Ok(ApplyGguf {
+            file: &self.model,
+            patches: &self.patches,
+            statistics: self.stats.as_deref(),
+            requests: self.requests.as_deref(),
+            other_base: self.other_base,
+            raise: self.raise_type.is_some(),
+            output: self.output.as_deref(),
+        })
+    }
+
+    /// Refuses what is for GGUF files alone.
+    fn refuse_unread(&self) -> Result<()> {
+        let given = [
+            ("statistics", self.stats.is_some()),
+            ("requests", self.requests.is_some()),
+            ("other_base", self.other_base),
+            ("raise_type", self.raise_type.is_some()),
+        ];
+        let Some((option, _)) = given.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+        let remedy = Remedy::from("leave it out").option(option, None);
+        Err(Error::refused(format!("{option} is for GGUF files alone"), remedy))
     }
 
     /// Refuses patches with which the model would carry too much.
@@ -91,7 +139,7 @@ pub fn say(terminal: &Terminal, report: &Report) -> Result<()> {
 /// What to undo.
 #[derive(Args)]
 pub struct Undo {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or a GGUF file
     model: PathBuf,
     /// Keep the first N patches and undo the rest [default: undo the newest]
     #[arg(long, value_name = "N")]
@@ -120,7 +168,7 @@ impl Undo {
 /// Whose patches to list.
 #[derive(Args)]
 pub struct Log {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or a GGUF file
     model: PathBuf,
 }
 
@@ -128,7 +176,8 @@ impl Log {
     /// Lists what was applied, oldest first.
     pub fn run(&self, context: &Context) -> Result<()> {
         let log = apply::log(&self.model)?;
-        let lineage = Lineage::read(&self.model).unwrap_or_else(|e| {
+        let lineage = if is_gguf(&self.model) { Ok(None) } else { Lineage::read(&self.model) };
+        let lineage = lineage.unwrap_or_else(|e| {
             context.terminal.warn(&format!("the log goes without a lineage: {}", e.line()));
             None
         });

@@ -44,7 +44,7 @@ fn placeholder(option: &str) -> &'static str {
     match option {
         "memory" => "SIZE",
         "statistics" | "output" => "DIR",
-        "hparams" | "contexts" | "state" | "delta" | "with" => "FILE",
+        "hparams" | "contexts" | "state" | "delta" | "with" | "requests" => "FILE",
         "template_var" => "NAME=VALUE",
         "system" => "TEXT",
         _ => "N",

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::chat::ChatFlags;
 use super::context::Context;
+use super::import::ModelFolder;
 use crate::base::{Progress, Result};
 use crate::editor::Editor;
 use crate::editor::text_model::Generation;
@@ -16,7 +17,7 @@ use crate::model::generate::Sampling;
 /// What to go on from, and how.
 #[derive(Args)]
 pub struct Generate {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or a GGUF file
     model: PathBuf,
     /// The text to go on from
     #[arg(long)]
@@ -46,7 +47,8 @@ pub struct Generate {
 impl Generate {
     /// Prints prompt and text as the tokens come.
     pub fn run(&self, context: &Context) -> Result<()> {
-        let editor = Editor::open_on(&self.model, &context.device, &context.terminal)?;
+        let folder = ModelFolder::open(&self.model, context)?;
+        let editor = Editor::open_on(folder.path(), &context.device, &context.terminal)?;
         let model = editor.model_with(&self.with)?;
         context.warn_of(model.tokenizer());
         let sampling =

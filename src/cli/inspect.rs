@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
+use super::inspect_gguf;
 use crate::base::units::{count, counted, metric, percent};
 use crate::base::{Error, Quiet, Result};
 use crate::edit::apply;
@@ -14,12 +15,13 @@ use crate::model::arch::NormPlace;
 use crate::model::lineage::lineage;
 use crate::model::{MatrixId, load};
 use crate::stats::Moment;
+use crate::store::gguf::is_gguf;
 use crate::tensor::Device;
 
 /// What to inspect.
 #[derive(Args)]
 pub struct Inspect {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or a GGUF file
     model: PathBuf,
     /// Folder of statistics to look for
     #[arg(long)]
@@ -29,6 +31,9 @@ pub struct Inspect {
 impl Inspect {
     /// Prints what is there.
     pub fn run(&self, context: &Context) -> Result<()> {
+        if is_gguf(&self.model) {
+            return inspect_gguf::run(&self.model, context);
+        }
         let (checkpoint, model) = load::open(&self.model, &Device::Cpu, &Quiet)?;
         let a = &model.arch;
         let parameters: u64 =

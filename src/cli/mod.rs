@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed (with the chain of causes on one line), 2 wrong usage.
 
 mod apply;
+mod apply_gguf;
 mod ask;
 mod bench;
 mod chat;
@@ -20,7 +21,9 @@ mod eval;
 mod export;
 mod flags;
 mod generate;
+mod import;
 mod inspect;
+mod inspect_gguf;
 mod logits;
 mod memory;
 mod merge;
@@ -79,6 +82,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// What a checkpoint is: family, sizes, editable tensors, edits present
     Inspect(inspect::Inspect),
+    /// Make a checkpoint folder of a GGUF file
+    Import(import::Import),
     /// Go on from a prompt
     Generate(generate::Generate),
     /// Logits of every token of every line of a file
@@ -174,6 +179,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Demo(c) => c.run(&context),
         Command::Doctor(c) => c.run(&context, missing),
         Command::Inspect(c) => c.run(&context),
+        Command::Import(c) => c.run(&context),
         Command::Generate(c) => c.run(&context),
         Command::Logits(c) => c.run(&context),
         Command::Stats(c) => c.run(&context),

@@ -25,10 +25,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::quantised;
 use crate::base::{DType, Error, Progress, Result, Stage, catch_device_error};
 use crate::ops::proof;
 use crate::ops::update::Sums;
 use crate::store::disk::Os;
+use crate::store::gguf::is_gguf;
 use crate::store::history::History;
 use crate::store::journal::{self, Journal, NewLineage, Undone};
 use crate::store::record::LogEntry;
@@ -403,8 +405,7 @@ fn changed_in_place(
 ///
 /// Nothing to undo; files that something else has written since; what [`in_place`] refuses.
 pub fn undo(model: &Path, keep: Option<usize>) -> Result<Undone> {
-    Checkpoint::check(model)?;
-    journal::undo(&Os, model, keep)
+    journal::undo(&Os, journal_dir(model)?, keep)
 }
 
 /// The changes applied to a model's own files, oldest first; empty where there are none.
@@ -413,8 +414,16 @@ pub fn undo(model: &Path, keep: Option<usize>) -> Result<Undone> {
 ///
 /// No model; one being changed right now; a damaged journal.
 pub fn log(model: &Path) -> Result<Vec<LogEntry>> {
+    journal::log(journal_dir(model)?)
+}
+
+/// The folder whose journal is a model's: its own, or the one that its GGUF file is in.
+fn journal_dir(model: &Path) -> Result<&Path> {
+    if is_gguf(model) {
+        return quantised::journal_folder(model);
+    }
     Checkpoint::check(model)?;
-    journal::log(model)
+    Ok(model)
 }
 
 impl Changed {

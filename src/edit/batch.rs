@@ -26,7 +26,7 @@ use super::method::{Context, Plan};
 use super::params::Params;
 use super::prompts::FactRows;
 use super::search::{Search, TargetValue};
-use super::solve::delta::sum;
+use super::solve::delta::{join_keys, sum};
 use super::solve::layers::{
     ClosedForm, LayerCache, MatrixChange, SolvedLayer, Spread, Target, over_roots,
 };
@@ -110,6 +110,14 @@ struct Batch {
     changes: Vec<MatrixChange>,
 }
 
+/// A batch among others.
+struct Batches {
+    /// Whether what it learnt is asked for later.
+    learns: bool,
+    /// Whether it is one of several, whose changes are added up.
+    several: bool,
+}
+
 impl<'a> Run<'_, 'a> {
     fn plan(mut self, facts: &[TokenizedFact], form: MakeForm<'_, 'a>) -> Result<Plan> {
         if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
@@ -128,7 +136,8 @@ impl<'a> Run<'_, 'a> {
         let mut changes = BTreeMap::<MatrixId, Vec<MatrixChange>>::new();
         for (b, batch) in batches.iter().enumerate() {
             let learns = self.on.carries || b + 1 < batches.len();
-            let done = self.batch(model, batch, &mut *form, c, &carried, learns)?;
+            let how = Batches { learns, several: batches.len() > 1 };
+            let done = self.batch(model, batch, &mut *form, c, &carried, how)?;
             model = done.model;
             found.extend(done.values);
             for change in done.changes {
@@ -149,7 +158,7 @@ impl<'a> Run<'_, 'a> {
         form: &mut dyn ClosedForm,
         c: Option<f64>,
         carried: &str,
-        learns: bool,
+        Batches { learns, several }: Batches,
     ) -> Result<Batch> {
         let progress = self.on.progress;
         let facts: Vec<&TokenizedFact> = facts.iter().collect();
@@ -188,7 +197,7 @@ impl<'a> Run<'_, 'a> {
             0 => Target::Site(push.site, &z[0]),
             _ => Target::Streams(&z),
         };
-        let spread = Spread { layers, target };
+        let spread = Spread { layers, target, keep_keys: several };
         let (model, changes) = spread.run(model, &reader, &*form, &mut stored, progress)?;
         if stored.cache.is_some() {
             self.weights = stored.key(layers.len() - 1)?;
@@ -230,10 +239,11 @@ fn total(model: &Model, changes: Vec<MatrixChange>) -> MatrixChange {
     let sizes = model.matrix(first.id).w.dims();
     let ridge = changes.iter().find_map(|c| c.ridge);
     let s = changes.iter().filter_map(|c| c.s).reduce(f64::min);
+    let keys = join_keys(changes.iter().map(|c| c.keys.as_ref()), sizes[1]);
     let deltas: Vec<Delta> = changes.into_iter().map(|c| c.delta).collect();
     let delta = sum(&deltas, sizes);
     let norm = norm(&dense(&delta, sizes));
-    MatrixChange { delta, norm, ridge, s, ..first }
+    MatrixChange { delta, norm, ridge, s, keys, keys_follow: false, ..first }
 }
 
 /// A name for what makes the layers of a batch; `made_of` are names of the weights and of the state

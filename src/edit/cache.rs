@@ -18,7 +18,7 @@ use super::value_store::ValueStore;
 use crate::base::{DType, Error, Result};
 use crate::store::lock::Lock;
 use crate::store::write::{self, Item};
-use crate::store::{Delta, Fingerprint, Shard};
+use crate::store::{Delta, FactKeys, Fingerprint, Shard};
 
 const RIDGE: &str = "ridge";
 const S: &str = "s";
@@ -167,10 +167,11 @@ impl Cache {
             (None, None, Some((delta, columns))) if columns == inner => Delta::Dense(delta),
             _ => return None,
         };
+        let keys = matrix("keys", inner).map(|(values, n)| FactKeys { values, n });
         let number = |name| header.metadata.get(name).map(|x| x.parse()).transpose().ok();
         let (ridge, s) = (number(RIDGE)?, number(S)?);
-        let whole = header.metadata.get(CHECK) == Some(&check(&delta));
-        whole.then_some(SolvedLayer { delta, ridge, s })
+        let whole = header.metadata.get(CHECK) == Some(&check(&delta, keys.as_ref()));
+        whole.then_some(SolvedLayer { delta, ridge, s, keys })
     }
 
     /// Stores the change of a layer of sizes (out, in).
@@ -179,20 +180,21 @@ impl Cache {
     ///
     /// A folder that cannot be written.
     pub fn store(&self, key: &str, [out, inner]: [usize; 2], layer: &SolvedLayer) -> Result<()> {
-        let SolvedLayer { delta, ridge, s } = layer;
-        let parts: Vec<(&str, [usize; 2], &[f32])> = match delta {
+        let SolvedLayer { delta, ridge, s, keys } = layer;
+        let mut parts: Vec<(&str, [usize; 2], &[f32])> = match delta {
             Delta::LowRank { left, right, r } => {
                 vec![("left", [out, *r], left), ("right", [inner, *r], right)]
             }
             Delta::Dense(delta) => vec![("delta", [out, inner], delta)],
         };
+        parts.extend(keys.as_ref().map(|keys| ("keys", [inner, keys.n], &keys.values[..])));
         let item = |(name, shape, _): &(&str, [usize; 2], &[f32])| Item {
             name: (*name).to_owned(),
             dtype: DType::F32.into(),
             shape: shape.to_vec(),
         };
         let items: Vec<Item> = parts.iter().map(item).collect();
-        let mut metadata = BTreeMap::from([(CHECK.to_owned(), check(delta))]);
+        let mut metadata = BTreeMap::from([(CHECK.to_owned(), check(delta, keys.as_ref()))]);
         let numbers = [(RIDGE, ridge), (S, s)];
         for (name, number) in numbers {
             metadata.extend(number.map(|x| (name.to_owned(), format!("{x:e}"))));
@@ -203,8 +205,8 @@ impl Cache {
     }
 }
 
-/// A name for the values of a change.
-fn check(delta: &Delta) -> String {
+/// A name for the values of a change and of its keys.
+fn check(delta: &Delta, keys: Option<&FactKeys>) -> String {
     let mut all = Fingerprint::default();
     match delta {
         Delta::LowRank { left, right, .. } => {
@@ -212,6 +214,10 @@ fn check(delta: &Delta) -> String {
             all.add(bytemuck::cast_slice(right));
         }
         Delta::Dense(delta) => all.add(bytemuck::cast_slice(delta)),
+    }
+    if let Some(keys) = keys {
+        all.field(b"keys");
+        all.add(bytemuck::cast_slice(&keys.values));
     }
     all.hex()
 }

@@ -192,7 +192,7 @@ impl Plan {
         &self,
         mut stored: impl FnMut(MatrixId) -> Result<B>,
     ) -> Result<Vec<Change>> {
-        let change = |MatrixChange { id, delta, .. }: &MatrixChange| {
+        let change = |MatrixChange { id, delta, keys, .. }: &MatrixChange| {
             let linear = self.model.matrix(*id);
             let [out, inner] = linear.w.dims();
             Ok(Change {
@@ -204,6 +204,7 @@ impl Plan {
                 fan_in_fan_out: linear.stored.fan_in_fan_out,
                 fingerprint: tensor_fingerprint(stored(*id)?.as_ref()),
                 delta: delta.clone(),
+                keys: keys.clone(),
             })
         };
         let mut changes: Vec<Change> = self.changes.iter().map(change).collect::<Result<_>>()?;

@@ -27,6 +27,7 @@ pub mod params;
 pub mod presets;
 pub mod prompts;
 mod public_config;
+pub mod quantised;
 pub mod reach;
 pub mod search;
 pub mod solve;

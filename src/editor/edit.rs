@@ -111,6 +111,9 @@ impl Edit {
         let mut notes = prepared.notes.clone();
         notes["ridge"] = json!(plan.changes.iter().map(|c| c.ridge).collect::<Vec<_>>());
         notes["device"] = prepared.computed_on();
+        if plan.changes.iter().any(|c| c.keys_follow) {
+            notes["keys"] = json!("factors"); // as `Change::keys_follow` reads it
+        }
         for (name, value) in prepared.plan_notes()? {
             notes[name] = value;
         }

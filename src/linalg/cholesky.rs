@@ -5,7 +5,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
-use faer::{Mat, Spec};
+use faer::{Mat, MatRef, Spec};
 
 use super::pieces;
 
@@ -28,6 +28,11 @@ impl Cholesky {
         llt::factor::cholesky_in_place(a.as_mut(), no_regularization, par, stack, spec).ok()?;
         // A NaN passes comparisons: look at what came out.
         (0..f).all(|i| a[(i, i)].is_finite()).then_some(Cholesky { l: a })
+    }
+
+    /// L, in the lower triangle; above it is anything.
+    pub fn lower(&self) -> MatRef<'_, f64> {
+        self.l.as_ref()
     }
 
     /// The smallest pivot, as in A: L's squared.

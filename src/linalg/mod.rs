@@ -5,6 +5,8 @@ pub mod eigen;
 pub mod ellipsoid;
 pub mod least_squares;
 pub mod low_rank;
+pub mod metric;
+pub mod nearest_plane;
 pub mod vector;
 
 pub use cholesky::Cholesky;

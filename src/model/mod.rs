@@ -19,6 +19,7 @@ pub mod families;
 pub mod family;
 mod fields;
 pub mod generate;
+pub mod gguf;
 pub mod gradients;
 pub mod language_model;
 pub mod layer;

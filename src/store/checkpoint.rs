@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::disk::Os;
 use super::header::Entry;
 use super::journal;
-use super::shard::{Bytes, Shard};
+use super::mapped::Bytes;
+use super::shard::Shard;
 use super::write::is_name;
 use crate::base::file::read_file;
 use crate::base::{DType, Error, Result};
@@ -216,7 +217,7 @@ fn is_folder(dir: &Path) -> Result<()> {
     let field = "model";
     if dir.is_file() {
         if dir.extension().is_some_and(|e| e == "gguf") {
-            return Err(gguf(dir.parent().unwrap_or(dir), dir));
+            return Err(gguf(dir));
         }
         let remedy = "name the folder that holds config.json";
         return Err(Error::input(dir, field, "is a file", remedy));
@@ -271,7 +272,7 @@ fn quantization(dir: &Path, path: &Path, config: &Value) -> Error {
 /// What is wrong with a folder without safetensors files.
 fn other_format(dir: &Path) -> Error {
     if let Some(file) = has_extension(dir, "gguf") {
-        return gguf(dir, &file);
+        return gguf(&file);
     }
     let bin = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
     match bin.iter().find(|name| dir.join(name).exists()) {
@@ -287,9 +288,8 @@ fn other_format(dir: &Path) -> Error {
     }
 }
 
-fn gguf(dir: &Path, file: &Path) -> Error {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let remedy = format!("convert it: {}", resave(dir, "", &format!("gguf_file='{name}'")));
+fn gguf(file: &Path) -> Error {
+    let remedy = "import it into a folder first, and name that";
     Error::input(file, "format", "the weights are in GGUF, not in safetensors", remedy)
 }
 

@@ -41,6 +41,11 @@ impl History {
         self.records.iter().map(|r| &r.head().entry)
     }
 
+    /// The files that were changed, by their names in the folder.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.records.iter().flat_map(|r| &r.head().files).map(|file| &*file.file)
+    }
+
     /// The patch of change `number`.
     ///
     /// # Errors

@@ -59,6 +59,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::disk::{Disk, Handle, Os};
+use super::gguf::GgufFile;
 use super::header;
 use super::history::{History, files, folder, patch_path, read, record_path};
 use super::lineage::{self, Lineage};
@@ -458,6 +459,10 @@ fn may_write(path: &Path) -> Result<()> {
 fn data_start(file: &Handle) -> Result<u64> {
     let mut word = [0; 8];
     file.read(&mut word, 0)?;
+    // As the length of a safetensors header that word would be over the limit.
+    if word.starts_with(b"GGUF") {
+        return Ok(GgufFile::open(file.path())?.header().data.min(file.size()?));
+    }
     Ok(8 + u64::from_le_bytes(word).min(header::MAX_LEN).min(file.size()? - 8))
 }
 

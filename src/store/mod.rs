@@ -3,7 +3,8 @@
 //! | file | is |
 //! | --- | --- |
 //! | `header` | the header of a safetensors file: read, validated, refused |
-//! | `shard` | one mapped file |
+//! | `mapped`, `shard` | one mapped file; one of safetensors |
+//! | `gguf` | files of llama.cpp: header, blocks of quantised numbers |
 //! | `checkpoint` | a model folder: configuration, files, names → bytes |
 //! | `fingerprint` | names for contents |
 //! | `write`, `folder` | writing a safetensors file, making a model folder |
@@ -19,11 +20,13 @@ pub mod checkpoint;
 pub mod disk;
 pub mod fingerprint;
 pub mod folder;
+pub mod gguf;
 pub mod header;
 pub mod history;
 pub mod journal;
 pub mod lineage;
 pub mod lock;
+pub mod mapped;
 pub mod patch;
 pub mod place;
 pub mod record;
@@ -34,6 +37,7 @@ pub mod write;
 pub use checkpoint::{Checkpoint, StoredTensor};
 pub use fingerprint::{Fingerprint, model_fingerprint, same_sample, tensor_fingerprint};
 pub use lineage::{AppliedPatch, Lineage, TensorNorms};
-pub use patch::{Change, Delta, Metadata, Patch};
+pub use mapped::{Bytes, MappedFile};
+pub use patch::{Change, Delta, FactKeys, Metadata, Patch};
 pub use row_blocks::RowBlocks;
-pub use shard::{Bytes, Shard};
+pub use shard::Shard;

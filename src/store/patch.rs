@@ -8,13 +8,17 @@
 //! ```text
 //! ENTRY.left   F32 (out, r)  ┐ the change left · rightᵀ,     or    ENTRY.delta  F32 (out, in)
 //! ENTRY.right  F32 (in, r)   ┘ 1 ≤ r ≤ min(out, in)                the change itself
+//!
+//! ENTRY.keys   F32 (in, n)   perhaps: what W reads at the n facts, a column each
 //! ```
 //!
-//! and nothing else. The file's metadata maps strings to strings; what has structure is JSON.
+//! and nothing else. Rounding to few bits spares keys (`linalg/metric.rs`), and has to know them.
+//! A patch has them where they do not follow from its factors; [`Change::keys_follow`] says when
+//! they do. The file's metadata maps strings to strings; what has structure is JSON.
 //!
 //! | key | is |
 //! | --- | --- |
-//! | `format` | `incise patch 2` |
+//! | `format` | `incise patch 2`, or `3` where an entry has keys |
 //! | `method` | `rome`, `memit`, … |
 //! | `hyperparameters`, `contexts`, `notes` | JSON: what the method was given; free notes |
 //! | `requests` | digest of the requests |
@@ -34,7 +38,8 @@
 //! change.
 //!
 //! Format 1 has no `rows`. It is read, and no longer written: a patch of whole tensors differs from
-//! one of format 1 in the number alone.
+//! one of format 1 in the number alone. Formats 1 and 2 have no keys, and a patch without any is
+//! written as 2, which earlier versions read.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -51,8 +56,7 @@ use super::shard::Shard;
 use super::write::{self, Item};
 use crate::base::{DType, Error, Remedy, Result};
 
-const FORMAT: &str = "incise patch 2";
-const BEFORE: &str = "incise patch 1";
+const FORMATS: [&str; 3] = ["incise patch 1", "incise patch 2", "incise patch 3"];
 const REMAKE: &str = "make the patch again";
 
 /// The change of a few matrices of one model. Patches are equal wherever they were read from.
@@ -112,6 +116,17 @@ pub struct Change {
     pub fingerprint: String,
     /// What is added.
     pub delta: Delta,
+    /// What W reads at the facts, where it does not follow from the factors.
+    pub keys: Option<FactKeys>,
+}
+
+/// What a matrix (out, in) reads at some facts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FactKeys {
+    /// (in, n), row-major.
+    pub values: Vec<f32>,
+    /// How many facts.
+    pub n: usize,
 }
 
 /// What is added to W (out, in).
@@ -190,7 +205,7 @@ impl Change {
     /// Names, shapes and values of the tensors it is stored as.
     fn parts(&self) -> Vec<(String, Vec<usize>, &[f32])> {
         let name = self.entry();
-        match &self.delta {
+        let mut parts: Vec<(String, Vec<usize>, &[f32])> = match &self.delta {
             Delta::LowRank { left, right, r } => vec![
                 (format!("{name}.left"), vec![self.out, *r], left),
                 (format!("{name}.right"), vec![self.inner, *r], right),
@@ -198,7 +213,19 @@ impl Change {
             Delta::Dense(delta) => {
                 vec![(format!("{name}.delta"), vec![self.out, self.inner], delta)]
             }
+        };
+        if let Some(FactKeys { values, n }) = &self.keys {
+            parts.push((format!("{name}.keys"), vec![self.inner, *n], values));
         }
+        parts
+    }
+
+    /// Whether C times the right factor spans the keys of the facts: of a change by a closed form
+    /// of C, solved without past keys and without a ridge, as the patch's notes say (`keys` is
+    /// `factors`). Other changes by a closed form carry keys; patches of earlier versions say
+    /// nothing of either.
+    pub fn keys_follow(&self, of: &Metadata) -> bool {
+        of.notes["keys"] == "factors" && matches!(self.delta, Delta::LowRank { .. })
     }
 
     /// What is wrong with it: the part, and what.
@@ -218,6 +245,9 @@ impl Change {
         {
             let what = format!("rank {r} is not in 1 ..= min({}, {})", self.out, self.inner);
             return Err((self.entry(), what));
+        }
+        if self.keys.as_ref().is_some_and(|keys| keys.n == 0) {
+            return Err((format!("{}.keys", self.entry()), "are of no fact".to_owned()));
         }
         for (name, shape, values) in self.parts() {
             if shape.iter().try_fold(1, |n: usize, &s| n.checked_mul(s)) != Some(values.len()) {
@@ -306,8 +336,9 @@ impl Patch {
         };
         let tensors: BTreeMap<_, _> = self.changes.iter().map(|c| (c.entry(), about(c))).collect();
         let tensors = serde_json::to_string(&tensors).expect("strings and booleans");
+        let keyed = self.changes.iter().any(|c| c.keys.is_some());
         let pairs = [
-            ("format", FORMAT.to_owned()),
+            ("format", FORMATS[if keyed { 2 } else { 1 }].to_owned()),
             ("method", m.method.clone()),
             ("hyperparameters", m.hyperparameters.to_string()),
             ("contexts", m.contexts.to_string()),
@@ -336,26 +367,28 @@ impl Patch {
             let file = path.display().to_string();
             return Err(Error::input(path, "format", what, remedy.option("with", Some(&file))));
         }
-        if ![FORMAT, BEFORE].contains(&format) {
+        let Some(number) = FORMATS.iter().position(|known| *known == format) else {
             let remedy = match format.starts_with("incise patch ") {
                 true => "read it with the version of incise that wrote it",
                 false => "name a patch, which an edit writes",
             };
-            return Err(Error::input(
-                path,
-                "format",
-                format!("is not {FORMAT} or {BEFORE}"),
-                remedy,
-            ));
-        }
+            let what = format!("is not {}", FORMATS.join(" or "));
+            return Err(Error::input(path, "format", what, remedy));
+        };
         let about: BTreeMap<String, About> = text.json("tensors")?;
         let mut left = shard.header().tensors.clone();
         let mut changes = Vec::new();
         for (entry, about) in about {
-            if format == BEFORE && about.rows.is_some() {
-                return Err(Error::input(path, entry, "names rows, as no patch of 1 does", REMAKE));
+            let change = read_change(&shard, &mut left, entry, about)?;
+            if number < 1 && change.rows.is_some() {
+                let what = "names rows, as no patch of 1 does";
+                return Err(Error::input(path, change.entry(), what, REMAKE));
             }
-            changes.push(read_change(&shard, &mut left, entry, about)?);
+            if number < 2 && change.keys.is_some() {
+                let what = "has keys, as no patch of 1 or 2 does";
+                return Err(Error::input(path, change.entry(), what, REMAKE));
+            }
+            changes.push(change);
         }
         changes.sort_by(|a, b| a.order().cmp(&b.order()));
         if let Some(name) = left.keys().next() {
@@ -415,7 +448,15 @@ fn read_change(
             return Err(Error::input(shard.path(), entry, what, REMAKE));
         }
     };
-    Ok(Change { tensor, module, rows, out, inner, fan_in_fan_out, fingerprint, delta })
+    let keys = match take("keys")? {
+        Some(([rows, n], values)) if rows == inner => Some(FactKeys { values, n }),
+        Some(([rows, _], _)) => {
+            let what = format!("has keys of {rows} elements for a matrix that reads {inner}");
+            return Err(Error::input(shard.path(), entry, what, REMAKE));
+        }
+        None => None,
+    };
+    Ok(Change { tensor, module, rows, out, inner, fan_in_fan_out, fingerprint, delta, keys })
 }
 
 struct Text<'a> {

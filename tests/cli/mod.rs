@@ -1,7 +1,9 @@
 //! The program as people run it.
 
+mod apply_gguf;
 mod commands;
 mod eval;
+mod gguf;
 mod governor;
 mod predict;
 mod readme;

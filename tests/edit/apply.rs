@@ -38,6 +38,7 @@ fn change(name: &str, layout: Layout, delta: Delta, before: &[u8]) -> Change {
         inner: IN,
         fan_in_fan_out: layout == Layout::InOut,
         fingerprint: tensor_fingerprint(before),
+        keys: None,
         delta,
     }
 }

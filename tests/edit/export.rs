@@ -30,6 +30,7 @@ fn change(l: usize, [out, inner]: [usize; 2], delta: Delta) -> Change {
         inner,
         fan_in_fan_out: true,
         fingerprint: tensor_fingerprint(b"bytes"),
+        keys: None,
         delta,
     }
 }

@@ -82,6 +82,7 @@ fn adapter(name: &'static str, matrix: Matrix, file: &Path) -> (Adapter, incise:
         inner,
         fan_in_fan_out: w.stored.fan_in_fan_out,
         fingerprint: String::new(),
+        keys: None,
         delta: low_rank(out, inner, 3, 1.0, 1),
     };
     let patch = Patch { changes: vec![change], metadata: metadata(), file: None };

@@ -73,6 +73,7 @@ fn change(dir: &Path, matrix: Matrix, r: Option<usize>, seed: u64) -> Change {
         inner,
         fan_in_fan_out: linear.stored.fan_in_fan_out,
         fingerprint: tensor_fingerprint(&tensor(dir, &linear.stored.tensor)),
+        keys: None,
         delta,
     }
 }
@@ -200,6 +201,7 @@ fn other_rows_keep_their_bytes() {
             inner: 5,
             fan_in_fan_out,
             fingerprint: tensor_fingerprint(&zeros),
+            keys: None,
             delta: Delta::Dense(vec![1.0; 15]),
         };
         in_place(&toy.dir, &[patch(vec![change])], &Device::Cpu, &Quiet).unwrap();

@@ -66,6 +66,7 @@ fn patch(toy: &Toy, n: usize) -> String {
         inner: n,
         fan_in_fan_out: false,
         fingerprint: tensor_fingerprint(&tensor(&toy.dir, A)),
+        keys: None,
         delta: Delta::LowRank { left: draw(), right: draw(), r: 1 },
     };
     Patch { changes: vec![change], metadata: metadata(), file: None }.write(&path).unwrap();

@@ -1,5 +1,6 @@
 mod config;
 mod entries;
+pub mod gguf;
 pub mod golden;
 mod gradients;
 mod hooks;

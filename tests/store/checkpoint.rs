@@ -185,7 +185,7 @@ fn other_formats() {
     let config = ("config.json", "{}");
     refused(&[config, ("pytorch_model.bin", "")], &["pytorch_model.bin", "save_pretrained"]);
     refused(&[config, ("pytorch_model.bin.index.json", "{}")], &["save_pretrained"]);
-    refused(&[("x.gguf", "")], &["x.gguf", "gguf_file='x.gguf'", "save_pretrained"]);
+    refused(&[("x.gguf", "")], &["x.gguf", "import it into a folder first"]);
     refused(&[config], &["neither model.safetensors nor"]);
     refused(&[("model.safetensors", "")], &["config.json"]);
     refused(&[("config.json", "[]")], &["config.json: JSON: is no object"]);
@@ -208,5 +208,5 @@ fn no_folder() {
     assert!(why.contains("is a file"), "{why}");
     let gguf = toy.beside("y.gguf");
     fs::write(&gguf, "").unwrap();
-    assert!(refusal(Checkpoint::open(&gguf)).contains("gguf_file='y.gguf'"));
+    assert!(refusal(Checkpoint::open(&gguf)).contains("import it into a folder first"));
 }

@@ -144,6 +144,7 @@ fn patch() -> Patch {
         inner: 2,
         fan_in_fan_out: tensor == "w",
         fingerprint: "89ab".into(),
+        keys: None,
         delta,
     };
     let left = (0..6).map(|i| i as f32 / 3.0).collect();
@@ -200,6 +201,7 @@ fn rows() -> Patch {
     let change = |start, len| Change {
         rows: Some(RowBlocks { start, len, period: 5, count: 2 }),
         out: 2 * len,
+        keys: None,
         delta: Delta::Dense((0..4 * len).map(|i| i as f32).collect()),
         ..patch().changes[0].clone()
     };
@@ -309,10 +311,10 @@ fn files_that_are_no_patch() {
         assert!(refusal(try_it(&less, names(&whole))).contains(&format!("{key}: is missing")));
     }
     let mut newer = metadata.clone();
-    for (format, remedy) in [("incise patch 3", "the version of incise"), ("pt", "name a patch")] {
+    for (format, remedy) in [("incise patch 4", "the version of incise"), ("pt", "name a patch")] {
         newer.insert("format".into(), format.into());
         let why = refusal(try_it(&newer, names(&whole)));
-        assert!(why.contains("format: is not incise patch 2") && why.contains(remedy), "{why}");
+        assert!(why.contains("format: is not incise patch 1 or") && why.contains(remedy), "{why}");
     }
     let ranks = [("w.left", [3, 2]), ("w.right", [2, 1]), ("w2.delta", [3, 2])];
     assert!(refusal(try_it(&metadata, names(&ranks))).contains("w: needs"));

@@ -25,6 +25,7 @@ pub fn patch() -> Patch {
         inner: 5,
         fan_in_fan_out: false,
         fingerprint: String::new(),
+        keys: None,
         delta: Delta::LowRank { left: vec![1.0; 7], right: vec![2.0; 5], r: 1 },
     };
     Patch { changes: vec![change(A), change(B)], metadata: metadata(), file: None }

@@ -4,6 +4,7 @@ mod faulty;
 mod fingerprint;
 mod foreign;
 mod format;
+mod gguf;
 mod hostile;
 pub mod journal;
 mod lock;

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cancel;
 pub mod fused;
+pub mod gguf;
 pub mod golden;
 pub mod programs;
 pub mod projection;

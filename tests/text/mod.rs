@@ -6,3 +6,4 @@ mod span;
 mod stream;
 mod tokenizer;
 pub mod toys;
+mod vocabulary;

@@ -219,6 +219,10 @@ impl ClosedForm for AlphaEdit {
         })
     }
 
+    fn factors_span_keys(&self, _: usize) -> bool {
+        false
+    }
+
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
         let u = &self.bases[&layer];
         learn(&mut self.past, layer, &times(u.transpose(), k.as_ref()));

@@ -183,6 +183,11 @@ impl ClosedForm for Emmet<'_> {
         Ok((self.memit.moments)(layer)?.origin.normed)
     }
 
+    fn factors_span_keys(&self, layer: usize) -> bool {
+        let normed = self.normed(layer).unwrap_or(true);
+        !normed && self.update_norm_lambda == 0.0 && self.memit.factors_span_keys(layer)
+    }
+
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
         self.memit.learn(layer, k);
     }

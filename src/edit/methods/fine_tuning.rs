@@ -269,6 +269,8 @@ fn moved(before: &Model, ids: &[MatrixId], now: &[Vec<f64>]) -> (Model, Vec<Matr
         weight,
         ridge: None,
         s: None,
+        keys: None,
+        keys_follow: false,
     };
     (model, ids.iter().zip(deltas).zip(norms).map(change).collect())
 }

@@ -112,6 +112,10 @@ impl ClosedForm for Memit<'_> {
         solve(&moment, 1.0, [k, r], &|ridge| self.prior(&moment, ridge), solver)
     }
 
+    fn factors_span_keys(&self, layer: usize) -> bool {
+        !self.past.contains_key(&layer)
+    }
+
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
         learn(&mut self.past, layer, k);
     }

@@ -104,6 +104,10 @@ impl ClosedForm for Pmet<'_> {
         self.0.change(layer, k, r, solver)
     }
 
+    fn factors_span_keys(&self, layer: usize) -> bool {
+        self.0.factors_span_keys(layer)
+    }
+
     fn learn(&mut self, layer: usize, k: &Mat<f64>) {
         self.0.learn(layer, k);
     }

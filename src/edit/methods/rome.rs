@@ -27,7 +27,7 @@ use crate::edit::method::{About, Batching, Context, Method, Needs, Plan};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params};
 use crate::edit::prompts::{FactRows, PromptRow};
 use crate::edit::search::{self, Search, TargetValue};
-use crate::edit::solve::delta::sum;
+use crate::edit::solve::delta::{join_keys, sum};
 use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
 use crate::linalg::vector::{dot, norm};
@@ -36,7 +36,7 @@ use crate::model::change::dense;
 use crate::model::score::read;
 use crate::model::{At, MatrixId, Model, Site};
 use crate::stats::Covariance;
-use crate::store::Delta;
+use crate::store::{Delta, FactKeys};
 use crate::tensor::Tensor;
 
 /// ROME as published, as methods are listed.
@@ -152,6 +152,7 @@ impl Method for Rome {
         let keys = Keys { choice: self.keys, weights: &on.contexts.weights(average) };
         let mut now = model.clone();
         let mut deltas = Vec::new();
+        let mut keys_star = Vec::new();
         let mut done = Vec::new();
         let weight = norm(&model.matrix(id).w.to_dense::<f64>());
         for (i, fact) in facts.iter().enumerate() {
@@ -165,14 +166,20 @@ impl Method for Rome {
                 ..FactPlan::new(&one.value, &one.value.delta)
             });
             let single = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
+            keys_star.push(FactKeys { values: single(one.k_star), n: 1 });
             deltas.push(Delta::LowRank { left: single(one.left), right: single(one.right), r: 1 });
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
         let sizes = model.matrix(id).w.dims();
         let delta = sum(&deltas, sizes);
         let norm = norm(&dense(&delta, sizes));
+        let spanned = matches!(delta, Delta::LowRank { .. }) && c.is_some();
         let ridge = c.and_then(|c| c.ridge);
-        let changes = vec![MatrixChange { id, delta, norm, weight, ridge, s: None }];
+        let keys_follow = spanned && ridge.is_none();
+        let keys = (!keys_follow).then(|| join_keys(keys_star.iter().map(Some), sizes[1]));
+        let keys = keys.flatten();
+        let change = MatrixChange { id, delta, norm, weight, ridge, s: None, keys, keys_follow };
+        let changes = vec![change];
         let state = std::mem::take(&mut on.state);
         Ok(Plan { model: now, facts: done, changes, memory: None, state })
     }

@@ -8,7 +8,7 @@ use faer::Mat;
 use crate::linalg::least_squares::{Solution, product};
 use crate::model::change::dense;
 use crate::ops::update::side_by_side;
-use crate::store::Delta;
+use crate::store::{Delta, FactKeys};
 
 /// Whether factors of rank r take less room than the matrix (out, in), and are a change of ours.
 fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
@@ -31,6 +31,22 @@ pub fn pack(change: &Solution, r: &Mat<f64>) -> Delta {
 /// Row-major, in f32.
 fn rows(m: &Mat<f64>) -> Vec<f32> {
     (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)] as f32)).collect()
+}
+
+/// Keys (F, n) as a patch has them.
+pub fn pack_keys(k: &Mat<f64>) -> FactKeys {
+    FactKeys { values: rows(k), n: k.ncols() }
+}
+
+/// The keys of all changes of one matrix of F columns, side by side: `None` where some change has
+/// none.
+pub fn join_keys<'a>(
+    all: impl Iterator<Item = Option<&'a FactKeys>> + Clone,
+    f: usize,
+) -> Option<FactKeys> {
+    let all: Vec<&FactKeys> = all.collect::<Option<_>>()?;
+    let values = side_by_side(f, all.iter().map(|keys| (&keys.values[..], keys.n)));
+    Some(FactKeys { values, n: all.iter().map(|keys| keys.n).sum() })
 }
 
 /// The sum of changes of one matrix (out, in).

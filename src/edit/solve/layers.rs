@@ -14,7 +14,7 @@
 
 use faer::Mat;
 
-use super::delta::pack;
+use super::delta::{pack, pack_keys};
 use super::device::with_solver;
 use super::window::{Joining, column};
 use crate::base::units::percent;
@@ -23,7 +23,7 @@ use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver, smallest_s};
 use crate::model::{At, MatrixId, Model, Site};
-use crate::store::{Delta, Fingerprint};
+use crate::store::{Delta, FactKeys, Fingerprint};
 
 /// Δ, and the ridge that C needed.
 pub type Solved = Result<(Solution, Option<f64>)>;
@@ -50,6 +50,10 @@ pub trait ClosedForm {
     fn normed(&self, _layer: usize) -> Result<bool> {
         Ok(false)
     }
+
+    /// Whether C times the right factor of a change of this layer spans the keys: where its system
+    /// has C alone for a prior, without past keys.
+    fn factors_span_keys(&self, layer: usize) -> bool;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
     fn learn(&mut self, layer: usize, k: &Mat<f64>);
@@ -85,6 +89,10 @@ pub struct MatrixChange {
     /// ([`smallest_s`](crate::linalg::least_squares::smallest_s)). None where it is not known: of
     /// more facts than the model is wide, and of methods that solve no such system.
     pub s: Option<f64>,
+    /// What the matrix reads at the facts, of a closed form whose factors do not say it.
+    pub keys: Option<FactKeys>,
+    /// Whether the factors say it ([`keys_follow`](crate::store::Change::keys_follow)).
+    pub keys_follow: bool,
 }
 
 /// The change of a layer, and what its system says.
@@ -96,6 +104,8 @@ pub struct SolvedLayer {
     pub ridge: Option<f64>,
     /// As in [`MatrixChange`].
     pub s: Option<f64>,
+    /// As in [`MatrixChange`].
+    pub keys: Option<FactKeys>,
 }
 
 /// Where finished layers are looked up and stored, by number in the window.
@@ -122,6 +132,8 @@ pub struct Spread<'a> {
     pub layers: &'a [usize],
     /// What they are to give.
     pub target: Target<'a>,
+    /// Whether every change gets its keys, since more are added to it.
+    pub keep_keys: bool,
 }
 
 /// What the layers are to give.
@@ -212,7 +224,13 @@ impl Spread<'_> {
         };
         for (i, &layer) in self.layers.iter().enumerate() {
             progress.at(Stage::Layer, i as u64, n as u64);
-            let SolvedLayer { delta, ridge, s } = match cache.lookup(i)? {
+            let follow = |delta: &Delta, ridge: Option<f64>| {
+                let thin = matches!(delta, Delta::LowRank { .. });
+                thin && ridge.is_none() && !self.keep_keys && form.factors_span_keys(layer)
+            };
+            // An earlier version stored no keys.
+            let whole = |l: &SolvedLayer| l.keys.is_some() || follow(&l.delta, l.ridge);
+            let SolvedLayer { delta, ridge, s, keys } = match cache.lookup(i)?.filter(whole) {
                 Some(found) => found,
                 None => {
                     let (k, r) = self.residuals(i, &model, reader, form, progress)?;
@@ -222,7 +240,9 @@ impl Spread<'_> {
                         Solution::Right(x) => smallest_s(&k, x),
                         Solution::Whole(_) => None,
                     };
-                    let solved = SolvedLayer { delta: pack(&change, &r), ridge, s };
+                    let delta = pack(&change, &r);
+                    let keys = (!follow(&delta, ridge)).then(|| pack_keys(&k));
+                    let solved = SolvedLayer { delta, ridge, s, keys };
                     cache.store(i, &solved)?;
                     solved
                 }
@@ -231,7 +251,8 @@ impl Spread<'_> {
             let (changed, norms) = model.with(&[(id, &delta)]);
             let [norm, weight] = norms[0];
             model = changed;
-            done.push(MatrixChange { id, delta, norm, weight, ridge, s });
+            let keys_follow = keys.is_none();
+            done.push(MatrixChange { id, delta, norm, weight, ridge, s, keys, keys_follow });
         }
         if let (Some([start]), Target::Streams(z)) = (start, self.target) {
             let (_, [end]) = reader.look(&model, behind.layer, [behind], progress)?;

@@ -1,0 +1,95 @@
+//! `incise import FILE.gguf -o DIR`: a file of llama.cpp as a checkpoint folder; and such a file in
+//! the place of a folder.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::context::Context;
+use crate::base::units::{counted, metric};
+use crate::base::{DType, Error, Result};
+use crate::model::gguf::import;
+use crate::store::gguf::is_gguf;
+
+/// Which file, and where to.
+#[derive(Args)]
+pub struct Import {
+    /// The GGUF file
+    file: PathBuf,
+    /// A new folder for the checkpoint
+    #[arg(short, long)]
+    output: PathBuf,
+    /// The type of all elements [default: the file's own, and f32 for quantised ones]
+    #[arg(long)]
+    dtype: Option<ElementType>,
+}
+
+/// The types that weights may have.
+#[derive(Clone, Copy, ValueEnum)]
+enum ElementType {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<ElementType> for DType {
+    fn from(of: ElementType) -> DType {
+        match of {
+            ElementType::F32 => DType::F32,
+            ElementType::Bf16 => DType::BF16,
+            ElementType::F16 => DType::F16,
+        }
+    }
+}
+
+impl Import {
+    /// Writes the folder.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let dtype = self.dtype.map(DType::from);
+        let made = import(&self.file, &self.output, dtype, &context.terminal)?;
+        if context.json {
+            return context.terminal.json(&json!({
+                "written": self.output, "family": made.family, "tensors": made.tensors,
+                "bytes": made.bytes, "origin": made.origin,
+            }));
+        }
+        let tensors = counted(made.tensors as u64, "tensor");
+        let size = metric(made.bytes as f64);
+        let (family, to) = (made.family, self.output.display());
+        context.terminal.line(&format!("{family} layout, {tensors}, {size}B, in {to}"))
+    }
+}
+
+/// A folder to read a model from: the one that is named, or that of a GGUF file, which lasts as
+/// long as this.
+pub(super) struct ModelFolder {
+    named: PathBuf,
+    made: Option<TempDir>,
+}
+
+impl ModelFolder {
+    /// Imports what is a GGUF file into the system's folder for temporary files.
+    ///
+    /// # Errors
+    ///
+    /// As [`import`]; what the system refuses.
+    pub fn open(model: &Path, context: &Context) -> Result<ModelFolder> {
+        if !is_gguf(model) {
+            return Ok(ModelFolder { named: model.to_owned(), made: None });
+        }
+        let temporary = std::env::temp_dir();
+        let made = tempfile::Builder::new().prefix("incise-").tempdir_in(&temporary);
+        let made = made.map_err(|e| Error::io(&temporary, "make a folder in", e))?;
+        let named = made.path().join("model");
+        import(model, &named, None, &context.terminal)?;
+        Ok(ModelFolder { named, made: Some(made) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        debug_assert!(self.made.as_ref().is_none_or(|made| self.named.starts_with(made.path())));
+        &self.named
+    }
+}
