@@ -90,7 +90,12 @@ impl Case {
         let c = &text * text.transpose() * faer::Scale(1.0 / (3 * IN) as f64);
         let k = normal(IN, n);
         let second_moment = (0..IN * IN).map(|i| c[(i / IN, i % IN)] as f32).collect();
-        let origin = Origin { model: "4567".into(), corpus: "text".into(), context_length: 8 };
+        let origin = Origin {
+            model: "4567".into(),
+            corpus: "text".into(),
+            context_length: 8,
+            normed: false,
+        };
         let (input, tokens) = (Input::Key, 3 * IN as u64);
         let moment = Moment { layer: 3, input, f: IN, tokens, second_moment, origin, part: None };
         moment.write(&temp.path().join("stats")).unwrap();

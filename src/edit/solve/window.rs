@@ -24,7 +24,6 @@ use crate::edit::keys::Reader;
 use crate::edit::search::value::keeping_length;
 use crate::edit::search::{Push, TargetValue};
 use crate::linalg::ellipsoid::nearest;
-use crate::linalg::vector::norm;
 use crate::model::{At, Batch, Hook, Model, Site};
 use crate::ops::norm::Norm;
 use crate::ops::rows::{self, Index};
