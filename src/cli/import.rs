@@ -58,7 +58,7 @@ impl Import {
         let tensors = counted(made.tensors as u64, "tensor");
         let size = metric(made.bytes as f64);
         let (family, to) = (made.family, self.output.display());
-        context.terminal.line(&format!("{family} layout, {tensors}, {size}B, in {to}"))
+        context.terminal.line(format!("{family} layout, {tensors}, {size}B, in {to}"))
     }
 }
 
@@ -66,7 +66,7 @@ impl Import {
 /// long as this.
 pub(super) struct ModelFolder {
     named: PathBuf,
-    made: Option<TempDir>,
+    _made: Option<TempDir>, // removed with this
 }
 
 impl ModelFolder {
@@ -77,19 +77,18 @@ impl ModelFolder {
     /// As [`import`]; what the system refuses.
     pub fn open(model: &Path, context: &Context) -> Result<ModelFolder> {
         if !is_gguf(model) {
-            return Ok(ModelFolder { named: model.to_owned(), made: None });
+            return Ok(ModelFolder { named: model.to_owned(), _made: None });
         }
         let temporary = std::env::temp_dir();
         let made = tempfile::Builder::new().prefix("incise-").tempdir_in(&temporary);
         let made = made.map_err(|e| Error::io(&temporary, "make a folder in", e))?;
         let named = made.path().join("model");
         import(model, &named, None, &context.terminal)?;
-        Ok(ModelFolder { named, made: Some(made) })
+        Ok(ModelFolder { named, _made: Some(made) })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        debug_assert!(self.made.as_ref().is_none_or(|made| self.named.starts_with(made.path())));
         &self.named
     }
 }

@@ -9,6 +9,7 @@ use super::context::Context;
 use crate::base::Result;
 use crate::base::units::{count, counted, metric};
 use crate::model::gguf::GgufModel;
+use crate::store::gguf::GgufTensor;
 
 /// Prints what is there. No weight is read.
 pub(super) fn run(file: &Path, context: &Context) -> Result<()> {
@@ -30,7 +31,7 @@ pub(super) fn run(file: &Path, context: &Context) -> Result<()> {
             "config": model.config(),
         }));
     }
-    let line = |what: &str, text: String| context.terminal.line(&format!("{what:<12} {text}"));
+    let line = |what: &str, text: String| context.terminal.line(format!("{what:<12} {text}"));
     let (n, size) = (metric(parameters as f64), metric(bytes as f64));
     line("model", format!("{} layout in GGUF, {n}parameters, {size}B", a.family))?;
     let types = types.into_iter().map(|(name, n)| format!("{name} {}", counted(n, "tensor")));
@@ -41,7 +42,7 @@ pub(super) fn run(file: &Path, context: &Context) -> Result<()> {
     let tied = if a.tie_embeddings { "tied" } else { "own" };
     line("vocabulary", format!("{}, {tied} head", count(a.vocabulary as u64)))?;
     line("context", format!("{} tokens", count(a.max_positions as u64)))?;
-    let name = |tensor: Option<&&crate::store::gguf::GgufTensor>| {
+    let name = |tensor: Option<&&GgufTensor>| {
         tensor.map_or_else(String::new, |t| format!("{} {}", t.name, t.kind.name))
     };
     line("editable", format!("{} … {}", name(editable.first()), name(editable.last())))?;

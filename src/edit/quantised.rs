@@ -109,8 +109,8 @@ pub fn to_file(
 ///
 /// # Errors
 ///
-/// As [`to_file`]; types that are to be raised; a file that is a link or may not be written; changes of another file in the same
-/// folder; a file that another process opens or changes.
+/// As [`to_file`]; types that are to be raised; a file that is a link or may not be written;
+/// changes of another file in the same folder; a file that another process opens or changes.
 pub fn in_place(
     file: &Path,
     patches: &[Patch],

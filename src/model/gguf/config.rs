@@ -224,7 +224,6 @@ impl Writer<'_> {
     /// How frequencies are scaled, if they are.
     fn scaling(&self, theta: f64) -> Result<Option<Value>> {
         let number = |key: &str| self.keys.number(&self.own(&format!("rope.scaling.{key}")));
-        let factor = self.factors("rope_freqs.weight")?;
         if let Some(short) = self.factors("rope_factors_short.weight")? {
             let long = self.factors("rope_factors_long.weight")?.unwrap_or_else(|| short.clone());
             let mut scaling = longrope(&short, &long);
@@ -233,7 +232,7 @@ impl Writer<'_> {
             }
             return Ok(Some(scaling));
         }
-        if let Some(factors) = factor {
+        if let Some(factors) = self.factors("rope_freqs.weight")? {
             let length = self.keys.whole(&self.own("context_length"))?;
             return Ok(Some(llama3(&factors, theta).unwrap_or_else(|| {
                 // The same factors up to the last token, and no other factor of cos and sin.
@@ -243,41 +242,46 @@ impl Writer<'_> {
                 scaling
             })));
         }
-        let kind = self.keys.text(&self.own("rope.scaling.type"))?;
-        let by = number("factor")?
-            .map_or_else(|| self.keys.number(&self.own("rope.scale_linear")), |f| Ok(Some(f)))?;
-        match (kind, by) {
+        let by = match number("factor")? {
+            None => self.keys.number(&self.own("rope.scale_linear"))?,
+            by => by,
+        };
+        match (self.keys.text(&self.own("rope.scaling.type"))?, by) {
             (None | Some("linear"), Some(by)) => {
                 Ok(Some(json!({"rope_type": "linear", "factor": by})))
             }
             (None | Some("none" | "linear" | "longrope"), _) => Ok(None),
-            (Some("yarn"), Some(by)) => {
-                let mut scaling = json!({"rope_type": "yarn", "factor": by});
-                let original = self.own("rope.scaling.original_context_length");
-                if let Some(trained) = self.keys.whole(&original)? {
-                    scaling["original_max_position_embeddings"] = trained.into();
-                }
-                for (field, key) in
-                    [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")]
-                {
-                    if let Some(x) = number(key)? {
-                        scaling[field] = x.into();
-                    }
-                }
-                let other = ["attn_factor", "yarn_attn_factor", "yarn_log_multiplier"];
-                for (key, usual) in other.into_iter().zip([1.0, 1.0, 0.0]) {
-                    if number(key)?.is_some_and(|x| x != usual) {
-                        let what = format!("only {usual} is implemented");
-                        return Err(self.wrong(&format!("rope.scaling.{key}"), what));
-                    }
-                }
-                Ok(Some(scaling))
-            }
+            (Some("yarn"), Some(by)) => self.yarn(by).map(Some),
             (Some(kind), _) => {
                 let what = format!("`{kind}` is not implemented, or has no factor");
                 Err(self.wrong("rope.scaling.type", what))
             }
         }
+    }
+
+    /// YaRN by this factor.
+    fn yarn(&self, by: f64) -> Result<Value> {
+        let number = |key: &str| self.keys.number(&self.own(&format!("rope.scaling.{key}")));
+        // What llama.cpp multiplies cos and sin by, besides the factor of the paper.
+        for (key, usual) in
+            [("attn_factor", 1.0), ("yarn_attn_factor", 1.0), ("yarn_log_multiplier", 0.0)]
+        {
+            if number(key)?.is_some_and(|x| x != usual) {
+                let what = format!("only {usual} is implemented");
+                return Err(self.wrong(&format!("rope.scaling.{key}"), what));
+            }
+        }
+        let mut scaling = json!({"rope_type": "yarn", "factor": by});
+        let trained = self.keys.whole(&self.own("rope.scaling.original_context_length"))?;
+        if let Some(trained) = trained {
+            scaling["original_max_position_embeddings"] = trained.into();
+        }
+        for (field, key) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+            if let Some(x) = number(key)? {
+                scaling[field] = x.into();
+            }
+        }
+        Ok(scaling)
     }
 
     /// A tensor of factors, one a frequency.
