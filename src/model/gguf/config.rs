@@ -308,8 +308,8 @@ impl Writer<'_> {
                 let value = self.keys.json(&self.own(key))?;
                 self.put(field, value.unwrap_or(Value::Null));
             }
-            Extra::PreAttention(field) => {
-                let largest = self.keys.whole(&self.own("block_count"))? == Some(62);
+            Extra::PreAttention(field, layers) => {
+                let largest = self.keys.whole(&self.own("block_count"))? == Some(layers);
                 let by_width = self.width.checked_div(self.n_heads).unwrap_or(0);
                 self.put(field, if largest { by_width } else { self.head_dim });
             }

@@ -47,8 +47,8 @@ pub(super) enum Extra {
     Key(&'static str, &'static str),
     /// The same; null where it has not.
     KeyOrNull(&'static str, &'static str),
-    /// The base of `query_pre_attn_scalar`: D/H in the model of 62 layers, E in all others.
-    PreAttention(&'static str),
+    /// The base of `query_pre_attn_scalar`: D/H in the model of so many layers, E in all others.
+    PreAttention(&'static str, u64),
 }
 
 use Extra::{Key, KeyOrNull, PreAttention};
@@ -69,7 +69,7 @@ const PLAIN: GgufFamily = GgufFamily { order: RowOrder::Same, ..LLAMA };
 
 const WINDOW: &str = "attention.sliding_window";
 
-pub(super) static ROWS: [GgufFamily; 21] = [
+pub(super) static ROWS: [GgufFamily; 22] = [
     LLAMA,
     GgufFamily { architecture: "qwen2", family: "qwen2", class: "Qwen2ForCausalLM", ..PLAIN },
     GgufFamily { architecture: "qwen3", family: "qwen3", class: "Qwen3ForCausalLM", ..PLAIN },
@@ -81,10 +81,23 @@ pub(super) static ROWS: [GgufFamily; 21] = [
         ..PLAIN
     },
     GgufFamily {
+        architecture: "gemma2",
+        family: "gemma2",
+        class: "Gemma2ForCausalLM",
+        extra: &[
+            Key(WINDOW, "sliding_window"),
+            Key("attn_logit_softcapping", "attn_logit_softcapping"),
+            Key("final_logit_softcapping", "final_logit_softcapping"),
+            PreAttention("query_pre_attn_scalar", 46),
+        ],
+        spaces: Spaces::Gemma,
+        ..PLAIN
+    },
+    GgufFamily {
         architecture: "gemma3",
         family: "gemma3_text",
         class: "Gemma3ForCausalLM",
-        extra: &[Key(WINDOW, "sliding_window"), PreAttention("query_pre_attn_scalar")],
+        extra: &[Key(WINDOW, "sliding_window"), PreAttention("query_pre_attn_scalar", 62)],
         spaces: Spaces::Gemma,
         ..PLAIN
     },

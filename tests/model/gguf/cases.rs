@@ -152,7 +152,7 @@ fn no_windows(want: &mut Arch, got: &Arch) {
     want.windows.clone_from(&got.windows);
 }
 
-pub static CASES: [Case; 22] = [
+pub static CASES: [Case; 23] = [
     BASE,
     Case { golden: "llama-tied", ..BASE },
     Case {
@@ -169,6 +169,19 @@ pub static CASES: [Case; 22] = [
     },
     Case { golden: "qwen3", architecture: "qwen3", adjust: no_windows, ..OTHER },
     Case { golden: "gemma", architecture: "gemma", gains: true, ..OTHER },
+    Case {
+        golden: "gemma2",
+        architecture: "gemma2",
+        names: BEHIND,
+        gains: true,
+        more: |file, _, _| {
+            file.u32("gemma2.attention.sliding_window", 4);
+            file.f32("gemma2.attn_logit_softcapping", 0.3);
+            file.f32("gemma2.final_logit_softcapping", 2.0);
+        },
+        // As Gemma 3's.
+        adjust: |want, _| want.scales.score = (want.head_dim as f64).powf(-0.5),
+    },
     Case {
         golden: "gemma3",
         architecture: "gemma3",
