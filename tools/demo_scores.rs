@@ -91,6 +91,7 @@ fn choose(dir: &Path, editor: &Editor, requests: &[Fact]) -> Result<(), Box<dyn 
         model: fingerprint(&Checkpoint::open(dir)?, &Quiet)?,
         corpus: "-".into(),
         context_length: model.arch.max_positions,
+        normed: false,
     };
     let inputs = LayerInput::all(&layers, &[Input::Key]);
     let what = Collect { inputs, max_tokens: u64::MAX, origin, share: None };

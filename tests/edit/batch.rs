@@ -11,13 +11,10 @@ use incise::edit::batch::anchor_of;
 use incise::edit::cache::Cache;
 use incise::edit::facts::{Reading, TokenizedFact, tokenize};
 use incise::edit::hparams::HparamSet;
-use incise::edit::keys::Reader;
 use incise::edit::method::{Context, Method, Moments, Plan};
 use incise::edit::methods::find;
 use incise::edit::params::Params;
-use incise::edit::prompts::FactRows;
 use incise::edit::search::{SearchFact, TargetValue, find_all};
-use incise::edit::solve::window::{Joining, streams};
 use incise::edit::state::State;
 use incise::linalg::vector::{dot, norm};
 use incise::model::change::dense;
@@ -38,28 +35,28 @@ use crate::support::golden::learned_positions;
 use crate::support::twin;
 
 #[derive(Deserialize)]
-struct Case {
-    name: String,
-    model: String,
-    stats: String,
-    method: String,
-    requests: Value,
-    contexts: Vec<Vec<String>>,
-    sequential: usize,
-    anchor: Option<Vec<usize>>,
-    hparams: Value,
+pub struct Case {
+    pub name: String,
+    pub model: String,
+    pub stats: String,
+    pub method: String,
+    pub requests: Value,
+    pub contexts: Vec<Vec<String>>,
+    pub sequential: usize,
+    pub anchor: Option<Vec<usize>>,
+    pub hparams: Value,
 }
 
 /// A case, ready to run.
-struct Ready {
-    model: Model,
-    facts: Vec<TokenizedFact>,
-    contexts: Contexts,
-    method: &'static dyn Method,
-    by: Params,
-    moments: Vec<Arc<Moment>>,
-    sequential: usize,
-    anchor: Option<Vec<usize>>,
+pub struct Ready {
+    pub model: Model,
+    pub facts: Vec<TokenizedFact>,
+    pub contexts: Contexts,
+    pub method: &'static dyn Method,
+    pub by: Params,
+    pub moments: Vec<Arc<Moment>>,
+    pub sequential: usize,
+    pub anchor: Option<Vec<usize>>,
 }
 
 impl Case {
@@ -71,7 +68,7 @@ impl Case {
         Case::all().into_iter().find(|case| case.name == name).unwrap()
     }
 
-    fn ready(&self, compute: impl Into<Compute>) -> Ready {
+    pub fn ready(&self, compute: impl Into<Compute>) -> Ready {
         let dir = golden().join(&self.model);
         let model = Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap();
         let method = find(&self.method).unwrap();
@@ -123,7 +120,7 @@ impl Ready {
         context
     }
 
-    fn run(&self, facts: &[TokenizedFact], room: u64, cache: Option<&mut Cache>) -> Plan {
+    pub fn run(&self, facts: &[TokenizedFact], room: u64, cache: Option<&mut Cache>) -> Plan {
         let moments = |l| Ok(self.moment(l));
         let mut context = self.context(&moments, room, cache);
         self.method.plan(&mut context, facts, &self.by).unwrap()
@@ -200,7 +197,7 @@ fn devices_share_facts_and_keep_weights() {
 }
 
 /// Bytes of everything a plan says.
-fn bits(planned: &Plan) -> Vec<u64> {
+pub fn bits(planned: &Plan) -> Vec<u64> {
     let sizes = |id| planned.model.matrix(id).w.dims();
     let layers = planned.changes.iter().flat_map(|c| dense(&c.delta, sizes(c.id)));
     let traces = planned.facts.iter().flat_map(|o| o.trace.iter().map(|s| s.total()));
@@ -238,7 +235,7 @@ fn a_value_does_not_depend_on_other_facts() {
 }
 
 /// A lock outlives its file by a moment where another test forks a process just then.
-fn open(dir: &Path) -> Cache {
+pub fn open(dir: &Path) -> Cache {
     for _ in 0..200 {
         if let Ok(cache) = Cache::open(dir, "tiny") {
             return cache;
@@ -379,71 +376,6 @@ fn values_of_another_model_are_not_handed_back() {
     let mut other = Cache::open(&dir, "another model").unwrap();
     drop(ready.run(&ready.facts, u64::MAX, Some(&mut other)));
     assert!(fs::metadata(dir.join("values")).unwrap().len() > len, "all were searched again");
-}
-
-/// Values of a window, from the search to the model that is written: the stream behind its last
-/// layer is the one that was searched. Subjects begin their prompts, so nothing before them moves.
-#[test]
-fn emmet_meets_the_streams_of_a_window() {
-    for name in ["olmo2", "gemma2", "llama-tied"] {
-        let hparams = json!({
-            "layers": [0, 1], "spread": "values", "mom2_update_weight": 100, "v_lr": 0.3,
-            "v_num_grad_steps": 5, "v_weight_decay": 0.1, "clamp_norm_factor": 1,
-            "kl_factor": 0.0625, "fact_token": "subject_last",
-        });
-        let request = |[subject, target]: [&str; 2]| json!({"prompt": "{} is in", "subject": subject, "target_new": target});
-        let case = Case {
-            name: "emmet over a window".to_owned(),
-            model: name.to_owned(),
-            stats: "stats".to_owned(),
-            method: "emmet".to_owned(),
-            requests: json!([["B", "Paris"], ["T", "Basel"]].map(request)),
-            contexts: vec![vec!["{}".to_owned()]],
-            sequential: 0,
-            anchor: None,
-            hparams,
-        };
-        let ready = case.ready(Precision::F64);
-        let (model, f) = (&ready.model, ready.model.arch.inner);
-        assert!(ready.facts.iter().all(|fact| fact.rows.keys[0].lookup == 0), "{name}");
-        let search = ready.method.search(&ready.by, &model.arch).unwrap();
-        let wanted: Vec<SearchFact> =
-            ready.facts.iter().map(|fact| SearchFact { id: "", rows: &fact.rows }).collect();
-        let mut values = vec![None; wanted.len()];
-        let mut each = |i: usize, value: TargetValue| {
-            values[i] = Some(value);
-            Ok(())
-        };
-        find_all(model, &wanted, &search, u64::MAX, &Quiet, &mut each).unwrap();
-        let values: Vec<TargetValue> = values.into_iter().map(Option::unwrap).collect();
-        let rows: Vec<&FactRows> = ready.facts.iter().map(|fact| &fact.rows).collect();
-        let contexts = Contexts::new("contexts", case.contexts.clone()).unwrap();
-        let reader = Reader::new(model, &rows, &contexts, 0, u64::MAX);
-        let z = streams(model, &reader, &search.push, &values, &Quiet).unwrap();
-        let planned = ready.run(&ready.facts, u64::MAX, None);
-        for (z, layer) in z.iter().zip([0, 1]) {
-            let site = Site { layer, at: At::Stream };
-            let [before, after] = [model, &planned.model]
-                .map(|model| reader.look(model, layer, [site], &Quiet).unwrap().1);
-            for j in 0..z.ncols() {
-                let gap = |m: &faer::Mat<f64>| (m.col(j) - z.col(j)).norm_l2();
-                let (moved, off) = (gap(&before[0]), gap(&after[0]));
-                // Δ is kept in f32: each of F products with the key is off by a unit, and what
-                // joins the stream by as much of all it can be.
-                let most = Joining::of(model, layer).most().unwrap_or(0.0);
-                let bound = f as f64 * U32 * (most + z.col(j).norm_l2());
-                assert!(off <= bound, "{name}, layer {layer}: off by {off:e}, {bound:e}");
-                assert!(moved > 100.0 * bound, "{name}, layer {layer}: moved by {moved:e}");
-            }
-        }
-        // What is kept on the way serves a second run.
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("kept");
-        for _ in 0..2 {
-            let kept = ready.run(&ready.facts, u64::MAX, Some(&mut open(&dir)));
-            assert_eq!(bits(&kept), bits(&planned), "{name}");
-        }
-    }
 }
 
 /// EMMET with ε = 0 in one layer behind which a norm stands: every value is met, as long as before.

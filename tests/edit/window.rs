@@ -12,8 +12,12 @@ use incise::edit::solve::layers::over_roots;
 use incise::edit::solve::window::{Joining, column, streams};
 use incise::linalg::vector::norm;
 use incise::model::{At, MatrixId, Model, Site};
+use incise::stats::{Input, Moment, Origin};
 use incise::tensor::Precision;
+use serde_json::json;
 
+use super::batch::{Case, bits, open};
+use crate::support::budget::U32;
 use crate::support::golden::Golden;
 
 /// Facts whose subject is the prompt's first token: what an edit does to tokens before it would
@@ -168,6 +172,88 @@ fn normed_statistics_take_keys_over_the_root() {
         for i in 0..3 {
             assert!((k[(i, j)] * root / whole[(i, j)] - 1.0).abs() < 1e-14);
             assert_eq!(k[(i, j)], r[(i, j)]);
+        }
+    }
+}
+
+/// C of two layers: diagonal, and no two elements alike.
+fn statistics(f: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let origin =
+        Origin { model: String::new(), corpus: String::new(), context_length: 0, normed: false };
+    for layer in [0, 1] {
+        let c =
+            |at: usize| if at / f == at % f { 1.0 + (at % f + layer) as f32 / 8.0 } else { 0.0 };
+        let second_moment = (0..f * f).map(c).collect();
+        let (input, origin) = (Input::Key, origin.clone());
+        let moment = Moment { layer, input, f, tokens: 1, second_moment, origin, part: None };
+        moment.write(dir.path()).unwrap();
+    }
+    dir
+}
+
+/// Values of a window, from the search to the model that is written: the stream behind its last
+/// layer is the one that was searched. Subjects begin their prompts, so nothing before them moves.
+#[test]
+fn emmet_meets_the_streams_of_a_window() {
+    for name in ["olmo2", "gemma2", "llama-tied"] {
+        let stats = statistics(Golden::open(name).model(Precision::F64).arch.inner);
+        let hparams = json!({
+            "layers": [0, 1], "spread": "values", "mom2_update_weight": 100, "v_lr": 0.3,
+            "v_num_grad_steps": 5, "v_weight_decay": 0.1, "clamp_norm_factor": 1,
+            "kl_factor": 0.0625, "fact_token": "subject_last",
+        });
+        let request = |[subject, target]: [&str; 2]| json!({"prompt": "{} is in", "subject": subject, "target_new": target});
+        let case = Case {
+            name: "emmet over a window".to_owned(),
+            model: name.to_owned(),
+            stats: stats.path().to_str().unwrap().to_owned(),
+            method: "emmet".to_owned(),
+            requests: json!([["B", "Paris"], ["T", "Basel"]].map(request)),
+            contexts: vec![vec!["{}".to_owned()]],
+            sequential: 0,
+            anchor: None,
+            hparams,
+        };
+        let ready = case.ready(Precision::F64);
+        let (model, f) = (&ready.model, ready.model.arch.inner);
+        assert!(ready.facts.iter().all(|fact| fact.rows.keys[0].lookup == 0), "{name}");
+        let search = ready.method.search(&ready.by, &model.arch).unwrap();
+        let wanted: Vec<SearchFact> =
+            ready.facts.iter().map(|fact| SearchFact { id: "", rows: &fact.rows }).collect();
+        let mut values = vec![None; wanted.len()];
+        let mut each = |i: usize, value: TargetValue| {
+            values[i] = Some(value);
+            Ok(())
+        };
+        find_all(model, &wanted, &search, u64::MAX, &Quiet, &mut each).unwrap();
+        let values: Vec<TargetValue> = values.into_iter().map(Option::unwrap).collect();
+        let rows: Vec<&FactRows> = ready.facts.iter().map(|fact| &fact.rows).collect();
+        let contexts = Contexts::new("contexts", case.contexts.clone()).unwrap();
+        let reader = Reader::new(model, &rows, &contexts, 0, u64::MAX);
+        let z = streams(model, &reader, &search.push, &values, &Quiet).unwrap();
+        let planned = ready.run(&ready.facts, u64::MAX, None);
+        for (z, layer) in z.iter().zip([0, 1]) {
+            let site = Site { layer, at: At::Stream };
+            let [before, after] = [model, &planned.model]
+                .map(|model| reader.look(model, layer, [site], &Quiet).unwrap().1);
+            for j in 0..z.ncols() {
+                let gap = |m: &Mat<f64>| (m.col(j) - z.col(j)).norm_l2();
+                let (moved, off) = (gap(&before[0]), gap(&after[0]));
+                // Δ is kept in f32: each of F products with the key is off by a unit, and what
+                // joins the stream by as much of all it can be.
+                let most = Joining::of(model, layer).most().unwrap_or(0.0);
+                let bound = f as f64 * U32 * (most + z.col(j).norm_l2());
+                assert!(off <= bound, "{name}, layer {layer}: off by {off:e}, {bound:e}");
+                assert!(moved > 100.0 * bound, "{name}, layer {layer}: moved by {moved:e}");
+            }
+        }
+        // What is kept on the way serves a second run.
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("kept");
+        for _ in 0..2 {
+            let kept = ready.run(&ready.facts, u64::MAX, Some(&mut open(&dir)));
+            assert_eq!(bits(&kept), bits(&planned), "{name}");
         }
     }
 }

@@ -106,8 +106,8 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
         ("qwen3", json!({"layer_types": ["full_attention", "linear_attention", 3]}), "layer_types"),
         ("qwen3", json!({"use_sliding_window": false}), "layer_types"),
         ("qwen3", json!({"sliding_window": null}), "layer_types"),
-        ("mistral", json!({"layer_types": ["full_attention"]}), "layer_types"),
-        ("mistral", json!({"layer_types": TYPES, "sliding_window": null}), "layer_types"),
+        ("gemma3", json!({"layer_types": ["full_attention"]}), "layer_types"),
+        ("gemma3", json!({"layer_types": TYPES, "sliding_window": null}), "layer_types"),
     ];
     for (name, changes, field) in cases {
         let error = read(name, changes.clone()).expect_err(&changes.to_string());
