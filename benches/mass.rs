@@ -54,7 +54,7 @@ fn run(model: &Model, n: usize, after: usize, room: u64) {
     let wanted: Vec<SearchFact> = rows.iter().map(|rows| SearchFact { id: "", rows }).collect();
     let site = Site { layer: LAYER, at: At::Stream };
     let by = Search {
-        push: Push { site, attention: false, loss_layer: model.arch.layers - 1 },
+        push: Push { site, attention: false, above: 0, loss_layer: model.arch.layers - 1 },
         steps: STEPS,
         lr: 0.5,
         weight_decay: 0.5,

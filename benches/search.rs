@@ -74,6 +74,7 @@ impl Subject {
             push: Push {
                 site: Site { layer: LAYER, at: At::VALUE },
                 attention: false,
+                above: 0,
                 loss_layer: self.model.arch.layers - 1,
             },
             nll_factor: 1.0,
