@@ -321,6 +321,16 @@ fn files_that_are_no_patch() {
     assert!(refusal(try_it(&metadata, names(&whole[1..]))).contains("w: needs"));
     let more = [&whole[..], &[("x.left", [1, 1])]].concat();
     assert!(refusal(try_it(&metadata, names(&more))).contains("x.left: belongs to no change"));
+    let keyed = |shape| [&whole[..], &[("w.keys", shape)]].concat();
+    let why = refusal(try_it(&metadata, names(&keyed([2, 5]))));
+    assert!(why.contains("w: has keys, as no patch of 1 or 2 does"), "{why}");
+    let mut third = metadata.clone();
+    third.insert("format".into(), "incise patch 3".into());
+    assert!(try_it(&third, names(&keyed([2, 5]))).is_ok());
+    let why = refusal(try_it(&third, names(&keyed([3, 5]))));
+    assert!(why.contains("w: has keys of 3 elements for a matrix that reads 2"), "{why}");
+    let why = refusal(try_it(&third, names(&keyed([2, 0]))));
+    assert!(why.contains("w.keys: are of no fact"), "{why}");
     let mut half = names(&whole);
     half[0].shape = vec![6];
     assert!(refusal(try_it(&metadata, half)).contains("w.left: is F32 [6]"));
