@@ -63,8 +63,8 @@ struct Gather {
     /// Run every n-th sequence only, from the i-th (from 0); `stats merge` adds up all n
     #[arg(long, value_name = "I/N")]
     shard: Option<Share>,
-    /// Divide keys by the root of the norm behind their MLP, in families that have one there: what a
-    /// change costs text behind that norm
+    /// Divide keys by the root of the norm behind their MLP, in families that have one there: what
+    /// a change costs text behind that norm
     #[arg(long)]
     normed: bool,
     /// Folder for the statistics

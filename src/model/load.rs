@@ -184,7 +184,7 @@ impl<'a> Loader<'a> {
         Ok(Some(whole.slice(rows)))
     }
 
-    /// The names the head may have; in older files of a wrapper the text model's own is before them.
+    /// The names the head may have; in older files of a wrapper they are behind the text model's.
     fn heads(&self) -> Vec<String> {
         let own = self.family.names.head.iter().map(|&head| head.to_owned());
         let inner = INNER_PREFIXES.contains(&self.own_prefix);

@@ -203,7 +203,10 @@ fn emmet_meets_the_streams_of_a_window() {
             "v_num_grad_steps": 5, "v_weight_decay": 0.1, "clamp_norm_factor": 1,
             "kl_factor": 0.0625, "fact_token": "subject_last",
         });
-        let request = |[subject, target]: [&str; 2]| json!({"prompt": "{} is in", "subject": subject, "target_new": target});
+        let request = |[subject, target]: [&str; 2]| {
+            let prompt = "{} is in";
+            json!({"prompt": prompt, "subject": subject, "target_new": target})
+        };
         let case = Case {
             name: "emmet over a window".to_owned(),
             model: name.to_owned(),

@@ -59,7 +59,8 @@ const UPDATE_NORM_LAMBDA: Param = Param {
 };
 
 const LAYERS: Param = Param {
-    about: "The edited layers; values are searched at the last of them, or with spread=values at each.",
+    about: "The edited layers; values are searched at the last of them, or with spread=values at \
+            each.",
     ..params::LAYERS
 };
 

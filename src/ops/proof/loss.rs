@@ -10,7 +10,8 @@
 //! KL     of every p |ln p − ln p⁰|: what p and the difference are off, and DEPTH
 //! ```
 //!
-//! A cap that is a power of two divides exactly: its slope, at most 1, is exact, and a product more.
+//! A cap that is a power of two divides exactly: its slope, at most 1, is exact, and costs a
+//! product.
 
 use super::numbers::{U, decode, encode, hash, whole};
 use super::trial::{Trial, Verdict};
