@@ -5,8 +5,8 @@
 //! `context_length` (0 where it is not known), `model` (fingerprint), `corpus` (hash of the text;
 //! `+` between those of merged statistics, `npz-` before that of an imported file), `normed`
 //! (`true`) where keys were divided by the norm behind their MLP ([`normed`](super::normed)), and
-//! `site` unless it is of the keys. A shard's file also has `shard` (`i/n`) and `shards_tokens` (of all n
-//! shards together).
+//! `site` unless it is of the keys. A shard's file also has `shard` (`i/n`) and `shards_tokens` (of
+//! all n shards together).
 
 use std::collections::BTreeMap;
 use std::fs;
