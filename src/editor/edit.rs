@@ -100,6 +100,18 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// How far layers reach at the facts' bare prompts; an edit is not lost for it.
+    fn reach(&self) -> Option<Vec<f64>> {
+        let bare = self.facts.iter().filter_map(|fact| fact.rows.keys.first());
+        let prompts: Vec<&[u32]> = bare.map(PromptRow::up_to_lookup).collect();
+        reach(self.model(), &prompts).unwrap_or_else(|e| {
+            self.settings.progress.warn(&format!("how far layers reach is not known: {e}"));
+            None
+        })
+    }
+}
+
 impl Edit {
     fn new(
         prepared: Prepared,
@@ -149,12 +161,7 @@ impl Edit {
         let written = written.map_err(said)?;
         let facts = prepared.reports(facts, before, &written).map_err(said)?;
         let training = prepared.training_to_forget(cache.as_ref());
-        let bare = prepared.facts.iter().filter_map(|fact| fact.rows.keys.first());
-        let prompts: Vec<&[u32]> = bare.map(PromptRow::up_to_lookup).collect();
-        let reach = reach(prepared.model(), &prompts).unwrap_or_else(|e| {
-            prepared.settings.progress.warn(&format!("how far layers reach is not known: {e}"));
-            None
-        });
+        let reach = prepared.reach();
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
             Some(memory) => Artifact::Memory(memory),

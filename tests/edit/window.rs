@@ -196,7 +196,7 @@ fn statistics(f: usize) -> tempfile::TempDir {
 /// layer is the one that was searched. Subjects begin their prompts, so nothing before them moves.
 #[test]
 fn emmet_meets_the_streams_of_a_window() {
-    for name in ["olmo2", "gemma2", "llama-tied"] {
+    for name in ["olmo2", "gemma2", "gpt2"] {
         let stats = statistics(Golden::open(name).model(Precision::F64).arch.inner);
         let hparams = json!({
             "layers": [0, 1], "spread": "values", "mom2_update_weight": 100, "v_lr": 0.3,

@@ -219,8 +219,7 @@ pub fn backward<T: Float>(
     each.for_each_init(room, |(pt, block), (i, (dq, (total, mean)))| {
         vectorised(|| {
             for h in 0..queries {
-                let q = &q[head(i, h)];
-                let d_o = &d_o[head(i, h)];
+                let [q, d_o] = [q, d_o].map(|x| &x[head(i, h)]);
                 pt.clear();
                 keys.seen(rows[i], i, h, |k, v| {
                     let s = keys.heads.score(dot(q, k));
@@ -252,8 +251,7 @@ pub fn backward<T: Float>(
                 let share = queries / groups;
                 let queries_of = |i| (g * share..(g + 1) * share).map(move |h| (i, h));
                 for (i, h) in rows[j].seen_by(j, window).flat_map(queries_of) {
-                    let q = &q[head(i, h)];
-                    let d_o = &d_o[head(i, h)];
+                    let [q, d_o] = [q, d_o].map(|x| &x[head(i, h)]);
                     let at_query = i * queries + h;
                     let s = keys.heads.score(dot(q, k));
                     let p = (s - lse[at_query]).exp() / total[at_query];
