@@ -90,7 +90,9 @@ impl Bench {
         let began = Instant::now();
         let left = || self.budget.is_none_or(|s| began.elapsed() < Duration::from_secs(s));
         let mut rows = Vec::new();
-        context.terminal.progress_line(heading());
+        if !context.json {
+            context.terminal.progress_line(heading());
+        }
         let limits = limits::measure(compute, sizes, &mut rows)?;
         let mut shown = self.show(context, &rows, 0, compute)?;
         let mut model = None;
