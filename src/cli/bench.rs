@@ -122,7 +122,7 @@ impl Bench {
             }
             shown = self.show(context, &rows, shown, compute)?;
         }
-        if !left() {
+        if !left() && !context.json {
             context.terminal.progress_line("the budget is spent; the rest was left out");
         }
         match context.json {
