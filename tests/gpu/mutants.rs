@@ -163,9 +163,16 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         what: "scores without their scale",
-        file: "attention_few.cuh",
-        texts: ["j <= last ? scale * s[j][i]", "j <= last ? s[j][i]"],
+        file: "attention.cuh",
+        texts: ["s = scale * product", "s = product"],
         unit: ["attention_row", "f32", ""],
+        found: BOTH,
+    },
+    Mutant {
+        what: "scores without their cap",
+        file: "attention.cuh",
+        texts: ["cap > 0 ? cap * tanhf(s * inverse) : s", "s"],
+        unit: ["attention_short", "f32", ""],
         found: BOTH,
     },
     Mutant {
