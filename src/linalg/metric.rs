@@ -18,7 +18,7 @@
 //!
 //! over the σ that rounding distinguishes from 0. Cost: F³/3 + 2F²n + 9n³ multiplications.
 
-use faer::{Mat, Scale};
+use faer::Mat;
 
 use super::least_squares::{add_gram, times};
 use super::{Cholesky, eigen};
@@ -90,5 +90,5 @@ pub fn energy(a: &[f64], m: &Mat<f64>) -> f64 {
 pub fn lengths_at(a: &[f64], k: &Mat<f64>) -> Vec<f64> {
     let f = k.nrows();
     let a = faer::MatRef::from_column_major_slice(a, f, a.len() / f.max(1)); // Aᵀ
-    times(a.transpose(), k.as_ref()).col_iter().map(|x| (x * Scale(1.0)).norm_l2()).collect()
+    times(a.transpose(), k.as_ref()).col_iter().map(|x| x.norm_l2()).collect()
 }

@@ -12,7 +12,7 @@ fn draw(rng: &mut Rng, n: usize) -> Vec<f64> {
     (0..n).map(|_| rng.normal()).collect()
 }
 
-/// On the sphere, and no point of it is nearer: neither a random one nor a small step aside.
+/// On the sphere, and no point of it is nearer: neither a random one nor one close by.
 #[test]
 fn no_other_point_is_nearer() {
     let mut rng = Rng::new(3, "ellipsoid");
@@ -31,8 +31,8 @@ fn no_other_point_is_nearer() {
         let best = gap(&g, &u, &t);
         for step in [1e-3, 1e-1, 1e3] {
             for _ in 0..200 {
-                let aside = draw(&mut rng, n);
-                let other: Vec<f64> = u.iter().zip(&aside).map(|(u, a)| u + step * a).collect();
+                let way = draw(&mut rng, n);
+                let other: Vec<f64> = u.iter().zip(&way).map(|(u, a)| u + step * a).collect();
                 let other: Vec<f64> = other.iter().map(|x| x * r / norm(&other)).collect();
                 let off = gap(&g, &other, &t);
                 // Both are sums of n squares, and r is met to 1e-8.

@@ -262,7 +262,7 @@ impl Writer<'_> {
     /// YaRN by this factor.
     fn yarn(&self, by: f64) -> Result<Value> {
         let number = |key: &str| self.keys.number(&self.own(&format!("rope.scaling.{key}")));
-        // What llama.cpp multiplies cos and sin by, besides the factor of the paper.
+        // What llama.cpp multiplies cos and sin by, in addition to the factor of the paper.
         for (key, usual) in
             [("attn_factor", 1.0), ("yarn_attn_factor", 1.0), ("yarn_log_multiplier", 0.0)]
         {

@@ -23,7 +23,7 @@ pub(super) struct GgufFamily {
     pub order: RowOrder,
     /// The norm of what the MLP reads.
     pub norm2: &'static str,
-    /// What the file knows besides.
+    /// Further fields of `config.json` that the file's keys give.
     pub extra: &'static [Extra],
     /// How a SentencePiece vocabulary treats spaces.
     pub spaces: Spaces,
