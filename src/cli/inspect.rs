@@ -9,8 +9,8 @@ use super::context::Context;
 use super::inspect_gguf;
 use crate::base::units::{count, counted, metric, percent};
 use crate::base::{Error, Quiet, Result};
-use crate::edit::apply;
 use crate::edit::governor::CarriedEdits;
+use crate::edit::{apply, methods};
 use crate::model::arch::NormPlace;
 use crate::model::lineage::lineage;
 use crate::model::{MatrixId, load};
@@ -59,13 +59,14 @@ impl Inspect {
         let behind = a.norms == NormPlace::Behind;
         let tensor = |l| &*model.matrix(MatrixId::down(l)).stored.tensor;
         let editable: Vec<&str> = (0..a.layers).map(tensor).collect();
+        let methods: Vec<&str> = methods::that_edit(a).map(|method| method.about().name).collect();
         if context.json {
             return context.terminal.json(&json!({
                 "family": a.family, "parameters": parameters, "bytes": bytes, "types": types,
                 "layers": a.layers, "width": a.width, "inner": a.inner, "heads": a.n_heads,
                 "groups": a.n_kv_heads, "head": a.head_dim, "vocabulary": a.vocabulary,
                 "context": a.max_positions, "tied": a.tie_embeddings, "fingerprint": name,
-                "editable": editable, "norm_behind_mlp": behind,
+                "editable": editable, "methods": methods, "norm_behind_mlp": behind,
                 "statistics": with_stats, "edits": edits.len(), "carried": carried,
             }));
         }
@@ -80,12 +81,10 @@ impl Inspect {
         line("context", format!("{} tokens", count(a.max_positions as u64)))?;
         line("fingerprint", name)?;
         line("editable", format!("{} … {}", editable[0], editable[a.layers - 1]))?;
-        let methods =
-            "rome, r-rome, emmet (one layer, or spread=values), ft-l, ft-m, locft-bf, grace";
+        line("methods", methods.join(", "))?;
         if behind {
-            line("methods", format!("{methods}: a norm stands behind the MLP"))?;
-        } else {
-            line("methods", "all".to_owned())?;
+            let what = "a norm stands behind the MLP: one layer, or emmet with spread=values";
+            line("", what.to_owned())?;
         }
         for (l, tokens) in with_stats {
             line("statistics", format!("layer {l}, {} tokens", count(tokens)))?;

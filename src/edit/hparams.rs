@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use serde_saphyr::UserMessageFormatter;
 
 use super::method::Method;
-use super::params::{Absent, FIXED, LAYER, Param, ParamKind, Params, number};
+use super::params::{Absent, FIXED, LAYER, Param, ParamKind, Params, number, parsed};
 use super::presets::{self, Preset};
 use super::public_config;
 use crate::base::file::read_file;
@@ -421,9 +421,4 @@ fn listed(name: &str, value: Value) -> Value {
         _ => None,
     };
     layers.unwrap_or(value)
-}
-
-/// A value that the program itself says.
-fn parsed(json: &str) -> Value {
-    serde_json::from_str(json).expect("JSON, held by a test")
 }

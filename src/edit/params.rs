@@ -170,6 +170,15 @@ impl Params {
         Params { values, layers, matrices }
     }
 
+    /// What a method says where nothing is given, in the down projection of the first layer.
+    pub(super) fn of_one_layer(given: &[&'static Param]) -> Params {
+        let default = |param: &&'static Param| match param.absent {
+            Absent::Default(value) => Some((param.name, parsed(value))),
+            Absent::Needed | Absent::Unused(_) => None,
+        };
+        Params::new(given.iter().filter_map(default).collect(), vec![0], vec![Matrix::Down])
+    }
+
     /// The matrices of each layer that are trained, ascending; none of methods that train none.
     pub fn matrices(&self) -> &[Matrix] {
         &self.matrices
@@ -331,4 +340,9 @@ pub const FIXED: [Param; 5] = [
 const fn only(name: &'static str, value: &'static str) -> Param {
     let about = "A choice of the public code of which this one is made here.";
     Param { name, kind: ParamKind::Only(value), absent: Absent::Unused("as this one"), about }
+}
+
+/// A value that the program itself says.
+pub(super) fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).expect("JSON, held by a test")
 }

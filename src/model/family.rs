@@ -25,6 +25,8 @@ pub struct Family {
     pub(super) fixed: &'static [(&'static str, bool)],
     /// Options that change the forward pass and are not implemented: absent, or null.
     pub(super) absent: &'static [&'static str],
+    /// Options without which the framework takes what no other family does: to be said.
+    pub(super) required: &'static [&'static str],
     /// Widths that a configuration may set and that must equal D.
     pub(super) as_wide: &'static [&'static str],
     /// Sizes that the framework takes where a configuration does not say them.
@@ -231,6 +233,9 @@ impl Family {
         }
         if let Some(&field) = self.absent.iter().find(|field| config.get(field).is_some()) {
             return refused(field, "is not implemented".to_owned());
+        }
+        if let Some(&field) = self.required.iter().find(|field| config.get(field).is_none()) {
+            return Err(config.error(field, format!("is missing, and `{}` needs it", self.name)));
         }
         let width = config.aliased(self.keys.width)?;
         for &field in self.as_wide {

@@ -188,7 +188,11 @@ impl Table {
         let scaling = match kind {
             None => old.or(new),
             Some(kind) => match (&new, old) {
-                (Some(new), _) => of_kind(new, kind)?,
+                (Some(_), Some(_)) => {
+                    let what = "is given beside rope_parameters, for one table of two";
+                    return Err(config.error("rope_scaling", what));
+                }
+                (Some(new), None) => of_kind(new, kind)?,
                 (None, old) => old.filter(|_| kind == KINDS[1]),
             },
         };
@@ -224,14 +228,17 @@ impl Table {
         };
         let field = "original_max_position_embeddings";
         let trained = scaling.size_or(field, Some(max_positions))?;
-        // As in the framework, the outer field has precedence.
-        let trained = config.size_or(field, Some(trained))?;
+        // As in the framework, the outer field has precedence over that of one table for all.
+        let trained = match kind {
+            None => config.size_or(field, Some(trained))?,
+            Some(_) => trained,
+        };
         let lengths = Lengths { trained, scaled: max_positions };
-        let kind = rope_type(&scaling)?;
-        let (frequency, factor) = scaled(&scaling, kind, frequency, theta, lengths)?;
+        let scaling_type = rope_type(&scaling)?;
+        let (frequency, factor) = scaled(&scaling, scaling_type, frequency, theta, lengths)?;
         // Past the first length queries grow with their position, or frequencies are others.
         let grows = scaling.get("llama_4_scaling_beta").is_some();
-        let max_positions = match kind == "longrope" || grows {
+        let max_positions = match scaling_type == "longrope" || grows {
             true => max_positions.min(trained),
             false => max_positions,
         };

@@ -33,6 +33,14 @@ fn llama3(low: f64, high: f64) -> Value {
     }})
 }
 
+/// Two tables, and a scaling that does not say of which.
+fn both_dialects() -> Value {
+    json!({
+        "rope_parameters": {"full_attention": {"rope_theta": 1e6}},
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    })
+}
+
 #[test]
 fn options_that_are_not_implemented_are_refused_by_name() {
     let cases = [
@@ -55,6 +63,8 @@ fn options_that_are_not_implemented_are_refused_by_name() {
         ("gemma3", json!({"final_logit_softcapping": 30.0}), "final_logit_softcapping"),
         ("gemma3", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
         ("gemma3", json!({"rope_parameters": {"rope_theta": 1e4}}), "rope_parameters"),
+        ("gemma3", both_dialects(), "rope_scaling"),
+        ("ministral3", json!({"rope_parameters": "(absent)"}), "rope_parameters"),
         ("gemma3", json!({"query_pre_attn_scalar": -1}), "query_pre_attn_scalar"),
         ("gemma3-inner", json!({"text_config": null}), "text_config"),
         ("mistral-inner", json!({"text_config": {"model_type": "mamba"}}), "model_type"),
@@ -286,4 +296,21 @@ fn scalings_are_read_in_both_dialects() {
     assert_eq!(frequency(json!({"rope_scaling": said})).1, 1.5);
     let both = json!({"rope_type": "yarn", "factor": 4.0, "mscale": 2.0, "mscale_all_dim": 2.0});
     assert_eq!(frequency(json!({"rope_scaling": both})).1, 1.0);
+}
+
+/// Of one table of two the outer length says nothing, as in the framework.
+#[test]
+fn tables_by_kind_have_lengths_of_their_own() {
+    let frequency = |outer: Value| {
+        let full = json!({"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0,
+            "original_max_position_embeddings": 16, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+        let changes = json!({
+            "rope_parameters": {"full_attention": full, "sliding_attention": {"rope_theta": 1e4}},
+            "rope_scaling": null,
+            "original_max_position_embeddings": outer,
+        });
+        read("gemma3", changes).unwrap().rotary().to_vec()
+    };
+    assert_eq!(frequency(json!(99)), frequency(json!(null)));
+    assert_ne!(frequency(json!(null))[0], frequency(json!(null))[1]);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use incise::model::Model;
+use incise::model::{Batch, Model, Past};
 use incise::store::Checkpoint;
 use incise::tensor::Precision;
 use safetensors::{Dtype, SafeTensors, serialize, tensor::TensorView};
@@ -16,6 +16,15 @@ type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 /// The error of opening a recorded model after its fields and tensors were changed.
 fn open(name: &'static str, fields: Value, change: impl Fn(&mut Stored)) -> Result<(), String> {
+    opened(name, fields, change).map(drop)
+}
+
+/// The same, with the model.
+fn opened(
+    name: &'static str,
+    fields: Value,
+    change: impl Fn(&mut Stored),
+) -> Result<Model, String> {
     let golden = Golden::open(name);
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read(golden.dir.join("config.json")).unwrap();
@@ -34,7 +43,7 @@ fn open(name: &'static str, fields: Value, change: impl Fn(&mut Stored)) -> Resu
     let bytes = serialize(views, None).unwrap();
     fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
     let model = Model::load(&Checkpoint::open(folder.path()).unwrap(), Precision::F32);
-    model.map(drop).map_err(|e| e.to_string())
+    model.map_err(|e| e.to_string())
 }
 
 fn add(tensors: &mut Stored, name: &str) {
@@ -92,4 +101,23 @@ fn a_head_that_is_stored_and_differs_from_the_embedding_it_is_tied_to_is_refused
     let error = open("llama-tied", json!({}), |t| add(t, "lm_head.weight")).unwrap_err();
     assert!(error.contains("tie_word_embeddings"), "{error}");
     open("llama-tied", json!({"tie_word_embeddings": false}), changed).unwrap();
+}
+
+/// What a wrapper's first release wrote: the text model under its own name, its head with it.
+#[test]
+fn a_head_under_the_older_prefix_of_a_text_model_is_read() {
+    const NAME: &str = "mistral-inner";
+    let model = opened(NAME, json!({}), |t| {
+        let older = |name: &str| match name.strip_prefix("model.language_model.") {
+            Some(rest) => format!("language_model.model.{rest}"),
+            None => format!("language_model.{name}"),
+        };
+        *t = std::mem::take(t).into_iter().map(|(name, t)| (older(&name), t)).collect();
+        assert!(t.contains_key("language_model.lm_head.weight"));
+    });
+    let (model, golden) = (model.unwrap(), Golden::open(NAME));
+    let prompt = &golden.json.prompts[0];
+    let all: Vec<usize> = (0..prompt.len()).collect();
+    let z = model.logits(&Batch::whole([prompt]), Past::None, &all).unwrap();
+    golden.check("logits.0", &Precision::F32.into(), &z.to_f64());
 }

@@ -9,9 +9,10 @@ pub mod pmet;
 pub mod rome;
 
 use super::method::{About, Method};
-use super::params::Param;
+use super::params::{Param, Params};
 use super::public_config;
 use crate::base::{Error, Result};
+use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
 pub static METHODS: [&dyn Method; 10] = [
@@ -39,6 +40,14 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
         let what = format!("`{name}` is not a method of this version");
         Error::refused(what, format!("use one of {names}"))
     })
+}
+
+/// The methods that edit a layer of a model of this architecture.
+pub fn that_edit(arch: &Arch) -> impl Iterator<Item = &'static dyn Method> {
+    let edits = |method: &&'static dyn Method| {
+        method.check_model(&Params::of_one_layer(method.params()), arch).is_ok()
+    };
+    METHODS.into_iter().filter(edits)
 }
 
 /// The table of methods and their parameters, as the documentation has it.

@@ -45,6 +45,7 @@ pub(super) const GPT2: Family = Family {
     },
     fixed: &[("add_cross_attention", false)],
     absent: &[],
+    required: &[],
     as_wide: &[],
     defaults: &[],
     names: Names {
@@ -88,6 +89,7 @@ pub(super) const GPTJ: Family = Family {
     },
     fixed: &[],
     absent: &[],
+    required: &[],
     as_wide: &[],
     defaults: &[],
     names: Names {
@@ -127,6 +129,7 @@ pub(super) const GPT_NEOX: Family = Family {
     },
     fixed: &[],
     absent: &[],
+    required: &[],
     as_wide: &[],
     defaults: &[],
     names: Names {
@@ -168,6 +171,7 @@ pub(super) const OPT: Family = Family {
         ("_remove_final_layer_norm", false),
     ],
     absent: &[],
+    required: &[],
     as_wide: &["word_embed_proj_dim"], // OPT 350m embeds tokens in another
     defaults: &[],
     names: Names {

@@ -44,6 +44,7 @@ pub(super) const LLAMA: Family = Family {
     },
     fixed: &[],
     absent: &[],
+    required: &[],
     as_wide: &[],
     defaults: &[],
     names: Names {
@@ -176,6 +177,7 @@ pub(super) const MINISTRAL3: Family = Family {
         eps: Eps::Config("rms_norm_eps", 1e-5),
         ..MISTRAL.keys
     },
+    required: &["rope_parameters"],
     ..MISTRAL
 };
 
