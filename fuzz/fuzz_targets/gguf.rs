@@ -1,9 +1,12 @@
 //! A GGUF header is refused, or its tensors lie one behind the other inside the file, each of the
-//! size that its blocks have; and blocks keep their bytes when their own codes are put back.
+//! size that its blocks have; and blocks keep their bytes when their own codes are put back. What
+//! keys and vocabulary say of a model is refused, or read to the end.
 #![no_main]
 
+use std::io::Write;
 use std::path::Path;
 
+use incise::model::gguf::GgufModel;
 use incise::store::gguf::{GgufHeader, Step};
 use libfuzzer_sys::fuzz_target;
 
@@ -26,5 +29,10 @@ fuzz_target!(|bytes: &[u8]| {
             grid.put_codes(&mut same, &codes);
             assert_eq!(same, block);
         }
+    }
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(bytes).expect("room for it");
+    if let Ok(model) = GgufModel::open(file.path()) {
+        _ = model.tokenizer();
     }
 });

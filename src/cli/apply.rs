@@ -43,6 +43,9 @@ pub struct Apply {
     /// GGUF file: the requests to ask the written file [default: PATCH.report.jsonl]
     #[arg(long, value_name = "FILE")]
     requests: Option<PathBuf>,
+    /// GGUF file: do not ask the written file, which takes as much room as its values in f32
+    #[arg(long, conflicts_with = "requests")]
+    no_ask: bool,
     /// GGUF file: take patches that were planned on another checkpoint of this model
     #[arg(long)]
     other_base: bool,
@@ -92,6 +95,7 @@ impl Apply {
             requests: self.requests.as_deref(),
             other_base: self.other_base,
             raise: self.raise_type.is_some(),
+            asks: !self.no_ask,
             output: self.output.as_deref(),
         })
     }
@@ -101,6 +105,7 @@ impl Apply {
         let given = [
             ("statistics", self.stats.is_some()),
             ("requests", self.requests.is_some()),
+            ("no_ask", self.no_ask),
             ("other_base", self.other_base),
             ("raise_type", self.raise_type.is_some()),
         ];

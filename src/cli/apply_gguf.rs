@@ -8,7 +8,7 @@ use super::context::Context;
 use super::import::ModelFolder;
 use super::output::Terminal;
 use crate::base::units::{counted, percent};
-use crate::base::{Error, Progress, Remedy, Result};
+use crate::base::{Error, Progress, Result};
 use crate::data::Fact;
 use crate::edit::quantised::{self, RoundedTensor, Rounding};
 use crate::editor::Editor;
@@ -24,6 +24,7 @@ pub(super) struct ApplyGguf<'a> {
     pub requests: Option<&'a Path>,
     pub other_base: bool,
     pub raise: bool,
+    pub asks: bool,
     pub output: Option<&'a Path>,
 }
 
@@ -31,30 +32,40 @@ impl ApplyGguf<'_> {
     /// Writes the file, opens it again and asks it.
     pub fn run(&self, patches: &[Patch], context: &Context) -> Result<()> {
         let terminal = &context.terminal;
-        let Some(statistics) = self.statistics else {
-            let remedy = Remedy::from("name the folder that the patch was planned with");
-            let what = "rounding to few bits needs the key statistics of the edited layers";
-            return Err(Error::refused(what, remedy.option("statistics", None)));
+        let statistics = self.statistics;
+        let facts = match self.asks {
+            true => requests(self.requests, self.patches)?,
+            false => vec![],
         };
-        let facts = requests(self.requests, self.patches)?;
+        if self.asks {
+            ModelFolder::check(self.file, context)?; // what would fail later, fails now
+        }
         let how = Rounding { statistics, other_base: self.other_base, raise: self.raise };
         let (written, tensors) = match self.output {
             Some(out) => {
-                let inputs = self.patches.iter().map(PathBuf::as_path);
-                let inputs = inputs.chain([self.file, statistics]).chain(self.requests);
+                let inputs = self.patches.iter().map(PathBuf::as_path).chain([self.file]);
+                let inputs = inputs.chain(statistics).chain(self.requests);
                 check_place(out, &inputs.collect::<Vec<_>>())?;
                 (out, quantised::to_file(self.file, patches, how, out, terminal)?)
             }
             None => (self.file, quantised::in_place(self.file, patches, how, terminal)?),
         };
-        let facts = self.ask(written, &facts, patches, context)?;
+        // The file stands there now, whatever becomes of the questions.
+        let asked = match self.asks {
+            true => self.ask(written, &facts, patches, context),
+            false => Ok(vec![]),
+        };
         if context.json {
-            return terminal.json(&json!({
-                "written": written, "tensors": tensors, "facts": facts,
-            }));
+            terminal.json(&json!({
+                "written": written, "tensors": tensors, "facts": asked.as_ref().ok(),
+            }))?;
+            return asked.map(drop).map_err(|e| not_asked(written, e));
         }
         tensors.iter().try_for_each(|tensor| say(terminal, tensor))?;
-        say_facts(terminal, &facts)?;
+        let facts = asked.map_err(|e| not_asked(written, e))?;
+        if self.asks {
+            say_facts(terminal, &facts)?;
+        }
         let back = if self.output.is_none() { "; `incise undo` puts every byte back" } else { "" };
         terminal.line(format!("{}: written{back}", written.display()))
     }
@@ -81,16 +92,26 @@ impl ApplyGguf<'_> {
     }
 }
 
+/// What is said where the file was written and then not asked.
+fn not_asked(written: &Path, e: Error) -> Error {
+    let there = format!("{} is written, and its facts were not asked", written.display());
+    match e {
+        Error::Interrupted { .. } => Error::Interrupted { kept: there },
+        e => Error::refused(format!("{there}: {e}"), "ask them of the file that is there"),
+    }
+}
+
 fn say(terminal: &Terminal, of: &RoundedTensor) -> Result<()> {
     let RoundedTensor { name, kind, keyless, soft_keys, .. } = of;
     let key = of.worst_key.map_or("no keys".to_owned(), |worst| {
         format!("{} keep their change but for {}", counted(of.keys as u64, "key"), percent(worst))
     });
+    let text = of
+        .text
+        .map_or(String::new(), |text| format!("text pays {text:.2} of what the edit costs it; "));
     terminal.line(format!(
-        "{name} ({kind}): ‖Δ‖/‖W‖ {}, {key}; text pays {:.2} of what the edit costs it; {} of \
-         codes changed, {} held back",
+        "{name} ({kind}): ‖Δ‖/‖W‖ {}, {key}; {text}{} of codes changed, {} held back",
         percent(of.change / of.weight),
-        of.text,
         percent(of.changed),
         percent(of.saturated),
     ))?;

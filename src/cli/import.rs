@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use super::context::Context;
 use crate::base::units::{counted, metric};
-use crate::base::{DType, Error, Result};
-use crate::model::gguf::import;
+use crate::base::{DType, Error, Progress, Result};
+use crate::model::gguf::{GgufModel, import};
 use crate::store::gguf::is_gguf;
 
 /// Which file, and where to.
@@ -79,16 +79,35 @@ impl ModelFolder {
         if !is_gguf(model) {
             return Ok(ModelFolder { named: model.to_owned(), _made: None });
         }
-        let temporary = std::env::temp_dir();
-        let made = tempfile::Builder::new().prefix("incise-").tempdir_in(&temporary);
-        let made = made.map_err(|e| Error::io(&temporary, "make a folder in", e))?;
+        let made = temporary()?;
         let named = made.path().join("model");
         import(model, &named, None, &context.terminal)?;
         Ok(ModelFolder { named, _made: Some(made) })
+    }
+
+    /// Says what opening a GGUF file will take, and refuses one that could not be opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](ModelFolder::open), as far as can be known without the weights.
+    pub fn check(file: &Path, context: &Context) -> Result<()> {
+        let model = GgufModel::open(file)?;
+        model.tokenizer()?;
+        let (size, place) = (metric(model.bytes(None) as f64), temporary()?);
+        let place = place.path().parent().unwrap_or(Path::new("/")).display();
+        context.terminal.remark(&format!("asking the file takes {size}B in {place} meanwhile"));
+        Ok(())
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.named
     }
+}
+
+/// A folder for as long as it is needed.
+fn temporary() -> Result<TempDir> {
+    let place = std::env::temp_dir();
+    let made = tempfile::Builder::new().prefix("incise-").tempdir_in(&place);
+    made.map_err(|e| Error::io(&place, "make a folder in", e))
 }

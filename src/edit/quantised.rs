@@ -50,8 +50,9 @@ const REMEDY: &str = "apply the patch to a file of the model that it was made on
 /// How patches are rounded into a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Rounding<'a> {
-    /// The folder of key statistics of the model the patches were planned on.
-    pub statistics: &'a Path,
+    /// The folder of key statistics that the patches were planned with; not needed where tensors
+    /// are numbers.
+    pub statistics: Option<&'a Path>,
     /// Takes patches that were planned on another checkpoint of this model.
     pub other_base: bool,
     /// Writes changed tensors of fewer bits as Q8_0: a longer file, which loses less.
@@ -62,9 +63,10 @@ pub struct Rounding<'a> {
 ///
 /// # Errors
 ///
-/// Patches of another model or base, or of other matrices than down projections; statistics that
-/// are missing or of another model; a rounding that costs text more than [`MOST_TEXT`]; what the
-/// system refuses; cancellation.
+/// Patches of another model or base, of other matrices than down projections, or that are in the
+/// file already; statistics that are missing, of another model or others than a patch was planned
+/// with; a file that was written since its newest change; a rounding that costs text more than
+/// [`MOST_TEXT`]; what the system refuses; cancellation.
 pub fn to_file(
     file: &Path,
     patches: &[Patch],
@@ -72,11 +74,13 @@ pub fn to_file(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<RoundedTensor>> {
-    let dir = write::folder(file);
-    let _reading = journal::recover(&Os, dir)?;
+    // A link's journal is beside the file that it names.
+    let file = &file.canonicalize().map_err(|e| Error::io(file, "open", e))?;
+    let _reading = journal::recover(&Os, write::folder(file))?;
     let gguf = GgufFile::open(file)?;
-    let history = own_history(file)?;
-    let past = past(&history)?;
+    let history = History::read(write::folder(file))?;
+    let past = history.patches_of(&name(file))?;
+    check_new(patches, &past)?;
     let plan = Plan { gguf: &gguf, history: &history, past: &past, patches, how, progress };
     let made = plan.make(patches.len(), &|_| true)?;
     if how.raise {
@@ -125,8 +129,9 @@ pub fn in_place(
     let mut journal = Journal::open(&Os, write::folder(file))?;
     check_own(file, journal.history())?;
     let gguf = GgufFile::open(file)?;
-    let past = past(journal.history())?;
     let history = journal.history().clone();
+    let past = history.patches_of(&name(file))?;
+    check_new(patches, &past)?;
     let plan = Plan { gguf: &gguf, history: &history, past: &past, patches, how, progress };
     // All that could be refused is asked before the first byte is written.
     let steps: Vec<Vec<MadeTensor>> = (0..patches.len())
@@ -174,9 +179,17 @@ fn name(file: &Path) -> String {
     file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The patches that were applied before, oldest first.
-fn past(history: &History) -> Result<Vec<Patch>> {
-    history.entries().map(|e| history.patch(e.number)).collect()
+/// Refuses a patch that is in the file already, or comes twice: its change would be added again.
+fn check_new(patches: &[Patch], past: &[Patch]) -> Result<()> {
+    let mut there: BTreeSet<String> = past.iter().map(tensor::patch_hash).collect();
+    match patches.iter().find(|patch| !there.insert(tensor::patch_hash(patch))) {
+        None => Ok(()),
+        Some(patch) => {
+            let path = patch.file.as_deref().unwrap_or(Path::new("patch"));
+            let what = "is in the file already, or is named twice";
+            Err(Error::input(path, "patch", what, "see the log of the file"))
+        }
+    }
 }
 
 /// A tensor as it is to be written.
@@ -263,18 +276,20 @@ impl<'a> Plan<'a> {
             offset: tensor.range.start,
             len: tensor.range.end - tensor.range.start,
         };
+        self.history.check_written(&place)?;
         let original = self.history.original(&place)?;
         self.check_base(tensor, coming, &original, &place)?;
-        let moment = self.moment(coming, tensor.shape[1])?;
+        let statistics = self.how.statistics;
+        let moment = statistics.map(|dir| self.moment(dir, coming, tensor.shape[1])).transpose()?;
         let changes = coming.past.iter().chain(coming.changes.iter().map(|(_, change)| change));
         let changes: Vec<PatchChange> = changes.copied().collect();
-        let new = tensor::round(tensor, &original, &changes, &moment, self.how.raise)?;
+        let new = tensor::round(tensor, &original, &changes, moment.as_ref(), self.how.raise)?;
         let report = &new.report;
-        if report.text > MOST_TEXT {
+        if let Some(text) = report.text.filter(|text| *text > MOST_TEXT) {
             let what = format!(
-                "{name}: rounding to {} would cost running text {:.1} times what the edit costs \
-                 it, more than {MOST_TEXT}",
-                report.kind, report.text,
+                "{name}: rounding to {} would cost running text {text:.1} times what the edit \
+                 costs it, more than {MOST_TEXT}",
+                report.kind,
             );
             let remedy = "edit fewer facts at a time, or take a file of more bits";
             return Err(Error::refused(what, remedy));
@@ -321,18 +336,34 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// C of a layer, of a model that one of the patches was planned on.
-    fn moment(&self, coming: &Coming, f: usize) -> Result<Moment> {
-        let moment = Moment::open(self.how.statistics, coming.layer)?;
+    /// C of a layer, of a model that one of the patches was planned on, and the very one that the
+    /// keys of any of them follow from.
+    fn moment(&self, dir: &Path, coming: &Coming, f: usize) -> Result<Moment> {
+        let layer = coming.layer;
+        let moment = Moment::open(dir, layer)?;
         keys::check(&moment, f)?;
-        let mut models = coming.changes.iter().map(|(_, one)| &one.patch.metadata.model);
-        if !self.how.other_base && models.all(|model| *model != moment.origin.model) {
-            let what = format!(
-                "the statistics of layer {} are of the model {}, and no patch was planned on it",
-                coming.layer, moment.origin.model,
-            );
+        let refused = |what: String| {
             let remedy = Remedy::from("name those that the patch was planned with");
-            return Err(Error::refused(what, remedy.option("statistics", None)));
+            Err(Error::refused(what, remedy.option("statistics", None)))
+        };
+        let mut models = coming.changes.iter().map(|(_, one)| &one.patch.metadata.model);
+        if models.all(|model| *model != moment.origin.model) {
+            return refused(format!(
+                "the statistics of layer {layer} are of the model {}, and no patch was planned on \
+                 it",
+                moment.origin.model,
+            ));
+        }
+        let given = moment.source();
+        let all = coming.past.iter().chain(coming.changes.iter().map(|(_, one)| one));
+        for PatchChange { patch, change } in all {
+            let planned = keys::planned_with(change, &patch.metadata, layer);
+            if let Some(planned) = planned.filter(|planned| *planned != given) {
+                return refused(format!(
+                    "the statistics of layer {layer} are of {given}, and keys of a patch follow \
+                     from others, of {planned}",
+                ));
+            }
         }
         Ok(moment)
     }

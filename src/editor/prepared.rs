@@ -1,6 +1,7 @@
 //! An edit that is ready to be planned: facts tokenised, parameters checked, costs known.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -232,6 +233,11 @@ impl Prepared {
         };
         if moment.is_some_and(|moment| moment.origin.normed) {
             notes.push(("normed", json!(true)));
+        }
+        if let Some(dir) = &settings.statistics {
+            let source = |&l: &usize| Ok((l.to_string(), Moment::source_in(dir, l)?));
+            let sources = layers.iter().map(source).collect::<Result<BTreeMap<_, _>>>()?;
+            notes.push(("statistics", json!(sources))); // as `Metadata::statistics_of` reads it
         }
         Ok(notes)
     }

@@ -75,6 +75,23 @@ impl Moment {
         Moment { layer, input, f, tokens, second_moment, origin: origin.clone(), part: None }
     }
 
+    /// What tells it from others of its model and layer, as patches note it: the text, how much of
+    /// it, in which pieces, and whether keys were normed.
+    pub fn source(&self) -> String {
+        source(self.tokens, &self.origin)
+    }
+
+    /// The same of a file, of which only the header is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Moment::open), but for the values.
+    pub fn source_in(dir: &Path, of: impl Into<LayerInput>) -> Result<String> {
+        let of = of.into();
+        let Head { tokens, origin, .. } = Head::read(&Moment::path(dir, of), of)?;
+        Ok(source(tokens, &origin))
+    }
+
     /// What it is of.
     pub fn is_of(&self) -> LayerInput {
         LayerInput { layer: self.layer, input: self.input }
@@ -214,6 +231,12 @@ impl Moment {
         let LayerInput { layer, input } = of;
         Ok(Moment { layer, input, f, tokens, second_moment, origin, part })
     }
+}
+
+fn source(tokens: u64, of: &Origin) -> String {
+    let Origin { corpus, context_length, normed, .. } = of;
+    let normed = if *normed { ", normed" } else { "" };
+    format!("{tokens} tokens of {corpus}, {context_length} at a time{normed}")
 }
 
 /// What precedes the matrix in a file.

@@ -55,6 +55,36 @@ impl History {
         Patch::read(&patch_path(&self.dir.join(FOLDER), number))
     }
 
+    /// The patches that changed a file, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Patch::read`].
+    pub fn patches_of(&self, file: &str) -> Result<Vec<Patch>> {
+        let of = |record: &&Record| record.head().files.iter().any(|own| own.file == file);
+        let numbers = self.records.iter().filter(of).map(|record| record.head().entry.number);
+        numbers.map(|number| self.patch(number)).collect()
+    }
+
+    /// Refuses a range that something else has written since its newest change, whose records are
+    /// no longer of these bytes.
+    ///
+    /// # Errors
+    ///
+    /// Such a range; a damaged record.
+    pub fn check_written(&self, range: &FileRange) -> Result<()> {
+        for record in self.records.iter().rev() {
+            let Some(i) = record.head().ranges.iter().position(|own| own == range) else {
+                continue;
+            };
+            return match record.wrote(i, &self.current(range)?)? {
+                true => Ok(()),
+                false => Err(written_since(record, range, &self.dir.join(&range.file))),
+            };
+        }
+        Ok(())
+    }
+
     /// The bytes of a range before any change: those of the oldest record that overwrote them, else
     /// those in the file.
     ///
@@ -84,6 +114,18 @@ impl History {
     pub fn current(&self, range: &FileRange) -> Result<Vec<u8>> {
         read(&Handle::open(&Os, &self.dir.join(&range.file), false)?, range)
     }
+}
+
+/// What is said of bytes that are not those a change wrote.
+pub(super) fn written_since(record: &Record, range: &FileRange, file: &Path) -> Error {
+    let FileRange { offset, len, .. } = range;
+    let number = record.head().entry.number;
+    let what = format!(
+        "is not as change {number} left it: some of the {len} bytes from {offset} on were written \
+         since"
+    );
+    let remedy = "restore the file from a copy, or remove the folder .incise if this is a new one";
+    Error::input(file, "data", what, remedy)
 }
 
 /// The bytes of a range, from its open file.

@@ -61,7 +61,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::disk::{Disk, Handle, Os};
 use super::gguf::GgufFile;
 use super::header;
-use super::history::{History, files, folder, patch_path, read, record_path};
+use super::history::{History, files, folder, patch_path, read, record_path, written_since};
 use super::lineage::{self, Lineage};
 use super::lock::Lock;
 use super::patch::Patch;
@@ -338,11 +338,7 @@ impl<'a> Journal<'a> {
             record.old(i)?;
             let file = &files[&range.file];
             if !record.wrote(i, &read(file, range)?)? {
-                let number = entry.number;
-                let what =
-                    format!("is not as change {number} left it: {range:?} was written since");
-                let remedy = "restore the file from a copy, then remove the folder .incise";
-                return Err(Error::input(file.path(), "data", what, remedy));
+                return Err(written_since(&record, range, file.path()));
             }
         }
         check(&record, &files)?;
@@ -429,7 +425,7 @@ fn check(record: &Record, files: &Files) -> Result<()> {
     }
     for range in &record.head().ranges {
         if range.offset < data_start(&files[&range.file])? {
-            let what = format!("{range:?} begins inside the header");
+            let what = format!("{} of {} begins inside the header", range.offset, range.file);
             return Err(Error::input(record.path(), "ranges", what, REMEDY));
         }
     }
@@ -439,7 +435,7 @@ fn check(record: &Record, files: &Files) -> Result<()> {
 /// Refuses files whose bytes belong to others too, and files marked as not to be written.
 fn may_write(path: &Path) -> Result<()> {
     let metadata = fs::symlink_metadata(path).map_err(|e| Error::io(path, "look at", e))?;
-    let elsewhere = "write a new folder instead of changing this one";
+    let elsewhere = "write a copy instead of changing this one";
     let refuse = |what, remedy: String| Err(Error::input(path, "file", what, remedy));
     if metadata.is_symlink() {
         return refuse("is a symbolic link, so others may use the same bytes", elsewhere.into());

@@ -145,6 +145,14 @@ pub enum Delta {
     Dense(Vec<f32>),
 }
 
+impl Metadata {
+    /// Which statistics of a layer the patch was planned with, where it says so: what follows from
+    /// a C follows from that one alone.
+    pub fn statistics_of(&self, layer: usize) -> Option<&str> {
+        self.notes["statistics"].get(layer.to_string())?.as_str()
+    }
+}
+
 /// The metadata of one tensor.
 #[derive(Serialize, Deserialize)]
 struct About {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::history::History;
 use super::write;
 use crate::base::{Error, Result};
 
@@ -19,6 +20,11 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
     if inputs.into_iter().any(|input| place.starts_with(input)) {
         let what = "would be written over what the command reads";
         return Err(Error::input(file, "output", what, "name a file elsewhere"));
+    }
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if History::read(folder)?.files().any(|changed| changed == name) {
+        let what = "was changed in place, and its journal would be of another file";
+        return Err(Error::input(file, "output", what, "undo the changes, or name another file"));
     }
     // What can be made there now can, most likely, be made there later.
     let made = tempfile::tempfile_in(folder).map(drop);

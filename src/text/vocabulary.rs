@@ -57,7 +57,7 @@ pub struct Vocabulary {
 /// How spaces become `▁`, and which pieces merge first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spaces {
-    /// One before a text and after special tokens; by score.
+    /// One before a text; by score.
     #[default]
     Llama,
     /// The same, put before what is there already.
@@ -129,8 +129,14 @@ impl Vocabulary {
                 return Err((key, format!("has {len} values for {n} tokens")));
             }
         }
-        let outside = self.special.iter().find(|(_, id)| *id >= n as u64);
-        match outside {
+        // Others that are outside are of no use, and nobody asks for them.
+        let added = |name: &str| match name {
+            "bos_token" => self.adds_bos(),
+            "eos_token" => self.add_eos,
+            _ => false,
+        };
+        let outside = |(name, id): &&(&str, u64)| added(name) && *id >= n as u64;
+        match self.special.iter().find(outside) {
             Some((name, id)) => Err(("tokens", format!("{name} is {id}, and there are {n}"))),
             None if n == 0 => Err(("tokens", "are none".into())),
             None => Ok(()),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::model::gguf::small;
-use crate::support::session::{Session, done, fails, json, strs};
+use crate::support::session::{Session, done, fails, json, strs, text, with};
 
 /// A session whose model is an import of a file in a folder of its own, and that file.
 fn imported() -> (Session, String) {
@@ -52,8 +52,6 @@ fn an_edit_goes_into_the_file_and_out_again() {
 fn what_is_given_to_the_wrong_model() {
     let (s, file) = imported();
     let (patch, model) = (s.at("patch.safetensors"), s.at("model"));
-    let why = fails(1, &["apply", &file, &patch, "--in-place"]);
-    assert!(why.contains("needs the key statistics") && why.contains("--stats DIR"), "{why}");
     let why = fails(1, &["apply", &model, &patch, "--in-place", "--other-base"]);
     assert!(why.contains("other_base is for GGUF files alone"), "{why}");
     let stats = s.at("stats");
@@ -64,4 +62,20 @@ fn what_is_given_to_the_wrong_model() {
     bytes[end - 2000..].iter_mut().step_by(4).for_each(|byte| *byte ^= 1);
     fs::write(&file, &bytes).unwrap();
     done(&["apply", &file, &patch, "--stats", &stats, "--in-place", "--other-base"]);
+}
+
+/// What keeps the file from being asked is found before a byte is written; and nobody has to ask.
+#[test]
+fn what_cannot_be_asked_is_not_written() {
+    let (s, file) = imported();
+    let (patch, stats) = (s.at("patch.safetensors"), s.at("stats"));
+    let before = fs::read(&file).unwrap();
+    let words = ["apply", &file, &patch, "--stats", &stats, "--in-place"];
+    let nowhere = [("TMPDIR", "/nonexistent")];
+    let out = with(&nowhere, &words);
+    assert!(text(&out.stderr).contains("cannot make a folder in"), "{}", text(&out.stderr));
+    assert_eq!(fs::read(&file).unwrap(), before);
+    let out = with(&nowhere, &[&words[..], &["--no-ask"]].concat());
+    assert!(out.status.success() && !text(&out.stdout).contains(" taken"));
+    assert_ne!(fs::read(&file).unwrap(), before);
 }

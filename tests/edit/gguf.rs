@@ -105,6 +105,8 @@ fn names_sizes_and_values() {
         ("gpt2", "gpt2", Matrix::Down, "ffn_down"),
         ("gpt2", "gpt2", Matrix::K, "attn_qkv"),
         ("neox", "gptneox", Matrix::Down, "ffn_down"),
+        ("phi3", "phi3", Matrix::Q, "attn_qkv"),
+        ("gemma2", "gemma2", Matrix::Down, "ffn_down"),
     ] {
         let (adapter, written) = adapter(model, matrix, &file);
         written.unwrap();
@@ -156,13 +158,36 @@ fn rows_that_llamacpp_keeps_by_pairs() {
     }
 }
 
+/// Queries, keys and values of gpt_neox: one matrix, of each head its q, its k, its v; there all of
+/// q, all of k, all of v.
+#[test]
+fn rows_that_llamacpp_keeps_apart() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("a.gguf");
+    let (adapter, written) = adapter("neox", Matrix::Q, &file);
+    written.unwrap();
+    let (_, tensors) = read(&fs::read(&file).unwrap());
+    let (module, r) = (&adapter.modules[0], adapter.rank);
+    let neox = Checkpoint::open(&Golden::open("neox").dir).unwrap();
+    let arch = Model::load(&neox, Precision::F32).unwrap().arch;
+    let (heads, width) = (arch.n_heads, arch.head_dim);
+    let mut want = Vec::new();
+    for part in 0..3 {
+        for head in 0..heads {
+            let row = (head * 3 + part) * width;
+            want.extend_from_slice(&module.b[row * r..][..width * r]);
+        }
+    }
+    assert_eq!(tensors["blk.1.attn_qkv.weight.lora_b"].1, want);
+    assert_ne!(want, module.b);
+}
+
 #[test]
 fn what_llamacpp_has_no_place_for() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("a.gguf");
     let why = |model, matrix| refusal(adapter(model, matrix, &file).1);
-    assert!(why("gptj", Matrix::Down).contains("llama.cpp has no architecture for gptj"));
-    assert!(why("neox", Matrix::Q).contains("query_key_value in another way"));
+    assert!(why("gptj", Matrix::Down).contains("of llama.cpp gptj is, is not known"));
     assert!(!file.exists());
     let s = Session::new("llama-tied");
     s.stats();

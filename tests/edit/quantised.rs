@@ -1,6 +1,7 @@
 //! Patches into quantised GGUF files: what changes, what does not, and what keys lose.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 
@@ -15,6 +16,7 @@ use incise::model::change::dense;
 use incise::stats::{Input, Moment, Origin};
 use incise::store::disk::Os;
 use incise::store::gguf::{BlockType, GgufFile, Step};
+use incise::store::place::check_place;
 use incise::store::record::{FileIdentity, FileRange, Head, LogEntry, Record, checksum};
 use incise::store::{Change, Delta, FactKeys, Patch, tensor_fingerprint};
 use serde_json::json;
@@ -26,6 +28,8 @@ use crate::support::gguf::GgufWriter;
 const NAME: &str = "blk.3.ffn_down.weight";
 const OUT: usize = 6;
 const IN: usize = 256;
+/// What the statistics of a case are of.
+const SOURCE: &str = "768 tokens of text, 8 at a time";
 
 /// Where the types have their scales and offsets in half precision.
 const HALVES: [(&str, &[usize]); 10] = [
@@ -90,12 +94,8 @@ impl Case {
         let c = &text * text.transpose() * faer::Scale(1.0 / (3 * IN) as f64);
         let k = normal(IN, n);
         let second_moment = (0..IN * IN).map(|i| c[(i / IN, i % IN)] as f32).collect();
-        let origin = Origin {
-            model: "4567".into(),
-            corpus: "text".into(),
-            context_length: 8,
-            normed: false,
-        };
+        let [model, corpus] = ["4567", "text"].map(String::from);
+        let origin = Origin { model, corpus, context_length: 8, normed: false };
         let (input, tokens) = (Input::Key, 3 * IN as u64);
         let moment = Moment { layer: 3, input, f: IN, tokens, second_moment, origin, part: None };
         moment.write(&temp.path().join("stats")).unwrap();
@@ -164,7 +164,7 @@ impl Case {
             keys,
         };
         let mut metadata = metadata();
-        metadata.notes = json!({"keys": "factors"});
+        metadata.notes = json!({"keys": "factors", "statistics": {"3": SOURCE}});
         Patch { changes: vec![change], metadata, file: None }
     }
 
@@ -187,14 +187,14 @@ impl Case {
     fn out(&self, name: &str, patches: &[Patch]) -> (PathBuf, RoundedTensor) {
         let out = self.temp.path().join(name);
         let stats = self.temp.path().join("stats");
-        let how = Rounding { statistics: &stats, other_base: false, raise: false };
+        let how = Rounding { statistics: Some(&stats), other_base: false, raise: false };
         let made = to_file(&self.file, patches, how, &out, &Quiet).unwrap();
         (out, made.into_iter().next().unwrap())
     }
 
     fn change(&self, patches: &[Patch], other_base: bool) -> incise::Result<Vec<RoundedTensor>> {
         let stats = self.temp.path().join("stats");
-        let how = Rounding { statistics: &stats, other_base, raise: false };
+        let how = Rounding { statistics: Some(&stats), other_base, raise: false };
         in_place(&self.file, patches, how, &Quiet)
     }
 }
@@ -243,7 +243,10 @@ fn codes_change_and_keys_are_kept_in_every_type() {
         let (_, plain, _) = case.rounded("unknown.gguf", &unknown);
         assert!(lost < plain / 3.0, "{kind}: a key loses {lost}, and unknown {plain}");
         assert_eq!((report.kind, report.keys, report.keyless, report.soft_keys), (kind, 3, 0, 0));
-        assert!(report.changed > 0.0 && report.text < 3.0 && report.saturated < 0.9, "{report:?}");
+        assert!(
+            report.changed > 0.0 && report.text.unwrap() < 3.0 && report.saturated < 0.9,
+            "{report:?}"
+        );
         case.change(from_ref(&patch), false).unwrap();
         assert_eq!(case.bytes(), after, "{kind}: in place differs from the copy");
         assert_eq!(log(&case.file).unwrap().len(), 1);
@@ -340,7 +343,7 @@ fn a_type_is_raised() {
         let patch = case.patch(1.0, 1);
         let (_, plain) = case.out("plain", from_ref(&patch));
         let (out, statistics) = (case.temp.path().join("raised"), &stats(&case));
-        let how = Rounding { statistics, other_base: false, raise: true };
+        let how = Rounding { statistics: Some(statistics), other_base: false, raise: true };
         let report = &to_file(&case.file, from_ref(&patch), how, &out, &Quiet).unwrap()[0];
         assert_eq!(report.kind, raised);
         assert!(report.lost < plain.lost / 2.0 || kind == raised, "{report:?} {plain:?}");
@@ -382,6 +385,9 @@ fn what_is_refused() {
     refused(&|p| p.changes[0].module = "model.layers.3.mlp.up_proj".into(), "no down projection");
     refused(&|p| p.changes[0].module = "model.layers.4.mlp.down_proj".into(), "no such tensor");
     refused(&|p| p.metadata.model = "89ab".into(), "no patch was planned on it");
+    refused(&|p| p.metadata.notes["statistics"]["3"] = "9".into(), "follow from others, of 9");
+    let why = refusal(case.change(&[patch.clone(), patch.clone()], false));
+    assert!(why.contains("is in the file already, or is named twice"), "{why}");
     refused(
         &|p| {
             p.changes[0].delta = Delta::Dense(vec![0.0; 2 * IN]);
@@ -391,7 +397,6 @@ fn what_is_refused() {
     );
     let mut other = patch.clone();
     other.changes[0].fingerprint = "0".into();
-    other.metadata.model = "89ab".into();
     case.change(from_ref(&other), true).unwrap();
     undo(&case.file, None).unwrap();
     // For a change far below the grid, sparing its keys costs text more than the change does.
@@ -410,8 +415,55 @@ fn what_is_refused() {
     let at = GgufFile::open(&case.file).unwrap().header().tensor(NAME).unwrap().range.start;
     bytes[at as usize + 5] ^= 1;
     fs::write(&case.file, &bytes).unwrap();
-    assert!(refusal(undo(&case.file, None)).contains("was written since"));
+    let later = case.patch(1.0, 2);
+    for why in [refusal(undo(&case.file, None)), refusal(case.change(from_ref(&later), false))] {
+        assert!(why.contains("is not as change 1 left it") && why.contains("since"), "{why}");
+    }
     assert_eq!(case.bytes(), bytes);
+}
+
+/// Without statistics numbers are rounded, and codes are not; a patch that does not say which it
+/// was planned with has no keys.
+#[test]
+fn statistics_are_asked_for_where_they_serve() {
+    for (kind, served) in [("F16", true), ("Q8_0", false)] {
+        let case = Case::new(kind, 3);
+        let patch = case.patch(1.0, 1);
+        let how = Rounding { statistics: None, other_base: false, raise: false };
+        let out = case.temp.path().join("out");
+        match to_file(&case.file, from_ref(&patch), how, &out, &Quiet) {
+            Ok(made) => assert!(served && made[0].text.is_none(), "{made:?}"),
+            Err(e) => assert!(!served && e.to_string().contains("needs the key statistics"), "{e}"),
+        }
+        let mut older = patch.clone();
+        older.metadata.notes = json!({"keys": "factors"});
+        let (_, report) = case.out("older", from_ref(&older));
+        assert_eq!((report.keys, report.keyless), (0, 1));
+    }
+}
+
+/// A copy takes up the changes of its own file alone; and no output replaces a file that has some.
+#[test]
+fn journals_of_neighbours() {
+    let case = Case::new("Q4_1", 3);
+    let second = case.file.with_file_name("second.gguf");
+    fs::copy(&case.file, &second).unwrap();
+    let [a, b] = [1, 2].map(|seed| case.patch(1.0, seed));
+    let alone = fs::read(case.out("alone", from_ref(&b)).0).unwrap();
+    case.change(from_ref(&a), false).unwrap();
+    let (stats, out) = (case.temp.path().join("stats"), case.temp.path().join("beside"));
+    let how = Rounding { statistics: Some(&stats), other_base: false, raise: false };
+    to_file(&second, from_ref(&b), how, &out, &Quiet).unwrap();
+    assert_eq!(fs::read(&out).unwrap(), alone);
+    let why = refusal(check_place(&case.file, &[]));
+    assert!(why.contains("was changed in place"), "{why}");
+    check_place(&second, &[]).unwrap();
+    // Its name may be a link.
+    let link = case.temp.path().join("link.gguf");
+    symlink(&case.file, &link).unwrap();
+    to_file(&link, from_ref(&b), how, &out, &Quiet).unwrap();
+    let both = case.out("both", from_ref(&b)).0;
+    assert_eq!(fs::read(&out).unwrap(), fs::read(both).unwrap());
 }
 
 /// J7: a record that came with the folder puts old bytes back, and none into the file's header.

@@ -9,6 +9,8 @@ use incise::model::gguf::{GgufModel, import};
 use incise::store::gguf::GgufHeader;
 
 use crate::model::gguf::small;
+use crate::store::toy::refusal;
+use crate::support::gguf::GgufWriter;
 use crate::support::session::fails;
 
 /// One or two bytes of the header are others, or a word of it is extreme. The model is then
@@ -71,4 +73,21 @@ fn truncated_files() {
     let why = fails(1, &["import", &at("none.gguf"), "-o", &out]);
     assert!(why.contains("none.gguf: cannot open"), "{why}");
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1, "only the file");
+}
+
+/// A file that ends where its data would begin: an empty tensor has no bytes, and no place either.
+#[test]
+fn headers_without_data() {
+    let mut file = GgufWriter::new();
+    file.text("general.architecture", "llama").tensor("rope_freqs.weight", &[0], "F32", &[]);
+    let why = refusal(GgufHeader::parse(Path::new("x.gguf"), &file.bytes()).map(drop));
+    assert!(why.contains("rope_freqs.weight: a size is 0"), "{why}");
+    let mut file = GgufWriter::new();
+    file.text("general.architecture", "llama").tensor("a", &[1], "F32", &[0; 4]);
+    let mut bytes = file.bytes();
+    let data = GgufHeader::parse(Path::new("x.gguf"), &bytes).unwrap().data;
+    for len in data - 31..data {
+        bytes.truncate(len as usize);
+        assert!(GgufHeader::parse(Path::new("x.gguf"), &bytes).is_err());
+    }
 }

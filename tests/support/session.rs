@@ -8,8 +8,14 @@ use serde_json::Value;
 
 /// On the processor, also where a GPU would be chosen.
 pub fn incise(args: &[&str]) -> Output {
+    with(&[], args)
+}
+
+/// The same with further variables of its environment.
+pub fn with(variables: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_incise"));
-    command.env("CUDA_VISIBLE_DEVICES", "").args(args).output().unwrap()
+    command.env("CUDA_VISIBLE_DEVICES", "").envs(variables.iter().copied());
+    command.args(args).output().unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> &str {

@@ -12,54 +12,26 @@
 //! name of the tensor it is added to, with `.lora_a` (r, in) and `.lora_b` (out, r) behind it;
 //! llama.cpp takes r from the sizes and multiplies by α/r, which is 1 here.
 //!
-//! llama.cpp turns queries and keys by adjacent pairs where its architecture is `llama`: its
-//! converter reorders their rows, head by head, so the rows of B are reordered in the same way:
-//!
-//! ```text
-//! row 2i + s of a head, there  =  row sE/2 + i, here        s ∈ {0, 1}, 0 ≤ i < E/2
-//! ```
+//! Where llama.cpp keeps a matrix's rows in another order (`model/gguf/tensors.rs`), those of B have
+//! that order too.
 //!
 //! Source: llama.cpp's `gguf.md`, and `llama-adapter.cpp`, which is the reader.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use super::adapter::{Adapter, Module};
+use super::adapter::Adapter;
 use crate::base::{Error, Remedy, Result};
-use crate::model::arch::Arch;
 use crate::model::families::{self, Described};
-use crate::model::family::{Family, Qkv, UpNames};
+use crate::model::gguf::{LayerMatrix, Rows, matrices_in_llamacpp};
+use crate::store::gguf::{GgufFile, MetadataValue};
 use crate::store::{Checkpoint, write};
-
-/// The families that llama.cpp has, by its name for the architecture.
-const ARCHITECTURES: [(&str, &str); 7] = [
-    ("gpt2", "gpt2"),
-    ("gpt_neox", "gptneox"),
-    ("llama", "llama"),
-    ("mistral", "llama"),
-    ("qwen2", "qwen2"),
-    ("qwen3", "qwen3"),
-    ("olmo2", "olmo2"),
-];
 
 const MAGIC: &[u8] = b"GGUF";
 const ALIGNMENT: usize = 32;
 
-/// Bytes in which the pairs of an adapter are.
-const HEAD: u64 = 1024;
-
 /// The types of values in pairs.
 const FLOAT32: u32 = 6;
 const TEXT: u32 = 8;
-
-/// Which rows of a module llama.cpp keeps elsewhere.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Heads {
-    AsTheyAre,
-    /// So many heads with adjacent pairs.
-    Adjacent(usize),
-}
 
 /// Writes an adapter for the checkpoint it was made for.
 ///
@@ -70,83 +42,43 @@ pub fn write(adapter: &Adapter, checkpoint: &Path, file: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(checkpoint)?;
     let path = checkpoint.dir().join("config.json");
     let Described { family, arch, .. } = families::describe(checkpoint.config(), &path)?;
-    let Some((_, architecture)) = ARCHITECTURES.iter().find(|(name, _)| *name == family.name)
-    else {
-        let what = format!("llama.cpp has no architecture for {}", family.name);
+    let Some((architecture, matrices)) = matrices_in_llamacpp(family, &arch) else {
+        let what = format!("which architecture of llama.cpp {} is, is not known", family.name);
         return Err(Error::refused(what, in_another_form()));
     };
     let mut tensors = Vec::new();
     for module in &adapter.modules {
-        let (name, heads) = place(family, &arch, architecture, module)?;
-        let b = match heads {
-            Heads::AsTheyAre => module.b.clone(),
-            Heads::Adjacent(heads) => adjacent(&module.b, module.out, adapter.rank, heads),
-        };
+        let found = matrices.iter().find(|of| of.here == module.module).ok_or_else(|| {
+            let what = format!("llama.cpp stores {} in another way", module.module);
+            Error::refused(what, in_another_form())
+        })?;
+        let LayerMatrix { there, rows, .. } = found;
         let (a, r) = (module.a.clone(), adapter.rank);
-        tensors.push((format!("{name}.lora_a"), [module.inner, r], a));
-        tensors.push((format!("{name}.lora_b"), [r, module.out], b));
+        let b = in_their_order(&module.b, r, *rows);
+        tensors.push((format!("{there}.weight.lora_a"), [module.inner, r], a));
+        tensors.push((format!("{there}.weight.lora_b"), [r, module.out], b));
     }
     write::whole(file, &encode(architecture, adapter.rank as f32, &tensors))
 }
 
 /// Whether a file is such an adapter.
 pub fn is_adapter(file: &Path) -> bool {
-    let mut head = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-    let key = b"adapter.type";
-    read.is_ok() && head.starts_with(MAGIC) && head.windows(key.len()).any(|word| word == key)
+    let kind = |file: GgufFile| file.header().metadata.get("general.type").cloned();
+    let kind = GgufFile::open(file).ok().and_then(kind);
+    kind == Some(MetadataValue::Text("adapter".to_owned()))
 }
 
 fn in_another_form() -> Remedy {
     Remedy::from("write the adapter as a folder, or apply the patch and convert the whole model")
 }
 
-/// The name of a module's tensor in llama.cpp's files, and how its rows lie there.
-fn place(
-    family: &Family,
-    arch: &Arch,
-    architecture: &str,
-    module: &Module,
-) -> Result<(String, Heads)> {
-    let names = &family.names;
-    let inside = module.module.strip_prefix(names.prefix).unwrap_or(&module.module);
-    let inside = inside.strip_prefix(names.layer).and_then(|rest| rest.split_once('.'));
-    let wrong = || {
-        let what = format!("llama.cpp stores {} in another way", module.module);
-        Error::refused(what, in_another_form())
-    };
-    let (layer, inside) = inside.ok_or_else(wrong)?;
-    let turned = |heads| match architecture {
-        "llama" => Heads::Adjacent(heads),
-        _ => Heads::AsTheyAre,
-    };
-    let plain = [(names.down, "ffn_down"), (names.o, "attn_output")];
-    let plain = plain.into_iter().chain(match names.up {
-        UpNames::Up(up) => vec![(up, "ffn_up")],
-        UpNames::Gated([gate, up]) => vec![(gate, "ffn_gate"), (up, "ffn_up")],
-        UpNames::Stacked(both) => vec![(both, "ffn_up")],
-    });
-    let plain = plain.into_iter().find(|(name, _)| *name == inside);
-    let (name, heads) = match (plain, &names.qkv) {
-        (Some((_, name)), _) => (name, Heads::AsTheyAre),
-        (None, Qkv::Three([q, ..])) if inside == *q => ("attn_q", turned(arch.n_heads)),
-        (None, Qkv::Three([_, k, _])) if inside == *k => ("attn_k", turned(arch.n_kv_heads)),
-        (None, Qkv::Three([.., v])) if inside == *v => ("attn_v", Heads::AsTheyAre),
-        (None, Qkv::Stacked(all)) if inside == *all => ("attn_qkv", Heads::AsTheyAre),
-        _ => return Err(wrong()),
-    };
-    Ok((format!("blk.{layer}.{name}.weight"), heads))
-}
-
-/// B (out, r) with the rows of each head in the order of adjacent pairs.
-fn adjacent(b: &[f32], out: usize, r: usize, heads: usize) -> Vec<f32> {
-    let (width, mut rows) = (out / heads, Vec::with_capacity(b.len()));
-    for row in 0..out {
-        let (head, inside) = (row / width, row % width);
-        let from = head * width + inside % 2 * (width / 2) + inside / 2;
-        rows.extend_from_slice(&b[from * r..][..r]);
+/// B (out, r) with its rows where the file has them.
+fn in_their_order(b: &[f32], r: usize, rows: Rows) -> Vec<f32> {
+    let mut turned = vec![0.0; b.len()];
+    for (row, values) in b.chunks_exact(r).enumerate() {
+        turned[rows.source(row) * r..][..r].copy_from_slice(values);
     }
-    rows
+    turned
 }
 
 /// A tensor's name, its sizes from the inner one, and its values.

@@ -1,7 +1,8 @@
 //! The keys for which patches changed a matrix, and the metric in which it is rounded.
 //!
 //! ```text
-//! K (F, n)   of a patch: its own keys, else C·right where its factors say them, else none
+//! K (F, n)   of a patch: its own keys, else C·right where its factors say them and it names the
+//!            statistics that C is, else none
 //! H          C + ridge, then with the keys                                linalg/metric.rs
 //! ```
 //!
@@ -26,22 +27,29 @@ pub const TAU: f64 = 1.0 / 30.0;
 /// singular, and what no text uses may still not be thrown away.
 const RIDGE: f64 = 1e-4;
 
-/// The keys of a change (F, n); `None` where nothing says them.
-pub fn keys(change: &Change, of: &Metadata, c: &Mat<f64>) -> Option<Mat<f64>> {
+/// The statistics without which a change has no keys: those whose C its factors were solved with.
+pub fn planned_with<'a>(change: &Change, of: &'a Metadata, layer: usize) -> Option<&'a str> {
+    let follow = change.keys.is_none() && change.keys_follow(of);
+    of.statistics_of(layer).filter(|_| follow)
+}
+
+/// The keys of a change (F, n), by its layer and the C there; `None` where nothing says them.
+pub fn keys(change: &Change, of: &Metadata, c: Option<&(usize, Mat<f64>)>) -> Option<Mat<f64>> {
     let wide = |values: &[f32], n: usize| {
         Mat::from_fn(change.inner, n, |i, j| f64::from(values[i * n + j]))
     };
     match (&change.keys, &change.delta) {
         (Some(FactKeys { values, n }), _) => Some(wide(values, *n)),
-        (None, Delta::LowRank { right, r, .. }) if change.keys_follow(of) => {
+        (None, Delta::LowRank { right, r, .. }) => {
+            let (_, c) = c.filter(|(layer, _)| planned_with(change, of, *layer).is_some())?;
             Some(times(c.as_ref(), wide(right, *r).as_ref()))
         }
-        _ => None,
+        (None, Delta::Dense(_)) => None,
     }
 }
 
-/// C (F, F) of a layer, whole.
-pub fn text(moment: &Moment) -> Mat<f64> {
+/// C (F, F) of a layer, whole: what running text asks of its matrix.
+pub fn second_moment(moment: &Moment) -> Mat<f64> {
     matrix(moment, 0.0)
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::keys::{self, RoundingMetric};
 use super::tensor_grid::{RAISED, TensorGrid, raised};
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 use crate::linalg::metric::{energy, lengths_at};
 use crate::linalg::nearest_plane::{NearestPlane, Rounded};
 use crate::linalg::vector::norm;
@@ -49,8 +49,9 @@ pub struct RoundedTensor {
     pub change: f64,
     /// ‖E‖/‖ΣΔ‖.
     pub lost: f64,
-    /// ‖E‖_C/‖ΣΔ‖_C: what running text pays for the rounding, beside what it pays for the edit.
-    pub text: f64,
+    /// ‖E‖_C/‖ΣΔ‖_C: what running text pays for the rounding, beside what it pays for the edit;
+    /// `None` without statistics, which numbers that are rounded one by one do not need.
+    pub text: Option<f64>,
     /// ‖Ek‖/‖ΣΔk‖ at the key that lost most; `None` without keys.
     pub worst_key: Option<f64>,
     /// How many keys there are.
@@ -66,7 +67,7 @@ pub struct RoundedTensor {
     pub changed: f64,
 }
 
-/// The values of some whole rows, by columns of `inner` elements.
+/// The values (out, in) of a tensor's blocks.
 ///
 /// # Errors
 ///
@@ -95,16 +96,17 @@ pub struct NewTensor {
 }
 
 /// The tensor with all changes. `original` are its bytes before any change; with `raise`, a type of
-/// fewer bits than [`RAISED`] becomes that.
+/// fewer bits than [`RAISED`] becomes that. Without a moment only numbers are rounded.
 ///
 /// # Errors
 ///
-/// A type that is not read; statistics that are none; values that the type cannot hold.
+/// A type that is not read; statistics that are none, or missing for a type with codes; values that
+/// the type cannot hold.
 pub fn round(
     tensor: &GgufTensor,
     original: &[u8],
     changes: &[PatchChange],
-    moment: &Moment,
+    moment: Option<&Moment>,
     raise: bool,
 ) -> Result<NewTensor> {
     let &[out, inner] = &tensor.shape[..] else {
@@ -119,8 +121,8 @@ pub fn round(
         delta.iter_mut().zip(terms).for_each(|(sum, x)| *sum += x);
     }
     let wanted: Vec<f64> = w0.iter().zip(&delta).map(|(w, d)| w + d).collect();
-    let c = keys::text(moment);
-    let of = |one: &PatchChange| keys::keys(one.change, &one.patch.metadata, &c);
+    let c = moment.map(|moment| (moment.layer, keys::second_moment(moment)));
+    let of = |one: &PatchChange| keys::keys(one.change, &one.patch.metadata, c.as_ref());
     let all: Vec<Option<Mat<f64>>> = changes.iter().map(of).collect();
     let keyless = all.iter().filter(|k| k.is_none()).count();
     let k = side_by_side(inner, &all.into_iter().flatten().collect::<Vec<_>>());
@@ -129,21 +131,27 @@ pub fn round(
         false => (tensor.kind, Cow::Borrowed(original)),
     };
     let made = match TensorGrid::read(kind, inner, &blocks) {
-        Some(grid) => on_grid(&grid, &blocks, (&wanted, &delta), moment.layer, (&c, &k))?,
+        Some(grid) => {
+            let (layer, c) = c.as_ref().ok_or_else(statistics_needed)?;
+            on_grid(&grid, &blocks, (&wanted, &delta), *layer, (c, &k))?
+        }
         None => plain(tensor, &wanted)?,
     };
     let Made { bytes, error, soft, shares: [changed, saturated] } = made;
     let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
     let [lost, did] = [&error, &delta].map(|x| lengths_at(x, &k));
     let worst = lost.iter().zip(&did).map(|(lost, did)| ratio(*lost, *did)).reduce(f64::max);
-    let [paid, costs] = [&error, &delta].map(|x| energy(x, &c).max(0.0).sqrt());
+    let text = c.map(|(_, c)| {
+        let [paid, costs] = [&error, &delta].map(|x| energy(x, &c).max(0.0).sqrt());
+        ratio(paid, costs)
+    });
     let report = RoundedTensor {
         name: tensor.name.clone(),
         kind: kind.name,
         weight: norm(&w0),
         change: norm(&delta),
         lost: ratio(norm(&error), norm(&delta)),
-        text: ratio(paid, costs),
+        text,
         worst_key: worst,
         keys: k.ncols(),
         soft_keys: soft,
@@ -152,6 +160,13 @@ pub fn round(
         changed,
     };
     Ok(NewTensor { kind, bytes, report })
+}
+
+/// What is said where few bits are to be chosen and nothing says what text asks.
+fn statistics_needed() -> Error {
+    let remedy = Remedy::from("name the folder that the patch was planned with");
+    let what = "rounding to few bits needs the key statistics of the edited layers";
+    Error::refused(what, remedy.option("statistics", None))
 }
 
 /// The type of more bits that a tensor is raised to, and blocks of it near what is wanted.
@@ -173,14 +188,16 @@ fn raised_type<'a>(
 
 /// The changes in an order that does not depend on how they came: by a hash of what they add.
 fn in_order<'a>(changes: &[PatchChange<'a>]) -> Vec<PatchChange<'a>> {
-    let hash = |one: &PatchChange| {
-        let mut all = Fingerprint::default();
-        one.patch.write_to(&mut all).expect("a hash takes all bytes");
-        all.hex()
-    };
     let mut changes = changes.to_vec();
-    changes.sort_by_cached_key(hash);
+    changes.sort_by_cached_key(|one| patch_hash(one.patch));
     changes
+}
+
+/// The fingerprint of a patch's bytes.
+pub fn patch_hash(patch: &Patch) -> String {
+    let mut all = Fingerprint::default();
+    patch.write_to(&mut all).expect("a hash takes all bytes");
+    all.hex()
 }
 
 fn side_by_side(rows: usize, all: &[Mat<f64>]) -> Mat<f64> {

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::{Keys, digits};
-use super::rows::{CHANGING, Extra, GgufFamily};
+use super::rows::{CHANGING, Extra, GgufFamily, WINDOW};
 use crate::base::{Error, Result};
 use crate::model::families::FAMILIES;
 use crate::model::family::{Family, PositionEncoding};
@@ -262,16 +262,18 @@ impl Writer<'_> {
     /// YaRN by this factor.
     fn yarn(&self, by: f64) -> Result<Value> {
         let number = |key: &str| self.keys.number(&self.own(&format!("rope.scaling.{key}")));
-        // What llama.cpp multiplies cos and sin by, in addition to the factor of the paper.
-        for (key, usual) in
-            [("attn_factor", 1.0), ("yarn_attn_factor", 1.0), ("yarn_log_multiplier", 0.0)]
-        {
+        for (key, usual) in [("yarn_attn_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
             if number(key)?.is_some_and(|x| x != usual) {
                 let what = format!("only {usual} is implemented");
                 return Err(self.wrong(&format!("rope.scaling.{key}"), what));
             }
         }
         let mut scaling = json!({"rope_type": "yarn", "factor": by});
+        // The converter writes OLMo 3's `attention_factor` there, the whole factor of cos and sin;
+        // 1 is what files say that have the paper's.
+        if let Some(factor) = number("attn_factor")?.filter(|x| *x != 1.0) {
+            scaling["attention_factor"] = factor.into();
+        }
         let trained = self.keys.whole(&self.own("rope.scaling.original_context_length"))?;
         if let Some(trained) = trained {
             scaling["original_max_position_embeddings"] = trained.into();
@@ -302,6 +304,11 @@ impl Writer<'_> {
             Extra::Key(key, field) => {
                 if let Some(value) = self.keys.json(&self.own(key))? {
                     self.put(field, value);
+                }
+            }
+            Extra::Window(field) => {
+                if let Some(window) = self.keys.whole(&self.own(WINDOW))? {
+                    self.put(field, if window == 0 { Value::Null } else { json!(window) });
                 }
             }
             Extra::KeyOrNull(key, field) => {

@@ -71,6 +71,8 @@ impl GgufModel {
     /// that contradict each other. Each names the key or the tensor. A file that another process
     /// changes in place.
     pub fn open(path: &Path) -> Result<GgufModel> {
+        // A link's journal is beside the file that it names.
+        let path = &path.canonicalize().map_err(|e| Error::io(path, "open", e))?;
         let reading = journal::recover(&Os, write::folder(path))?;
         let file = GgufFile::open(path)?;
         let keys = Keys::of(&file)?;
@@ -121,6 +123,26 @@ impl GgufModel {
         of_layers.map(|(_, tensor)| tensor).collect()
     }
 
+    /// `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// A vocabulary that is not implemented, or contradicts itself.
+    pub fn tokenizer(&self) -> Result<Value> {
+        let keys = Keys::of(&self.file)?;
+        self.vocabulary.tokenizer_json().map_err(|e| fault(keys, e))
+    }
+
+    /// Bytes of the checkpoint's weights.
+    pub fn bytes(&self, asked: Option<DType>) -> u64 {
+        let elements = |planned: &Planned| planned.shape.iter().product::<usize>();
+        let sizes = self
+            .planned
+            .iter()
+            .map(|planned| (elements(planned) * self.dtype(planned, asked).size()) as u64);
+        sizes.sum()
+    }
+
     /// The type that a tensor has in the checkpoint.
     fn dtype(&self, planned: &Planned, asked: Option<DType>) -> DType {
         let own = match self.file.header().tensors[planned.source].kind.content {
@@ -131,8 +153,7 @@ impl GgufModel {
     }
 
     fn write(&self, dir: &Path, asked: Option<DType>, progress: &dyn Progress) -> Result<Imported> {
-        let keys = Keys::of(&self.file)?;
-        let tokenizer = self.vocabulary.tokenizer_json().map_err(|e| fault(keys, e))?;
+        let tokenizer = self.tokenizer()?;
         let origin = self.origin(progress)?;
         let mut config = self.config.clone();
         let down = self.planned.iter().find(|p| p.name.contains(self.family.names.down));
@@ -175,10 +196,7 @@ impl GgufModel {
             Item { name: planned.name.clone(), dtype, shape }
         };
         let items: Vec<Item> = self.planned.iter().map(item).collect();
-        let sizes = self.planned.iter().map(|planned| {
-            (planned.shape.iter().product::<usize>() * self.dtype(planned, asked).size()) as u64
-        });
-        let bytes: u64 = sizes.sum();
+        let bytes = self.bytes(asked);
         let metadata = [("format", "pt"), (ORIGIN, origin)];
         let metadata: BTreeMap<_, _> =
             metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();

@@ -17,3 +17,4 @@ mod tensors;
 mod tokenizer;
 
 pub use import::{GgufModel, import};
+pub use tensors::{LayerMatrix, Rows, matrices_in_llamacpp};

@@ -47,11 +47,13 @@ pub(super) enum Extra {
     Key(&'static str, &'static str),
     /// The same; null where it has not.
     KeyOrNull(&'static str, &'static str),
+    /// A window in tokens, where the file has it; null where it is 0.
+    Window(&'static str),
     /// The base of `query_pre_attn_scalar`: D/H in the model of so many layers, E in all others.
     PreAttention(&'static str, u64),
 }
 
-use Extra::{Key, KeyOrNull, PreAttention};
+use Extra::{Key, KeyOrNull, PreAttention, Window};
 
 const LLAMA: GgufFamily = GgufFamily {
     architecture: "llama",
@@ -67,7 +69,8 @@ const LLAMA: GgufFamily = GgufFamily {
 /// As Llama, with rows as they are.
 const PLAIN: GgufFamily = GgufFamily { order: RowOrder::Same, ..LLAMA };
 
-const WINDOW: &str = "attention.sliding_window";
+/// The key of a window.
+pub(super) const WINDOW: &str = "attention.sliding_window";
 
 pub(super) static ROWS: [GgufFamily; 22] = [
     LLAMA,
@@ -106,7 +109,7 @@ pub(super) static ROWS: [GgufFamily; 22] = [
         family: "phi3",
         class: "Phi3ForCausalLM",
         extra: &[
-            Key(WINDOW, "sliding_window"),
+            Window("sliding_window"), // 0 in Phi-4's files
             Key("rope.scaling.original_context_length", "original_max_position_embeddings"),
         ],
         spaces: Spaces::Phi3,
@@ -186,6 +189,12 @@ pub(super) static ROWS: [GgufFamily; 22] = [
     },
     GgufFamily { architecture: "falcon", family: "falcon", class: "FalconForCausalLM", ..PLAIN },
 ];
+
+/// The row of a family; llama.cpp takes Mistral for Llama.
+pub(super) fn of_family(name: &str) -> Option<&'static GgufFamily> {
+    let name = if name == "mistral" { LLAMA.family } else { name };
+    ROWS.iter().find(|row| row.family == name)
+}
 
 /// Keys that change what a model computes: a file that has one its row does not name is refused.
 pub(super) const CHANGING: [&str; 13] = [

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use super::keys::Keys;
-use super::rows::{GgufFamily, RowOrder};
+use super::rows::{self, GgufFamily, RowOrder};
 use crate::base::{Error, Result};
 use crate::model::arch::{Arch, Gain, QkNorm};
 use crate::model::family::{Family, PositionEncoding, Qkv, UpNames};
@@ -38,13 +38,18 @@ pub(super) struct Planned {
 
 /// Which row of the file a row of the checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rows {
+pub enum Rows {
     /// The same.
     Same,
     /// Of heads of this width, by pairs.
     Pairs(usize),
     /// Of so many groups, with rows of q, k and v in each.
-    Regrouped { groups: usize, parts: [usize; 3] },
+    Regrouped {
+        /// How many.
+        groups: usize,
+        /// Rows of q, of k and of v in one.
+        parts: [usize; 3],
+    },
 }
 
 impl Rows {
@@ -72,6 +77,80 @@ impl Rows {
             }
         }
     }
+}
+
+/// A matrix of a layer in a file of llama.cpp and in a checkpoint.
+pub struct LayerMatrix {
+    /// Its name in the file, without `.weight`.
+    pub there: String,
+    /// The framework's path of the module whose weight it is.
+    pub here: String,
+    /// (out, in).
+    pub size: [usize; 2],
+    /// Whether there is a bias.
+    pub biased: bool,
+    /// Which of the file's rows each row is.
+    pub rows: Rows,
+}
+
+/// The matrices of layer l.
+pub(super) fn layer_matrices(
+    row: &GgufFamily,
+    family: &Family,
+    a: &Arch,
+    l: usize,
+) -> Vec<LayerMatrix> {
+    let names = &family.names;
+    let (q, kv) = (a.q_width(), a.kv_width());
+    let (pairs, grouped) = match row.order {
+        RowOrder::Same => (Rows::Same, Rows::Same),
+        RowOrder::Pairs => (Rows::Pairs(a.head_dim), Rows::Same),
+        RowOrder::Regrouped => {
+            let parts = [q, kv, kv].map(|out| out / a.n_kv_heads);
+            (Rows::Same, Rows::Regrouped { groups: a.n_kv_heads, parts })
+        }
+    };
+    let biases = &a.biases;
+    let mut all = match names.qkv {
+        Qkv::Three([of_q, of_k, of_v]) => vec![
+            ("attn_q", of_q, [q, a.width], biases.qkv, pairs),
+            ("attn_k", of_k, [kv, a.width], biases.qkv, pairs),
+            ("attn_v", of_v, [kv, a.width], biases.qkv, Rows::Same),
+        ],
+        Qkv::Stacked(own) | Qkv::ByGroup(own) => {
+            vec![("attn_qkv", own, [q + 2 * kv, a.width], biases.qkv, grouped)]
+        }
+    };
+    all.push(("attn_output", names.o, [a.width, q], biases.o, Rows::Same));
+    let mut up = |there, here, out| all.push((there, here, [out, a.width], biases.mlp, Rows::Same));
+    match names.up {
+        UpNames::Up(own) => up("ffn_up", own, a.inner),
+        UpNames::Gated([gate, own]) => {
+            up("ffn_gate", gate, a.inner);
+            up("ffn_up", own, a.inner);
+        }
+        UpNames::Stacked(both) => up("ffn_up", both, 2 * a.inner),
+    }
+    all.push(("ffn_down", names.down, [a.width, a.inner], biases.mlp, Rows::Same));
+    let named = |(there, here, size, biased, rows)| LayerMatrix {
+        there: format!("blk.{l}.{there}"),
+        here: format!("{}{}{l}.{here}", names.prefix, names.layer),
+        size,
+        biased,
+        rows,
+    };
+    all.into_iter().map(named).collect()
+}
+
+/// What llama.cpp calls the architecture of a family, and its matrices; `None` where no row of ours
+/// says it.
+pub fn matrices_in_llamacpp(
+    family: &Family,
+    arch: &Arch,
+) -> Option<(&'static str, Vec<LayerMatrix>)> {
+    let row = rows::of_family(family.name)?;
+    let all = (0..arch.layers).flat_map(|l| layer_matrices(row, family, arch, l));
+    Some((row.architecture, all.collect()))
 }
 
 /// Tensors from which the configuration was read, or that hold what is computed anew.
@@ -167,31 +246,6 @@ impl Planner<'_> {
             }
         }
         let (q, kv) = (a.q_width(), a.kv_width());
-        let pairs = match self.row.order {
-            RowOrder::Pairs => Rows::Pairs(a.head_dim),
-            _ => Rows::Same,
-        };
-        match names.qkv {
-            Qkv::Three(own) => {
-                let parts =
-                    [("attn_q", q, pairs), ("attn_k", kv, pairs), ("attn_v", kv, Rows::Same)];
-                for ((name, out, rows), own) in parts.into_iter().zip(own) {
-                    let size = [out, a.width];
-                    self.matrix(&there(name), &here(own), size, a.biases.qkv, rows)?;
-                }
-            }
-            Qkv::Stacked(own) | Qkv::ByGroup(own) => {
-                let rows = match self.row.order {
-                    RowOrder::Regrouped => Rows::Regrouped {
-                        groups: a.n_kv_heads,
-                        parts: [q, kv, kv].map(|out| out / a.n_kv_heads),
-                    },
-                    _ => Rows::Same,
-                };
-                let size = [q + 2 * kv, a.width];
-                self.matrix(&there("attn_qkv"), &here(own), size, a.biases.qkv, rows)?;
-            }
-        }
         let widths = match a.qk_norm {
             QkNorm::None => None,
             QkNorm::Heads => Some([a.head_dim; 2]),
@@ -202,36 +256,12 @@ impl Planner<'_> {
                 self.norm(&there(name), &here(names.qk_norm[i]), widths[i], false)?;
             }
         }
-        let size = [a.width, q];
-        self.matrix(&there("attn_output"), &here(names.o), size, a.biases.o, Rows::Same)?;
-        self.mlp(&there, &here)
+        layer_matrices(self.row, self.family, a, l).iter().try_for_each(|one| self.matrix(one))
     }
 
-    fn mlp(&mut self, there: &dyn Fn(&str) -> String, here: &dyn Fn(&str) -> String) -> Result<()> {
-        let (names, a) = (&self.family.names, self.arch);
-        let ups = match names.up {
-            UpNames::Up(up) => vec![("ffn_up", up, a.inner)],
-            UpNames::Gated([gate, up]) => {
-                vec![("ffn_gate", gate, a.inner), ("ffn_up", up, a.inner)]
-            }
-            UpNames::Stacked(both) => vec![("ffn_up", both, 2 * a.inner)],
-        };
-        for (name, own, out) in ups {
-            self.matrix(&there(name), &here(own), [out, a.width], a.biases.mlp, Rows::Same)?;
-        }
-        let size = [a.width, a.inner];
-        self.matrix(&there("ffn_down"), &here(names.down), size, a.biases.mlp, Rows::Same)
-    }
-
-    /// A matrix (out, in) of a layer, and its bias if it has one.
-    fn matrix(
-        &mut self,
-        there: &str,
-        here: &str,
-        size: [usize; 2],
-        biased: bool,
-        rows: Rows,
-    ) -> Result<()> {
+    /// A matrix of a layer, and its bias if it has one.
+    fn matrix(&mut self, of: &LayerMatrix) -> Result<()> {
+        let &LayerMatrix { ref there, ref here, size, biased, rows } = of;
         let transposed = self.family.names.layout == Layout::InOut;
         let like = Like { rows, transposed, ..AS_IT_IS };
         self.tensor(&format!("{there}.weight"), format!("{here}.weight"), &size, like)?;
@@ -256,9 +286,10 @@ impl Planner<'_> {
     }
 
     fn tensor(&mut self, there: &str, here: String, shape: &[usize], like: Like) -> Result<()> {
-        let tensors = &self.keys.file.header().tensors;
-        let found = tensors.iter().position(|tensor| tensor.name == there);
-        let source = found.ok_or_else(|| self.wrong(there, "no such tensor".to_owned()))?;
+        let header = self.keys.file.header();
+        let tensors = &header.tensors;
+        let source =
+            header.position(there).ok_or_else(|| self.wrong(there, "no such tensor".to_owned()))?;
         if tensors[source].shape != shape {
             let what = format!("has the shape {:?}, not {shape:?}", tensors[source].shape);
             return Err(self.wrong(there, what));

@@ -24,7 +24,7 @@
 //!
 //! Source: llama.cpp's `gguf.md`, and `gguf.cpp`, which is the reader.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -57,6 +57,7 @@ pub struct GgufHeader {
     pub alignment: u64,
     /// Where the data begins in the file.
     pub data: u64,
+    by_name: BTreeMap<String, usize>, // which of the tensors
 }
 
 /// One tensor of a file.
@@ -114,7 +115,12 @@ impl GgufHeader {
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&GgufTensor> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
+        self.position(name).map(|i| &self.tensors[i])
+    }
+
+    /// Which of the tensors has that name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
     }
 }
 
@@ -165,18 +171,22 @@ fn read(file: &[u8]) -> Read<GgufHeader> {
     let pairs = begin..at.at as u64;
     let alignment = alignment(&metadata)?;
     let mut places = Vec::new();
-    let mut names = BTreeSet::new();
+    let mut by_name = BTreeMap::new();
     for i in 0..n_tensors {
         let (tensor, offset) = place(&mut at, i)?;
-        if !names.insert(tensor.name.clone()) {
+        if by_name.insert(tensor.name.clone(), places.len()).is_some() {
             return Err(wrong(&tensor.name, "occurs twice"));
         }
         places.push((tensor, offset));
     }
     let data = (at.at as u64).checked_next_multiple_of(alignment);
     let data = data.ok_or_else(|| wrong(ALIGNMENT, format!("{alignment} is absurd")))?;
+    if !places.is_empty() && data > file.len() as u64 {
+        let what = format!("begins at byte {data}, and the file has {}", file.len());
+        return Err(wrong("data", what));
+    }
     let tensors = end_to_end(places, data, alignment, file.len() as u64)?;
-    Ok(GgufHeader { version, metadata, pairs, tensors, alignment, data })
+    Ok(GgufHeader { version, metadata, pairs, tensors, alignment, data, by_name })
 }
 
 fn alignment(metadata: &BTreeMap<String, MetadataValue>) -> Read<u64> {
@@ -199,6 +209,9 @@ fn place(at: &mut Cursor, i: u64) -> Read<(GgufTensor, u64)> {
         let size = at.u64(&name)?;
         let size = usize::try_from(size).ok().filter(|&n| n <= isize::MAX as usize);
         shape.insert(0, size.ok_or_else(|| wrong(&name, "a size overflows"))?);
+    }
+    if shape.contains(&0) {
+        return Err(wrong(&name, "a size is 0"));
     }
     let id = at.u32(&name)?;
     let kind = BlockType::by_id(id);

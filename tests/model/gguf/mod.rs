@@ -248,3 +248,30 @@ fn factors_of_frequencies() {
                       "original_max_position_embeddings": 71});
     assert_eq!(scaling([1.5, 2.0, 32.0]), want);
 }
+
+/// What published files say and their family's row has to take: a window of 0 is none, YaRN's
+/// factor of cos and sin, special tokens outside of the vocabulary that nobody adds.
+#[test]
+fn keys_of_published_files() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("x.gguf");
+    let config = |golden: &str, change: &dyn Fn(&mut GgufWriter)| {
+        let mut file = written(CASES.iter().find(|case| case.golden == golden).unwrap());
+        change(&mut file);
+        fs::write(&path, file.bytes()).unwrap();
+        let model = GgufModel::open(&path).unwrap();
+        model.tokenizer().unwrap();
+        model.config().clone()
+    };
+    let none = |file: &mut GgufWriter| {
+        file.replace("phi3.attention.sliding_window", 4, &[0; 4]);
+        file.u32("tokenizer.ggml.padding_token_id", u32::MAX);
+    };
+    assert_eq!(config("phi3", &none)["sliding_window"], Value::Null);
+    let yarn = |file: &mut GgufWriter| {
+        file.text("olmo2.rope.scaling.type", "yarn").f32("olmo2.rope.scaling.factor", 8.0);
+        file.f32("olmo2.rope.scaling.attn_factor", 1.25);
+    };
+    let scaling = config("olmo2", &yarn)["rope_scaling"].clone();
+    assert_eq!(scaling, json!({"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.25}));
+}
