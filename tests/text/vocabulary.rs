@@ -186,7 +186,8 @@ fn vocabularies_that_are_none() {
     refused(of(|v| v.merges = Some(owned(&["a"]))), "merges", "is not two pieces");
     refused(of(|v| v.tokens.clear()), "token_type", "has 12 values for 0 tokens");
     refused(of(|v| v.scores.push(0.0)), "scores", "has 1 values for 12 tokens");
-    refused(of(|v| v.special[0].1 = 12), "tokens", "bos_token is 12, and there are 12");
+    let begins = |v: &mut Vocabulary| (v.add_bos, v.special[0].1) = (Some(true), 12);
+    refused(of(begins), "tokens", "bos_token is 12, and there are 12");
     refused(Vocabulary::default(), "tokens", "are none");
     let scoreless = Vocabulary { scores: vec![], ..sentence_piece() };
     refused(scoreless, "scores", "are missing, and so are merges");

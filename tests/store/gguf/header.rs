@@ -185,7 +185,7 @@ fn alignments() {
     refused(&good().text("general.alignment", "32").bytes(), "alignment: is no power of two");
     let mut huge = good();
     huge.pair("general.alignment", 10, &(1u64 << 63).to_le_bytes());
-    refused(&huge.bytes(), "a: Q4_0 of the shape [2, 32] takes 36 bytes, 0 follow");
+    refused(&huge.bytes(), "data: begins at byte 9223372036854775808, and the file has 288");
     let mut wide = good();
     wide.alignment = 256;
     let header = parse(&wide.u32("general.alignment", 256).bytes()).unwrap();
@@ -204,7 +204,7 @@ fn shapes() {
     refused(&tensor(&[1 << 40, 1 << 40], 0), "is no whole blocks of 1");
     refused(&tensor(&[4, 33], 2), "a: Q4_0 of the shape [4, 33] is no whole blocks of 32");
     refused(&tensor(&[1 << 30], 0), "a: F32 of the shape [1073741824] takes 4294967296 bytes, 0");
-    assert!(parse(&tensor(&[0, 32], 2)).is_ok(), "nothing in it");
+    refused(&tensor(&[0, 32], 2), "a: a size is 0");
 }
 
 #[test]
