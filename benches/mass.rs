@@ -62,6 +62,7 @@ fn run(model: &Model, n: usize, after: usize, room: u64) {
         kl_factor: 0.0625,
         nll_factor: 1.0,
         anneal_nll: false,
+        early_stop: 0,
         loss_tolerance: f64::NEG_INFINITY,
     };
     let (start, mut found) = (Instant::now(), 0);

@@ -79,6 +79,7 @@ impl Subject {
             },
             nll_factor: 1.0,
             anneal_nll: false,
+            early_stop: 0,
             loss_tolerance: f64::NEG_INFINITY,
         };
         let start = Instant::now();

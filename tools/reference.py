@@ -173,7 +173,7 @@ def record_batch(folder, case, stats):
     (plain, _), (exact, acts) = (
         reference_batch.edit_all(folder, case, stats, dtype) for dtype in TYPES.values()
     )
-    for act in ("clamp", "stop", "arg-max", "reset"):
+    for act in ("clamp", "stop", "arg-max", "reset", "refresh"):
         if act in case["name"] and act not in acts:
             raise ValueError(f"{case['name']}: no {act}")
     off = reference_batch.distances(plain, exact)

@@ -1,4 +1,4 @@
-"""MEMIT, EMMET, PMET and AlphaEdit in plain PyTorch: many facts at once, spread over layers.
+"""MEMIT, ENCORE, EMMET, PMET, AlphaEdit and BetaEdit in plain PyTorch: many facts at once, spread over layers.
 
 With W (D, F) the down projection of a layer, C = E[k kT] (F, F), the edited layers l_1 < … < l_n,
 L = l_n, everything read at the subject's last token, templates without the target:
@@ -11,19 +11,23 @@ L = l_n, everything read at the subject's last token, templates without the targ
   R       = (Z - H) / (n - i), i = 0 … n - 1 the layers done before, K and H of the model so far
 
   MEMIT      A = mom2_update_weight C + Q + K KT                           dW = R (A^-1 K)T
+  ENCORE     A = mom2_update_weight C + update_norm_lambda I + Q + K KT        likewise, and a search
+             that ends at the early_stop-th step with every target token the arg-max
   EMMET      B = mom2_update_weight C + update_norm_lambda I
              D = KT B^-1 K + emmet_lambda I                                dW = R (B^-1 K D^-1)T
   AlphaEdit  P = U0 U0T, U0 the eigenvectors of C with eigenvalue < nullspace_threshold
              dWT = (P (K KT + Q) + L2 I)^-1 P K RT
+  BetaEdit   dWT = (P (K KT + Q + l C) + L2 I)^-1 P K RT, l mom2_update_weight; whenever the facts so
+             far, t, pass a multiple of refresh_every, P is that of (Q / t + l C) / (l + 1)
   PMET       two vectors, added to the MLP's output m0 and to the output of the attention's output
              projection a0 of layer L; z = m0 + delta_m;
              R = (Z - M) / sqrt(n - i), M the MLP's output for the bare prompts; dW as in MEMIT
 
 `sequential` = S > 0 edits S facts at a time, each batch searched on the model as edited so far.
-After a batch its keys are computed again with the final weights and Q += K KT; MEMIT and AlphaEdit
-only.
+After a batch its keys are computed again with the final weights and Q += K KT; not of EMMET and
+PMET here.
 
-Norm anchor (arXiv 2602.02543), MEMIT and AlphaEdit: v0 is the MLP's output of layer L for the bare
+Norm anchor (arXiv 2602.02543), where there is a Q: v0 is the MLP's output of layer L for the bare
 prompt, v* = v0 + delta, and c the mean |v*| over the requests named by `anchor`, searched on the
 unedited model, the largest 5 % (rounded up) left out. Then v* becomes v0 where |v*| > 2c, else
 c v*/|v*|, and z = (t0 - v0) + v*.
@@ -63,6 +67,12 @@ def memit(hparams, C, Q, K, R):
     return R @ torch.linalg.solve(A, K).T
 
 
+def encore(hparams, C, Q, K, R):
+    """dW (D, F)."""
+    A = hparams["mom2_update_weight"] * C + Q + K @ K.T
+    return R @ torch.linalg.solve(A + hparams["update_norm_lambda"] * identity(len(A)), K).T
+
+
 def emmet(hparams, C, Q, K, R):
     """dW (D, F); with emmet_lambda 0, dW K = R."""
     F, N = K.shape
@@ -79,6 +89,18 @@ def alphaedit(hparams, C, Q, K, R):
     return torch.linalg.solve(A, P @ K @ R.T).T
 
 
+def betaedit(hparams, C, Q, K, R, P):
+    """dW (D, F)."""
+    A = P @ (K @ K.T + Q + hparams["mom2_update_weight"] * C)
+    return torch.linalg.solve(A + hparams["L2"] * identity(len(C)), P @ K @ R.T).T
+
+
+def refreshed(hparams, C, Q, t):
+    """BetaEdit's projector after t facts."""
+    weight = hparams["mom2_update_weight"]
+    return null_space((Q / t + weight * C) / (weight + 1), hparams["nullspace_threshold"])
+
+
 def identity(n):
     return torch.eye(n, dtype=torch.float64)
 
@@ -92,9 +114,16 @@ def null_space(C, threshold):
     return U0 @ U0.T
 
 
-CHANGE = {"memit": memit, "emmet": emmet, "pmet": memit, "alphaedit": alphaedit}
+CHANGE = {
+    "memit": memit,
+    "encore": encore,
+    "emmet": emmet,
+    "pmet": memit,
+    "alphaedit": alphaedit,
+    "betaedit": betaedit,
+}
 METHODS = tuple(CHANGE)
-REMEMBERS = ("memit", "alphaedit")  # know batches and the norm anchor
+REMEMBERS = ("memit", "encore", "alphaedit", "betaedit")  # know batches and the norm anchor
 
 
 # ---------------------------------------------------------------------------- facts
@@ -211,7 +240,10 @@ def edit(model, text, C, case):
     at_once, anchor = case.get("sequential", 0) or len(facts), case.get("anchor")
     if method not in REMEMBERS and (anchor is not None or case.get("sequential")):
         raise ValueError(f"{method} knows neither batches nor an anchor")
-    out, acts = {f"{l}.change": 0 for l in edited}, {}
+    out, acts, done = {f"{l}.change": 0 for l in edited}, {}, 0
+    P = {}
+    if method == "betaedit":
+        P = {l: null_space(C[l], hparams["nullspace_threshold"]) for l in edited}
     if anchor is not None:
         c = anchor_norm(model, [facts[i] for i in anchor], method, hparams)
     for start in range(0, len(facts), at_once):
@@ -225,15 +257,20 @@ def edit(model, text, C, case):
             if method == "pmet":
                 out[f"{i}.delta_a"] = t.found.deltas[1]
             out |= {f"{i}.{part}": row for part, row in zip(PARTS, t.found.trace.T)}
-        for l, dW in spread(model, method, hparams, C, Q, now, targets):
+        for l, dW in spread(model, method, hparams, C, Q, P, now, targets):
             out[f"{l}.change"] = out[f"{l}.change"] + dW
         for l in edited:
             K = keys(model, l, now)
             Q[l] = Q[l] + K @ K.T
+        before, done = done, done + len(now)
+        every = hparams.get("refresh_every")
+        if every and before // every < done // every:
+            P = {l: refreshed(hparams, C[l], Q[l], done) for l in edited}
+            acts.setdefault("refresh", []).append(done)
     return out, acts
 
 
-def spread(model, method, hparams, C, Q, facts, targets):
+def spread(model, method, hparams, C, Q, P, facts, targets):
     """Changes the edited layers bottom up, so that together they bring the targets about. The
     layers and their dW."""
     edited, done = hparams["layers"], []
@@ -246,7 +283,7 @@ def spread(model, method, hparams, C, Q, facts, targets):
         K = keys(model, l, facts)
         H = torch.stack([at_subject(model, site, fact.bare) for fact in facts], 1)
         R = (Z - H).double() / share(len(edited) - i) / rho
-        dW = CHANGE[method](hparams, C[l], Q[l], K, R)
+        dW = CHANGE[method](hparams, C[l], Q[l], K, R, *([P[l]] if P else []))
         add(model, l, dW)
         done.append((l, dW))
     return done

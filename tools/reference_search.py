@@ -166,7 +166,8 @@ def search(model, sites, rows, hparams, loss_layer=None, stop=ENOUGH):
 
     Where the hyperparameters have `nll_loss_factor`, it is nll_factor; a step at which every target
     token is the arg-max in every rewriting row ends the search when kl <= 0.01, and otherwise makes
-    nll_factor a tenth of it for the next step."""
+    nll_factor a tenth of it for the next step. Where they have `early_stop`, so many such steps end
+    it."""
     rewriting, kl_row, y = rows
     dtype, D = next(model.parameters()).dtype, model.config.hidden_size
     place = {"device": model.device}
@@ -179,7 +180,7 @@ def search(model, sites, rows, hparams, loss_layer=None, stop=ENOUGH):
     deltas = [torch.zeros(D, dtype=dtype, requires_grad=True, **place) for _ in sites]
     hooks, t0 = push(sites, deltas, inputs["input_ids"], lookup)
     adam = torch.optim.Adam(deltas, lr=hparams["v_lr"])
-    lowers = "nll_loss_factor" in hparams
+    lowers, enough = "nll_loss_factor" in hparams, hparams.get("early_stop", 0)
     nll_factor = whole = hparams.get("nll_loss_factor", 1.0)
     trace, log_p_init, clamped, known = [], None, 0, 0
     for step in range(hparams["v_num_grad_steps"]):
@@ -194,12 +195,13 @@ def search(model, sites, rows, hparams, loss_layer=None, stop=ENOUGH):
         wd = sum(decay * delta.norm() / t.norm() ** 2 for delta, t in zip(deltas, t0))
         loss = nll + kl + wd
         trace.append([part.item() for part in (loss, nll, kl, wd)])
-        all_known = lowers and (log_p[read].argmax(-1) == y).all().item()
+        all_known = (lowers or enough > 0) and (log_p[read].argmax(-1) == y).all().item()
         known += all_known
-        end = "loss" if loss < stop else "arg-max" if all_known and kl <= 0.01 else "steps"
+        at_argmax = known == enough > 0 or (lowers and all_known and kl <= 0.01)
+        end = "loss" if loss < stop else "arg-max" if at_argmax else "steps"
         if end != "steps" or step + 1 == hparams["v_num_grad_steps"]:
             break
-        nll_factor = 0.1 * whole if all_known else whole
+        nll_factor = 0.1 * whole if lowers and all_known else whole
         loss.backward()
         adam.step()
         for delta, t in zip(deltas, t0):

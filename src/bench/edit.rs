@@ -12,6 +12,7 @@ use crate::data::{Contexts, request};
 use crate::edit::batch;
 use crate::edit::fact_report::score;
 use crate::edit::facts::TokenizedFact;
+use crate::edit::family::GRAM;
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::Context;
 use crate::edit::methods::memit::{MEMIT, Memit};
@@ -81,7 +82,12 @@ pub fn measure(
     score(model, &prompts, &clock)?;
     // The search never ends early, whatever its loss.
     let plan = batch::plan(&mut context, &facts, &search, &by, &mut |state| {
-        Ok(Box::new(Memit::new(moments, 15_000.0, state)))
+        Ok(Box::new(Memit {
+            moments,
+            mom2_update_weight: 15_000.0,
+            update_norm_lambda: 0.0,
+            past: state.take(GRAM),
+        }))
     })?;
     score(&plan.model, &prompts, &clock)?;
     clock.enter(None);

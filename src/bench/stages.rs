@@ -108,6 +108,7 @@ pub fn search(model: &Model) -> Search {
         kl_factor: 0.0625,
         nll_factor: 1.0,
         anneal_nll: false,
+        early_stop: 0,
         loss_tolerance: f64::NEG_INFINITY,
     }
 }

@@ -209,7 +209,7 @@ impl<'a> Run<'_, 'a> {
                 if form.normed(layer)? {
                     over_roots(&model, layer, &y, [&mut k]);
                 }
-                form.learn(layer, &k);
+                form.learn(layer, &k)?;
             }
         }
         let values = values.into_iter().zip(moved).collect();

@@ -43,6 +43,21 @@ pub const NO_NORM_ANCHOR: Param = Param {
     about: "The norm anchor is for memit and alphaedit.",
     ..NORM_ANCHOR
 };
+/// ν.
+pub const UPDATE_NORM_LAMBDA: Param = Param {
+    name: "update_norm_lambda",
+    kind: ParamKind::Number(params::Range::FromZero),
+    absent: Absent::Unused("0"),
+    about: "ν: weight of the size of the change.",
+};
+/// When the search has seen enough (ENCORE's most-probable early stop).
+pub const EARLY_STOP: Param = Param {
+    name: "early_stop",
+    kind: ParamKind::Count,
+    absent: Absent::Unused("never"),
+    about: "The search ends at the look at which all target tokens are the likeliest in all \
+            contexts for the so many-th time.",
+};
 /// Without C there is no closed form.
 pub const MOM2_ADJUSTMENT_ON: Param = Param {
     name: "mom2_adjustment",
@@ -72,6 +87,7 @@ pub fn search(by: &Params, arch: &Arch, at: At) -> Search {
         kl_factor: by.number(&params::KL_FACTOR),
         nll_factor: 1.0,
         anneal_nll: false,
+        early_stop: by.count_if_given(&EARLY_STOP).unwrap_or(0),
         loss_tolerance: LOSS_TOLERANCE,
     }
 }

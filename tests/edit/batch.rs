@@ -178,8 +178,11 @@ fn changes_and_losses_are_the_references() {
 fn a_change_by_kernels_is_the_references() {
     let test = "edit::batch::a_change_by_kernels_is_the_references";
     let Some(engine) = twin::engine(test) else { return };
-    check(&Case::named("gpt2-memit-sequential"), engine.clone(), budget());
-    assert!(engine.replays() > 0, "steps were replayed");
+    for name in ["gpt2-memit-sequential", "gpt2-encore-sequential-arg-max"] {
+        let before = engine.replays();
+        check(&Case::named(name), engine.clone(), budget());
+        assert!(engine.replays() > before, "{name}: steps were replayed");
+    }
 }
 
 /// Two devices, the second with less memory: the same bits, and it keeps the weights that batches
@@ -249,7 +252,7 @@ pub fn open(dir: &Path) -> Cache {
 /// not search again what it had found.
 #[test]
 fn a_run_goes_on_where_it_was_cut_off() {
-    for name in ["gpt2-memit-stop", "gpt2-alphaedit-sequential"] {
+    for name in ["gpt2-memit-stop", "gpt2-alphaedit-sequential", "gpt2-betaedit-refresh"] {
         let ready = Case::named(name).ready(Precision::F32);
         let whole = bits(&ready.run(&ready.facts, 200_000, None));
         let mut cuts = 0;
@@ -313,6 +316,52 @@ fn alphaedit_leaves_what_text_uses() {
         let bound = inner as f64 * f64::from(f32::EPSILON) * norm(&delta);
         assert!(kept <= bound, "layer {}: {kept:e} > {bound:e}", change.id.layer);
     }
+}
+
+/// A case of another method, with some settings over its own.
+fn variant(name: &str, method: &str, settings: Value) -> Plan {
+    let mut case = Case { method: method.to_owned(), ..Case::named(name) };
+    let Value::Object(settings) = settings else { panic!("settings by name") };
+    case.hparams.as_object_mut().unwrap().extend(settings);
+    let ready = case.ready(Precision::F64);
+    ready.run(&ready.facts, u64::MAX, None)
+}
+
+/// ENCORE without its ridge and its early stop is MEMIT, to the bit; with either it is not.
+#[test]
+fn encore_without_its_switches_is_memit() {
+    let memit = Case::named("gpt2-memit-sequential").ready(Precision::F64);
+    let memit = bits(&memit.run(&memit.facts, u64::MAX, None));
+    let encore = |nu: f64, looks: usize| {
+        let settings = json!({"update_norm_lambda": nu, "early_stop": looks});
+        bits(&variant("gpt2-memit-sequential", "encore", settings))
+    };
+    assert_eq!(encore(0.0, 100), memit);
+    assert_ne!(encore(1.0, 100), memit);
+    assert_ne!(encore(0.0, 1), memit);
+}
+
+/// As λ goes to 0, BetaEdit in its first directions is AlphaEdit: (A + E)⁻¹ is within ‖E‖/σ_min(A)
+/// of A⁻¹, where E = λU₀ᵀCU₀ is below λ·nullspace_threshold and A is L2·I and more.
+#[test]
+fn betaedit_that_minds_no_text_is_alphaedit() {
+    let name = "gpt2-alphaedit-clamp-stop";
+    let change = |method: &str, settings: Value| {
+        let plan = variant(name, method, settings);
+        let [change] = &plan.changes[..] else { panic!("one layer") };
+        dense(&change.delta, plan.model.matrix(change.id).w.dims())
+    };
+    let alpha = change("alphaedit", json!({"layers": [1]}));
+    let [tiny, some] = [1e-9, 5.0].map(|lambda| {
+        let settings = json!({"layers": [1], "mom2_update_weight": lambda, "refresh_every": 100});
+        off(&change("betaedit", settings), &alpha)
+    });
+    let hparams = Case::named(name).hparams;
+    let [threshold, l2] = ["nullspace_threshold", "L2"].map(|x| hparams[x].as_f64().unwrap());
+    // Both keep two factors in f32.
+    let bound = 1e-9 * threshold / l2 + 4.0 * U32;
+    assert!(tiny <= bound, "{tiny:e} is above {bound:e}");
+    assert!(some > bound, "λ counts");
 }
 
 /// A damaged layer is made again, and a damaged value is searched again; the others serve.

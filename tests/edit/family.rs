@@ -47,7 +47,12 @@ fn memit_goes_to_least_squares() {
     let (moment, k, r) = drawn("least squares", [40, 9, 12]);
     let moments = |_| Ok(moment.clone());
     let off = |mom2_update_weight: f64| {
-        let memit = Memit { moments: &moments, mom2_update_weight, past: LayerTensors::new() };
+        let memit = Memit {
+            moments: &moments,
+            mom2_update_weight,
+            update_norm_lambda: 0.0,
+            past: LayerTensors::new(),
+        };
         gap(&(delta(&memit, &k, &r) * &k), &r)
     };
     let [coarse, fine] = [1e-2, 1e-4].map(off);
@@ -59,8 +64,13 @@ fn memit_goes_to_least_squares() {
 fn emmet_of_one_fact_is_r_rome() {
     let (moment, k, r) = drawn("one fact", [40, 1, 12]);
     let moments = |_| Ok(moment.clone());
-    let memit = Memit { moments: &moments, mom2_update_weight: 7.0, past: LayerTensors::new() };
-    let emmet = Emmet { memit, update_norm_lambda: 0.0, emmet_lambda: 0.0 };
+    let memit = Memit {
+        moments: &moments,
+        mom2_update_weight: 7.0,
+        update_norm_lambda: 0.0,
+        past: LayerTensors::new(),
+    };
+    let emmet = Emmet { memit, emmet_lambda: 0.0 };
     let key: Vec<f64> = k.col(0).iter().copied().collect();
     let ck = Covariance::of(&moment).unwrap().solve(&key);
     let along = dot(&key, &ck);
@@ -76,9 +86,10 @@ fn the_family_is_one() {
     let memit = |mom2_update_weight: f64| Memit {
         moments: &moments,
         mom2_update_weight,
+        update_norm_lambda: 0.0,
         past: LayerTensors::new(),
     };
-    let emmet = Emmet { memit: memit(5.0), update_norm_lambda: 0.0, emmet_lambda: 0.1 };
+    let emmet = Emmet { memit: memit(5.0), emmet_lambda: 0.1 };
     assert!(gap(&delta(&emmet, &k, &r), &delta(&memit(0.5), &k, &r)) < 1e-10);
     let pmet = Pmet(memit(5.0));
     assert_eq!(gap(&delta(&pmet, &k, &r), &delta(&memit(5.0), &k, &r)), 0.0);

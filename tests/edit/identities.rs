@@ -81,6 +81,7 @@ fn planned_by(name: &str, choice: KeyChoice, average: Average) -> Planned {
         push: Push { site, attention: false, above: 0, loss_layer: model.arch.layers - 1 },
         nll_factor: 1.0,
         anneal_nll: false,
+        early_stop: 0,
         loss_tolerance: LOSS_TOLERANCE,
     };
     let keys = Keys { choice, weights: &contexts.weights(average) };

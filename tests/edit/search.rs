@@ -118,6 +118,7 @@ fn settings(case: &Case, model: &Model) -> Search {
         kl_factor: 0.0625,
         nll_factor: 0.75,
         anneal_nll: case.anneal_nll,
+        early_stop: 0,
         loss_tolerance: LOSS_TOLERANCE,
     }
 }
@@ -255,7 +256,7 @@ fn the_fast_search_finds_what_the_plain_one_does() {
 fn another_setting_is_another_digest() {
     let model = Golden::open("gpt2").model(Precision::F64);
     let one = settings(&CASES[0], &model);
-    let changes: [fn(&mut Search); 13] = [
+    let changes: [fn(&mut Search); 14] = [
         |s| s.push.site.layer = 0,
         |s| s.push.site.at = At::Stream,
         |s| s.push.attention = true,
@@ -268,6 +269,7 @@ fn another_setting_is_another_digest() {
         |s| s.kl_factor = 0.25,
         |s| s.nll_factor = 0.25,
         |s| s.anneal_nll = true,
+        |s| s.early_stop = 1,
         |s| s.loss_tolerance = 0.25,
     ];
     let digest = |search: &Search| {

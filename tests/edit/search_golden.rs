@@ -67,6 +67,7 @@ fn search(golden: &Golden, push: Push) -> Search {
         kl_factor: golden.json.search.kl_factor,
         nll_factor: 1.0,
         anneal_nll: false,
+        early_stop: 0,
         loss_tolerance: 0.0,
     }
 }

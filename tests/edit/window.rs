@@ -55,6 +55,7 @@ fn search(model: &Model, layers: [usize; 2]) -> Search {
         kl_factor: 0.0625,
         nll_factor: 1.0,
         anneal_nll: false,
+        early_stop: 0,
         loss_tolerance: LOSS_TOLERANCE,
     }
 }

@@ -167,6 +167,7 @@ impl Searched {
             kl_factor: 0.0625,
             nll_factor: 1.0,
             anneal_nll: false,
+            early_stop: 0,
             loss_tolerance,
         };
         let wanted: Vec<SearchFact> =

@@ -48,21 +48,23 @@ static ABOUT: About = About {
     presets: "alphaedit",
 };
 
-const NULLSPACE_THRESHOLD: Param = Param {
+/// σ below it is unused.
+pub(super) const NULLSPACE_THRESHOLD: Param = Param {
     name: "nullspace_threshold",
     kind: ParamKind::Number(Range::Positive),
     absent: Absent::Default("0.02"),
     about: "Eigenvalues of C below it count as directions that text does not use.",
 };
 
-const L2: Param = Param {
+/// L2.
+pub(super) const L2: Param = Param {
     name: "L2",
     kind: ParamKind::Number(Range::AboveRounding),
     absent: Absent::Needed,
     about: "Weight of the size of the change.",
 };
 
-static PARAMS: [&Param; 13] = [
+static PARAMS: [&Param; 14] = [
     &params::LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
@@ -73,13 +75,14 @@ static PARAMS: [&Param; 13] = [
     &params::KL_FACTOR,
     &NULLSPACE_THRESHOLD,
     &L2,
+    &family::EARLY_STOP,
     &family::MOM2_ADJUSTMENT_ON,
     &family::NORM_ANCHOR,
     &family::NORM_ANCHOR_SAMPLES,
 ];
 
 /// U₀ of each layer, in a state.
-const BASIS: &str = "basis";
+pub(super) const BASIS: &str = "basis";
 
 impl ClosedFormMethod for AlphaEditMethod {
     fn about(&self) -> &'static About {
@@ -135,7 +138,7 @@ impl ClosedFormMethod for AlphaEditMethod {
 }
 
 /// U₀ of each layer: those there are, and the rest from C.
-fn bases(
+pub(super) fn bases(
     mut bases: LayerTensors,
     layers: &[usize],
     moments: &Moments,
@@ -171,8 +174,13 @@ pub struct AlphaEdit {
 ///
 /// None or all of them; a C that has no eigenvalues.
 pub fn null_space(moment: &Moment, threshold: f64) -> Result<Mat<f64>> {
-    let (layer, f) = (moment.layer, moment.f);
-    let Some((sigma, u)) = symmetric(&matrix(moment, 0.0)) else {
+    directions_below(moment.layer, &matrix(moment, 0.0), threshold)
+}
+
+/// The same of any C (F, F), whose lower triangle is read.
+pub(super) fn directions_below(layer: usize, c: &Mat<f64>, threshold: f64) -> Result<Mat<f64>> {
+    let f = c.nrows();
+    let Some((sigma, u)) = symmetric(c) else {
         let what = format!("layer {layer}: the eigenvalues of C do not converge");
         return Err(Error::numeric(what, "collect C again"));
     };
@@ -223,9 +231,10 @@ impl ClosedForm for AlphaEdit {
         false
     }
 
-    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()> {
         let u = &self.bases[&layer];
         learn(&mut self.past, layer, &times(u.transpose(), k.as_ref()));
+        Ok(())
     }
 
     fn give_back(&mut self, state: &mut State) {

@@ -18,7 +18,7 @@ use super::memit::{Memit, solve};
 use crate::base::{Error, Result};
 use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
 use crate::edit::cost::Solves;
-use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
+use crate::edit::family::{self, MOM2_UPDATE_WEIGHT, UPDATE_NORM_LAMBDA};
 use crate::edit::method::About;
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range, digest_number};
 use crate::edit::search::Search;
@@ -51,13 +51,6 @@ const EMMET_LAMBDA: Param = Param {
     about: "ε: how far facts may be missed; 0 meets them exactly.",
 };
 
-const UPDATE_NORM_LAMBDA: Param = Param {
-    name: "update_norm_lambda",
-    kind: ParamKind::Number(Range::FromZero),
-    absent: Absent::Unused("0"),
-    about: "ν: weight of the size of the change.",
-};
-
 const LAYERS: Param = Param {
     about: "The edited layers; values are searched at the last of them, or with spread=values at \
             each.",
@@ -74,7 +67,7 @@ const SPREAD: Param = Param {
             or by values of all of them, searched at once, which a norm behind the MLP needs.",
 };
 
-static PARAMS: [&Param; 14] = [
+static PARAMS: [&Param; 15] = [
     &LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
@@ -87,6 +80,7 @@ static PARAMS: [&Param; 14] = [
     &EMMET_LAMBDA,
     &SPREAD,
     &UPDATE_NORM_LAMBDA,
+    &family::EARLY_STOP,
     &family::MOM2_ADJUSTMENT_ON,
     &family::NO_NORM_ANCHOR,
 ];
@@ -107,8 +101,7 @@ impl ClosedFormMethod for EmmetMethod {
         state: &mut State,
     ) -> Result<Box<dyn ClosedForm + 'a>> {
         Ok(Box::new(Emmet {
-            memit: Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state),
-            update_norm_lambda: by.number_or_zero(&UPDATE_NORM_LAMBDA),
+            memit: Memit::new(with.moments, by, state),
             emmet_lambda: epsilon(by),
         }))
     }
@@ -161,10 +154,8 @@ fn epsilon(by: &Params) -> f64 {
 
 /// EMMET's closed form.
 pub struct Emmet<'a> {
-    /// C, λ and the keys of earlier batches, as MEMIT has them.
+    /// C, λ, ν and the keys of earlier batches, as MEMIT has them.
     pub memit: Memit<'a>,
-    /// ν.
-    pub update_norm_lambda: f64,
     /// ε.
     pub emmet_lambda: f64,
 }
@@ -172,11 +163,7 @@ pub struct Emmet<'a> {
 impl ClosedForm for Emmet<'_> {
     fn change(&self, layer: usize, k: &Mat<f64>, r: &Mat<f64>, solver: Solver) -> Solved {
         let moment = (self.memit.moments)(layer)?;
-        let prior = |ridge| {
-            let mut m = self.memit.prior(&moment, ridge);
-            (0..k.nrows()).for_each(|i| m[(i, i)] += self.update_norm_lambda);
-            m
-        };
+        let prior = |ridge| self.memit.prior(&moment, ridge);
         solve(&moment, self.emmet_lambda, [k, r], &prior, solver)
     }
 
@@ -186,11 +173,11 @@ impl ClosedForm for Emmet<'_> {
 
     fn factors_span_keys(&self, layer: usize) -> bool {
         let normed = self.normed(layer).unwrap_or(true);
-        !normed && self.update_norm_lambda == 0.0 && self.memit.factors_span_keys(layer)
+        !normed && self.memit.factors_span_keys(layer)
     }
 
-    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
-        self.memit.learn(layer, k);
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()> {
+        self.memit.learn(layer, k)
     }
 
     fn give_back(&mut self, state: &mut State) {
@@ -199,8 +186,8 @@ impl ClosedForm for Emmet<'_> {
 
     fn digest(&self, into: &mut Fingerprint) {
         into.field(b"emmet");
-        let numbers = [self.memit.mom2_update_weight, self.update_norm_lambda, self.emmet_lambda];
-        numbers.into_iter().for_each(|x| digest_number(x, into));
+        self.memit.digest(into);
+        digest_number(self.emmet_lambda, into);
     }
 
     fn digest_layer(&self, layer: usize, into: &mut Fingerprint) -> Result<()> {

@@ -5,13 +5,14 @@
 //! R    what is missing of them, spread evenly over the layers           edit/solve/layers.rs
 //! C    E[k kᵀ] over running text; λ says how many such keys count as one      mom2_update_weight
 //! Q    Σ KKᵀ of the batches before this one, read with their finished weights
+//! ν    weight of ‖Δ‖², 0 unless it is given                             update_norm_lambda
 //!
-//! Δ = R Xᵀ,   X = (λC + Q + KKᵀ)⁻¹K                                     linalg/least_squares.rs
+//! Δ = R Xᵀ,   X = (λC + νI + Q + KKᵀ)⁻¹K                                linalg/least_squares.rs
 //! ```
 //!
 //! A C that is singular gets a ridge, which is said. Source: Meng, Sharma, Andonian, Belinkov, Bau
-//! 2023, arXiv:2210.07229, eq. 14; Q, for edits in sequential batches, as in MEMIT_seq of
-//! jianghoucheng/AlphaEdit.
+//! 2023, arXiv:2210.07229, eq. 14. In batches one upon the other this is MEMIT_seq of
+//! jianghoucheng/AlphaEdit, which OTE-SE found to end where one edit of all facts would.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use faer::Mat;
 
 use crate::base::{Error, Remedy, Result};
 use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
-use crate::edit::family::{self, GRAM, MOM2_UPDATE_WEIGHT};
+use crate::edit::family::{self, GRAM, MOM2_UPDATE_WEIGHT, UPDATE_NORM_LAMBDA};
 use crate::edit::method::{About, Moments};
 use crate::edit::params::{self, Param, Params, digest_number};
 use crate::edit::solve::layers::{ClosedForm, Solved};
@@ -30,10 +31,15 @@ use crate::stats::covariance::{indefinite, matrix, with_ridge};
 use crate::store::Fingerprint;
 
 /// MEMIT, as methods are listed.
-pub static MEMIT: MemitMethod = MemitMethod;
+pub static MEMIT: MemitMethod = MemitMethod { about: &ABOUT, params: &PARAMS };
 
-/// See [`MEMIT`].
-pub struct MemitMethod;
+/// See [`MEMIT`]; [`encore`](super::encore) is one too.
+pub struct MemitMethod {
+    /// Name and paper.
+    pub about: &'static About,
+    /// Its parameters.
+    pub params: &'static [&'static Param],
+}
 
 static ABOUT: About = About {
     name: "memit",
@@ -44,7 +50,7 @@ static ABOUT: About = About {
     presets: "memit",
 };
 
-static PARAMS: [&Param; 12] = [
+static PARAMS: [&Param; 14] = [
     &params::LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
@@ -54,6 +60,8 @@ static PARAMS: [&Param; 12] = [
     &params::CLAMP_NORM_FACTOR,
     &params::KL_FACTOR,
     &MOM2_UPDATE_WEIGHT,
+    &UPDATE_NORM_LAMBDA,
+    &family::EARLY_STOP,
     &family::MOM2_ADJUSTMENT_ON,
     &family::NORM_ANCHOR,
     &family::NORM_ANCHOR_SAMPLES,
@@ -61,11 +69,11 @@ static PARAMS: [&Param; 12] = [
 
 impl ClosedFormMethod for MemitMethod {
     fn about(&self) -> &'static About {
-        &ABOUT
+        self.about
     }
 
     fn params(&self) -> &'static [&'static Param] {
-        &PARAMS
+        self.params
     }
 
     fn form<'a>(
@@ -74,7 +82,7 @@ impl ClosedFormMethod for MemitMethod {
         with: Ingredients<'a>,
         state: &mut State,
     ) -> Result<Box<dyn ClosedForm + 'a>> {
-        Ok(Box::new(Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state)))
+        Ok(Box::new(Memit::new(with.moments, by, state)))
     }
 }
 
@@ -84,21 +92,25 @@ pub struct Memit<'a> {
     pub moments: &'a Moments<'a>,
     /// λ.
     pub mom2_update_weight: f64,
+    /// ν.
+    pub update_norm_lambda: f64,
     /// Q of each layer (F, F); the lower triangle counts.
     pub past: LayerTensors,
 }
 
 impl<'a> Memit<'a> {
     /// Goes on from what a state holds, and takes it out of there.
-    pub fn new(moments: &'a Moments<'a>, mom2_update_weight: f64, state: &mut State) -> Memit<'a> {
-        let past = state.take(GRAM);
-        Memit { moments, mom2_update_weight, past }
+    pub fn new(moments: &'a Moments<'a>, by: &Params, state: &mut State) -> Memit<'a> {
+        let mom2_update_weight = by.number(&MOM2_UPDATE_WEIGHT);
+        let update_norm_lambda = by.number_or_zero(&UPDATE_NORM_LAMBDA);
+        Memit { moments, mom2_update_weight, update_norm_lambda, past: state.take(GRAM) }
     }
 
-    /// M = λ(C + ridge·I) + Q.
+    /// M = λ(C + ridge·I) + νI + Q.
     pub fn prior(&self, moment: &Moment, ridge: f64) -> Mat<f64> {
         let mut m = matrix(moment, ridge);
         m *= faer::Scale(self.mom2_update_weight);
+        (0..m.nrows()).for_each(|i| m[(i, i)] += self.update_norm_lambda);
         if let Some(q) = self.past.get(&moment.layer) {
             m += &**q;
         }
@@ -113,11 +125,12 @@ impl ClosedForm for Memit<'_> {
     }
 
     fn factors_span_keys(&self, layer: usize) -> bool {
-        !self.past.contains_key(&layer)
+        self.update_norm_lambda == 0.0 && !self.past.contains_key(&layer)
     }
 
-    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()> {
         learn(&mut self.past, layer, k);
+        Ok(())
     }
 
     fn give_back(&mut self, state: &mut State) {
@@ -127,6 +140,7 @@ impl ClosedForm for Memit<'_> {
     fn digest(&self, into: &mut Fingerprint) {
         into.field(b"memit");
         digest_number(self.mom2_update_weight, into);
+        digest_number(self.update_norm_lambda, into);
     }
 
     fn digest_layer(&self, layer: usize, into: &mut Fingerprint) -> Result<()> {

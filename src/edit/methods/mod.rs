@@ -1,7 +1,9 @@
 //! The methods, one a file. To add one: its file, its `mod` line and its entry in [`METHODS`].
 
 pub mod alphaedit;
+pub mod betaedit;
 pub mod emmet;
+pub mod encore;
 pub mod fine_tuning;
 pub mod grace;
 pub mod memit;
@@ -15,13 +17,15 @@ use crate::base::{Error, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 10] = [
+pub static METHODS: [&dyn Method; 12] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
     &emmet::EMMET,
     &pmet::PMET,
     &alphaedit::ALPHAEDIT,
+    &encore::ENCORE,
+    &betaedit::BETAEDIT,
     &fine_tuning::FT_L,
     &fine_tuning::FT_M,
     &fine_tuning::LOCFT_BF,

@@ -80,7 +80,7 @@ impl ClosedFormMethod for PmetMethod {
         with: Ingredients<'a>,
         state: &mut State,
     ) -> Result<Box<dyn ClosedForm + 'a>> {
-        Ok(Box::new(Pmet(Memit::new(with.moments, by.number(&MOM2_UPDATE_WEIGHT), state))))
+        Ok(Box::new(Pmet(Memit::new(with.moments, by, state))))
     }
 
     fn search(&self, by: &Params, arch: &Arch) -> Search {
@@ -108,8 +108,8 @@ impl ClosedForm for Pmet<'_> {
         self.0.factors_span_keys(layer)
     }
 
-    fn learn(&mut self, layer: usize, k: &Mat<f64>) {
-        self.0.learn(layer, k);
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()> {
+        self.0.learn(layer, k)
     }
 
     fn give_back(&mut self, state: &mut State) {

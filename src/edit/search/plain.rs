@@ -31,7 +31,7 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
     let start = pass.forward(&delta);
     let weight = 1.0 / (rows.rewriting.len() * rows.target.len()) as f64;
     let mut f = search.nll_factor;
-    let mut trace = Vec::new();
+    let mut trace: Vec<LossStep> = Vec::new();
     for n in 1.. {
         // The loss, and its gradient dz in the logits: of the KL row, then of each target token.
         let Seen { logp, slope, .. } = pass.forward(&delta);
@@ -55,11 +55,12 @@ pub fn find(model: &Model, rows: &FactRows, search: &Search) -> Option<TargetVal
 
         // When it ends.
         let anneals = search.anneal_nll && loss.missed == 0;
+        let known = search.ends_early(trace.iter().map(|loss| loss.missed));
         if !loss.total().is_finite() {
             return None;
         }
-        if loss.total() < search.loss_tolerance || n == search.steps || (anneals && loss.kl <= 0.01)
-        {
+        let enough = loss.total() < search.loss_tolerance || (anneals && loss.kl <= 0.01);
+        if enough || known || n == search.steps {
             break;
         }
         f = search.nll_factor * if anneals { 0.1 } else { 1.0 };

@@ -170,6 +170,7 @@ struct SearchBatch<'m> {
     largest: Largest,
     step: Repeated, // before what it is recorded of, so that it goes first
     slots: SearchSlots,
+    before: Option<Tensor>, // δ before the last step, of searches that may end early
     objective: Objective<'m>,
 }
 
@@ -198,6 +199,7 @@ impl<'m> SearchBatch<'m> {
             largest: Largest::default(),
             step: Repeated::default(),
             slots: SearchSlots::new(&compute, width, search.steps),
+            before: None,
             objective: Objective::new(model, search.push, search.kl_factor, prefixes, least),
         }
     }
@@ -279,7 +281,9 @@ impl<'m> SearchBatch<'m> {
 
     /// The loss of every fact, and one step of every δ. Returns which searches have ended.
     fn step(&mut self) -> Result<Vec<bool>> {
-        let SearchBatch { model, search, rule, slots, objective, step, .. } = self;
+        let SearchBatch { model, search, rule, slots, objective, step, before, .. } = self;
+        // What ends early is known on the host, after δ was moved once more.
+        *before = (search.early_stop > 0).then(|| slots.delta.clone());
         // Weights that come and go are not there when a step is recorded.
         let engine = model.compute.engine().filter(|_| !model.offloads_weights());
         step.run(engine, || {
@@ -297,20 +301,32 @@ impl<'m> SearchBatch<'m> {
                 "check the checkpoint for NaN weights, or edit another layer",
             ));
         }
-        Ok(status.iter().map(|s| s.0 == SearchStatus::Converged).collect())
+        let mut ended: Vec<bool> = status.iter().map(|s| s.0 == SearchStatus::Converged).collect();
+        if search.early_stop > 0 {
+            for (slot, ended) in ended.iter_mut().enumerate() {
+                *ended |= self.ends_early(slot);
+            }
+        }
+        Ok(ended)
+    }
+
+    fn ends_early(&self, slot: usize) -> bool {
+        self.search.ends_early(self.trace(slot).iter().map(|loss| loss.missed))
+    }
+
+    /// The losses of a slot's steps.
+    fn trace(&self, slot: usize) -> Vec<LossStep> {
+        let trace = self.slots.trace.row_f64(slot);
+        trace.chunks_exact(4).take(self.steps_of(slot)).map(losses).collect()
     }
 
     fn found(&self, slot: usize) -> TargetValue {
-        let row = |x: &Tensor| x.row_f64(slot);
-        let trace = row(&self.slots.trace);
-        let trace = trace.chunks_exact(4).take(self.steps_of(slot)).map(losses).collect();
-        TargetValue::new(
-            self.model,
-            &self.search.push,
-            row(&self.slots.t0),
-            row(&self.slots.delta),
-            trace,
-        )
+        let delta = match &self.before {
+            Some(before) if self.ends_early(slot) => before,
+            _ => &self.slots.delta,
+        };
+        let [t0, delta] = [&self.slots.t0, delta].map(|x| x.row_f64(slot));
+        TargetValue::new(self.model, &self.search.push, t0, delta, self.trace(slot))
     }
 
     /// Steps that the fact in a slot took.

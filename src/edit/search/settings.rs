@@ -30,6 +30,9 @@ pub struct Search {
     /// PMET's rule: once every target token is the likeliest, f is a tenth of itself in the next
     /// step, and the search ends if the KL term is at most 0.01.
     pub anneal_nll: bool,
+    /// After how many looks at which every target token is the likeliest in every rewriting row the
+    /// search ends (`early_stop`); 0 is never.
+    pub early_stop: usize,
     /// The loss below which the search ends.
     pub loss_tolerance: f64,
 }
@@ -63,6 +66,12 @@ impl Search {
         }
     }
 
+    /// Whether a search has seen its target likeliest often enough, by the target tokens that were
+    /// not the likeliest in each step.
+    pub fn ends_early(&self, missed: impl Iterator<Item = usize>) -> bool {
+        self.early_stop > 0 && missed.filter(|&missed| missed == 0).count() >= self.early_stop
+    }
+
     /// Adds all settings to a fingerprint.
     pub fn digest(&self, into: &mut Fingerprint) {
         // A new field does not compile until it stands here.
@@ -75,6 +84,7 @@ impl Search {
             kl_factor,
             nll_factor,
             anneal_nll,
+            early_stop,
             loss_tolerance,
         } = self;
         push.digest(into);
@@ -83,6 +93,7 @@ impl Search {
             into.add(&x.to_le_bytes());
         }
         into.add(&[u8::from(*anneal_nll)]);
+        into.add(&(*early_stop as u64).to_le_bytes());
     }
 }
 

@@ -56,7 +56,11 @@ pub trait ClosedForm {
     fn factors_span_keys(&self, layer: usize) -> bool;
 
     /// Takes notice of keys (F, N) that later changes should leave alone.
-    fn learn(&mut self, layer: usize, k: &Mat<f64>);
+    ///
+    /// # Errors
+    ///
+    /// Statistics that cannot be read or used.
+    fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()>;
 
     /// Puts what was learnt into a state.
     fn give_back(&mut self, state: &mut State);

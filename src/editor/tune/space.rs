@@ -33,7 +33,7 @@ pub struct Space {
 
 /// What is done for large batches: a window of layers, values at its end, λ.
 const WINDOW: Space = Space {
-    methods: &["memit", "emmet"],
+    methods: &["memit", "emmet", "encore"],
     layers_a_window: 6,
     window: 5,
     depths: &[0.03, 0.1, 0.17, 0.27, 0.4],
@@ -69,7 +69,7 @@ const SPACES: [Space; 5] = [
         ..WINDOW
     },
     Space {
-        methods: &["alphaedit"],
+        methods: &["alphaedit", "betaedit"],
         fixed: &[
             ("v_num_grad_steps", "25"),
             ("v_weight_decay", "0.5"),
