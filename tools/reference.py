@@ -14,8 +14,8 @@
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
-and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_trace.py
-causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_ultraedit.py
+UltraEdit, reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
 C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
@@ -47,6 +47,7 @@ import reference_batch
 import reference_fine_tuning
 import reference_grace
 import reference_trace
+import reference_ultraedit
 import torch
 import transformers
 from golden import layers, load, precision, value, versions
@@ -150,6 +151,8 @@ def run_cases(file, shared):
             tensors, made = reference_fine_tuning.record(folder, case)
         elif case["method"] in reference_grace.METHODS:
             tensors, made = reference_grace.record(folder, case)
+        elif case["method"] in reference_ultraedit.METHODS:
+            tensors, made = reference_ultraedit.record(folder, case)
         elif case["method"] in reference_trace.METHODS:
             tensors, made = reference_trace.record(folder, case)
         else:

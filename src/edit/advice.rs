@@ -56,6 +56,7 @@ impl Edited<'_> {
         let p = percent(out.p);
         let because = match self.method.batching() {
             Batching::Epochs => self.because_of_training(plan),
+            Batching::Turns => self.because_of_its_turn(plan),
             _ if self.method.makes_memory() => self.because_of_memory(plan),
             Batching::OneByOne | Batching::Together => self.because(plan, out),
         };
@@ -117,6 +118,19 @@ impl Edited<'_> {
                  went elsewhere; try more num_steps or a smaller lr"
             ),
         }
+    }
+
+    /// Of a fact that was taken in once.
+    fn because_of_its_turn(&self, plan: &FactPlan) -> String {
+        if self.lost >= SPOILT {
+            return self.spoilt("its turn moved the matrices");
+        }
+        let loss = plan.trace.last().map_or(f64::INFINITY, |step| step.nll);
+        format!(
+            "its loss was {loss:.2} for each of its tokens before its turn, which moved the \
+             matrices too little, or later turns moved them back; try a larger lr, more matrices \
+             or other layers"
+        )
     }
 
     /// Of a value of its own for the prompt.

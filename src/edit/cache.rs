@@ -5,7 +5,8 @@
 //!     lock                        held by the run that uses it
 //!     values                      a record a fact                            edit/value_store.rs
 //!     layer-<key>.safetensors     the change of a finished layer
-//!     training-<key>.safetensors  where a training is                      edit/training/kept.rs
+//!     training-<key>.safetensors  where a training is, or how many turns were taken
+//!                                 edit/training/kept.rs, kept_turns.rs
 //! ```
 
 use std::collections::BTreeMap;

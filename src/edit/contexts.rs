@@ -35,7 +35,7 @@ pub fn draw(
 ) -> Result<Contexts> {
     let shapes = match method.batching() {
         Batching::OneByOne => &SHORT_AND_LONG[..],
-        Batching::Together | Batching::Epochs => &LONG,
+        Batching::Together | Batching::Epochs | Batching::Turns => &LONG,
     };
     let sampling = Sampling { temperature: 1.0, top_k: TOP_K, top_p: 1.0 };
     let mut rng = Rng::new(seed, "contexts");

@@ -59,6 +59,8 @@ pub enum Batching {
     Together,
     /// Again and again, some of them a step.
     Epochs,
+    /// Once each, so many at a time, each turn on the model as those before it left it.
+    Turns,
 }
 
 impl Batching {
@@ -68,7 +70,13 @@ impl Batching {
             Batching::OneByOne => "one after another",
             Batching::Together => "many at once",
             Batching::Epochs => "again and again, in batches",
+            Batching::Turns => "once each, in turns",
         }
+    }
+
+    /// Whether it takes facts for texts to learn, as they stand, without contexts.
+    pub fn reads_bare_texts(self) -> bool {
+        matches!(self, Batching::Epochs | Batching::Turns)
     }
 
     /// Whether it takes long enough that what is found is kept on the way.

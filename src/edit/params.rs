@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::model::Matrix;
+use crate::model::{Matrix, MatrixId};
 use crate::store::Fingerprint;
 
 /// One parameter of a method.
@@ -182,6 +182,13 @@ impl Params {
     /// The matrices of each layer that are trained, ascending; none of methods that train none.
     pub fn matrices(&self) -> &[Matrix] {
         &self.matrices
+    }
+
+    /// The edited matrices, layer by layer: the down projections, of methods that choose none.
+    pub fn edited(&self) -> Vec<MatrixId> {
+        let matrices = if self.matrices.is_empty() { &[Matrix::Down] } else { &self.matrices[..] };
+        let of_layer = |&l: &usize| matrices.iter().map(move |&m| MatrixId::new(l, m));
+        self.layers.iter().flat_map(of_layer).collect()
     }
 
     /// The edited layers, ascending; at least one.

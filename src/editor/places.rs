@@ -73,9 +73,7 @@ pub(super) fn check_trained(opened: &Opened, method: &dyn Method, by: &Params) -
     if method.makes_memory() {
         return Ok(());
     }
-    let layers = by.layers().iter();
-    let ids = layers.flat_map(|&l| by.matrices().iter().map(move |&m| MatrixId::new(l, m)));
-    for id in ids {
+    for id in by.edited() {
         opened.checkpoint.check_single(&opened.model.matrix(id).stored.tensor)?;
     }
     Ok(())

@@ -230,6 +230,7 @@ impl Prepared {
             Batching::OneByOne => vec![("tokens", json!(moment.as_ref().map(|m| m.tokens)))],
             Batching::Together => vec![sequential],
             Batching::Epochs => vec![("end", json!(self.end)), sequential],
+            Batching::Turns => Vec::new(),
         };
         if moment.is_some_and(|moment| moment.origin.normed) {
             notes.push(("normed", json!(true)));
@@ -414,10 +415,10 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         }
         return Ok(());
     }
-    let epochs = method.batching() == Batching::Epochs;
+    let batching = method.batching();
     let given = [
-        ("sequential", settings.sequential > 0 && !epochs),
-        ("memory", settings.memory.is_some() && !epochs),
+        ("sequential", settings.sequential > 0 && batching != Batching::Epochs),
+        ("memory", settings.memory.is_some() && !batching.reads_bare_texts()),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
     ];
@@ -432,6 +433,7 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
     let how = match method.batching() {
         Batching::Epochs => "trains on all facts together, and searches no values",
         Batching::Together => "carries nothing on",
+        Batching::Turns => "takes n_edits facts a turn, and searches no values",
         Batching::OneByOne if method.makes_memory() => {
             "trains a value for each fact, one after another, and searches none"
         }

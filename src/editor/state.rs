@@ -17,7 +17,6 @@ use crate::data::Fact;
 use crate::edit::method::Method;
 use crate::edit::params::Params;
 use crate::edit::state::State;
-use crate::model::MatrixId;
 use crate::store::write::beside;
 use crate::store::{Fingerprint, tensor_fingerprint};
 
@@ -134,8 +133,8 @@ fn version(path: &Path) -> Option<Version> {
 /// A fingerprint of the matrices that are edited, as they are in the checkpoint.
 fn edited_weights(edit: &Learner) -> Result<String> {
     let mut all = Fingerprint::default();
-    for &l in edit.params.layers() {
-        all.add(tensor_fingerprint(&edit.opened.stored(MatrixId::down(l))?).as_bytes());
+    for id in edit.params.edited() {
+        all.add(tensor_fingerprint(&edit.opened.stored(id)?).as_bytes());
     }
     Ok(all.hex())
 }

@@ -28,7 +28,7 @@ pub struct MatrixGradients {
 }
 
 /// Where a matrix' input is copied: matrices that read one tensor share a site.
-fn input(id: MatrixId) -> Site {
+pub fn input(id: MatrixId) -> Site {
     let first = match id.matrix {
         Matrix::Q | Matrix::K | Matrix::V => Matrix::Q,
         Matrix::Gate | Matrix::Up => Matrix::Up,
@@ -72,10 +72,15 @@ impl MatrixGradients {
     /// of the lowest matrix, if all that is asked of the branch is the matrix that gives what joins
     /// the stream. The gradient at that site is dx as it is there.
     pub fn short_end(&self, model: &Model) -> Option<(Position, Site)> {
-        let begin = self.begin(model);
+        MatrixGradients::short_end_of(model, &self.ids)
+    }
+
+    /// The same of some matrices.
+    pub fn short_end_of(model: &Model, ids: &[MatrixId]) -> Option<(Position, Site)> {
+        let begin = MatrixGradients::begin_of(model, ids);
         let layer = &model.layers[begin.layer];
         let branch = &layer.branches[begin.branch];
-        let mut lowest = self.ids.iter().filter(|&&id| model.place(input(id)) == Some(begin));
+        let mut lowest = ids.iter().filter(|&&id| model.place(input(id)) == Some(begin));
         let (Some(id), None) = (lowest.next(), lowest.next()) else { return None };
         if layer.parallel || !branch.adds_as_it_is() || id.matrix != branch.body.last() {
             return None;

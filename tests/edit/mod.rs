@@ -23,5 +23,6 @@ mod requests;
 pub mod rows;
 mod search;
 mod search_golden;
+mod ultraedit;
 mod versions;
 mod window;

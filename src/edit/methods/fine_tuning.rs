@@ -201,9 +201,8 @@ impl Method for FineTuning {
 
 impl FineTuning {
     fn training(&self, by: &Params, seed: u64) -> Training {
-        let of_layer = |&l: &usize| by.matrices().iter().map(move |&m| MatrixId::new(l, m));
         Training {
-            ids: by.layers().iter().flat_map(of_layer).collect(),
+            ids: by.edited(),
             epochs: by.count(&NUM_STEPS),
             batch: by.count(&BATCH_SIZE),
             shuffle: self.shuffles.then_some(seed),
@@ -254,12 +253,24 @@ impl FineTuning {
 }
 
 /// W − W₀ of each W (out, in), and the model that has them.
-fn moved(before: &Model, ids: &[MatrixId], now: &[Vec<f64>]) -> (Model, Vec<MatrixChange>) {
+pub(super) fn moved(
+    before: &Model,
+    ids: &[MatrixId],
+    now: &[Vec<f64>],
+) -> (Model, Vec<MatrixChange>) {
     let delta = |(&id, now): (&MatrixId, &Vec<f64>)| {
         let before = before.matrix(id).w.to_dense::<f64>();
         Delta::Dense(now.iter().zip(before).map(|(now, before)| (now - before) as f32).collect())
     };
-    let deltas: Vec<Delta> = ids.iter().zip(now).map(delta).collect();
+    changed(before, ids, ids.iter().zip(now).map(delta).collect())
+}
+
+/// Changes of some matrices, and the model that has them.
+pub(super) fn changed(
+    before: &Model,
+    ids: &[MatrixId],
+    deltas: Vec<Delta>,
+) -> (Model, Vec<MatrixChange>) {
     let pairs: Vec<(MatrixId, &Delta)> = ids.iter().copied().zip(&deltas).collect();
     let (model, norms) = before.with(&pairs);
     let change = |((&id, delta), [norm, weight]): ((&MatrixId, Delta), [f64; 2])| MatrixChange {

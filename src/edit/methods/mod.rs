@@ -9,6 +9,7 @@ pub mod grace;
 pub mod memit;
 pub mod pmet;
 pub mod rome;
+pub mod ultraedit;
 
 use super::method::{About, Method};
 use super::params::{Param, Params};
@@ -17,7 +18,7 @@ use crate::base::{Error, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 12] = [
+pub static METHODS: [&dyn Method; 13] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
@@ -26,6 +27,7 @@ pub static METHODS: [&dyn Method; 12] = [
     &alphaedit::ALPHAEDIT,
     &encore::ENCORE,
     &betaedit::BETAEDIT,
+    &ultraedit::ULTRAEDIT,
     &fine_tuning::FT_L,
     &fine_tuning::FT_M,
     &fine_tuning::LOCFT_BF,

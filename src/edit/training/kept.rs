@@ -25,7 +25,7 @@ use crate::store::{Fingerprint, Shard};
 use crate::tensor::Tensor;
 
 /// How often it is written.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+pub(super) const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a training is.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -3,8 +3,11 @@
 //! Start reading at [`run`], the epochs; then [`step`], a batch's gradient and Adam's step.
 
 pub mod below;
+pub mod capture;
 pub mod kept;
+pub mod kept_turns;
 pub mod memory;
+pub mod normaliser;
 pub mod passes;
 pub mod run;
 pub mod step;

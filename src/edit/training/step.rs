@@ -57,10 +57,10 @@ pub struct Trainer<'t> {
 }
 
 /// The buffers of a step, which grow to the largest.
-struct StepBuffers {
-    run: Run,
-    x: Tensor,      // (N, D)
-    dx: Tensor,     // (N, D)
+pub(super) struct StepBuffers {
+    pub run: Run,
+    pub x: Tensor,  // (N, D)
+    pub dx: Tensor, // (N, D)
     read: Tensor,   // (rows, D)
     logits: Tensor, // (rows, V)
     saved: Saved,
@@ -82,17 +82,6 @@ impl<'t> Trainer<'t> {
         let model = model.with_own(ids);
         let gradients = MatrixGradients::new(&model, ids);
         let begin = gradients.begin(&model);
-        let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
-        let arch = &model.arch;
-        let buffers = StepBuffers {
-            run: Run::keeping(&model, above(&model, begin)),
-            x: wide(arch.width),
-            dx: wide(arch.width),
-            read: wide(arch.width),
-            logits: wide(arch.vocabulary),
-            saved: Saved::new(&model.compute, 0, arch.width),
-            reference: wide(arch.vocabulary),
-        };
         Trainer {
             ids,
             moments: ids.iter().map(|&id| AdamMoments::new(model.own(id))).collect(),
@@ -106,8 +95,8 @@ impl<'t> Trainer<'t> {
             below: Below::new(&model, begin),
             most,
             gradients,
-            past: KvCache::new(arch, &model.compute),
-            buffers,
+            past: KvCache::new(&model.arch, &model.compute),
+            buffers: StepBuffers::new(&model, begin),
             model,
         }
     }
@@ -156,7 +145,9 @@ impl<'t> Trainer<'t> {
         buffers.dx.set_shape([batch.len(), model.arch.width]);
         buffers.dx.clear();
         let own: Vec<&TrainingText> = own.iter().map(|&i| &texts[i]).collect();
-        let losses = buffers.head(model, &own, &batch, least, of);
+        let weight = |text: &&TrainingText| 1.0 / (text.wanted.len() * of) as f64;
+        let weights: Vec<f64> = own.iter().map(weight).collect();
+        let losses = buffers.head(model, &own, &weights, &batch, least);
         let StepBuffers { dx, run, .. } = buffers;
         let short = gradients.short_end(model);
         let end = short.map_or(span, |(end, _)| above(model, end));
@@ -196,26 +187,40 @@ impl<'t> Trainer<'t> {
 }
 
 /// What passes of training run.
-fn above(model: &Model, begin: Position) -> Span {
+pub(super) fn above(model: &Model, begin: Position) -> Span {
     (begin..Position::before(model.arch.layers)).into()
 }
 
 impl StepBuffers {
+    /// For passes that begin there.
+    pub fn new(model: &Model, begin: Position) -> StepBuffers {
+        let wide = |width| Tensor::zeros(&model.compute, &[0, width]);
+        let arch = &model.arch;
+        StepBuffers {
+            run: Run::keeping(model, above(model, begin)),
+            x: wide(arch.width),
+            dx: wide(arch.width),
+            read: wide(arch.width),
+            logits: wide(arch.vocabulary),
+            saved: Saved::new(&model.compute, 0, arch.width),
+            reference: wide(arch.vocabulary),
+        }
+    }
+
     /// The loss of each text of a batch, from the stream x after the last layer; dx += the gradient
-    /// of their sum over `of`.
-    fn head(
+    /// of −ln p of all wanted tokens, each times the weight of its text.
+    pub fn head(
         &mut self,
         model: &Model,
         texts: &[&TrainingText],
+        weights: &[f64],
         batch: &Batch,
         least: usize,
-        of: usize,
     ) -> Vec<f64> {
         let compute = &model.compute;
         let mut read = Vec::new();
         let mut rows = Vec::new();
-        for (text, seq) in texts.iter().zip(&batch.seqs) {
-            let weight = 1.0 / (text.wanted.len() * of) as f64;
+        for ((text, &weight), seq) in texts.iter().zip(weights).zip(&batch.seqs) {
             for &(at, target) in &text.wanted {
                 read.push(seq.rows.start + at);
                 rows.push(RowLoss::CrossEntropy { target, weight });

@@ -35,7 +35,7 @@ use crate::base::units::count;
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::{Case, Contexts};
 use crate::edit::contexts;
-use crate::edit::method::{Batching, Method};
+use crate::edit::method::Method;
 use crate::editor::Editor;
 use crate::editor::evaluation::DRAWN;
 use crate::editor::settings::{Settings, chat_json};
@@ -110,7 +110,7 @@ impl Editor {
                 return Err(Error::input(dir, "statistics", what, remedy));
             }
         }
-        if editor.settings.contexts.is_none() && method.batching() != Batching::Epochs {
+        if editor.settings.contexts.is_none() && !method.batching().reads_bare_texts() {
             editor.settings.contexts = Some((DRAWN.into(), self.draw(method)?));
         }
         let mut quiet = editor.clone();
