@@ -25,6 +25,7 @@ pub mod prepared;
 pub mod quantised;
 pub mod report;
 mod requests;
+mod rounds;
 mod settings;
 mod shard;
 pub mod state;
@@ -279,6 +280,12 @@ impl Editor {
     /// Edits in batches of so many facts, each on the model as those before it left it.
     pub fn sequential(mut self, facts: usize) -> Editor {
         self.settings.sequential = facts;
+        self
+    }
+
+    /// Plans facts that were not taken again, in up to so many rounds in all, while that helps.
+    pub fn rounds(mut self, rounds: usize) -> Editor {
+        self.settings.rounds = rounds;
         self
     }
 

@@ -68,6 +68,7 @@ pub extern "C" fn incise_editor_free(editor: Option<Box<EditorHandle>>) {
 ///     seed             whole number; 0 where it is not given
 ///     memory           bytes that searches may take
 ///     sequential       edit in batches of so many facts
+///     rounds           plan facts that were not taken again, in up to so many rounds in all
 ///     state            path of what a sequential method carries from one edit to the next
 ///     cache            path of a folder that keeps what is found, so that a plan that was cut off
 ///                      goes on

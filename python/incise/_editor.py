@@ -69,6 +69,7 @@ class Editor:
         on_conflict: str = "error",
         without: str | Sequence[str] = (),
         sequential: int = 0,
+        rounds: int = 1,
         state: StrPath | None = None,
         seed: int = 0,
         memory: int | None = None,
@@ -102,6 +103,8 @@ class Editor:
             without: ids of requests that are left out.
             sequential: edit so many facts at a time, each batch on the model as those before it
                 left it; 0 edits all at once.
+            rounds: plan facts that were not taken again, in up to so many rounds in all, while that
+                helps.
             state: file of what a method carries from one edit to the next.
             seed: of everything that is drawn.
             memory: bytes that the searches may take; otherwise half of what is free.
@@ -138,6 +141,7 @@ class Editor:
             memory=memory,
             seed=seed,
             sequential=sequential,
+            rounds=rounds,
             state=state,
             cache=cache,
             output=output,

@@ -53,6 +53,10 @@ pub struct EditCommand {
     /// Edit in batches of so many facts, each on the model as those before it left it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     sequential: Option<u64>,
+    /// Plan facts that were not taken again, in up to so many rounds in all, while that helps
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
     /// Search the values of every n-th fact only, from the i-th (from 0), and write them to -o
     #[arg(long, value_name = "I/N")]
     shard: Option<Share>,
@@ -124,6 +128,7 @@ impl EditCommand {
             .editor(&self.model, context)?
             .method(&self.method)?
             .sequential(self.sequential.unwrap_or(0) as usize)
+            .rounds(self.rounds as usize)
             .without(&self.without)
             .values(&self.values);
         if let Some(file) = &self.state {

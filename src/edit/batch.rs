@@ -20,8 +20,9 @@ use super::anchor;
 use super::cache::Cache;
 use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
-use super::family::{ANCHOR, NORM_ANCHOR, NORM_ANCHOR_SAMPLES, SAMPLES, c_of};
+use super::family::{ANCHOR, NORM_ANCHOR, NORM_ANCHOR_SAMPLES, SAMPLES, c_of, is_anchored};
 use super::keys::Reader;
+use super::known_facts::{KnownFacts, REPLACE_FACTS};
 use super::method::{Context, Plan};
 use super::params::Params;
 use super::prompts::FactRows;
@@ -33,6 +34,7 @@ use super::solve::layers::{
 use super::solve::window::streams;
 use super::state::State;
 use super::values::values;
+use crate::base::units::counted;
 use crate::base::{Progress, Result, Rng, Stage, catch_device_error};
 use crate::data::Contexts;
 use crate::linalg::vector::norm;
@@ -120,14 +122,18 @@ struct Batches {
 
 impl<'a> Run<'_, 'a> {
     fn plan(mut self, facts: &[TokenizedFact], form: MakeForm<'_, 'a>) -> Result<Plan> {
-        if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
+        if let Some(c) = self.by.number_of_switch(&NORM_ANCHOR) {
+            self.on.state.notes.insert(ANCHOR.to_owned(), c.into());
+        } else if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
             let sample = self.sample(facts);
             let c = anchor_of(self.on, &sample, self.search, self.by)?;
             self.on.state.notes.insert(ANCHOR.to_owned(), c.into());
         }
         let mut state = std::mem::take(&mut self.on.state);
         let carried = state.digest();
-        let c = c_of(&state).filter(|_| self.by.is_on(&NORM_ANCHOR));
+        let c = c_of(&state).filter(|_| is_anchored(self.by));
+        let replaces = self.by.is_on(&REPLACE_FACTS);
+        let mut known = replaces.then(|| KnownFacts::take(&mut state));
         let mut form = form(&mut state)?;
         let size = if self.on.sequential == 0 { facts.len() } else { self.on.sequential };
         let batches: Vec<&[TokenizedFact]> = facts.chunks(size.max(1)).collect();
@@ -137,7 +143,15 @@ impl<'a> Run<'_, 'a> {
         for (b, batch) in batches.iter().enumerate() {
             let learns = self.on.carries || b + 1 < batches.len();
             let how = Batches { learns, several: batches.len() > 1 };
-            let done = self.batch(model, batch, &mut *form, c, &carried, how)?;
+            if let Some(known) = &mut known {
+                let (without, withdrawn) = self.withdraw(known, &model, batch, &mut *form)?;
+                model = without;
+                for change in withdrawn {
+                    changes.entry(change.id).or_default().push(change);
+                }
+            }
+            let known = known.as_mut();
+            let done = self.batch(model, batch, (&mut *form, known), c, &carried, how)?;
             model = done.model;
             found.extend(done.values);
             for change in done.changes {
@@ -146,8 +160,42 @@ impl<'a> Run<'_, 'a> {
         }
         let facts = found.iter().map(|(value, moved)| FactPlan::new(value, moved)).collect();
         form.give_back(&mut state);
+        if let Some(known) = known {
+            known.put(&mut state);
+        }
         let changes = changes.into_values().map(|all| total(self.on.model, all)).collect();
         Ok(Plan { model, facts, changes, memory: None, state })
+    }
+
+    /// Takes facts out whose prompts a batch has.
+    fn withdraw(
+        &mut self,
+        known: &mut KnownFacts,
+        model: &Model,
+        facts: &[TokenizedFact],
+        form: &mut dyn ClosedForm,
+    ) -> Result<(Model, Vec<MatrixChange>)> {
+        let facts: Vec<&TokenizedFact> = facts.iter().collect();
+        let before = known.len();
+        let (model, changes) = known.withdraw(model, &facts, form)?;
+        let out = before - known.len();
+        if out > 0 {
+            let mut all = Fingerprint::default();
+            for name in [&*self.weights, "without"] {
+                all.field(name.as_bytes());
+            }
+            facts.iter().for_each(|fact| all.field(fact.request.id.as_bytes()));
+            for change in &changes {
+                let sizes = model.matrix(change.id).w.dims();
+                dense(&change.delta, sizes).iter().for_each(|x| all.add(&x.to_le_bytes()));
+            }
+            self.weights = all.hex();
+            let facts = counted(out as u64, "fact");
+            self.on
+                .progress
+                .remark(&format!("{facts} known before: another target takes its place"));
+        }
+        Ok((model, changes))
     }
 
     /// Changes the model so that it says one batch's facts; `carried` names the state.
@@ -155,7 +203,7 @@ impl<'a> Run<'_, 'a> {
         &mut self,
         model: Model,
         facts: &[TokenizedFact],
-        form: &mut dyn ClosedForm,
+        (form, mut known): (&mut dyn ClosedForm, Option<&mut KnownFacts>),
         c: Option<f64>,
         carried: &str,
         Batches { learns, several }: Batches,
@@ -210,6 +258,13 @@ impl<'a> Run<'_, 'a> {
                     over_roots(&model, layer, &y, [&mut k]);
                 }
                 form.learn(layer, &k)?;
+                if let Some(known) = known.as_deref_mut() {
+                    let change = changes.iter().find(|change| change.id.layer == layer);
+                    known.add(&k, change.expect("of each layer"), &model)?;
+                }
+            }
+            if let Some(known) = known {
+                known.name(&facts);
             }
         }
         let values = values.into_iter().zip(moved).collect();
@@ -231,7 +286,7 @@ impl<'a> Run<'_, 'a> {
 }
 
 /// The changes of one matrix by all batches as one.
-fn total(model: &Model, changes: Vec<MatrixChange>) -> MatrixChange {
+pub fn total(model: &Model, changes: Vec<MatrixChange>) -> MatrixChange {
     let first = changes[0].clone();
     if changes.len() == 1 {
         return first;

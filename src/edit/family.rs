@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::cost::{Cost, Solves};
 use super::facts::TokenizedFact;
+use super::known_facts::REPLACE_FACTS;
 use super::method::{Context, Needs};
 use super::params::{self, Absent, Param, ParamKind, Params};
 use super::search::memory::{SearchMemory, max_tokens};
@@ -26,9 +27,10 @@ pub const MOM2_UPDATE_WEIGHT: Param = Param {
 /// Whether values keep the length they had on the first model.
 pub const NORM_ANCHOR: Param = Param {
     name: "norm_anchor",
-    kind: ParamKind::Switch,
+    kind: ParamKind::SwitchOrNumber(params::Range::Positive),
     absent: Absent::Unused("false"),
-    about: "Whether values keep the length they had on the first model (arXiv:2602.02543).",
+    about: "Whether values keep the length they had on the first model, or one that is given \
+            (arXiv:2602.02543).",
 };
 /// How many facts the anchor is measured on.
 pub const NORM_ANCHOR_SAMPLES: Param = Param {
@@ -111,8 +113,13 @@ pub fn needs(by: &Params) -> Needs {
 
 /// What has to stay the same while a state is carried on, `more` included.
 pub fn state_settings(by: &Params, more: &str) -> String {
-    let anchored = if by.is_on(&NORM_ANCHOR) { ", norm_anchor" } else { "" };
-    format!("layers {:?}{more}{anchored}", by.layers())
+    let anchored = match by.number_of_switch(&NORM_ANCHOR) {
+        Some(c) => format!(", norm_anchor {c:e}"),
+        None if by.is_on(&NORM_ANCHOR) => ", norm_anchor".to_owned(),
+        None => String::new(),
+    };
+    let replaces = if by.is_on(&REPLACE_FACTS) { ", replace_facts" } else { "" };
+    format!("layers {:?}{more}{anchored}{replaces}", by.layers())
 }
 
 /// Checks the Grams of a state, whose width `width` gives by layer, and the anchor.
@@ -148,6 +155,11 @@ pub fn check_state(
         return Err(misfit(path, ANCHOR, what.into()));
     }
     Ok(())
+}
+
+/// Whether values get a length, measured or given.
+pub fn is_anchored(by: &Params) -> bool {
+    by.is_on(&NORM_ANCHOR) || by.number_of_switch(&NORM_ANCHOR).is_some()
 }
 
 /// c of the norm anchor, where a state has it.

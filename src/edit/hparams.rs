@@ -203,7 +203,7 @@ impl HparamSet {
             }
             // A number that YAML took for a text is a number all the same.
             let plain = match param.kind {
-                ParamKind::Number(_) | ParamKind::NumberOrOff(_) => {
+                ParamKind::Number(_) | ParamKind::NumberOrOff(_) | ParamKind::SwitchOrNumber(_) => {
                     number(&value).map_or(value, Value::from)
                 }
                 _ => value,
@@ -253,18 +253,20 @@ impl HparamSet {
                 0 => Err(self.bad(name, "is 0 and has to be 1 or more")),
                 _ => Ok(()),
             },
-            ParamKind::Switch if value.is_boolean() => Ok(()),
+            ParamKind::Switch | ParamKind::SwitchOrNumber(_) if value.is_boolean() => Ok(()),
             ParamKind::Switch => Err(self.bad(name, format!("{value} is not true or false"))),
             ParamKind::Choice(words) => match value.as_str() {
                 Some(word) if words.contains(&word) => Ok(()),
                 _ => Err(self.bad(name, format!("is {value}, and takes {}", param.kind.words()))),
             },
             ParamKind::Matrices => self.named(name, value).map(drop),
-            ParamKind::Number(range) | ParamKind::NumberOrOff(range) => match number(value) {
+            ParamKind::Number(range)
+            | ParamKind::NumberOrOff(range)
+            | ParamKind::SwitchOrNumber(range) => match number(value) {
                 Some(x) if x >= 0.0 => {
                     range.complaint(x).map_or(Ok(()), |what| Err(self.bad(name, what)))
                 }
-                _ => Err(self.bad(name, format!("{value} is not a number from 0"))),
+                _ => Err(self.bad(name, format!("{value} is not {}", param.kind.words()))),
             },
         }
     }

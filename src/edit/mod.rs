@@ -21,6 +21,7 @@ pub mod family;
 pub mod governor;
 pub mod hparams;
 pub mod keys;
+pub mod known_facts;
 pub mod method;
 pub mod methods;
 pub mod params;

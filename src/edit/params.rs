@@ -42,6 +42,8 @@ pub enum ParamKind {
     Number(Range),
     /// The same, or false or null, which are as nothing.
     NumberOrOff(Range),
+    /// The same, or true or false.
+    SwitchOrNumber(Range),
     /// Matrices of a layer: one by name, or a list of them.
     Matrices,
     /// True or false.
@@ -130,6 +132,7 @@ impl ParamKind {
             ParamKind::Count => "a whole number from 1".to_owned(),
             ParamKind::Number(range) => range.words(),
             ParamKind::NumberOrOff(range) => format!("{}, or false", range.words()),
+            ParamKind::SwitchOrNumber(range) => format!("true, false, or {}", range.words()),
             ParamKind::Matrices => {
                 let names: Vec<&str> = Matrix::ALL.iter().map(|matrix| matrix.name()).collect();
                 format!("one or a list of {}", names.join(", "))
@@ -218,6 +221,11 @@ impl Params {
     /// A number, if it is given.
     pub fn number_if_given(&self, param: &Param) -> Option<f64> {
         self.values.get(param.name).map(|x| number(x).expect("was checked"))
+    }
+
+    /// A number of what may also be true or false; nothing where it is one of these.
+    pub fn number_of_switch(&self, param: &Param) -> Option<f64> {
+        self.values.get(param.name).and_then(number)
     }
 
     /// A whole number; panics as [`number`](Params::number).

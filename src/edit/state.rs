@@ -4,6 +4,8 @@
 //! NAME.<l>    F64 (columns, rows)   tensors of the method, by name and layer, column by column:
 //!               gram.<l>  (F, F) or (q, q)  Σ KKᵀ of all keys so far; AlphaEdit's in U₀'s
 //!                                           coordinates
+//!               fact_keys.<l>, fact_values.<l>   (n, F), (n, D): of each fact, with replace_facts
+//!               normaliser.<s>  (2, in + out)    of UltraEdit, by shape
 //!               basis.<l> (q, F)            U₀ᵀ of AlphaEdit, from statistics of the first model
 //! metadata    format, method, model; settings that must stay the same; requests (a digest of each
 //!             that was learnt); before (a fingerprint of the edited matrices for each patch, from

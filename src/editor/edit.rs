@@ -73,6 +73,7 @@ impl Prepared {
             let what = "a shard of an edit searches values, and plans nothing";
             return Err(Error::refused(what, "search its values, or leave the shard out"));
         }
+        self.check_rounds()?;
         self.opened.checkpoint.unchanged()?;
         let progress = &*settings.progress;
         let (state_file, state) = self.state()?;
@@ -89,14 +90,15 @@ impl Prepared {
             let mut context = Context { progress, ..context };
             catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
         });
-        let plan = plan.map_err(|e| say_where_it_is(e, cache.as_ref()))?;
+        let plan = plan.and_then(|plan| self.more_rounds(plan));
+        let (plan, rounds) = plan.map_err(|e| say_where_it_is(e, cache.as_ref()))?;
         for change in plan.changes.iter().filter(|c| c.ridge.is_some()) {
             warn_of_ridge(progress, &*self.moment(change.id.layer)?, change.ridge);
         }
         if let Some(file) = &state_file {
             file.unchanged()?;
         }
-        Edit::new(self, &before, plan, state_file, cache)
+        Edit::new(self, &before, (plan, rounds), state_file, cache)
     }
 }
 
@@ -116,7 +118,7 @@ impl Edit {
     fn new(
         prepared: Prepared,
         before: &[Score],
-        plan: Plan,
+        (plan, rounds): (Plan, usize),
         state_file: Option<StateFile>,
         cache: Option<Cache>,
     ) -> Result<Edit> {
@@ -125,6 +127,9 @@ impl Edit {
         notes["device"] = prepared.computed_on();
         if plan.changes.iter().any(|c| c.keys_follow) {
             notes["keys"] = json!("factors"); // as `Change::keys_follow` reads it
+        }
+        if prepared.settings.rounds > 1 {
+            notes["rounds"] = json!(rounds);
         }
         for (name, value) in prepared.plan_notes()? {
             notes[name] = value;

@@ -6,7 +6,7 @@
 //! | `stats`, `contexts`, `state`, `cache`, `output` | text, a path | the methods of [`Editor`] |
 //! | `hparams` | text, a path or a preset's name | [`Editor::hparams`] |
 //! | `hyperparameters` | object, values by name | [`Editor::set`] |
-//! | `seed`, `memory` (bytes), `sequential` (facts) | whole number | the methods of [`Editor`] |
+//! | `seed`, `memory` (bytes), `sequential` (facts), `rounds` | whole number | the methods of [`Editor`] |
 //! | `chat` | true, or an object with `system` and `variables` | [`Editor::chat_with`] |
 //! | `no_space`, `no_check` | true or false | the methods of [`Editor`] |
 //! | `on_broken` | `error`, `skip` | [`Editor::on_broken`] |
@@ -32,7 +32,7 @@ use crate::model::SearchPrecision;
 use crate::text::ChatSettings;
 
 /// The names that [`Editor::option`] knows.
-pub const OPTIONS: [&str; 19] = [
+pub const OPTIONS: [&str; 20] = [
     "cache",
     "chat",
     "contexts",
@@ -46,6 +46,7 @@ pub const OPTIONS: [&str; 19] = [
     "on_conflict",
     "output",
     "precision",
+    "rounds",
     "seed",
     "sequential",
     "state",
@@ -78,6 +79,7 @@ impl Editor {
             "output" => Ok(self.output(given.text()?)),
             "seed" => Ok(self.seed(given.whole()?)),
             "memory" => Ok(self.memory(given.whole()?)),
+            "rounds" => Ok(self.rounds(given.whole()? as usize)),
             "sequential" => Ok(self.sequential(given.whole()? as usize)),
             "without" => Ok(self.without(given.texts()?)),
             "values" => Ok(self.values(given.texts()?)),

@@ -39,6 +39,7 @@ pub(super) struct Settings {
     pub seed: u64,
     pub no_check: bool,
     pub sequential: usize, // 0: all at once
+    pub rounds: usize,     // 0 and 1: one
     pub state: Option<PathBuf>,
     pub shard: Option<Share>,
     pub cache: Option<PathBuf>,
@@ -65,6 +66,7 @@ impl Default for Settings {
             seed: 0,
             no_check: false,
             sequential: 0,
+            rounds: 1,
             state: None,
             shard: None,
             cache: None,

@@ -1,6 +1,6 @@
 //! The rules of a state that goes from one edit to the next.
 //!
-//! 1. It learns each request once, whatever its id.
+//! 1. It learns each request once, whatever its id; with `replace_facts`, the last for a prompt.
 //! 2. The settings the method names stay the same.
 //! 3. A model that is as it was before one of its patches is refused: that patch is missing.
 //! 4. Another run that wrote it meanwhile is an error, and what it wrote stays.
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::opened::Opened;
 use crate::base::{Error, Result};
 use crate::data::Fact;
+use crate::edit::known_facts::REPLACE_FACTS;
 use crate::edit::method::Method;
 use crate::edit::params::Params;
 use crate::edit::state::State;
@@ -60,7 +61,10 @@ impl StateFile {
             Err(Error::input(&self.path, field, what, remedy))
         };
         let known: HashSet<&str> = state.requests.iter().map(String::as_str).collect();
-        if let Some(known) = edit.requests.iter().find(|r| known.contains(digest(r).as_str())) {
+        // What takes an earlier fact's place may be that fact again.
+        let replaces = edit.params.is_on(&REPLACE_FACTS);
+        let again = edit.requests.iter().find(|r| known.contains(digest(r).as_str()));
+        if let Some(known) = again.filter(|_| !replaces) {
             let what = format!("holds the keys of record `{}` already", known.id);
             let remedy = "apply their patch and go on with other requests, or take the state from \
                           before, which is FILE.before";

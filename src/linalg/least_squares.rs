@@ -193,9 +193,14 @@ pub fn smallest_s(k: &Mat<f64>, x: &Mat<f64>) -> Option<f64> {
 
 /// The lower triangle of A (F, F) += KKᵀ.
 pub fn add_gram(a: &mut Mat<f64>, k: &Mat<f64>) {
+    add_gram_times(a, k, 1.0);
+}
+
+/// The lower triangle of A (F, F) += c·KKᵀ.
+pub fn add_gram_times(a: &mut Mat<f64>, k: &Mat<f64>, c: f64) {
     let lower = BlockStructure::TriangularLower;
     let full = BlockStructure::Rectangular;
-    triangular::matmul(a.as_mut(), lower, Accum::Add, k, full, k.transpose(), full, 1.0, pieces());
+    triangular::matmul(a.as_mut(), lower, Accum::Add, k, full, k.transpose(), full, c, pieces());
 }
 
 /// A B.

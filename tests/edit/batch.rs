@@ -64,7 +64,7 @@ impl Case {
         serde_json::from_slice(&fs::read(golden().join("batch/cases.json")).unwrap()).unwrap()
     }
 
-    fn named(name: &str) -> Case {
+    pub fn named(name: &str) -> Case {
         Case::all().into_iter().find(|case| case.name == name).unwrap()
     }
 
@@ -93,7 +93,7 @@ impl Case {
 }
 
 impl Ready {
-    fn moment(&self, l: usize) -> Arc<Moment> {
+    pub fn moment(&self, l: usize) -> Arc<Moment> {
         self.moments.iter().find(|m| m.layer == l).unwrap().clone()
     }
 

@@ -1,5 +1,6 @@
 mod advice;
 mod anchor;
+mod anchor_length;
 mod apply;
 mod batch;
 mod command;
@@ -14,6 +15,7 @@ mod grace;
 mod hparams;
 mod identities;
 mod keys;
+mod known_facts;
 mod objective;
 mod packing;
 mod prompts;

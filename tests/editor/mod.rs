@@ -3,6 +3,7 @@
 mod docs;
 mod kept;
 mod options;
+mod rounds;
 mod rules;
 mod stops;
 mod text;

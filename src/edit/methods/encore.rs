@@ -15,6 +15,7 @@
 
 use super::memit::MemitMethod;
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};
+use crate::edit::known_facts::REPLACE_FACTS;
 use crate::edit::method::About;
 use crate::edit::params::{self, Absent, Param};
 
@@ -35,7 +36,7 @@ const UPDATE_NORM_LAMBDA: Param =
     Param { absent: Absent::Default("20"), ..family::UPDATE_NORM_LAMBDA };
 const EARLY_STOP: Param = Param { absent: Absent::Default("2"), ..family::EARLY_STOP };
 
-static PARAMS: [&Param; 14] = [
+static PARAMS: [&Param; 15] = [
     &params::LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
@@ -50,4 +51,5 @@ static PARAMS: [&Param; 14] = [
     &family::MOM2_ADJUSTMENT_ON,
     &family::NORM_ANCHOR,
     &family::NORM_ANCHOR_SAMPLES,
+    &REPLACE_FACTS,
 ];

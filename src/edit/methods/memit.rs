@@ -21,11 +21,14 @@ use faer::Mat;
 use crate::base::{Error, Remedy, Result};
 use crate::edit::closed_form_method::{ClosedFormMethod, Ingredients};
 use crate::edit::family::{self, GRAM, MOM2_UPDATE_WEIGHT, UPDATE_NORM_LAMBDA};
+use crate::edit::known_facts::REPLACE_FACTS;
 use crate::edit::method::{About, Moments};
 use crate::edit::params::{self, Param, Params, digest_number};
 use crate::edit::solve::layers::{ClosedForm, Solved};
 use crate::edit::state::{LayerTensors, State};
-use crate::linalg::least_squares::{self, Prior, Route, Solution, Solver, add_gram};
+use crate::linalg::least_squares::{
+    self, Prior, Rhs, Route, Solution, Solver, System, add_gram, add_gram_times, on_host,
+};
 use crate::stats::Moment;
 use crate::stats::covariance::{indefinite, matrix, with_ridge};
 use crate::store::Fingerprint;
@@ -50,7 +53,7 @@ static ABOUT: About = About {
     presets: "memit",
 };
 
-static PARAMS: [&Param; 14] = [
+static PARAMS: [&Param; 15] = [
     &params::LAYERS,
     &params::FACT_TOKEN,
     &params::V_NUM_GRAD_STEPS,
@@ -65,6 +68,7 @@ static PARAMS: [&Param; 14] = [
     &family::MOM2_ADJUSTMENT_ON,
     &family::NORM_ANCHOR,
     &family::NORM_ANCHOR_SAMPLES,
+    &REPLACE_FACTS,
 ];
 
 impl ClosedFormMethod for MemitMethod {
@@ -131,6 +135,17 @@ impl ClosedForm for Memit<'_> {
     fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()> {
         learn(&mut self.past, layer, k);
         Ok(())
+    }
+
+    fn forget(&mut self, layer: usize, k: &Mat<f64>) -> Result<Mat<f64>> {
+        if let Some(q) = self.past.get_mut(&layer) {
+            add_gram_times(Arc::make_mut(q), k, -1.0);
+        }
+        let moment = (self.moments)(layer)?;
+        let solved = with_ridge(&moment, |ridge| {
+            on_host(System { a: self.prior(&moment, ridge), k: None, b: Rhs::Keys(k) })
+        })?;
+        solved.map(|(x, _)| x).ok_or_else(|| indefinite(layer))
     }
 
     fn give_back(&mut self, state: &mut State) {

@@ -18,7 +18,7 @@ use super::delta::{pack, pack_keys};
 use super::device::with_solver;
 use super::window::{Joining, column};
 use crate::base::units::percent;
-use crate::base::{Progress, Result, Stage};
+use crate::base::{Error, Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver, smallest_s};
@@ -61,6 +61,15 @@ pub trait ClosedForm {
     ///
     /// Statistics that cannot be read or used.
     fn learn(&mut self, layer: usize, k: &Mat<f64>) -> Result<()>;
+
+    /// Takes keys (F, n) that were learnt out again, and returns (M + Q)⁻¹K (F, n) without them.
+    ///
+    /// # Errors
+    ///
+    /// A method that learns no facts one by one; a system that cannot be solved.
+    fn forget(&mut self, _layer: usize, _k: &Mat<f64>) -> Result<Mat<f64>> {
+        Err(Error::refused("the method cannot take facts out of a state", "edit with memit"))
+    }
 
     /// Puts what was learnt into a state.
     fn give_back(&mut self, state: &mut State);
