@@ -14,7 +14,7 @@ use crate::edit::fact_report::score;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::family::GRAM;
 use crate::edit::hparams::HparamSet;
-use crate::edit::method::Context;
+use crate::edit::method::{Context, Moments};
 use crate::edit::methods::memit::{MEMIT, Memit};
 use crate::edit::prompts::FactRows;
 use crate::edit::search::packing::suffix_tokens;
@@ -82,12 +82,7 @@ pub fn measure(
     score(model, &prompts, &clock)?;
     // The search never ends early, whatever its loss.
     let plan = batch::plan(&mut context, &facts, &search, &by, &mut |state| {
-        Ok(Box::new(Memit {
-            moments,
-            mom2_update_weight: 15_000.0,
-            update_norm_lambda: 0.0,
-            past: state.take(GRAM),
-        }))
+        Ok(Box::new(memit(moments, state)))
     })?;
     score(&plan.model, &prompts, &clock)?;
     clock.enter(None);
@@ -187,4 +182,10 @@ impl Progress for Clock {
     fn cancelled(&self) -> bool {
         false
     }
+}
+
+/// MEMIT's closed form with λ 15,000.
+fn memit<'a>(moments: &'a Moments<'a>, state: &mut State) -> Memit<'a> {
+    let past = state.take(GRAM);
+    Memit { moments, mom2_update_weight: 15_000.0, update_norm_lambda: 0.0, past }
 }

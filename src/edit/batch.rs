@@ -203,7 +203,7 @@ impl<'a> Run<'_, 'a> {
         &mut self,
         model: Model,
         facts: &[TokenizedFact],
-        (form, mut known): (&mut dyn ClosedForm, Option<&mut KnownFacts>),
+        (form, known): (&mut dyn ClosedForm, Option<&mut KnownFacts>),
         c: Option<f64>,
         carried: &str,
         Batches { learns, several }: Batches,
@@ -251,24 +251,37 @@ impl<'a> Run<'_, 'a> {
             self.weights = stored.key(layers.len() - 1)?;
         }
         if learns {
-            for &layer in layers {
-                let value = Site { layer, at: At::VALUE };
-                let (mut k, [y]) = reader.look(&model, layer, [value], progress)?;
-                if form.normed(layer)? {
-                    over_roots(&model, layer, &y, [&mut k]);
-                }
-                form.learn(layer, &k)?;
-                if let Some(known) = known.as_deref_mut() {
-                    let change = changes.iter().find(|change| change.id.layer == layer);
-                    known.add(&k, change.expect("of each layer"), &model)?;
-                }
-            }
-            if let Some(known) = known {
-                known.name(&facts);
-            }
+            self.learn(&model, &reader, (form, known), &facts, &changes)?;
         }
         let values = values.into_iter().zip(moved).collect();
         Ok(Batch { model, values, changes })
+    }
+
+    /// Hands on what the finished layers read at the facts of a batch, to be left alone later.
+    fn learn(
+        &self,
+        model: &Model,
+        reader: &Reader,
+        (form, mut known): (&mut dyn ClosedForm, Option<&mut KnownFacts>),
+        facts: &[&TokenizedFact],
+        changes: &[MatrixChange],
+    ) -> Result<()> {
+        for &layer in self.by.layers() {
+            let value = Site { layer, at: At::VALUE };
+            let (mut k, [y]) = reader.look(model, layer, [value], self.on.progress)?;
+            if form.normed(layer)? {
+                over_roots(model, layer, &y, [&mut k]);
+            }
+            form.learn(layer, &k)?;
+            if let Some(known) = &mut known {
+                let change = changes.iter().find(|change| change.id.layer == layer);
+                known.add(&k, change.expect("of each layer"), model)?;
+            }
+        }
+        if let Some(known) = known {
+            known.name(facts);
+        }
+        Ok(())
     }
 
     /// A seeded sample of the facts for the norm anchor.

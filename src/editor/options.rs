@@ -6,7 +6,8 @@
 //! | `stats`, `contexts`, `state`, `cache`, `output` | text, a path | the methods of [`Editor`] |
 //! | `hparams` | text, a path or a preset's name | [`Editor::hparams`] |
 //! | `hyperparameters` | object, values by name | [`Editor::set`] |
-//! | `seed`, `memory` (bytes), `sequential` (facts), `rounds` | whole number | the methods of [`Editor`] |
+//! | `seed`, `memory` (bytes), `sequential` (facts) | whole number | the methods of [`Editor`] |
+//! | `rounds` | whole number | [`Editor::rounds`] |
 //! | `chat` | true, or an object with `system` and `variables` | [`Editor::chat_with`] |
 //! | `no_space`, `no_check` | true or false | the methods of [`Editor`] |
 //! | `on_broken` | `error`, `skip` | [`Editor::on_broken`] |

@@ -7,7 +7,7 @@
 //!     no fewer: the round is dropped, and there is no other
 //! ```
 //!
-//! Source: UnderEdit, arXiv:2503.11895, whose rule is P[new] < P[old] where this is greedy decoding.
+//! Source: UnderEdit, arXiv:2503.11895, which asks P[new] > P[old] where this is greedy decoding.
 
 use super::prepared::Prepared;
 use crate::base::units::counted;

@@ -16,7 +16,7 @@ use incise::edit::methods::ultraedit::ULTRAEDIT;
 use incise::edit::params::Params;
 use incise::edit::state::State;
 use incise::edit::training::capture::Capture;
-use incise::edit::training::normaliser::{Merge, Normaliser};
+use incise::edit::training::normaliser::{Normaliser, SpreadRule};
 use incise::edit::training::texts::{TrainingObjective, TrainingText};
 use incise::model::change::dense;
 use incise::model::{MatrixId, Model};
@@ -176,8 +176,8 @@ fn running_moments_are_those_of_all_rows() {
     let [mut exact, mut public] = [Normaliser::new(inner + out), Normaliser::new(inner + out)];
     for (from, b) in [(0, 4), (4, 1), (5, 6)] {
         let rows = [x.subcols(from, b), g.subcols(from, b)];
-        exact.add(rows, Merge::Exact);
-        public.add(rows, Merge::Public);
+        exact.add(rows, SpreadRule::Exact);
+        public.add(rows, SpreadRule::Public);
     }
     for i in 0..inner + out {
         let y: Vec<f64> =
@@ -194,7 +194,7 @@ fn running_moments_are_those_of_all_rows() {
     // Rows that all alike have no spread are normalised to 0.
     let mut flat = Normaliser::new(2);
     let same = Mat::from_fn(1, 3, |_, _| 0.5);
-    flat.add([same.as_ref(), same.as_ref()], Merge::Exact);
+    flat.add([same.as_ref(), same.as_ref()], SpreadRule::Exact);
     assert!(flat.normalised(&same, 0).col_iter().all(|c| c[0] == 0.0));
 }
 

@@ -10,8 +10,8 @@
 //! Shapes as in [`memit`](super::memit). The public code counts tokens over the five rows behind a
 //! context and compares with five, so there only targets of one token end a search; here all tokens
 //! of all rows count. Its Q takes keys before the layer is changed, and this one after: those are
-//! the same, for what a matrix reads does not depend on it. Source: Gupta, Prateepamornkul, Lu, Alaa,
-//! Hartvigsen, Anumanchipalli 2025, arXiv:2502.01636.
+//! the same, for what a matrix reads does not depend on it. Source: Gupta, Prateepamornkul, Lu,
+//! Alaa, Hartvigsen, Anumanchipalli 2025, arXiv:2502.01636.
 
 use super::memit::MemitMethod;
 use crate::edit::family::{self, MOM2_UPDATE_WEIGHT};

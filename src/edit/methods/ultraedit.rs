@@ -39,7 +39,7 @@ use crate::edit::state::State;
 use crate::edit::training::capture::{Capture, Captured};
 use crate::edit::training::kept_turns::{KeptTurns, Turns};
 use crate::edit::training::memory::TrainingMemory;
-use crate::edit::training::normaliser::{self, Merge, Normaliser, Normalisers};
+use crate::edit::training::normaliser::{self, Normaliser, Normalisers, SpreadRule};
 use crate::edit::training::texts::{TrainingObjective, TrainingText};
 use crate::linalg::least_squares::{self, Prior, Route, on_host};
 use crate::model::arch::Arch;
@@ -215,7 +215,7 @@ struct Run<'r> {
     turn: usize,
     micro: usize,
     sum: bool,
-    merge: Merge,
+    merge: SpreadRule,
 }
 
 impl<'r> Run<'r> {
@@ -226,7 +226,7 @@ impl<'r> Run<'r> {
             turn: by.count(&N_EDITS),
             micro: by.count(&BATCH_SIZE),
             sum: by.is(&LOSS, "sum"),
-            merge: if by.is(&SPREAD, "public") { Merge::Public } else { Merge::Exact },
+            merge: if by.is(&SPREAD, "public") { SpreadRule::Public } else { SpreadRule::Exact },
         }
     }
 
@@ -334,7 +334,7 @@ impl<'r> Run<'r> {
         all.field(b"");
         all.add(&lr.to_le_bytes());
         [turn, micro].into_iter().for_each(|&n| all.add(&(n as u64).to_le_bytes()));
-        all.add(&[u8::from(*sum), u8::from(*merge == Merge::Public)]);
+        all.add(&[u8::from(*sum), u8::from(*merge == SpreadRule::Public)]);
         texts.iter().for_each(|text| text.digest(&mut all));
         let key = all.hex();
         Some(KeptTurns::at(cache.begin_training(&key), key))

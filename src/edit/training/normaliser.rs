@@ -9,7 +9,7 @@
 //!
 //! Merged so, n, μ and S are those of all rows at once (Chan, Golub, LeVeque 1979). The public code
 //! of UltraEdit adds b/(b − 1)·Σ(y − mean)² in the place of Σ(y − mean)², and NaN for b = 1;
-//! [`Merge::Public`] does the first.
+//! [`SpreadRule::Public`] does the first.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ const SHAPES: &str = "shapes";
 
 /// How the spread of a batch joins that of the rows before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merge {
+pub enum SpreadRule {
     /// As if all rows had been one batch.
     Exact,
     /// As the public code.
@@ -52,14 +52,14 @@ impl Normaliser {
     }
 
     /// Takes in x (in, b) and g (out, b).
-    pub fn add(&mut self, [x, g]: [MatRef<f64>; 2], merge: Merge) {
+    pub fn add(&mut self, [x, g]: [MatRef<f64>; 2], merge: SpreadRule) {
         let b = x.ncols();
         if b == 0 {
             return;
         }
         let [n, b_] = [self.rows, b].map(|n| n as f64);
         let widen = match merge {
-            Merge::Public if b > 1 => b_ / (b_ - 1.0),
+            SpreadRule::Public if b > 1 => b_ / (b_ - 1.0),
             _ => 1.0,
         };
         let inner = x.nrows();
