@@ -6,6 +6,7 @@ use super::batch;
 use super::cost::{Cost, Solves};
 use super::facts::TokenizedFact;
 use super::family;
+use super::known_facts;
 use super::method::{About, Batching, Context, Method, Moments, Needs, Plan};
 use super::params::{Param, Params};
 use super::search::Search;
@@ -83,7 +84,8 @@ pub trait ClosedFormMethod: Send + Sync {
     ///
     /// A tensor that is missing or of a wrong shape.
     fn check_state(&self, path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
-        family::check_state(path, state, by, &|_| arch.inner)
+        family::check_state(path, state, by, &|_| arch.inner)?;
+        known_facts::check(path, state, by, arch)
     }
 }
 

@@ -16,18 +16,20 @@
 //! 8·(F + D) bytes a fact and layer.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use faer::Mat;
 use serde_json::json;
 
 use super::facts::TokenizedFact;
-use super::params::{Absent, Param, ParamKind};
+use super::params::{Absent, Param, ParamKind, Params};
 use super::solve::delta::pack;
 use super::solve::layers::{ClosedForm, MatrixChange};
-use super::state::{LayerTensors, State};
+use super::state::{LayerTensors, State, misfit};
 use crate::base::{Error, Remedy, Result};
 use crate::linalg::least_squares::Solution;
+use crate::model::arch::Arch;
 use crate::model::{MatrixId, Model};
 use crate::store::{Delta, tensor_fingerprint};
 
@@ -136,6 +138,31 @@ impl KnownFacts {
         }
         Ok((model, changes))
     }
+}
+
+/// Checks what a state that was read from a file knows of facts, where it is asked to.
+///
+/// # Errors
+///
+/// A layer without its keys or values, or with another number of them than there are prompts.
+pub fn check(path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()> {
+    if !by.is_on(&REPLACE_FACTS) {
+        return Ok(());
+    }
+    let Some(n) = state.notes.get(PROMPTS).and_then(|all| all.as_array()).map(Vec::len) else {
+        return Err(misfit(path, PROMPTS, "is no list of names".into()));
+    };
+    for (name, rows) in [(KEYS, arch.inner), (VALUES, arch.width)] {
+        let tensors = state.layers(name);
+        for l in by.layers() {
+            let fits = |m: &Arc<Mat<f64>>| [m.nrows(), m.ncols()] == [rows, n];
+            if !tensors.get(l).is_some_and(fits) {
+                let what = format!("is missing, or not {rows} by {n}");
+                return Err(misfit(path, &format!("{name}.{l}"), what));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A name for the prompt of a fact with its subject.

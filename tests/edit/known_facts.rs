@@ -98,6 +98,14 @@ fn a_later_target_takes_the_earlier_ones_place() {
     };
     let ((replaced, state), (piled, _)) = (trace(true), trace(false));
     assert_eq!(state.notes["prompts"].as_array().unwrap().len(), 2);
+    let own = ready(true, "French");
+    let check =
+        |state: &State| own.method.check_state("state".as_ref(), state, &own.by, &own.model.arch);
+    check(&state).unwrap();
+    let mut short = state.clone();
+    short.notes.insert("prompts".into(), json!(["one"]));
+    let refused = check(&short).unwrap_err().to_string();
+    assert!(refused.contains("fact_keys.1"), "{refused}");
     let keys = &state.layers("fact_keys")[&LAYER];
     let square = |j: usize| keys.col(j).squared_norm_l2();
     // What the layer reads does not depend on it, so the old key is the new one.
