@@ -18,6 +18,7 @@ pub mod edit;
 pub mod evaluate;
 pub mod evaluation;
 mod kept;
+pub mod neurons;
 mod opened;
 pub mod options;
 mod places;

@@ -7,6 +7,7 @@
   python tools/reference.py --cases tests/golden/batch/cases.json
   python tools/reference.py --cases tests/golden/fine_tuning/cases.json
   python tools/reference.py --cases tests/golden/grace/cases.json
+  python tools/reference.py --cases tests/golden/kn/cases.json
   python tools/reference.py --cases tests/golden/trace/cases.json [--shared DIR]
   python tools/reference.py --random-gpt2-small | --memit-serial N
   python tools/reference.py --memit-batched N [--facts-a-batch B]
@@ -16,6 +17,9 @@ Serial and unhurried, as the methods were published: the whole model runs in eve
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
 and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_ultraedit.py
 UltraEdit, reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_kn.py
+knowledge neurons, reference_trace.py
+causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
 C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
@@ -46,6 +50,7 @@ from pathlib import Path
 import reference_batch
 import reference_fine_tuning
 import reference_grace
+import reference_kn
 import reference_trace
 import reference_ultraedit
 import torch
@@ -153,6 +158,8 @@ def run_cases(file, shared):
             tensors, made = reference_grace.record(folder, case)
         elif case["method"] in reference_ultraedit.METHODS:
             tensors, made = reference_ultraedit.record(folder, case)
+        elif case["method"] in reference_kn.METHODS:
+            tensors, made = reference_kn.record(folder, case)
         elif case["method"] in reference_trace.METHODS:
             tensors, made = reference_trace.record(folder, case)
         else:

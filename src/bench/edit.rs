@@ -75,6 +75,7 @@ pub fn measure(
         memory: model.spare().unwrap_or(1 << 30),
         seed: 0,
         end: None,
+        tokenizer: None,
         progress: &clock,
     };
     let moments = context.statistics;

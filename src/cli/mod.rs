@@ -28,6 +28,7 @@ mod logits;
 mod memory;
 mod merge;
 mod methods;
+mod neurons;
 mod output;
 mod predict;
 mod push;
@@ -114,6 +115,8 @@ enum Command {
     Log(apply::Log),
     /// Which states of the model carry a fact (causal tracing), and which layers to edit
     Trace(trace::Trace),
+    /// Which neurons of the MLPs an answer rests on (knowledge neurons)
+    Neurons(neurons::Neurons),
     /// Find layers and settings for a model, with the trade-off curve
     Tune(Box<tune::Tune>),
     /// Measure kernels and stages against the machine's limits
@@ -195,6 +198,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Undo(c) => c.run(&context),
         Command::Log(c) => c.run(&context),
         Command::Trace(c) => c.run(&context),
+        Command::Neurons(c) => c.run(&context),
         Command::Tune(c) => c.run(&context),
         Command::Bench(c) => c.run(&context),
     }

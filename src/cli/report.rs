@@ -82,13 +82,13 @@ fn print_lines(context: &Context, edit: &Edit, output: &Path, seconds: f64) -> R
         ))?;
     }
     let (facts, output) = (counted(edit.facts().len() as u64, "fact"), output.display());
-    if let Artifact::Memory(book) = edit.artifact() {
-        let entries = book.entries.len();
+    if let Artifact::Memory(memory) = edit.artifact() {
+        let entries = memory.entries();
         let noun = if entries == 1 { "entry" } else { "entries" };
         terminal.line(format!(
             "{}: {entries} {noun} beside the weights, which stay as they are; attach them with \
              `incise generate MODEL --with {output}`",
-            book.id
+            memory.place()
         ))?;
     }
     terminal.line(format!("{output}: {facts} in {seconds:.1} s"))
@@ -117,17 +117,23 @@ fn fact_lines(request: &Fact, o: &FactReport) -> [String; 2] {
     let share = share(o).map_or(String::new(), |share| format!("; {share}"));
     let fact = request.prompt.replace("{}", &request.subject);
     let taken = if o.taken { "taken" } else { "not taken" };
-    [
-        format!("{}: {fact} → {}", o.id, request.target_new.trim()),
-        format!(
-            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then {:?}; {} \
-             steps, loss {:.2} → {:.2}{share}",
-            percent(o.p_target[0]),
-            percent(o.p_target[1]),
-            o.target_token,
+    let work = match o.plan.neurons {
+        Some(n) => counted(n as u64, "neuron"),
+        None => format!(
+            "{} steps, loss {:.2} → {:.2}",
             o.plan.trace.len(),
             loss(o.plan.trace.first()),
             loss(o.plan.trace.last()),
+        ),
+    };
+    [
+        format!("{}: {fact} → {}", o.id, request.target_new.trim()),
+        format!(
+            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then {:?}; \
+             {work}{share}",
+            percent(o.p_target[0]),
+            percent(o.p_target[1]),
+            o.target_token,
         ),
     ]
 }

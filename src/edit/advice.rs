@@ -55,6 +55,7 @@ impl Edited<'_> {
         let [token, says] = out.token;
         let p = percent(out.p);
         let because = match self.method.batching() {
+            _ if let Some(own) = self.method.why_missed(plan, self.params) => own,
             Batching::Epochs => self.because_of_training(plan),
             Batching::Turns => self.because_of_its_turn(plan),
             _ if self.method.makes_memory() => self.because_of_memory(plan),

@@ -30,6 +30,8 @@ pub struct FactPlan {
     pub change: Option<[f64; 2]>,
     /// The cosine of the bare prompt's key and the average over contexts, for methods that look.
     pub key_cosine: Option<f64>,
+    /// How many neurons were found for it, for methods that look for some.
+    pub neurons: Option<usize>,
 }
 
 /// What one fact did.
@@ -66,12 +68,14 @@ impl FactPlan {
             left_out: norm(moved) == 0.0 && norm(&value.delta) > 0.0,
             change: None,
             key_cosine: None,
+            neurons: None,
         }
     }
 
     /// Of a fact that was trained on, by its loss in each epoch.
     pub fn trained(trace: Vec<LossStep>) -> FactPlan {
-        FactPlan { trace, value: None, left_out: false, change: None, key_cosine: None }
+        let (value, change, key_cosine, neurons) = (None, None, None, None);
+        FactPlan { trace, value, left_out: false, change, key_cosine, neurons }
     }
 }
 

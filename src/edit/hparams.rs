@@ -255,6 +255,8 @@ impl HparamSet {
             },
             ParamKind::Switch | ParamKind::SwitchOrNumber(_) if value.is_boolean() => Ok(()),
             ParamKind::Switch => Err(self.bad(name, format!("{value} is not true or false"))),
+            ParamKind::File if value.is_string() => Ok(()),
+            ParamKind::File => Err(self.bad(name, format!("{value} is no file's path"))),
             ParamKind::Choice(words) => match value.as_str() {
                 Some(word) if words.contains(&word) => Ok(()),
                 _ => Err(self.bad(name, format!("is {value}, and takes {}", param.kind.words()))),

@@ -18,11 +18,12 @@ use super::solve::layers::MatrixChange;
 use super::state::State;
 use crate::base::{Progress, Result};
 use crate::data::Contexts;
-use crate::memory::Codebook;
+use crate::memory::EditMemory;
 use crate::model::arch::Arch;
 use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
 use crate::store::{Change, tensor_fingerprint};
+use crate::text::Tokenizer;
 
 /// What people are told of a method.
 #[derive(Debug, PartialEq, Eq)]
@@ -137,6 +138,11 @@ pub trait Method: Send + Sync {
         Ok(())
     }
 
+    /// What kept a fact from being taken, where the method itself knows best.
+    fn why_missed(&self, _plan: &FactPlan, _by: &Params) -> Option<String> {
+        None
+    }
+
     /// Plans the change of all facts.
     ///
     /// # Errors
@@ -171,6 +177,8 @@ pub struct Context<'a> {
     pub seed: u64,
     /// The token that ends a text, if the model's files name one.
     pub end: Option<u32>,
+    /// The model's tokenizer, where there is one: benchmarks have none.
+    pub tokenizer: Option<&'a Tokenizer>,
     /// Who is told how the work goes, and may cancel it.
     pub progress: &'a dyn Progress,
 }
@@ -185,7 +193,7 @@ pub struct Plan {
     /// What was done to each matrix, ascending.
     pub changes: Vec<MatrixChange>,
     /// What lives beside the weights, of methods that change none.
-    pub memory: Option<Codebook>,
+    pub memory: Option<EditMemory>,
     /// What the method carries on.
     pub state: State,
 }

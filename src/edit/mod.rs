@@ -9,6 +9,7 @@
 pub mod advice;
 pub mod anchor;
 pub mod apply;
+pub mod attribution;
 pub mod batch;
 pub mod cache;
 pub mod closed_form_method;

@@ -48,6 +48,8 @@ pub enum ParamKind {
     Matrices,
     /// True or false.
     Switch,
+    /// A file's path.
+    File,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// This value alone, as JSON: a choice of the public code that has one answer here.
@@ -138,6 +140,7 @@ impl ParamKind {
                 format!("one or a list of {}", names.join(", "))
             }
             ParamKind::Switch => "true or false".to_owned(),
+            ParamKind::File => "a file".to_owned(),
             ParamKind::Choice(words) => words.join(" or "),
             ParamKind::Only(value) => value.to_owned(),
         }
@@ -236,6 +239,11 @@ impl Params {
     /// A whole number, if it is given.
     pub fn count_if_given(&self, param: &Param) -> Option<usize> {
         self.values.get(param.name).and_then(Value::as_u64).map(|n| n as usize)
+    }
+
+    /// A text, if it is given.
+    pub fn text(&self, param: &Param) -> Option<&str> {
+        self.values.get(param.name).and_then(Value::as_str)
     }
 
     /// Whether one of several words was chosen; none is where it is not given.

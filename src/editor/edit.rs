@@ -1,7 +1,7 @@
 //! A planned edit: to look at, write, apply and export.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ use crate::edit::prompts::PromptRow;
 use crate::edit::reach::reach;
 use crate::edit::solve::layers::MatrixChange;
 use crate::edit::state::State;
-use crate::memory::Codebook;
+use crate::memory::EditMemory;
 use crate::model::score::Score;
 use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
@@ -37,7 +37,7 @@ pub enum Artifact {
     /// A change of the weights.
     Weights(Box<Patch>),
     /// What lives beside them.
-    Memory(Arc<Codebook>),
+    Memory(EditMemory),
 }
 
 /// A planned edit. No file was touched yet but the cache.
@@ -147,19 +147,18 @@ impl Edit {
         let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
         let patch = Patch { changes: patch, metadata, file: None };
         let Plan { facts, changes, memory, mut state, model } = plan;
-        let named =
-            |book| Ok(Arc::new(Codebook { made_for: prepared.opened.weights_name()?, ..book }));
+        let named = |memory: EditMemory| Ok(memory.named(prepared.opened.weights_name()?));
         let memory = memory.map(named).transpose()?;
         drop(model); // what is written is rounded
         let changed = changes.iter().any(|c| c.norm > 0.0);
-        warn_of_nothing(&*prepared.settings.progress, changed, memory.as_deref());
+        warn_of_nothing(&*prepared.settings.progress, changed, memory.as_ref());
         if state_file.is_some() {
             state::learn(&mut state, changed, &prepared.learner())?;
         }
         // What was read of the weights just now has to be what was planned on.
         prepared.opened.checkpoint.unchanged()?;
         let written = match &memory {
-            Some(memory) => prepared.remembering(memory.clone()),
+            Some(memory) => prepared.remembering(memory.memory()),
             None => prepared.written(&patch),
         };
         let said = |e| say_what_is_kept(e, cache.as_ref());
@@ -267,7 +266,7 @@ impl Edit {
         let model = TextModel::new(&opened.dir, self.model.clone(), &opened.tokenizer);
         match &self.artifact {
             Artifact::Weights(_) => Ok(model),
-            Artifact::Memory(memory) => model.with(memory.clone()),
+            Artifact::Memory(memory) => model.with(memory.memory()),
         }
     }
 
@@ -415,9 +414,9 @@ impl Edit {
 }
 
 /// Says that an edit does nothing, and why.
-fn warn_of_nothing(progress: &dyn Progress, changed: bool, memory: Option<&Codebook>) {
+fn warn_of_nothing(progress: &dyn Progress, changed: bool, memory: Option<&EditMemory>) {
     match memory {
-        Some(book) if book.entries.is_empty() => {
+        Some(memory) if memory.entries() == 0 => {
             progress.warn("the memory is empty: the model says every target already");
         }
         None if !changed => {

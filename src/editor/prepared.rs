@@ -270,6 +270,7 @@ impl Prepared {
             memory: self.memory(),
             seed: settings.seed,
             end: self.end,
+            tokenizer: Some(&self.opened.tokenizer),
             progress: &*settings.progress,
         }
     }

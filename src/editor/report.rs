@@ -81,7 +81,7 @@ pub fn fact_json(o: &FactReport) -> Value {
         let decay = s.weight_decay;
         json!({"total": s.total(), "nll": s.nll, "kl": s.kl, "decay": decay})
     };
-    let FactPlan { trace, value, left_out, change, key_cosine } = &o.plan;
+    let FactPlan { trace, value, left_out, change, key_cosine, neurons } = &o.plan;
     let [moved, norm] = value.map_or([None; 2], |both| both.map(Some));
     let last = trace.last().map(|s| s.total());
     let steps: Vec<Value> = trace.iter().map(step).collect();
@@ -96,6 +96,9 @@ pub fn fact_json(o: &FactReport) -> Value {
     });
     if let Some(cosine) = key_cosine {
         json["key_cosine"] = json!(cosine);
+    }
+    if let Some(neurons) = neurons {
+        json["neurons"] = json!(neurons);
     }
     if let Some([norm, weight]) = change {
         json["norm"] = json!(norm);

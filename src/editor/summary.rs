@@ -30,8 +30,8 @@ impl Edit {
 /// What of an edit lives beside the weights; null where nothing does.
 fn memory_json(artifact: &Artifact) -> Value {
     match artifact {
-        Artifact::Memory(book) => {
-            json!({"matrix": book.id.to_string(), "entries": book.entries.len()})
+        Artifact::Memory(memory) => {
+            json!({"matrix": memory.place(), "entries": memory.entries()})
         }
         Artifact::Weights(_) => Value::Null,
     }

@@ -194,6 +194,10 @@ impl LanguageModel for CodebookModel {
         self.base.matrix_sizes(id)
     }
 
+    fn whole_prompts(&self) -> bool {
+        self.book.replacement != Replacement::Last || self.base.whole_prompts()
+    }
+
     fn run_in_chunks(
         &self,
         batch: &Batch,

@@ -4,6 +4,11 @@
 pub mod codebook;
 pub mod codebook_file;
 pub mod codebook_model;
+pub mod context;
+pub mod context_file;
+mod context_model;
+pub mod format;
+pub mod likeness;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +16,11 @@ use std::sync::Arc;
 use crate::base::Result;
 use crate::model::LanguageModel;
 use crate::model::lineage::WeightsName;
+use crate::store::Shard;
 
 pub use codebook::{Codebook, CodebookEntry, Replacement};
-pub use codebook_file::is_memory;
+pub use context::{ContextEntry, ContextMemory};
+pub use format::is_memory;
 
 /// An edit beside the weights.
 pub trait Memory: Send + Sync {
@@ -28,11 +35,75 @@ pub trait Memory: Send + Sync {
     fn on(self: Arc<Self>, base: Arc<dyn LanguageModel>) -> Result<Arc<dyn LanguageModel>>;
 }
 
-/// Reads a memory that was made for a model whose weights have that name.
+/// What an edit beside the weights made, of whatever kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EditMemory {
+    /// Values at the prompts it knows.
+    Codebook(Arc<Codebook>),
+    /// Tokens before every prompt.
+    Context(Arc<ContextMemory>),
+}
+
+impl EditMemory {
+    /// The same, made for weights of that name.
+    pub fn named(self, made_for: WeightsName) -> EditMemory {
+        match self {
+            EditMemory::Codebook(book) => {
+                EditMemory::Codebook(Arc::new(Codebook { made_for, ..Arc::unwrap_or_clone(book) }))
+            }
+            EditMemory::Context(memory) => {
+                let memory = ContextMemory { made_for, ..Arc::unwrap_or_clone(memory) };
+                EditMemory::Context(Arc::new(memory))
+            }
+        }
+    }
+
+    /// As what makes a model of a model.
+    pub fn memory(&self) -> Arc<dyn Memory> {
+        match self {
+            EditMemory::Codebook(book) => book.clone(),
+            EditMemory::Context(memory) => memory.clone(),
+        }
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        match self {
+            EditMemory::Codebook(book) => book.write(path),
+            EditMemory::Context(memory) => memory.write(path),
+        }
+    }
+
+    /// How many entries it has.
+    pub fn entries(&self) -> usize {
+        match self {
+            EditMemory::Codebook(book) => book.entries.len(),
+            EditMemory::Context(memory) => memory.entries.len(),
+        }
+    }
+
+    /// The matrix that it is beside, or what it stands before.
+    pub fn place(&self) -> String {
+        match self {
+            EditMemory::Codebook(book) => book.id.to_string(),
+            EditMemory::Context(_) => "prompts".to_owned(),
+        }
+    }
+}
+
+/// Reads a memory, of whatever kind, that was made for a model whose weights have that name.
 ///
 /// # Errors
 ///
-/// As [`Codebook::read`]; there is no other kind yet.
+/// As the kind's own `read`; no memory is read as a codebook, which says what is wrong.
 pub fn open(path: &Path, base: &dyn LanguageModel, name: &WeightsName) -> Result<Arc<dyn Memory>> {
-    Ok(Arc::new(Codebook::read(path, base, name)?))
+    let kind = Shard::open(path)?.header().metadata.get("kind").cloned().unwrap_or_default();
+    Ok(match &kind[..] {
+        context_file::KIND => Arc::new(ContextMemory::read(path, base, name)?),
+        _ => Arc::new(Codebook::read(path, base, name)?),
+    })
 }

@@ -13,6 +13,21 @@ use crate::tensor::{Compute, Tensor};
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>, // (rows, G·E) each
     choices: Vec<Choice>,
+    fronts: Vec<FrontRows>,
+}
+
+/// Rows at the front of a cache that an edit beside the weights put there, which its callers do not
+/// count.
+#[derive(Clone, Debug)]
+pub struct FrontRows {
+    /// Whose they are, by its address.
+    pub by: Arc<()>,
+    /// How many.
+    pub rows: usize,
+    /// What is there, by number, and at which rows.
+    pub contexts: Vec<(usize, Range<usize>)>,
+    /// Rows of sequences that began, as callers count, and those of the front that each reads.
+    pub sequences: Vec<(Range<usize>, Range<usize>)>,
 }
 
 /// What an edit beside the weights decided at the end of a prompt: it holds for the sequence.
@@ -61,12 +76,29 @@ impl KvCache {
     pub fn new(arch: &Arch, compute: &Compute) -> KvCache {
         let empty = || Tensor::narrow(compute, &[0, arch.kv_width()]);
         let layers = (0..arch.layers).map(|_| (empty(), empty())).collect();
-        KvCache { layers, choices: Vec::new() }
+        KvCache { layers, choices: Vec::new(), fronts: Vec::new() }
     }
 
-    /// Tokens in it, of the first layer.
+    /// Tokens in it, of the first layer, without those at its front that are hidden.
     pub fn rows(&self) -> usize {
-        self.layers.first().map_or(0, |(k, _)| k.shape()[0])
+        let hidden: usize = self.fronts.iter().map(|front| front.rows).sum();
+        self.layers.first().map_or(0, |(k, _)| k.shape()[0]) - hidden
+    }
+
+    /// Hides rows at the front from those who count them.
+    pub fn hide(&mut self, front: FrontRows) {
+        self.fronts.push(front);
+    }
+
+    /// What somebody hid at the front.
+    pub fn front(&self, by: &Arc<()>) -> Option<&FrontRows> {
+        self.fronts.iter().find(|front| Arc::ptr_eq(&front.by, by))
+    }
+
+    /// The same, and no more hidden.
+    pub fn unhide(&mut self, by: &Arc<()>) -> Option<FrontRows> {
+        let at = self.fronts.iter().position(|front| Arc::ptr_eq(&front.by, by))?;
+        Some(self.fronts.remove(at))
     }
 
     /// Keeps what was decided at a row.
@@ -92,6 +124,7 @@ impl KvCache {
     /// Where something was decided at one: rows get other numbers.
     pub fn keep(&mut self, layers: Range<usize>, rows: &[Range<usize>]) {
         assert!(self.choices.is_empty(), "keep: a choice belongs to its row");
+        assert!(self.fronts.is_empty(), "keep: hidden rows belong to the front");
         let rows: Vec<usize> = rows.iter().cloned().flatten().collect();
         let mut index = None; // the same for every layer
         for (k, v) in &mut self.layers[layers] {
@@ -111,6 +144,7 @@ impl KvCache {
     /// Where something was decided at one of the other.
     pub fn append(&mut self, layers: Range<usize>, from: &KvCache, rows: Range<usize>) {
         assert!(from.choices.is_empty(), "append: a choice belongs to its row");
+        assert!(from.fronts.is_empty(), "append: hidden rows belong to the front");
         let append = |to: &mut Tensor, from: &Tensor| {
             let old = to.shape()[0];
             to.set_rows(old + rows.len());

@@ -22,6 +22,12 @@ pub trait LanguageModel: Send + Sync {
     /// What a matrix reads and gives, (in, out); `None` where there is no such matrix.
     fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]>;
 
+    /// Whether a prompt has to begin and end in one pass: what is decided of it holds from its first
+    /// token on.
+    fn whole_prompts(&self) -> bool {
+        false
+    }
+
     /// Runs a batch and hands `each` the logits z (rows, V), where the model computes, of the rows
     /// `read.0`: at most `read.1` rows at a time, in order, until it returns false. With no row to
     /// read and no past to grow, the pass ends behind the last site that the hook asks for;

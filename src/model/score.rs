@@ -110,7 +110,8 @@ pub fn score_units(model: &dyn LanguageModel, units: &[&[Completion]]) -> Result
     let mut all = Vec::new(); // groups, by the numbers of all texts
     let mut first = 0;
     for unit in units {
-        let own = groups(unit).into_iter().map(|group| group.numbered_from(first));
+        let own =
+            groups(unit, model.whole_prompts()).into_iter().map(|group| group.numbered_from(first));
         all.extend(own);
         first += unit.len();
     }

@@ -27,8 +27,8 @@ impl Group {
     }
 }
 
-/// The cheapest groups of a unit's texts.
-pub(super) fn groups(texts: &[Completion]) -> Vec<Group> {
+/// The cheapest groups of a unit's texts; of one prompt, where prompts have to be `whole`.
+pub(super) fn groups(texts: &[Completion], whole: bool) -> Vec<Group> {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by(|&a, &b| texts[a].read.cmp(&texts[b].read));
     let length = |i: usize| texts[order[i]].read.len();
@@ -39,7 +39,7 @@ pub(super) fn groups(texts: &[Completion]) -> Vec<Group> {
         let mut lengths = 0;
         let mut least = (usize::MAX, 0, 0);
         for i in (0..j).rev() {
-            shared = shared.min(common(&texts[order[i]], &texts[order[j - 1]]));
+            shared = shared.min(common(&texts[order[i]], &texts[order[j - 1]], whole));
             if shared == 0 {
                 break;
             }
@@ -61,10 +61,11 @@ pub(super) fn groups(texts: &[Completion]) -> Vec<Group> {
 }
 
 /// How many first tokens two texts may share.
-fn common(a: &Completion, b: &Completion) -> usize {
+fn common(a: &Completion, b: &Completion, whole: bool) -> usize {
     let alike = a.read.iter().zip(&b.read).take_while(|(a, b)| a == b).count();
     match a.prompt() == b.prompt() && alike >= a.prompt() {
         true => alike,
+        false if whole => 0,
         false => alike.min(a.prompt() - 1).min(b.prompt() - 1),
     }
 }
@@ -91,16 +92,19 @@ mod tests {
     fn a_prompt_runs_once_for_all_its_targets() {
         let prompt = [5, 6, 7, 8];
         let texts = [text(&prompt, &[1]), text(&[9, 9], &[2]), text(&prompt, &[2, 3])];
-        let found = groups(&texts);
+        let found = groups(&texts, false);
         let group = |shared, texts: &[usize]| Group { shared, texts: texts.to_vec() };
         assert_eq!(found, [group(4, &[0, 2]), group(2, &[1])]);
+        let texts = [text(&prompt, &[1]), text(&[5, 6, 7, 9], &[2]), text(&prompt, &[2, 3])];
+        let found = groups(&texts, true);
+        assert_eq!(found, [group(4, &[0, 2]), group(4, &[1])], "prompts are whole");
     }
 
     /// A first token that all texts have is no reason to leave a longer beginning of some.
     #[test]
     fn the_longer_beginning_is_shared() {
         let texts = [text(&[0, 1], &[9]), text(&[0, 5, 6, 7], &[1]), text(&[0, 5, 6, 8], &[1])];
-        let shared: Vec<usize> = groups(&texts).iter().map(|group| group.shared).collect();
+        let shared: Vec<usize> = groups(&texts, false).iter().map(|group| group.shared).collect();
         assert_eq!(shared, [2, 3]);
     }
 
@@ -113,7 +117,7 @@ mod tests {
             )
         ) {
             let texts: Vec<Completion> = given.iter().map(|(p, t)| text(p, t)).collect();
-            let found = groups(&texts);
+            let found = groups(&texts, false);
             let mut all: Vec<usize> = found.iter().flat_map(|g| g.texts.clone()).collect();
             all.sort_unstable();
             prop_assert!(all.into_iter().eq(0..texts.len()));

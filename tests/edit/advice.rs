@@ -59,6 +59,7 @@ fn why(case: Case) -> String {
         left_out: false,
         change: None,
         key_cosine: case.cosine,
+        neurons: None,
     };
     let edited = Edited { method, params: &params, contexts, facts: case.facts, lost: case.lost };
     let token = [" Rome", " Paris"];

@@ -11,7 +11,7 @@ use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Plan};
 use incise::edit::methods::grace::GRACE;
 use incise::edit::training::value::ValueTraining;
-use incise::memory::{Memory, Replacement};
+use incise::memory::{Codebook, EditMemory, Memory, Replacement};
 use incise::model::score::score;
 use incise::model::{Matrix, MatrixId, Model};
 use incise::ops::adam;
@@ -79,6 +79,14 @@ fn plan(model: &Model, facts: &[TokenizedFact], hparams: &Value) -> Plan {
     GRACE.plan(&mut alone(model, &moments, &contexts), facts, &by).unwrap()
 }
 
+/// What GRACE made.
+fn codebook(memory: Option<EditMemory>) -> Arc<Codebook> {
+    match memory {
+        Some(EditMemory::Codebook(book)) => book,
+        other => panic!("no codebook: {other:?}"),
+    }
+}
+
 /// How far the program may be from the record, relative to a key and a value, and in a loss: by
 /// the error budget twice as far as the reference's own f32 run of the case, and where a key or a
 /// value is kept, a rounding to f32 of each. In f64 a pass loses 2⁻²⁹ of that, as in
@@ -112,7 +120,7 @@ fn check(case: &Case, compute: impl Into<Compute>) {
     let (bounds, name, file) = (Bounds::of(case, &compute, double), &case.name, case.record());
     let (model, facts) = open(&case.model, &case.requests, &compute);
     let Plan { changes, memory, facts, .. } = plan(&model, &facts, &case.hparams);
-    let entries = memory.unwrap().entries;
+    let entries = &codebook(memory).entries;
     assert!(changes.is_empty());
     let [radii, grown] = ["radii", "grown"].map(|what| tensor(&file, what));
     assert_eq!(entries.len(), radii.len(), "{name}: entries");
@@ -176,12 +184,12 @@ fn every_fact_is_said_and_no_weight_moves() {
             let by = json!({"layers": [0], "eps": 1e-3, "replacement": replacement});
             let plan = plan(&base, &facts, &by);
             assert!(plan.changes.is_empty());
-            let book = plan.memory.unwrap();
+            let book = codebook(plan.memory);
             let texts: Vec<_> = facts.iter().map(|fact| fact.rows.completion(0)).collect();
             let before = score(&base, &texts).unwrap();
             let missed = before.iter().filter(|score| score.missed().is_some()).count();
             assert!(missed > 0 && book.entries.len() == missed, "one for each that was not said");
-            let with = Arc::new(book).on(Arc::new(base)).unwrap();
+            let with = book.on(Arc::new(base)).unwrap();
             let after = score(&*with, &texts).unwrap();
             let taken = after.iter().filter(|score| score.missed().is_none()).count();
             assert_eq!(taken, facts.len(), "{model}, {replacement}: {after:?}");
@@ -247,12 +255,12 @@ fn facts_come_again() {
     changed.rows.target = other.rows.target.clone();
     let by = json!({"layers": [0], "eps": 1e-3});
     let twice = plan(&model, &[first.clone(), first.clone()], &by);
-    assert_eq!(twice.memory.unwrap().entries.len(), 1);
+    assert_eq!(codebook(twice.memory).entries.len(), 1);
     assert!(twice.facts[1].trace.is_empty(), "it was said already");
-    let book = plan(&model, &[first, changed.clone()], &by).memory.unwrap();
+    let book = codebook(plan(&model, &[first, changed.clone()], &by).memory);
     assert_eq!(book.entries.len(), 1);
     assert_eq!(book.entries[0].label, changed.rows.target);
-    let with = Arc::new(book).on(Arc::new(model)).unwrap();
+    let with = book.on(Arc::new(model)).unwrap();
     assert_eq!(score(&*with, &[changed.rows.completion(0)]).unwrap()[0].missed(), None);
 }
 

@@ -305,8 +305,10 @@ fn every_row_of_the_table_fits_its_model() {
             if let Some(top) = row.get("v_loss_layer") {
                 assert_eq!(top.as_u64().unwrap(), layers - 1, "{method} {model}");
             }
-            let edited = row["layers"].as_array().unwrap();
-            assert!(edited.iter().all(|l| l.as_u64().unwrap() < layers), "{method} {model}");
+            if let Some(edited) = row.get("layers").and_then(Value::as_array) {
+                assert!(edited.iter().all(|l| l.as_u64().unwrap() < layers), "{method} {model}");
+            }
+
             seen.insert(model);
         }
     }

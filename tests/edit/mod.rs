@@ -16,6 +16,7 @@ mod hparams;
 mod identities;
 mod keys;
 mod known_facts;
+mod kn;
 mod objective;
 mod packing;
 mod prompts;

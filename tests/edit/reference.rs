@@ -158,6 +158,7 @@ pub fn alone<'a>(
         memory: u64::MAX,
         seed: 0,
         end: None,
+        tokenizer: None,
         progress: &Quiet,
     }
 }

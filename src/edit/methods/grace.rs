@@ -36,7 +36,7 @@ use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
 use crate::edit::search::LossStep;
 use crate::edit::training::value::{TextSize, ValueTraining};
 use crate::memory::codebook::Admitted;
-use crate::memory::{Codebook, Memory, Replacement};
+use crate::memory::{Codebook, EditMemory, Memory, Replacement};
 use crate::model::arch::Arch;
 use crate::model::score::{read, score};
 use crate::model::{At, LanguageModel, MatrixId, Site};
@@ -188,7 +188,8 @@ impl Method for Grace {
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
         let state = std::mem::take(&mut on.state);
-        let (model, changes, memory) = (model.clone(), Vec::new(), Some(book));
+        let memory = Some(EditMemory::Codebook(Arc::new(book)));
+        let (model, changes) = (model.clone(), Vec::new());
         Ok(Plan { model, facts: done, changes, memory, state })
     }
 }

@@ -6,6 +6,8 @@ pub mod emmet;
 pub mod encore;
 pub mod fine_tuning;
 pub mod grace;
+pub mod ike;
+pub mod kn;
 pub mod memit;
 pub mod pmet;
 pub mod rome;
@@ -18,7 +20,7 @@ use crate::base::{Error, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 13] = [
+pub static METHODS: [&dyn Method; 15] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
@@ -32,6 +34,8 @@ pub static METHODS: [&dyn Method; 13] = [
     &fine_tuning::FT_M,
     &fine_tuning::LOCFT_BF,
     &grace::GRACE,
+    &kn::KN,
+    &ike::IKE,
 ];
 
 /// A method by the name users give, in capitals or not.

@@ -1,0 +1,92 @@
+//! Facts in context: tokens that stand before every prompt, as they are or the fact's that is most
+//! alike.
+//!
+//! ```text
+//! one fact       its context stands before every prompt
+//! several        that of the fact whose prompt is most alike (`likeness.rs`); none where no token
+//!                is shared
+//! read           context, prompt, continuation: one text
+//! ```
+//!
+//! A prompt comes as tokens of a text of its own, and goes on a text here. So that its tokens are
+//! those of the joint text, the token that begins texts gives its place to the context's last, and
+//! the prompt's first token becomes the one with a space before it, where there is one. A word that
+//! is cut otherwise at the start of a text stays as it is cut.
+//!
+//! Source: Zheng et al. 2023, arXiv:2305.12740.
+
+use super::likeness::Texts;
+use crate::model::lineage::WeightsName;
+
+/// Facts, each with its context.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContextMemory {
+    /// The weights it was made for.
+    pub made_for: WeightsName,
+    /// The token that begins a text, where the tokenizer puts one there.
+    pub begin: Option<u32>,
+    /// Tokens that begin a word at the start of a text, and the same with a space before them;
+    /// ascending.
+    pub spaced: Vec<[u32; 2]>,
+    /// In the order in which they were made.
+    pub entries: Vec<ContextEntry>,
+}
+
+/// A fact's context.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContextEntry {
+    /// The fact's prompt, which others are compared with.
+    pub prompt: Vec<u32>,
+    /// What stands before a prompt, with the token that begins a text; at least one token.
+    pub context: Vec<u32>,
+}
+
+/// A prompt behind a context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// How many of the context's tokens stand before it.
+    pub context: usize,
+    /// The prompt's tokens, as many as there were.
+    pub ids: Vec<u32>,
+}
+
+impl ContextMemory {
+    /// What choices are made by; nothing where there is no choice.
+    pub(super) fn texts(&self) -> Option<Texts> {
+        let prompts = self.entries.iter().map(|entry| &entry.prompt[..]);
+        (self.entries.len() > 1).then(|| Texts::new(prompts))
+    }
+
+    /// The entry whose context stands before a prompt; nothing where none does.
+    pub(super) fn choose(&self, texts: Option<&Texts>, prompt: &[u32]) -> Option<usize> {
+        match texts {
+            None => (!self.entries.is_empty()).then_some(0),
+            Some(texts) => {
+                let likeness = texts.likeness(prompt);
+                let first = *texts.nearest(prompt).first()?;
+                (likeness[first] > 0.0).then_some(first)
+            }
+        }
+    }
+
+    /// A text that begins with a prompt, behind the context of an entry.
+    pub fn place(&self, entry: usize, text: &[u32]) -> Placed {
+        let context = &self.entries[entry].context;
+        let mut placed = Placed { context: context.len(), ids: text.to_vec() };
+        let mut first = 0;
+        if let (Some(begin), Some(id)) = (self.begin, placed.ids.first_mut())
+            && *id == begin
+            && let Some((&last, before)) = context.split_last()
+        {
+            *id = last;
+            placed.context = before.len();
+            first = 1;
+        }
+        if let Some(id) = placed.ids.get_mut(first)
+            && let Ok(at) = self.spaced.binary_search_by_key(id, |[plain, _]| *plain)
+        {
+            *id = self.spaced[at][1];
+        }
+        placed
+    }
+}
