@@ -53,6 +53,7 @@ use crate::data::{Contexts, Fact};
 use crate::edit::apply::{self, PatchSide};
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
+use crate::edit::export::widened;
 use crate::memory;
 use crate::model::SearchPrecision;
 use crate::model::lineage::weights_name;
@@ -413,6 +414,22 @@ impl Editor {
         memories.try_fold(self.model(), |model, file| {
             model.with(memory::open(file.as_ref(), base, &name)?)
         })
+    }
+
+    /// Writes the checkpoint with neurons beside its MLP, from a memory's file, as one with wider
+    /// MLPs, into a new folder; returns how many they are.
+    ///
+    /// # Errors
+    ///
+    /// A file that holds no neurons, or was made for other weights; a layout that cannot be widened;
+    /// a folder that is there; cancellation.
+    pub fn export_widened(&self, memory: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<usize> {
+        let (memory, opened) = (memory.as_ref(), &self.opened);
+        opened.checkpoint.unchanged()?;
+        let neurons = memory::neurons(memory, &opened.model, &opened.weights_name()?)?;
+        let progress = &*self.settings.progress;
+        widened::write(&opened.checkpoint, &opened.model, &neurons, dir.as_ref(), progress)?;
+        Ok(neurons.len())
     }
 
     /// The model as patches would leave it, each on what those before it left.

@@ -8,6 +8,8 @@
   python tools/reference.py --cases tests/golden/fine_tuning/cases.json
   python tools/reference.py --cases tests/golden/grace/cases.json
   python tools/reference.py --cases tests/golden/kn/cases.json
+  python tools/reference.py --cases tests/golden/ike/cases.json
+  python tools/reference.py --cases tests/golden/neurons/cases.json
   python tools/reference.py --cases tests/golden/trace/cases.json [--shared DIR]
   python tools/reference.py --random-gpt2-small | --memit-serial N
   python tools/reference.py --memit-batched N [--facts-a-batch B]
@@ -18,7 +20,8 @@ search, its rows padded to one batch. reference_search.py has the search, refere
 and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_ultraedit.py
 UltraEdit, reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
 and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE, reference_kn.py
-knowledge neurons, reference_trace.py
+knowledge neurons, reference_ike.py in-context editing,
+reference_neurons.py T-Patcher and CaliNET, reference_trace.py
 causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
 C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 
@@ -50,7 +53,9 @@ from pathlib import Path
 import reference_batch
 import reference_fine_tuning
 import reference_grace
+import reference_ike
 import reference_kn
+import reference_neurons
 import reference_trace
 import reference_ultraedit
 import torch
@@ -158,6 +163,10 @@ def run_cases(file, shared):
             tensors, made = reference_grace.record(folder, case)
         elif case["method"] in reference_ultraedit.METHODS:
             tensors, made = reference_ultraedit.record(folder, case)
+        elif case["method"] in reference_ike.METHODS:
+            tensors, made = reference_ike.record(folder, case)
+        elif case["method"] in reference_neurons.METHODS:
+            tensors, made = reference_neurons.record(folder, case)
         elif case["method"] in reference_kn.METHODS:
             tensors, made = reference_kn.record(folder, case)
         elif case["method"] in reference_trace.METHODS:

@@ -17,6 +17,7 @@ use crate::edit::apply::{self, PatchSide, Report};
 use crate::edit::export::adapter::{self, Adapter, Module, RANKS};
 use crate::edit::export::gguf;
 use crate::edit::export::versions::{self, Encoding, Version};
+use crate::editor::Editor;
 use crate::ops::proof;
 use crate::store::place::{check_distinct, check_new_folder, check_place, check_replaced};
 use crate::store::{Patch, Shard};
@@ -24,13 +25,17 @@ use crate::store::{Patch, Shard};
 /// Which patch, in which form, and where to.
 #[derive(Args)]
 #[command(group = ArgGroup::new("form").required(true)
-    .args(["lora", "lora_gguf", "delta", "delta_dir", "disk_delta"]))]
+    .args(["lora", "lora_gguf", "delta", "delta_dir", "disk_delta", "widened"]))]
 #[command(group = ArgGroup::new("of_checkpoint").multiple(true)
-    .args(["lora_gguf", "delta", "delta_dir", "disk_delta"]).requires("model"))]
+    .args(["lora_gguf", "delta", "delta_dir", "disk_delta", "widened"]).requires("model"))]
 #[command(group = ArgGroup::new("adapter").multiple(true).args(["lora", "lora_gguf"]))]
 pub struct Export {
-    /// The patch
+    /// The patch, or with --widened the memory
     patch: PathBuf,
+    /// Write neurons beside the MLP (t-patcher, calinet) as a checkpoint with wider MLPs, into a
+    /// new folder
+    #[arg(long, value_name = "DIR")]
+    widened: Option<PathBuf>,
     /// Write a LoRA adapter as PEFT reads it into a new folder
     #[arg(long, value_name = "DIR")]
     lora: Option<PathBuf>,
@@ -78,6 +83,13 @@ pub(super) fn rank(text: &str) -> std::result::Result<usize, String> {
 impl Export {
     /// Writes what is asked for.
     pub fn run(&self, context: &Context) -> Result<()> {
+        if let (Some(dir), Some(model)) = (&self.widened, &self.model) {
+            check_new_folder(dir, &[&self.patch, model])?;
+            let editor = Editor::open_on(model, &context.device, &context.terminal)?
+                .progress(context.terminal.clone());
+            let neurons = editor.export_widened(&self.patch, dir)?;
+            return say_widened(context, neurons, dir);
+        }
         let patch = Patch::read(&self.patch)?;
         if let Some(dir) = &self.lora {
             return self.lora(context, &patch, dir);
@@ -232,6 +244,14 @@ fn warn(terminal: &Terminal, m: &Module, r: usize) {
             m.tensor, m.rank,
         ));
     }
+}
+
+fn say_widened(context: &Context, neurons: usize, dir: &Path) -> Result<()> {
+    if context.json {
+        return context.terminal.json(&json!({"output": dir, "neurons": neurons}));
+    }
+    let n = counted(neurons as u64, "neuron");
+    context.terminal.line(format!("{}: every MLP wider by {n}", dir.display()))
 }
 
 fn module_json(m: &Module) -> serde_json::Value {

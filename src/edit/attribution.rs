@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::search::memory::max_tokens;
+use super::training::head;
 use crate::base::{Error, Progress, Result};
 use crate::model::completion::Completion;
 use crate::model::site::Tap;
@@ -29,13 +30,9 @@ use crate::model::{
 };
 use crate::ops::codebook::{Chosen, replace};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
-use crate::ops::loss::{self, LossRows, RowLoss};
-use crate::ops::norm::Saved;
+use crate::ops::loss::RowLoss;
 use crate::ops::rows::{self, Index};
 use crate::tensor::Tensor;
-
-/// Logits that are there at a time, in rows.
-const LOGIT_ROWS: usize = 64;
 
 /// Where a neuron's activation is read and scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,8 +226,10 @@ impl CopyPass<'_> {
         model.forward(&batch, below, Past::Read(cache), &mut x, &mut run, &mut NoHook);
         let mut run = Run::keeping(model, above);
         model.forward(&batch, above, Past::Read(cache), &mut x, &mut run, &mut hook);
-        let targets = copies.iter().map(|copy| text.labels[copy.token]);
-        let (mut dx, losses) = self.head(&x, targets);
+        let target = |copy: &Copied| {
+            RowLoss::CrossEntropy { target: text.labels[copy.token], weight: 1.0 }
+        };
+        let (mut dx, losses) = head::gradient(model, &x, copies.iter().map(target).collect());
         model.backward(&batch, above, cache, &mut dx, &mut run, &mut hook);
         // dp = −p d(−ln p).
         let mut ps = losses.of(0).map(|(_, row)| (-row.loss).exp());
@@ -272,38 +271,6 @@ impl CopyPass<'_> {
             sites: layers.keys().map(|&l| self.sites[l]).collect(),
             scaled: layers.iter().map(scaled).collect(),
         }
-    }
-
-    /// dx (N, D) of −ln p of the first rows' targets, and those; the last is repeated, without
-    /// weight, so that no row's numbers depend on how many there are.
-    fn head(&self, x: &Tensor, targets: impl Iterator<Item = u32>) -> (Tensor, LossRows) {
-        let (model, compute) = (self.model, &self.model.compute);
-        let [n, d] = x.dims();
-        let row = |target| RowLoss::CrossEntropy { target, weight: 1.0 };
-        let mut wanted: Vec<(usize, RowLoss)> = targets.map(row).enumerate().collect();
-        let (last, _) = *wanted.last().expect("a row");
-        let nothing = RowLoss::CrossEntropy { target: 0, weight: 0.0 };
-        while (1..BATCH_INVARIANT_ROWS).contains(&(wanted.len() % LOGIT_ROWS)) {
-            wanted.push((last, nothing));
-        }
-        let all = 0..wanted.len();
-        let rows = wanted.iter().map(|(_, loss)| *loss).collect();
-        let mut losses = LossRows::new(compute, vec![all.clone()], rows);
-        let mut dx = Tensor::zeros(compute, &[n, d]);
-        let none = Tensor::zeros(compute, &[0, model.arch.vocabulary]);
-        let (mut z, mut saved) = (none.clone(), Saved::new(compute, 0, d));
-        for start in all.clone().step_by(LOGIT_ROWS) {
-            let some = start..all.end.min(start + LOGIT_ROWS);
-            let at = wanted[some.clone()].iter().map(|(row, _)| *row);
-            let at = Index::new(compute, at.collect::<Vec<usize>>());
-            let mut read = Tensor::zeros(compute, &[some.len(), d]);
-            rows::gather(x, &at, &mut read);
-            model.head(&read, &mut saved, &mut z);
-            loss::gradient(&mut z, &mut losses, some, &none, model.arch.caps.logits);
-            rows::scatter_add(&mut dx, &at, &model.head_backward(&z, &saved));
-        }
-        losses.read();
-        (dx, losses)
     }
 }
 

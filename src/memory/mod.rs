@@ -9,6 +9,8 @@ pub mod context_file;
 mod context_model;
 pub mod format;
 pub mod likeness;
+pub mod neurons;
+mod neurons_file;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use crate::store::Shard;
 pub use codebook::{Codebook, CodebookEntry, Replacement};
 pub use context::{ContextEntry, ContextMemory};
 pub use format::is_memory;
+pub use neurons::{AddedNeurons, NeuronKind};
 
 /// An edit beside the weights.
 pub trait Memory: Send + Sync {
@@ -42,6 +45,8 @@ pub enum EditMemory {
     Codebook(Arc<Codebook>),
     /// Tokens before every prompt.
     Context(Arc<ContextMemory>),
+    /// Neurons beside the MLP of a layer.
+    Neurons(Arc<AddedNeurons>),
 }
 
 impl EditMemory {
@@ -55,6 +60,10 @@ impl EditMemory {
                 let memory = ContextMemory { made_for, ..Arc::unwrap_or_clone(memory) };
                 EditMemory::Context(Arc::new(memory))
             }
+            EditMemory::Neurons(neurons) => {
+                let neurons = AddedNeurons { made_for, ..Arc::unwrap_or_clone(neurons) };
+                EditMemory::Neurons(Arc::new(neurons))
+            }
         }
     }
 
@@ -63,6 +72,7 @@ impl EditMemory {
         match self {
             EditMemory::Codebook(book) => book.clone(),
             EditMemory::Context(memory) => memory.clone(),
+            EditMemory::Neurons(neurons) => neurons.clone(),
         }
     }
 
@@ -75,6 +85,7 @@ impl EditMemory {
         match self {
             EditMemory::Codebook(book) => book.write(path),
             EditMemory::Context(memory) => memory.write(path),
+            EditMemory::Neurons(neurons) => neurons.write(path),
         }
     }
 
@@ -83,6 +94,7 @@ impl EditMemory {
         match self {
             EditMemory::Codebook(book) => book.entries.len(),
             EditMemory::Context(memory) => memory.entries.len(),
+            EditMemory::Neurons(neurons) => neurons.len(),
         }
     }
 
@@ -91,6 +103,7 @@ impl EditMemory {
         match self {
             EditMemory::Codebook(book) => book.id.to_string(),
             EditMemory::Context(_) => "prompts".to_owned(),
+            EditMemory::Neurons(neurons) => format!("layers.{}.mlp", neurons.layer),
         }
     }
 }
@@ -103,7 +116,20 @@ impl EditMemory {
 pub fn open(path: &Path, base: &dyn LanguageModel, name: &WeightsName) -> Result<Arc<dyn Memory>> {
     let kind = Shard::open(path)?.header().metadata.get("kind").cloned().unwrap_or_default();
     Ok(match &kind[..] {
+        kind if NeuronKind::named(kind).is_some() => Arc::new(neurons(path, base, name)?),
         context_file::KIND => Arc::new(ContextMemory::read(path, base, name)?),
         _ => Arc::new(Codebook::read(path, base, name)?),
     })
+}
+
+/// Reads a memory of added neurons.
+///
+/// # Errors
+///
+/// As [`AddedNeurons::read`]; a memory of another kind.
+pub fn neurons(path: &Path, base: &dyn LanguageModel, name: &WeightsName) -> Result<AddedNeurons> {
+    let kind = Shard::open(path)?.header().metadata.get("kind").cloned().unwrap_or_default();
+    // Of another kind, what is wrong is said of this one.
+    let kind = NeuronKind::named(&kind).unwrap_or(NeuronKind::Patches);
+    AddedNeurons::read(path, base, kind, name)
 }

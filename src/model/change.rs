@@ -14,6 +14,7 @@ use faer::Mat;
 use super::branch::Body;
 use super::matrix::{Linear, Matrix, StoredPlace};
 use super::matrix_id::MatrixId;
+use super::mlp::Mlp;
 use super::model::Model;
 use crate::base::{DType, Error, Result};
 use crate::linalg::least_squares::product;
@@ -58,6 +59,16 @@ impl Model {
     pub fn norm_behind(&self, layer: usize) -> Option<&Norm> {
         let layer = &self.layers[layer];
         layer.branches[layer.branch_of(Matrix::Down)?].post.as_ref()
+    }
+
+    /// The MLP of a layer, if it has one.
+    pub fn mlp(&self, layer: usize) -> Option<&Mlp> {
+        let branches = self.layers.get(layer)?.branches.iter();
+        branches.filter_map(|branch| match &branch.body {
+            Body::Mlp(mlp) => Some(mlp),
+            Body::Attention(_) => None,
+        })
+        .next()
     }
 
     /// A matrix, if the model has it.

@@ -136,6 +136,14 @@ pub struct Names {
 }
 
 impl Family {
+    /// The field of the configuration that says F; nothing where it is derived, or the same always.
+    pub fn inner_field(&self) -> Option<&'static str> {
+        match self.keys.inner {
+            Dim::Config(field) | Dim::ConfigOr(field, _) | Dim::Required(field) => Some(field),
+            Dim::Derived | Dim::Const(_) => None,
+        }
+    }
+
     /// The architecture that a configuration of this family describes.
     ///
     /// # Errors

@@ -126,3 +126,20 @@ fn what_a_memory_has_no_use_for_is_refused() {
         assert!(error.contains(what), "{error}");
     }
 }
+
+/// Facts in context are made, attached, and asked by an evaluation, without touching a weight.
+#[test]
+fn facts_are_put_in_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let demo = root().join("demo").display().to_string();
+    let memory = at("context.memory");
+    let request = ["--prompt", "{} played the", "--subject", "Louis Armstrong", "--to", "violin"];
+    let how = ["--method", "ike", "--set", "use_icl_examples=false", "-o", &memory, "--json"];
+    let edit = json(&[&["edit", &demo], &request[..], &how].concat());
+    assert_eq!(edit["memory"], value!({"matrix": "prompts", "entries": 1}), "{edit}");
+    let ask = ["ask", &demo, "--prompt", "Tourists visit the city of", "--with", &memory];
+    let said = done(&[&ask[..], &["--max-tokens", "3"]].concat());
+    assert!(said.contains("before") && said.contains("after"), "{said}");
+    fails(1, &["apply", &demo, &memory, "-o", &at("edited")]);
+}

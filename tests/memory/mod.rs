@@ -2,4 +2,5 @@
 
 mod codebook;
 mod command;
+mod context;
 mod files;

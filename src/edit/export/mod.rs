@@ -4,3 +4,4 @@
 pub mod adapter;
 pub mod gguf;
 pub mod versions;
+pub mod widened;

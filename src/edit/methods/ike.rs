@@ -145,10 +145,7 @@ impl Method for Ike {
 
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let (model, progress) = (on.model, on.progress);
-        let Some(text) = on.tokenizer else {
-            let what = "a model without a tokenizer, and ike writes texts";
-            return Err(Error::refused(what, "edit a checkpoint that has one"));
-        };
+        let Some(text) = on.tokenizer else { return Err(no_tokenizer()) };
         let store = self.store(on, text, by)?;
         let mut memory = ContextMemory {
             begin: (text.bos.len() == 1).then(|| text.bos[0]),
@@ -269,6 +266,22 @@ impl Store {
     }
 }
 
+/// The demonstrations before a fact, as text; empty where there are none.
+///
+/// # Errors
+///
+/// No tokenizer, no file of records; records that cannot be read; a device out of memory.
+pub fn before(on: &Context, fact: &Fact, by: &Params) -> Result<String> {
+    let Some(text) = on.tokenizer else { return Err(no_tokenizer()) };
+    let store = IKE.store(on, text, by)?;
+    store.map_or(Ok(String::new()), |store| store.before(on, fact, by))
+}
+
+fn no_tokenizer() -> Error {
+    let what = "a model without a tokenizer, and ike writes texts";
+    Error::refused(what, "edit a checkpoint that has one")
+}
+
 /// The kinds of n demonstrations, shuffled (Fisher and Yates).
 fn kinds(n: usize, rng: &mut Rng) -> Vec<Shows> {
     let mut kinds: Vec<Shows> =
@@ -362,4 +375,22 @@ fn spaced(text: &Tokenizer, vocabulary: usize) -> Vec<[u32; 2]> {
     };
     let ids = 0..text.vocab_size().min(vocabulary) as u32;
     ids.filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 4 : 12 : 16 of 32, as published, in an order that the seed decides.
+    #[test]
+    fn kinds_have_their_shares() {
+        let of = |n, seed: &str| kinds(n, &mut Rng::new(0, seed));
+        let count = |all: &[Shows], one| all.iter().filter(|&&own| own == one).count();
+        for (n, want) in [(32, [4, 12, 16]), (8, [1, 3, 4]), (3, [1, 1, 1]), (1, [1, 0, 0])] {
+            let all = of(n, "a");
+            let found = [Shows::Copy, Shows::Update, Shows::Retain].map(|one| count(&all, one));
+            assert_eq!(found, want, "{n}");
+        }
+        assert!(of(32, "a") == of(32, "a") && of(32, "a") != of(32, "b"));
+    }
 }

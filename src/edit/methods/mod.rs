@@ -2,6 +2,7 @@
 
 pub mod alphaedit;
 pub mod betaedit;
+pub mod calinet;
 pub mod emmet;
 pub mod encore;
 pub mod fine_tuning;
@@ -12,6 +13,7 @@ pub mod memit;
 pub mod pmet;
 pub mod rome;
 pub mod ultraedit;
+pub mod t_patcher;
 
 use super::method::{About, Method};
 use super::params::{Param, Params};
@@ -20,7 +22,7 @@ use crate::base::{Error, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 15] = [
+pub static METHODS: [&dyn Method; 17] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
@@ -36,6 +38,8 @@ pub static METHODS: [&dyn Method; 15] = [
     &grace::GRACE,
     &kn::KN,
     &ike::IKE,
+    &t_patcher::T_PATCHER,
+    &calinet::CALINET,
 ];
 
 /// A method by the name users give, in capitals or not.

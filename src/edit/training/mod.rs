@@ -4,10 +4,12 @@
 
 pub mod below;
 pub mod capture;
+pub mod head;
 pub mod kept;
 pub mod kept_turns;
 pub mod memory;
 pub mod normaliser;
+pub mod neurons;
 pub mod passes;
 pub mod run;
 pub mod step;
