@@ -51,9 +51,9 @@ use crate::data::conflicts::OnConflict;
 use crate::data::request::{self, Fields, MAX_BYTES};
 use crate::data::{Contexts, Fact};
 use crate::edit::apply::{self, PatchSide};
+use crate::edit::export::widened;
 use crate::edit::hparams::HparamSet;
 use crate::edit::methods;
-use crate::edit::export::widened;
 use crate::memory;
 use crate::model::SearchPrecision;
 use crate::model::lineage::weights_name;
@@ -421,8 +421,8 @@ impl Editor {
     ///
     /// # Errors
     ///
-    /// A file that holds no neurons, or was made for other weights; a layout that cannot be widened;
-    /// a folder that is there; cancellation.
+    /// A file that holds no neurons, or was made for other weights; a layout that cannot be
+    /// widened; a folder that is there; cancellation.
     pub fn export_widened(&self, memory: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<usize> {
         let (memory, opened) = (memory.as_ref(), &self.opened);
         opened.checkpoint.unchanged()?;

@@ -24,6 +24,11 @@ knowledge neurons, reference_ike.py in-context editing,
 reference_neurons.py T-Patcher and CaliNET, reference_trace.py
 causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a layer,
 C = E[k kT] (F, F), keys and outputs read at the subject's last token:
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE,
+reference_kn.py knowledge neurons, reference_ike.py in-context editing, reference_neurons.py
+T-Patcher and CaliNET, reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F)
+the down projection of a layer, C = E[k kT] (F, F), keys and outputs read at the subject's last
+token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
   k0, kS  = key of the bare prompt, mean key over all contexts: all weigh the same, or with

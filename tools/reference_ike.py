@@ -2,8 +2,8 @@
 
 For each request by itself:
 
-  store    of each record a demonstration a kind, "New Fact: p t\\nPrompt: q a\\n\\n": copy (q a = p t),
-           update (its paraphrase, t), retain (its neighbour, what is true there)
+  store    of each record a demonstration a kind, "New Fact: p t\\nPrompt: q a\\n\\n": copy (q a =
+           p t), update (its paraphrase, t), retain (its neighbour, what is true there)
   near     the cosine of TF-IDF vectors over token ids, tf * (ln((1 + N) / (1 + df)) + 1); the query
            is the fact's demonstration with its prompt alone
   context  the k nearest demonstrations, the nearest first, "New Fact: p t\\nPrompt:"

@@ -11,8 +11,8 @@ what the down projection reads, or before_activation, what c_fc or gate_proj giv
   change  columns w_i -= lambda_old sum E[said], w_i += lambda_new sum E[target]; both lambdas 2 for
           a target of one token, else 1
 
-The output holds `<i>.<j>.attr` (layers, F) of request i's prompt j, `<i>.neurons` (n, 2) as layer and
-column, `<i>.sums` the sum of attr over a layer, and after the last request `<l>.change` (D, F).
+The output holds `<i>.<j>.attr` (layers, F) of request i's prompt j, `<i>.neurons` (n, 2) as layer
+and column, and after the last request `<l>.change` (D, F).
 """
 
 import torch

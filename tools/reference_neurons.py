@@ -1,8 +1,8 @@
 """T-Patcher and CaliNET in plain PyTorch: extra neurons beside the last MLP, by autograd.
 
-  neurons   up (n, D), gate (n, D) where the MLP has one, bias (n) where up has one (t-patcher alone),
-            down (n, D): what the MLP gives += a sum_j act(up_j x + b_j) down_j, or with a gate
-            act(gate_j x) (up_j x)
+  neurons   up (n, D), gate (n, D) where the MLP has one, bias (n) where up has one (t-patcher
+            alone), down (n, D): what the MLP gives += a sum_j act(up_j x + b_j) down_j, or with a
+            gate act(gate_j x) (up_j x)
   t-patcher one fact: a neuron a token that is wrong under teacher forcing, the first five;
             loss + alc mean_top5 exp(-s_e) + mlc (mean_top1000 exp(s_m - s_e + 3)
             + mean_top1000 exp(s_m + 3)), s what the activation reads; the framework's Adam with
@@ -122,7 +122,8 @@ def patch(model, neurons, text, case, out):
         norm = torch.nn.utils.clip_grad_norm_(weights, 5.0)
         acts += ["clip"] if norm > 5 else []
         adam.step()
-        if epoch < hparams["check_from"] or (epoch - hparams["check_from"]) % hparams["check_every"]:
+        since = epoch - hparams["check_from"]
+        if since < 0 or since % hparams["check_every"]:
             continue
         with torch.no_grad():
             now = in_memory(held_out, own()).item()

@@ -1,20 +1,20 @@
-//! Which neurons of the MLPs a continuation rests on: knowledge attribution by integrated gradients.
+//! Which neurons of the MLPs a continuation rests on: attribution by integrated gradients.
 //!
 //! ```text
 //! a^l (F)   what layer l's MLP holds at the token that predicts y: its key, or what comes before
 //!           the activation
 //! p(α)    = p[y] where α a^l is in the place of a^l, in that layer alone
-//! attr_i  = a_i · (1/m) Σ_k ∂p/∂a_i at α_k      α_k = k/(m − 1), k = 0 … m − 1; 0 alone where m = 1
+//! attr_i  = a_i · (1/m) Σ_k ∂p/∂a_i at α_k    α_k = k/(m − 1), k = 0 … m − 1; 0 alone where m = 1
 //! ```
 //!
 //! Of a target of several tokens: the mean over its tokens, each after those before it. Earlier
-//! tokens do not see a later one, so their keys and values are computed once, and all copies (layer,
-//! α, token) are sequences of one token that continue them: passes over L·m·T rows, forward and
-//! backward. Completeness: Σ_i attr_i of a layer → p(1) − p(0) as m grows, with an error of O(1/m).
+//! tokens do not see a later one, so their keys and values are computed once, and all copies
+//! (layer, α, token) are sequences of one token that continue them: passes over L·m·T rows, forward
+//! and backward. Completeness: Σ_i attr_i of a layer → p(1) − p(0) as m grows, but for O(1/m).
 //!
 //! Source: Dai et al. 2022, arXiv:2104.08696, equations 3 and 4; Sundararajan, Taly, Yan 2017,
-//! arXiv:1703.01365, proposition 1. The paper's sum leaves out α = 0, and the public code's has both
-//! ends, as here.
+//! arXiv:1703.01365, proposition 1. The paper's sum leaves out α = 0, and the public code's has
+//! both ends, as here.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -226,9 +226,8 @@ impl CopyPass<'_> {
         model.forward(&batch, below, Past::Read(cache), &mut x, &mut run, &mut NoHook);
         let mut run = Run::keeping(model, above);
         model.forward(&batch, above, Past::Read(cache), &mut x, &mut run, &mut hook);
-        let target = |copy: &Copied| {
-            RowLoss::CrossEntropy { target: text.labels[copy.token], weight: 1.0 }
-        };
+        let target =
+            |copy: &Copied| RowLoss::CrossEntropy { target: text.labels[copy.token], weight: 1.0 };
         let (mut dx, losses) = head::gradient(model, &x, copies.iter().map(target).collect());
         model.backward(&batch, above, cache, &mut dx, &mut run, &mut hook);
         // dp = −p d(−ln p).

@@ -436,7 +436,7 @@ fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
         Batching::Together => "carries nothing on",
         Batching::Turns => "takes n_edits facts a turn, and searches no values",
         Batching::OneByOne if method.makes_memory() => {
-            "trains a value for each fact, one after another, and searches none"
+            "keeps facts beside the weights, one after another, and searches no value"
         }
         Batching::OneByOne => "edits one fact at a time",
     };

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A file is read beside the weights it was made for alone: what a memory does depends on what the
-//! layers compute, so any other change of the weights may undo an edit, or let it reach prompts that
-//! it is not for.
+//! layers compute, so any other change of the weights may undo an edit, or let it reach prompts
+//! that it is not for.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,8 +26,8 @@ pub(super) const REMEDY: &str = "name a memory that was made for this model, or 
 const EDITED: &str = "attach it to the model as it was when the memory was made, or make it again \
                       for the weights as they are";
 const VERSION: &str = "read it with the version of incise that wrote it, or make it again";
-const NO_MEMORY: &str = "name a memory, as an edit beside the weights writes it; a patch is applied \
-                         instead";
+const NO_MEMORY: &str = "name a memory, as an edit beside the weights writes it; a patch is \
+                         applied instead";
 
 /// Whether a file is a memory, of whatever kind and model.
 pub fn is_memory(path: &Path) -> bool {

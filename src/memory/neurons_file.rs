@@ -23,12 +23,8 @@ use crate::store::Shard;
 use crate::store::write::{self, Item};
 
 /// Activations, with the names they have in files.
-const ACTS: [(Act, &str); 4] = [
-    (Act::Relu, "relu"),
-    (Act::Gelu, "gelu"),
-    (Act::GeluTanh, "gelu_tanh"),
-    (Act::Silu, "silu"),
-];
+const ACTS: [(Act, &str); 4] =
+    [(Act::Relu, "relu"), (Act::Gelu, "gelu"), (Act::GeluTanh, "gelu_tanh"), (Act::Silu, "silu")];
 
 impl AddedNeurons {
     /// Writes them, whole or not at all.
@@ -47,8 +43,10 @@ impl AddedNeurons {
             ("gate", self.gate.as_ref(), vec![n, d]),
             ("up", Some(&self.up), vec![n, d]),
         ];
-        let there: Vec<(&str, &Vec<f32>, Vec<usize>)> =
-            all.into_iter().filter_map(|(name, values, shape)| Some((name, values?, shape))).collect();
+        let there: Vec<(&str, &Vec<f32>, Vec<usize>)> = all
+            .into_iter()
+            .filter_map(|(name, values, shape)| Some((name, values?, shape)))
+            .collect();
         let item = |(name, _, shape): &(&str, &Vec<f32>, Vec<usize>)| Item {
             name: (*name).to_owned(),
             dtype: Dtype::F32,

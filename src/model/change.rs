@@ -64,11 +64,12 @@ impl Model {
     /// The MLP of a layer, if it has one.
     pub fn mlp(&self, layer: usize) -> Option<&Mlp> {
         let branches = self.layers.get(layer)?.branches.iter();
-        branches.filter_map(|branch| match &branch.body {
-            Body::Mlp(mlp) => Some(mlp),
-            Body::Attention(_) => None,
-        })
-        .next()
+        branches
+            .filter_map(|branch| match &branch.body {
+                Body::Mlp(mlp) => Some(mlp),
+                Body::Attention(_) => None,
+            })
+            .next()
     }
 
     /// A matrix, if the model has it.

@@ -22,8 +22,8 @@ pub trait LanguageModel: Send + Sync {
     /// What a matrix reads and gives, (in, out); `None` where there is no such matrix.
     fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]>;
 
-    /// Whether a prompt has to begin and end in one pass: what is decided of it holds from its first
-    /// token on.
+    /// Whether a prompt has to begin and end in one pass: what is decided of it holds from its
+    /// first token on.
     fn whole_prompts(&self) -> bool {
         false
     }

@@ -6,9 +6,9 @@
 //! config       the inner width F ← F + n
 //! ```
 //!
-//! A configuration has one inner width, so all layers are widened; a zero row gives act(0)·0 = 0, to
-//! the bit, and a zero column adds nothing. What the neurons are is rounded to the stored type. Any
-//! program that loads the family loads it: n·3·D numbers a layer, or 2 without a gate.
+//! A configuration has one inner width, so all layers are widened; a zero row gives act(0)·0 = 0,
+//! to the bit, and a zero column adds nothing. What the neurons are is rounded to the stored type.
+//! Any program that loads the family loads it: n·3·D numbers a layer, or 2 without a gate.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -12,9 +12,8 @@
 //! first step begins with neurons that already say something, as in the public code. Where that
 //! differs:
 //!
-//! * T5's decoder has it beside the second layer from the end of a base model, with ReLU; here it is
-//!   the last layer and that layer's activation, so that it can be exported
-//!   (`edit/export/widened.rs`).
+//! * There it is beside the last layer of a T5 decoder, with ReLU; here it has the layer's own
+//!   activation, so that it can be exported (`edit/export/widened.rs`).
 //! * A fact's texts there are all patterns of its relation; here its prompt, and its paraphrases
 //!   where `paraphrases` says so: they measure an edit otherwise.
 //!
@@ -196,7 +195,8 @@ pub fn train(
     (steps, lr): (usize, f64),
 ) -> Result<Vec<f64>> {
     let act = last_mlp(model).act;
-    let squares = |m: &Mat<f64>| Squares { rows: vec![0.0; m.nrows()], columns: vec![0.0; m.ncols()] };
+    let squares =
+        |m: &Mat<f64>| Squares { rows: vec![0.0; m.nrows()], columns: vec![0.0; m.ncols()] };
     let mut moments: Vec<Squares> = neurons.each().map(squares).collect();
     let mut losses = Vec::with_capacity(steps);
     for t in 1..=steps {

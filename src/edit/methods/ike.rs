@@ -362,7 +362,7 @@ fn nearest(all: &[Vec<f64>], to: &[f64]) -> Vec<usize> {
     order
 }
 
-/// Tokens that begin a word at the start of a text, and the same behind a space, where both are one.
+/// Tokens that begin a word at the start of a text, and the same behind a space, if both are one.
 fn spaced(text: &Tokenizer, vocabulary: usize) -> Vec<[u32; 2]> {
     let pair = |id: u32| {
         let word = text.decode_after(&[id]).ok()?;

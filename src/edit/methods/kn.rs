@@ -13,8 +13,8 @@
 //! edited one after another, each on the model as those before it left it. The old answer is
 //! `target_true`; without one, what the model says. Where the public code differs:
 //!
-//! * EasyEdit's files for Llama, Mistral and Qwen integrate in one step, which is the gradient where
-//!   the activation is 0; no preset here repeats that.
+//! * EasyEdit's files for Llama, Mistral and Qwen integrate in one step, which is the gradient
+//!   where the activation is 0; no preset here repeats that.
 //! * An old answer of several tokens is attributed along the answer; there, along what the model
 //!   says by itself (`along` = own), and EasyEdit then takes every token's gradient at the first's
 //!   place, which is not repeated.

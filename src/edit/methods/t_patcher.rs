@@ -4,17 +4,17 @@
 //! for each fact the model, with the neurons so far, does not say; its wrong tokens, the first
 //! max_add_neuron_num of them:
 //!   u_j (D)   what the last MLP reads where wrong token j is predicted
-//!   start     up_j = u_j/‖u_j‖² (gate_j the same, where there is one), b_j = 0, so that s_j = 1 there;
+//!   start     up_j = u_j/‖u_j‖² (gate_j the same, where there is one), b_j = 0: s_j = 1 there;
 //!             down_j = amplify_con·v_j, v_j ~ N(0, 1)
 //!   loss      −(1/T) Σ_t ln p(y_t | prompt, y_<t) + alc·L_act + mlc·L_mem
-//!   L_act     mean of the 5 largest exp(−s_e)                            s_e at a neuron's own token
+//!   L_act     mean of the 5 largest exp(−s_e)                        s_e at a neuron's own token
 //!   L_mem     mean of the 1000 largest exp(s_m − s_e + 3) + of the 1000 largest exp(s_m + 3)
 //!                                                                        s_m at states in memory
 //!   Adam with decay on a gradient of norm 5 at most; from epoch 100, every 25: the rate is halved
 //!   where L_mem of held-out states was not lower twice, and it ends where the target is said and
 //!   L_mem was not lower
-//! memory      half of the states of `memory_text`, and u of the facts before; the other half is held
-//!             out
+//! memory      half of the states of `memory_text`, and u of the facts before; the other half is
+//!             held out
 //! ```
 //!
 //! s is what the activation reads. There is no public code for models that generate alone; what is
@@ -220,8 +220,7 @@ impl Method for TPatcher {
             let with = Arc::new(now).on(base.clone())?;
             let said = score(&*with, std::slice::from_ref(&text))?;
             let wrong = said[0].tokens.iter().enumerate().filter(|(_, token)| !token.is_hit());
-            let wrong: Vec<usize> =
-                wrong.map(|(t, _)| t).take(by.count(&MAX_NEURONS)).collect();
+            let wrong: Vec<usize> = wrong.map(|(t, _)| t).take(by.count(&MAX_NEURONS)).collect();
             let mut rows = LabelRows::read(model, &[text])?;
             rows.add(&all, act, training.amplify);
             let mut losses = Vec::new();
@@ -306,9 +305,8 @@ fn start(model: &Model, rows: &LabelRows, wrong: &[usize], rng: &mut Rng) -> Neu
     let mut all = empty(model);
     let square = |t: usize| (0..rows.u.ncols()).map(|i| rows.u[(t, i)].powi(2)).sum::<f64>();
     let square: Vec<f64> = wrong.iter().map(|&t| square(t)).collect();
-    let keys = Mat::from_fn(wrong.len(), model.arch.width, |j, i| {
-        rows.u[(wrong[j], i)] / square[j]
-    });
+    let keys =
+        Mat::from_fn(wrong.len(), model.arch.width, |j, i| rows.u[(wrong[j], i)] / square[j]);
     all.gate = all.gate.map(|_| keys.clone());
     all.up = keys;
     all.bias = all.bias.map(|_| Mat::zeros(1, wrong.len()));

@@ -8,8 +8,8 @@
 //! ddown = a dδᵀ k    dk = a dδ down    ds = act'(s) dk    dup = dsᵀ u    db = Σ_r ds
 //! ```
 //!
-//! All but the head is f64 on the host. What joins the stream has to be what the MLP gives: families
-//! with a norm or a factor behind it are refused.
+//! All but the head is f64 on the host. What joins the stream has to be what the MLP gives:
+//! families with a norm or a factor behind it are refused.
 
 use faer::Mat;
 
@@ -79,7 +79,11 @@ impl NeuronWeights {
 
     /// The same, to be changed.
     pub fn each_mut(&mut self) -> impl Iterator<Item = &mut Mat<f64>> {
-        self.gate.iter_mut().chain([&mut self.up]).chain(self.bias.iter_mut()).chain([&mut self.down])
+        self.gate
+            .iter_mut()
+            .chain([&mut self.up])
+            .chain(self.bias.iter_mut())
+            .chain([&mut self.down])
     }
 
     /// n.
@@ -94,7 +98,8 @@ impl NeuronWeights {
 
     /// ‖ ‖ of all numbers together.
     pub fn norm(&self) -> f64 {
-        let squares = |m: &Mat<f64>| -> f64 { m.col_iter().flat_map(|c| c.iter()).map(|x| x * x).sum() };
+        let squares =
+            |m: &Mat<f64>| -> f64 { m.col_iter().flat_map(|c| c.iter()).map(|x| x * x).sum() };
         self.each().map(squares).sum::<f64>().sqrt()
     }
 
@@ -160,9 +165,10 @@ impl LabelRows {
             let count = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
             let batch = Batch::whole(now.iter().map(|text| &text.read));
-            let rows = now.iter().zip(&batch.seqs).flat_map(|(text, seq)| {
-                seq.rows.end - text.labels.len()..seq.rows.end
-            });
+            let rows = now
+                .iter()
+                .zip(&batch.seqs)
+                .flat_map(|(text, seq)| seq.rows.end - text.labels.len()..seq.rows.end);
             let [own_u, own_h] = states(model, &batch, rows.collect())?;
             u.extend(own_u);
             h.extend(own_h);
