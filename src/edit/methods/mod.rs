@@ -12,8 +12,8 @@ pub mod kn;
 pub mod memit;
 pub mod pmet;
 pub mod rome;
-pub mod ultraedit;
 pub mod t_patcher;
+pub mod ultraedit;
 
 use super::method::{About, Method};
 use super::params::{Param, Params};
