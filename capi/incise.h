@@ -149,6 +149,7 @@ void incise_editor_free(incise_editor *editor);
 //                      "target_new": "English"}; or one record; or the path of a file of them
 //     method           "memit", "r-rome", "rome", "emmet", "pmet", "alphaedit", "ft-m", ...
 //     stats            path of a folder of key statistics, for methods that need them
+//     editor           path of a folder of a trained editor, for methods that edit with one
 //     hparams          path of a JSON or YAML file of hyperparameters, or a preset's name
 //     hyperparameters  object of hyperparameters by name, over those of hparams: {"v_lr": 0.5}
 //     contexts         path of a file; without one they are drawn from the model with the seed

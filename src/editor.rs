@@ -21,6 +21,7 @@ mod kept;
 pub mod neurons;
 mod opened;
 pub mod options;
+mod parameters;
 mod places;
 pub mod prepared;
 pub mod quantised;
@@ -34,6 +35,7 @@ pub mod statistics;
 mod summary;
 pub mod text_model;
 pub mod trace;
+pub mod training;
 pub mod tune;
 mod verdict;
 mod warnings;
@@ -62,6 +64,7 @@ use crate::store::journal::Undone;
 use crate::store::record::LogEntry;
 use crate::tensor::Device;
 use crate::text::{Chat, ChatSettings};
+use crate::train::TrainedEditor;
 
 use opened::Opened;
 use settings::Settings;
@@ -183,6 +186,18 @@ impl Editor {
             return Err(Error::input(dir, "statistics", "is no folder", remedy));
         }
         self.settings.statistics = Some(dir);
+        Ok(self)
+    }
+
+    /// The folder of a trained editor, for methods that edit with one ([`train`](Editor::train)).
+    ///
+    /// # Errors
+    ///
+    /// A folder that holds none.
+    pub fn trained_editor(mut self, dir: impl Into<PathBuf>) -> Result<Editor> {
+        let dir = dir.into();
+        TrainedEditor::read(&dir)?;
+        self.settings.trained = Some(dir);
         Ok(self)
     }
 

@@ -24,7 +24,7 @@
 //! 8  editor                   the front door: open, plan, write, apply, export, undo
 //! 7  eval  bench  push        does an edit hold, where facts are; limits; running servers
 //! 6  edit                     facts → changes
-//! 5  stats  memory            key second moments; edits beside the weights
+//! 5  stats  memory  train     key second moments; edits beside the weights; training of editors
 //! 4  model                    families, forward, backward, sites
 //! 3  ops  linalg              what can be computed
 //! 2  tensor                   where it lives
@@ -69,6 +69,8 @@ pub mod store;
 pub mod tensor;
 #[doc(hidden)]
 pub mod text;
+#[doc(hidden)]
+pub mod train;
 
 pub use base::remedy::Remedy;
 pub use base::{DType, Error, Progress, Result, Share, Stage};

@@ -251,9 +251,10 @@ fn cast_complaints(tree: &Tree) -> Vec<String> {
 
 /// The library speaks of settings by name; the command line alone knows flags and commands.
 fn flag_complaints(tree: &Tree) -> Vec<String> {
-    const COMMANDS: [&str; 19] = [
+    const COMMANDS: [&str; 20] = [
         "demo", "doctor", "inspect", "import", "generate", "logits", "stats", "edit", "merge",
         "apply", "export", "undo", "log", "bench", "trace", "eval", "ask", "compare", "push",
+        "train",
     ];
     // The kernels' compiler has flags, and so have servers and a tool that fetches models.
     let free = |file: &str, line: &str| {

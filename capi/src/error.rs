@@ -71,6 +71,7 @@ pub(crate) fn settings(remedy: &Remedy) -> String {
         Operation::Log => "`incise log`",
         Operation::CollectStatistics => "`incise stats`",
         Operation::MergeStatistics => "`incise stats merge`",
+        Operation::Train => "`incise train`",
         _ => "the command line",
     });
     let setting = |Setting { kind, name, value }: &Setting| {

@@ -59,6 +59,7 @@ class Editor:
         *,
         method: str | None = None,
         stats: StrPath | None = None,
+        editor: StrPath | None = None,
         hparams: StrPath | Mapping[str, Any] | None = None,
         contexts: StrPath | None = None,
         chat: bool = False,
@@ -91,6 +92,7 @@ class Editor:
                 ``prompts=, subject=, target_new=, ground_truth=``.
             method: ``memit``, ``r-rome``, …: a key of :data:`incise.METHODS`.
             stats: the folder of :func:`incise.stats`; needed where a method uses C.
+            editor: the folder of ``incise train``; needed by methods that are trained before.
             hparams: a JSON or YAML file with the names of ROME, MEMIT and EasyEdit config files, a
                 preset as ``gpt2-xl``, or a dict. The preset of the model's sizes gives what this
                 leaves open.
@@ -127,6 +129,7 @@ class Editor:
         document = _settings(
             method=method,
             stats=stats,
+            editor=editor,
             hparams=hparams,
             hyperparameters=settings,
             contexts=contexts,
@@ -233,6 +236,7 @@ class Editor:
         memories: StrPath | Sequence[StrPath] = (),
         patches: StrPath | Sequence[StrPath] = (),
         stats: StrPath | None = None,
+        editor: StrPath | None = None,
         hparams: StrPath | Mapping[str, Any] | None = None,
         contexts: StrPath | None = None,
         chat: bool = False,
@@ -279,7 +283,8 @@ class Editor:
             memories: files of edits beside the weights, to measure the model with.
             patches: files of edits of the weights, to measure the model with.
             **settings: hyperparameters by name, over those of ``hparams``. ``stats``,
-                ``contexts``, ``chat`` and the keywords after them are those of :meth:`edit`.
+                ``editor``, ``contexts``, ``chat`` and the keywords after them are those of
+                :meth:`edit`.
 
         Raises:
             Error: files that cannot be read; what does not go together; a folder of another run;
@@ -293,6 +298,7 @@ class Editor:
         document = _settings(
             method=method,
             stats=stats,
+            editor=editor,
             hparams=hparams,
             hyperparameters=settings,
             contexts=contexts,

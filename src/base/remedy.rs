@@ -47,6 +47,8 @@ pub enum Operation {
     CollectStatistics,
     /// Join the statistics of several texts or shards.
     MergeStatistics,
+    /// Train what a method edits with.
+    Train,
 }
 
 impl Remedy {

@@ -20,6 +20,8 @@ pub enum Stage {
     Step,
     /// Trains matrices, epoch by epoch.
     Epoch,
+    /// Trains what edits, sample by sample.
+    Sample,
     /// Computes the change, layer by layer.
     Layer,
     /// Finds the directions that text does not use, layer by layer.
@@ -66,6 +68,7 @@ impl Stage {
             Stage::Fact => "fact",
             Stage::Step => "step",
             Stage::Epoch => "epoch",
+            Stage::Sample => "sample",
             Stage::Layer => "layer",
             Stage::NullSpace => "null space",
             Stage::Probability => "probability",

@@ -16,7 +16,9 @@ use crate::edit::family::GRAM;
 use crate::edit::hparams::HparamSet;
 use crate::edit::method::{Context, Moments};
 use crate::edit::methods::memit::{MEMIT, Memit};
+use crate::edit::params::Params;
 use crate::edit::prompts::FactRows;
+use crate::edit::search::Search;
 use crate::edit::search::packing::suffix_tokens;
 use crate::edit::state::State;
 use crate::model::{Batch, Model, Past, Run};
@@ -52,22 +54,12 @@ pub fn measure(
     let mut contexts = vec![vec!["{}".to_owned()]];
     contexts.push(vec!["context {}".to_owned(); facts[0].rows.keys.len() - 1]);
     let contexts = Contexts::new("contexts of a benchmark", contexts)?;
-    let mut hparams = HparamSet::default();
-    hparams.put("layers", layers.clone().into(), "benchmark");
-    hparams.put("mom2_update_weight", 15_000.into(), "benchmark");
-    hparams.put("v_num_grad_steps", search.steps.into(), "benchmark");
-    let numbers = [
-        ("v_lr", search.lr),
-        ("v_weight_decay", search.weight_decay),
-        ("clamp_norm_factor", search.clamp),
-        ("kl_factor", search.kl_factor),
-    ];
-    numbers.into_iter().for_each(|(name, x)| hparams.put(name, x.into(), "benchmark"));
-    let by = hparams.resolve(&MEMIT, model)?;
+    let by = hyperparameters(model, &search, &layers)?;
     let mut context = Context {
         model,
         statistics: &|layer| Ok(moments[layer - layers[0]].clone()),
         contexts: &contexts,
+        editor: None,
         cache: None,
         state: State::default(),
         carries: false,
@@ -101,6 +93,22 @@ pub fn measure(
         row(format!("edit, {stage}"), seconds, None);
     }
     Ok(())
+}
+
+/// MEMIT's, of this search in these layers.
+fn hyperparameters(model: &Model, search: &Search, layers: &[usize]) -> Result<Params> {
+    let mut hparams = HparamSet::default();
+    hparams.put("layers", layers.to_vec().into(), "benchmark");
+    hparams.put("mom2_update_weight", 15_000.into(), "benchmark");
+    hparams.put("v_num_grad_steps", search.steps.into(), "benchmark");
+    let numbers = [
+        ("v_lr", search.lr),
+        ("v_weight_decay", search.weight_decay),
+        ("clamp_norm_factor", search.clamp),
+        ("kl_factor", search.kl_factor),
+    ];
+    numbers.into_iter().for_each(|(name, x)| hparams.put(name, x.into(), "benchmark"));
+    hparams.resolve(&MEMIT, model)
 }
 
 /// C of the layers, from ten tokens a column of C in passes of 8,192; or from two small passes.

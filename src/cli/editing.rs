@@ -17,6 +17,9 @@ pub(super) struct Editing {
     /// Folder of `incise stats`; needed where C is used
     #[arg(long)]
     stats: Option<PathBuf>,
+    /// Folder of `incise train`; needed by methods that edit with what was trained
+    #[arg(long, value_name = "DIR")]
+    editor: Option<PathBuf>,
     /// Hyperparameters by the names of ROME, MEMIT and EasyEdit config files: a JSON or YAML file,
     /// or a preset such as gpt2-xl [default, and what a file leaves open: the preset of the model's
     /// sizes]
@@ -73,6 +76,9 @@ impl Editing {
         }
         if let Some(dir) = &self.stats {
             editor = editor.statistics(dir)?;
+        }
+        if let Some(dir) = &self.editor {
+            editor = editor.trained_editor(dir)?;
         }
         if let Some(hparams) = &self.hparams {
             editor = editor.hparams(hparams)?;

@@ -16,6 +16,7 @@ fn command(operation: Operation) -> String {
         Operation::Log => "log",
         Operation::CollectStatistics => "stats",
         Operation::MergeStatistics => "stats merge",
+        Operation::Train => "train",
     };
     format!("`incise {words}`")
 }
@@ -43,7 +44,7 @@ fn flag(setting: &Setting) -> String {
 fn placeholder(option: &str) -> &'static str {
     match option {
         "memory" => "SIZE",
-        "statistics" | "output" => "DIR",
+        "statistics" | "output" | "editor" => "DIR",
         "hparams" | "contexts" | "state" | "delta" | "with" | "requests" => "FILE",
         "template_var" => "NAME=VALUE",
         "system" => "TEXT",

@@ -35,6 +35,7 @@ mod push;
 mod report;
 mod stats;
 mod trace;
+mod train;
 mod tune;
 
 use std::io::{self, Write};
@@ -91,6 +92,8 @@ enum Command {
     Logits(logits::Logits),
     /// Key second moments of some layers, from text
     Stats(stats::Stats),
+    /// Train what a method edits with, on requests with paraphrases and what should stay
+    Train(train::Train),
     /// Compute the patch that changes facts
     Edit(Box<edit::EditCommand>),
     /// What a model says to prompts before and after an edit, side by side
@@ -186,6 +189,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<()> {
         Command::Generate(c) => c.run(&context),
         Command::Logits(c) => c.run(&context),
         Command::Stats(c) => c.run(&context),
+        Command::Train(c) => c.run(&context),
         Command::Edit(c) => c.run(&context),
         Command::Ask(c) => c.run(&context),
         Command::Eval(c) => c.run(&context),

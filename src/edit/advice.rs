@@ -59,6 +59,7 @@ impl Edited<'_> {
             Batching::Epochs => self.because_of_training(plan),
             Batching::Turns => self.because_of_its_turn(plan),
             _ if self.method.makes_memory() => self.because_of_memory(plan),
+            _ if self.method.is_trained() => self.because_of_editor(),
             Batching::OneByOne | Batching::Together => self.because(plan, out),
         };
         format!("the edited model says {says:?} in place of {token:?}, P {p}: {because}")
@@ -152,6 +153,18 @@ impl Edited<'_> {
             "{own}, and the value of another prompt is in its place, whose key is nearer or which \
              came later to the same key; try a smaller eps"
         )
+    }
+
+    /// Of a change that a trained editor made.
+    fn because_of_editor(&self) -> String {
+        if self.lost >= SPOILT {
+            return self.spoilt("its change was made");
+        }
+        let why = match self.facts {
+            1 => "the change that its editor makes does not say it",
+            _ => "the change that its editor makes does not say it, or later facts undid it",
+        };
+        format!("{why}; try an editor that was trained on more samples, or on such prompts")
     }
 
     /// Of a change that rounding spoils.

@@ -8,6 +8,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::cache::Cache;
 use super::cost::Cost;
 use super::fact_report::FactPlan;
@@ -16,7 +18,7 @@ use super::params::{Param, Params};
 use super::search::Search;
 use super::solve::layers::MatrixChange;
 use super::state::State;
-use crate::base::{Progress, Result};
+use crate::base::{Error, Progress, Remedy, Result};
 use crate::data::Contexts;
 use crate::memory::EditMemory;
 use crate::model::arch::Arch;
@@ -24,6 +26,8 @@ use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
 use crate::store::{Change, tensor_fingerprint};
 use crate::text::Tokenizer;
+use crate::train::kept::KeptParameters;
+use crate::train::{Sample, TrainedEditor};
 
 /// What people are told of a method.
 #[derive(Debug, PartialEq, Eq)]
@@ -102,6 +106,22 @@ pub trait Method: Send + Sync {
         false
     }
 
+    /// Whether it edits with what was trained for the model before.
+    fn is_trained(&self) -> bool {
+        false
+    }
+
+    /// Trains what it edits with; and what the training came to, for people.
+    ///
+    /// # Errors
+    ///
+    /// A method that is not trained; a loss that is not finite; cancellation; a device that fails.
+    fn train(&self, _on: TrainContext, _by: &Params) -> Result<(TrainedEditor, Value)> {
+        let what = format!("{} edits without training", self.about().name);
+        let remedy = Remedy::from("edit with it at once, or train mend");
+        Err(Error::refused(what, remedy.option("method", Some("mend"))))
+    }
+
     /// How it searches the value of a fact, if it searches any.
     fn search(&self, _by: &Params, _arch: &Arch) -> Option<Search> {
         None
@@ -163,6 +183,8 @@ pub struct Context<'a> {
     pub statistics: &'a Moments<'a>,
     /// The contexts the facts' rows are of.
     pub contexts: &'a Contexts,
+    /// What was trained for the model, of methods that are.
+    pub editor: Option<&'a TrainedEditor>,
     /// Values and layers found before, for this model.
     pub cache: Option<&'a mut Cache>,
     /// What earlier edits left.
@@ -180,6 +202,22 @@ pub struct Context<'a> {
     /// The model's tokenizer, where there is one: benchmarks have none.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Who is told how the work goes, and may cancel it.
+    pub progress: &'a dyn Progress,
+}
+
+/// What a method trains its editor with.
+pub struct TrainContext<'a> {
+    /// The model as it is.
+    pub model: &'a Model,
+    /// What is trained on: at least one.
+    pub samples: &'a [Sample],
+    /// What is held out: at least one.
+    pub held_out: &'a [Sample],
+    /// Where the training is kept, so that one that was cut off goes on.
+    pub kept: Option<&'a mut KeptParameters>,
+    /// Of what is drawn.
+    pub seed: u64,
+    /// Who is told how it goes, and may cancel it.
     pub progress: &'a dyn Progress,
 }
 

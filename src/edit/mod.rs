@@ -34,6 +34,8 @@ pub mod reach;
 pub mod search;
 pub mod solve;
 pub mod state;
+pub mod train_params;
 pub mod training;
 pub mod value_store;
 pub mod values;
+pub mod weight_editor;

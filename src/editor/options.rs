@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `method` | text | [`Editor::method`] |
 //! | `stats`, `contexts`, `state`, `cache`, `output` | text, a path | the methods of [`Editor`] |
+//! | `editor` | text, a path | [`Editor::trained_editor`] |
 //! | `hparams` | text, a path or a preset's name | [`Editor::hparams`] |
 //! | `hyperparameters` | object, values by name | [`Editor::set`] |
 //! | `seed`, `memory` (bytes), `sequential` (facts) | whole number | the methods of [`Editor`] |
@@ -33,10 +34,11 @@ use crate::model::SearchPrecision;
 use crate::text::ChatSettings;
 
 /// The names that [`Editor::option`] knows.
-pub const OPTIONS: [&str; 20] = [
+pub const OPTIONS: [&str; 21] = [
     "cache",
     "chat",
     "contexts",
+    "editor",
     "hparams",
     "hyperparameters",
     "memory",
@@ -74,6 +76,7 @@ impl Editor {
             "method" => self.method(given.text()?),
             "hparams" => self.hparams(given.text()?),
             "stats" => self.statistics(given.text()?),
+            "editor" => self.trained_editor(given.text()?),
             "contexts" => self.contexts(given.text()?),
             "state" => Ok(self.state(given.text()?)),
             "cache" => Ok(self.cache(given.text()?)),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::opened::Opened;
+use super::parameters::{does_not_apply, parameters, trained_editor};
 use super::places;
 use super::requests::{self, Settled};
 use super::settings::{Settings, chat_json};
 use super::state::{Learner, StateFile};
 use crate::base::remedy::Operation;
 use crate::base::units::{counted, metric};
-use crate::base::{Error, Progress, Remedy, Result, Share, memory};
+use crate::base::{Error, Remedy, Result, Share, memory};
 use crate::data::broken::Broken;
 use crate::data::conflicts::Superseded;
 use crate::data::request::Requests;
@@ -34,6 +35,7 @@ use crate::model::{Model, SearchPrecision};
 use crate::stats::Moment;
 use crate::store::Lineage;
 use crate::text::Chat;
+use crate::train::TrainedEditor;
 
 /// Where the facts of a call come from, in errors.
 pub(super) const CALLER: &str = "facts";
@@ -51,6 +53,8 @@ pub struct Prepared {
     pub(super) facts: Vec<TokenizedFact>,
     pub(super) superseded: Vec<Superseded>,
     pub(super) skipped: Vec<Broken>,
+    /// What was trained for the model, of methods that are.
+    pub(super) trained: Option<TrainedEditor>,
     /// The token that ends a text, for methods that train on it.
     end: Option<u32>,
     /// What else a patch records: the seed, where hyperparameters are from, the chat's frame.
@@ -69,13 +73,8 @@ impl Prepared {
         places::check(&opened, &settings, requests_file.as_deref(), settings.output.as_deref())?;
         let progress = &*settings.progress;
         applies(&settings, method)?;
-        let mut hparams = HparamSet::choose(settings.hparams.as_deref(), method, &opened.model)?;
-        for (name, value, source) in &settings.set {
-            hparams.put(name, value.clone(), source);
-        }
-        hparams.fill(method);
-        say_settings(progress, &opened, method, &hparams);
-        let params = hparams.resolve(method, &opened.model)?;
+        let trained = trained_editor(&opened, &settings, method)?;
+        let (hparams, params) = parameters(&opened, &settings, method, trained.as_ref())?;
         places::check_trained(&opened, method, &params)?;
         if settings.state.is_some() && !method.needs(&params, &State::default()).state {
             return Err(does_not_apply("state", method));
@@ -114,6 +113,7 @@ impl Prepared {
         let requests = facts.iter().map(|fact| fact.request.clone()).collect();
         Ok(Prepared {
             end: if method.batching() == Batching::Epochs { opened.end()? } else { None },
+            trained,
             opened,
             settings,
             method,
@@ -232,6 +232,9 @@ impl Prepared {
             Batching::Epochs => vec![("end", json!(self.end)), sequential],
             Batching::Turns => Vec::new(),
         };
+        if let Some(trained) = &self.trained {
+            notes.push(("editor", json!(trained.fingerprint())));
+        }
         if moment.is_some_and(|moment| moment.origin.normed) {
             notes.push(("normed", json!(true)));
         }
@@ -263,6 +266,7 @@ impl Prepared {
             model: self.model(),
             statistics,
             contexts: &self.contexts,
+            editor: self.trained.as_ref(),
             cache,
             state,
             carries: settings.state.is_some(),
@@ -366,30 +370,6 @@ fn say_of_lineage(e: Error, dir: &Path, own: &str) -> Error {
     }
 }
 
-/// Warns of what does not apply or fit, and says which hyperparameters were chosen.
-fn say_settings(
-    progress: &dyn Progress,
-    opened: &Opened,
-    method: &dyn Method,
-    hparams: &HparamSet,
-) {
-    if let Some(engine) = opened.model.compute.engine() {
-        engine.warn(progress);
-    }
-    let name = method.about().name;
-    for unknown in hparams.unknown(method) {
-        progress.warn(&format!("hyperparameter `{unknown}` does not apply to {name}"));
-    }
-    let contradictions = hparams.contradictions(method, &opened.model);
-    for what in contradictions.iter().chain(&opened.tokenizer.difference) {
-        progress.warn(what);
-    }
-    let summary = hparams.summary(method);
-    if !summary.is_empty() {
-        progress.remark(&format!("hyperparameters: {summary}"));
-    }
-}
-
 /// Warns of what was given and is not read.
 fn say_unread(settings: &Settings, method: &dyn Method, params: &Params, searches: bool) {
     let (progress, name) = (&settings.progress, method.about().name);
@@ -427,22 +407,6 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         Some((setting, _)) => Err(does_not_apply(setting, method)),
         None => Ok(()),
     }
-}
-
-fn does_not_apply(setting: &str, method: &dyn Method) -> Error {
-    let name = method.about().name;
-    let how = match method.batching() {
-        Batching::Epochs => "trains on all facts together, and searches no values",
-        Batching::Together => "carries nothing on",
-        Batching::Turns => "takes n_edits facts a turn, and searches no values",
-        Batching::OneByOne if method.makes_memory() => {
-            "keeps facts beside the weights, one after another, and searches no value"
-        }
-        Batching::OneByOne => "edits one fact at a time",
-    };
-    let what = format!("{setting} does not apply to {name}, which {how}");
-    let remedy = Remedy::from("leave it out, or edit with memit");
-    Error::refused(what, remedy.option("method", Some("memit")))
 }
 
 /// How the texts of requests become tokens.

@@ -17,9 +17,12 @@ use crate::model::SearchPrecision;
 use crate::store::tensor_fingerprint;
 use crate::store::write::beside;
 use crate::text::{Chat, ChatSettings, Frame};
+use crate::train::TrainedEditor;
 
 /// Far above any file of settings.
 const MAX_SETTINGS: u64 = 1 << 24;
+/// Far above any trained editor.
+const MAX_EDITOR: u64 = 1 << 40;
 
 /// What may be set; `None` where a default holds.
 #[derive(Clone)]
@@ -28,6 +31,7 @@ pub(super) struct Settings {
     pub hparams: Option<PathBuf>,
     pub set: Vec<(String, Value, String)>, // with who set it
     pub statistics: Option<PathBuf>,
+    pub trained: Option<PathBuf>,
     pub contexts: Option<(PathBuf, Contexts)>,
     pub chat: Option<Arc<Chat>>,
     pub no_space: bool,
@@ -55,6 +59,7 @@ impl Default for Settings {
             hparams: None,
             set: Vec::new(),
             statistics: None,
+            trained: None,
             contexts: None,
             chat: None,
             no_space: false,
@@ -108,7 +113,8 @@ impl Settings {
     /// Files and folders that are read, beside the model.
     pub fn inputs(&self) -> Vec<&Path> {
         let contexts = self.contexts.as_ref().map(|(file, _)| file.as_path());
-        let files = [self.statistics.as_deref(), self.hparams.as_deref(), contexts];
+        let (statistics, trained) = (self.statistics.as_deref(), self.trained.as_deref());
+        let files = [statistics, trained, self.hparams.as_deref(), contexts];
         let mut inputs: Vec<&Path> = files.into_iter().flatten().collect();
         inputs.extend(self.values.iter().map(PathBuf::as_path));
         inputs
@@ -120,9 +126,12 @@ impl Settings {
             Some(file) if file.is_file() => digest(file, MAX_SETTINGS),
             file => Ok(json!(file)),
         };
+        let file = self.trained.as_deref().map(TrainedEditor::file);
+        let trained = file.map(|file| digest(&file, MAX_EDITOR)).transpose()?;
         let set = self.set.iter().map(|(name, value, _)| format!("{name}={value}"));
         Ok(json!({
-            "stats": self.statistics, "hparams": digests(self.hparams.as_deref())?,
+            "stats": self.statistics, "editor": trained,
+            "hparams": digests(self.hparams.as_deref())?,
             "set": set.collect::<Vec<String>>(),
             "contexts": digests(self.contexts.as_ref().map(|(file, _)| &**file))?,
             "chat": self.chat.as_deref().map(chat_json).transpose()?,

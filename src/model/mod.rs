@@ -27,6 +27,7 @@ pub mod lineage;
 pub mod load;
 pub mod matrix;
 pub mod matrix_id;
+pub mod matrix_rows;
 pub mod mlp;
 #[allow(clippy::module_inception)]
 pub mod model;

@@ -30,4 +30,5 @@ mod search;
 mod search_golden;
 mod ultraedit;
 mod versions;
+mod weight_editor;
 mod window;

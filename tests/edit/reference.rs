@@ -151,6 +151,7 @@ pub fn alone<'a>(
         model,
         statistics,
         contexts,
+        editor: None,
         cache: None,
         state: State::default(),
         carries: false,

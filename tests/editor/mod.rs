@@ -8,6 +8,7 @@ mod rules;
 mod stops;
 mod text;
 mod threads;
+mod training;
 mod tune;
 mod verdict;
 

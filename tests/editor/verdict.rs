@@ -82,12 +82,13 @@ fn held(name: &str, editor: &Editor, edit: &Edit, out: &Path) -> usize {
     edit.facts().iter().filter(|report| report.taken).count()
 }
 
-/// By every method, with facts that take and facts that cannot in so few steps.
+/// By every method that is not trained before, with facts that take and facts that cannot in so few
+/// steps.
 #[test]
 fn a_fact_is_taken_where_the_written_model_says_it() {
     let copy = Copy::new();
     let (mut taken, mut all) = (0, 0);
-    for method in METHODS {
+    for method in METHODS.into_iter().filter(|method| !method.is_trained()) {
         let name = method.about().name;
         for steps in [1, 20] {
             let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();

@@ -8,8 +8,10 @@ pub mod encore;
 pub mod fine_tuning;
 pub mod grace;
 pub mod ike;
+pub mod ke;
 pub mod kn;
 pub mod memit;
+pub mod mend;
 pub mod pmet;
 pub mod rome;
 pub mod t_patcher;
@@ -22,7 +24,7 @@ use crate::base::{Error, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 17] = [
+pub static METHODS: [&dyn Method; 19] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
@@ -40,6 +42,8 @@ pub static METHODS: [&dyn Method; 17] = [
     &ike::IKE,
     &t_patcher::T_PATCHER,
     &calinet::CALINET,
+    &mend::MEND,
+    &ke::KE,
 ];
 
 /// A method by the name users give, in capitals or not.

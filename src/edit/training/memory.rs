@@ -9,13 +9,13 @@
 //! fixed      rows of logits that are held at a time
 //! ```
 
-use super::step::LOGIT_ROWS;
 use super::texts::TrainingText;
 use crate::edit::search::memory::max_tokens;
 use crate::model::gradients::MatrixGradients;
 use crate::model::{MatrixId, Model, Position};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
 use crate::ops::weight_gradient::PIECE;
+use crate::train::head::LOGIT_ROWS;
 
 /// Bytes of training, and what they decide.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -141,16 +141,12 @@ impl Training {
         Ok(())
     }
 
-    /// The facts of an epoch, by number, in its order (Fisher and Yates's shuffle).
+    /// The facts of an epoch, by number, in its order.
     pub fn order(&self, epoch: usize, facts: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..facts).collect();
-        if let Some(seed) = self.shuffle {
-            let mut rng = Rng::new(seed, &format!("order of epoch {epoch}"));
-            for i in (1..facts).rev() {
-                order.swap(i, (rng.uniform() * (i + 1) as f64) as usize);
-            }
+        match self.shuffle {
+            Some(seed) => Rng::new(seed, &format!("order of epoch {epoch}")).order(facts),
+            None => (0..facts).collect(),
         }
-        order
     }
 
     /// A name for all that decides what it comes to: the weights, what computes, the settings and

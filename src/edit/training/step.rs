@@ -18,12 +18,9 @@ use crate::model::gradients::MatrixGradients;
 use crate::model::{Batch, Hook, KvCache, MatrixId, Model, Past, Position, Run, Span};
 use crate::ops::adam::{self, AdamMoments, AdamRule};
 use crate::ops::loss::{self, LossRows, RowLoss};
-use crate::ops::norm::Saved;
-use crate::ops::rows::{self, Index};
+use crate::ops::rows::Index;
 use crate::tensor::Tensor;
-
-/// Rows of logits that are held at a time.
-pub const LOGIT_ROWS: usize = 256;
+use crate::train::head::TrainingHead;
 
 /// How Adam moves the matrices; names in config files in brackets.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,9 +58,7 @@ pub(super) struct StepBuffers {
     pub run: Run,
     pub x: Tensor,  // (N, D)
     pub dx: Tensor, // (N, D)
-    read: Tensor,   // (rows, D)
-    logits: Tensor, // (rows, V)
-    saved: Saved,
+    head: TrainingHead,
     reference: Tensor, // (0, V): of no KL
 }
 
@@ -200,9 +195,7 @@ impl StepBuffers {
             run: Run::keeping(model, above(model, begin)),
             x: wide(arch.width),
             dx: wide(arch.width),
-            read: wide(arch.width),
-            logits: wide(arch.vocabulary),
-            saved: Saved::new(&model.compute, 0, arch.width),
+            head: TrainingHead::new(model),
             reference: wide(arch.vocabulary),
         }
     }
@@ -227,24 +220,16 @@ impl StepBuffers {
             }
         }
         let mut losses = Vec::with_capacity(read.len());
-        for (read, rows) in read.chunks(LOGIT_ROWS).zip(rows.chunks(LOGIT_ROWS)) {
-            let own = read.len();
-            let (mut filled, mut rows) = (read.to_vec(), rows.to_vec());
-            filled.resize(own.max(least), read[0]);
-            rows.resize(filled.len(), RowLoss::CrossEntropy { target: 0, weight: 0.0 });
-            let all = 0..filled.len();
+        let (reference, cap) = (&self.reference, model.arch.caps.logits);
+        self.head.run(model, &self.x, &mut self.dx, (&read, least), &mut |own, z| {
+            let all = 0..z.shape()[0];
+            let mut rows = rows[own.clone()].to_vec();
+            rows.resize(all.len(), RowLoss::CrossEntropy { target: 0, weight: 0.0 });
             let mut of_rows = LossRows::new(compute, vec![all.clone()], rows);
-            self.read.set_shape([filled.len(), model.arch.width]);
-            rows::gather(&self.x, &Index::new(compute, filled), &mut self.read);
-            model.head(&self.read, &mut self.saved, &mut self.logits);
-            let cap = model.arch.caps.logits;
-            loss::gradient(&mut self.logits, &mut of_rows, all, &self.reference, cap);
-            let mut dread = model.head_backward(&self.logits, &self.saved);
-            dread.set_rows(own);
-            rows::scatter_add(&mut self.dx, &Index::new(compute, read), &dread);
+            loss::gradient(z, &mut of_rows, all, reference, cap);
             of_rows.read();
-            losses.extend(of_rows.of(0).take(own).map(|(_, result)| result.loss));
-        }
+            losses.extend(of_rows.of(0).take(own.len()).map(|(_, result)| result.loss));
+        });
         let mut losses = losses.into_iter();
         let mean = |text: &&TrainingText| {
             let t = text.wanted.len();

@@ -1,0 +1,152 @@
+//! Training of what a method edits with.
+//!
+//! ```text
+//! requests ──► samples, in an order of the seed ──► the last are held out ──► the method trains
+//! ```
+//!
+//! Samples that are held out choose the best parameters and end the training; they are at most
+//! `val_steps`, and a tenth of all.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Editor;
+use super::parameters::parameters;
+use super::settings::digest;
+use crate::base::units::counted;
+use crate::base::{Error, Remedy, Result, Rng, Stage, catch_device_error};
+use crate::data::request::{self, MAX_BYTES};
+use crate::edit::method::TrainContext;
+use crate::edit::train_params::VAL_STEPS;
+use crate::store::Fingerprint;
+use crate::store::place::{check_place, check_replaced};
+use crate::train::kept::KeptParameters;
+use crate::train::{Sample, TrainedEditor};
+
+/// Where a training is kept in its folder.
+const PARTIAL: &str = "partial.safetensors";
+
+/// One sample of so many is held out, at most.
+const HELD_OUT: usize = 10;
+
+/// What a training came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingSummary {
+    /// The folder of the trained editor.
+    pub folder: PathBuf,
+    /// Samples that were trained on, and held out.
+    pub samples: [usize; 2],
+    /// What the method says of it, as in `training.json`.
+    pub record: Value,
+}
+
+impl Editor {
+    /// Trains what the method edits with, on the requests of files, in any form that
+    /// [`request`] knows: their paraphrases are what the edited model should say too, and their
+    /// neighbourhood and locality what should stay. It is written into a folder; a call that was
+    /// cut off goes on.
+    ///
+    /// # Errors
+    ///
+    /// A method that is not trained; files that cannot be read; too few requests, or one without
+    /// anything that should stay; a loss that is not finite; cancellation; a device out of memory.
+    pub fn train<P: AsRef<Path>>(
+        &self,
+        data: &[P],
+        dir: impl AsRef<Path>,
+    ) -> Result<TrainingSummary> {
+        let (dir, settings, opened) = (dir.as_ref(), &self.settings, &self.opened);
+        opened.checkpoint.unchanged()?;
+        let method = settings.chosen()?;
+        let file = TrainedEditor::file(dir);
+        let mut inputs: Vec<&Path> = data.iter().map(AsRef::as_ref).collect();
+        inputs.push(&opened.dir);
+        inputs.extend(settings.inputs());
+        let (hparams, params) = parameters(opened, settings, method, None)?;
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "make the folder", e))?;
+        check_place(&file, &inputs)?;
+        check_replaced(&file, TrainedEditor::read(dir).is_ok(), "trained editor")?;
+        let (samples, held_out) = self.samples(data, params.count_if_given(&VAL_STEPS))?;
+        let progress = &*settings.progress;
+        progress.remark(&format!(
+            "{} to train on, {} held out",
+            counted(samples.len() as u64, "sample"),
+            held_out.len()
+        ));
+        let mut key = Fingerprint::default();
+        let weights = self.weights()?;
+        let (version, compute) = (env!("CARGO_PKG_VERSION"), opened.model.compute.name());
+        let hyperparameters = hparams.to_json();
+        let named = [method.about().name, version, &weights, &compute];
+        named.iter().for_each(|name| key.field(name.as_bytes()));
+        key.field(json!([hyperparameters, settings.seed]).to_string().as_bytes());
+        samples.iter().chain(&held_out).for_each(|sample| sample.digest(&mut key));
+        let mut kept = KeptParameters::at(dir.join(PARTIAL), key.hex());
+        let began = Instant::now();
+        let train = || {
+            let context = TrainContext {
+                model: &opened.model,
+                samples: &samples,
+                held_out: &held_out,
+                kept: Some(&mut kept),
+                seed: settings.seed,
+                progress,
+            };
+            catch_device_error(|| method.train(context, &params))
+        };
+        let (trained, mut record) = settings.run(train)?;
+        let trained = TrainedEditor {
+            method: method.about().name.to_owned(),
+            model: opened.fingerprint.clone(),
+            hyperparameters: hyperparameters.as_object().cloned().unwrap_or_default(),
+            ..trained
+        };
+        let files: Result<Vec<Value>> =
+            data.iter().map(|file| digest(file.as_ref(), MAX_BYTES)).collect();
+        record["data"] = json!(files?);
+        record["samples"] = json!({"trained_on": samples.len(), "held_out": held_out.len()});
+        record["seed"] = json!(settings.seed);
+        record["weights"] = json!(weights);
+        record["computed_on"] = json!(compute);
+        record["seconds"] = json!(began.elapsed().as_secs_f64());
+        trained.write(dir, &record)?;
+        kept.forget();
+        let sizes = [samples.len(), held_out.len()];
+        Ok(TrainingSummary { folder: dir.to_owned(), samples: sizes, record })
+    }
+
+    /// The samples to train on, and those that are held out.
+    fn samples<P: AsRef<Path>>(
+        &self,
+        data: &[P],
+        most: Option<usize>,
+    ) -> Result<(Vec<Sample>, Vec<Sample>)> {
+        let (opened, settings) = (&self.opened, &self.settings);
+        let space = settings.no_space.then_some(false);
+        let mut samples = Vec::new();
+        for file in data {
+            for fact in request::read(file)? {
+                settings.progress.at(Stage::Open, samples.len() as u64, samples.len() as u64);
+                samples.push(Sample::new(&opened.model, &opened.tokenizer, &fact, space)?);
+            }
+        }
+        let own = samples.iter().filter(|sample| sample.outer[0] == sample.edit).count();
+        if own > 0 {
+            let of = counted(own as u64, "request");
+            settings.progress.warn(&format!(
+                "{of} without paraphrases: the edit's own prompt takes their place"
+            ));
+        }
+        let held = (samples.len() / HELD_OUT).min(most.unwrap_or(usize::MAX));
+        if held == 0 {
+            let what = format!("{} requests, of which a tenth is held out", samples.len());
+            return Err(Error::refused(what, Remedy::from("give at least ten")));
+        }
+        let order = Rng::new(settings.seed, "held out").order(samples.len());
+        let mut ordered: Vec<Sample> = order.iter().map(|&i| samples[i].clone()).collect();
+        let held_out = ordered.split_off(ordered.len() - held);
+        Ok((ordered, held_out))
+    }
+}

@@ -1,0 +1,402 @@
+//! MEND and KE against `tools/reference_mend.py` and `reference_ke.py`, PyTorch programs that have
+//! the networks' gradients by autograd; their gradients against differences of the loss; and what
+//! holds of a training that is cut off, and of an editor in its folder.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use incise::base::{Error, Quiet, Rng};
+use incise::data::{Contexts, request};
+use incise::edit::facts::{Reading, tokenize};
+use incise::edit::hparams::HparamSet;
+use incise::edit::method::{Context, Method, Plan, TrainContext};
+use incise::edit::methods::find;
+use incise::edit::methods::ke::{KeEditor, KeShape};
+use incise::edit::methods::mend::{MEND, MendEditor, MendShape};
+use incise::edit::params::Params;
+use incise::edit::weight_editor::{EditObjective, WeightEditor, change, edited};
+use incise::model::Model;
+use incise::model::change::dense;
+use incise::model::score::score;
+use incise::stats::Moment;
+use incise::store::Checkpoint;
+use incise::tensor::{Compute, Precision, Tensor};
+use incise::text::Tokenizer;
+use incise::train::kept::{KeptParameters, Progressed};
+use incise::train::{Drawn, Parameters, Sample, SampleLoss, SampleObjective, TrainedEditor};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::reference::{alone, golden, made, off, tensor};
+use crate::support::budget::{U32, U64};
+use crate::support::cancel::CancelAt;
+use crate::support::golden::{digits, learned_positions};
+use crate::support::twin;
+
+/// A recorded training.
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    method: String,
+    requests: Value,
+    draws: Vec<[usize; 3]>,
+    hparams: Value,
+}
+
+impl Case {
+    fn all(method: &str) -> Vec<Case> {
+        let file = golden().join(method).join("cases.json");
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    }
+
+    fn gpt2(method: &str) -> Case {
+        Case::all(method).into_iter().find(|case| case.model == "gpt2").unwrap()
+    }
+
+    fn record(&self) -> Vec<u8> {
+        let Case { method, name, .. } = self;
+        fs::read(golden().join(format!("{method}/{name}.safetensors"))).unwrap()
+    }
+
+    fn model(&self, compute: impl Into<Compute>) -> Model {
+        let dir = golden().join(&self.model);
+        Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap()
+    }
+
+    fn samples(&self, model: &Model) -> Vec<Sample> {
+        let tokenizer = Tokenizer::open(golden().join(&self.model)).unwrap();
+        let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
+        // The reference puts a space before every target.
+        let sample = |fact| Sample::new(model, &tokenizer, fact, Some(true)).unwrap();
+        requests.iter().map(sample).collect()
+    }
+
+    fn params(&self, model: &Model, others: Value) -> Params {
+        let mut all = self.hparams.clone();
+        for (name, value) in others.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        let values = HparamSet::parse(Path::new("case"), all.to_string().as_bytes()).unwrap();
+        values.resolve(find(&self.method).unwrap(), model).unwrap()
+    }
+
+    fn number(&self, name: &str) -> f64 {
+        self.hparams[name].as_f64().unwrap()
+    }
+
+    fn weights(&self) -> [f64; 2] {
+        [self.number("cedit"), self.number("cloc")]
+    }
+}
+
+/// An editor as a case begins with it, and its parameters.
+trait Begins: WeightEditor + Sized {
+    /// Untrained.
+    fn untrained(case: &Case, model: &Model) -> (Self, Parameters);
+
+    /// The same with the tensors that the reference began with.
+    fn started(case: &Case, model: &Model) -> (Self, Parameters) {
+        let (editor, mut parameters) = Self::untrained(case, model);
+        let (file, precision) = (case.record(), parameters.precision());
+        for p in parameters.all_mut() {
+            let values = tensor(&file, &format!("start.{}", p.name));
+            *p.value_mut() = Tensor::of(precision, p.value().shape(), &values);
+        }
+        (editor, parameters)
+    }
+}
+
+impl Begins for MendEditor {
+    fn untrained(case: &Case, model: &Model) -> (MendEditor, Parameters) {
+        let shape = MendShape {
+            rank: case.number("rank") as usize,
+            lr: case.number("lr"),
+            lr_lr: case.number("lr_lr"),
+            edit_lr: case.number("edit_lr"),
+            seed: 3,
+        };
+        let mut parameters = Parameters::new(model.compute.precision());
+        let ids = edited(&case.params(model, json!({})));
+        (MendEditor::new(model, &ids, shape, &mut parameters), parameters)
+    }
+}
+
+impl Begins for KeEditor {
+    fn untrained(case: &Case, model: &Model) -> (KeEditor, Parameters) {
+        let shape = KeShape {
+            hidden: case.number("hidden_dim") as usize,
+            condition: case.number("condition_dim") as usize,
+            lr: case.number("lr"),
+            seed: 3,
+        };
+        let mut parameters = Parameters::new(model.compute.precision());
+        let ids = edited(&case.params(model, json!({})));
+        (KeEditor::new(model, &ids, shape, &mut parameters), parameters)
+    }
+}
+
+fn drawn<'a>(samples: &'a [Sample], &[record, outer, locality]: &[usize; 3]) -> Drawn<'a> {
+    let sample = &samples[record];
+    Drawn { edit: &sample.edit, outer: &sample.outer[outer], locality: &sample.locality[locality] }
+}
+
+fn numbers(loss: SampleLoss) -> [f64; 3] {
+    [loss.edit, loss.locality, loss.total]
+}
+
+/// How far a number of the record may be missed: by the error budget twice as far as the
+/// reference's own f32 run misses it, or in f64 2⁻²⁹ of that (as `reference::Budget::f64`); with
+/// roundings of what is compared to f32.
+fn bound(record: &Value, name: &str, double: bool, digits: f64, roundings: f64) -> f64 {
+    let f32_off = 2.0 * record[name].as_f64().unwrap();
+    match double {
+        true => 1.5 * U64 / U32 * f32_off + 2.0 * U64 + roundings * U32,
+        false => digits * f32_off + roundings * U32,
+    }
+}
+
+/// Ten steps, and an edit after them, are PyTorch's.
+fn check<E: Begins>(case: &Case, compute: impl Into<Compute>, batches: usize) {
+    let compute = compute.into();
+    let double = compute.precision() == Precision::F64 && learned_positions(&case.model);
+    let (name, file, digits) = (&case.name, case.record(), digits(&compute));
+    let record = made(&file);
+    let within = |what: &str, roundings: f64, got: f64| {
+        let bound = bound(&record, what, double, digits, roundings);
+        assert!(got <= bound, "{name} {compute:?}: {what}: {got:e} is beyond {bound:e}");
+    };
+    let model = case.model(&compute);
+    let samples = case.samples(&model);
+    let (editor, mut parameters) = E::started(case, &model);
+    let mut objective = EditObjective::new(&model, editor, case.weights());
+    let size = case.number("accumulate_bs") as usize;
+    let (losses, norms) = (tensor(&file, "losses"), tensor(&file, "norms"));
+    for (b, batch) in case.draws.chunks(size).enumerate().take(batches) {
+        parameters.clear();
+        for (i, draw) in batch.iter().enumerate() {
+            let drawn = drawn(&samples, draw);
+            let loss = objective.gradient(&mut parameters, &drawn, 1.0 / size as f64).unwrap();
+            let want = &losses[3 * (b * size + i)..][..3];
+            for (got, want) in numbers(loss).into_iter().zip(want) {
+                within("f32_losses", 0.0, (got - want).abs() / want);
+            }
+        }
+        let norm = parameters.step(case.number("grad_clip"));
+        within("f32_norms", 0.0, (norm - norms[b]).abs() / norms[b]);
+    }
+    if batches * size < case.draws.len() {
+        return;
+    }
+    for p in parameters.all() {
+        let (kind, what) = if p.is_trained() { ("moved", "f32_moved") } else { ("end", "f32_end") };
+        let start = tensor(&file, &format!("start.{}", p.name));
+        let now = p.value().to_f64();
+        let got: Vec<f64> = match p.is_trained() {
+            true => now.iter().zip(&start).map(|(now, start)| now - start).collect(),
+            false => now,
+        };
+        within(what, 0.0, off(&got, &tensor(&file, &format!("{kind}.{}", p.name))));
+    }
+    let (mut editor, _) = E::untrained(case, &model);
+    let (deltas, _) = change(&mut editor, &model, &mut parameters, &samples[0].edit).unwrap();
+    for (id, delta) in editor.ids().iter().zip(&deltas) {
+        let got = dense(delta, model.matrix(*id).w.dims());
+        let want = tensor(&file, &format!("{}.{}.change", id.layer, id.matrix.name()));
+        within("f32_change", 2.0, off(&got, &want)); // each factor is rounded
+    }
+}
+
+fn check_all<E: Begins>(method: &str) {
+    for case in Case::all(method) {
+        check::<E>(&case, Precision::F32, usize::MAX / 8);
+        check::<E>(&case, Precision::F64, usize::MAX / 8);
+    }
+}
+
+#[test]
+fn ten_steps_of_mend_are_the_references() {
+    check_all::<MendEditor>("mend");
+}
+
+#[test]
+fn ten_steps_of_ke_are_the_references() {
+    check_all::<KeEditor>("ke");
+}
+
+#[test]
+fn a_step_by_kernels_is_the_references() {
+    let test = "edit::weight_editor::a_step_by_kernels_is_the_references";
+    let Some(engine) = twin::engine(test) else { return };
+    check::<MendEditor>(&Case::gpt2("mend"), engine, 1);
+}
+
+/// The directional derivative: ⟨gradient, d⟩ = (loss(p + hd) − loss(p − hd))/2h + O(h²), in f64,
+/// with a direction in each kind of parameter by itself.
+fn check_gradients<E: Begins>(method: &str) {
+    for case in Case::all(method) {
+        let model = case.model(Precision::F64);
+        let samples = case.samples(&model);
+        let (editor, mut parameters) = E::started(&case, &model);
+        let mut objective = EditObjective::new(&model, editor, case.weights());
+        let drawn = drawn(&samples, &case.draws[0]);
+        objective.gradient(&mut parameters, &drawn, 1.0).unwrap();
+        let start: Vec<Vec<f64>> = parameters.all().iter().map(|p| p.value().to_f64()).collect();
+        for (i, start) in start.iter().enumerate() {
+            let p = &parameters.all()[i];
+            if !p.is_trained() {
+                continue;
+            }
+            let (name, shape) = (p.name.clone(), p.value().shape().to_vec());
+            let mut rng = Rng::new(5, &name);
+            let d: Vec<f64> = start.iter().map(|_| rng.normal()).collect();
+            let gradient = parameters.gradient(i).to_f64();
+            let along: f64 = gradient.iter().zip(&d).map(|(g, d)| g * d).sum();
+            let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+            // Rounding loses about 1e-15/h of the loss, and the cubic term h² of the gradient.
+            let h = 1e-6 * if name == "edit_lrs" { 1e-3 } else { 1.0 };
+            let mut at = |h: f64| {
+                let moved: Vec<f64> = start.iter().zip(&d).map(|(p, d)| p + h * d).collect();
+                *parameters.value_mut(i) = Tensor::of(Precision::F64, &shape, &moved);
+                objective.loss(&mut parameters, &drawn).unwrap().total
+            };
+            let slope = (at(h) - at(-h)) / (2.0 * h);
+            at(0.0);
+            let gap = (slope - along).abs();
+            let rounding = 64.0 * U64 * 10.0 / h; // of two losses of about ten, each of many sums
+            assert!(gap <= 1e-6 * size + rounding, "{}: {name}: {slope} {along}", case.name);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_mend_are_those_of_the_loss() {
+    check_gradients::<MendEditor>("mend");
+}
+
+#[test]
+fn gradients_of_ke_are_those_of_the_loss() {
+    check_gradients::<KeEditor>("ke");
+}
+
+/// An editor that has not learnt hands on what its normaliser makes of the factors: with U = 0,
+/// ΔW = η Σ_t δ'_t x'_tᵀ, which is η times the plain gradient where means are 0 and deviations 1.
+#[test]
+fn an_untrained_editor_goes_up_the_loss() {
+    let case = Case::gpt2("mend");
+    let model = case.model(Precision::F64);
+    let samples = case.samples(&model);
+    let (mut editor, mut parameters) = MendEditor::untrained(&case, &model);
+    for p in parameters.all_mut().iter_mut().filter(|p| p.name.ends_with("_std")) {
+        let ones = vec![1.0 - 1e-7; p.value().len()];
+        *p.value_mut() = Tensor::of(Precision::F64, p.value().shape(), &ones);
+    }
+    let text = &samples[0].edit;
+    let (deltas, before) = change(&mut editor, &model, &mut parameters, text).unwrap();
+    let pairs: Vec<_> = editor.ids().iter().copied().zip(&deltas).collect();
+    let (edited, _) = model.with(&pairs);
+    let after = score(&edited, std::slice::from_ref(text)).unwrap()[0].nll();
+    let square = |d: &[f64]| d.iter().map(|d| d * d).sum::<f64>();
+    let sum: f64 = pairs.iter().map(|(id, d)| square(&dense(d, model.matrix(*id).w.dims()))).sum();
+    let eta = case.number("edit_lr");
+    // First order: the loss rises by ‖ΔW‖²/η. Second order is η of that.
+    let rise = sum / eta;
+    assert!(((after - before) / rise - 1.0).abs() < 0.05, "{before} {after} {rise}");
+}
+
+fn trained(case: &Case, folder: &Path, progress: &dyn incise::Progress) -> incise::Result<Vec<u8>> {
+    let model = case.model(Precision::F32);
+    let samples = case.samples(&model);
+    let others = json!({"max_iters": 7, "val_interval": 3, "early_stop_patience": 100});
+    let by = case.params(&model, others);
+    let mut kept = KeptParameters::at(folder.join("partial"), "of these".to_owned());
+    let (held_out, samples) = samples.split_last().unwrap();
+    let on = TrainContext {
+        model: &model,
+        samples,
+        held_out: std::slice::from_ref(held_out),
+        kept: Some(&mut kept),
+        seed: 11,
+        progress,
+    };
+    let (trained, record) = find(&case.method).unwrap().train(on, &by)?;
+    assert_eq!(record["history"].as_array().unwrap().len(), 3, "{record}");
+    trained.write(folder, &record)?;
+    Ok(fs::read(TrainedEditor::file(folder)).unwrap())
+}
+
+/// Cut off before any step and started again: the same bytes as in one run. A file of another
+/// training is no use.
+#[test]
+fn cut_off_training_goes_on_to_the_same_bytes() {
+    for case in [Case::gpt2("mend"), Case::gpt2("ke")] {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = trained(&case, folder.path(), &Quiet).unwrap();
+        for question in 1..=4 {
+            let name = format!("{}, question {question}", case.name);
+            let folder = tempfile::tempdir().unwrap();
+            let cut = trained(&case, folder.path(), &CancelAt::question(question));
+            assert!(matches!(cut, Err(Error::Interrupted { .. })), "{name}");
+            assert!(trained(&case, folder.path(), &Quiet).unwrap() == whole, "{name}");
+        }
+    }
+    let case = Case::gpt2("mend");
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("partial");
+    let kept = |key: &str| KeptParameters::at(place.clone(), key.to_owned());
+    let (_, mut parameters) = MendEditor::untrained(&case, &case.model(Precision::F32));
+    let state = Progressed { samples: 4, steps: 2, ..Progressed::default() };
+    kept("own").write(&parameters, &state).unwrap();
+    assert_eq!(kept("own").read(&mut parameters, &Quiet), Some(state));
+    assert_eq!(kept("another's").read(&mut parameters, &Quiet), None);
+    let mut bytes = fs::read(&place).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&place, bytes).unwrap();
+    assert_eq!(kept("own").read(&mut parameters, &Quiet), None, "a damaged file");
+}
+
+/// A plan by an editor of the record, and the same after the editor went through its folder.
+#[test]
+fn plans_are_the_editors_whether_it_was_written_or_not() {
+    let case = Case::gpt2("mend");
+    let model = case.model(Precision::F32);
+    let (_, parameters) = MendEditor::started(&case, &model);
+    let mut own = TrainedEditor { method: "mend".to_owned(), ..TrainedEditor::default() };
+    own.take(&parameters);
+    let folder = tempfile::tempdir().unwrap();
+    own.write(folder.path(), &json!({})).unwrap();
+    let read = TrainedEditor::read(folder.path()).unwrap();
+    assert_eq!((&read.tensors, read.fingerprint()), (&own.tensors, own.fingerprint()));
+    let tokenizer = Tokenizer::open(golden().join(&case.model)).unwrap();
+    let requests = request::parse("case", case.requests.to_string().as_bytes()).unwrap();
+    let reading = Reading { space: Some(true), ..Reading::plain(&tokenizer) };
+    let (facts, _) = tokenize(&model, reading, &requests, &Contexts::bare());
+    let (contexts, by) = (Contexts::bare(), case.params(&model, json!({})));
+    let moments = |_: usize| -> incise::Result<Arc<Moment>> { panic!("no statistics are read") };
+    let plan = |editor: &TrainedEditor| {
+        let on = alone(&model, &moments, &contexts);
+        MEND.plan(&mut Context { editor: Some(editor), ..on }, &facts, &by)
+    };
+    let plan_of_all = plan(&read).unwrap();
+    assert_eq!(plan_of_all.facts.len(), 3);
+    assert_eq!(plan_of_all.changes.len(), 4);
+    assert!(plan_of_all.changes.iter().all(|change| change.norm > 0.0));
+    let deltas = |plan: &Plan| -> Vec<_> {
+        plan.changes.iter().map(|change| change.delta.clone()).collect()
+    };
+    assert!(deltas(&plan(&own).unwrap()) == deltas(&plan_of_all));
+    // What does not fit is named.
+    let mut less = own.clone();
+    less.tensors.remove("edit_lrs");
+    let mut more = own.clone();
+    more.tensors.insert("another".to_owned(), (vec![1], vec![0.0]));
+    let mut broken = own.clone();
+    broken.tensors.get_mut("edit_lrs").unwrap().1[0] = f32::NAN;
+    for (editor, field) in [(less, "edit_lrs"), (more, "another"), (broken, "edit_lrs")] {
+        let Err(Error::Input { field: found, .. }) = plan(&editor).map(drop) else {
+            panic!("{field}: was taken");
+        };
+        assert_eq!(found, field);
+    }
+}

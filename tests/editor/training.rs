@@ -1,0 +1,125 @@
+//! Training of what a method edits with, through the front door: what is written, what is refused,
+//! and an edit by it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use incise::base::Quiet;
+use incise::edit::methods::METHODS;
+use incise::tensor::Device;
+use incise::{Editor, Error};
+use serde_json::json;
+
+use super::{Copy, rome, violin};
+
+/// Requests of the demo model's relation, each with a paraphrase and what should stay.
+fn data(copy: &Copy) -> PathBuf {
+    let line = |i: usize| {
+        let target = ["violin", "piano", "trumpet"][i / 3 % 3];
+        let subject = ["Louis Armstrong", "Clara Schumann", "Miles Davis"][i % 3];
+        json!({
+            "id": i.to_string(), "prompt": "{} played the", "subject": subject,
+            "target_new": target,
+            "paraphrases": [format!("The instrument of {subject} was the")],
+            "locality": [{"prompt": "Tourists visit the Eiffel Tower in", "target": "Paris"}],
+        })
+    };
+    let lines: Vec<String> = (0..11).map(|i| line(i).to_string()).collect();
+    let file = copy.beside("data.jsonl");
+    fs::write(&file, lines.join("\n")).unwrap();
+    file
+}
+
+fn small(editor: Editor, method: &str) -> incise::Result<Editor> {
+    let sizes = match method {
+        "mend" => vec![("rank", json!(4))],
+        _ => vec![("hidden_dim", json!(4)), ("condition_dim", json!(6))],
+    };
+    let settings = [
+        ("layers", json!([2])),
+        ("max_iters", json!(4)),
+        ("accumulate_bs", json!(2)),
+        ("val_interval", json!(2)),
+    ];
+    let all = sizes.into_iter().chain(settings);
+    all.into_iter()
+        .try_fold(editor.method(method)?, |editor, (name, value)| editor.set(name, value))
+}
+
+#[test]
+fn every_trained_method_is_trained_and_edits() {
+    let copy = Copy::new();
+    let data = data(&copy);
+    for method in METHODS.into_iter().filter(|method| method.is_trained()) {
+        let name = method.about().name;
+        let open = || Editor::open_on(copy.dir(), &Device::Cpu, &Quiet).unwrap();
+        let dir = copy.beside(name);
+        let summary = small(open(), name).unwrap().train(&[&data], &dir).unwrap();
+        assert_eq!(summary.samples, [10, 1], "{name}");
+        let editor = open().method(name).unwrap().trained_editor(&dir).unwrap();
+        let edit = editor.plan(&[violin(), rome()]).unwrap();
+        assert_eq!(edit.facts().len(), 2, "{name}");
+        let patch = edit.patch().unwrap();
+        assert_eq!((&*patch.metadata.method, patch.changes.len()), (name, 2));
+        assert!(edit.changes().iter().all(|change| change.norm > 0.0), "{name}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_a_trained_editor_is_refused() {
+    let copy = Copy::new();
+    let open = || Editor::open_on(copy.dir(), &Device::Cpu, &Quiet).unwrap();
+    let mend = || open().method("mend").unwrap();
+    let (data, dir) = (data(&copy), copy.beside("editor"));
+    let summary = small(open(), "mend").unwrap().train(&[&data], &dir).unwrap();
+    assert_eq!(summary.samples, [10, 1]);
+    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|f| f.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["editor.safetensors", "training.json"], "nothing is kept after it");
+    let edit = mend().trained_editor(&dir).unwrap().plan(&[violin()]).unwrap();
+    let patch = edit.patch().unwrap();
+    assert!(patch.metadata.notes["editor"].is_string());
+    assert_eq!(patch.metadata.hyperparameters["rank"], 4);
+
+    let said = |error: Error| error.to_string();
+    let none = said(mend().plan(&[violin()]).err().unwrap());
+    assert!(none.contains("none is named"), "{none}");
+    let other = open().method("rome").unwrap().trained_editor(&dir).unwrap();
+    let other = said(other.plan(&[violin()]).err().unwrap());
+    assert!(other.contains("editor does not apply to rome"), "{other}");
+    let set = mend().trained_editor(&dir).unwrap().set("rank", 5).unwrap();
+    let set = said(set.plan(&[violin()]).err().unwrap());
+    assert!(set.contains("trained with"), "{set}");
+    let untrained = said(open().method("memit").unwrap().train(&[&data], &dir).err().unwrap());
+    assert!(untrained.contains("edits without training"), "{untrained}");
+    let absent = said(mend().trained_editor(copy.dir()).err().unwrap());
+    assert!(absent.contains("has no editor.safetensors"), "{absent}");
+    // Another model's.
+    let file = dir.join("editor.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let own = open().fingerprint().to_owned();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let at = text.find(&own).unwrap();
+    let mut changed = bytes.clone();
+    changed[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+    fs::write(&file, changed).unwrap();
+    let foreign = said(mend().trained_editor(&dir).unwrap().plan(&[violin()]).err().unwrap());
+    assert!(foreign.contains("model"), "{foreign}");
+}
+
+#[test]
+fn samples_that_cannot_be_trained_on_are_refused() {
+    let copy = Copy::new();
+    let editor = Editor::open_on(copy.dir(), &Device::Cpu, &Quiet).unwrap();
+    let editor = small(editor, "mend").unwrap();
+    let file = copy.beside("few.jsonl");
+    let train = |lines: &str| {
+        fs::write(&file, lines).unwrap();
+        editor.train(&[&file], copy.beside("none")).err().unwrap().to_string()
+    };
+    let line = r#"{"prompt": "{} played the", "subject": "Miles Davis", "target_new": "violin""#;
+    let no_locality = train(&format!("{line}}}"));
+    assert!(no_locality.contains("no text that should stay"), "{no_locality}");
+    let few = train(&format!(r#"{line}, "locality": ["Paris is in"]}}"#));
+    assert!(few.contains("a tenth is held out"), "{few}");
+}

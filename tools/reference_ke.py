@@ -1,0 +1,160 @@
+"""KE in plain PyTorch, in the form of MEND's repository (`efk`): the framework's LSTM, and the rest by
+autograd.
+
+For each sample, with W (out, in) the matrices that are edited and g the gradient for each of -1/T
+sum_t log p(y_t | prompt, y_<t), a constant:
+
+  text       what the model says now, as many tokens as the target has; a separator; the target; a
+             separator; the prompt. A separator is a vector of its own
+  c          tanh(linear([h forwards; h backwards])), the last states of an LSTM each way
+  q_a, r_a, q_b, r_b, s    of W: weight-normed linear, tanh, weight-normed linear of c
+  dW         sigmoid(s) (softmax(r_a) q_aT * g + softmax(r_b) q_bT)
+  loss       as reference_mend.py, at W + dW; and after each batch a clipped step of Adam
+
+The output holds what reference_mend.py's does, without means.
+"""
+
+import torch
+from golden import load, precision
+from reference_mend import Edited, nll, tokens
+from reference_search import Text
+
+METHODS = ("ke",)
+
+
+class Editor:
+    def __init__(self, model, hparams, seed, dtype):
+        generator = torch.Generator().manual_seed(seed)
+        embed = model.get_input_embeddings().weight.detach().float()
+        hidden, width = hparams["hidden_dim"], embed.shape[1]
+
+        def draw(*shape):
+            scale = 0.5 / shape[-1] ** 0.5
+            return scale * torch.randn(*shape, generator=generator, dtype=torch.float32)
+
+        self.model = model
+        self.edited = [Edited(model, l, m) for l in hparams["layers"] for m in hparams["matrices"]]
+        tensors = {"condition.embedding.weight": embed.clone(), "condition.separators": draw(2, width)}
+        for way in ("", "_reverse"):
+            for name, size in ("ih", width), ("hh", hidden):
+                tensors[f"condition.lstm.weight_{name}_l0{way}"] = draw(4 * hidden, size)
+                tensors[f"condition.lstm.bias_{name}_l0{way}"] = draw(4 * hidden)
+        tensors["condition.linear.weight"] = draw(hparams["condition_dim"], 2 * hidden)
+        tensors["condition.linear.bias"] = draw(hparams["condition_dim"])
+        for edited in self.edited:
+            layer, matrix = edited.name.split(".")
+            sizes = hparams["condition_dim"], hidden, 2 * sum(edited.shape) + 1
+            for k in (0, 1):
+                name = f"layers.{layer}.{matrix}.{2 * k}"
+                tensors[f"{name}.weight_v"] = draw(sizes[k + 1], sizes[k])
+                tensors[f"{name}.weight_g"] = 2 * draw(sizes[k + 1], 1).abs() + 0.5
+                tensors[f"{name}.bias"] = draw(sizes[k + 1])
+        self.trained = {n: t.to(dtype).requires_grad_(True) for n, t in tensors.items()}
+        self.lstm = torch.nn.LSTM(width, hidden, batch_first=True, bidirectional=True, dtype=dtype)
+
+    def said(self, prompt, n):
+        ids = list(prompt)
+        with torch.no_grad():
+            for _ in range(n):
+                ids.append(self.model(torch.tensor([ids])).logits[0, -1].argmax().item())
+        return ids[len(prompt) :]
+
+    def condition(self, prompt, target):
+        t = self.trained
+        embed, between = t["condition.embedding.weight"], t["condition.separators"]
+        said = self.said(prompt, len(target))
+        x = torch.cat([embed[said], between[:1], embed[target], between[1:], embed[prompt]])
+        own = {n.split("lstm.")[1]: v for n, v in t.items() if "lstm." in n}
+        _, (ends, _) = torch.func.functional_call(self.lstm, own, (x[None],))
+        ends = ends.reshape(-1)
+        return torch.tanh(t["condition.linear.weight"] @ ends + t["condition.linear.bias"])
+
+    def normed(self, name, x):
+        g, v, b = (self.trained[f"{name}.{n}"] for n in ("weight_g", "weight_v", "bias"))
+        return (g * v / v.norm(dim=1, keepdim=True)) @ x + b
+
+    def changes(self, prompt, target):
+        leaves = [e.weight().detach().clone().requires_grad_(True) for e in self.edited]
+        loss = nll(self.with_weights(prompt + target[:-1], leaves), target)
+        gradients = torch.autograd.grad(loss, leaves)
+        c, out = self.condition(prompt, target), []
+        for edited, g in zip(self.edited, gradients):
+            name = "layers." + edited.name
+            said = self.normed(f"{name}.2", torch.tanh(self.normed(f"{name}.0", c)))
+            inner, rows = edited.shape
+            qa, ra, qb, rb, s = said.split([inner, rows, inner, rows, 1])
+            a, b = (torch.outer(r.softmax(0), q) for r, q in ((ra, qa), (rb, qb)))
+            out.append(torch.sigmoid(s) * (a * g + b))
+        return out
+
+    def with_weights(self, ids, weights):
+        changed = {e.parameter: e.stored(w) for e, w in zip(self.edited, weights)}
+        return torch.func.functional_call(self.model, changed, (torch.tensor([ids]),)).logits[0]
+
+    def logits(self, ids, changes):
+        return self.with_weights(ids, [e.weight() + c for e, c in zip(self.edited, changes)])
+
+
+def train(folder, case, dtype):
+    torch.set_default_dtype(dtype)
+    model, text, hparams = load(folder, dtype), Text(folder), case["hparams"]
+    editor = Editor(model, hparams, case["seed"], dtype)
+    trained = editor.trained
+    out = {f"start.{n}": t.detach().clone() for n, t in trained.items()}
+    adam = torch.optim.Adam(list(trained.values()), lr=hparams["lr"])
+    losses, norms, size, clipped = [], [], hparams["accumulate_bs"], 0
+    with precision(dtype):
+        for start in range(0, len(case["draws"]), size):
+            adam.zero_grad()
+            now = case["draws"][start : start + size]
+            for record, outer, locality in now:
+                request = case["requests"][record]
+                target = request["target_new"]
+                prompt, y = tokens(text, request["prompt"].replace("{}", request["subject"]), target)
+                changes = editor.changes(prompt, y)
+                prompt, y = tokens(text, request["paraphrases"][outer], target)
+                edit = nll(editor.logits(prompt + y[:-1], changes), y)
+                stays = request["neighbourhood"][locality]
+                ids, end = tokens(text, stays["prompt"], stays["target"])
+                before = torch.log_softmax(model(torch.tensor([ids + end])).logits[0], -1).detach()
+                after = torch.log_softmax(editor.logits(ids + end, changes), -1)
+                kl = (before.exp() * (before - after)).sum(-1).mean()
+                total = hparams["cedit"] * edit + hparams["cloc"] * kl
+                (total / len(now)).backward()
+                losses.append([edit.item(), kl.item(), total.item()])
+            norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), hparams["grad_clip"])
+            norms.append(norm.item())
+            clipped += (norm > hparams["grad_clip"]).item()
+            adam.step()
+        request = case["requests"][0]
+        prompt = request["prompt"].replace("{}", request["subject"])
+        changes = editor.changes(*tokens(text, prompt, request["target_new"]))
+    torch.set_default_dtype(torch.float32)
+    for name, t in trained.items():
+        out[f"moved.{name}"] = t.detach() - out[f"start.{name}"]
+    for edited, change in zip(editor.edited, changes):
+        out[f"{edited.name}.change"] = change.detach().contiguous()
+    out["losses"] = torch.tensor(losses, dtype=torch.float64)
+    out["norms"] = torch.tensor(norms, dtype=torch.float64)
+    print(f"  {dtype}: loss {losses[0][2]:.4f} -> {losses[-1][2]:.4f}, KL {losses[-1][1]:.1e},")
+    print(f"  norms {[f'{n:.3f}' for n in norms]}, {clipped} clipped")
+    return out, dict(clip=clipped)
+
+
+def record(folder, case):
+    """The f64 run, and how far the f32 run is from it, as in reference_mend.py."""
+    (plain, _), (exact, acts) = (train(folder, case, d) for d in (torch.float32, torch.float64))
+    if not 0 < acts["clip"] < len(exact["norms"]):
+        raise ValueError(f"{case['name']}: {acts}")
+
+    def worst(begins, ends=""):
+        names = [n for n in exact if n.startswith(begins) and n.endswith(ends)]
+        off = [(plain[n].double() - exact[n]).norm() / exact[n].norm() for n in names]
+        return max(x.item() for x in off)
+
+    made = dict(f32_moved=worst("moved."), f32_change=worst("", ".change"))
+    for name in ("losses", "norms"):
+        made[f"f32_{name}"] = ((plain[name] - exact[name]) / exact[name]).abs().max().item()
+    print(f"  f32 against f64: {made}")
+    out = {n: t.float() if n.startswith("start.") else t for n, t in exact.items()}
+    return out, made | dict(acts=acts)
