@@ -90,6 +90,13 @@ impl Batching {
     }
 }
 
+/// That a method edits without training.
+pub fn not_trained(name: &str) -> Error {
+    let what = format!("{name} edits without training");
+    let remedy = Remedy::from("edit with it at once, or train mend");
+    Error::refused(what, remedy.option("method", Some("mend")))
+}
+
 /// An editing method.
 pub trait Method: Send + Sync {
     /// Name, paper and what it changes.
@@ -117,9 +124,7 @@ pub trait Method: Send + Sync {
     ///
     /// A method that is not trained; a loss that is not finite; cancellation; a device that fails.
     fn train(&self, _on: TrainContext, _by: &Params) -> Result<(TrainedEditor, Value)> {
-        let what = format!("{} edits without training", self.about().name);
-        let remedy = Remedy::from("edit with it at once, or train mend");
-        Err(Error::refused(what, remedy.option("method", Some("mend"))))
+        Err(not_trained(self.about().name))
     }
 
     /// How it searches the value of a fact, if it searches any.

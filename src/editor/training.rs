@@ -18,7 +18,7 @@ use super::settings::digest;
 use crate::base::units::counted;
 use crate::base::{Error, Remedy, Result, Rng, Stage, catch_device_error};
 use crate::data::request::{self, MAX_BYTES};
-use crate::edit::method::TrainContext;
+use crate::edit::method::{TrainContext, not_trained};
 use crate::edit::train_params::VAL_STEPS;
 use crate::store::Fingerprint;
 use crate::store::place::{check_place, check_replaced};
@@ -60,6 +60,9 @@ impl Editor {
         let (dir, settings, opened) = (dir.as_ref(), &self.settings, &self.opened);
         opened.checkpoint.unchanged()?;
         let method = settings.chosen()?;
+        if !method.is_trained() {
+            return Err(not_trained(method.about().name));
+        }
         let file = TrainedEditor::file(dir);
         let mut inputs: Vec<&Path> = data.iter().map(AsRef::as_ref).collect();
         inputs.push(&opened.dir);

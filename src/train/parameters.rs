@@ -17,7 +17,7 @@ use crate::tensor::{Precision, Tensor, Weight};
 const CLIP_EPS: f64 = 1e-6;
 
 /// One of them.
-pub struct Parameter {
+pub struct NamedParameter {
     /// Its name in files.
     pub name: String,
     /// Its sizes in files; here (1, n) where there is one.
@@ -32,7 +32,7 @@ pub struct Parameter {
 /// All of them, in the order in which they were added.
 pub struct Parameters {
     precision: Precision,
-    list: Vec<Parameter>,
+    list: Vec<NamedParameter>,
 }
 
 impl Parameters {
@@ -60,7 +60,7 @@ impl Parameters {
             _ => panic!("a parameter of {} sizes", shape.len()),
         };
         let value = Tensor::of(self.precision, &matrix, values);
-        self.list.push(Parameter {
+        self.list.push(NamedParameter {
             name: name.into(),
             shape: shape.to_vec(),
             moments: AdamMoments::new(&value),
@@ -72,26 +72,26 @@ impl Parameters {
     }
 
     /// All of them.
-    pub fn all(&self) -> &[Parameter] {
+    pub fn all(&self) -> &[NamedParameter] {
         &self.list
     }
 
     /// The same, to be restored.
-    pub fn all_mut(&mut self) -> &mut [Parameter] {
+    pub fn all_mut(&mut self) -> &mut [NamedParameter] {
         &mut self.list
     }
 
-    /// Parameter i as products take it.
+    /// NamedParameter i as products take it.
     pub fn weight(&self, i: usize) -> &Weight {
         &self.list[i].weight
     }
 
-    /// Parameter i.
+    /// NamedParameter i.
     pub fn value(&self, i: usize) -> &Tensor {
         self.list[i].value()
     }
 
-    /// Parameter i, to be set.
+    /// NamedParameter i, to be set.
     pub fn value_mut(&mut self, i: usize) -> &mut Tensor {
         self.list[i].value_mut()
     }
@@ -114,7 +114,7 @@ impl Parameters {
     /// The norm of the gradients of all that are trained.
     pub fn norm(&self) -> f64 {
         let trained = self.list.iter().filter(|p| p.rate.is_some());
-        let square = |p: &Parameter| p.gradient.to_f64().iter().map(|g| g * g).sum::<f64>();
+        let square = |p: &NamedParameter| p.gradient.to_f64().iter().map(|g| g * g).sum::<f64>();
         trained.map(square).sum::<f64>().sqrt()
     }
 
@@ -136,7 +136,7 @@ impl Parameters {
     }
 }
 
-impl Parameter {
+impl NamedParameter {
     /// What it is.
     pub fn value(&self) -> &Tensor {
         self.weight.own_tensor()

@@ -146,11 +146,12 @@ fn numbers(loss: SampleLoss) -> [f64; 3] {
     [loss.edit, loss.locality, loss.total]
 }
 
-/// How far a number of the record may be missed: by the error budget twice as far as the
-/// reference's own f32 run misses it, or in f64 2⁻²⁹ of that (as `reference::Budget::f64`); with
-/// roundings of what is compared to f32.
-fn bound(record: &Value, name: &str, double: bool, digits: f64, roundings: f64) -> f64 {
-    let f32_off = 2.0 * record[name].as_f64().unwrap();
+/// How far a number of a record may be missed: by the error budget twice as far as the reference's
+/// own f32 run misses it, or in f64 2⁻²⁹ of that (as `reference::Budget::f64`); with roundings of
+/// what is compared to f32. How far a single run is off is luck, so the worst of the cases counts.
+fn bound(records: &[Value], name: &str, double: bool, digits: f64, roundings: f64) -> f64 {
+    let missed = records.iter().filter_map(|record| record[name].as_f64());
+    let f32_off = 2.0 * missed.fold(0.0, f64::max);
     match double {
         true => 1.5 * U64 / U32 * f32_off + 2.0 * U64 + roundings * U32,
         false => digits * f32_off + roundings * U32,
@@ -162,9 +163,10 @@ fn check<E: Begins>(case: &Case, compute: impl Into<Compute>, batches: usize) {
     let compute = compute.into();
     let double = compute.precision() == Precision::F64 && learned_positions(&case.model);
     let (name, file, digits) = (&case.name, case.record(), digits(&compute));
-    let record = made(&file);
+    let records: Vec<Value> =
+        Case::all(&case.method).iter().map(|case| made(&case.record())).collect();
     let within = |what: &str, roundings: f64, got: f64| {
-        let bound = bound(&record, what, double, digits, roundings);
+        let bound = bound(&records, what, double, digits, roundings);
         assert!(got <= bound, "{name} {compute:?}: {what}: {got:e} is beyond {bound:e}");
     };
     let model = case.model(&compute);
@@ -180,7 +182,8 @@ fn check<E: Begins>(case: &Case, compute: impl Into<Compute>, batches: usize) {
             let loss = objective.gradient(&mut parameters, &drawn, 1.0 / size as f64).unwrap();
             let want = &losses[3 * (b * size + i)..][..3];
             for (got, want) in numbers(loss).into_iter().zip(want) {
-                within("f32_losses", 0.0, (got - want).abs() / want);
+                // A loss, and a KL, is off by what ln p is.
+                within("f32_losses", 0.0, (got - want).abs() / want.max(1.0));
             }
         }
         let norm = parameters.step(case.number("grad_clip"));
@@ -254,8 +257,8 @@ fn check_gradients<E: Begins>(method: &str) {
             let gradient = parameters.gradient(i).to_f64();
             let along: f64 = gradient.iter().zip(&d).map(|(g, d)| g * d).sum();
             let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-            // Rounding loses about 1e-15/h of the loss, and the cubic term h² of the gradient.
-            let h = 1e-6 * if name == "edit_lrs" { 1e-3 } else { 1.0 };
+            // So small that hardly an element of the networks passes 0 within it.
+            let h = if name == "edit_lrs" { 1e-9 } else { 1e-8 };
             let mut at = |h: f64| {
                 let moved: Vec<f64> = start.iter().zip(&d).map(|(p, d)| p + h * d).collect();
                 *parameters.value_mut(i) = Tensor::of(Precision::F64, &shape, &moved);

@@ -166,7 +166,7 @@ fn settings_that_do_not_apply_are_refused() {
         assert!(error.contains(&want), "{error}");
     }
     assert!(tuned().memory(1 << 20).plan(&[violin()]).is_ok());
-    assert!(copy.editor(&Device::Cpu).method("mend").is_err());
+    assert!(copy.editor(&Device::Cpu).method("no-such").is_err());
     assert!(copy.editor(&Device::Cpu).fast_search().is_err());
     assert!(copy.editor(&Device::Cpu).device("cuda:7").is_err());
     let memit = copy.editor(&Device::Cpu).method("memit").unwrap();
