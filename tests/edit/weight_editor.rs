@@ -147,14 +147,15 @@ fn numbers(loss: SampleLoss) -> [f64; 3] {
 }
 
 /// How far a number of a record may be missed: by the error budget twice as far as the reference's
-/// own f32 run misses it, or in f64 2⁻²⁹ of that (as `reference::Budget::f64`); with roundings of
-/// what is compared to f32. How far a single run is off is luck, so the worst of the cases counts.
+/// own f32 run misses it, or in f64 2⁻²⁹ of that (as `reference::Budget::f64`); a rounding of the
+/// number, and those of what is compared to f32. How far a single run is off is luck, so the worst
+/// of the cases counts.
 fn bound(records: &[Value], name: &str, double: bool, digits: f64, roundings: f64) -> f64 {
     let missed = records.iter().filter_map(|record| record[name].as_f64());
     let f32_off = 2.0 * missed.fold(0.0, f64::max);
     match double {
         true => 1.5 * U64 / U32 * f32_off + 2.0 * U64 + roundings * U32,
-        false => digits * f32_off + roundings * U32,
+        false => digits * f32_off + (1.0 + roundings) * U32,
     }
 }
 
