@@ -42,7 +42,7 @@ pub const NORM_ANCHOR_SAMPLES: Param = Param {
 /// Of methods that the norm anchor was not made for.
 pub const NO_NORM_ANCHOR: Param = Param {
     kind: ParamKind::Only("false"),
-    about: "The norm anchor is for memit and alphaedit.",
+    about: "The norm anchor is for memit, encore, alphaedit and betaedit.",
     ..NORM_ANCHOR
 };
 /// ν.
