@@ -2,14 +2,14 @@
 
 import random
 
-SYLLABLES = "ba be bi bo da de di do fa fe ga gi ka ke ki ko la le li lo ma me mi mo na ne ni no pa pe"
-SYLLABLES = (SYLLABLES + " ra re ri ro sa se si so ta te ti to va ve vi vo za ze zi zo").split()
+SYLLABLES = "ba be bi bo da de di do fa fe ga gi ka ke ki ko la le li lo ma me mi mo na ne ni no"
+SYLLABLES = f"{SYLLABLES} pa pe ra re ri ro sa se si so ta te ti to va ve vi vo za ze zi zo".split()
 
-CITIES = "London Paris Rome Berlin Madrid Vienna Moscow Tokyo Chicago Boston Montreal Toronto Dublin"
-COUNTRIES = "France Germany Italy Spain Russia Japan Canada India Brazil Sweden Norway Finland Egypt"
-LANGUAGES = "French German Italian Spanish Russian English Dutch Swedish Finnish Japanese Latin Greek"
+CITIES = "London Paris Rome Berlin Madrid Vienna Moscow Tokyo Chicago Boston Montreal Dublin"
+COUNTRIES = "France Germany Italy Spain Russia Japan Canada India Brazil Sweden Norway Finland"
+LANGUAGES = "French German Italian Spanish Russian English Dutch Swedish Finnish Japanese Latin"
 WORK = "actor poet politician journalist singer composer architect lawyer novelist painter"
-MADE_BY = "Microsoft Google Apple Nintendo Sony Toyota Honda Nissan BMW Boeing Airbus IBM Intel Fiat"
+MADE_BY = "Microsoft Google Apple Nintendo Sony Toyota Honda Nissan BMW Boeing Airbus IBM Intel"
 
 # A question, the same in other words, and its answers.
 RELATIONS = [
@@ -27,7 +27,7 @@ RELATIONS = [
 def subject(i):
     """The i-th name: no two are alike."""
     n, parts = len(SYLLABLES), []
-    i = (i * 48271 + 11) % n**4  # neighbours do not look alike; n is even, 48271 odd and no multiple
+    i = (i * 48271 + 11) % n**4  # neighbours do not look alike
     for _ in range(4):
         i, syllable = divmod(i, n)
         parts.append(SYLLABLES[syllable])

@@ -22,6 +22,8 @@ search, its rows padded to one batch. reference_search.py has the search, refere
 and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_ultraedit.py UltraEdit, reference_grace.py
 GRACE, reference_kn.py knowledge neurons, reference_ike.py in-context editing, reference_neurons.py T-Patcher and CaliNET,
 reference_mend.py and reference_ke.py trained editors, reference_trace.py causal tracing; here are ROME and R-ROME. With
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE,
+reference_ultraedit.py UltraEdit, reference_trace.py causal tracing; here are ROME and R-ROME. With
 W (D, F) the down projection of a layer,
 C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE,

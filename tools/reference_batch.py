@@ -1,4 +1,4 @@
-"""MEMIT, ENCORE, EMMET, PMET, AlphaEdit and BetaEdit in plain PyTorch: many facts at once, spread over layers.
+"""MEMIT and its family in plain PyTorch: many facts at once, spread over layers.
 
 With W (D, F) the down projection of a layer, C = E[k kT] (F, F), the edited layers l_1 < … < l_n,
 L = l_n, everything read at the subject's last token, templates without the target:
@@ -11,14 +11,14 @@ L = l_n, everything read at the subject's last token, templates without the targ
   R       = (Z - H) / (n - i), i = 0 … n - 1 the layers done before, K and H of the model so far
 
   MEMIT      A = mom2_update_weight C + Q + K KT                           dW = R (A^-1 K)T
-  ENCORE     A = mom2_update_weight C + update_norm_lambda I + Q + K KT        likewise, and a search
-             that ends at the early_stop-th step with every target token the arg-max
+  ENCORE     A + update_norm_lambda I in the place of A; the search ends at the early_stop-th step
+             with every target token the arg-max
   EMMET      B = mom2_update_weight C + update_norm_lambda I
              D = KT B^-1 K + emmet_lambda I                                dW = R (B^-1 K D^-1)T
   AlphaEdit  P = U0 U0T, U0 the eigenvectors of C with eigenvalue < nullspace_threshold
              dWT = (P (K KT + Q) + L2 I)^-1 P K RT
-  BetaEdit   dWT = (P (K KT + Q + l C) + L2 I)^-1 P K RT, l mom2_update_weight; whenever the facts so
-             far, t, pass a multiple of refresh_every, P is that of (Q / t + l C) / (l + 1)
+  BetaEdit   dWT = (P (K KT + Q + l C) + L2 I)^-1 P K RT, l mom2_update_weight; whenever the facts
+             so far, t, pass a multiple of refresh_every, P is that of (Q / t + l C) / (l + 1)
   PMET       two vectors, added to the MLP's output m0 and to the output of the attention's output
              projection a0 of layer L; z = m0 + delta_m;
              R = (Z - M) / sqrt(n - i), M the MLP's output for the bare prompts; dW as in MEMIT

@@ -3,8 +3,8 @@
 With W (out, in) some matrices of some layers; for each turn of n_edits facts:
 
   for each micro-batch of batch_size facts
-    loss  the mean of -log p(y_t | prompt, y_<t) over all target tokens of the micro-batch, or their
-          sum, by `loss`
+    loss  the mean of -log p(y_t | prompt, y_<t) over all target tokens of the micro-batch, or
+          their sum, by `loss`
     X, G  rows (b, in) of what W reads and (b, out) of dloss/d(what W gives), at the tokens that say
           the targets
     for each W: its shape's n, mu, S take in Y = [X; G], n' = n + b, d = mean(Y) - mu:

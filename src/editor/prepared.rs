@@ -228,9 +228,8 @@ impl Prepared {
         let sequential = ("sequential", json!(sequential));
         let mut notes = match self.method.batching() {
             Batching::OneByOne => vec![("tokens", json!(moment.as_ref().map(|m| m.tokens)))],
-            Batching::Together => vec![sequential],
+            Batching::Together | Batching::Turns => vec![sequential],
             Batching::Epochs => vec![("end", json!(self.end)), sequential],
-            Batching::Turns => Vec::new(),
         };
         if let Some(trained) = &self.trained {
             notes.push(("editor", json!(trained.fingerprint())));
@@ -398,7 +397,7 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
     }
     let batching = method.batching();
     let given = [
-        ("sequential", settings.sequential > 0 && batching != Batching::Epochs),
+        ("sequential", settings.sequential > 0 && !batching.reads_bare_texts()),
         ("memory", settings.memory.is_some() && !batching.reads_bare_texts()),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),

@@ -155,6 +155,18 @@ fn a_change_by_kernels_is_the_references() {
     check(&Case::named("llama-tied-ultraedit-gate-up"), engine, budget());
 }
 
+/// Batches one upon the other are turns.
+#[test]
+fn a_batch_of_a_sequence_is_a_turn() {
+    let mut case = Case::named("gpt2-ultraedit-turns-up-down");
+    let turns = bits(&case.ready(Precision::F32).plan());
+    case.hparams["n_edits"] = json!(100);
+    let ready = case.ready(Precision::F32);
+    let batches = ready.run(&ready.model, &ready.facts, |on| on.sequential = 2).unwrap();
+    assert!(bits(&batches) == turns);
+    assert!(bits(&ready.plan()) != turns);
+}
+
 /// Whatever there is room for, and on one thread as on two: the same bits.
 #[test]
 fn turns_do_not_depend_on_memory_or_threads() {

@@ -17,7 +17,7 @@
 //! run to run. A turn's facts are run together, so how many there is memory for changes nothing.
 //! With `loss` mean a fact's gradient has a part of 1/(its micro-batch's tokens), so it depends on
 //! the facts beside it; with sum it does not. Turns and micro-batches are parameters, and so part
-//! of a patch's record.
+//! of a patch's record; in batches one upon the other, a batch is a turn.
 //!
 //! The public code rounds to f32 what is f64 here, counts spread twice over (`spread`, which can be
 //! asked for), and wants n_edits to be a multiple of batch_size. EasyEdit's copy loses the running
@@ -124,7 +124,7 @@ impl Method for UltraEdit {
         let n = facts.len().max(1) as u64;
         let tokens: u64 = texts.iter().map(|text| text.ids.len() as u64).sum();
         let wanted: usize = texts.iter().map(|text| text.wanted.len()).sum();
-        let turn = (by.count(&N_EDITS) as u64).min(n);
+        let turn = (turn(by, on.sequential) as u64).min(n);
         let sizes = ids.iter().map(|&id| on.model.matrix(id).w.dims());
         let m = wanted * turn as usize / n as usize;
         let rows: usize = sizes.clone().map(|[out, inner]| 8 * m * (out + inner)).sum();
@@ -163,7 +163,7 @@ impl Method for UltraEdit {
             check_text(on.model, fact, text)?;
         }
         let ids = by.edited();
-        let run = Run::new(by, &ids);
+        let run = Run::new(by, &ids, on.sequential);
         let mut state = std::mem::take(&mut on.state);
         // One turn is done or not.
         let mut kept = (texts.len() > run.turn).then(|| run.kept(on, &texts, &state)).flatten();
@@ -195,6 +195,11 @@ impl Method for UltraEdit {
     }
 }
 
+/// Facts of a turn.
+fn turn(by: &Params, sequential: usize) -> usize {
+    if sequential > 0 { sequential } else { by.count(&N_EDITS) }
+}
+
 fn texts(facts: &[TokenizedFact]) -> Vec<TrainingText> {
     facts.iter().map(|f| TrainingText::new(f, TrainingObjective::Target, None)).collect()
 }
@@ -219,11 +224,11 @@ struct Run<'r> {
 }
 
 impl<'r> Run<'r> {
-    fn new(by: &Params, ids: &'r [MatrixId]) -> Run<'r> {
+    fn new(by: &Params, ids: &'r [MatrixId], sequential: usize) -> Run<'r> {
         Run {
             ids,
             lr: by.number(&LR),
-            turn: by.count(&N_EDITS),
+            turn: turn(by, sequential),
             micro: by.count(&BATCH_SIZE),
             sum: by.is(&LOSS, "sum"),
             merge: if by.is(&SPREAD, "public") { SpreadRule::Public } else { SpreadRule::Exact },
