@@ -11,6 +11,7 @@ pub mod format;
 pub mod likeness;
 pub mod neurons;
 mod neurons_file;
+mod neurons_model;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use incise::edit::training::neurons::{
 use incise::memory::{AddedNeurons, EditMemory, Memory, NeuronKind, is_memory};
 use incise::model::lineage::WeightsName;
 use incise::model::score::score;
-use incise::model::{LanguageModel, Model};
+use incise::model::{LanguageModel, MatrixId, Model};
 use incise::stats::Moment;
 use incise::store::Checkpoint;
 use incise::tensor::{Compute, Precision};
@@ -121,8 +121,17 @@ fn numbers(neurons: &NeuronWeights) -> Vec<Vec<f64>> {
     neurons.each().map(all).collect()
 }
 
+/// How far the reference's own f32 runs are off, at most: of a single run it is luck.
+fn worst(kind: &str) -> f64 {
+    let off = |case: &Case| {
+        let file = fs::read(golden().join(format!("neurons/{}.safetensors", case.name))).unwrap();
+        made(&file)[kind].as_f64().unwrap()
+    };
+    Case::all().iter().map(off).fold(0.0, f64::max)
+}
+
 /// From the same start, the losses on the way and the neurons at the end are PyTorch's: by the
-/// error budget twice as far as its own f32 run of the case.
+/// error budget twice as far as its own f32 runs, in f64 as `reference::Budget` has it.
 #[test]
 fn neurons_are_the_references() {
     for case in Case::all() {
@@ -165,10 +174,10 @@ fn neurons_are_the_references() {
                 }
             };
             let double = precision == Precision::F64 && learned_positions(&case.model);
-            let lost = if double { 0.75 * U64 / U32 } else { digits(&precision.into()) };
-            let budget = |kind: &str| lost * 2.0 * made(&file)[kind].as_f64().unwrap();
+            let lost = if double { 1.5 * U64 / U32 } else { digits(&precision.into()) };
+            let budget = |kind: &str| lost * 2.0 * worst(kind);
             let gap = off(&losses, &tensor(&file, "losses"));
-            let bound = budget("f32_loss") + f64::EPSILON;
+            let bound = budget("f32_loss") + 2.0 * U64;
             println!("{} {precision:?}: losses {gap:e} of {bound:e}", case.name);
             assert!(gap <= bound, "{}: losses {gap:e}, {bound:e}", case.name);
             let want = recorded(&file, "end", model, biased);
@@ -237,6 +246,26 @@ fn facts_are_patched_and_calibrated() {
     }
 }
 
+/// Neurons rounded to the type that a checkpoint stores its last MLP in.
+fn stored(dir: &Path, model: &Model, neurons: &AddedNeurons) -> AddedNeurons {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let down = model.matrix(MatrixId::down(neurons.layer));
+    let dtype = checkpoint.tensor(&down.stored.tensor).unwrap().unwrap().dtype;
+    let rounded = |values: &Vec<f32>| {
+        let (mut bytes, mut all) = (Vec::new(), vec![0.0f32; values.len()]);
+        let wide: Vec<f64> = values.iter().map(|&x| x.into()).collect();
+        dtype.narrow(&wide, &mut bytes);
+        dtype.widen(&bytes, &mut all);
+        all
+    };
+    AddedNeurons {
+        gate: neurons.gate.as_ref().map(rounded),
+        up: rounded(&neurons.up),
+        down: rounded(&neurons.down),
+        ..neurons.clone()
+    }
+}
+
 /// Beside the MLP or in a wider checkpoint, the same logits: in f64 an order of sums apart.
 #[test]
 fn a_wider_checkpoint_is_the_same_model() {
@@ -265,11 +294,11 @@ fn a_wider_checkpoint_is_the_same_model() {
         let (base, wide) = (exact(&dir), exact(&out));
         assert_eq!(wide.arch.inner, base.arch.inner + 5, "{name}");
         let plain = of(&base);
-        let artifact = match edit.artifact() {
-            incise::Artifact::Memory(memory) => memory.memory(),
-            _ => panic!("no memory"),
+        let made = match edit.artifact() {
+            incise::Artifact::Memory(EditMemory::Neurons(neurons)) => neurons,
+            _ => panic!("no neurons"),
         };
-        let beside = of(&*artifact.on(Arc::new(base)).unwrap());
+        let beside = of(&*Arc::new(stored(&dir, &base, made)).on(Arc::new(base)).unwrap());
         let wide = of(&wide);
         let largest = wide.iter().fold(0.0f64, |a, b| a.max(b.abs()));
         let gap =

@@ -120,6 +120,8 @@ const MOST_IN_MEMORY: usize = 1000;
 const MARGIN: f64 = 3.0;
 /// The gradient's norm, at most.
 const CLIP: f64 = 5.0;
+/// Added to the norm where it divides, as the framework does.
+const CLIP_EPS: f64 = 1e-6;
 /// Looks without a lower memory loss, after which the rate is halved.
 const PLATEAU: usize = 1;
 /// Far above any text for this.
@@ -392,7 +394,7 @@ impl PatchTraining {
             progress.at(Stage::Step, epoch as u64 - 1, self.epochs as u64);
             let (nll, mut gradient) = self.gradient(model, rows, wrong, neurons, memory)?;
             losses.push(nll);
-            let shrink = (CLIP / gradient.norm()).min(1.0);
+            let shrink = (CLIP / (gradient.norm() + CLIP_EPS)).min(1.0);
             gradient.each_mut().for_each(|m| *m = times(shrink, m));
             let rule = AdamRule { weight_decay: self.weight_decay, ..AdamRule::plain(lr) };
             for ((m, g), moments) in neurons.each_mut().zip(gradient.each()).zip(&mut moments) {
