@@ -19,18 +19,11 @@
 
 Serial and unhurried, as the methods were published: the whole model runs in every step of the
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
-and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_ultraedit.py UltraEdit, reference_grace.py
-GRACE, reference_kn.py knowledge neurons, reference_ike.py in-context editing, reference_neurons.py T-Patcher and CaliNET,
-reference_mend.py and reference_ke.py trained editors, reference_trace.py causal tracing; here are ROME and R-ROME. With
-and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE,
-reference_ultraedit.py UltraEdit, reference_trace.py causal tracing; here are ROME and R-ROME. With
-W (D, F) the down projection of a layer,
-C = E[k kT] (F, F), keys and outputs read at the subject's last token:
-and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_grace.py GRACE,
-reference_kn.py knowledge neurons, reference_ike.py in-context editing, reference_neurons.py
-T-Patcher and CaliNET, reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F)
-the down projection of a layer, C = E[k kT] (F, F), keys and outputs read at the subject's last
-token:
+and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_ultraedit.py UltraEdit,
+reference_grace.py GRACE, reference_kn.py knowledge neurons, reference_ike.py in-context editing,
+reference_neurons.py T-Patcher and CaliNET, reference_mend.py and reference_ke.py trained editors,
+reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a
+layer, C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
   k0, kS  = key of the bare prompt, mean key over all contexts: all weigh the same, or with

@@ -55,20 +55,6 @@ pub fn measure(
     contexts.push(vec!["context {}".to_owned(); facts[0].rows.keys.len() - 1]);
     let contexts = Contexts::new("contexts of a benchmark", contexts)?;
     let by = hyperparameters(model, &search, &layers)?;
-    let drawn = vec!["context {}".to_owned(); facts[0].rows.keys.len() - 1];
-    let contexts = Contexts::new("contexts of a benchmark", vec![vec!["{}".to_owned()], drawn])?;
-    let mut hparams = HparamSet::default();
-    hparams.put("layers", layers.clone().into(), "benchmark");
-    hparams.put("mom2_update_weight", 15_000.into(), "benchmark");
-    hparams.put("v_num_grad_steps", search.steps.into(), "benchmark");
-    let numbers = [
-        ("v_lr", search.lr),
-        ("v_weight_decay", search.weight_decay),
-        ("clamp_norm_factor", search.clamp),
-        ("kl_factor", search.kl_factor),
-    ];
-    numbers.into_iter().for_each(|(name, x)| hparams.put(name, x.into(), "benchmark"));
-    let by = hparams.resolve(&MEMIT, model)?;
     let mut context = Context {
         model,
         statistics: &|layer| Ok(moments[layer - layers[0]].clone()),
