@@ -98,7 +98,7 @@ fn every_method_goes_through_the_same_door() {
     for method in METHODS.into_iter().filter(|method| !method.is_trained()) {
         let name = method.about().name;
         let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();
-        if name == "alphaedit" {
+        if ["alphaedit", "betaedit"].contains(&name) {
             editor = editor.set("L2", 1.0).unwrap();
         }
         let edit = editor.plan(&[violin(), rome()]).unwrap();

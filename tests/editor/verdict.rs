@@ -95,7 +95,7 @@ fn a_fact_is_taken_where_the_written_model_says_it() {
             for name in ["v_num_grad_steps", "num_steps", "n_iter"] {
                 editor = editor.set(name, steps).unwrap();
             }
-            if name == "alphaedit" {
+            if ["alphaedit", "betaedit"].contains(&name) {
                 editor = editor.set("L2", 1.0).unwrap();
             }
             let long = Fact::new("{} lived in", "Marie Curie", "Buenos Aires, they say");
