@@ -30,6 +30,9 @@ struct ContextModel {
     kept: Mutex<Option<Arc<Contexts>>>, // of the last pass that began sequences
 }
 
+/// Rows of sequences that begin in a batch, and those of the front that each reads.
+type BegunRows = Vec<(Range<usize>, Range<usize>)>;
+
 /// Contexts that were run, and where each is in the cache.
 struct Contexts {
     cache: KvCache,
@@ -106,7 +109,7 @@ impl ContextModel {
         batch: &Batch,
         chosen: &[Option<usize>],
         front: &FrontRows,
-    ) -> Result<(Batch, Vec<(Range<usize>, Range<usize>)>)> {
+    ) -> Result<(Batch, BegunRows)> {
         let (mut placed, mut begun) = (Batch::default(), Vec::new());
         let behind = |rows: &Range<usize>| rows.start + front.rows..rows.end + front.rows;
         for (s, seq) in batch.seqs.iter().enumerate() {

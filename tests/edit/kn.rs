@@ -153,7 +153,7 @@ fn neurons_by_kernels_are_those_of_the_host() {
 
 /// p of the last label of a text where a layer's activation at the last token is 0.
 fn without(model: &Model, ids: &[u32], label: u32, site: Site) -> f64 {
-    let [n, batch] = [ids.len(), 1];
+    let n = ids.len();
     let mut hook = Look {
         sites: vec![site],
         look: |_, shown: &mut incise::tensor::Tensor| {
@@ -161,7 +161,6 @@ fn without(model: &Model, ids: &[u32], label: u32, site: Site) -> f64 {
             shown.get_mut::<f64>()[(n - 1) * f..].fill(0.0);
         },
     };
-    assert_eq!(batch, 1);
     let z = model.run(&Batch::whole([ids]), &mut Past::None, &[n - 1], &mut hook).unwrap();
     let z = z.to_f64();
     let most = z.iter().copied().fold(f64::MIN, f64::max);

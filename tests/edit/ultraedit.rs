@@ -223,9 +223,9 @@ fn a_facts_rows_do_not_depend_on_others() {
     for text in &texts {
         let alone = capture.run(&ready.model, std::slice::from_ref(text), &[1.0]).unwrap();
         let n = text.wanted.len();
-        for m in 0..ids.len() {
-            assert!(alone.x[m] == all.x[m].subcols(from, n), "x of {}", ids[m]);
-            assert!(alone.g[m] == all.g[m].subcols(from, n), "g of {}", ids[m]);
+        for (m, id) in ids.iter().enumerate() {
+            assert!(alone.x[m] == all.x[m].subcols(from, n), "x of {id}");
+            assert!(alone.g[m] == all.g[m].subcols(from, n), "g of {id}");
         }
         from += n;
     }
