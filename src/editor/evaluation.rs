@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{Edit, Editor, TextModel};
 use crate::base::units::{counted, metric};
 use crate::base::{Error, Progress, Remedy, Result, Stage};
-use crate::data::{Case, Demonstrations, Fact, TaskDocument};
+use crate::data::{Case, Contexts, Demonstrations, Fact, TaskDocument};
 use crate::edit::fact_report::FactReport;
 use crate::edit::method::Batching;
 use crate::edit::solve::layers::MatrixChange;
@@ -263,6 +263,7 @@ impl Evaluation<'_> {
         let facts: Vec<Fact> = cases.iter().flat_map(|case| case.facts.clone()).collect();
         let edit = editor.clone().sequential(sequential).plan(&facts)?;
         let reads_contexts = !editor.settings.chosen()?.batching().reads_bare_texts();
+        let reads_contexts = *edit.contexts() != Contexts::bare(); // those that search values
         if editor.settings.contexts.is_none() && reads_contexts {
             editor.settings.contexts = Some((DRAWN.into(), edit.contexts().clone()));
         }
