@@ -262,7 +262,6 @@ impl Evaluation<'_> {
         let cases = &self.cases[edited.clone()];
         let facts: Vec<Fact> = cases.iter().flat_map(|case| case.facts.clone()).collect();
         let edit = editor.clone().sequential(sequential).plan(&facts)?;
-        let reads_contexts = !editor.settings.chosen()?.batching().reads_bare_texts();
         let reads_contexts = *edit.contexts() != Contexts::bare(); // those that search values
         if editor.settings.contexts.is_none() && reads_contexts {
             editor.settings.contexts = Some((DRAWN.into(), edit.contexts().clone()));
