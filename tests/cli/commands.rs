@@ -115,16 +115,6 @@ fn sampling_depends_on_the_seed_and_greedy_does_not() {
 }
 
 #[test]
-fn what_edits_a_model_is_named() {
-    for (name, memit) in [("gpt2", true), ("gemma3", false)] {
-        let s = Session::new(name);
-        let methods = json(&["inspect", &s.at("model"), "--json"])["methods"].to_string();
-        assert_eq!(methods.contains("\"memit\""), memit, "behind a norm it is refused: {methods}");
-        assert!(methods.contains("\"emmet\"") && methods.contains("\"grace\""), "{methods}");
-    }
-}
-
-#[test]
 fn a_setting_that_would_be_dropped_is_refused() {
     let s = Session::new("gpt2");
     let model = s.at("model");

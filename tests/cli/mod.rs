@@ -5,6 +5,7 @@ mod commands;
 mod eval;
 mod gguf;
 mod governor;
+mod inspect;
 mod neurons;
 mod predict;
 mod readme;

@@ -66,6 +66,16 @@ impl Copy {
             .unwrap()
     }
 
+    /// An editor by a method, with what it needs beside.
+    pub fn by(&self, method: &str) -> Editor {
+        let editor = self.editor(&Device::Cpu).method(method).unwrap();
+        match method {
+            "alphaedit" | "betaedit" => editor.set("L2", 1.0).unwrap(),
+            "ike" => editor.set("use_icl_examples", false).unwrap(),
+            _ => editor,
+        }
+    }
+
     /// Bytes of the weights.
     pub fn weights(&self) -> Vec<u8> {
         fs::read(self.dir().join("model.safetensors")).unwrap()

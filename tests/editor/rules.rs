@@ -97,11 +97,7 @@ fn every_method_goes_through_the_same_door() {
     let copy = Copy::new();
     for method in METHODS.into_iter().filter(|method| !method.is_trained()) {
         let name = method.about().name;
-        let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();
-        if ["alphaedit", "betaedit"].contains(&name) {
-            editor = editor.set("L2", 1.0).unwrap();
-        }
-        let edit = editor.plan(&[violin(), rome()]).unwrap();
+        let edit = copy.by(name).plan(&[violin(), rome()]).unwrap();
         let took: Vec<_> = edit.facts().iter().map(|f| (f.failed(), f.p_target)).collect();
         println!("{name}: {took:?}");
         assert_eq!(edit.facts().len(), 2, "{name}");

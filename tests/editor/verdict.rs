@@ -91,12 +91,9 @@ fn a_fact_is_taken_where_the_written_model_says_it() {
     for method in METHODS.into_iter().filter(|method| !method.is_trained()) {
         let name = method.about().name;
         for steps in [1, 20] {
-            let mut editor = copy.editor(&Device::Cpu).method(name).unwrap();
+            let mut editor = copy.by(name);
             for name in ["v_num_grad_steps", "num_steps", "n_iter"] {
                 editor = editor.set(name, steps).unwrap();
-            }
-            if ["alphaedit", "betaedit"].contains(&name) {
-                editor = editor.set("L2", 1.0).unwrap();
             }
             let long = Fact::new("{} lived in", "Marie Curie", "Buenos Aires, they say");
             let edit = editor.plan(&[violin(), rome(), long]).unwrap();

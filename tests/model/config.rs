@@ -303,7 +303,8 @@ fn scalings_are_read_in_both_dialects() {
 fn tables_by_kind_have_lengths_of_their_own() {
     let frequency = |outer: Value| {
         let full = json!({"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0,
-            "original_max_position_embeddings": 16, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+            "original_max_position_embeddings": 16, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0});
         let changes = json!({
             "rope_parameters": {"full_attention": full, "sliding_attention": {"rope_theta": 1e4}},
             "rope_scaling": null,

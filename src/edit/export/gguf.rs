@@ -12,8 +12,8 @@
 //! name of the tensor it is added to, with `.lora_a` (r, in) and `.lora_b` (out, r) behind it;
 //! llama.cpp takes r from the sizes and multiplies by α/r, which is 1 here.
 //!
-//! Where llama.cpp keeps a matrix's rows in another order (`model/gguf/tensors.rs`), those of B have
-//! that order too.
+//! Where llama.cpp keeps a matrix's rows in another order (`model/gguf/tensors.rs`), those of B
+//! have that order too.
 //!
 //! Source: llama.cpp's `gguf.md`, and `llama-adapter.cpp`, which is the reader.
 
