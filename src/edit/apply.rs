@@ -17,6 +17,7 @@
 mod descent;
 mod target;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -405,7 +406,7 @@ fn changed_in_place(
 ///
 /// Nothing to undo; files that something else has written since; what [`in_place`] refuses.
 pub fn undo(model: &Path, keep: Option<usize>) -> Result<Undone> {
-    journal::undo(&Os, journal_dir(model)?, keep)
+    journal::undo(&Os, &journal_dir(model)?, keep)
 }
 
 /// The changes applied to a model's own files, oldest first; empty where there are none.
@@ -414,16 +415,16 @@ pub fn undo(model: &Path, keep: Option<usize>) -> Result<Undone> {
 ///
 /// No model; one being changed right now; a damaged journal.
 pub fn log(model: &Path) -> Result<Vec<LogEntry>> {
-    journal::log(journal_dir(model)?)
+    journal::log(&journal_dir(model)?)
 }
 
 /// The folder whose journal is a model's: its own, or the one that its GGUF file is in.
-fn journal_dir(model: &Path) -> Result<&Path> {
+fn journal_dir(model: &Path) -> Result<Cow<'_, Path>> {
     if is_gguf(model) {
-        return quantised::journal_folder(model);
+        return quantised::journal_folder(model).map(Cow::Owned);
     }
     Checkpoint::check(model)?;
-    Ok(model)
+    Ok(Cow::Borrowed(model))
 }
 
 impl Changed {

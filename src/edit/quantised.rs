@@ -23,7 +23,7 @@ mod tensor_grid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Progress, Remedy, Result, Stage};
 use crate::model::families::FAMILIES;
@@ -154,10 +154,12 @@ pub fn in_place(
 /// # Errors
 ///
 /// No GGUF file; changes of another file in that folder.
-pub fn journal_folder(file: &Path) -> Result<&Path> {
+pub fn journal_folder(file: &Path) -> Result<PathBuf> {
     GgufFile::open(file)?;
-    own_history(file)?;
-    Ok(write::folder(file))
+    // A link's journal is beside the file that it names.
+    let file = file.canonicalize().map_err(|e| Error::io(file, "open", e))?;
+    own_history(&file)?;
+    Ok(write::folder(&file).to_owned())
 }
 
 fn own_history(file: &Path) -> Result<History> {
@@ -342,28 +344,42 @@ impl<'a> Plan<'a> {
         let layer = coming.layer;
         let moment = Moment::open(dir, layer)?;
         keys::check(&moment, f)?;
-        let refused = |what: String| {
-            let remedy = Remedy::from("name those that the patch was planned with");
-            Err(Error::refused(what, remedy.option("statistics", None)))
-        };
         let mut models = coming.changes.iter().map(|(_, one)| &one.patch.metadata.model);
         if models.all(|model| *model != moment.origin.model) {
-            return refused(format!(
+            let what = format!(
                 "the statistics of layer {layer} are of the model {}, and no patch was planned on \
                  it",
                 moment.origin.model,
-            ));
+            );
+            let remedy = Remedy::from("name those that the patch was planned with");
+            return Err(Error::refused(what, remedy.option("statistics", None)));
         }
         let given = moment.source();
         let all = coming.past.iter().chain(coming.changes.iter().map(|(_, one)| one));
         for PatchChange { patch, change } in all {
             let planned = keys::planned_with(change, &patch.metadata, layer);
-            if let Some(planned) = planned.filter(|planned| *planned != given) {
-                return refused(format!(
-                    "the statistics of layer {layer} are of {given}, and keys of a patch follow \
-                     from others, of {planned}",
-                ));
-            }
+            let Some(planned) = planned.filter(|planned| *planned != given) else { continue };
+            let name = patch.file.as_deref().unwrap_or(Path::new("a patch")).display();
+            let what = format!(
+                "the statistics of layer {layer} are of {given}, and the keys of {name} follow \
+                 from others, of {planned}",
+            );
+            let remedy = Remedy::from(
+                "name the statistics that all patches of the file were planned with; one that was \
+                 planned with others goes into a file without them, or is planned again",
+            );
+            return Err(Error::refused(what, remedy.option("statistics", None)));
+        }
+        let unsaid = |one: &&PatchChange| {
+            let (change, of) = (one.change, &one.patch.metadata);
+            change.keys.is_none() && change.keys_follow(of) && of.statistics_of(layer).is_none()
+        };
+        let mut all = coming.past.iter().chain(coming.changes.iter().map(|(_, one)| one));
+        if all.any(|one| unsaid(&one)) {
+            self.progress.warn(&format!(
+                "layer {layer}: a patch of an earlier version does not say which statistics it was \
+                 planned with, and is taken to be planned with these",
+            ));
         }
         Ok(moment)
     }

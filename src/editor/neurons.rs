@@ -80,6 +80,10 @@ impl Editor {
             let (model, text) = (&self.opened.model, &self.opened.tokenizer);
             let prompts: Vec<Vec<u32>> =
                 of.prompts.iter().map(|prompt| text.encode(prompt)).collect::<Result<_>>()?;
+            if prompts.iter().any(Vec::is_empty) {
+                let remedy = Remedy::from("name a text").option("prompt", None);
+                return Err(Error::refused("a prompt has no token", remedy));
+            }
             let target = match &of.answer {
                 Some(answer) => text.encode_target(first, answer, None)?,
                 None => {

@@ -71,6 +71,8 @@ impl Editor {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "make the folder", e))?;
         check_place(&file, &inputs)?;
         check_replaced(&file, TrainedEditor::read(dir).is_ok(), "trained editor")?;
+        let files: Vec<Value> =
+            data.iter().map(|file| digest(file.as_ref(), MAX_BYTES)).collect::<Result<_>>()?;
         let (samples, held_out) = self.samples(data, params.count_if_given(&VAL_STEPS))?;
         let progress = &*settings.progress;
         progress.remark(&format!(
@@ -106,9 +108,7 @@ impl Editor {
             hyperparameters: hyperparameters.as_object().cloned().unwrap_or_default(),
             ..trained
         };
-        let files: Result<Vec<Value>> =
-            data.iter().map(|file| digest(file.as_ref(), MAX_BYTES)).collect();
-        record["data"] = json!(files?);
+        record["data"] = json!(files);
         record["samples"] = json!({"trained_on": samples.len(), "held_out": held_out.len()});
         record["seed"] = json!(settings.seed);
         record["weights"] = json!(weights);

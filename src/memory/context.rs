@@ -53,8 +53,16 @@ pub struct Placed {
 impl ContextMemory {
     /// What choices are made by; nothing where there is no choice.
     pub(super) fn texts(&self) -> Option<Texts> {
-        let prompts = self.entries.iter().map(|entry| &entry.prompt[..]);
+        let prompts = self.entries.iter().map(|entry| self.words(&entry.prompt));
         (self.entries.len() > 1).then(|| Texts::new(prompts))
+    }
+
+    /// A prompt without the token that every text begins with, which makes none alike.
+    fn words<'p>(&self, prompt: &'p [u32]) -> &'p [u32] {
+        match (self.begin, prompt) {
+            (Some(begin), [first, words @ ..]) if *first == begin => words,
+            _ => prompt,
+        }
     }
 
     /// The entry whose context stands before a prompt; nothing where none does.
@@ -62,6 +70,7 @@ impl ContextMemory {
         match texts {
             None => (!self.entries.is_empty()).then_some(0),
             Some(texts) => {
+                let prompt = self.words(prompt);
                 let likeness = texts.likeness(prompt);
                 let first = *texts.nearest(prompt).first()?;
                 (likeness[first] > 0.0).then_some(first)

@@ -75,8 +75,8 @@ impl Moment {
         Moment { layer, input, f, tokens, second_moment, origin: origin.clone(), part: None }
     }
 
-    /// What tells it from others of its model and layer, as patches note it: the text, how much of
-    /// it, in which pieces, and whether keys were normed.
+    /// What tells it from others of its layer, as patches note it: the text, how much of it, in
+    /// which pieces, whether keys were normed, and the model.
     pub fn source(&self) -> String {
         source(self.tokens, &self.origin)
     }
@@ -234,9 +234,9 @@ impl Moment {
 }
 
 fn source(tokens: u64, of: &Origin) -> String {
-    let Origin { corpus, context_length, normed, .. } = of;
+    let Origin { model, corpus, context_length, normed } = of;
     let normed = if *normed { ", normed" } else { "" };
-    format!("{tokens} tokens of {corpus}, {context_length} at a time{normed}")
+    format!("{tokens} tokens of {corpus}, {context_length} at a time{normed}, of the model {model}")
 }
 
 /// What precedes the matrix in a file.

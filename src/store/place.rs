@@ -22,7 +22,9 @@ pub fn check_place(file: &Path, inputs: &[&Path]) -> Result<()> {
         return Err(Error::input(file, "output", what, "name a file elsewhere"));
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    if History::read(folder)?.files().any(|changed| changed == name) {
+    // A journal that cannot be read is nobody's here.
+    let history = History::read(folder);
+    if history.is_ok_and(|history| history.files().any(|changed| changed == name)) {
         let what = "was changed in place, and its journal would be of another file";
         return Err(Error::input(file, "output", what, "undo the changes, or name another file"));
     }

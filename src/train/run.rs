@@ -15,7 +15,6 @@ use super::objective::{SampleLoss, SampleObjective};
 use super::parameters::Parameters;
 use super::samples::Sample;
 use crate::base::{Error, Progress, Remedy, Result, Rng, Stage};
-use crate::store::Fingerprint;
 use crate::tensor::Tensor;
 
 /// How often what is done; names in config files in brackets.
@@ -88,6 +87,9 @@ impl TrainingLoop {
             }
         }
         progress.at(Stage::Sample, self.samples as u64, self.samples as u64);
+        if let Some(kept) = &mut kept {
+            kept.write(parameters, &state)?;
+        }
         if let Some(best) = state.best {
             set(parameters, &best);
         }
@@ -147,6 +149,9 @@ impl TrainingLoop {
             mean.locality += loss.locality / n;
             mean.total += loss.total / n;
         }
+        if !mean.total.is_finite() {
+            return Err(not_finite("the loss of what is held out", state.steps));
+        }
         let is_best = best(&state.history).is_none_or(|best| mean.total < best.loss.total);
         state.history.push(HeldOutLook { samples: state.samples, loss: mean });
         if is_best {
@@ -161,15 +166,6 @@ impl TrainingLoop {
             if is_best { ", the best so far" } else { "" },
         ));
         Ok(())
-    }
-
-    /// Adds it to a name for what it comes to.
-    pub fn digest(&self, into: &mut Fingerprint) {
-        let TrainingLoop { samples, batch, clip, look_every, patience, seed } = *self;
-        for count in [samples, batch, look_every, patience, seed as usize] {
-            into.add(&(count as u64).to_le_bytes());
-        }
-        into.add(&clip.to_le_bytes());
     }
 }
 

@@ -349,7 +349,7 @@ fn a_file_is_read_as_it_was_written() {
 #[test]
 fn what_they_cannot_do_is_refused_by_name() {
     let gemma = Golden::open("gemma2").model(Precision::F32);
-    let said = check(&gemma, "t-patcher").unwrap_err().to_string();
+    let said = check(&gemma.arch, "t-patcher").unwrap_err().to_string();
     assert!(said.contains("t-patcher") && said.contains("gemma2"), "{said}");
     let of = Case::named("gpt2-calinet").open(Precision::F32);
     for method in [&T_PATCHER as &dyn Method, &CALINET] {

@@ -126,7 +126,7 @@ fn methods_that_search_no_value_take_no_precision() {
         let precise = ["--method", method, "--set", "layers=[1]", "--precision", "fast"];
         let out = on_card(twin, &[&files[..], &precise].concat());
         assert_eq!(out.status.code(), Some(1));
-        let want = format!("precision does not apply to {method}, which trains");
+        let want = format!("precision does not apply to {method}, which ");
         assert!(text(&out.stderr).contains(&want), "{out:?}");
     }
 }

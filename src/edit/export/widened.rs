@@ -31,6 +31,8 @@ use crate::store::{Checkpoint, folder};
 const WHOLE: &str = "model.safetensors";
 /// Where files of weights are listed.
 const INDEX: &str = "model.safetensors.index.json";
+/// Where a multimodal model's configuration has its text model's.
+const INNER: &str = "text_config";
 
 /// What is added to a tensor.
 struct Widening {
@@ -69,7 +71,10 @@ pub fn write(
             }
         }
         let mut config = checkpoint.config().clone();
-        config[field] = json!(inner);
+        match config.get_mut(INNER).filter(|own| own.get(field).is_some()) {
+            Some(own) => own[field] = json!(inner),
+            None => config[field] = json!(inner),
+        }
         let text = format!("{config:#}\n");
         write::whole(&dir.join("config.json"), text.as_bytes())?;
         write_weights(checkpoint, &widenings, &dir.join(WHOLE), progress)

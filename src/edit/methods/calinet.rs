@@ -36,6 +36,7 @@ use crate::edit::training::neurons::{
 };
 use crate::memory::{EditMemory, NeuronKind};
 use crate::model::Model;
+use crate::model::arch::Arch;
 use crate::model::completion::Completion;
 
 /// The method, as it is listed.
@@ -90,6 +91,10 @@ impl Method for CaliNet {
         &ABOUT
     }
 
+    fn check_model(&self, _: &Params, arch: &Arch) -> Result<()> {
+        check(arch, ABOUT.name)
+    }
+
     fn params(&self) -> &'static [&'static Param] {
         &PARAMS
     }
@@ -134,7 +139,6 @@ impl Method for CaliNet {
 
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let model = on.model;
-        check(model, ABOUT.name)?;
         let (n, d, act) = (by.count(&NEURONS), model.arch.width, last_mlp(model).act);
         if on.sequential > 0 {
             let what = "calinet in batches: its neurons are trained on all facts together";

@@ -47,6 +47,7 @@ use crate::edit::training::neurons::{
     says_all, times,
 };
 use crate::memory::{EditMemory, Memory, NeuronKind};
+use crate::model::arch::Arch;
 use crate::model::score::score;
 use crate::model::{LanguageModel, Model};
 use crate::ops::adam::{self, AdamMoments, AdamRule};
@@ -161,6 +162,10 @@ impl Method for TPatcher {
         &ABOUT
     }
 
+    fn check_model(&self, _: &Params, arch: &Arch) -> Result<()> {
+        check(arch, ABOUT.name)
+    }
+
     fn params(&self) -> &'static [&'static Param] {
         &PARAMS
     }
@@ -208,7 +213,6 @@ impl Method for TPatcher {
 
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let (model, progress) = (on.model, on.progress);
-        check(model, ABOUT.name)?;
         let mut memory = memory(on, by)?;
         let training = training(by);
         let base: Arc<dyn LanguageModel> = Arc::new(model.clone());

@@ -144,7 +144,13 @@ impl Method for UltraEdit {
 
     fn state_settings(&self, by: &Params) -> String {
         let matrices: Vec<&str> = by.matrices().iter().map(|matrix| matrix.name()).collect();
-        format!("layers {:?}, matrices {matrices:?}", by.layers())
+        // What the normaliser's gradients are of; a mean depends on how many share it.
+        let loss = match by.is(&LOSS, "sum") {
+            true => "sum".to_owned(),
+            false => format!("mean of {}", by.count(&BATCH_SIZE)),
+        };
+        let spread = if by.is(&SPREAD, "public") { "public" } else { "exact" };
+        format!("layers {:?}, matrices {matrices:?}, loss {loss}, spread {spread}", by.layers())
     }
 
     fn check_state(

@@ -1,8 +1,8 @@
 //! The keys for which patches changed a matrix, and the metric in which it is rounded.
 //!
 //! ```text
-//! K (F, n)   of a patch: its own keys, else C·right where its factors say them and it names the
-//!            statistics that C is, else none
+//! K (F, n)   of a patch: its own keys, else C·right where its factors say them, by the C that it
+//!            was planned with, else none
 //! H          C + ridge, then with the keys                                linalg/metric.rs
 //! ```
 //!
@@ -27,24 +27,24 @@ pub const TAU: f64 = 1.0 / 30.0;
 /// singular, and what no text uses may still not be thrown away.
 const RIDGE: f64 = 1e-4;
 
-/// The statistics without which a change has no keys: those whose C its factors were solved with.
+/// The statistics that the keys of a change follow from, where they do and its patch names them:
+/// those whose C its factors were solved with. Earlier versions did not name them.
 pub fn planned_with<'a>(change: &Change, of: &'a Metadata, layer: usize) -> Option<&'a str> {
     let follow = change.keys.is_none() && change.keys_follow(of);
     of.statistics_of(layer).filter(|_| follow)
 }
 
-/// The keys of a change (F, n), by its layer and the C there; `None` where nothing says them.
-pub fn keys(change: &Change, of: &Metadata, c: Option<&(usize, Mat<f64>)>) -> Option<Mat<f64>> {
+/// The keys of a change (F, n), by the C they may follow from; `None` where nothing says them.
+pub fn keys(change: &Change, of: &Metadata, c: Option<&Mat<f64>>) -> Option<Mat<f64>> {
     let wide = |values: &[f32], n: usize| {
         Mat::from_fn(change.inner, n, |i, j| f64::from(values[i * n + j]))
     };
     match (&change.keys, &change.delta) {
         (Some(FactKeys { values, n }), _) => Some(wide(values, *n)),
-        (None, Delta::LowRank { right, r, .. }) => {
-            let (_, c) = c.filter(|(layer, _)| planned_with(change, of, *layer).is_some())?;
-            Some(times(c.as_ref(), wide(right, *r).as_ref()))
+        (None, Delta::LowRank { right, r, .. }) if change.keys_follow(of) => {
+            c.map(|c| times(c.as_ref(), wide(right, *r).as_ref()))
         }
-        (None, Delta::Dense(_)) => None,
+        _ => None,
     }
 }
 

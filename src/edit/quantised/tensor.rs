@@ -58,7 +58,7 @@ pub struct RoundedTensor {
     pub keys: usize,
     /// How many of them count as text only, since there are too many.
     pub soft_keys: usize,
-    /// How many of the patches have no keys.
+    /// How many of the patches have no keys, where codes are chosen by them.
     pub keyless: usize,
     /// The share of codes that are held back at an end of their grid.
     pub saturated: f64,
@@ -122,9 +122,10 @@ pub fn round(
     }
     let wanted: Vec<f64> = w0.iter().zip(&delta).map(|(w, d)| w + d).collect();
     let c = moment.map(|moment| (moment.layer, keys::second_moment(moment)));
-    let of = |one: &PatchChange| keys::keys(one.change, &one.patch.metadata, c.as_ref());
+    let of =
+        |one: &PatchChange| keys::keys(one.change, &one.patch.metadata, c.as_ref().map(|(_, c)| c));
     let all: Vec<Option<Mat<f64>>> = changes.iter().map(of).collect();
-    let keyless = all.iter().filter(|k| k.is_none()).count();
+    let mut keyless = all.iter().filter(|k| k.is_none()).count();
     let k = side_by_side(inner, &all.into_iter().flatten().collect::<Vec<_>>());
     let (kind, blocks) = match raise {
         true => raised_type(tensor, original, &wanted)?,
@@ -135,7 +136,10 @@ pub fn round(
             let (layer, c) = c.as_ref().ok_or_else(statistics_needed)?;
             on_grid(&grid, &blocks, (&wanted, &delta), *layer, (c, &k))?
         }
-        None => plain(tensor, &wanted)?,
+        None => {
+            keyless = 0;
+            plain(tensor, &wanted)?
+        }
     };
     let Made { bytes, error, soft, shares: [changed, saturated] } = made;
     let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };

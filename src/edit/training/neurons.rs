@@ -17,6 +17,7 @@ use super::head;
 use crate::base::{Error, Result};
 use crate::linalg::least_squares::product;
 use crate::memory::{AddedNeurons, NeuronKind};
+use crate::model::arch::{Arch, NormPlace};
 use crate::model::completion::Completion;
 use crate::model::lineage::WeightsName;
 use crate::model::mlp::Mlp;
@@ -130,16 +131,14 @@ impl NeuronWeights {
 /// # Errors
 ///
 /// That.
-pub fn check(model: &Model, method: &str) -> Result<()> {
-    let layer = &model.layers[model.arch.layers - 1];
-    let branch = layer.branch_of(Matrix::Down).map(|b| &layer.branches[b]);
-    match branch.is_some_and(|branch| branch.post.is_none() && branch.scale == 1.0) {
+pub fn check(arch: &Arch, method: &str) -> Result<()> {
+    match arch.norms == NormPlace::Before && arch.scales.residual == 1.0 {
         true => Ok(()),
         false => {
             let what = format!(
                 "{method} trains what the last MLP adds to the stream, and in {} a norm or a \
                  factor stands between",
-                model.arch.family
+                arch.family
             );
             Err(Error::refused(what, "edit with grace or ft-m"))
         }
