@@ -75,7 +75,7 @@ impl Case {
 impl Opened {
     fn params(&self, hparams: &Value) -> Params {
         let mut hparams = hparams.clone();
-        hparams["demonstrations"] = json!(self.folder.path().join("records.json"));
+        hparams["icl_examples"] = json!(self.folder.path().join("records.json"));
         let values = HparamSet::parse(Path::new("case"), hparams.to_string().as_bytes());
         values.unwrap().resolve(&IKE, &self.model).unwrap()
     }
@@ -184,8 +184,8 @@ fn what_it_cannot_do_is_refused_by_name() {
     assert!(format!("{:?}", long.remedy()).contains("\"k\""), "{long}");
     let by = HparamSet::default().resolve(&IKE, &of.model).unwrap();
     let none = of.with(|on| IKE.plan(on, &of.facts, &by)).err().unwrap();
-    assert!(format!("{:?}", none.remedy()).contains("demonstrations"), "{none}");
-    let wrong = HparamSet::parse(Path::new("case"), br#"{"demonstrations": 3}"#).unwrap();
+    assert!(format!("{:?}", none.remedy()).contains("icl_examples"), "{none}");
+    let wrong = HparamSet::parse(Path::new("case"), br#"{"icl_examples": 3}"#).unwrap();
     let wrong = wrong.resolve(&IKE, &of.model).unwrap_err().to_string();
     assert!(wrong.contains("3 is no file's path"), "{wrong}");
     let by = of.params(&json!({"use_icl_examples": false}));

@@ -56,7 +56,7 @@ static ABOUT: About = About {
 };
 
 const DEMONSTRATIONS: Param = Param {
-    name: "demonstrations",
+    name: "icl_examples",
     kind: ParamKind::File,
     absent: Absent::Unused("an error, unless use_icl_examples is false"),
     about: "The records that demonstrations are of, in any form of requests.",
@@ -194,7 +194,7 @@ impl Ike {
             let what = "ike has demonstrations, and no file of records is named";
             let remedy =
                 Remedy::from("name records such as CounterFact's, apart from those edited")
-                    .hyperparameter("demonstrations", None);
+                    .hyperparameter("icl_examples", None);
             return Err(Error::refused(what, remedy));
         };
         let easyedit = by.is(&FORM, "easyedit");
