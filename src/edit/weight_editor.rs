@@ -169,12 +169,6 @@ impl<E: WeightEditor> SampleObjective for EditObjective<'_, E> {
     }
 }
 
-/// The edited matrices, ascending.
-pub fn edited(by: &Params) -> Vec<MatrixId> {
-    let of_layer = |&l: &usize| by.matrices().iter().map(move |&m| MatrixId::new(l, m));
-    by.layers().iter().flat_map(of_layer).collect()
-}
-
 /// ΔW of each matrix by an edit in a model, and the edit's loss before it.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use incise::edit::methods::find;
 use incise::edit::methods::ke::{KeEditor, KeShape};
 use incise::edit::methods::mend::{MEND, MendEditor, MendShape};
 use incise::edit::params::Params;
-use incise::edit::weight_editor::{EditObjective, WeightEditor, change, edited};
+use incise::edit::weight_editor::{EditObjective, WeightEditor, change};
 use incise::model::Model;
 use incise::model::change::dense;
 use incise::model::score::score;
@@ -118,7 +118,7 @@ impl Begins for MendEditor {
             seed: 3,
         };
         let mut parameters = Parameters::new(model.compute.precision());
-        let ids = edited(&case.params(model, json!({})));
+        let ids = case.params(model, json!({})).edited();
         (MendEditor::new(model, &ids, shape, &mut parameters), parameters)
     }
 }
@@ -132,7 +132,7 @@ impl Begins for KeEditor {
             seed: 3,
         };
         let mut parameters = Parameters::new(model.compute.precision());
-        let ids = edited(&case.params(model, json!({})));
+        let ids = case.params(model, json!({})).edited();
         (KeEditor::new(model, &ids, shape, &mut parameters), parameters)
     }
 }

@@ -32,7 +32,7 @@ use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan, TrainContext};
 use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
 use crate::edit::train_params;
-use crate::edit::weight_editor::{self, WeightEditor, edited};
+use crate::edit::weight_editor::{self, WeightEditor};
 use crate::model::completion::Completion;
 use crate::model::generate::{Sampling, generate};
 use crate::model::gradients::MatrixGradients;
@@ -119,18 +119,18 @@ impl Method for Ke {
     }
 
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
-        weight_editor::cost(on, facts, &edited(by))
+        weight_editor::cost(on, facts, &by.edited())
     }
 
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let mut parameters = Parameters::new(on.model.compute.precision());
-        let editor = KeEditor::new(on.model, &edited(by), shape(by, 0), &mut parameters);
+        let editor = KeEditor::new(on.model, &by.edited(), shape(by, 0), &mut parameters);
         weight_editor::plan(on, facts, editor, parameters)
     }
 
     fn train(&self, on: TrainContext, by: &Params) -> Result<(TrainedEditor, Value)> {
         let mut parameters = Parameters::new(on.model.compute.precision());
-        let editor = KeEditor::new(on.model, &edited(by), shape(by, on.seed), &mut parameters);
+        let editor = KeEditor::new(on.model, &by.edited(), shape(by, on.seed), &mut parameters);
         weight_editor::train(on, by, editor, parameters)
     }
 }
