@@ -1,24 +1,41 @@
-//! `incise methods [NAME]`: which methods there are, what they need, and their parameters.
+//! `incise methods [NAME]`: which methods there are, what they need, and their parameters; and
+//! which suits a model.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::context::Context;
-use crate::base::Result;
+use crate::base::units::{count, counted, metric, seconds};
+use crate::base::{Quiet, Result};
 use crate::edit::method::{Batching, Method};
 use crate::edit::methods::{METHODS, find};
 use crate::edit::params::{Absent, Param};
+use crate::edit::recommend::{EditMode, Recommendation};
+use crate::model::load;
+use crate::tensor::Device;
 
 /// Which method to describe.
 #[derive(Args)]
 pub struct Methods {
     /// One method, with its parameters [default: all, a line each]
     name: Option<String>,
+    /// Which method suits the model in this folder, by what was measured of others
+    #[arg(long, value_name = "MODEL", conflicts_with = "name")]
+    advise: Option<PathBuf>,
+    /// How many facts it is to be edited with
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "advise")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    facts: u64,
 }
 
 impl Methods {
     /// Prints the table, or one method.
     pub fn run(&self, context: &Context) -> Result<()> {
+        if let Some(model) = &self.advise {
+            return advise(context, model, self.facts);
+        }
         let methods: Vec<&dyn Method> = match &self.name {
             Some(name) => vec![find(name)?],
             None => METHODS.to_vec(),
@@ -45,6 +62,64 @@ impl Methods {
         }
         Ok(())
     }
+}
+
+/// Says which method suits a model, why, and what it will cost.
+fn advise(context: &Context, dir: &Path, facts: u64) -> Result<()> {
+    let (checkpoint, model) = load::open(dir, &Device::Cpu, &Quiet)?;
+    let parameters =
+        checkpoint.entries().map(|(_, _, e)| e.shape.iter().product::<usize>() as u64).sum();
+    let found = Recommendation::of(&model.arch, parameters, facts)?;
+    let (about, best) = (found.method.about(), found.best);
+    if context.json {
+        return context.terminal.json(&json!({
+            "method": about.name, "facts": facts, "mode": best.mode, "why": found.why(facts),
+            "seconds": found.seconds, "needs": about.needs, "preset": found.preset,
+            "measured_on": found.model.model, "measured": best, "others": found.others,
+            "left_out": found.broken,
+        }));
+    }
+    let line = |what: &str, text: String| context.terminal.line(format!("{what:<9} {text}"));
+    line("use", found.why(facts))?;
+    if facts > best.facts {
+        let most = counted(best.facts, "fact");
+        line(
+            "",
+            format!("no more than {most} were measured; try a part of yours with `incise eval`"),
+        )?;
+    }
+    let times = parameters as f64 / found.model.parameters as f64;
+    let memory = format!("{}B there at most", metric(best.peak_bytes as f64));
+    line(
+        "costs",
+        match (best.seconds, found.seconds) {
+            (Some(each), Some(all)) => format!(
+                "about {} on two cores: {} a fact there, {times:.2} times the parameters here; {memory}",
+                seconds(all),
+                seconds(each),
+            ),
+            _ => format!("seconds were not measured; {memory}"),
+        },
+    )?;
+    line("needs", about.needs.to_owned())?;
+    let (dir, name) = (dir.display(), about.name);
+    line(
+        "settings",
+        match &found.preset {
+            Some(preset) => format!("the preset {preset}"),
+            None => format!(
+                "none are known of a model of these sizes: `incise tune {dir} --method {name} \
+             --facts {facts} --data RECORDS -o hparams.json` finds some"
+            ),
+        },
+    )?;
+    let alone = if best.mode == EditMode::Sequential { " --sequential 1" } else { "" };
+    line("then", format!("incise edit {dir} FACTS --method {name}{alone} -o facts.patch"))?;
+    for known in &found.broken {
+        let from = known.facts.map_or(String::new(), |n| format!(" from {} facts", count(n)));
+        line("left out", format!("{}{from}: {}", known.method, known.source))?;
+    }
+    Ok(())
 }
 
 fn param_line(param: &Param) -> String {

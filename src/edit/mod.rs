@@ -31,6 +31,7 @@ pub mod prompts;
 mod public_config;
 pub mod quantised;
 pub mod reach;
+pub mod recommend;
 pub mod search;
 pub mod solve;
 pub mod state;

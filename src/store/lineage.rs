@@ -52,7 +52,7 @@ pub struct Lineage {
 }
 
 /// A patch that was applied.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AppliedPatch {
     /// Fingerprint of its file.
     pub hash: String,

@@ -23,6 +23,7 @@ mod objective;
 mod packing;
 mod prompts;
 mod quantised;
+mod recommend;
 pub mod reference;
 mod requests;
 pub mod rows;

@@ -1,0 +1,204 @@
+//! Which method suits a model and a number of facts, by what was measured of other models.
+//!
+//! ```text
+//! rows      measured.json: of each method, model and mode the scores, seconds and memory
+//! model     of those whose norms stand where this one's do the nearest in size, |ln p − ln p′|
+//! modes     one fact: alone; several: at once, or one upon the other
+//! best      the largest score (harmonic mean of ES, PS and NS) of what edits this model and is not
+//!           known to break one that carries so many facts (thresholds.yaml)
+//! seconds   those measured, times facts, times p/p′
+//! ```
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+use super::governor::{CarriedEdits, Strain, Threshold};
+use super::method::Method;
+use super::{methods, presets};
+use crate::base::units::{count, counted};
+use crate::base::{Error, Result};
+use crate::model::arch::{Arch, NormPlace};
+use crate::store::{AppliedPatch, Lineage};
+
+/// How records were edited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EditMode {
+    /// Each alone, on the unedited model.
+    Single,
+    /// All at once.
+    Batch,
+    /// One upon the other.
+    Sequential,
+}
+
+impl EditMode {
+    /// In words, behind a number of facts.
+    pub fn words(self) -> &'static str {
+        match self {
+            EditMode::Single => "each alone",
+            EditMode::Batch => "at once",
+            EditMode::Sequential => "one upon the other",
+        }
+    }
+}
+
+/// What a method came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredMethod {
+    /// Its name.
+    pub method: String,
+    /// How records were edited.
+    pub mode: EditMode,
+    /// How many.
+    pub facts: u64,
+    /// `counterfact.es`, in percent, as all that follow.
+    pub es: f64,
+    /// `counterfact.ps`.
+    pub ps: f64,
+    /// `counterfact.ns`.
+    pub ns: f64,
+    /// NS of the same records on the unedited model.
+    pub ns_before: f64,
+    /// `counterfact.score`.
+    pub score: f64,
+    /// Seconds a fact on two cores; none where the machine did other work meanwhile.
+    pub seconds: Option<f64>,
+    /// The most memory that was taken, in bytes.
+    pub peak_bytes: u64,
+}
+
+/// A model of which methods were measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredModel {
+    /// Its name in docs/accuracy.md.
+    pub model: String,
+    /// p.
+    pub parameters: u64,
+    /// Whether a norm stands behind its MLP.
+    pub norm_behind: bool,
+    /// Its methods.
+    pub rows: Vec<MeasuredMethod>,
+}
+
+static MEASURED: LazyLock<Vec<MeasuredModel>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("measured.json"))
+        .expect("the program's own file, held by a test")
+});
+
+/// What to edit with.
+pub struct Recommendation {
+    /// The method.
+    pub method: &'static dyn Method,
+    /// Where it was measured.
+    pub model: &'static MeasuredModel,
+    /// What it came to there.
+    pub best: &'static MeasuredMethod,
+    /// What else was measured there, the better first.
+    pub others: Vec<&'static MeasuredMethod>,
+    /// Methods that are left out: they are known to break a model that carries so many facts.
+    pub broken: Vec<Threshold>,
+    /// Seconds for all facts on two cores.
+    pub seconds: Option<f64>,
+    /// The preset of this model's sizes; without one settings have to be found.
+    pub preset: Option<String>,
+}
+
+impl Recommendation {
+    /// The method for a model with p parameters, and why.
+    ///
+    /// # Errors
+    ///
+    /// No method that was measured edits such a model.
+    pub fn of(arch: &Arch, parameters: u64, facts: u64) -> Result<Recommendation> {
+        Recommendation::by(&MEASURED, arch, parameters, facts)
+    }
+
+    /// The same by some rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recommendation::of`].
+    pub fn by(
+        measured: &'static [MeasuredModel],
+        arch: &Arch,
+        parameters: u64,
+        facts: u64,
+    ) -> Result<Recommendation> {
+        let edits: Vec<&'static dyn Method> = methods::that_edit(arch).collect();
+        let method = |row: &MeasuredMethod| {
+            edits.iter().copied().find(|method| method.about().name == row.method)
+        };
+        let fits = |row: &&'static MeasuredMethod| {
+            (row.mode == EditMode::Single) == (facts == 1) && method(row).is_some()
+        };
+        let away = |model: &MeasuredModel| (model.parameters as f64 / parameters as f64).ln().abs();
+        let behind = arch.norms == NormPlace::Behind;
+        let nearest = measured
+            .iter()
+            .filter(|model| model.norm_behind == behind && model.rows.iter().any(|r| fits(&r)))
+            .min_by(|a, b| away(a).total_cmp(&away(b)));
+        let nothing = || {
+            let what = format!("no method was measured on a model like this {} one", arch.family);
+            Error::refused(what, "measure some on records of your own with `incise eval`")
+        };
+        let model = nearest.ok_or_else(nothing)?;
+        let (mut rows, mut broken) = (vec![], vec![]);
+        for row in model.rows.iter().filter(fits) {
+            match breaking(row, facts) {
+                Some(known) if !broken.contains(&known) => broken.push(known),
+                Some(_) => {}
+                None => rows.push(row),
+            }
+        }
+        rows.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let best = *rows.first().ok_or_else(nothing)?;
+        let method = method(best).expect("it edits this model");
+        let ratio = parameters as f64 / model.parameters as f64;
+        Ok(Recommendation {
+            method,
+            model,
+            best,
+            others: rows.split_off(1),
+            broken,
+            seconds: best.seconds.map(|seconds| seconds * facts as f64 * ratio),
+            preset: presets::of(method, arch).map(|preset| preset.model),
+        })
+    }
+
+    /// Which method, and why.
+    pub fn why(&self, facts: u64) -> String {
+        let MeasuredMethod { method, mode, es, ps, ns, ns_before, score, .. } = self.best;
+        let (model, rest) = (&self.model.model, self.others.len());
+        let alone = if facts == 1 { String::new() } else { format!(", {}", mode.words()) };
+        let mut text = format!(
+            "{method} for {}{alone}: {} {} on {model} it scored {score:.1} (new target {es:.1}, \
+             paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} measured there",
+            counted(facts, "fact"),
+            counted(self.best.facts, "fact"),
+            mode.words(),
+            count(rest as u64 + 1),
+        );
+        if let Some(next) = self.others.iter().find(|row| row.method != *method) {
+            text += &format!("; {} follows with {:.1}", next.method, next.score);
+        }
+        text
+    }
+}
+
+/// The threshold by which a model that carries so many facts by a method would be broken.
+fn breaking(row: &MeasuredMethod, facts: u64) -> Option<Threshold> {
+    let mut lineage = Lineage::begin(String::new());
+    lineage.patches.push(AppliedPatch {
+        method: row.method.clone(),
+        facts,
+        at_once: Some(if row.mode == EditMode::Batch { facts } else { 1 }),
+        ..AppliedPatch::default()
+    });
+    let carried = CarriedEdits::of(&lineage);
+    let is_broken = carried.strain == Some(Strain::Broken);
+    carried.reached.into_iter().next().filter(|_| is_broken)
+}
