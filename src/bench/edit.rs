@@ -63,6 +63,7 @@ pub fn measure(
         cache: None,
         state: State::default(),
         carries: false,
+        adds: false,
         sequential: 0,
         memory: model.spare().unwrap_or(1 << 30),
         seed: 0,

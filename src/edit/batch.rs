@@ -22,7 +22,7 @@ use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
 use super::family::{ANCHOR, NORM_ANCHOR, NORM_ANCHOR_SAMPLES, SAMPLES, c_of, is_anchored};
 use super::keys::Reader;
-use super::known_facts::{KnownFacts, REPLACE_FACTS};
+use super::known_facts::{KnownFacts, REPLACE_FACTS, check_batch};
 use super::method::{Context, Plan};
 use super::params::Params;
 use super::prompts::FactRows;
@@ -116,12 +116,17 @@ struct Batch {
 struct Batches {
     /// Whether what it learnt is asked for later.
     learns: bool,
-    /// Whether it is one of several, whose changes are added up.
+    /// Whether others are added to its changes.
     several: bool,
 }
 
 impl<'a> Run<'_, 'a> {
     fn plan(mut self, facts: &[TokenizedFact], form: MakeForm<'_, 'a>) -> Result<Plan> {
+        let size = if self.on.sequential == 0 { facts.len() } else { self.on.sequential };
+        let replaces = self.by.is_on(&REPLACE_FACTS);
+        if replaces && (self.on.carries || size < facts.len()) {
+            check_batch(size.min(facts.len()), self.on.model, self.by)?;
+        }
         if let Some(c) = self.by.number_of_switch(&NORM_ANCHOR) {
             self.on.state.notes.insert(ANCHOR.to_owned(), c.into());
         } else if self.by.is_on(&NORM_ANCHOR) && !self.on.state.notes.contains_key(ANCHOR) {
@@ -132,17 +137,14 @@ impl<'a> Run<'_, 'a> {
         let mut state = std::mem::take(&mut self.on.state);
         let carried = state.digest();
         let c = c_of(&state).filter(|_| is_anchored(self.by));
-        let replaces = self.by.is_on(&REPLACE_FACTS);
         let mut known = replaces.then(|| KnownFacts::take(&mut state));
         let mut form = form(&mut state)?;
-        let size = if self.on.sequential == 0 { facts.len() } else { self.on.sequential };
         let batches: Vec<&[TokenizedFact]> = facts.chunks(size.max(1)).collect();
         let mut model = self.on.model.clone();
         let mut found = Vec::new();
         let mut changes = BTreeMap::<MatrixId, Vec<MatrixChange>>::new();
         for (b, batch) in batches.iter().enumerate() {
             let learns = self.on.carries || b + 1 < batches.len();
-            let how = Batches { learns, several: batches.len() > 1 };
             if let Some(known) = &mut known {
                 let (without, withdrawn) = self.withdraw(known, &model, batch, &mut *form)?;
                 model = without;
@@ -150,6 +152,8 @@ impl<'a> Run<'_, 'a> {
                     changes.entry(change.id).or_default().push(change);
                 }
             }
+            let several = self.on.adds || batches.len() > 1 || !changes.is_empty();
+            let how = Batches { learns, several };
             let known = known.as_mut();
             let done = self.batch(model, batch, (&mut *form, known), c, &carried, how)?;
             model = done.model;

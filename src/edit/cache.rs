@@ -5,8 +5,8 @@
 //!     lock                        held by the run that uses it
 //!     values                      a record a fact                            edit/value_store.rs
 //!     layer-<key>.safetensors     the change of a finished layer
-//!     training-<key>.safetensors  where a training is, or how many turns were taken
-//!                                 edit/training/kept.rs, kept_turns.rs
+//!     training-<key>.safetensors  where a training is, or another work
+//!                                 edit/training/kept.rs, kept_work.rs
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::solve::layers::SolvedLayer;
+use super::solve::layers::{MatrixChange, SolvedLayer};
 use super::value_store::ValueStore;
 use crate::base::{DType, Error, Result};
 use crate::store::lock::Lock;
@@ -30,7 +30,7 @@ pub struct Cache {
     dir: PathBuf,
     weights: String,
     values: Option<ValueStore>, // none of a method that searches none
-    training: Option<PathBuf>,  // the file of the one at work
+    trainings: Vec<PathBuf>,    // files of those at work
     _lock: Lock,
 }
 
@@ -68,27 +68,25 @@ impl Cache {
         }
         let lock = Lock::alone(&path, "another run uses this folder")?;
         let (dir, weights) = (dir.to_owned(), weights.to_owned());
-        Ok(Cache { dir, weights, values: None, training: None, _lock: lock })
+        Ok(Cache { dir, weights, values: None, trainings: Vec::new(), _lock: lock })
     }
 
-    /// The file of the training of that key, which is the one at work from now on.
+    /// The file of the training of that key, which is at work from now on.
     pub fn begin_training(&mut self, key: &str) -> PathBuf {
         let file = self.dir.join(format!("training-{key}.safetensors"));
-        self.training = Some(file.clone());
+        self.trainings.push(file.clone());
         file
     }
 
-    /// The file of the training at work, there or not.
-    pub fn training(&self) -> Option<&Path> {
-        self.training.as_deref()
+    /// The files of the trainings at work, there or not: in rounds there are several.
+    pub fn trainings(&self) -> &[PathBuf] {
+        &self.trainings
     }
 
     /// Whether anything of the work is in it.
     pub fn holds_work(&self) -> bool {
-        match &self.training {
-            Some(file) => file.exists(),
-            None => self.values.as_ref().is_some_and(|values| !values.is_empty()),
-        }
+        let values = self.values.as_ref().is_some_and(|values| !values.is_empty());
+        values || self.trainings.iter().any(|file| file.exists())
     }
 
     /// Removes a training that has served, and its folder where nothing else is in it. A folder
@@ -141,9 +139,20 @@ impl Cache {
         &self.dir
     }
 
-    /// A name for the weights of the model as it is, before any edit.
+    /// A name for the weights of the model that is edited.
     pub fn weights(&self) -> &str {
         &self.weights
+    }
+
+    /// From now on the weights have these changes, and their name is another.
+    pub fn change_weights(&mut self, changes: &[MatrixChange]) {
+        let mut all = Fingerprint::default();
+        all.field(self.weights.as_bytes());
+        for MatrixChange { id, delta, .. } in changes {
+            all.field(id.to_string().as_bytes());
+            all.field(check(delta, None).as_bytes());
+        }
+        self.weights = all.hex();
     }
 
     fn layer(&self, key: &str) -> PathBuf {

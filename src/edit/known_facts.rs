@@ -24,11 +24,11 @@ use serde_json::json;
 
 use super::facts::TokenizedFact;
 use super::params::{Absent, Param, ParamKind, Params};
-use super::solve::delta::pack;
+use super::solve::delta::{pack, pack_keys, thin};
 use super::solve::layers::{ClosedForm, MatrixChange};
 use super::state::{LayerTensors, State, misfit};
 use crate::base::{Error, Remedy, Result};
-use crate::linalg::least_squares::Solution;
+use crate::linalg::least_squares::{Prior, Route, Solution};
 use crate::model::arch::Arch;
 use crate::model::{MatrixId, Model};
 use crate::store::{Delta, tensor_fingerprint};
@@ -87,7 +87,11 @@ impl KnownFacts {
     ///
     /// # Errors
     ///
-    /// A change that is not kept as R Xᵀ; a device that fails.
+    /// A device that fails.
+    ///
+    /// # Panics
+    ///
+    /// Of more facts than [`check_batch`] lets through.
     pub fn add(&mut self, k: &Mat<f64>, change: &MatrixChange, model: &Model) -> Result<()> {
         let layer = change.id.layer;
         let u = asked(k, change, model)?;
@@ -129,7 +133,9 @@ impl KnownFacts {
             let (changed, norms) = model.with(&[(id, &delta)]);
             let [norm, weight] = norms[0];
             model = changed;
-            let (ridge, s, keys, keys_follow) = (None, None, None, false);
+            // The facts that take their places have the same prompts, and their keys.
+            let keys = Some(pack_keys(&Mat::zeros(k.nrows(), 0)));
+            let (ridge, s, keys_follow) = (None, None, false);
             changes.push(MatrixChange { id, delta, norm, weight, ridge, s, keys, keys_follow });
         }
         self.prompts = stay.iter().map(|&i| self.prompts[i].clone()).collect();
@@ -165,6 +171,34 @@ pub fn check(path: &Path, state: &State, by: &Params, arch: &Arch) -> Result<()>
     Ok(())
 }
 
+/// Refuses batches of more facts than a state can learn one by one: what was asked of each is read
+/// off R of Δ = R Xᵀ, which a larger batch has no more.
+///
+/// # Errors
+///
+/// Such a batch.
+pub fn check_batch(facts: usize, model: &Model, by: &Params) -> Result<()> {
+    let most = most_facts(model.matrix(MatrixId::down(by.layers()[0])).w.dims());
+    if facts <= most {
+        return Ok(());
+    }
+    let what = format!(
+        "with replace_facts a batch has up to {most} facts in a model of these sizes, and not \
+         {facts}"
+    );
+    let remedy =
+        Remedy::from("edit in smaller batches").option("sequential", Some(&most.to_string()));
+    Err(Error::refused(what, remedy))
+}
+
+/// The most facts whose change of a matrix (out, in) is solved for and kept as R Xᵀ.
+fn most_facts([out, inner]: [usize; 2]) -> usize {
+    let matrix = || Mat::zeros(0, 0);
+    let dual =
+        |n: usize| Route::choose(&Prior::Matrix(&matrix), 1.0, [inner, n, out]) == Route::Dual;
+    (1..=out.min(inner)).take_while(|&n| thin(n, [out, inner]) && dual(n)).count()
+}
+
 /// A name for the prompt of a fact with its subject.
 fn prompt(fact: &TokenizedFact) -> String {
     let texts = [fact.request.prompt.trim(), &fact.request.subject].join("\0");
@@ -185,9 +219,7 @@ fn gives(model: &Model, id: MatrixId, k: &Mat<f64>) -> Result<Mat<f64>> {
 /// U (D, n), what a layer was asked to give: Δ = R Xᵀ was asked for R more than W gave before it.
 fn asked(k: &Mat<f64>, change: &MatrixChange, model: &Model) -> Result<Mat<f64>> {
     let Delta::LowRank { left, right, r } = &change.delta else {
-        let what = "with replace_facts a batch has fewer facts than the model is wide";
-        let remedy = Remedy::from("edit in smaller batches").option("sequential", Some("100"));
-        return Err(Error::refused(what, remedy));
+        panic!("a batch that was let through is kept as R Xᵀ");
     };
     let of = |m: &[f32]| Mat::from_fn(m.len() / r, *r, |i, j| f64::from(m[i * r + j]));
     let (left, right) = (of(left), of(right));

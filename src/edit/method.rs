@@ -42,7 +42,7 @@ pub struct About {
     pub changes: &'static str,
     /// What it reads, apart from the model.
     pub needs: &'static str,
-    /// The method whose presets it takes: its own name, but for variants with the same numbers.
+    /// The method whose presets it takes where it has none of its own: of variants, another's.
     pub presets: &'static str,
 }
 
@@ -107,6 +107,11 @@ pub trait Method: Send + Sync {
 
     /// How it takes facts.
     fn batching(&self) -> Batching;
+
+    /// Whether what it has found is kept on the way, so that the same edit goes on from there.
+    fn keeps(&self) -> bool {
+        self.batching().keeps()
+    }
 
     /// Whether what it makes lives beside the weights.
     fn makes_memory(&self) -> bool {
@@ -196,6 +201,8 @@ pub struct Context<'a> {
     pub state: State,
     /// Whether more edits are to come, which go on from the state after this one.
     pub carries: bool,
+    /// Whether other changes are added to these, so that a patch has to say the keys of each.
+    pub adds: bool,
     /// Facts in a batch; 0 for all at once.
     pub sequential: usize,
     /// Bytes that searches and streams may take.

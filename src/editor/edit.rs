@@ -49,8 +49,8 @@ pub struct Edit {
     artifact: Artifact,
     /// With its changed matrices as they are written.
     model: Model,
-    /// What was kept of a training, and serves no more once the edit has left something behind.
-    training: Option<PathBuf>,
+    /// What was kept of trainings, and serves no more once the edit has left something behind.
+    trainings: Vec<PathBuf>,
     /// What is written with the first thing the edit leaves behind; nothing once it was.
     state: Mutex<Option<(StateFile, State)>>,
 }
@@ -90,7 +90,7 @@ impl Prepared {
             let mut context = Context { progress, ..context };
             catch_device_error(|| self.method.plan(&mut context, &self.facts, &self.params))
         });
-        let plan = plan.and_then(|plan| self.more_rounds(plan));
+        let plan = plan.and_then(|plan| self.more_rounds(plan, cache.as_mut()));
         let (plan, rounds) = plan.map_err(|e| say_where_it_is(e, cache.as_ref()))?;
         for change in plan.changes.iter().filter(|c| c.ridge.is_some()) {
             warn_of_ridge(progress, &*self.moment(change.id.layer)?, change.ridge);
@@ -103,6 +103,38 @@ impl Prepared {
 }
 
 impl Prepared {
+    /// A plan as a patch, in so many rounds.
+    ///
+    /// # Errors
+    ///
+    /// Statistics that cannot be read any more.
+    pub(super) fn patch(&self, plan: &Plan, rounds: usize) -> Result<Patch> {
+        let mut notes = self.notes.clone();
+        notes["ridge"] = json!(plan.changes.iter().map(|c| c.ridge).collect::<Vec<_>>());
+        notes["device"] = self.computed_on();
+        if plan.changes.iter().any(|c| c.keys_follow) {
+            notes["keys"] = json!("factors"); // as `Change::keys_follow` reads it
+        }
+        if self.settings.rounds > 1 {
+            notes["rounds"] = json!(rounds);
+        }
+        for (name, value) in self.plan_notes()? {
+            notes[name] = value;
+        }
+        let metadata = Metadata {
+            method: self.method.about().name.to_owned(),
+            hyperparameters: self.hparams.to_json(),
+            contexts: self.contexts.to_json(),
+            requests: request::digest(&self.requests),
+            facts: self.requests.len() as u64,
+            model: self.opened.fingerprint.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            notes,
+        };
+        let changes = plan.to_patch(|id| self.opened.stored(id))?;
+        Ok(Patch { changes, metadata, file: None })
+    }
+
     /// How far layers reach at the facts' bare prompts; an edit is not lost for it.
     fn reach(&self) -> Option<Vec<f64>> {
         let bare = self.facts.iter().filter_map(|fact| fact.rows.keys.first());
@@ -122,30 +154,7 @@ impl Edit {
         state_file: Option<StateFile>,
         cache: Option<Cache>,
     ) -> Result<Edit> {
-        let mut notes = prepared.notes.clone();
-        notes["ridge"] = json!(plan.changes.iter().map(|c| c.ridge).collect::<Vec<_>>());
-        notes["device"] = prepared.computed_on();
-        if plan.changes.iter().any(|c| c.keys_follow) {
-            notes["keys"] = json!("factors"); // as `Change::keys_follow` reads it
-        }
-        if prepared.settings.rounds > 1 {
-            notes["rounds"] = json!(rounds);
-        }
-        for (name, value) in prepared.plan_notes()? {
-            notes[name] = value;
-        }
-        let metadata = Metadata {
-            method: prepared.method.about().name.to_owned(),
-            hyperparameters: prepared.hparams.to_json(),
-            contexts: prepared.contexts.to_json(),
-            requests: request::digest(&prepared.requests),
-            facts: prepared.requests.len() as u64,
-            model: prepared.opened.fingerprint.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            notes,
-        };
-        let patch = plan.to_patch(|id| prepared.opened.stored(id))?;
-        let patch = Patch { changes: patch, metadata, file: None };
+        let patch = prepared.patch(&plan, rounds)?;
         let Plan { facts, changes, memory, mut state, model } = plan;
         let named = |memory: EditMemory| Ok(memory.named(prepared.opened.weights_name()?));
         let memory = memory.map(named).transpose()?;
@@ -164,7 +173,7 @@ impl Edit {
         let said = |e| say_what_is_kept(e, cache.as_ref());
         let written = written.map_err(said)?;
         let facts = prepared.reports(facts, before, &written).map_err(said)?;
-        let training = prepared.training_to_forget(cache.as_ref());
+        let trainings = prepared.trainings_to_forget(cache.as_ref());
         let reach = prepared.reach();
         let state = Mutex::new(state_file.map(|file| (file, state)));
         let artifact = match memory {
@@ -178,7 +187,7 @@ impl Edit {
             reach,
             artifact,
             model: written.model,
-            training,
+            trainings,
             state,
         })
     }
@@ -402,9 +411,7 @@ impl Edit {
 
     /// Writes the state, once; what was kept of a training has then served.
     fn carry_state(&self) -> Result<()> {
-        if let Some(file) = &self.training {
-            self.prepared.forget_training(file);
-        }
+        self.trainings.iter().for_each(|file| self.prepared.forget_training(file));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((file, carried)) = &*state else { return Ok(()) };
         file.write(carried, &self.prepared.learner())?;

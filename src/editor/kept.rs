@@ -13,8 +13,9 @@ impl Prepared {
     /// Opens the cache for this model's weights, and adds the values that are given.
     pub(super) fn open_cache(&self) -> Result<Option<Cache>> {
         let settings = &self.settings;
-        let keeps = self.method.batching().keeps();
-        let Some(dir) = settings.cache_dir().filter(|_| keeps) else { return Ok(None) };
+        let Some(dir) = settings.cache_dir().filter(|_| self.method.keeps()) else {
+            return Ok(None);
+        };
         let weights = weights_name(&self.opened.checkpoint)?;
         if self.search().is_none() {
             return Cache::open_for_training(&dir, &weights).map(Some);
@@ -26,11 +27,11 @@ impl Prepared {
         Ok(Some(cache))
     }
 
-    /// The training that was kept beside the output and serves no more once that is written. What
+    /// The trainings that were kept beside the output and serve no more once that is written. What
     /// is in a folder that was named is its owner's.
-    pub(super) fn training_to_forget(&self, cache: Option<&Cache>) -> Option<PathBuf> {
-        let ours = cache.filter(|_| self.settings.cache.is_none())?;
-        ours.training().map(Path::to_owned)
+    pub(super) fn trainings_to_forget(&self, cache: Option<&Cache>) -> Vec<PathBuf> {
+        let ours = cache.filter(|_| self.settings.cache.is_none());
+        ours.map_or(Vec::new(), |cache| cache.trainings().to_vec())
     }
 
     /// Removes it.

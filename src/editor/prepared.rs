@@ -269,6 +269,7 @@ impl Prepared {
             cache,
             state,
             carries: settings.state.is_some(),
+            adds: settings.rounds > 1,
             sequential: settings.sequential,
             memory: self.memory(),
             seed: settings.seed,
@@ -395,10 +396,11 @@ fn applies(settings: &Settings, method: &dyn Method) -> Result<()> {
         }
         return Ok(());
     }
-    let batching = method.batching();
+    // Of what lives beside the weights there is one, of all facts, and its passes have one size.
+    let trains = method.batching().reads_bare_texts() && !method.makes_memory();
     let given = [
-        ("sequential", settings.sequential > 0 && !batching.reads_bare_texts()),
-        ("memory", settings.memory.is_some() && !batching.reads_bare_texts()),
+        ("sequential", settings.sequential > 0 && !trains),
+        ("memory", settings.memory.is_some() && !trains),
         ("shard", settings.shard.is_some()),
         ("values", !settings.values.is_empty()),
     ];

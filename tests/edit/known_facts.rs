@@ -1,5 +1,7 @@
 //! What a state knows fact by fact: taken out, a fact leaves nothing behind.
 
+use std::sync::Arc;
+
 use faer::Mat;
 use incise::edit::facts::TokenizedFact;
 use incise::edit::known_facts::KnownFacts;
@@ -10,6 +12,7 @@ use incise::linalg::least_squares::{Rhs, System, on_host, product};
 use incise::linalg::vector::norm;
 use incise::model::change::dense;
 use incise::model::{MatrixId, Model};
+use incise::stats::Moment;
 use incise::stats::covariance::matrix;
 use incise::tensor::Precision;
 use serde_json::json;
@@ -17,6 +20,7 @@ use serde_json::json;
 use super::batch::{Case, Ready};
 use super::reference::alone;
 use crate::support::budget::U32;
+use crate::support::cancel::CancelAt;
 
 const LAYER: usize = 1;
 
@@ -112,4 +116,45 @@ fn a_later_target_takes_the_earlier_ones_place() {
     let bound = 8.0 * keys.nrows() as f64 * f64::EPSILON * piled;
     assert!((replaced - square(0) - square(1)).abs() <= bound);
     assert!((piled - replaced - square(1)).abs() <= bound, "{piled} {replaced}");
+}
+
+/// What is taken out and what takes its place are one change, which says the keys of the new facts.
+#[test]
+fn a_change_that_takes_facts_out_says_the_keys_of_those_that_come() {
+    let (old, new) = (ready(true, "French"), ready(true, "German"));
+    let first = run(&old, &old.model, &old.facts[..2], State::default());
+    let second = run(&new, &first.model, &new.facts[..1], first.state);
+    let keys = second.changes[0].keys.as_ref().unwrap();
+    let learnt = &second.state.layers("fact_keys")[&LAYER];
+    assert_eq!((keys.n, learnt.ncols()), (1, 2));
+    let own: Vec<f64> = keys.values.iter().map(|&x| x.into()).collect();
+    // What the layer reads does not depend on it; a patch rounds it.
+    let apart =
+        |j: usize| norm(&(0..own.len()).map(|i| own[i] - learnt[(i, j)]).collect::<Vec<_>>());
+    assert!(apart(1) <= U32 * norm(&own) && apart(0) > 0.1 * norm(&own));
+}
+
+/// A batch is refused before any work, and the largest that is let through is learnt.
+#[test]
+fn batches_are_as_large_as_the_state_can_learn() {
+    let ready = ready(true, "French");
+    let many = |n: usize| -> Vec<TokenizedFact> {
+        (0..n).map(|i| ready.facts[i % ready.facts.len()].clone()).collect()
+    };
+    let asked = CancelAt::never();
+    let plan = |n: usize, moments: &dyn Fn(usize) -> incise::Result<Arc<Moment>>| {
+        let on = alone(&ready.model, moments, &ready.contexts);
+        let mut on = Context { carries: true, progress: &asked, ..on };
+        ready.method.plan(&mut on, &many(n), &ready.by)
+    };
+    let none = |_: usize| -> incise::Result<Arc<Moment>> { panic!("it begins to work") };
+    let refused = plan(1000, &none).err().unwrap();
+    assert_eq!(asked.asked(), 0);
+    let words: Vec<String> = refused.to_string().split(' ').map(str::to_owned).collect();
+    let at = words.iter().position(|word| word == "to").unwrap();
+    let most: usize = words[at + 1].parse().unwrap();
+    assert!(plan(most + 1, &none).is_err());
+    let own = |l: usize| Ok(ready.moment(l));
+    let plan = plan(most, &own).unwrap();
+    assert_eq!(plan.state.layers("fact_values")[&LAYER].ncols(), most);
 }

@@ -155,6 +155,7 @@ pub fn alone<'a>(
         cache: None,
         state: State::default(),
         carries: false,
+        adds: false,
         sequential: 0,
         memory: u64::MAX,
         seed: 0,

@@ -1,24 +1,44 @@
 //! Cancellation at a chosen moment, whatever the machine's speed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use incise::base::{Progress, Stage};
 
-/// Cancelled from the n-th question on; the first is 1.
+/// Cancelled from the n-th question on; the first is 1. Keeps what was remarked.
 pub struct CancelAt {
     n: u64,
     asked: AtomicU64,
+    pub remarks: Arc<Mutex<Vec<String>>>,
 }
 
 impl CancelAt {
     pub fn question(n: u64) -> CancelAt {
-        CancelAt { n, asked: AtomicU64::new(0) }
+        CancelAt { n, asked: AtomicU64::new(0), remarks: Arc::default() }
+    }
+
+    pub fn never() -> CancelAt {
+        CancelAt::question(u64::MAX)
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Whether something was remarked that has these words.
+    pub fn heard(&self, words: &str) -> bool {
+        self.remarks.lock().unwrap().iter().any(|remark| remark.contains(words))
     }
 }
 
 impl Progress for CancelAt {
     fn at(&self, _: Stage, done: u64, total: u64) {
         assert!(done <= total);
+    }
+
+    fn remark(&self, sentence: &str) {
+        self.remarks.lock().unwrap().push(sentence.to_owned());
     }
 
     fn warn(&self, _: &str) {}

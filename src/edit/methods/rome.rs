@@ -175,7 +175,7 @@ impl Method for Rome {
         let norm = norm(&dense(&delta, sizes));
         let spanned = matches!(delta, Delta::LowRank { .. }) && c.is_some();
         let ridge = c.and_then(|c| c.ridge);
-        let keys_follow = spanned && ridge.is_none();
+        let keys_follow = spanned && ridge.is_none() && !on.adds;
         let keys = (!keys_follow).then(|| join_keys(keys_star.iter().map(Some), sizes[1]));
         let keys = keys.flatten();
         let change = MatrixChange { id, delta, norm, weight, ridge, s: None, keys, keys_follow };

@@ -11,7 +11,7 @@ use crate::ops::update::side_by_side;
 use crate::store::{Delta, FactKeys};
 
 /// Whether factors of rank r take less room than the matrix (out, in), and are a change of ours.
-fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
+pub fn thin(r: usize, [out, inner]: [usize; 2]) -> bool {
     r * (out + inner) < out * inner && r <= out.min(inner)
 }
 
