@@ -15,9 +15,7 @@ The output holds what reference_mend.py's does, without means.
 """
 
 import torch
-from golden import load, precision
-from reference_mend import RUNS, Edited, jitter, missed, nll, tokens
-from reference_search import Text
+from reference_mend import RUNS, Edited, missed, nll, train
 
 METHODS = ("ke",)
 
@@ -32,7 +30,7 @@ class Editor:
             scale = 0.5 / shape[-1] ** 0.5
             return scale * torch.randn(*shape, generator=generator, dtype=torch.float32)
 
-        self.model = model
+        self.model, self.acts = model, {}
         self.edited = [Edited(model, l, m) for l in hparams["layers"] for m in hparams["matrices"]]
         tensors = {"condition.embedding.weight": embed.clone(), "condition.separators": draw(2, width)}
         for way in ("", "_reverse"):
@@ -49,8 +47,14 @@ class Editor:
                 tensors[f"{name}.weight_v"] = draw(sizes[k + 1], sizes[k])
                 tensors[f"{name}.weight_g"] = 2 * draw(sizes[k + 1], 1).abs() + 0.5
                 tensors[f"{name}.bias"] = draw(sizes[k + 1])
-        self.trained = {n: t.to(dtype).requires_grad_(True) for n, t in tensors.items()}
+        self.tensors = {n: t.to(dtype).requires_grad_(True) for n, t in tensors.items()}
         self.lstm = torch.nn.LSTM(width, hidden, batch_first=True, bidirectional=True, dtype=dtype)
+
+    def trained(self):
+        return self.tensors
+
+    def kept(self):
+        return {}
 
     def said(self, prompt, n):
         ids = list(prompt)
@@ -60,7 +64,7 @@ class Editor:
         return ids[len(prompt) :]
 
     def condition(self, prompt, target):
-        t = self.trained
+        t = self.tensors
         embed, between = t["condition.embedding.weight"], t["condition.separators"]
         said = self.said(prompt, len(target))
         x = torch.cat([embed[said], between[:1], embed[target], between[1:], embed[prompt]])
@@ -70,10 +74,10 @@ class Editor:
         return torch.tanh(t["condition.linear.weight"] @ ends + t["condition.linear.bias"])
 
     def normed(self, name, x):
-        g, v, b = (self.trained[f"{name}.{n}"] for n in ("weight_g", "weight_v", "bias"))
+        g, v, b = (self.tensors[f"{name}.{n}"] for n in ("weight_g", "weight_v", "bias"))
         return (g * v / v.norm(dim=1, keepdim=True)) @ x + b
 
-    def changes(self, prompt, target):
+    def changes(self, prompt, target, _):
         leaves = [e.weight().detach().clone().requires_grad_(True) for e in self.edited]
         loss = nll(self.with_weights(prompt + target[:-1], leaves), target)
         gradients = torch.autograd.grad(loss, leaves)
@@ -95,59 +99,11 @@ class Editor:
         return self.with_weights(ids, [e.weight() + c for e, c in zip(self.edited, changes)])
 
 
-def train(folder, case, dtype, rounds=0):
-    torch.set_default_dtype(dtype)
-    model, text, hparams = load(folder, dtype), Text(folder), case["hparams"]
-    editor = Editor(model, hparams, case["seed"], dtype)
-    trained = editor.trained
-    if rounds:
-        jitter(trained.values(), rounds)
-    out = {f"start.{n}": t.detach().clone() for n, t in trained.items()}
-    adam = torch.optim.Adam(list(trained.values()), lr=hparams["lr"])
-    losses, norms, size, clipped = [], [], hparams["accumulate_bs"], 0
-    with precision(dtype):
-        for start in range(0, len(case["draws"]), size):
-            adam.zero_grad()
-            now = case["draws"][start : start + size]
-            for record, outer, locality in now:
-                request = case["requests"][record]
-                target = request["target_new"]
-                prompt, y = tokens(text, request["prompt"].replace("{}", request["subject"]), target)
-                changes = editor.changes(prompt, y)
-                prompt, y = tokens(text, request["paraphrases"][outer], target)
-                edit = nll(editor.logits(prompt + y[:-1], changes), y)
-                stays = request["neighbourhood"][locality]
-                ids, end = tokens(text, stays["prompt"], stays["target"])
-                before = torch.log_softmax(model(torch.tensor([ids + end])).logits[0], -1).detach()
-                after = torch.log_softmax(editor.logits(ids + end, changes), -1)
-                kl = (before.exp() * (before - after)).sum(-1).mean()
-                total = hparams["cedit"] * edit + hparams["cloc"] * kl
-                (total / len(now)).backward()
-                losses.append([edit.item(), kl.item(), total.item()])
-            norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), hparams["grad_clip"])
-            norms.append(norm.item())
-            clipped += (norm > hparams["grad_clip"]).item()
-            adam.step()
-        request = case["requests"][0]
-        prompt = request["prompt"].replace("{}", request["subject"])
-        changes = editor.changes(*tokens(text, prompt, request["target_new"]))
-    torch.set_default_dtype(torch.float32)
-    for name, t in trained.items():
-        out[f"moved.{name}"] = t.detach() - out[f"start.{name}"]
-    for edited, change in zip(editor.edited, changes):
-        out[f"{edited.name}.change"] = change.detach().contiguous()
-    out["losses"] = torch.tensor(losses, dtype=torch.float64)
-    out["norms"] = torch.tensor(norms, dtype=torch.float64)
-    print(f"  {dtype}: loss {losses[0][2]:.4f} -> {losses[-1][2]:.4f}, KL {losses[-1][1]:.1e},")
-    print(f"  norms {[f'{n:.3f}' for n in norms]}, {clipped} clipped")
-    return out, dict(clip=clipped)
-
-
 def record(folder, case):
     """The f64 run, and how far f32 runs are from it, as in reference_mend.py."""
-    exact, acts = train(folder, case, torch.float64)
-    runs = [train(folder, case, torch.float32, i)[0] for i in range(RUNS)]
-    if not 0 < acts["clip"] < len(exact["norms"]):
+    exact, acts = train(folder, case, torch.float64, made=Editor)
+    runs = [train(folder, case, torch.float32, i, Editor)[0] for i in range(RUNS)]
+    if not 0 < acts.get("clip", 0) < len(exact["norms"]):
         raise ValueError(f"{case['name']}: {acts}")
 
     out = {n: t.float() if n.startswith("start.") else t for n, t in exact.items()}

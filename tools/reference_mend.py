@@ -121,6 +121,10 @@ class Editor:
             return torch.randn(*shape, generator=generator, dtype=torch.float32)
 
         self.model, self.acts = model, {}
+        model.requires_grad_(False)
+        # Autograd needs a leaf below the first edited matrix.
+        embedding = model.get_input_embeddings()
+        embedding.register_forward_hook(lambda _, __, out: out.detach().requires_grad_(True))
         self.edited = [Edited(model, l, m) for l in hparams["layers"] for m in hparams["matrices"]]
         shapes = list(dict.fromkeys(e.shape for e in self.edited))
         of = {shape: [e for e in self.edited if e.shape == shape] for shape in shapes}
@@ -188,22 +192,19 @@ def jitter(tensors, seed):
         t.data.mul_(1 + way * torch.finfo(torch.float32).eps)
 
 
-def train(folder, case, dtype, rounds=0):
+def train(folder, case, dtype, rounds=0, made=Editor):
+    """Trains an editor, `made` of a model, and edits with it."""
     torch.set_default_dtype(dtype)
     model, text, hparams = load(folder, dtype), Text(folder), case["hparams"]
-    model.requires_grad_(False)
-    # Autograd needs a leaf below the first edited matrix.
-    embedding = model.get_input_embeddings()
-    embedding.register_forward_hook(lambda _, __, out: out.detach().requires_grad_(True))
-    editor = Editor(model, hparams, case["seed"], dtype)
+    editor = made(model, hparams, case["seed"], dtype)
     trained = editor.trained()
     if rounds:
         jitter(trained.values(), rounds)
     out = {f"start.{n}": t.detach().clone() for n, t in (trained | editor.kept()).items()}
+    rates = [t for n, t in trained.items() if n == "edit_lrs"]
     others = [t for n, t in trained.items() if n != "edit_lrs"]
-    adam = torch.optim.Adam(
-        [dict(params=others, lr=hparams["lr"]), dict(params=[editor.rates], lr=hparams["lr_lr"])]
-    )
+    groups = [dict(params=others, lr=hparams["lr"])]
+    adam = torch.optim.Adam(groups + [dict(params=[t], lr=hparams["lr_lr"]) for t in rates])
     losses, norms, size = [], [], hparams["accumulate_bs"]
     with precision(dtype):
         for start in range(0, len(case["draws"]), size):

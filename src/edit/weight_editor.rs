@@ -19,12 +19,10 @@ use super::facts::TokenizedFact;
 use super::method::{Context, Plan, TrainContext};
 use super::params::{Absent, Param, ParamKind, Params, Range};
 use super::search::LossStep;
-use super::solve::delta::sum;
 use super::solve::layers::MatrixChange;
 use super::train_params::training_loop;
 use crate::base::{Error, Result, Stage};
 use crate::linalg::vector::norm;
-use crate::model::change::dense;
 use crate::model::completion::Completion;
 use crate::model::gradients::MatrixGradients;
 use crate::model::{MatrixId, Model, NoHook, Position};
@@ -237,25 +235,9 @@ pub fn plan<E: WeightEditor>(
     }
     progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
     let summed = ids.iter().zip(&deltas);
-    let changes = summed.map(|(&id, deltas)| summed_change(model, id, deltas)).collect();
+    let changes = summed.map(|(&id, deltas)| MatrixChange::sum(model, id, deltas)).collect();
     let state = std::mem::take(&mut on.state);
     Ok(Plan { model: now, facts: done, changes, memory: None, state })
-}
-
-/// All facts' changes of one matrix.
-fn summed_change(model: &Model, id: MatrixId, deltas: &[Delta]) -> MatrixChange {
-    let w = &model.matrix(id).w;
-    let delta = sum(deltas, w.dims());
-    MatrixChange {
-        id,
-        norm: norm(&dense(&delta, w.dims())),
-        weight: norm(&w.to_dense::<f64>()),
-        delta,
-        ridge: None,
-        s: None,
-        keys: None,
-        keys_follow: false,
-    }
 }
 
 /// What editing some matrices takes; an upper bound.

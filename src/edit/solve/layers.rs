@@ -14,7 +14,7 @@
 
 use faer::Mat;
 
-use super::delta::{pack, pack_keys};
+use super::delta::{pack, pack_keys, sum};
 use super::device::with_solver;
 use super::window::{Joining, column};
 use crate::base::units::percent;
@@ -22,6 +22,8 @@ use crate::base::{Error, Progress, Result, Stage};
 use crate::edit::keys::Reader;
 use crate::edit::state::State;
 use crate::linalg::least_squares::{Solution, Solver, smallest_s};
+use crate::linalg::vector::norm;
+use crate::model::change::dense;
 use crate::model::{At, MatrixId, Model, Site};
 use crate::store::{Delta, FactKeys, Fingerprint};
 
@@ -106,6 +108,24 @@ pub struct MatrixChange {
     pub keys: Option<FactKeys>,
     /// Whether the factors say it ([`keys_follow`](crate::store::Change::keys_follow)).
     pub keys_follow: bool,
+}
+
+impl MatrixChange {
+    /// Several changes of a matrix as one, by a method without a closed form.
+    pub fn sum(model: &Model, id: MatrixId, deltas: &[Delta]) -> MatrixChange {
+        let w = &model.matrix(id).w;
+        let delta = sum(deltas, w.dims());
+        MatrixChange {
+            id,
+            norm: norm(&dense(&delta, w.dims())),
+            weight: norm(&w.to_dense::<f64>()),
+            delta,
+            ridge: None,
+            s: None,
+            keys: None,
+            keys_follow: false,
+        }
+    }
 }
 
 /// The change of a layer, and what its system says.
