@@ -96,7 +96,7 @@ impl Edited<'_> {
         };
         if (-last).exp() < LIKELY {
             let bound = self.params.number_if_given(&NORM_CONSTRAINT).is_some();
-            let more = match self.params.matrices() {
+            let more = match &self.params.matrices()[..] {
                 _ if last > first => "a smaller lr",
                 _ if bound => "a larger norm_constraint, more num_steps, more matrices",
                 [_] => "more num_steps, a larger lr, more matrices",

@@ -216,16 +216,16 @@ impl HparamSet {
             }
         }
         let trains = method.params().iter().find(|param| param.kind == ParamKind::Matrices);
-        let mut matrices = Vec::new();
+        let mut trained = Vec::new();
         match (trains, layers.first()) {
-            (Some(param), Some(_)) => matrices = self.matrices(param, &layers, model)?,
+            (Some(param), Some(_)) => trained = self.matrices(param, &layers, model)?,
             (None, Some(&first)) => {
                 let edited = edited_module(model, first);
                 public_config::MODULES.iter().try_for_each(|name| self.module(name, &edited))?;
             }
             _ => {}
         }
-        let params = Params::new(values, layers, matrices);
+        let params = Params::new(values, layers, trained);
         method.check_model(&params, &model.arch)?;
         Ok(params)
     }
@@ -273,39 +273,71 @@ impl HparamSet {
         }
     }
 
-    /// The matrices of each layer that are trained, ascending: by their own names, or else by that
-    /// of a module. Every layer has them.
-    fn matrices(&self, param: &Param, layers: &[usize], model: &Model) -> Result<Vec<Matrix>> {
+    /// The matrices that are trained, ascending: by their own names, of every layer or of one each,
+    /// or else by that of a module.
+    fn matrices(&self, param: &Param, layers: &[usize], model: &Model) -> Result<Vec<MatrixId>> {
         let named = self.get(param.name).map(|value| self.named(param.name, value)).transpose()?;
         let of_module = self.module_name().map(|name| self.module_matrices(name, layers[0], model));
         let of_module = of_module.transpose()?;
-        let matrices = match (named, of_module) {
+        let named = match (named, of_module) {
             (Some(named), Some(of_module)) if named != of_module => {
-                let names: Vec<&str> = of_module.iter().map(|matrix| matrix.name()).collect();
+                let names: Vec<&str> = of_module.iter().map(|(_, matrix)| matrix.name()).collect();
                 let what = format!("are others than the module's, {}", names.join(", "));
                 return Err(self.bad(param.name, what));
             }
             (Some(named), _) | (None, Some(named)) => named,
-            (None, None) => vec![Matrix::Down],
+            (None, None) => vec![(None, Matrix::Down)],
         };
-        for (&l, &matrix) in layers.iter().flat_map(|l| matrices.iter().map(move |m| (l, m))) {
+        let all = match named.iter().any(|(layer, _)| layer.is_some()) {
+            true => self.of_layers(param, &named, layers)?,
+            false => layers.iter().flat_map(|&l| named.iter().map(move |m| (l, m.1))).collect(),
+        };
+        for &(l, matrix) in &all {
             if !model.layers[l].matrices().any(|(own, _)| own == matrix) {
                 let what = format!("{} is no matrix of layer {l} of this model", matrix.name());
                 return Err(self.bad(param.name, what));
             }
         }
-        Ok(matrices)
+        Ok(all.into_iter().map(|(l, matrix)| MatrixId::new(l, matrix)).collect())
     }
 
-    /// Matrices by their own names.
-    fn named(&self, name: &str, value: &Value) -> Result<Vec<Matrix>> {
+    /// Matrices of one layer each, of which every layer has one.
+    fn of_layers(
+        &self,
+        param: &Param,
+        named: &[NamedMatrix],
+        layers: &[usize],
+    ) -> Result<Vec<(usize, Matrix)>> {
+        let all = named.iter().map(|&(layer, matrix)| Some((layer?, matrix)));
+        let all: Vec<(usize, Matrix)> = all.collect::<Option<_>>().unwrap_or_default();
+        let mut own: Vec<usize> = all.iter().map(|(layer, _)| *layer).collect();
+        own.dedup();
+        match own == layers {
+            true => Ok(all),
+            false => {
+                let what = format!("are not each of one of the layers {layers:?}, and all of them");
+                Err(self.bad(param.name, what))
+            }
+        }
+    }
+
+    /// Matrices by their own names, or as 5.up by layer and name; ascending.
+    fn named(&self, name: &str, value: &Value) -> Result<Vec<NamedMatrix>> {
         let words = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         let find = |word: &Value| {
-            let found = Matrix::ALL.into_iter().find(|matrix| word == matrix.name());
-            let takes = ParamKind::Matrices.words();
-            found.ok_or_else(|| self.bad(name, format!("{word} is no matrix: it takes {takes}")))
+            let text = word.as_str()?;
+            let (layer, own) = match text.split_once('.') {
+                Some((layer, own)) => (Some(layer.parse().ok()?), own),
+                None => (None, text),
+            };
+            Some((layer, Matrix::ALL.into_iter().find(|matrix| matrix.name() == own)?))
         };
-        let mut matrices = words.iter().map(find).collect::<Result<Vec<_>>>()?;
+        let found = |word: &Value| {
+            let takes = ParamKind::Matrices.words();
+            let what = || format!("{word} is no matrix: it takes {takes}");
+            find(word).ok_or_else(|| self.bad(name, what()))
+        };
+        let mut matrices = words.iter().map(found).collect::<Result<Vec<_>>>()?;
         matrices.sort_unstable();
         matrices.dedup();
         match matrices.is_empty() {
@@ -320,7 +352,7 @@ impl HparamSet {
     }
 
     /// The matrices of a layer that modules hold, by their paths with `{}` for the layer.
-    fn module_matrices(&self, name: &str, layer: usize, model: &Model) -> Result<Vec<Matrix>> {
+    fn module_matrices(&self, name: &str, layer: usize, model: &Model) -> Result<Vec<NamedMatrix>> {
         let value = self.get(name).expect("is given");
         let paths = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         let mut matrices = Vec::new();
@@ -333,7 +365,7 @@ impl HparamSet {
             if found.iter().any(|id| id.layer != layer) {
                 return Err(self.bad(name, format!("{path} has no place for the layer")));
             }
-            matrices.extend(found.into_iter().map(|id| id.matrix));
+            matrices.extend(found.into_iter().map(|id| (None, id.matrix)));
         }
         matrices.sort_unstable();
         matrices.dedup();
@@ -409,6 +441,9 @@ impl HparamSet {
         Error::input(source, name, what, remedy)
     }
 }
+
+/// A matrix by its name, of one layer or of every one.
+type NamedMatrix = (Option<usize>, Matrix);
 
 /// The edited module, with `{}` in place of the layer.
 fn edited_module(model: &Model, layer: usize) -> String {

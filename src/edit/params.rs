@@ -44,7 +44,8 @@ pub enum ParamKind {
     NumberOrOff(Range),
     /// The same, or true or false.
     SwitchOrNumber(Range),
-    /// Matrices of a layer: one by name, or a list of them.
+    /// Matrices of every layer: one by name, or a list of them, or a list of such of one layer
+    /// each.
     Matrices,
     /// True or false.
     Switch,
@@ -137,7 +138,7 @@ impl ParamKind {
             ParamKind::SwitchOrNumber(range) => format!("true, false, or {}", range.words()),
             ParamKind::Matrices => {
                 let names: Vec<&str> = Matrix::ALL.iter().map(|matrix| matrix.name()).collect();
-                format!("one or a list of {}", names.join(", "))
+                format!("one or a list of {}, or of one layer each, as 5.up", names.join(", "))
             }
             ParamKind::Switch => "true or false".to_owned(),
             ParamKind::File => "a file".to_owned(),
@@ -163,17 +164,17 @@ impl Absent {
 pub struct Params {
     values: BTreeMap<&'static str, Value>,
     layers: Vec<usize>,
-    matrices: Vec<Matrix>,
+    trained: Vec<MatrixId>, // none of methods that train none
 }
 
 impl Params {
-    /// Of values that were checked, and the layers and matrices among them.
+    /// Of values that were checked, the layers among them, and the matrices that are trained.
     pub(super) fn new(
         values: BTreeMap<&'static str, Value>,
         layers: Vec<usize>,
-        matrices: Vec<Matrix>,
+        trained: Vec<MatrixId>,
     ) -> Params {
-        Params { values, layers, matrices }
+        Params { values, layers, trained }
     }
 
     /// What a method says where nothing is given, in the down projection of the first layer.
@@ -182,19 +183,33 @@ impl Params {
             Absent::Default(value) => Some((param.name, parsed(value))),
             Absent::Needed | Absent::Unused(_) => None,
         };
-        Params::new(given.iter().filter_map(default).collect(), vec![0], vec![Matrix::Down])
+        Params::new(given.iter().filter_map(default).collect(), vec![0], vec![MatrixId::down(0)])
     }
 
-    /// The matrices of each layer that are trained, ascending; none of methods that train none.
-    pub fn matrices(&self) -> &[Matrix] {
-        &self.matrices
+    /// Adds all of them to a name for what is made by them.
+    pub fn digest(&self, into: &mut Fingerprint) {
+        for (name, value) in &self.values {
+            into.field(name.as_bytes());
+            into.field(value.to_string().as_bytes());
+        }
+        self.edited().iter().for_each(|id| into.field(id.to_string().as_bytes()));
+    }
+
+    /// Which matrices are trained, whatever their layers, ascending; none of methods that train
+    /// none.
+    pub fn matrices(&self) -> Vec<Matrix> {
+        let mut all: Vec<Matrix> = self.trained.iter().map(|id| id.matrix).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// The edited matrices, layer by layer: the down projections, of methods that choose none.
     pub fn edited(&self) -> Vec<MatrixId> {
-        let matrices = if self.matrices.is_empty() { &[Matrix::Down] } else { &self.matrices[..] };
-        let of_layer = |&l: &usize| matrices.iter().map(move |&m| MatrixId::new(l, m));
-        self.layers.iter().flat_map(of_layer).collect()
+        match self.trained.is_empty() {
+            true => self.layers.iter().map(|&l| MatrixId::down(l)).collect(),
+            false => self.trained.clone(),
+        }
     }
 
     /// The edited layers, ascending; at least one.

@@ -36,10 +36,12 @@ fn table() -> Table {
     table.expect("the program's own file, held by a test")
 }
 
-/// All presets of a method, by the names of their models.
+/// All presets of a method, by the names of their models: those of the method whose numbers it
+/// shares where it has none of its own.
 pub fn all(method: &dyn Method) -> Vec<Preset> {
-    let rows = method.about().presets;
-    let rows = table().methods.remove(rows).unwrap_or_default();
+    let (mut methods, about) = (table().methods, method.about());
+    let mut rows = methods.remove(about.presets).unwrap_or_default();
+    rows.extend(methods.remove(about.name).unwrap_or_default());
     rows.into_iter().map(|(model, values)| Preset { model, values }).collect()
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::support::golden::Golden;
 
-fn model() -> Model {
+pub fn model() -> Model {
     Golden::open("gpt2").model(Precision::F32)
 }
 
@@ -43,7 +43,7 @@ mom2_n_samples: 100000
 fp16: false
 ";
 
-fn yaml(text: &str) -> incise::Result<HparamSet> {
+pub fn yaml(text: &str) -> incise::Result<HparamSet> {
     HparamSet::parse(Path::new("rome.yaml"), text.as_bytes())
 }
 

@@ -21,6 +21,7 @@ mod known_facts;
 mod neurons;
 mod objective;
 mod packing;
+mod presets;
 mod prompts;
 mod quantised;
 mod recommend;

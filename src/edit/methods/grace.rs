@@ -111,7 +111,7 @@ impl Method for Grace {
     }
 
     fn check_model(&self, by: &Params, _: &Arch) -> Result<()> {
-        match by.matrices() {
+        match &by.matrices()[..] {
             [_] => Ok(()),
             all => {
                 let what = format!("grace has a codebook beside one matrix, not {}", all.len());

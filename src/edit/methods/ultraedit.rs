@@ -64,6 +64,7 @@ static ABOUT: About = About {
     presets: "ultraedit",
 };
 
+const LAYERS: Param = Param { about: "The edited layers.", ..params::LAYERS };
 const LR: Param = Param {
     name: "lr",
     kind: ParamKind::Number(Range::Positive),
@@ -98,7 +99,7 @@ const SPREAD: Param = Param {
 };
 
 static PARAMS: [&Param; 7] =
-    [&params::LAYERS, &params::MATRICES, &LR, &N_EDITS, &BATCH_SIZE, &LOSS, &SPREAD];
+    [&LAYERS, &params::MATRICES, &LR, &N_EDITS, &BATCH_SIZE, &LOSS, &SPREAD];
 
 impl Method for UltraEdit {
     fn about(&self) -> &'static About {
@@ -143,7 +144,11 @@ impl Method for UltraEdit {
     }
 
     fn state_settings(&self, by: &Params) -> String {
-        let matrices: Vec<&str> = by.matrices().iter().map(|matrix| matrix.name()).collect();
+        let (all, edited) = (by.matrices(), by.edited());
+        let matrices: Vec<String> = match edited.len() == all.len() * by.layers().len() {
+            true => all.iter().map(|matrix| matrix.name().to_owned()).collect(),
+            false => edited.iter().map(MatrixId::to_string).collect(),
+        };
         // What the normaliser's gradients are of; a mean depends on how many share it.
         let loss = match by.is(&LOSS, "sum") {
             true => "sum".to_owned(),
