@@ -69,13 +69,21 @@ impl Editor {
     ///
     /// # Errors
     ///
-    /// No prompt; a text that the model cannot run; numbers that are not finite; cancellation; a
-    /// device out of memory.
+    /// No prompt; a share that no neuron is above; a text that the model cannot run; numbers that
+    /// are not finite; cancellation; a device out of memory.
     pub fn neurons(&self, of: &NeuronQuestion) -> Result<NeuronAnswer> {
         let [first, ..] = &of.prompts[..] else {
             let remedy = Remedy::from("name at least one").option("prompt", None);
             return Err(Error::refused("neurons of no prompt", remedy));
         };
+        for (name, share) in [("threshold", of.threshold), ("share", of.share)] {
+            if !(0.0..1.0).contains(&share) {
+                let what = format!("a {name} of {share}, where shares are from 0 to below 1");
+                let remedy =
+                    Remedy::from("nothing is more than all: name a smaller one").option(name, None);
+                return Err(Error::refused(what, remedy));
+            }
+        }
         self.settings.run(|| {
             let (model, text) = (&self.opened.model, &self.opened.tokenizer);
             let prompts: Vec<Vec<u32>> =

@@ -19,6 +19,10 @@ fn neurons_are_found_and_edited() {
         json(&[&ask[..], &["--prompt", "Armstrong was a master of the", "--json"]].concat());
     assert_eq!(shared["p"].as_array().unwrap().len(), 2);
     fails(1, &[&ask[..], &["--answer", "  "]].concat());
+    for (option, number) in [("--share", "1"), ("--threshold", "1.5"), ("--share", "NaN")] {
+        let said = fails(1, &[&ask[..], &[option, number]].concat());
+        assert!(said.contains(&option[2..]) && said.contains("smaller"), "{said}");
+    }
     let patch = folder.path().join("kn.patch").display().to_string();
     let request = ["--prompt", "{} played the", "--subject", "Louis Armstrong", "--to", "violin"];
     let how = ["--method", "kn", "-o", &patch, "--json"];

@@ -29,8 +29,6 @@ use crate::store::{Checkpoint, folder};
 
 /// The one file of the weights.
 const WHOLE: &str = "model.safetensors";
-/// Where files of weights are listed.
-const INDEX: &str = "model.safetensors.index.json";
 /// Where a multimodal model's configuration has its text model's.
 const INNER: &str = "text_config";
 
@@ -65,8 +63,7 @@ pub fn write(
         };
         for entry in fs::read_dir(dir).map_err(|e| Error::io(dir, "read", e))? {
             let path = entry.map_err(|e| Error::io(dir, "read", e))?.path();
-            let weights = path.extension().is_some_and(|e| e == "safetensors");
-            if weights || path.file_name().is_some_and(|name| name == INDEX) {
+            if path.file_name().is_some_and(|name| holds_weights(&name.to_string_lossy())) {
                 remove(path)?;
             }
         }
@@ -79,6 +76,15 @@ pub fn write(
         write::whole(&dir.join("config.json"), text.as_bytes())?;
         write_weights(checkpoint, &widenings, &dir.join(WHOLE), progress)
     })
+}
+
+/// Whether a file has the model's weights or lists files of them, in whatever format: what is not
+/// widened would not fit the configuration, and some programs read it before safetensors.
+fn holds_weights(name: &str) -> bool {
+    let formats =
+        [".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf", ".npz"];
+    let name = name.strip_suffix(".index.json").unwrap_or(name);
+    formats.iter().any(|format| name.ends_with(format))
 }
 
 /// The field of the configuration that says F.
