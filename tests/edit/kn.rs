@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use incise::base::{Error, Quiet};
+use incise::base::{Error, Progress, Quiet};
 use incise::data::{Contexts, request};
 use incise::edit::attribution::{IntegratedGradients, Neuron, NeuronSite, above, refined};
+use incise::edit::cache::Cache;
 use incise::edit::facts::{Reading, TokenizedFact, tokenize};
 use incise::edit::hparams::HparamSet;
 use incise::edit::method::{Context, Method, Plan};
@@ -66,14 +67,22 @@ fn open(case: &Case, compute: impl Into<Compute>) -> Opened {
     Opened { model, tokenizer, facts }
 }
 
-fn plan(of: &Opened, hparams: &Value, change: impl FnOnce(&mut Context)) -> incise::Result<Plan> {
+fn plan(of: &Opened, hparams: &Value) -> incise::Result<Plan> {
+    plan_with(of, hparams, &Quiet, None)
+}
+
+fn plan_with(
+    of: &Opened,
+    hparams: &Value,
+    progress: &dyn Progress,
+    cache: Option<&mut Cache>,
+) -> incise::Result<Plan> {
     let values = HparamSet::parse(Path::new("case"), hparams.to_string().as_bytes());
     let by = values.unwrap().resolve(&KN, &of.model).unwrap();
     let contexts = Contexts::bare();
     let moments = |_: usize| -> incise::Result<Arc<Moment>> { panic!("no statistics are read") };
     let on = alone(&of.model, &moments, &contexts);
-    let mut on = Context { tokenizer: Some(&of.tokenizer), ..on };
-    change(&mut on);
+    let mut on = Context { tokenizer: Some(&of.tokenizer), progress, cache, ..on };
     KN.plan(&mut on, &of.facts, &by)
 }
 
@@ -106,7 +115,7 @@ fn check(case: &Case, compute: impl Into<Compute>) {
         assert!(gap <= budget("f32_attr"), "{name}: {gap:e}, {:e}", budget("f32_attr"));
     }
 
-    let plan = plan(&of, &case.hparams, |_| {}).unwrap();
+    let plan = plan(&of, &case.hparams).unwrap();
     for (i, fact) in plan.facts.iter().enumerate() {
         let want = integers(&file, &format!("{i}.neurons")).len() / 2;
         assert_eq!(fact.neurons, Some(want), "{name}: neurons of fact {i}");
@@ -256,7 +265,7 @@ fn what_the_model_says_is_an_old_answer() {
     let fact = &mut of.facts[0];
     let prompt = fact.rows.keys[0].ids.clone();
     fact.request.target_true = None;
-    let said = plan(&of, &json!({}), |_| {}).unwrap();
+    let said = plan(&of, &json!({})).unwrap();
     assert!(said.facts[0].neurons.unwrap() > 0);
     let batch = Batch::whole([&prompt]);
     let z = of.model.logits(&batch, Past::None, &[prompt.len() - 1]).unwrap().to_f64();
@@ -265,7 +274,7 @@ fn what_the_model_says_is_an_old_answer() {
     let ways = IntegratedGradients { steps: 20, site: NeuronSite::Key };
     let all = ways.attribute(&of.model, &text, u64::MAX, &Quiet).unwrap();
     assert_eq!(said.facts[0].neurons, Some(above(&all, 0.2).len()));
-    let none = plan(&of, &json!({"adaptive_threshold": 1.0}), |_| {}).unwrap();
+    let none = plan(&of, &json!({"adaptive_threshold": 1.0})).unwrap();
     assert!(none.changes.is_empty() && none.facts[0].change.is_none());
     let by = HparamSet::default();
     let by = by.resolve(&KN, &of.model).unwrap();
@@ -286,4 +295,27 @@ fn it_can_be_cut_off() {
         let cut = KN.plan(&mut on, &of.facts, &by);
         assert!(matches!(cut, Err(Error::Interrupted { .. })), "question {question}");
     }
+}
+
+/// Cut off in the second fact and started again, the first one's neurons are not looked for again,
+/// and the changes are those of one run.
+#[test]
+fn what_is_cut_off_goes_on_to_the_same_changes() {
+    let of = open(&Case::named("gpt2-key"), Precision::F32);
+    assert!(of.facts.len() > 1);
+    let changes = |plan: Plan| (plan.changes, plan.facts);
+    let whole = changes(plan(&of, &json!({})).unwrap());
+    let asked = CancelAt::never();
+    let mut one = open(&Case::named("gpt2-key"), Precision::F32);
+    one.facts.truncate(1);
+    plan_with(&one, &json!({}), &asked, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut cache = Cache::open_for_training(folder.path(), "weights").unwrap();
+    let cut = CancelAt::question(asked.asked() + 1);
+    let cut = plan_with(&of, &json!({}), &cut, Some(&mut cache));
+    assert!(matches!(cut, Err(Error::Interrupted { .. })) && cache.holds_work());
+    let again = CancelAt::never();
+    let found = plan_with(&of, &json!({}), &again, Some(&mut cache));
+    assert!(again.heard("goes on after fact 1"));
+    assert!(changes(found.unwrap()) == whole);
 }

@@ -8,14 +8,17 @@ use faer::Mat;
 use incise::Editor;
 use incise::base::{Error, Quiet};
 use incise::data::{Contexts, Fact, request};
+use incise::edit::cache::Cache;
 use incise::edit::facts::{Reading, TokenizedFact, tokenize};
 use incise::edit::hparams::HparamSet;
-use incise::edit::method::{Context, Method};
-use incise::edit::methods::calinet::{self, CALINET};
-use incise::edit::methods::t_patcher::{PatchTraining, StateMemory, T_PATCHER, empty};
+use incise::edit::method::{Context, Method, Plan};
+use incise::edit::methods::calinet::CALINET;
+use incise::edit::methods::t_patcher::{T_PATCHER, empty};
+use incise::edit::training::calibration::NeuronTraining;
 use incise::edit::training::neurons::{
     LabelRows, NeuronWeights, check, last_mlp, loss, read_states,
 };
+use incise::edit::training::patches::{PatchTraining, StateMemory};
 use incise::memory::{AddedNeurons, EditMemory, Memory, NeuronKind, is_memory};
 use incise::model::lineage::WeightsName;
 use incise::model::score::score;
@@ -170,7 +173,10 @@ fn neurons_are_the_references() {
                 }
                 false => {
                     let how = (case.count("steps"), case.number("lr"));
-                    of.with(|on| calinet::train(on, model, &rows, &mut own, how)).unwrap()
+                    let mut training = NeuronTraining::new(own);
+                    training.run(model, &rows, how, None, &Quiet).unwrap();
+                    own = training.neurons;
+                    training.losses
                 }
             };
             let double = precision == Precision::F64 && learned_positions(&case.model);
@@ -269,7 +275,7 @@ fn stored(dir: &Path, model: &Model, neurons: &AddedNeurons) -> AddedNeurons {
 /// Beside the MLP or in a wider checkpoint, the same logits: in f64 an order of sums apart.
 #[test]
 fn a_wider_checkpoint_is_the_same_model() {
-    for name in ["gpt2", "llama-tied", "gptj", "neox", "qwen2"] {
+    for name in ["gpt2", "llama-tied", "gptj", "neox", "qwen2", "mistral-inner"] {
         let folder = tempfile::tempdir().unwrap();
         let (file, out) = (folder.path().join("a.memory"), folder.path().join("wide"));
         let dir = golden().join(name);
@@ -362,4 +368,101 @@ fn what_they_cannot_do_is_refused_by_name() {
         });
         assert!(matches!(cut, Err(Error::Interrupted { .. })));
     }
+}
+
+/// Cut off wherever it asks and started again: the same neurons and losses as in one run, and what
+/// was done is not done again.
+#[test]
+fn what_is_cut_off_goes_on_to_the_same_neurons() {
+    let of = Case::named("gpt2-calinet").open(Precision::F32);
+    let settings = [
+        (&T_PATCHER as &dyn Method, json!({"max_epochs": 5}), [2, 8]),
+        (&CALINET, json!({"neurons": 3, "steps": 6}), [2, 4]),
+    ];
+    for (method, hparams, questions) in settings {
+        let values = HparamSet::parse(Path::new("case"), hparams.to_string().as_bytes());
+        let by = values.unwrap().resolve(method, &of.model).unwrap();
+        let run = |progress: &CancelAt, cache: Option<&mut Cache>| {
+            of.with(|on| {
+                let own = alone(on.model, on.statistics, on.contexts);
+                let mut on = Context { progress, cache, tokenizer: on.tokenizer, ..own };
+                method.plan(&mut on, &of.facts, &by)
+            })
+        };
+        let made = |plan: Plan| match plan.memory {
+            Some(EditMemory::Neurons(neurons)) => (neurons, plan.facts),
+            other => panic!("no neurons: {other:?}"),
+        };
+        let whole = made(run(&CancelAt::never(), None).unwrap());
+        for (question, later) in questions.into_iter().zip([false, true]) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut cache = Cache::open_for_training(folder.path(), "weights").unwrap();
+            let cut = run(&CancelAt::question(question), Some(&mut cache));
+            assert!(matches!(cut, Err(Error::Interrupted { .. })), "question {question}");
+            let one_by_one = method.about().name == "t-patcher";
+            assert_eq!(cache.holds_work(), later || !one_by_one, "question {question}");
+            let again = CancelAt::never();
+            assert!(made(run(&again, Some(&mut cache)).unwrap()) == whole, "question {question}");
+            assert_eq!(again.heard("goes on after"), cache.holds_work() && (later || !one_by_one));
+        }
+    }
+}
+
+/// A loss that is not finite ends the training at that step, not at the last.
+#[test]
+fn a_rate_that_is_too_large_is_noticed_at_once() {
+    let of = Case::named("gpt2-calinet").open(Precision::F32);
+    let model = &of.model;
+    let texts: Vec<_> = of.facts.iter().map(|fact| fact.rows.completion(0)).collect();
+    let rows = LabelRows::read(model, &texts).unwrap();
+    let start = |name: &str, biased| {
+        let file = fs::read(golden().join(format!("neurons/{name}.safetensors"))).unwrap();
+        recorded(&file, "init", model, biased)
+    };
+    let mut all = NeuronTraining::new(start("gpt2-calinet", false));
+    let calibrated = all.run(model, &rows, (1 << 40, 1e25), None, &Quiet);
+    assert!((1..4).contains(&all.losses.len()), "{} steps", all.losses.len());
+    let mut own = start("gpt2-t-patcher", true);
+    let (trained, held_out) = (Mat::zeros(0, model.arch.width), Mat::zeros(0, model.arch.width));
+    let training = PatchTraining {
+        lr: 1e25,
+        weight_decay: 0.0,
+        epochs: 1 << 40,
+        looks: [1 << 40, 1],
+        patience: 1,
+        amplify: 1.0,
+        weights: [1.0, 1.0],
+    };
+    let wrong: Vec<usize> = (0..own.len()).collect();
+    let memory = StateMemory { trained, held_out };
+    let patched = training.run(model, &rows, &wrong, &mut own, &memory, &Quiet).map(drop);
+    for (ended, remedy) in [(calibrated, "smaller lr"), (patched, "smaller edit_lr")] {
+        let error = ended.err().unwrap();
+        assert!(matches!(error, Error::Numeric { .. }), "{error}");
+        assert!(format!("{:?}", error.remedy()).contains(remedy), "{error:?}");
+    }
+}
+
+/// Weights in other formats are left out: they are not widened, and would not fit.
+#[test]
+fn weights_of_other_formats_are_not_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("model")).unwrap();
+    for file in fs::read_dir(golden().join("gpt2")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, at("model").join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
+    let stays = ["README.md", "generation_config.json"];
+    others.iter().chain(&stays).for_each(|n| fs::write(at("model").join(n), "{}").unwrap());
+    let editor = Editor::open(at("model")).unwrap().method("calinet").unwrap();
+    let editor = editor.set("neurons", 2).unwrap().set("steps", 1).unwrap();
+    let fact = Fact::new("The mother tongue of {} is", "Danielle Darrieux", "German");
+    editor.plan(&[fact]).unwrap().write(at("a.memory")).unwrap();
+    editor.export_widened(at("a.memory"), at("wide")).unwrap();
+    assert!(others.iter().all(|name| !at("wide").join(name).exists()));
+    assert!(stays.iter().all(|name| at("wide").join(name).exists()));
 }

@@ -162,6 +162,9 @@ fn settings_that_do_not_apply_are_refused() {
         assert!(error.contains(&want), "{error}");
     }
     assert!(tuned().memory(1 << 20).plan(&[violin()]).is_ok());
+    let added = copy.editor(&Device::Cpu).method("calinet").unwrap().sequential(2);
+    let error = added.plan(&[violin()]).err().unwrap().to_string();
+    assert!(error.contains("sequential does not apply to calinet, which trains on all"), "{error}");
     assert!(copy.editor(&Device::Cpu).method("no-such").is_err());
     assert!(copy.editor(&Device::Cpu).fast_search().is_err());
     assert!(copy.editor(&Device::Cpu).device("cuda:7").is_err());

@@ -3,9 +3,7 @@
 //! ```text
 //! neurons   n = `neurons`, without a bias; up, gate uniform in ±1/√D, down in ±1/√n
 //! loss      −(1/R) Σ_r ln p(y_r | …) over all R tokens of all targets, behind each prompt
-//! a step    g of the loss of all texts;  Adafactor, of each matrix:
-//!           a_i ← β a_i + (1 − β) mean_j (g² + 10⁻³⁰)      c_j the same over i,  β = 1 − t^−0.8
-//!           û = g / √(a_i c_j / mean_i a_i)                 x ← x − lr û / max(1, rms(û))
+//! a step    Adafactor, on all texts                                    training/calibration.rs
 //! ```
 //!
 //! What lies below the last MLP is computed once, and only tokens of targets are trained on. The
@@ -17,25 +15,24 @@
 //! * A fact's texts there are all patterns of its relation; here its prompt, and its paraphrases
 //!   where `paraphrases` says so: they measure an edit otherwise.
 //!
-//! Sources: Dong et al. 2022, arXiv:2210.03329; Shazeer, Stern 2018, arXiv:1804.04235 (Adafactor).
+//! Source: Dong et al. 2022, arXiv:2210.03329.
 
 use std::sync::Arc;
 
 use faer::Mat;
 
 use super::t_patcher::empty;
-use crate::base::{Error, Result, Rng, Stage};
+use crate::base::{Result, Rng};
 use crate::edit::cost::Cost;
 use crate::edit::fact_report::FactPlan;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan};
 use crate::edit::params::{Absent, Param, ParamKind, Params, Range};
 use crate::edit::search::LossStep;
-use crate::edit::training::neurons::{
-    LabelRows, NeuronWeights, check, last_mlp, loss, plus, times,
-};
+use crate::edit::training::calibration::NeuronTraining;
+use crate::edit::training::kept_work::KeptWork;
+use crate::edit::training::neurons::{LabelRows, NeuronWeights, check, last_mlp};
 use crate::memory::{EditMemory, NeuronKind};
-use crate::model::Model;
 use crate::model::arch::Arch;
 use crate::model::completion::Completion;
 
@@ -80,11 +77,6 @@ const PARAPHRASES: Param = Param {
 };
 
 static PARAMS: [&Param; 4] = [&NEURONS, &STEPS, &LR, &PARAPHRASES];
-
-/// Added to squares of the gradient.
-const SQUARE: f64 = 1e-30;
-/// How fast squares are forgotten.
-const DECAY: f64 = 0.8;
 
 impl Method for CaliNet {
     fn about(&self) -> &'static About {
@@ -138,32 +130,33 @@ impl Method for CaliNet {
     }
 
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
-        let model = on.model;
+        let (model, progress) = (on.model, on.progress);
         let (n, d, act) = (by.count(&NEURONS), model.arch.width, last_mlp(model).act);
-        if on.sequential > 0 {
-            let what = "calinet in batches: its neurons are trained on all facts together";
-            return Err(Error::refused(what, "leave the batches out"));
-        }
         let rows = LabelRows::read(model, &texts(on, facts, by)?)?;
         let mut rng = Rng::new(on.seed, "neurons");
         let mut uniform = |rows, columns, bound: f64| {
             Mat::from_fn(rows, columns, |_, _| bound * (2.0 * rng.uniform() - 1.0))
         };
         let [reads, gives] = [d, n].map(|fan_in| 1.0 / (fan_in as f64).sqrt());
-        let mut neurons = NeuronWeights {
+        let mut at = NeuronTraining::new(NeuronWeights {
             gate: empty(model).gate.map(|_| uniform(n, d, reads)),
             up: uniform(n, d, reads),
             bias: None,
             down: uniform(d, n, gives),
-        };
-        let losses = train(on, model, &rows, &mut neurons, (by.count(&STEPS), by.number(&LR)))?;
-        if losses.iter().any(|loss| !loss.is_finite()) {
-            return Err(Error::numeric("the loss is not finite", "lower lr"));
+        });
+        let mut kept = KeptWork::begin(on, ABOUT.name, by, facts, "");
+        let parse = |state| NeuronTraining::of(state, &at.neurons);
+        if let Some(found) = kept.as_ref().and_then(|kept| kept.read(parse, progress)) {
+            let steps = found.losses.len();
+            progress.remark(&format!("goes on after step {steps}, as it was cut off"));
+            at = found;
         }
+        let how = (by.count(&STEPS), by.number(&LR));
+        at.run(model, &rows, how, kept.as_mut(), progress)?;
         let step = |&nll: &f64| LossStep { nll, ..LossStep::default() };
-        let trace: Vec<LossStep> = losses.iter().map(step).collect();
+        let trace: Vec<LossStep> = at.losses.iter().map(step).collect();
         let done = facts.iter().map(|_| FactPlan::trained(trace.clone())).collect();
-        let added = neurons.added(model.arch.layers - 1, act, NeuronKind::Calibration, 1.0);
+        let added = at.neurons.added(model.arch.layers - 1, act, NeuronKind::Calibration, 1.0);
         let memory = Some(EditMemory::Neurons(Arc::new(added)));
         let state = std::mem::take(&mut on.state);
         Ok(Plan { model: model.clone(), facts: done, changes: Vec::new(), memory, state })
@@ -184,65 +177,4 @@ fn texts(on: &Context, facts: &[TokenizedFact], by: &Params) -> Result<Vec<Compl
         }
     }
     Ok(all)
-}
-
-/// Trains neurons for some steps at a rate; returns the loss before each.
-///
-/// # Errors
-///
-/// Cancellation; a device that fails.
-pub fn train(
-    on: &Context,
-    model: &Model,
-    rows: &LabelRows,
-    neurons: &mut NeuronWeights,
-    (steps, lr): (usize, f64),
-) -> Result<Vec<f64>> {
-    let act = last_mlp(model).act;
-    let squares =
-        |m: &Mat<f64>| Squares { rows: vec![0.0; m.nrows()], columns: vec![0.0; m.ncols()] };
-    let mut moments: Vec<Squares> = neurons.each().map(squares).collect();
-    let mut losses = Vec::with_capacity(steps);
-    for t in 1..=steps {
-        if on.progress.cancelled() {
-            return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
-        }
-        on.progress.at(Stage::Epoch, t as u64 - 1, steps as u64);
-        let (nll, gradient) = loss(model, rows, neurons, (act, 1.0), &|_| None)?;
-        losses.push(nll);
-        for ((x, g), squares) in neurons.each_mut().zip(gradient.each()).zip(&mut moments) {
-            *x = plus(x, -lr, &squares.step(g, t));
-        }
-    }
-    on.progress.at(Stage::Epoch, steps as u64, steps as u64);
-    Ok(losses)
-}
-
-/// What Adafactor keeps of a matrix.
-struct Squares {
-    rows: Vec<f64>,    // a
-    columns: Vec<f64>, // c
-}
-
-impl Squares {
-    /// û/max(1, rms(û)) of step t, from 1.
-    fn step(&mut self, g: &Mat<f64>, t: usize) -> Mat<f64> {
-        let [n, m] = [g.nrows(), g.ncols()];
-        let beta = 1.0 - (t as f64).powf(-DECAY);
-        let square = |i: usize, j: usize| g[(i, j)] * g[(i, j)] + SQUARE;
-        for (i, a) in self.rows.iter_mut().enumerate() {
-            let mean = (0..m).map(|j| square(i, j)).sum::<f64>() / m as f64;
-            *a = beta * *a + (1.0 - beta) * mean;
-        }
-        for (j, c) in self.columns.iter_mut().enumerate() {
-            let mean = (0..n).map(|i| square(i, j)).sum::<f64>() / n as f64;
-            *c = beta * *c + (1.0 - beta) * mean;
-        }
-        let mean = self.rows.iter().sum::<f64>() / n as f64;
-        let scale = |i: usize, j: usize| (self.rows[i] / mean * self.columns[j]).sqrt();
-        let update = Mat::from_fn(n, m, |i, j| g[(i, j)] / scale(i, j));
-        let total: f64 = update.col_iter().flat_map(|c| c.iter()).map(|x| x * x).sum();
-        let rms = (total / (n * m) as f64).sqrt();
-        times(1.0 / rms.max(1.0), &update)
-    }
 }

@@ -21,6 +21,9 @@
 //!   the fact that is being evaluated.
 //! * A record without a paraphrase or a neighbour is copied in its place.
 //!
+//! Nothing is kept of a run that was cut off: it takes no step, and begins anew in seconds. What
+//! takes longest is one pass over the demonstrations, where they are compared by states.
+//!
 //! Sources: Zheng et al. 2023, arXiv:2305.12740; Wang et al. 2023, arXiv:2308.07269 (EasyEdit).
 
 use std::path::Path;

@@ -26,6 +26,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use crate::base::{Error, Result, Rng, Stage};
 use crate::edit::attribution::{IntegratedGradients, Neuron, NeuronSite, above, refined};
 use crate::edit::cost::Cost;
@@ -33,10 +35,10 @@ use crate::edit::fact_report::FactPlan;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan};
 use crate::edit::params::{Absent, Param, ParamKind, Params, Range};
-use crate::edit::solve::delta::sum;
 use crate::edit::solve::layers::MatrixChange;
+use crate::edit::state::State;
+use crate::edit::training::kept_work::{KeptWork, keep};
 use crate::linalg::vector::norm;
-use crate::model::change::dense;
 use crate::model::completion::Completion;
 use crate::model::generate::{Sampling, generate};
 use crate::model::{MatrixId, Model};
@@ -107,6 +109,9 @@ const LAMBDA_NEW: Param = Param {
     ..LAMBDA_OLD
 };
 
+/// In what is kept of an edit.
+const NEURONS: &str = "neurons";
+
 static PARAMS: [&Param; 8] =
     [&STEPS, &ADAPTIVE_THRESHOLD, &REFINE, &P, &SITE, &ALONG, &LAMBDA_OLD, &LAMBDA_NEW];
 
@@ -160,42 +165,66 @@ impl Method for Kn {
         })
     }
 
+    fn keeps(&self) -> bool {
+        true
+    }
+
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
-        let progress = on.progress;
-        let mut now = on.model.clone();
+        let (model, progress) = (on.model, on.progress);
+        let mut kept = KeptWork::begin(on, ABOUT.name, by, facts, "");
+        let found = kept.as_ref().and_then(|kept| kept.read(neurons_of, progress));
+        let mut found = found.unwrap_or_default();
+        let before = found.len();
+        if before > 0 {
+            progress.remark(&format!("goes on after fact {before}, as it was cut off"));
+        }
+        let mut now = model.clone();
         let mut deltas = BTreeMap::<MatrixId, Vec<Delta>>::new();
         let mut done = Vec::new();
         for (i, fact) in facts.iter().enumerate() {
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
-            let neurons = self.neurons(on, &now, fact, by)?;
-            let (model, change, norms) = changed(&now, fact, &neurons, by)?;
+            if i == found.len() {
+                let neurons = self.neurons(on, &now, fact, by).map_err(|e| {
+                    keep(e, kept.as_mut().filter(|_| i > 0), || Ok(state_of(&found)))
+                })?;
+                found.push(neurons);
+                if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due()) {
+                    kept.write(state_of(&found))?;
+                }
+            }
+            let (model, change, norms) = changed(&now, fact, &found[i], by)?;
             now = model;
             for (id, delta) in change {
                 deltas.entry(id).or_default().push(delta);
             }
-            let neurons = Some(neurons.len());
+            let neurons = Some(found[i].len());
             done.push(FactPlan { change: norms, neurons, ..FactPlan::trained(Vec::new()) });
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
-        let model = on.model;
-        let change = |(id, deltas): (MatrixId, Vec<Delta>)| {
-            let w = &model.matrix(id).w;
-            let delta = sum(&deltas, w.dims());
-            MatrixChange {
-                id,
-                norm: norm(&dense(&delta, w.dims())),
-                weight: norm(&w.to_dense::<f64>()),
-                delta,
-                ridge: None,
-                s: None,
-                keys: None,
-                keys_follow: false,
-            }
-        };
+        // What comes after it may fail, and then it need not be done again.
+        if let Some(kept) = kept.as_mut().filter(|_| before < found.len()) {
+            kept.write(state_of(&found))?;
+        }
+        let change = |(id, deltas): (MatrixId, Vec<Delta>)| MatrixChange::sum(model, id, &deltas);
         let changes = deltas.into_iter().map(change).collect();
         let state = std::mem::take(&mut on.state);
         Ok(Plan { model: now, facts: done, changes, memory: None, state })
     }
+}
+
+/// The neurons of the facts so far, as they are kept.
+fn state_of(found: &[Vec<Neuron>]) -> State {
+    let places = |all: &Vec<Neuron>| all.iter().map(|n| [n.layer, n.index]).collect::<Vec<_>>();
+    let mut state = State::default();
+    state.notes.insert(NEURONS.to_owned(), json!(found.iter().map(places).collect::<Vec<_>>()));
+    state
+}
+
+/// The same, read; what rests on each is not kept.
+fn neurons_of(mut state: State) -> Option<Vec<Vec<Neuron>>> {
+    let found: Vec<Vec<[usize; 2]>> = serde_json::from_value(state.notes.remove(NEURONS)?).ok()?;
+    let neuron = |[layer, index]: [usize; 2]| Neuron { layer, index, attribution: 0.0 };
+    Some(found.into_iter().map(|all| all.into_iter().map(neuron).collect()).collect())
 }
 
 impl Kn {

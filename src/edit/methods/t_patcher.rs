@@ -6,19 +6,13 @@
 //!   u_j (D)   what the last MLP reads where wrong token j is predicted
 //!   start     up_j = u_j/‖u_j‖² (gate_j the same, where there is one), b_j = 0: s_j = 1 there;
 //!             down_j = amplify_con·v_j, v_j ~ N(0, 1)
-//!   loss      −(1/T) Σ_t ln p(y_t | prompt, y_<t) + alc·L_act + mlc·L_mem
-//!   L_act     mean of the 5 largest exp(−s_e)                        s_e at a neuron's own token
-//!   L_mem     mean of the 1000 largest exp(s_m − s_e + 3) + of the 1000 largest exp(s_m + 3)
-//!                                                                        s_m at states in memory
-//!   Adam with decay on a gradient of norm 5 at most; from epoch 100, every 25: the rate is halved
-//!   where L_mem of held-out states was not lower twice, and it ends where the target is said and
-//!   L_mem was not lower
+//!   loss      −(1/T) Σ_t ln p(y_t | prompt, y_<t) + alc·L_act + mlc·L_mem     training/patches.rs
 //! memory      half of the states of `memory_text`, and u of the facts before; the other half is
 //!             held out
 //! ```
 //!
-//! s is what the activation reads. There is no public code for models that generate alone; what is
-//! chosen here:
+//! s is what the activation reads. Of a run that was cut off, the facts that are done are kept.
+//! There is no public code for models that generate alone; what is chosen here:
 //!
 //! * A fact stands in training once; the public code repeats it eight times, for dropout, and
 //!   smooths labels.
@@ -33,25 +27,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use faer::Mat;
+use serde_json::json;
 
 use crate::base::file::read_text;
-use crate::base::{Error, Progress, Result, Rng, Stage};
+use crate::base::{Error, Result, Rng, Stage};
 use crate::edit::cost::Cost;
 use crate::edit::fact_report::FactPlan;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan};
 use crate::edit::params::{Absent, Param, ParamKind, Params, Range};
 use crate::edit::search::LossStep;
-use crate::edit::training::neurons::{
-    Held, LabelRows, NeuronWeights, check, hold, last_mlp, loss, of_inputs, plus, read_states,
-    says_all, times,
-};
+use crate::edit::state::State;
+use crate::edit::training::kept_work::{KeptWork, keep};
+use crate::edit::training::neurons::{LabelRows, NeuronWeights, check, last_mlp, read_states};
+use crate::edit::training::patches::{PatchTraining, StateMemory};
 use crate::memory::{EditMemory, Memory, NeuronKind};
+use crate::model::Model;
 use crate::model::arch::Arch;
 use crate::model::score::score;
-use crate::model::{LanguageModel, Model};
-use crate::ops::adam::{self, AdamMoments, AdamRule};
-use crate::tensor::{Precision, Tensor};
 
 /// The method, as it is listed.
 pub static T_PATCHER: TPatcher = TPatcher;
@@ -114,48 +107,10 @@ static PARAMS: [&Param; 12] = [
     &MEMORY_STATES,
 ];
 
-/// Of how many the largest terms are taken.
-const MOST_ACTIVE: usize = 5;
-const MOST_IN_MEMORY: usize = 1000;
-/// m₁ and −m₂.
-const MARGIN: f64 = 3.0;
-/// The gradient's norm, at most.
-const CLIP: f64 = 5.0;
-/// Added to the norm where it divides, as the framework does.
-const CLIP_EPS: f64 = 1e-6;
-/// Looks without a lower memory loss, after which the rate is halved.
-const PLATEAU: usize = 1;
 /// Far above any text for this.
 const MAX_BYTES: u64 = 1 << 30;
 /// Tokens of a document that run together, at most.
 const DOCUMENT: usize = 512;
-
-/// How the neurons of a fact are trained.
-#[derive(Clone, Copy, Debug)]
-pub struct PatchTraining {
-    /// Adam's rate.
-    pub lr: f64,
-    /// Of Adam.
-    pub weight_decay: f64,
-    /// Steps, at most.
-    pub epochs: usize,
-    /// The first step after which it may end, and steps between looks.
-    pub looks: [usize; 2],
-    /// Looks without a lower memory loss, after which it ends.
-    pub patience: usize,
-    /// a.
-    pub amplify: f64,
-    /// Of L_act and L_mem.
-    pub weights: [f64; 2],
-}
-
-/// States at which neurons are to be silent: those trained on, and those held out.
-pub struct StateMemory {
-    /// (M, D).
-    pub trained: Mat<f64>,
-    /// (M′, D).
-    pub held_out: Mat<f64>,
-}
 
 impl Method for TPatcher {
     fn about(&self) -> &'static About {
@@ -211,46 +166,140 @@ impl Method for TPatcher {
         })
     }
 
+    fn keeps(&self) -> bool {
+        true
+    }
+
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let (model, progress) = (on.model, on.progress);
         let mut memory = memory(on, by)?;
-        let training = training(by);
-        let base: Arc<dyn LanguageModel> = Arc::new(model.clone());
-        let (act, layer) = (last_mlp(model).act, model.arch.layers - 1);
-        let mut all = empty(model);
-        let mut done = Vec::new();
-        for (i, fact) in facts.iter().enumerate() {
+        let mut kept = KeptWork::begin(on, ABOUT.name, by, facts, &memory.digest());
+        let parse = |state| Patched::of(state, model);
+        let found = kept.as_ref().and_then(|kept| kept.read(parse, progress));
+        let mut at = found.unwrap_or_else(|| Patched::new(model));
+        let before = at.facts.len();
+        if before > 0 {
+            progress.remark(&format!("goes on after fact {before}, as it was cut off"));
+        }
+        memory.trained = stacked(&memory.trained, &at.states);
+        for (i, fact) in facts.iter().enumerate().skip(before) {
             progress.at(Stage::Fact, i as u64, facts.len() as u64);
-            let text = fact.rows.completion(0);
-            let now = all.added(layer, act, NeuronKind::Patches, training.amplify);
-            let with = Arc::new(now).on(base.clone())?;
-            let said = score(&*with, std::slice::from_ref(&text))?;
-            let wrong = said[0].tokens.iter().enumerate().filter(|(_, token)| !token.is_hit());
-            let wrong: Vec<usize> = wrong.map(|(t, _)| t).take(by.count(&MAX_NEURONS)).collect();
-            let mut rows = LabelRows::read(model, &[text])?;
-            rows.add(&all, act, training.amplify);
-            let mut losses = Vec::new();
-            if !wrong.is_empty() {
-                let rng = &mut Rng::new(on.seed, &format!("neurons of {}", fact.request.id));
-                let mut own = start(model, &rows, &wrong, rng);
-                losses = training.run(model, &rows, &wrong, &mut own, &memory, progress)?;
-                if losses.iter().any(|loss| !loss.is_finite()) {
-                    let what = format!("fact `{}`: the loss is not finite", fact.request.id);
-                    return Err(Error::numeric(what, "lower edit_lr"));
-                }
-                all = joined(&all, &own);
+            let (own, u, done) = patch(on, fact, &at.neurons, &memory, by)
+                .map_err(|e| keep(e, kept.as_mut().filter(|_| i > 0), || Ok(at.state())))?;
+            memory.trained = stacked(&memory.trained, &u);
+            at.states = stacked(&at.states, &u);
+            at.neurons = joined(&at.neurons, &own);
+            at.facts.push(done);
+            if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due()) {
+                kept.write(at.state())?;
             }
-            memory.trained = stacked(&memory.trained, &rows.u);
-            let step = |nll| LossStep { nll, ..LossStep::default() };
-            let plan = FactPlan::trained(losses.into_iter().map(step).collect());
-            done.push(FactPlan { neurons: Some(wrong.len()), ..plan });
         }
         progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
-        let neurons = all.added(layer, act, NeuronKind::Patches, training.amplify);
-        let memory = Some(EditMemory::Neurons(Arc::new(neurons)));
+        // What comes after it may fail, and then it need not be done again.
+        if let Some(kept) = kept.as_mut().filter(|_| before < facts.len()) {
+            kept.write(at.state())?;
+        }
+        let step = |nll| LossStep { nll, ..LossStep::default() };
+        let plan = |PatchedFact { losses, wrong }| FactPlan {
+            neurons: Some(wrong),
+            ..FactPlan::trained(losses.into_iter().map(step).collect())
+        };
+        let (act, layer) = (last_mlp(model).act, model.arch.layers - 1);
+        let added = at.neurons.added(layer, act, NeuronKind::Patches, by.number(&AMPLIFY_CON));
+        let memory = Some(EditMemory::Neurons(Arc::new(added)));
+        let facts = at.facts.into_iter().map(plan).collect();
         let state = std::mem::take(&mut on.state);
-        Ok(Plan { model: model.clone(), facts: done, changes: Vec::new(), memory, state })
+        Ok(Plan { model: model.clone(), facts, changes: Vec::new(), memory, state })
     }
+}
+
+/// What was done for a fact: the loss before each step, and its wrong tokens that got neurons.
+struct PatchedFact {
+    losses: Vec<f64>,
+    wrong: usize,
+}
+
+/// What the facts so far came to.
+struct Patched {
+    neurons: NeuronWeights,
+    states: Mat<f64>, // u of their targets, which join the memory (R, D)
+    facts: Vec<PatchedFact>,
+}
+
+/// What is kept of it, beside the neurons.
+const STATES: &str = "states";
+const LOSSES: &str = "losses";
+const FACTS: &str = "facts";
+
+impl Patched {
+    fn new(model: &Model) -> Patched {
+        let states = Mat::zeros(0, model.arch.width);
+        Patched { neurons: empty(model), states, facts: Vec::new() }
+    }
+
+    /// As it was kept; at least one fact is done.
+    fn of(mut state: State, model: &Model) -> Option<Patched> {
+        let counts = state.notes.remove(FACTS)?;
+        let counts: Vec<[usize; 2]> = serde_json::from_value(counts).ok()?;
+        let losses = state.take(LOSSES).remove(&0);
+        let losses = losses.iter().flat_map(|m| m.col_iter()).flat_map(|c| c.iter().copied());
+        let mut losses = losses.collect::<Vec<f64>>().into_iter();
+        let fact = |[steps, wrong]: [usize; 2]| PatchedFact {
+            losses: losses.by_ref().take(steps).collect(),
+            wrong,
+        };
+        let facts = counts.into_iter().map(fact).collect();
+        let states = Mat::clone(state.take(STATES).get(&0)?);
+        Some(Patched { neurons: NeuronWeights::take(&mut state, &empty(model))?, states, facts })
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::default();
+        self.neurons.put(&mut state);
+        state.put(STATES, [(0, Arc::new(self.states.clone()))].into());
+        let losses: Vec<f64> = self.facts.iter().flat_map(|fact| fact.losses.clone()).collect();
+        if !losses.is_empty() {
+            let losses = Mat::from_fn(losses.len(), 1, |i, _| losses[i]);
+            state.put(LOSSES, [(0, Arc::new(losses))].into());
+        }
+        let counts = self.facts.iter().map(|fact| [fact.losses.len(), fact.wrong]);
+        state.notes.insert(FACTS.to_owned(), json!(counts.collect::<Vec<_>>()));
+        state
+    }
+}
+
+/// Neurons for the wrong tokens of a fact on the model with others; u where its target is
+/// predicted; and what was done.
+fn patch(
+    on: &Context,
+    fact: &TokenizedFact,
+    others: &NeuronWeights,
+    memory: &StateMemory,
+    by: &Params,
+) -> Result<(NeuronWeights, Mat<f64>, PatchedFact)> {
+    let (model, training) = (on.model, training(by));
+    let (act, layer) = (last_mlp(model).act, model.arch.layers - 1);
+    let text = fact.rows.completion(0);
+    let now = others.added(layer, act, NeuronKind::Patches, training.amplify);
+    let with = Arc::new(now).on(Arc::new(model.clone()))?;
+    let said = score(&*with, std::slice::from_ref(&text))?;
+    let wrong = said[0].tokens.iter().enumerate().filter(|(_, token)| !token.is_hit());
+    let wrong: Vec<usize> = wrong.map(|(t, _)| t).take(by.count(&MAX_NEURONS)).collect();
+    let mut rows = LabelRows::read(model, &[text])?;
+    rows.add(others, act, training.amplify);
+    let (mut own, mut losses) = (empty(model), Vec::new());
+    if !wrong.is_empty() {
+        let rng = &mut Rng::new(on.seed, &format!("neurons of {}", fact.request.id));
+        own = start(model, &rows, &wrong, rng);
+        let trained = training.run(model, &rows, &wrong, &mut own, memory, on.progress);
+        losses = trained.map_err(|e| match e {
+            Error::Numeric { what, remedy } => {
+                Error::numeric(format!("fact `{}`: {what}", fact.request.id), *remedy)
+            }
+            e => e,
+        })?;
+    }
+    Ok((own, rows.u, PatchedFact { losses, wrong: wrong.len() }))
 }
 
 fn training(by: &Params) -> PatchTraining {
@@ -342,130 +391,4 @@ fn joined(a: &NeuronWeights, b: &NeuronWeights) -> NeuronWeights {
         bias: a.bias.as_ref().zip(b.bias.as_ref()).map(|(a, b)| beside(a, b)),
         down: beside(&a.down, &b.down),
     }
-}
-
-/// The mean of the largest of some numbers, and the weight of each in it.
-fn mean_of_largest(values: &[f64], most: usize) -> (f64, Vec<f64>) {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-    order.truncate(most);
-    let mut weights = vec![0.0; values.len()];
-    let share = 1.0 / order.len().max(1) as f64;
-    order.iter().for_each(|&i| weights[i] = share);
-    (order.iter().map(|&i| share * values[i]).sum(), weights)
-}
-
-/// L_mem, and its gradient for what neurons read at states (M, n) and at their own tokens (n).
-fn memory_loss(s: &Mat<f64>, own: &[f64]) -> (f64, Mat<f64>, Vec<f64>) {
-    let [m, n] = [s.nrows(), s.ncols()];
-    let all = |of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
-        (0..n).flat_map(|j| (0..m).map(move |i| (i, j))).map(|(i, j)| of(i, j)).collect()
-    };
-    let near = all(&|i, j| (s[(i, j)] - own[j] + MARGIN).exp());
-    let active = all(&|i, j| (s[(i, j)] + MARGIN).exp());
-    let (first, w) = mean_of_largest(&near, MOST_IN_MEMORY);
-    let (second, v) = mean_of_largest(&active, MOST_IN_MEMORY);
-    let of = |i: usize, j: usize| w[j * m + i] * near[j * m + i];
-    let ds = Mat::from_fn(m, n, |i, j| of(i, j) + v[j * m + i] * active[j * m + i]);
-    let down = (0..n).map(|j| -(0..m).map(|i| of(i, j)).sum::<f64>()).collect();
-    (first + second, ds, down)
-}
-
-impl PatchTraining {
-    /// Trains the neurons of the rows `wrong`; returns the loss of the target before each step.
-    ///
-    /// # Errors
-    ///
-    /// Cancellation; a device that fails.
-    pub fn run(
-        &self,
-        model: &Model,
-        rows: &LabelRows,
-        wrong: &[usize],
-        neurons: &mut NeuronWeights,
-        memory: &StateMemory,
-        progress: &dyn Progress,
-    ) -> Result<Vec<f64>> {
-        let act = last_mlp(model).act;
-        let mut moments: Vec<AdamMoments> =
-            neurons.each().map(|m| AdamMoments::new(&column(m))).collect();
-        let (mut lr, mut losses) = (self.lr, Vec::new());
-        let (mut lowest, mut not_lower, mut waits) = (f64::INFINITY, 0, 0);
-        for epoch in 1..=self.epochs {
-            if progress.cancelled() {
-                return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
-            }
-            progress.at(Stage::Step, epoch as u64 - 1, self.epochs as u64);
-            let (nll, mut gradient) = self.gradient(model, rows, wrong, neurons, memory)?;
-            losses.push(nll);
-            let shrink = (CLIP / (gradient.norm() + CLIP_EPS)).min(1.0);
-            gradient.each_mut().for_each(|m| *m = times(shrink, m));
-            let rule = AdamRule { weight_decay: self.weight_decay, ..AdamRule::plain(lr) };
-            for ((m, g), moments) in neurons.each_mut().zip(gradient.each()).zip(&mut moments) {
-                let mut x = column(m);
-                adam::step(&rule, &column(g), moments, &mut x);
-                let (rows, values) = (m.nrows(), x.get::<f64>());
-                *m = Mat::from_fn(rows, m.ncols(), |i, j| values[j * rows + i]);
-            }
-            let [from, every] = self.looks;
-            if epoch < from || (epoch - from) % every != 0 {
-                continue;
-            }
-            let held = hold(neurons, &rows.u, act);
-            let own: Vec<f64> = wrong.iter().enumerate().map(|(j, &t)| held.s[(t, j)]).collect();
-            let (now, ..) = memory_loss(&hold(neurons, &memory.held_out, act).s, &own);
-            if now < lowest {
-                (lowest, not_lower, waits) = (now, 0, 0);
-            } else {
-                (not_lower, waits) = (not_lower + 1, waits + 1);
-            }
-            if not_lower >= self.patience && says_all(model, rows, neurons, (act, self.amplify))? {
-                break;
-            }
-            if waits > PLATEAU {
-                (lr, waits) = (lr / 2.0, 0);
-            }
-        }
-        Ok(losses)
-    }
-
-    /// The loss of the target, and the gradient of all losses.
-    pub fn gradient(
-        &self,
-        model: &Model,
-        rows: &LabelRows,
-        wrong: &[usize],
-        neurons: &NeuronWeights,
-        memory: &StateMemory,
-    ) -> Result<(f64, NeuronWeights)> {
-        let act = last_mlp(model).act;
-        let [alc, mlc] = self.weights;
-        let states = hold(neurons, &memory.trained, act);
-        let own = hold(neurons, &rows.u, act);
-        let own: Vec<f64> = wrong.iter().enumerate().map(|(j, &t)| own.s[(t, j)]).collect();
-        let (_, in_memory, mut ds) = memory_loss(&states.s, &own);
-        let inactive: Vec<f64> = own.iter().map(|s| (-s).exp()).collect();
-        let (_, weights) = mean_of_largest(&inactive, MOST_ACTIVE);
-        for ((ds, w), l) in ds.iter_mut().zip(weights).zip(&inactive) {
-            *ds = mlc * *ds - alc * w * l;
-        }
-        let at_own = |held: &Held| {
-            let mut all: Mat<f64> = Mat::zeros(held.s.nrows(), held.s.ncols());
-            wrong.iter().enumerate().for_each(|(j, &t)| all[(t, j)] = ds[j]);
-            Some(all)
-        };
-        let (nll, mut all) = loss(model, rows, neurons, (act, self.amplify), &at_own)?;
-        let none = Mat::zeros(states.k.nrows(), states.k.ncols());
-        let in_memory = times(mlc, &in_memory);
-        let elsewhere =
-            of_inputs(neurons, (&memory.trained, &states), &none, Some(&in_memory), act);
-        all.each_mut().zip(elsewhere.each()).for_each(|(sum, more)| *sum = plus(sum, 1.0, more));
-        Ok((nll, all))
-    }
-}
-
-/// All numbers of a matrix, column by column.
-fn column(m: &Mat<f64>) -> Tensor {
-    let values: Vec<f64> = m.col_iter().flat_map(|c| c.iter().copied()).collect();
-    Tensor::of(Precision::F64, &[1, values.len()], &values)
 }

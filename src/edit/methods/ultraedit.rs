@@ -37,7 +37,8 @@ use crate::edit::search::LossStep;
 use crate::edit::solve::delta::pack;
 use crate::edit::state::State;
 use crate::edit::training::capture::{Capture, Captured};
-use crate::edit::training::kept_turns::{KeptTurns, Turns};
+use crate::edit::training::kept_turns::Turns;
+use crate::edit::training::kept_work::{KeptWork, keep};
 use crate::edit::training::memory::TrainingMemory;
 use crate::edit::training::normaliser::{self, Normaliser, Normalisers, SpreadRule};
 use crate::edit::training::texts::{TrainingObjective, TrainingText};
@@ -45,7 +46,7 @@ use crate::linalg::least_squares::{self, Prior, Route, on_host};
 use crate::model::arch::Arch;
 use crate::model::change::dense;
 use crate::model::{MatrixId, Model};
-use crate::store::{Delta, Fingerprint};
+use crate::store::Delta;
 use crate::tensor::Tensor;
 
 /// UltraEdit, as methods are listed.
@@ -175,24 +176,31 @@ impl Method for UltraEdit {
         }
         let ids = by.edited();
         let run = Run::new(by, &ids, on.sequential);
-        let mut state = std::mem::take(&mut on.state);
         // One turn is done or not.
-        let mut kept = (texts.len() > run.turn).then(|| run.kept(on, &texts, &state)).flatten();
+        let begin = |on: &mut Context| KeptWork::begin(on, ABOUT.name, by, facts, "");
+        let mut kept = (texts.len() > run.turn).then(|| begin(on)).flatten();
+        let mut state = std::mem::take(&mut on.state);
         let mut at = Turns { normalisers: normaliser::take(&mut state), ..Turns::default() };
         let mut model = on.model.with_own(&ids);
         if let Some(kept) = &kept {
-            let found =
-                model.compute.clone().run(|| Ok(kept.read(&mut model, &ids, on.progress)))?;
-            at = found.unwrap_or(at);
+            let compute = model.compute.clone();
+            let restore = |state| Turns::restore(state, &mut model, &ids);
+            let found = compute.run(|| Ok(kept.read(restore, on.progress)))?;
+            if let Some(found) = found {
+                let turn = found.done;
+                on.progress.remark(&format!("goes on after turn {turn}, as it was cut off"));
+                at = found;
+            }
         }
         let before = at.done;
         let one = catch_device_error(|| {
             let taken = run.turns(on, &mut model, facts, &texts, &mut at, kept.as_mut());
-            taken.map_err(|e| keep(e, kept.as_mut(), (&model, &ids), &at))
+            let kept = kept.as_mut().filter(|_| at.done > 0);
+            taken.map_err(|e| keep(e, kept, || at.state(&model, &ids)))
         })?;
         // What comes after it may fail, and then it need not be done again.
         if let Some(kept) = kept.as_mut().filter(|_| before < at.done) {
-            kept.write(&model, &ids, &at)?;
+            kept.write(at.state(&model, &ids)?)?;
         }
         normaliser::put(&at.normalisers, &mut state);
         let now = || Ok(ids.iter().map(|&id| model.own(id).to_f64()).collect::<Vec<_>>());
@@ -254,7 +262,7 @@ impl<'r> Run<'r> {
         facts: &[TokenizedFact],
         texts: &[TrainingText],
         at: &mut Turns,
-        mut kept: Option<&mut KeptTurns>,
+        mut kept: Option<&mut KeptWork>,
     ) -> Result<Option<Vec<Delta>>> {
         let memory = TrainingMemory::new(on.model, self.ids, texts, false, on.memory);
         let mut capture = Capture::new(model, self.ids, memory.most);
@@ -280,8 +288,8 @@ impl<'r> Run<'r> {
             at.done = t + 1;
             at.losses.extend(seen.losses);
             progress.detail(&format!("turn {}, loss {mean:.3}", at.done));
-            if let Some(kept) = &mut kept {
-                kept.write_seldom(model, self.ids, at)?;
+            if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due()) {
+                kept.write(at.state(model, self.ids)?)?;
             }
         }
         progress.at(Stage::Fact, n as u64, n as u64);
@@ -336,25 +344,6 @@ impl<'r> Run<'r> {
         };
         seen.x.iter().zip(&seen.g).map(delta).collect()
     }
-
-    /// Where turns that are cut off are kept, by the name of all that they depend on.
-    fn kept(&self, on: &mut Context, texts: &[TrainingText], state: &State) -> Option<KeptTurns> {
-        let cache = on.cache.as_mut()?;
-        let mut all = Fingerprint::default();
-        let (version, compute) = (env!("CARGO_PKG_VERSION"), on.model.compute.name());
-        for name in ["turns", version, cache.weights(), &compute, &state.digest()] {
-            all.field(name.as_bytes());
-        }
-        let Run { ids, lr, turn, micro, sum, merge } = self;
-        ids.iter().for_each(|id| all.field(id.to_string().as_bytes()));
-        all.field(b"");
-        all.add(&lr.to_le_bytes());
-        [turn, micro].into_iter().for_each(|&n| all.add(&(n as u64).to_le_bytes()));
-        all.add(&[u8::from(*sum), u8::from(*merge == SpreadRule::Public)]);
-        texts.iter().for_each(|text| text.digest(&mut all));
-        let key = all.hex();
-        Some(KeptTurns::at(cache.begin_training(&key), key))
-    }
 }
 
 /// W ← W + Δ, in the type that is computed in.
@@ -367,20 +356,6 @@ fn add(model: &mut Model, id: MatrixId, delta: &Delta) -> Result<()> {
         *model.own_mut(id) = Tensor::of(&compute, &dims, &w);
         Ok(())
     })
-}
-
-/// Keeps what was done before an error; returns the error, or why an interruption keeps nothing.
-fn keep(
-    e: Error,
-    kept: Option<&mut KeptTurns>,
-    (model, ids): (&Model, &[MatrixId]),
-    at: &Turns,
-) -> Error {
-    let written = kept.filter(|_| at.done > 0).map_or(Ok(()), |kept| kept.write(model, ids, at));
-    match written {
-        Err(unwritten) if matches!(e, Error::Interrupted { .. }) => unwritten,
-        _ => e,
-    }
 }
 
 /// Earlier turns may have moved too far, or the checkpoint be broken.

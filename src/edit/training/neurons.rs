@@ -11,10 +11,13 @@
 //! All but the head is f64 on the host. What joins the stream has to be what the MLP gives:
 //! families with a norm or a factor behind it are refused.
 
+use std::sync::Arc;
+
 use faer::Mat;
 
 use super::head;
 use crate::base::{Error, Result};
+use crate::edit::state::State;
 use crate::linalg::least_squares::product;
 use crate::memory::{AddedNeurons, NeuronKind};
 use crate::model::arch::{Arch, NormPlace};
@@ -27,6 +30,8 @@ use crate::ops::act::{self, Act};
 use crate::ops::loss::RowLoss;
 use crate::tensor::{Precision, Tensor};
 
+/// In what is kept of a training.
+const NEURONS: &str = "neurons";
 /// Tokens that run at a time.
 const AT_A_TIME: usize = 2048;
 
@@ -68,7 +73,7 @@ pub fn plus(a: &Mat<f64>, f: f64, b: &Mat<f64>) -> Mat<f64> {
 }
 
 /// f·A.
-pub fn times(f: f64, a: &Mat<f64>) -> Mat<f64> {
+pub fn scaled(f: f64, a: &Mat<f64>) -> Mat<f64> {
     Mat::from_fn(a.nrows(), a.ncols(), |i, j| f * a[(i, j)])
 }
 
@@ -102,6 +107,25 @@ impl NeuronWeights {
         let squares =
             |m: &Mat<f64>| -> f64 { m.col_iter().flat_map(|c| c.iter()).map(|x| x * x).sum() };
         self.each().map(squares).sum::<f64>().sqrt()
+    }
+
+    /// Puts them into a state; nothing where there is none.
+    pub fn put(&self, state: &mut State) {
+        let matrices = self.each().map(|m| Arc::new(m.clone())).enumerate();
+        state.put(NEURONS, matrices.filter(|_| !self.is_empty()).collect());
+    }
+
+    /// Takes those of a state, in the layout of others; `None` where they have another.
+    pub fn take(state: &mut State, like: &NeuronWeights) -> Option<NeuronWeights> {
+        let (matrices, mut all) = (state.take(NEURONS), like.clone());
+        if matrices.is_empty() {
+            return all.is_empty().then_some(all);
+        }
+        let count = all.each().count();
+        for (own, (_, kept)) in all.each_mut().zip(&matrices) {
+            *own = Mat::clone(kept);
+        }
+        (matrices.len() == count).then_some(all)
     }
 
     /// As a memory has them, with what they give times a.
