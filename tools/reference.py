@@ -12,6 +12,7 @@
   python tools/reference.py --cases tests/golden/neurons/cases.json
   python tools/reference.py --cases tests/golden/mend/cases.json
   python tools/reference.py --cases tests/golden/ke/cases.json
+  python tools/reference.py --cases tests/golden/serac/cases.json
   python tools/reference.py --cases tests/golden/trace/cases.json [--shared DIR]
   python tools/reference.py --random-gpt2-small | --memit-serial N
   python tools/reference.py --memit-batched N [--facts-a-batch B]
@@ -21,8 +22,8 @@ Serial and unhurried, as the methods were published: the whole model runs in eve
 search, its rows padded to one batch. reference_search.py has the search, reference_batch.py MEMIT
 and its family, reference_fine_tuning.py FT-L, FT-M and LocFT-BF, reference_ultraedit.py UltraEdit,
 reference_grace.py GRACE, reference_kn.py knowledge neurons, reference_ike.py in-context editing,
-reference_neurons.py T-Patcher and CaliNET, reference_mend.py and reference_ke.py trained editors,
-reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a
+reference_neurons.py T-Patcher and CaliNET, reference_mend.py, reference_ke.py and reference_serac.py
+trained editors, reference_trace.py causal tracing; here are ROME and R-ROME. With W (D, F) the down projection of a
 layer, C = E[k kT] (F, F), keys and outputs read at the subject's last token:
 
   t0      = output of the MLP for the bare prompt             v* = t0 + delta, delta from the search
@@ -58,6 +59,7 @@ import reference_kn
 import reference_neurons
 import reference_ke
 import reference_mend
+import reference_serac
 import reference_trace
 import reference_ultraedit
 import torch
@@ -173,6 +175,8 @@ def run_cases(file, shared):
             tensors, made = reference_kn.record(folder, case)
         elif case["method"] in reference_ke.METHODS:
             tensors, made = reference_ke.record(folder, case)
+        elif case["method"] in reference_serac.METHODS:
+            tensors, made = reference_serac.record(folder, case)
         elif case["method"] in reference_mend.METHODS:
             tensors, made = reference_mend.record(folder, case)
         elif case["method"] in reference_trace.METHODS:

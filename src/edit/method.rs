@@ -225,6 +225,8 @@ pub struct TrainContext<'a> {
     pub samples: &'a [Sample],
     /// What is held out: at least one.
     pub held_out: &'a [Sample],
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
     /// Where the training is kept, so that one that was cut off goes on.
     pub kept: Option<&'a mut KeptParameters>,
     /// Of what is drawn.

@@ -122,18 +122,18 @@ impl<'m, E: WeightEditor> EditObjective<'m, E> {
 
     /// The loss of a sample, and, where it is asked for, G of each matrix times a weight.
     fn outer(&mut self, drawn: &Drawn, weight: Option<f64>) -> Result<SampleLoss> {
-        let before = log_p(self.base, drawn.locality)?;
+        let before = log_p(self.base, &drawn.locality.ids)?;
         let EditObjective { edited, gradients, editor, cedit, cloc, .. } = self;
         let w = weight.unwrap_or(1.0);
         let texts = [
             (TextLoss::Target(drawn.outer), *cedit * w),
-            (TextLoss::Kept(drawn.locality, &before), *cloc * w),
+            (TextLoss::Kept(&drawn.locality.ids, &before), *cloc * w),
         ];
         let losses = match weight {
             None => editor.pass().run(edited, &texts, &mut NoHook)?,
             Some(_) => {
                 gradients.clear();
-                let lengths = [drawn.outer.read.len(), drawn.locality.len()];
+                let lengths = [drawn.outer.read.len(), drawn.locality.ids.len()];
                 let cuts = Index::new(&edited.compute, weight_gradient::cuts(lengths));
                 gradients.set_cuts(cuts);
                 editor.pass().run(edited, &texts, gradients)?
@@ -287,7 +287,7 @@ pub fn train<E: WeightEditor>(
     editor: E,
     mut parameters: Parameters,
 ) -> Result<(TrainedEditor, Value)> {
-    let TrainContext { model, samples, held_out, kept, seed, progress } = on;
+    let TrainContext { model, samples, held_out, kept, seed, progress, .. } = on;
     let weights = [by.number(&CEDIT), by.number(&CLOC)];
     let mut objective = EditObjective::new(model, editor, weights);
     let run = TrainingRun { samples, held_out, kept, progress };

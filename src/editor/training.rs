@@ -95,6 +95,7 @@ impl Editor {
                 model: &opened.model,
                 samples: &samples,
                 held_out: &held_out,
+                tokenizer: &opened.tokenizer,
                 kept: Some(&mut kept),
                 seed: settings.seed,
                 progress,

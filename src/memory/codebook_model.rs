@@ -12,7 +12,7 @@ use super::Memory;
 use super::codebook::{Codebook, Replacement};
 use crate::base::{Error, Result};
 use crate::model::cache::Choice;
-use crate::model::{Arch, At, Batch, Hook, KvCache, LanguageModel, MatrixId, Past, Site};
+use crate::model::{Arch, At, Batch, Hook, KvCache, LanguageModel, MatrixId, Model, Past, Site};
 use crate::ops::codebook::{Chosen, nearest, replace};
 use crate::ops::rows::Index;
 use crate::tensor::{Compute, Tensor};
@@ -192,6 +192,10 @@ impl LanguageModel for CodebookModel {
 
     fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]> {
         self.base.matrix_sizes(id)
+    }
+
+    fn weights(&self) -> &Model {
+        self.base.weights()
     }
 
     fn whole_prompts(&self) -> bool {

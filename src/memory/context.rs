@@ -17,6 +17,7 @@
 
 use super::likeness::Texts;
 use crate::model::lineage::WeightsName;
+use crate::text::Tokenizer;
 
 /// Facts, each with its context.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,6 +52,15 @@ pub struct Placed {
 }
 
 impl ContextMemory {
+    /// Without facts, for texts of a tokenizer and ids below `vocabulary`.
+    pub fn empty(text: &Tokenizer, vocabulary: usize) -> ContextMemory {
+        ContextMemory {
+            begin: (text.bos.len() == 1).then(|| text.bos[0]),
+            spaced: spaced(text, vocabulary),
+            ..ContextMemory::default()
+        }
+    }
+
     /// What choices are made by; nothing where there is no choice.
     pub(super) fn texts(&self) -> Option<Texts> {
         let prompts = self.entries.iter().map(|entry| self.words(&entry.prompt));
@@ -80,7 +90,11 @@ impl ContextMemory {
 
     /// A text that begins with a prompt, behind the context of an entry.
     pub fn place(&self, entry: usize, text: &[u32]) -> Placed {
-        let context = &self.entries[entry].context;
+        self.place_behind(&self.entries[entry].context, text)
+    }
+
+    /// The same behind a context that is no entry's.
+    pub fn place_behind(&self, context: &[u32], text: &[u32]) -> Placed {
         let mut placed = Placed { context: context.len(), ids: text.to_vec() };
         let mut first = 0;
         if let (Some(begin), Some(id)) = (self.begin, placed.ids.first_mut())
@@ -98,4 +112,19 @@ impl ContextMemory {
         }
         placed
     }
+}
+
+/// Tokens that begin a word at the start of a text, and the same behind a space, if both are one.
+fn spaced(text: &Tokenizer, vocabulary: usize) -> Vec<[u32; 2]> {
+    let pair = |id: u32| {
+        let word = text.decode_after(&[id]).ok()?;
+        if word.is_empty() || word.contains('\u{FFFD}') || word.starts_with(char::is_whitespace) {
+            return None;
+        }
+        let alone = text.encode_bare(&word).ok()?.ids;
+        let behind = text.encode_after("Prompt:", &format!(" {word}")).ok()?;
+        (alone == [id] && behind.len() == 1 && behind[0] != id).then(|| [id, behind[0]])
+    };
+    let ids = 0..text.vocab_size().min(vocabulary) as u32;
+    ids.filter_map(pair).collect()
 }

@@ -31,22 +31,39 @@ impl ContextMemory {
     ///
     /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
+        let metadata = metadata(KIND, &self.made_for, &self.labels());
+        let (items, tokens) = (self.items(), self.tokens());
+        write::write(path, &metadata, &items, &mut |i, out| {
+            out.write_all(bytemuck::cast_slice(if i == 0 { &tokens } else { self.pairs() }))
+        })
+    }
+
+    /// What its metadata say of its own.
+    pub(super) fn labels(&self) -> Vec<(&'static str, String)> {
         let length = |e: &ContextEntry| [e.context.len(), e.prompt.len()];
         let lengths: Vec<[usize; 2]> = self.entries.iter().map(length).collect();
-        let mut more = vec![("lengths", json!(lengths).to_string())];
+        let mut all = vec![("lengths", json!(lengths).to_string())];
         if let Some(begin) = self.begin {
-            more.push(("begin", begin.to_string()));
+            all.push(("begin", begin.to_string()));
         }
-        let tokens: Vec<u32> =
-            self.entries.iter().flat_map(|e| [&e.context[..], &e.prompt].concat()).collect();
+        all
+    }
+
+    /// `tokens` and `spaced`.
+    pub(super) fn items(&self) -> [Item; 2] {
         let item = |name: &str, shape| Item { name: name.to_owned(), dtype: Dtype::U32, shape };
-        let items =
-            [item("tokens", vec![tokens.len()]), item("spaced", vec![self.spaced.len(), 2])];
-        let metadata = metadata(KIND, &self.made_for, &more);
-        write::write(path, &metadata, &items, &mut |i, out| match i {
-            0 => out.write_all(bytemuck::cast_slice(&tokens)),
-            _ => out.write_all(bytemuck::cast_slice(&self.spaced)),
-        })
+        let tokens = self.entries.iter().map(|e| e.context.len() + e.prompt.len()).sum();
+        [item("tokens", vec![tokens]), item("spaced", vec![self.spaced.len(), 2])]
+    }
+
+    /// The numbers of `tokens`.
+    pub(super) fn tokens(&self) -> Vec<u32> {
+        self.entries.iter().flat_map(|e| [&e.context[..], &e.prompt].concat()).collect()
+    }
+
+    /// The numbers of `spaced`.
+    pub(super) fn pairs(&self) -> &[u32] {
+        self.spaced.as_flattened()
     }
 
     /// Reads facts in context that were made for a model whose weights have that name.
@@ -61,16 +78,26 @@ impl ContextMemory {
         name: &WeightsName,
     ) -> Result<ContextMemory> {
         let shard = Shard::open(path)?;
+        check_made_for(path, &shard.header().metadata, KIND, name)?;
+        let made_for = name.clone();
+        Ok(ContextMemory { made_for, ..ContextMemory::read_part(path, &shard, base)? })
+    }
+
+    /// The same of an open file that holds more, which names the weights itself.
+    pub(super) fn read_part(
+        path: &Path,
+        shard: &Shard,
+        base: &dyn LanguageModel,
+    ) -> Result<ContextMemory> {
         let metadata = &shard.header().metadata;
         let bad = |field: &str, what: String| Error::input(path, field, what, REMEDY);
-        check_made_for(path, metadata, KIND, name)?;
         let lengths = metadata.get("lengths").map_or("", String::as_str);
         let lengths: Vec<[usize; 2]> = serde_json::from_str(lengths)
             .map_err(|e| bad("lengths", format!("is no list of pairs of counts: {e}")))?;
         let begin = metadata.get("begin").map(|id| id.parse::<u32>()).transpose();
         let begin = begin.map_err(|e| bad("begin", format!("is no token's id: {e}")))?;
-        let tokens = ids(path, &shard, "tokens", 1)?;
-        let spaced = ids(path, &shard, "spaced", 2)?;
+        let tokens = ids(path, shard, "tokens", 1)?;
+        let spaced = ids(path, shard, "spaced", 2)?;
         let all = tokens.iter().chain(&spaced).chain(&begin);
         let vocabulary = base.arch().vocabulary;
         if let Some(id) = all.copied().find(|&id| id as usize >= vocabulary) {
@@ -97,7 +124,7 @@ impl ContextMemory {
         if !rest.is_empty() {
             return Err(bad("tokens", "are more than their lengths say".to_owned()));
         }
-        Ok(ContextMemory { made_for: name.clone(), begin, spaced, entries })
+        Ok(ContextMemory { made_for: WeightsName::default(), begin, spaced, entries })
     }
 }
 

@@ -18,7 +18,7 @@ use super::context::ContextMemory;
 use super::likeness::Texts;
 use crate::base::{Error, Result};
 use crate::model::cache::FrontRows;
-use crate::model::{Arch, Batch, Hook, KvCache, LanguageModel, MatrixId, NoHook, Past};
+use crate::model::{Arch, Batch, Hook, KvCache, LanguageModel, MatrixId, Model, NoHook, Past};
 use crate::tensor::{Compute, Tensor};
 
 struct ContextModel {
@@ -165,6 +165,10 @@ impl LanguageModel for ContextModel {
 
     fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]> {
         self.base.matrix_sizes(id)
+    }
+
+    fn weights(&self) -> &Model {
+        self.base.weights()
     }
 
     fn whole_prompts(&self) -> bool {

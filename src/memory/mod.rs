@@ -12,6 +12,10 @@ pub mod likeness;
 pub mod neurons;
 mod neurons_file;
 mod neurons_model;
+pub mod serac;
+mod serac_file;
+mod serac_model;
+pub mod states;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +29,7 @@ pub use codebook::{Codebook, CodebookEntry, Replacement};
 pub use context::{ContextEntry, ContextMemory};
 pub use format::is_memory;
 pub use neurons::{AddedNeurons, NeuronKind};
+pub use serac::SeracMemory;
 
 /// An edit beside the weights.
 pub trait Memory: Send + Sync {
@@ -48,6 +53,8 @@ pub enum EditMemory {
     Context(Arc<ContextMemory>),
     /// Neurons beside the MLP of a layer.
     Neurons(Arc<AddedNeurons>),
+    /// Facts that another model answers for.
+    Serac(Arc<SeracMemory>),
 }
 
 impl EditMemory {
@@ -65,6 +72,10 @@ impl EditMemory {
                 let neurons = AddedNeurons { made_for, ..Arc::unwrap_or_clone(neurons) };
                 EditMemory::Neurons(Arc::new(neurons))
             }
+            EditMemory::Serac(memory) => {
+                let memory = SeracMemory { made_for, ..Arc::unwrap_or_clone(memory) };
+                EditMemory::Serac(Arc::new(memory))
+            }
         }
     }
 
@@ -74,6 +85,7 @@ impl EditMemory {
             EditMemory::Codebook(book) => book.clone(),
             EditMemory::Context(memory) => memory.clone(),
             EditMemory::Neurons(neurons) => neurons.clone(),
+            EditMemory::Serac(memory) => memory.clone(),
         }
     }
 
@@ -87,6 +99,7 @@ impl EditMemory {
             EditMemory::Codebook(book) => book.write(path),
             EditMemory::Context(memory) => memory.write(path),
             EditMemory::Neurons(neurons) => neurons.write(path),
+            EditMemory::Serac(memory) => memory.write(path),
         }
     }
 
@@ -96,6 +109,7 @@ impl EditMemory {
             EditMemory::Codebook(book) => book.entries.len(),
             EditMemory::Context(memory) => memory.entries.len(),
             EditMemory::Neurons(neurons) => neurons.len(),
+            EditMemory::Serac(memory) => memory.facts.entries.len(),
         }
     }
 
@@ -103,7 +117,7 @@ impl EditMemory {
     pub fn place(&self) -> String {
         match self {
             EditMemory::Codebook(book) => book.id.to_string(),
-            EditMemory::Context(_) => "prompts".to_owned(),
+            EditMemory::Context(_) | EditMemory::Serac(_) => "prompts".to_owned(),
             EditMemory::Neurons(neurons) => format!("layers.{}.mlp", neurons.layer),
         }
     }
@@ -119,6 +133,7 @@ pub fn open(path: &Path, base: &dyn LanguageModel, name: &WeightsName) -> Result
     Ok(match &kind[..] {
         kind if NeuronKind::named(kind).is_some() => Arc::new(neurons(path, base, name)?),
         context_file::KIND => Arc::new(ContextMemory::read(path, base, name)?),
+        serac_file::KIND => Arc::new(SeracMemory::read(path, base, name)?),
         _ => Arc::new(Codebook::read(path, base, name)?),
     })
 }

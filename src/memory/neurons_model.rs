@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Memory;
 use super::neurons::AddedNeurons;
 use crate::base::{Error, Result};
-use crate::model::{Arch, At, Batch, Hook, LanguageModel, Matrix, MatrixId, Past, Site};
+use crate::model::{Arch, At, Batch, Hook, LanguageModel, Matrix, MatrixId, Model, Past, Site};
 use crate::ops::act::{self, Act};
 use crate::ops::{linear, rows};
 use crate::tensor::{Compute, Tensor, Weight};
@@ -129,6 +129,10 @@ impl LanguageModel for NeuronModel {
 
     fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]> {
         self.base.matrix_sizes(id)
+    }
+
+    fn weights(&self) -> &Model {
+        self.base.weights()
     }
 
     fn whole_prompts(&self) -> bool {

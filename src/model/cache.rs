@@ -14,6 +14,7 @@ pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>, // (rows, G·E) each
     choices: Vec<Choice>,
     fronts: Vec<FrontRows>,
+    sides: Vec<SideCache>,
 }
 
 /// Rows at the front of a cache that an edit beside the weights put there, which its callers do not
@@ -28,6 +29,29 @@ pub struct FrontRows {
     pub contexts: Vec<(usize, Range<usize>)>,
     /// Rows of sequences that began, as callers count, and those of the front that each reads.
     pub sequences: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// The cache of another model that answers for some sequences, in the place of the one whose rows
+/// callers count.
+#[derive(Clone, Debug)]
+pub struct SideCache {
+    /// Whose it is, by its address.
+    pub by: Arc<()>,
+    /// Its keys and values.
+    pub cache: KvCache,
+    /// Rows of the sequences that it answers for, pass by pass.
+    pub parts: Vec<SideRows>,
+}
+
+/// Rows of a sequence that another model answers for, from one pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideRows {
+    /// As callers count them.
+    pub rows: Range<usize>,
+    /// Where the first of them is in the other model's cache.
+    pub at: usize,
+    /// So many rows right before it there are a context of the sequence, which begins here.
+    pub context: usize,
 }
 
 /// What an edit beside the weights decided at the end of a prompt: it holds for the sequence.
@@ -76,7 +100,7 @@ impl KvCache {
     pub fn new(arch: &Arch, compute: &Compute) -> KvCache {
         let empty = || Tensor::narrow(compute, &[0, arch.kv_width()]);
         let layers = (0..arch.layers).map(|_| (empty(), empty())).collect();
-        KvCache { layers, choices: Vec::new(), fronts: Vec::new() }
+        KvCache { layers, choices: Vec::new(), fronts: Vec::new(), sides: Vec::new() }
     }
 
     /// Tokens in it, of the first layer, without those at its front that are hidden.
@@ -99,6 +123,22 @@ impl KvCache {
     pub fn unhide(&mut self, by: &Arc<()>) -> Option<FrontRows> {
         let at = self.fronts.iter().position(|front| Arc::ptr_eq(&front.by, by))?;
         Some(self.fronts.remove(at))
+    }
+
+    /// The cache of somebody's other model.
+    pub fn side(&self, by: &Arc<()>) -> Option<&SideCache> {
+        self.sides.iter().find(|side| Arc::ptr_eq(&side.by, by))
+    }
+
+    /// The same, to be put back with the rows of another pass.
+    pub fn take_side(&mut self, by: &Arc<()>) -> Option<SideCache> {
+        let at = self.sides.iter().position(|side| Arc::ptr_eq(&side.by, by))?;
+        Some(self.sides.remove(at))
+    }
+
+    /// Puts one there.
+    pub fn put_side(&mut self, side: SideCache) {
+        self.sides.push(side);
     }
 
     /// Keeps what was decided at a row.
@@ -125,6 +165,7 @@ impl KvCache {
     pub fn keep(&mut self, layers: Range<usize>, rows: &[Range<usize>]) {
         assert!(self.choices.is_empty(), "keep: a choice belongs to its row");
         assert!(self.fronts.is_empty(), "keep: hidden rows belong to the front");
+        assert!(self.sides.is_empty(), "keep: another model's rows go with these");
         let rows: Vec<usize> = rows.iter().cloned().flatten().collect();
         let mut index = None; // the same for every layer
         for (k, v) in &mut self.layers[layers] {
@@ -145,6 +186,7 @@ impl KvCache {
     pub fn append(&mut self, layers: Range<usize>, from: &KvCache, rows: Range<usize>) {
         assert!(from.choices.is_empty(), "append: a choice belongs to its row");
         assert!(from.fronts.is_empty(), "append: hidden rows belong to the front");
+        assert!(from.sides.is_empty(), "append: another model's rows go with these");
         let append = |to: &mut Tensor, from: &Tensor| {
             let old = to.shape()[0];
             to.set_rows(old + rows.len());

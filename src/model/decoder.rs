@@ -234,6 +234,10 @@ impl LanguageModel for Model {
         Some([inner, out])
     }
 
+    fn weights(&self) -> &Model {
+        self
+    }
+
     fn run_in_chunks(
         &self,
         batch: &Batch,

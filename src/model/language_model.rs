@@ -7,6 +7,7 @@ use super::arch::Arch;
 use super::batch::Batch;
 use super::cache::Past;
 use super::matrix_id::MatrixId;
+use super::model::Model;
 use super::site::{Hook, NoHook};
 use crate::base::Result;
 use crate::tensor::{Compute, Tensor};
@@ -21,6 +22,9 @@ pub trait LanguageModel: Send + Sync {
 
     /// What a matrix reads and gives, (in, out); `None` where there is no such matrix.
     fn matrix_sizes(&self, id: MatrixId) -> Option<[usize; 2]>;
+
+    /// The model whose weights it has: itself, or what edits live beside.
+    fn weights(&self) -> &Model;
 
     /// Whether a prompt has to begin and end in one pass: what is decided of it holds from its
     /// first token on.

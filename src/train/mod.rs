@@ -19,7 +19,7 @@ pub mod run;
 pub mod samples;
 pub mod trained_editor;
 
-pub use objective::{Drawn, SampleLoss, SampleObjective};
+pub use objective::{Drawn, LocalityText, SampleLoss, SampleObjective};
 pub use parameters::Parameters;
 pub use samples::Sample;
 pub use trained_editor::TrainedEditor;

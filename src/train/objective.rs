@@ -14,7 +14,16 @@ pub struct Drawn<'a> {
     /// The same fact in other words, which the edited model should say.
     pub outer: &'a Completion,
     /// A text that should stay as likely as it was.
-    pub locality: &'a [u32],
+    pub locality: &'a LocalityText,
+}
+
+/// A text that should stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalityText {
+    /// Its tokens, those of its target included.
+    pub ids: Vec<u32>,
+    /// How many of them are its prompt, from 1.
+    pub prompt: usize,
 }
 
 /// The loss of a sample.
@@ -22,7 +31,8 @@ pub struct Drawn<'a> {
 pub struct SampleLoss {
     /// −ln p of the outer target in the edited model, the mean over its tokens.
     pub edit: f64,
-    /// KL(p⁰ ‖ p) of the locality text before and after, the mean over its tokens.
+    /// KL(p⁰ ‖ p) of the locality text before and after, the mean over its tokens; or what else
+    /// stands for it.
     pub locality: f64,
     /// What is minimised.
     pub total: f64,
@@ -30,6 +40,11 @@ pub struct SampleLoss {
 
 /// What a method is trained for.
 pub trait SampleObjective {
+    /// Whether half of the outer prompts that are drawn are the edit's own.
+    fn draws_edits(&self) -> bool {
+        false
+    }
+
     /// Adds `weight` times the gradient of a sample's loss to the parameters' gradients; returns
     /// the loss.
     ///

@@ -33,17 +33,23 @@ pub struct NamedParameter {
 pub struct Parameters {
     precision: Precision,
     list: Vec<NamedParameter>,
+    version: u64, // grows where a value may have changed
 }
 
 impl Parameters {
     /// None yet, of a type.
     pub fn new(precision: Precision) -> Parameters {
-        Parameters { precision, list: Vec::new() }
+        Parameters { precision, list: Vec::new(), version: 0 }
     }
 
     /// The type they are computed in.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// A number that is another wherever a value may have changed, for those who keep copies.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Adds one of one or two sizes, trained at a rate or not at all; returns its number.
@@ -78,6 +84,7 @@ impl Parameters {
 
     /// The same, to be restored.
     pub fn all_mut(&mut self) -> &mut [NamedParameter] {
+        self.version += 1;
         &mut self.list
     }
 
@@ -93,6 +100,7 @@ impl Parameters {
 
     /// NamedParameter i, to be set.
     pub fn value_mut(&mut self, i: usize) -> &mut Tensor {
+        self.version += 1;
         self.list[i].value_mut()
     }
 
@@ -121,6 +129,7 @@ impl Parameters {
     /// Moves those that are trained against their gradients, whose norm is at most `clip`; returns
     /// the norm that it was.
     pub fn step(&mut self, clip: f64) -> f64 {
+        self.version += 1;
         let norm = self.norm();
         let factor = clip / (norm + CLIP_EPS);
         for p in &mut self.list {

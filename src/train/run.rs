@@ -115,7 +115,8 @@ impl TrainingLoop {
         for i in state.samples..state.samples + size {
             let order = Rng::new(self.seed, &format!("order of sweep {}", i / samples.len()));
             let sample = &samples[order.clone().order(samples.len())[i % samples.len()]];
-            let drawn = sample.draw(&mut Rng::new(self.seed, &format!("sample {i}")));
+            let drawn = sample
+                .draw(objective.draws_edits(), &mut Rng::new(self.seed, &format!("sample {i}")));
             let loss = objective.gradient(parameters, &drawn, 1.0 / size as f64)?;
             if !loss.total.is_finite() {
                 return Err(not_finite(&format!("the loss of `{}`", sample.name), state.steps));
@@ -143,7 +144,8 @@ impl TrainingLoop {
         let n = held_out.len() as f64;
         for (i, sample) in held_out.iter().enumerate() {
             progress.at(Stage::Measure, i as u64, held_out.len() as u64);
-            let drawn = sample.draw(&mut Rng::new(self.seed, &format!("held out {i}")));
+            let drawn = sample
+                .draw(objective.draws_edits(), &mut Rng::new(self.seed, &format!("held out {i}")));
             let loss = objective.loss(parameters, &drawn)?;
             mean.edit += loss.edit / n;
             mean.locality += loss.locality / n;

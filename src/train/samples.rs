@@ -6,9 +6,10 @@
 //! locality   each text of `neighbourhood` and `locality`, with its target where it has one
 //! ```
 //!
-//! A look at a sample draws one of its outer prompts and one of its locality texts, all alike.
+//! A look at a sample draws one of its outer prompts and one of its locality texts, all alike;
+//! where the method says so, half of the outer prompts are the edit itself.
 
-use super::objective::Drawn;
+use super::objective::{Drawn, LocalityText};
 use crate::base::{Error, Result, Rng};
 use crate::data::{Continuation, Fact};
 use crate::model::Model;
@@ -26,7 +27,7 @@ pub struct Sample {
     /// The same fact in other words: at least one.
     pub outer: Vec<Completion>,
     /// What should stay: at least one text.
-    pub locality: Vec<Vec<u32>>,
+    pub locality: Vec<LocalityText>,
 }
 
 impl Sample {
@@ -76,9 +77,9 @@ impl Sample {
         let stays = fact.neighbourhood.iter().chain(&fact.locality);
         let text = |stays: &Continuation| {
             let [prompt, target] = tokens(&stays.prompt, stays.target.as_deref()).map_err(named)?;
-            Ok([prompt, target].concat())
+            Ok(LocalityText { prompt: prompt.len(), ids: [prompt, target].concat() })
         };
-        let locality: Vec<Vec<u32>> = stays.map(text).collect::<Result<_>>()?;
+        let locality: Vec<LocalityText> = stays.map(text).collect::<Result<_>>()?;
         if locality.is_empty() {
             let what = format!("record `{id}` has no text that should stay as it is");
             return Err(Error::refused(what, "give it `neighbourhood` or `locality`"));
@@ -86,13 +87,12 @@ impl Sample {
         Ok(Sample { name: id.clone(), edit, outer, locality })
     }
 
-    /// One of its outer prompts and one of its locality texts.
-    pub fn draw(&self, rng: &mut Rng) -> Drawn<'_> {
-        Drawn {
-            edit: &self.edit,
-            outer: &self.outer[rng.below(self.outer.len())],
-            locality: &self.locality[rng.below(self.locality.len())],
-        }
+    /// One of its outer prompts and one of its locality texts; with `edits`, the edit itself as
+    /// likely as any outer prompt.
+    pub fn draw(&self, edits: bool, rng: &mut Rng) -> Drawn<'_> {
+        let is_edit = edits && rng.below(2) == 0;
+        let outer = if is_edit { &self.edit } else { &self.outer[rng.below(self.outer.len())] };
+        Drawn { edit: &self.edit, outer, locality: &self.locality[rng.below(self.locality.len())] }
     }
 
     /// Adds it to a name for what is trained on it.
@@ -102,7 +102,10 @@ impl Sample {
             into.field(bytemuck::cast_slice(&text.labels));
         }
         into.field(b"");
-        self.locality.iter().for_each(|ids| into.field(bytemuck::cast_slice(ids)));
+        for text in &self.locality {
+            into.field(bytemuck::cast_slice(&text.ids));
+            into.add(&(text.prompt as u64).to_le_bytes());
+        }
         into.field(b"");
     }
 }

@@ -30,6 +30,7 @@ mod requests;
 pub mod rows;
 mod search;
 mod search_golden;
+mod serac;
 mod ultraedit;
 mod versions;
 mod weight_editor;

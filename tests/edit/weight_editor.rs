@@ -36,36 +36,36 @@ use crate::support::twin;
 
 /// A recorded training.
 #[derive(Deserialize)]
-struct Case {
-    name: String,
-    model: String,
+pub struct Case {
+    pub name: String,
+    pub model: String,
     method: String,
-    requests: Value,
-    draws: Vec<[usize; 3]>,
+    pub requests: Value,
+    pub draws: Vec<[i64; 3]>,
     hparams: Value,
 }
 
 impl Case {
-    fn all(method: &str) -> Vec<Case> {
+    pub fn all(method: &str) -> Vec<Case> {
         let file = golden().join(method).join("cases.json");
         serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
     }
 
-    fn gpt2(method: &str) -> Case {
+    pub fn gpt2(method: &str) -> Case {
         Case::all(method).into_iter().find(|case| case.model == "gpt2").unwrap()
     }
 
-    fn record(&self) -> Vec<u8> {
+    pub fn record(&self) -> Vec<u8> {
         let Case { method, name, .. } = self;
         fs::read(golden().join(format!("{method}/{name}.safetensors"))).unwrap()
     }
 
-    fn model(&self, compute: impl Into<Compute>) -> Model {
+    pub fn model(&self, compute: impl Into<Compute>) -> Model {
         let dir = golden().join(&self.model);
         Model::load(&Checkpoint::open(&dir).unwrap(), compute).unwrap()
     }
 
-    fn samples(&self, model: &Model) -> Vec<Sample> {
+    pub fn samples(&self, model: &Model) -> Vec<Sample> {
         let tokenizer = Tokenizer::open(golden().join(&self.model)).unwrap();
         let requests = request::parse("case", self.requests.to_string().as_bytes()).unwrap();
         // The reference puts a space before every target.
@@ -73,7 +73,7 @@ impl Case {
         requests.iter().map(sample).collect()
     }
 
-    fn params(&self, model: &Model, others: Value) -> Params {
+    pub fn params(&self, model: &Model, others: Value) -> Params {
         let mut all = self.hparams.clone();
         for (name, value) in others.as_object().unwrap() {
             all[name] = value.clone();
@@ -82,11 +82,27 @@ impl Case {
         values.resolve(find(&self.method).unwrap(), model).unwrap()
     }
 
-    fn number(&self, name: &str) -> f64 {
+    pub fn number(&self, name: &str) -> f64 {
         self.hparams[name].as_f64().unwrap()
     }
 
-    fn weights(&self) -> [f64; 2] {
+    /// The reference's tensor at the start: the model's own, where it recorded none.
+    pub fn start(&self, name: &str) -> Vec<f64> {
+        match name.parse() {
+            Ok(id) => self.model(Precision::F64).matrix(id).w.to_dense(),
+            Err(_) => tensor(&self.record(), &format!("start.{name}")),
+        }
+    }
+
+    /// Gives parameters the values that the reference began with.
+    pub fn begin(&self, parameters: &mut Parameters) {
+        let precision = parameters.precision();
+        for p in parameters.all_mut() {
+            *p.value_mut() = Tensor::of(precision, p.value().shape(), &self.start(&p.name));
+        }
+    }
+
+    pub fn weights(&self) -> [f64; 2] {
         [self.number("cedit"), self.number("cloc")]
     }
 }
@@ -99,11 +115,7 @@ trait Begins: WeightEditor + Sized {
     /// The same with the tensors that the reference began with.
     fn started(case: &Case, model: &Model) -> (Self, Parameters) {
         let (editor, mut parameters) = Self::untrained(case, model);
-        let (file, precision) = (case.record(), parameters.precision());
-        for p in parameters.all_mut() {
-            let values = tensor(&file, &format!("start.{}", p.name));
-            *p.value_mut() = Tensor::of(precision, p.value().shape(), &values);
-        }
+        case.begin(&mut parameters);
         (editor, parameters)
     }
 }
@@ -137,9 +149,11 @@ impl Begins for KeEditor {
     }
 }
 
-fn drawn<'a>(samples: &'a [Sample], &[record, outer, locality]: &[usize; 3]) -> Drawn<'a> {
-    let sample = &samples[record];
-    Drawn { edit: &sample.edit, outer: &sample.outer[outer], locality: &sample.locality[locality] }
+/// What a record drew; an outer prompt of −1 is the edit's own.
+pub fn drawn<'a>(samples: &'a [Sample], &[record, outer, locality]: &[i64; 3]) -> Drawn<'a> {
+    let sample = &samples[record as usize];
+    let outer = usize::try_from(outer).map_or(&sample.edit, |outer| &sample.outer[outer]);
+    Drawn { edit: &sample.edit, outer, locality: &sample.locality[locality as usize] }
 }
 
 fn numbers(loss: SampleLoss) -> [f64; 3] {
@@ -159,61 +173,92 @@ fn bound(records: &[Value], name: &str, double: bool, digits: f64, roundings: f6
     }
 }
 
-/// Ten steps, and an edit after them, are PyTorch's.
-fn check<E: Begins>(case: &Case, compute: impl Into<Compute>, batches: usize) {
-    let compute = compute.into();
-    let double = compute.precision() == Precision::F64 && learned_positions(&case.model);
-    let (name, file, digits) = (&case.name, case.record(), digits(&compute));
-    let records: Vec<Value> =
-        Case::all(&case.method).iter().map(|case| made(&case.record())).collect();
-    let within = |what: &str, roundings: f64, got: f64| {
-        let bound = bound(&records, what, double, digits, roundings);
+/// How far the numbers of a case may be off.
+pub struct Within<'c> {
+    case: &'c Case,
+    compute: Compute,
+    records: Vec<Value>,
+    pub double: bool,
+}
+
+impl Within<'_> {
+    pub fn of(case: &Case, compute: impl Into<Compute>) -> Within<'_> {
+        let compute = compute.into();
+        let double = compute.precision() == Precision::F64 && learned_positions(&case.model);
+        let all = Case::all(&case.method);
+        let records = all.iter().map(|case| made(&case.record())).collect();
+        Within { case, compute, records, double }
+    }
+
+    pub fn check(&self, what: &str, roundings: f64, got: f64) {
+        let (name, compute) = (&self.case.name, &self.compute);
+        let bound = bound(&self.records, what, self.double, digits(compute), roundings);
         assert!(got <= bound, "{name} {compute:?}: {what}: {got:e} is beyond {bound:e}");
-    };
-    let model = case.model(&compute);
-    let samples = case.samples(&model);
-    let (editor, mut parameters) = E::started(case, &model);
-    let mut objective = EditObjective::new(&model, editor, case.weights());
+    }
+}
+
+/// Steps are PyTorch's; whether all of the record were taken.
+pub fn check_steps(
+    within: &Within,
+    objective: &mut dyn SampleObjective,
+    parameters: &mut Parameters,
+    samples: &[Sample],
+    batches: usize,
+) -> bool {
+    let (case, file) = (within.case, within.case.record());
     let size = case.number("accumulate_bs") as usize;
     let (losses, norms) = (tensor(&file, "losses"), tensor(&file, "norms"));
     for (b, batch) in case.draws.chunks(size).enumerate().take(batches) {
         parameters.clear();
         for (i, draw) in batch.iter().enumerate() {
-            let drawn = drawn(&samples, draw);
-            let loss = objective.gradient(&mut parameters, &drawn, 1.0 / size as f64).unwrap();
+            let drawn = drawn(samples, draw);
+            let loss = objective.gradient(parameters, &drawn, 1.0 / size as f64).unwrap();
             let want = &losses[3 * (b * size + i)..][..3];
             for (got, want) in numbers(loss).into_iter().zip(want) {
                 // A loss, and a KL, is off by what ln p is.
-                within("f32_losses", 0.0, (got - want).abs() / want.max(1.0));
+                within.check("f32_losses", 0.0, (got - want).abs() / want.max(1.0));
             }
         }
         let norm = parameters.step(case.number("grad_clip"));
-        within("f32_norms", 0.0, (norm - norms[b]).abs() / norms[b]);
+        within.check("f32_norms", 0.0, (norm - norms[b]).abs() / norms[b]);
     }
     if batches * size < case.draws.len() {
-        return;
+        return false;
     }
     for p in parameters.all() {
         let (kind, what) = if p.is_trained() { ("moved", "f32_moved") } else { ("end", "f32_end") };
-        let start = tensor(&file, &format!("start.{}", p.name));
         let now = p.value().to_f64();
+        let want = tensor(&file, &format!("{kind}.{}", p.name));
+        let start = within.case.start(&p.name);
         let got: Vec<f64> = match p.is_trained() {
             true => now.iter().zip(&start).map(|(now, start)| now - start).collect(),
             false => now,
         };
-        let want = tensor(&file, &format!("{kind}.{}", p.name));
         // A parameter is rounded in each step, beside which it moves little.
         let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
         let roundings = norms.len() as f64 * length(&start) / length(&want);
-        let counts = p.is_trained() && !double;
-        within(what, if counts { roundings } else { 0.0 }, off(&got, &want));
+        let counts = p.is_trained() && !within.double;
+        within.check(what, if counts { roundings } else { 0.0 }, off(&got, &want));
+    }
+    true
+}
+
+/// Ten steps, and an edit after them, are PyTorch's.
+fn check<E: Begins>(case: &Case, compute: impl Into<Compute>, batches: usize) {
+    let within = Within::of(case, compute);
+    let (file, model) = (case.record(), case.model(within.compute.clone()));
+    let samples = case.samples(&model);
+    let (editor, mut parameters) = E::started(case, &model);
+    let mut objective = EditObjective::new(&model, editor, case.weights());
+    if !check_steps(&within, &mut objective, &mut parameters, &samples, batches) {
+        return;
     }
     let (mut editor, _) = E::untrained(case, &model);
     let (deltas, _) = change(&mut editor, &model, &mut parameters, &samples[0].edit).unwrap();
     for (id, delta) in editor.ids().iter().zip(&deltas) {
         let got = dense(delta, model.matrix(*id).w.dims());
         let want = tensor(&file, &format!("{}.{}.change", id.layer, id.matrix.name()));
-        within("f32_change", 2.0, off(&got, &want)); // each factor is rounded
+        within.check("f32_change", 2.0, off(&got, &want)); // each factor is rounded
     }
 }
 
@@ -261,6 +306,41 @@ fn settle(parameters: &mut Parameters) {
 
 /// The directional derivative: ⟨gradient, d⟩ = (loss(p + hd) − loss(p − hd))/2h + O(h²), in f64,
 /// with a direction in each kind of parameter by itself.
+pub fn check_gradient(
+    case: &Case,
+    objective: &mut dyn SampleObjective,
+    parameters: &mut Parameters,
+    drawn: &Drawn,
+) {
+    parameters.clear();
+    objective.gradient(parameters, drawn, 1.0).unwrap();
+    let start: Vec<Vec<f64>> = parameters.all().iter().map(|p| p.value().to_f64()).collect();
+    for (i, start) in start.iter().enumerate() {
+        let p = &parameters.all()[i];
+        if !p.is_trained() {
+            continue;
+        }
+        let (name, shape) = (p.name.clone(), p.value().shape().to_vec());
+        let mut rng = Rng::new(5, &name);
+        let d: Vec<f64> = start.iter().map(|_| rng.normal()).collect();
+        let gradient = parameters.gradient(i).to_f64();
+        let along: f64 = gradient.iter().zip(&d).map(|(g, d)| g * d).sum();
+        let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+        // So small that hardly an element of the networks passes 0 within it.
+        let h = if name == "edit_lrs" { 1e-9 } else { 1e-8 };
+        let mut at = |h: f64| {
+            let moved: Vec<f64> = start.iter().zip(&d).map(|(p, d)| p + h * d).collect();
+            *parameters.value_mut(i) = Tensor::of(Precision::F64, &shape, &moved);
+            objective.loss(parameters, drawn).unwrap().total
+        };
+        let slope = (at(h) - at(-h)) / (2.0 * h);
+        at(0.0);
+        let gap = (slope - along).abs();
+        let rounding = 64.0 * U64 * 10.0 / h; // of two losses of about ten, each of many sums
+        assert!(gap <= 1e-6 * size + rounding, "{}: {name}: {slope} {along}", case.name);
+    }
+}
+
 fn check_gradients<E: Begins>(method: &str) {
     for case in Case::all(method) {
         let model = case.model(Precision::F64);
@@ -270,33 +350,7 @@ fn check_gradients<E: Begins>(method: &str) {
         let drawn = drawn(&samples, &case.draws[0]);
         objective.gradient(&mut parameters, &drawn, 1.0).unwrap();
         settle(&mut parameters);
-        parameters.clear();
-        objective.gradient(&mut parameters, &drawn, 1.0).unwrap();
-        let start: Vec<Vec<f64>> = parameters.all().iter().map(|p| p.value().to_f64()).collect();
-        for (i, start) in start.iter().enumerate() {
-            let p = &parameters.all()[i];
-            if !p.is_trained() {
-                continue;
-            }
-            let (name, shape) = (p.name.clone(), p.value().shape().to_vec());
-            let mut rng = Rng::new(5, &name);
-            let d: Vec<f64> = start.iter().map(|_| rng.normal()).collect();
-            let gradient = parameters.gradient(i).to_f64();
-            let along: f64 = gradient.iter().zip(&d).map(|(g, d)| g * d).sum();
-            let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-            // So small that hardly an element of the networks passes 0 within it.
-            let h = if name == "edit_lrs" { 1e-9 } else { 1e-8 };
-            let mut at = |h: f64| {
-                let moved: Vec<f64> = start.iter().zip(&d).map(|(p, d)| p + h * d).collect();
-                *parameters.value_mut(i) = Tensor::of(Precision::F64, &shape, &moved);
-                objective.loss(&mut parameters, &drawn).unwrap().total
-            };
-            let slope = (at(h) - at(-h)) / (2.0 * h);
-            at(0.0);
-            let gap = (slope - along).abs();
-            let rounding = 64.0 * U64 * 10.0 / h; // of two losses of about ten, each of many sums
-            assert!(gap <= 1e-6 * size + rounding, "{}: {name}: {slope} {along}", case.name);
-        }
+        check_gradient(&case, &mut objective, &mut parameters, &drawn);
     }
 }
 
@@ -346,6 +400,7 @@ fn trained(case: &Case, folder: &Path, progress: &dyn incise::Progress) -> incis
         model: &model,
         samples,
         held_out: std::slice::from_ref(held_out),
+        tokenizer: &Tokenizer::open(golden().join(&case.model)).unwrap(),
         kept: Some(&mut kept),
         seed: 11,
         progress,
@@ -360,7 +415,7 @@ fn trained(case: &Case, folder: &Path, progress: &dyn incise::Progress) -> incis
 /// training is no use.
 #[test]
 fn cut_off_training_goes_on_to_the_same_bytes() {
-    for case in [Case::gpt2("mend"), Case::gpt2("ke")] {
+    for case in ["mend", "ke", "serac"].map(Case::gpt2) {
         let folder = tempfile::tempdir().unwrap();
         let whole = trained(&case, folder.path(), &Quiet).unwrap();
         for question in 1..=4 {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use incise::base::Quiet;
 use incise::edit::methods::METHODS;
+use incise::memory::is_memory;
 use incise::tensor::Device;
 use incise::{Editor, Error};
 use serde_json::json;
@@ -33,6 +34,7 @@ fn data(copy: &Copy) -> PathBuf {
 fn small(editor: Editor, method: &str) -> incise::Result<Editor> {
     let sizes = match method {
         "mend" => vec![("rank", json!(4))],
+        "serac" => vec![],
         _ => vec![("hidden_dim", json!(4)), ("condition_dim", json!(6))],
     };
     let settings = [
@@ -59,6 +61,13 @@ fn every_trained_method_is_trained_and_edits() {
         let editor = open().method(name).unwrap().trained_editor(&dir).unwrap();
         let edit = editor.plan(&[violin(), rome()]).unwrap();
         assert_eq!(edit.facts().len(), 2, "{name}");
+        if method.makes_memory() {
+            let file = copy.beside("a.memory");
+            edit.write(&file).unwrap();
+            assert!(is_memory(&file) && edit.patch().is_err(), "{name}");
+            assert!(!edit.model().unwrap().generate("Paris is", 3).unwrap().is_empty(), "{name}");
+            continue;
+        }
         let patch = edit.patch().unwrap();
         assert_eq!((&*patch.metadata.method, patch.changes.len()), (name, 2));
         assert!(edit.changes().iter().all(|change| change.norm > 0.0), "{name}");

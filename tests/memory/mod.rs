@@ -4,3 +4,4 @@ mod codebook;
 mod command;
 mod context;
 mod files;
+mod serac;

@@ -36,11 +36,10 @@ use crate::edit::fact_report::FactPlan;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan};
 use crate::edit::params::{Absent, Param, ParamKind, Params};
-use crate::linalg::vector::{dot, norm};
+use crate::linalg::vector::dot;
 use crate::memory::likeness::Texts;
+use crate::memory::states::{AT_A_TIME, mean_states};
 use crate::memory::{ContextEntry, ContextMemory, EditMemory};
-use crate::model::site::Tap;
-use crate::model::{At, Batch, LanguageModel, Model, Past, Site};
 use crate::text::Tokenizer;
 
 /// The method, as it is listed.
@@ -103,8 +102,6 @@ enum Shows {
 
 /// Of eight demonstrations of the original, how many are of each kind.
 const SHARES: [(Shows, usize); 3] = [(Shows::Copy, 1), (Shows::Update, 3), (Shows::Retain, 4)];
-/// Texts whose states are read at a time.
-const AT_A_TIME: usize = 64;
 
 impl Method for Ike {
     fn about(&self) -> &'static About {
@@ -150,11 +147,7 @@ impl Method for Ike {
         let (model, progress) = (on.model, on.progress);
         let Some(text) = on.tokenizer else { return Err(no_tokenizer()) };
         let store = self.store(on, text, by)?;
-        let mut memory = ContextMemory {
-            begin: (text.bos.len() == 1).then(|| text.bos[0]),
-            spaced: spaced(text, model.arch.vocabulary),
-            ..ContextMemory::default()
-        };
+        let mut memory = ContextMemory::empty(text, model.arch.vocabulary);
         for (i, fact) in facts.iter().enumerate() {
             if progress.cancelled() {
                 return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
@@ -326,33 +319,15 @@ fn shown(record: &Fact, shows: Shows, rng: &mut Rng) -> Option<String> {
     Some(demonstration(&new, &prompt))
 }
 
-/// The mean over a text's tokens of the stream behind the middle layer, of norm 1.
+/// The mean states of texts, as directions (`memory/states.rs`).
 fn states(on: &Context, texts: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
-    let (model, progress): (&Model, _) = (on.model, on.progress);
-    let site = Site { layer: model.arch.layers / 2, at: At::Stream };
     let mut all = Vec::with_capacity(texts.len());
     for some in texts.chunks(AT_A_TIME) {
-        if progress.cancelled() {
+        if on.progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
         }
-        progress.at(Stage::Prompt, all.len() as u64, texts.len() as u64);
-        some.iter().try_for_each(|ids| model.arch.check(ids))?;
-        let batch = Batch::whole(some);
-        let streams = model.compute.run(|| {
-            let rows: Vec<usize> = (0..batch.len()).collect();
-            let mut tap = Tap::new(&model.compute, vec![site], rows);
-            model.run(&batch, &mut Past::None, &[], &mut tap)?;
-            Ok(tap.vectors(0))
-        })?;
-        for seq in &batch.seqs {
-            let mut mean = vec![0.0; model.arch.width];
-            for stream in &streams[seq.rows.clone()] {
-                mean.iter_mut().zip(stream).for_each(|(m, x)| *m += x);
-            }
-            let length = norm(&mean);
-            mean.iter_mut().for_each(|m| *m /= length);
-            all.push(mean);
-        }
+        on.progress.at(Stage::Prompt, all.len() as u64, texts.len() as u64);
+        all.extend(mean_states(on.model, some)?);
     }
     Ok(all)
 }
@@ -363,21 +338,6 @@ fn nearest(all: &[Vec<f64>], to: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..all.len()).collect();
     order.sort_by(|&a, &b| near[b].total_cmp(&near[a]));
     order
-}
-
-/// Tokens that begin a word at the start of a text, and the same behind a space, if both are one.
-fn spaced(text: &Tokenizer, vocabulary: usize) -> Vec<[u32; 2]> {
-    let pair = |id: u32| {
-        let word = text.decode_after(&[id]).ok()?;
-        if word.is_empty() || word.contains('\u{FFFD}') || word.starts_with(char::is_whitespace) {
-            return None;
-        }
-        let alone = text.encode_bare(&word).ok()?.ids;
-        let behind = text.encode_after("Prompt:", &format!(" {word}")).ok()?;
-        (alone == [id] && behind.len() == 1 && behind[0] != id).then(|| [id, behind[0]])
-    };
-    let ids = 0..text.vocab_size().min(vocabulary) as u32;
-    ids.filter_map(pair).collect()
 }
 
 #[cfg(test)]

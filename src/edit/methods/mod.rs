@@ -14,6 +14,7 @@ pub mod memit;
 pub mod mend;
 pub mod pmet;
 pub mod rome;
+pub mod serac;
 pub mod t_patcher;
 pub mod ultraedit;
 
@@ -24,7 +25,7 @@ use crate::base::{Error, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
-pub static METHODS: [&dyn Method; 19] = [
+pub static METHODS: [&dyn Method; 20] = [
     &rome::ROME,
     &rome::R_ROME,
     &memit::MEMIT,
@@ -44,6 +45,7 @@ pub static METHODS: [&dyn Method; 19] = [
     &calinet::CALINET,
     &mend::MEND,
     &ke::KE,
+    &serac::SERAC,
 ];
 
 /// A method by the name users give, in capitals or not.
