@@ -12,7 +12,7 @@ use crate::base::{Quiet, Result};
 use crate::edit::method::{Batching, Method};
 use crate::edit::methods::{METHODS, find};
 use crate::edit::params::{Absent, Param};
-use crate::edit::recommend::{EditMode, Recommendation};
+use crate::edit::recommend::{MeasuredMode, Recommendation};
 use crate::model::load;
 use crate::tensor::Device;
 
@@ -94,7 +94,8 @@ fn advise(context: &Context, dir: &Path, facts: u64) -> Result<()> {
         "costs",
         match (best.seconds, found.seconds) {
             (Some(each), Some(all)) => format!(
-                "about {} on two cores: {} a fact there, {times:.2} times the parameters here; {memory}",
+                "about {} on two cores: {} a fact there, {times:.2} times the parameters here; \
+             {memory}",
                 seconds(all),
                 seconds(each),
             ),
@@ -113,7 +114,7 @@ fn advise(context: &Context, dir: &Path, facts: u64) -> Result<()> {
             ),
         },
     )?;
-    let alone = if best.mode == EditMode::Sequential { " --sequential 1" } else { "" };
+    let alone = if best.mode == MeasuredMode::Sequential { " --sequential 1" } else { "" };
     line("then", format!("incise edit {dir} FACTS --method {name}{alone} -o facts.patch"))?;
     for known in &found.broken {
         let from = known.facts.map_or(String::new(), |n| format!(" from {} facts", count(n)));

@@ -24,7 +24,7 @@ use crate::store::{AppliedPatch, Lineage};
 /// How records were edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum EditMode {
+pub enum MeasuredMode {
     /// Each alone, on the unedited model.
     Single,
     /// All at once.
@@ -33,13 +33,13 @@ pub enum EditMode {
     Sequential,
 }
 
-impl EditMode {
+impl MeasuredMode {
     /// In words, behind a number of facts.
     pub fn words(self) -> &'static str {
         match self {
-            EditMode::Single => "each alone",
-            EditMode::Batch => "at once",
-            EditMode::Sequential => "one upon the other",
+            MeasuredMode::Single => "each alone",
+            MeasuredMode::Batch => "at once",
+            MeasuredMode::Sequential => "one upon the other",
         }
     }
 }
@@ -51,7 +51,7 @@ pub struct MeasuredMethod {
     /// Its name.
     pub method: String,
     /// How records were edited.
-    pub mode: EditMode,
+    pub mode: MeasuredMode,
     /// How many.
     pub facts: u64,
     /// `counterfact.es`, in percent, as all that follow.
@@ -133,7 +133,7 @@ impl Recommendation {
             edits.iter().copied().find(|method| method.about().name == row.method)
         };
         let fits = |row: &&'static MeasuredMethod| {
-            (row.mode == EditMode::Single) == (facts == 1) && method(row).is_some()
+            (row.mode == MeasuredMode::Single) == (facts == 1) && method(row).is_some()
         };
         let away = |model: &MeasuredModel| (model.parameters as f64 / parameters as f64).ln().abs();
         let behind = arch.norms == NormPlace::Behind;
@@ -143,7 +143,7 @@ impl Recommendation {
             .min_by(|a, b| away(a).total_cmp(&away(b)));
         let nothing = || {
             let what = format!("no method was measured on a model like this {} one", arch.family);
-            Error::refused(what, "measure some on records of your own with `incise eval`")
+            Error::refused(what, "measure some on records of your own")
         };
         let model = nearest.ok_or_else(nothing)?;
         let (mut rows, mut broken) = (vec![], vec![]);
@@ -176,7 +176,8 @@ impl Recommendation {
         let alone = if facts == 1 { String::new() } else { format!(", {}", mode.words()) };
         let mut text = format!(
             "{method} for {}{alone}: {} {} on {model} it scored {score:.1} (new target {es:.1}, \
-             paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} measured there",
+             paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} \
+             measured there",
             counted(facts, "fact"),
             counted(self.best.facts, "fact"),
             mode.words(),
@@ -195,7 +196,7 @@ fn breaking(row: &MeasuredMethod, facts: u64) -> Option<Threshold> {
     lineage.patches.push(AppliedPatch {
         method: row.method.clone(),
         facts,
-        at_once: Some(if row.mode == EditMode::Batch { facts } else { 1 }),
+        at_once: Some(if row.mode == MeasuredMode::Batch { facts } else { 1 }),
         ..AppliedPatch::default()
     });
     let carried = CarriedEdits::of(&lineage);

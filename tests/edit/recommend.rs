@@ -1,6 +1,6 @@
 //! Which method is recommended, by rows that are made up so that each rule decides once.
 
-use incise::edit::recommend::{EditMode, MeasuredMethod, MeasuredModel, Recommendation};
+use incise::edit::recommend::{MeasuredMethod, MeasuredMode, MeasuredModel, Recommendation};
 use incise::model::arch::Arch;
 use incise::tensor::Precision;
 
@@ -10,7 +10,7 @@ fn arch(name: &'static str) -> Arch {
     Golden::open(name).model(Precision::F64).arch
 }
 
-fn row(method: &str, mode: EditMode, score: f64) -> MeasuredMethod {
+fn row(method: &str, mode: MeasuredMode, score: f64) -> MeasuredMethod {
     MeasuredMethod {
         method: method.into(),
         mode,
@@ -34,14 +34,14 @@ fn measured(norm_behind: bool) -> &'static [MeasuredModel] {
         rows,
     };
     let small = vec![
-        row("ft-m", EditMode::Single, 60.0),
-        row("r-rome", EditMode::Single, 90.0),
-        row("memit", EditMode::Batch, 70.0),
+        row("ft-m", MeasuredMode::Single, 60.0),
+        row("r-rome", MeasuredMode::Single, 90.0),
+        row("memit", MeasuredMode::Batch, 70.0),
     ];
     let large = vec![
-        row("emmet", EditMode::Batch, 85.0),
-        row("memit", EditMode::Batch, 88.0),
-        row("rome", EditMode::Sequential, 95.0),
+        row("emmet", MeasuredMode::Batch, 85.0),
+        row("memit", MeasuredMode::Batch, 88.0),
+        row("rome", MeasuredMode::Sequential, 95.0),
     ];
     vec![model("small", 1_000, small), model("large", 1_000_000, large)].leak()
 }

@@ -11,8 +11,8 @@ const HEAD: &str = "\
 
 Made from the methods' own files in `src/edit/methods/`; `incise methods` prints the same.
 `INCISE_WRITE_DOCS=1 cargo test --release docs::` writes this page again.
-[survey.md](survey.md) compares them as the survey does, [accuracy.md](accuracy.md) has one fact, many at once and one upon the
-other.
+[survey.md](survey.md) compares them as the survey does, [accuracy.md](accuracy.md) has one fact,
+many at once and one upon the other.
 
 ";
 

@@ -33,7 +33,7 @@ fn survey(model: &str) -> String {
     let mut methods = vec![];
     for name in all["order"].as_array().unwrap().iter().filter_map(Value::as_str) {
         let (method, _) = name.split_once(' ').unwrap();
-        if cells.contains_key(name) && !methods.contains(&method) {
+        if name.ends_with(" follows") && cells.contains_key(name) {
             methods.push(method);
         }
     }
