@@ -17,7 +17,7 @@ use super::cost::Cost;
 use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
 use super::method::{Context, Plan, TrainContext};
-use super::params::{Absent, Param, ParamKind, Params, Range};
+use super::params::{self, Absent, Param, ParamKind, Params, Range};
 use super::search::LossStep;
 use super::solve::layers::MatrixChange;
 use super::train_params::training_loop;
@@ -34,6 +34,14 @@ use crate::train::pass::{LossPass, TextLoss, log_p};
 use crate::train::run::TrainingRun;
 use crate::train::{Drawn, Parameters, SampleLoss, SampleObjective, TrainedEditor};
 
+/// The layers that are edited.
+pub const LAYERS: Param = Param { about: "The edited layers.", ..params::LAYERS };
+/// The matrices of each of them.
+pub const MATRICES: Param = Param {
+    absent: Absent::Default("[\"up\", \"down\"]"),
+    about: "The edited matrices of each layer; rewrite_module_tmp names them too.",
+    ..params::MATRICES
+};
 /// Weight of the outer loss.
 pub const CEDIT: Param = Param {
     name: "cedit",

@@ -30,7 +30,7 @@ use crate::base::{Result, Rng};
 use crate::edit::cost::Cost;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan, TrainContext};
-use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
+use crate::edit::params::{Absent, Param, ParamKind, Params, Range};
 use crate::edit::train_params;
 use crate::edit::weight_editor::{self, WeightEditor};
 use crate::model::completion::Completion;
@@ -60,12 +60,6 @@ static ABOUT: About = About {
     presets: "ke",
 };
 
-const LAYERS: Param = Param { about: "The edited layers.", ..params::LAYERS };
-const MATRICES: Param = Param {
-    absent: Absent::Default("[\"up\", \"down\"]"),
-    about: "The edited matrices of each layer; rewrite_module_tmp names them too.",
-    ..params::MATRICES
-};
 const HIDDEN_DIM: Param = Param {
     name: "hidden_dim",
     kind: ParamKind::Count,
@@ -86,8 +80,8 @@ const LR: Param = Param {
 };
 
 static PARAMS: [&Param; 13] = [
-    &LAYERS,
-    &MATRICES,
+    &weight_editor::LAYERS,
+    &weight_editor::MATRICES,
     &HIDDEN_DIM,
     &CONDITION_DIM,
     &LR,

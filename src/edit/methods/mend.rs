@@ -38,7 +38,7 @@ use crate::base::Result;
 use crate::edit::cost::Cost;
 use crate::edit::facts::TokenizedFact;
 use crate::edit::method::{About, Batching, Context, Method, Plan, TrainContext};
-use crate::edit::params::{self, Absent, Param, ParamKind, Params, Range};
+use crate::edit::params::{Absent, Param, ParamKind, Params, Range};
 use crate::edit::train_params;
 use crate::edit::weight_editor;
 use crate::train::{Parameters, TrainedEditor};
@@ -58,12 +58,6 @@ static ABOUT: About = About {
     presets: "mend",
 };
 
-const LAYERS: Param = Param { about: "The edited layers.", ..params::LAYERS };
-const MATRICES: Param = Param {
-    absent: Absent::Default("[\"up\", \"down\"]"),
-    about: "The edited matrices of each layer; rewrite_module_tmp names them too.",
-    ..params::MATRICES
-};
 const RANK: Param = Param {
     name: "rank",
     kind: ParamKind::Count,
@@ -89,8 +83,8 @@ const EDIT_LR: Param = Param {
     about: "The rates of the change before training.",
 };
 static PARAMS: [&Param; 14] = [
-    &LAYERS,
-    &MATRICES,
+    &weight_editor::LAYERS,
+    &weight_editor::MATRICES,
     &RANK,
     &LR,
     &LR_LR,

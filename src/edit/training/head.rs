@@ -7,38 +7,28 @@ use crate::ops::norm::Saved;
 use crate::ops::rows::{self, Index};
 use crate::ops::sample;
 use crate::tensor::Tensor;
-
-/// Logits that are there at a time, in rows.
-const LOGIT_ROWS: usize = 64;
+use crate::train::head::{LOGIT_ROWS, TrainingHead};
 
 /// dx (N, D) of the sum of all losses, and those: row i of x (N, D) has the i-th, and rows beyond
 /// have none. The last is repeated, without weight, so that no row's numbers depend on how many
 /// there are. Unwinds where the device is out of memory.
-pub fn gradient(model: &Model, x: &Tensor, of: Vec<RowLoss>) -> (Tensor, LossRows) {
+pub fn gradient(model: &Model, x: &Tensor, mut of: Vec<RowLoss>) -> (Tensor, LossRows) {
     let compute = &model.compute;
-    let [n, d] = x.dims();
-    let mut wanted: Vec<(usize, RowLoss)> = of.into_iter().enumerate().collect();
-    let (last, _) = *wanted.last().expect("a row");
-    let nothing = RowLoss::CrossEntropy { target: 0, weight: 0.0 };
-    while (1..BATCH_INVARIANT_ROWS).contains(&(wanted.len() % LOGIT_ROWS)) {
-        wanted.push((last, nothing));
+    let chosen: Vec<usize> = (0..of.len()).collect();
+    let last = chosen.len() % LOGIT_ROWS;
+    if last > 0 {
+        let more = BATCH_INVARIANT_ROWS.saturating_sub(last);
+        of.resize(of.len() + more, RowLoss::CrossEntropy { target: 0, weight: 0.0 });
     }
-    let all = 0..wanted.len();
-    let losses = wanted.iter().map(|(_, loss)| *loss).collect();
-    let mut losses = LossRows::new(compute, vec![all.clone()], losses);
-    let mut dx = Tensor::zeros(compute, &[n, d]);
+    let all = 0..of.len();
+    let mut losses = LossRows::new(compute, vec![all], of);
+    let mut dx = Tensor::zeros(compute, x.shape());
     let none = Tensor::zeros(compute, &[0, model.arch.vocabulary]);
-    let (mut z, mut saved) = (none.clone(), Saved::new(compute, 0, d));
-    for start in all.clone().step_by(LOGIT_ROWS) {
-        let some = start..all.end.min(start + LOGIT_ROWS);
-        let at = wanted[some.clone()].iter().map(|(row, _)| *row);
-        let at = Index::new(compute, at.collect::<Vec<usize>>());
-        let mut read = Tensor::zeros(compute, &[some.len(), d]);
-        rows::gather(x, &at, &mut read);
-        model.head(&read, &mut saved, &mut z);
-        loss::gradient(&mut z, &mut losses, some, &none, model.arch.caps.logits);
-        rows::scatter_add(&mut dx, &at, &model.head_backward(&z, &saved));
-    }
+    let mut head = TrainingHead::new(model);
+    head.run(model, x, &mut dx, (&chosen, BATCH_INVARIANT_ROWS), &mut |own, z| {
+        let rows = own.start..own.start + z.shape()[0];
+        loss::gradient(z, &mut losses, rows, &none, model.arch.caps.logits);
+    });
     losses.read();
     (dx, losses)
 }
