@@ -5,7 +5,7 @@
 //! it comes from. A value that a method needs and nothing gives is an error that names it; so is
 //! one that asks for what is not done here; a name that no method knows is a warning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -218,7 +218,10 @@ impl HparamSet {
         let trains = method.params().iter().find(|param| param.kind == ParamKind::Matrices);
         let mut trained = Vec::new();
         match (trains, layers.first()) {
-            (Some(param), Some(_)) => trained = self.matrices(param, &layers, model)?,
+            (Some(param), Some(_)) => {
+                trained = self.matrices(param, &layers, model)?;
+                self.inner_params(&trained, model)?;
+            }
             (None, Some(&first)) => {
                 let edited = edited_module(model, first);
                 public_config::MODULES.iter().try_for_each(|name| self.module(name, &edited))?;
@@ -299,6 +302,33 @@ impl HparamSet {
             }
         }
         Ok(all.into_iter().map(|(l, matrix)| MatrixId::new(l, matrix)).collect())
+    }
+
+    /// Refuses parameters named by the public code that are others than those trained; none is
+    /// fine.
+    fn inner_params(&self, trained: &[MatrixId], model: &Model) -> Result<()> {
+        let name = "inner_params";
+        let paths = self.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let mut named = BTreeSet::new();
+        for path in paths {
+            let Some(path) = path.as_str() else {
+                return Err(self.bad(name, format!("{path} is no parameter's path")));
+            };
+            let found = model.matrices_named(path);
+            named.extend(found.map_err(|e| self.bad(name, e.to_string()))?);
+        }
+        if named.is_empty() || named == trained.iter().copied().collect() {
+            return Ok(());
+        }
+        let layers: BTreeSet<usize> = named.iter().map(|id| id.layer).collect();
+        let matrices: BTreeSet<Matrix> = named.iter().map(|id| id.matrix).collect();
+        let words: Vec<&str> = matrices.iter().map(|matrix| matrix.name()).collect();
+        let what = "names other matrices than layers and matrices do, by which they are chosen";
+        let remedy = Remedy::from("set both to what it names, and take it out")
+            .hyperparameter("layers", Some(&json!(layers).to_string()))
+            .hyperparameter("matrices", Some(&json!(words).to_string()));
+        let (_, source) = &self.map[name];
+        Err(Error::input(source, name, what, remedy))
     }
 
     /// Matrices of one layer each, of which every layer has one.

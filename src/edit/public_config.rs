@@ -23,13 +23,17 @@ pub const IGNORED: [(&str, &str); 11] = [
 ];
 
 /// Names that are held against the model or the method, and how.
-pub const HELD: [(&str, &str); 10] = [
+pub const HELD: [(&str, &str); 11] = [
     ("alg_name", "another method is warned of"),
     ("attn_module_tmp", "a module outside the model's layers is warned of"),
     (
         "batch_size",
         "above 1, methods for many facts that train nothing warn: they edit all, or batches of \
          `sequential`",
+    ),
+    (
+        "inner_params",
+        "of methods that choose matrices, others than those of layers and matrices are refused",
     ),
     ("layer_module_tmp", "other layers than the model's are warned of"),
     ("lm_head_module", "another model's head is warned of"),

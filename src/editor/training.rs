@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Samples that are held out choose the best parameters and end the training; they are at most
-//! `val_steps`, and a tenth of all.
+//! `val_steps`, and a tenth of all, and about other subjects.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -63,14 +64,12 @@ impl Editor {
         if !method.is_trained() {
             return Err(not_trained(method.about().name));
         }
-        let file = TrainedEditor::file(dir);
         let mut inputs: Vec<&Path> = data.iter().map(AsRef::as_ref).collect();
         inputs.push(&opened.dir);
         inputs.extend(settings.inputs());
         let (hparams, params) = parameters(opened, settings, method, None)?;
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "make the folder", e))?;
-        check_place(&file, &inputs)?;
-        check_replaced(&file, TrainedEditor::read(dir).is_ok(), "trained editor")?;
+        check_outputs(dir, &inputs)?;
         let files: Vec<Value> =
             data.iter().map(|file| digest(file.as_ref(), MAX_BYTES)).collect::<Result<_>>()?;
         let (samples, held_out) = self.samples(data, params.count_if_given(&VAL_STEPS))?;
@@ -129,11 +128,12 @@ impl Editor {
     ) -> Result<(Vec<Sample>, Vec<Sample>)> {
         let (opened, settings) = (&self.opened, &self.settings);
         let space = settings.no_space.then_some(false);
-        let mut samples = Vec::new();
+        let (mut samples, mut subjects) = (Vec::new(), Vec::new());
         for file in data {
             for fact in request::read(file)? {
                 settings.progress.at(Stage::Open, samples.len() as u64, samples.len() as u64);
                 samples.push(Sample::new(&opened.model, &opened.tokenizer, &fact, space)?);
+                subjects.push(if fact.subject.is_empty() { fact.id } else { fact.subject });
             }
         }
         let own = samples.iter().filter(|sample| sample.outer[0] == sample.edit).count();
@@ -149,8 +149,62 @@ impl Editor {
             return Err(Error::refused(what, Remedy::from("give at least ten")));
         }
         let order = Rng::new(settings.seed, "held out").order(samples.len());
-        let mut ordered: Vec<Sample> = order.iter().map(|&i| samples[i].clone()).collect();
-        let held_out = ordered.split_off(ordered.len() - held);
-        Ok((ordered, held_out))
+        let Some(out) = held_out(&order, &subjects, held) else {
+            let what = "all requests are about one subject, and those held out are about others";
+            return Err(Error::refused(what, "give requests about more subjects"));
+        };
+        let side = |is_out: bool| {
+            let own = order.iter().filter(|i| out.contains(i) == is_out);
+            own.map(|&i| samples[i].clone()).collect::<Vec<Sample>>()
+        };
+        Ok((side(false), side(true)))
+    }
+}
+
+/// Refuses a folder in which an output would take the place of what is read, or of a file of
+/// another kind.
+fn check_outputs(dir: &Path, inputs: &[&Path]) -> Result<()> {
+    let (file, record) = (TrainedEditor::file(dir), TrainedEditor::record(dir));
+    let partial = dir.join(PARTIAL);
+    [&file, &record, &partial].into_iter().try_for_each(|output| check_place(output, inputs))?;
+    let is_editor = TrainedEditor::read(dir).is_ok();
+    check_replaced(&file, is_editor, "trained editor")?;
+    check_replaced(&record, is_editor, "record of a trained editor's")?;
+    KeptParameters::at(partial, String::new()).check()
+}
+
+/// Which samples are held out, at most so many, from the end of an order on: all that are about a
+/// subject or none, for what is learnt of one tells of the others. Where each subject has more
+/// samples, that with the fewest; nothing where there is no other subject.
+fn held_out(order: &[usize], subjects: &[String], most: usize) -> Option<BTreeSet<usize>> {
+    let mut of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    order.iter().for_each(|&i| of.entry(&subjects[i]).or_default().push(i));
+    let mut out = BTreeSet::new();
+    for &i in order.iter().rev() {
+        let own = &of[&*subjects[i]];
+        if !out.contains(&i) && out.len() + own.len() <= most {
+            out.extend(own);
+        }
+    }
+    if out.is_empty() && of.len() > 1 {
+        out.extend(of.values().min_by_key(|own| own.len())?);
+    }
+    (!out.is_empty()).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::held_out;
+
+    #[test]
+    fn subjects_are_held_out_whole() {
+        let subjects: Vec<String> = "abcabcdeef".chars().map(String::from).collect();
+        let of = |order: &[usize], most| held_out(order, &subjects, most).unwrap();
+        let order: Vec<usize> = (0..10).collect();
+        assert_eq!(of(&order, 1), [9].into());
+        assert_eq!(of(&order, 2), [6, 9].into(), "a pair would be one too many");
+        assert_eq!(of(&order, 3), [7, 8, 9].into());
+        assert_eq!(of(&order[..6], 1), [0, 3].into(), "the first of the smallest");
+        assert_eq!(held_out(&[0, 3], &subjects, 1), None);
     }
 }

@@ -9,11 +9,12 @@
 //! history                F64 (looks, 4): samples seen, and the three losses of those held out
 //! ```
 //!
-//! A file of another training is warned of and begins anew, and so does one that is damaged.
+//! A file of another training is left alone and refused, and so is one that is damaged.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use safetensors::tensor::Dtype;
@@ -21,7 +22,8 @@ use serde::Serialize;
 
 use super::objective::SampleLoss;
 use super::parameters::Parameters;
-use crate::base::{Progress, Result};
+use crate::base::{Error, Result};
+use crate::store::place::check_replaced;
 use crate::store::write::{self, Item};
 use crate::store::{Fingerprint, Shard};
 use crate::tensor::{Precision, Tensor};
@@ -69,19 +71,29 @@ impl KeptParameters {
         KeptParameters { path, key, saved: Instant::now() }
     }
 
-    /// Puts a training where it was, if the file says where.
-    pub fn read(&self, into: &mut Parameters, progress: &dyn Progress) -> Option<Progressed> {
+    /// Refuses a file that stands in its place and is no training's.
+    ///
+    /// # Errors
+    ///
+    /// That.
+    pub fn check(&self) -> Result<()> {
+        let is_ours = |shard: Arc<Shard>| shard.header().metadata.contains_key("training");
+        check_replaced(&self.path, Shard::open(&self.path).is_ok_and(is_ours), "training")
+    }
+
+    /// Puts a training where it was, if there is a file that says where.
+    ///
+    /// # Errors
+    ///
+    /// A file of another training, which is left alone, or a damaged one.
+    pub fn read(&self, into: &mut Parameters) -> Result<Option<Progressed>> {
         if !self.path.exists() {
-            return None;
+            return Ok(None);
         }
-        let found = self.restore(into);
-        if found.is_none() {
-            let path = self.path.display();
-            progress.warn(&format!(
-                "{path}: is damaged or of another training, so the training begins anew"
-            ));
-        }
-        found
+        let found = self.restore(into).map(Some);
+        let what = "is damaged, or of a training of other data, settings or weights";
+        let remedy = "go on as that one began, remove it, or name another output folder";
+        found.ok_or_else(|| Error::input(&self.path, "training", what, remedy))
     }
 
     /// The same; nothing is touched where the file is of no use.

@@ -52,8 +52,8 @@ impl TrainingLoop {
     ///
     /// # Errors
     ///
-    /// A loss or a gradient that is not finite; cancellation; a file that cannot be written; a
-    /// device that fails.
+    /// A loss or a gradient that is not finite; cancellation; a file of another training, or one
+    /// that cannot be written; a device that fails.
     pub fn run(
         &self,
         on: TrainingRun,
@@ -61,7 +61,7 @@ impl TrainingLoop {
         parameters: &mut Parameters,
     ) -> Result<Vec<HeldOutLook>> {
         let TrainingRun { samples, held_out, mut kept, progress } = on;
-        let found = kept.as_ref().and_then(|kept| kept.read(parameters, progress));
+        let found = kept.as_ref().map_or(Ok(None), |kept| kept.read(parameters))?;
         if let Some(state) = &found {
             progress.remark(&format!("goes on after {} samples, as it was cut off", state.samples));
         }

@@ -44,6 +44,11 @@ impl TrainedEditor {
         folder.join(FILE)
     }
 
+    /// The file that says what the training came to.
+    pub fn record(folder: &Path) -> PathBuf {
+        folder.join(RECORD)
+    }
+
     /// Takes the values of all parameters.
     pub fn take(&mut self, parameters: &Parameters) {
         self.tensors = parameters
@@ -114,7 +119,7 @@ impl TrainedEditor {
             out.write_all(bytemuck::cast_slice(&self.tensors[&items[i].name].1))
         })?;
         let text = serde_json::to_string_pretty(training).expect("texts and numbers") + "\n";
-        write::whole(&folder.join(RECORD), text.as_bytes())
+        write::whole(&TrainedEditor::record(folder), text.as_bytes())
     }
 
     /// Reads one.

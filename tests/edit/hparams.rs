@@ -468,3 +468,25 @@ fn a_window_of_values_has_no_gap() {
         assert!(resolve(json!([0, 1]), "halves").is_err());
     }
 }
+
+/// Parameters named as the public code's files name them say the same as layers and matrices, or
+/// are refused with what would.
+#[test]
+fn parameters_of_public_files_are_held_against_the_matrices() {
+    let paths = |of: &str| {
+        let all = ["c_fc", "c_proj"].map(|m| format!("transformer.h.{of}.mlp.{m}.weight"));
+        format!("layers: [1, 2]\nrank: 4\ninner_params: {}\n", json!(all))
+    };
+    let resolve = |text: &str| {
+        let (mut set, mend) = (yaml(text)?, find("mend").unwrap());
+        set.fill(mend);
+        set.resolve(mend, &model())
+    };
+    resolve(&paths("1").replace("[1, 2]", "[1]")).unwrap();
+    resolve("layers: [1, 2]\ninner_params: []\n").unwrap();
+    let error = resolve(&paths("2")).unwrap_err();
+    assert_eq!(error.field(), Some("inner_params"));
+    let shown = format!("{error:?}");
+    assert!(shown.contains("[2]") && shown.contains("down"), "{shown}");
+    assert_eq!(resolve(&paths("9")).unwrap_err().field(), Some("inner_params"));
+}

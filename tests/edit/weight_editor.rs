@@ -433,12 +433,16 @@ fn cut_off_training_goes_on_to_the_same_bytes() {
     let (_, mut parameters) = MendEditor::untrained(&case, &case.model(Precision::F32));
     let state = Progressed { samples: 4, steps: 2, ..Progressed::default() };
     kept("own").write(&parameters, &state).unwrap();
-    assert_eq!(kept("own").read(&mut parameters, &Quiet), Some(state));
-    assert_eq!(kept("another's").read(&mut parameters, &Quiet), None);
+    assert_eq!(kept("own").read(&mut parameters).unwrap(), Some(state));
+    let refused = |key: &str, parameters: &mut Parameters| {
+        let error = kept(key).read(parameters).unwrap_err();
+        assert_eq!(error.field(), Some("training"), "{error}");
+    };
+    refused("another's", &mut parameters);
     let mut bytes = fs::read(&place).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&place, bytes).unwrap();
-    assert_eq!(kept("own").read(&mut parameters, &Quiet), None, "a damaged file");
+    refused("own", &mut parameters); // a damaged file
 }
 
 /// A plan by an editor of the record, and the same after the editor went through its folder.

@@ -57,7 +57,7 @@ fn every_trained_method_is_trained_and_edits() {
         let open = || Editor::open_on(copy.dir(), &Device::Cpu, &Quiet).unwrap();
         let dir = copy.beside(name);
         let summary = small(open(), name).unwrap().train(&[&data], &dir).unwrap();
-        assert_eq!(summary.samples, [10, 1], "{name}");
+        assert_eq!(summary.samples, [8, 3], "{name}: a subject is held out whole");
         let editor = open().method(name).unwrap().trained_editor(&dir).unwrap();
         let edit = editor.plan(&[violin(), rome()]).unwrap();
         assert_eq!(edit.facts().len(), 2, "{name}");
@@ -81,7 +81,7 @@ fn what_does_not_fit_a_trained_editor_is_refused() {
     let mend = || open().method("mend").unwrap();
     let (data, dir) = (data(&copy), copy.beside("editor"));
     let summary = small(open(), "mend").unwrap().train(&[&data], &dir).unwrap();
-    assert_eq!(summary.samples, [10, 1]);
+    assert_eq!(summary.samples, [8, 3]);
     let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|f| f.unwrap().file_name()).collect();
     files.sort();
     assert_eq!(files, ["editor.safetensors", "training.json"], "nothing is kept after it");
@@ -129,6 +129,36 @@ fn samples_that_cannot_be_trained_on_are_refused() {
     let line = r#"{"prompt": "{} played the", "subject": "Miles Davis", "target_new": "violin""#;
     let no_locality = train(&format!("{line}}}"));
     assert!(no_locality.contains("no text that should stay"), "{no_locality}");
-    let few = train(&format!(r#"{line}, "locality": ["Paris is in"]}}"#));
+    let line = format!(r#"{line}, "locality": ["Paris is in"]}}"#);
+    let few = train(&line);
     assert!(few.contains("a tenth is held out"), "{few}");
+    let one = train(&[&line[..]; 10].join("\n"));
+    assert!(one.contains("about one subject"), "{one}");
+}
+
+/// A file of a training of other settings, or of none at all, is left alone.
+#[test]
+fn files_that_are_not_this_trainings_stay() {
+    let copy = Copy::new();
+    let editor = Editor::open_on(copy.dir(), &Device::Cpu, &Quiet).unwrap();
+    let editor = small(editor, "mend").unwrap();
+    let (data, dir) = (data(&copy), copy.beside("editor"));
+    fs::create_dir(&dir).unwrap();
+    let safetensors = |metadata: &str| {
+        let header = format!(r#"{{"__metadata__":{{{metadata}}}}}"#);
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+    };
+    let cases = [
+        ("partial.safetensors", safetensors(r#""training":"another""#), "name another output"),
+        ("partial.safetensors", safetensors(r#""of":"somebody""#), "is no training"),
+        ("training.json", b"{}".to_vec(), "is no record"),
+    ];
+    for (name, bytes, want) in cases {
+        let file = dir.join(name);
+        fs::write(&file, &bytes).unwrap();
+        let said = editor.train(&[&data], &dir).err().unwrap().to_string();
+        assert!(said.contains(name) && said.contains(want), "{said}");
+        assert_eq!(fs::read(&file).unwrap(), bytes);
+        fs::remove_file(&file).unwrap();
+    }
 }
