@@ -114,8 +114,15 @@ fn advise(context: &Context, dir: &Path, facts: u64) -> Result<()> {
             ),
         },
     )?;
-    let alone = if best.mode == MeasuredMode::Sequential { " --sequential 1" } else { "" };
-    line("then", format!("incise edit {dir} FACTS --method {name}{alone} -o facts.patch"))?;
+    let (mut more, upon) = (String::new(), best.mode == MeasuredMode::Sequential);
+    for (flags, are_needed) in [
+        (" --stats STATS", about.needs.contains("statistics")),
+        (" --editor EDITOR", found.method.is_trained()),
+        (" --sequential 1", upon && found.method.batching() == Batching::Together),
+    ] {
+        more += if are_needed { flags } else { "" };
+    }
+    line("then", format!("incise edit {dir} FACTS --method {name}{more} -o facts.patch"))?;
     for known in &found.broken {
         let from = known.facts.map_or(String::new(), |n| format!(" from {} facts", count(n)));
         line("left out", format!("{}{from}: {}", known.method, known.source))?;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::governor::{CarriedEdits, Strain, Threshold};
 use super::method::Method;
 use super::{methods, presets};
-use crate::base::units::{count, counted};
+use crate::base::units::counted;
 use crate::base::{Error, Result};
 use crate::model::arch::{Arch, NormPlace};
 use crate::store::{AppliedPatch, Lineage};
@@ -97,7 +97,7 @@ pub struct Recommendation {
     pub model: &'static MeasuredModel,
     /// What it came to there.
     pub best: &'static MeasuredMethod,
-    /// What else was measured there, the better first.
+    /// What else was measured there, the better first; the same method in another mode, too.
     pub others: Vec<&'static MeasuredMethod>,
     /// Methods that are left out: they are known to break a model that carries so many facts.
     pub broken: Vec<Threshold>,
@@ -172,16 +172,20 @@ impl Recommendation {
     /// Which method, and why.
     pub fn why(&self, facts: u64) -> String {
         let MeasuredMethod { method, mode, es, ps, ns, ns_before, score, .. } = self.best;
-        let (model, rest) = (&self.model.model, self.others.len());
+        let model = &self.model.model;
+        let mut names: Vec<&str> = self.others.iter().map(|row| &row.method[..]).collect();
+        names.push(method);
+        names.sort_unstable();
+        names.dedup();
         let alone = if facts == 1 { String::new() } else { format!(", {}", mode.words()) };
         let mut text = format!(
-            "{method} for {}{alone}: {} {} on {model} it scored {score:.1} (new target {es:.1}, \
+            "{method} for {}{alone}: with {} {} on {model} it scored {score:.1} (new target {es:.1}, \
              paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} \
              measured there",
             counted(facts, "fact"),
             counted(self.best.facts, "fact"),
             mode.words(),
-            count(rest as u64 + 1),
+            counted(names.len() as u64, "method"),
         );
         if let Some(next) = self.others.iter().find(|row| row.method != *method) {
             text += &format!("; {} follows with {:.1}", next.method, next.score);
