@@ -29,7 +29,8 @@ impl ChatFlags {
     }
 }
 
-/// `NAME=VALUE`; a value that is neither JSON nor one of Python's three words is a text.
+/// `NAME=VALUE`; a value that is neither JSON, nor a list of words, as in `[up, down]`, nor one of
+/// Python's three words is a text.
 pub fn assignment(flag: &str, given: &str, example: &str) -> Result<(String, Value)> {
     let Some((name, value)) = given.split_once('=') else {
         let remedy = format!("say {flag} {example}");
@@ -39,7 +40,10 @@ pub fn assignment(flag: &str, given: &str, example: &str) -> Result<(String, Val
         "True" => Value::Bool(true),
         "False" => Value::Bool(false),
         "None" => Value::Null,
-        value => serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
+        value => serde_json::from_str(value)
+            .ok()
+            .or_else(|| serde_saphyr::from_str(value).ok().filter(|_| value.starts_with('[')))
+            .unwrap_or_else(|| Value::from(value)),
     };
     Ok((name.trim().to_owned(), value))
 }
