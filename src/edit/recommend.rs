@@ -179,8 +179,8 @@ impl Recommendation {
         names.dedup();
         let alone = if facts == 1 { String::new() } else { format!(", {}", mode.words()) };
         let mut text = format!(
-            "{method} for {}{alone}: with {} {} on {model} it scored {score:.1} (new target {es:.1}, \
-             paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} \
+            "{method} for {}{alone}: with {} {} on {model} it scored {score:.1} (new target \
+             {es:.1}, paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} \
              measured there",
             counted(facts, "fact"),
             counted(self.best.facts, "fact"),

@@ -126,11 +126,6 @@ fn a_setting_that_would_be_dropped_is_refused() {
     }
     done(&[&ask[..], &["--top-k", "0", "--top-p", "1"]].concat());
     assert!(done(&["methods", "AlphaEdit"]).starts_with("alphaedit"));
-    let advice = done(&["methods", "--advise", &model, "--facts", "20"]);
-    assert!(advice.contains("incise edit") && advice.contains("neighbours"), "{advice}");
-    let facts = s.at("requests.jsonl");
-    let train = ["edit", &model, &facts, "--method", "ft-m", "--set", "layers=[0]", "--dry-run"];
-    done(&[&train[..], &["--set", "matrices=[up, down]", "-o", &s.at("p")]].concat());
     let unformed = fails(2, &["apply", &model, "p"]);
     assert!(unformed.contains("--output") && unformed.contains("--in-place"), "{unformed}");
     fails(2, &["apply", &model, "p", "-o", "d", "--in-place"]);

@@ -6,6 +6,7 @@ mod eval;
 mod gguf;
 mod governor;
 mod inspect;
+mod methods;
 mod neurons;
 mod predict;
 mod readme;
