@@ -94,8 +94,8 @@ fn advise(context: &Context, dir: &Path, facts: u64) -> Result<()> {
         "costs",
         match (best.seconds, found.seconds) {
             (Some(each), Some(all)) => format!(
-                "about {} on two cores: {} a fact there, {times:.2} times the parameters here; \
-             {memory}",
+                "about {} on two cores, measuring included: {} a fact there, {times:.2} times the \
+             parameters here; {memory}",
                 seconds(all),
                 seconds(each),
             ),

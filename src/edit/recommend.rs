@@ -64,7 +64,8 @@ pub struct MeasuredMethod {
     pub ns_before: f64,
     /// `counterfact.score`.
     pub score: f64,
-    /// Seconds a fact on two cores; none where the machine did other work meanwhile.
+    /// Seconds a fact on two cores, measuring it included; none where the machine did other work
+    /// meanwhile.
     pub seconds: Option<f64>,
     /// The most memory that was taken, in bytes.
     pub peak_bytes: u64,

@@ -25,7 +25,7 @@ fn survey(model: &str) -> String {
     let Some(all) = measured(model) else { return "Not measured yet.\n".to_owned() };
     let titles: Vec<&str> = COLUMNS.iter().map(|&(title, ..)| title).collect();
     let mut table = format!(
-        "| method | {} | s an edit | s before | MB |\n|{}\n",
+        "| method | {} | s a fact | s before | MB |\n|{}\n",
         titles.join(" | "),
         " --- |".repeat(COLUMNS.len() + 4)
     );
