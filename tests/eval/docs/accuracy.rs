@@ -31,8 +31,8 @@ fn accuracy(model: &str) -> String {
     let order = all["order"].as_array().unwrap().iter().filter_map(Value::as_str);
     for name in order.filter(|name| cells.contains_key(*name)) {
         let (method, mode) = name.split_once(' ').unwrap();
-        if mode == "words" {
-            continue;
+        if ["words", "follows", "zsre", "cost"].contains(&mode) {
+            continue; // docs/survey.md has these
         }
         let cell = &cells[name];
         let number = |metric: &Value| match metric["mean"].as_f64() {
@@ -50,7 +50,9 @@ fn accuracy(model: &str) -> String {
         };
         let facts = cell["facts"].as_f64().unwrap();
         // None where the machine did other work meanwhile.
-        let seconds = cell["seconds"].as_f64().map(|seconds| format!("{:.2}", seconds / facts));
+        let each = |cell: &Value| Some(cell["seconds"].as_f64()? / cell["facts"].as_f64()?);
+        let alone = cells.get(&format!("{method} cost")).filter(|_| mode == "single");
+        let seconds = each(cell).or(alone.and_then(each)).map(|seconds| format!("{seconds:.2}"));
         let seconds = seconds.unwrap_or("–".to_owned());
         table += &format!(
             "| {method} | {mode} | {facts} | {} | {} | {entropy} | {seconds} |\n",
