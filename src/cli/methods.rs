@@ -107,6 +107,9 @@ fn advise(context: &Context, dir: &Path, facts: u64) -> Result<()> {
     line(
         "settings",
         match &found.preset {
+            _ if found.method.is_trained() => format!(
+                "those of an editor: `incise train {dir} --method {name} --data RECORDS -o EDITOR`"
+            ),
             Some(preset) => format!("the preset {preset}"),
             None => format!(
                 "none are known of a model of these sizes: `incise tune {dir} --method {name} \
