@@ -10,7 +10,7 @@ use super::method::{Batching, Method};
 use crate::base::{Result, Rng};
 use crate::data::Contexts;
 use crate::model::Model;
-use crate::model::generate::{Sampling, generate};
+use crate::model::generate::{Beginning, Sampling, generate_all};
 use crate::text::Tokenizer;
 
 const OPENINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
@@ -39,15 +39,31 @@ pub fn draw(
     };
     let sampling = Sampling { temperature: 1.0, top_k: TOP_K, top_p: 1.0 };
     let mut rng = Rng::new(seed, "contexts");
-    let mut drawn = Vec::new();
+    let mut texts = Vec::new(); // opening, its tokens, how many more, what chance is drawn from
     for &(times, length) in shapes {
         for opening in OPENINGS.iter().flat_map(|o| std::iter::repeat_n(o, times)) {
             let ids = tokenizer.encode(opening)?;
             let most = length.saturating_sub(ids.len());
-            let more = generate(model, &ids, most, sampling, &mut rng, &[], &mut |_| true)?;
-            drawn.push(template(opening, &tokenizer.decode_after(&more)?));
+            texts.push((opening, ids, most, rng.clone()));
+            // As if the texts were drawn one after the other.
+            for _ in 0..most {
+                rng.uniform();
+            }
         }
     }
+    let begun = texts.iter_mut().map(|(_, prompt, most, rng)| Beginning {
+        prompt,
+        most: *most,
+        sampling,
+        rng,
+        each: Box::new(|_| true),
+    });
+    let said = generate_all(model, begun.collect(), &[])?;
+    let drawn: Vec<String> = texts
+        .iter()
+        .zip(said)
+        .map(|((opening, ..), said)| Ok(template(opening, &tokenizer.decode_after(&said)?)))
+        .collect::<Result<_>>()?;
     Contexts::new(Path::new("drawn contexts"), vec![vec!["{}".into()], drawn])
 }
 

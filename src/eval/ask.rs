@@ -4,7 +4,7 @@ use super::item::{Answer, Continuing, Question};
 use crate::base::{Result, Rng};
 use crate::model::completion::Completion;
 use crate::model::divergence::divergence;
-use crate::model::generate::generate;
+use crate::model::generate::{Beginning, generate_all};
 use crate::model::score::{Score, score_units};
 use crate::model::{Batch, LanguageModel};
 use crate::ops::linear::BATCH_INVARIANT_ROWS;
@@ -36,13 +36,14 @@ impl Respondent<'_> {
         let answers = |case: &&[Question]| {
             let mut scores = scores.next().unwrap_or_default().into_iter();
             let mut kl = self.divergences(case)?.into_iter();
+            let mut said = self.says(case)?.into_iter();
             let answer = |question: &Question| {
                 Ok(match question {
                     Question::Takes(_) => {
                         Answer::Takes(scores.next().expect("a score of each completion"))
                     }
                     Question::Next(_) => Answer::Next(kl.next().expect("a number of each text")),
-                    Question::Says(text) => self.says(text)?,
+                    Question::Says(_) => said.next().expect("what it says to each"),
                 })
             };
             case.iter().map(answer).collect()
@@ -86,27 +87,50 @@ impl Respondent<'_> {
         Ok(found.iter().map(|row| row.kl).collect())
     }
 
-    /// What the model says after a text, up to its first stop.
-    fn says(&self, text: &Continuing) -> Result<Answer> {
-        let (seed, purpose) = &text.seed;
-        let mut rng = Rng::new(*seed, purpose);
-        let mut said = Vec::new();
-        let mut ended = Ok(None);
-        let each = &mut |token| {
+    /// What the model says after each text of a case that asks for it, up to its first stop.
+    fn says(&self, case: &[Question]) -> Result<Vec<Answer>> {
+        let mut texts: Vec<Saying> = case.iter().filter_map(Saying::new).collect();
+        let begun = texts.iter_mut().map(|text| text.begin(self.tokenizer)).collect();
+        let tokens = generate_all(self.model, begun, self.ends)?;
+        let answer = |(text, tokens): (Saying, Vec<u32>)| {
+            let text = match text.ended? {
+                Some(text) => text,
+                None => self.tokenizer.decode_after(&tokens)?,
+            };
+            Ok(Answer::Says { tokens, text })
+        };
+        texts.into_iter().zip(tokens).map(answer).collect()
+    }
+}
+
+/// A text that the model goes on with.
+struct Saying<'q> {
+    asked: &'q Continuing,
+    rng: Rng,
+    said: Vec<u32>,
+    ended: Result<Option<String>>, // the text before the first stop, once there is one
+}
+
+impl<'q> Saying<'q> {
+    /// Of a question that asks for it.
+    fn new(question: &'q Question) -> Option<Saying<'q>> {
+        let Question::Says(asked) = question else { return None };
+        let (seed, purpose) = &asked.seed;
+        Some(Saying { asked, rng: Rng::new(*seed, purpose), said: Vec::new(), ended: Ok(None) })
+    }
+
+    fn begin<'a>(&'a mut self, tokenizer: &'a Tokenizer) -> Beginning<'a> {
+        let asked = self.asked;
+        let Saying { rng, said, ended, .. } = self;
+        let each = Box::new(move |token| {
             said.push(token);
-            ended = self.tokenizer.decode_after(&said).map(|so_far| {
-                let first = text.stops.iter().filter_map(|stop| so_far.find(&stop[..])).min();
+            *ended = tokenizer.decode_after(said).map(|so_far| {
+                let first = asked.stops.iter().filter_map(|stop| so_far.find(&stop[..])).min();
                 first.map(|at| so_far[..at].to_owned())
             });
             matches!(ended, Ok(None))
-        };
-        let tokens =
-            generate(self.model, &text.ids, text.most, text.sampling, &mut rng, self.ends, each)?;
-        let text = match ended? {
-            Some(text) => text,
-            None => self.tokenizer.decode_after(&tokens)?,
-        };
-        Ok(Answer::Says { tokens, text })
+        });
+        Beginning { prompt: &asked.ids, most: asked.most, sampling: asked.sampling, rng, each }
     }
 }
 

@@ -109,6 +109,11 @@ impl KvCache {
         self.layers.first().map_or(0, |(k, _)| k.shape()[0]) - hidden
     }
 
+    /// Whether it has keys and values alone, nothing of an edit beside the weights.
+    pub fn is_plain(&self) -> bool {
+        self.choices.is_empty() && self.fronts.is_empty() && self.sides.is_empty()
+    }
+
     /// Hides rows at the front from those who count them.
     pub fn hide(&mut self, front: FrontRows) {
         self.fronts.push(front);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use incise::base::Rng;
 use incise::model::Past;
 use incise::model::branch::{Body, Branch};
-use incise::model::generate::{Sampling, generate};
+use incise::model::generate::{Beginning, Sampling, TOGETHER, generate, generate_all};
 use incise::model::score::read;
 use incise::model::site::Look;
 use incise::model::{At, Batch, KvCache, Matrix, MatrixId, Model, Run, Site};
@@ -142,6 +142,40 @@ fn greedy_text_is_that_of_whole_passes() {
                 ids.push(sample::next(&logits, Sampling::GREEDY, 0.0).unwrap());
             }
             assert_eq!(text.unwrap(), ids[prompt.len()..], "{name}");
+        }
+    }
+}
+
+/// Sampled, of several lengths, one more than go on together; some end by themselves.
+#[test]
+fn texts_that_go_on_together_are_what_they_are_alone() {
+    let sampling = Sampling { temperature: 1.0, top_k: 5, top_p: 1.0 };
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let model = golden.model(Precision::F32);
+        let prompts: Vec<&Vec<u32>> =
+            golden.json.prompts.iter().cycle().take(TOGETHER + 1).collect();
+        let most = |i: usize| 3 + i % 7;
+        let rng = |i: usize| Rng::new(i as u64, "together");
+        let ends = |i: usize| {
+            let mut left = if i % 3 == 0 { 2 } else { 100 };
+            move |_| {
+                left -= 1;
+                left > 0
+            }
+        };
+        let mut rngs: Vec<Rng> = (0..prompts.len()).map(rng).collect();
+        let begun = prompts.iter().zip(&mut rngs).enumerate().map(|(i, (prompt, rng))| Beginning {
+            prompt,
+            most: most(i),
+            sampling,
+            rng,
+            each: Box::new(ends(i)),
+        });
+        let together = generate_all(&model, begun.collect(), &[]).unwrap();
+        for (i, (prompt, together)) in prompts.iter().zip(together).enumerate() {
+            let alone = generate(&model, prompt, most(i), sampling, &mut rng(i), &[], &mut ends(i));
+            assert_eq!(alone.unwrap(), together, "{name}, text {i}");
         }
     }
 }
