@@ -2,6 +2,7 @@
 //! table have what tools/accuracy measured, which is in benches/results/accuracy-*.json.
 
 mod accuracy;
+mod lifelong;
 mod recommended;
 mod survey;
 
