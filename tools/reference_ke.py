@@ -11,11 +11,16 @@ sum_t log p(y_t | prompt, y_<t), a constant:
   dW         sigmoid(s) (softmax(r_a) q_aT * g + softmax(r_b) q_bT)
   loss       as reference_mend.py, at W + dW; and after each batch a clipped step of Adam
 
+With `kl_bound` what is trained for is De Cao's: the smoothed loss of the outer target (eps spread over
+the other V - 1 tokens) + multiplier (KL - margin); the framework's centred RMSprop, whose rates go
+up for some steps and then down to 0 at the last; the multiplier goes up the loss and is never
+below 0.
+
 The output holds what reference_mend.py's does, without means.
 """
 
 import torch
-from reference_mend import RUNS, Edited, missed, nll, train
+from reference_mend import RUNS, Edited, Weighed, missed, nll, train
 
 METHODS = ("ke",)
 
@@ -99,11 +104,51 @@ class Editor:
         return self.with_weights(ids, [e.weight() + c for e, c in zip(self.edited, changes)])
 
 
+class Bound:
+    """De Cao's aim."""
+
+    def __init__(self, hparams, trained, dtype):
+        self.eps = hparams["eps"]
+        self.multiplier = torch.ones(1, dtype=dtype, requires_grad=True)
+        self.multiplier.register_hook(lambda gradient: -gradient)
+        self.margin = torch.tensor([hparams["margin_kl_max"]], dtype=dtype)
+        self.trained, self.kept = {"multiplier": self.multiplier}, {"margin": self.margin}
+        groups = [
+            dict(params=list(trained.values()), lr=hparams["lr"]),
+            dict(params=[self.multiplier], lr=hparams["lr_alpha"]),
+        ]
+        up, steps = hparams["warmup_updates"], hparams["max_iters"] // hparams["accumulate_bs"]
+        self.optimiser = torch.optim.RMSprop(groups, centered=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda n: n / up if n < up else (steps - n) / (steps - up)
+        )
+        self.acts = {"floored": 0}
+
+    def edit(self, logits, target):
+        log_p = torch.log_softmax(logits[-len(target) :], -1)
+        others = self.eps / (log_p.shape[-1] - 1)
+        own = log_p[range(len(target)), target]
+        smooth = (1 - self.eps - others) * own + others * log_p.sum(-1)
+        return -smooth.mean()
+
+    def total(self, edit, kl):
+        return (edit + self.multiplier * (kl - self.margin)).squeeze()
+
+    def step(self):
+        self.optimiser.step()
+        self.schedule.step()
+        with torch.no_grad():
+            self.acts["floored"] += int(self.multiplier.item() < 0)
+            self.multiplier.clamp_(min=0)
+
+
 def record(folder, case):
     """The f64 run, and how far f32 runs are from it, as in reference_mend.py."""
-    exact, acts = train(folder, case, torch.float64, made=Editor)
-    runs = [train(folder, case, torch.float32, i, Editor)[0] for i in range(RUNS)]
-    if not 0 < acts.get("clip", 0) < len(exact["norms"]):
+    aim = Bound if case["hparams"].get("kl_bound") else Weighed
+    exact, acts = train(folder, case, torch.float64, made=Editor, aimed=aim)
+    runs = [train(folder, case, torch.float32, i, Editor, aim)[0] for i in range(RUNS)]
+    floors = case["name"].startswith("llama") and aim is Bound
+    if not 0 < acts.get("clip", 0) < len(exact["norms"]) or floors != (acts.get("floored", 0) > 0):
         raise ValueError(f"{case['name']}: {acts}")
 
     out = {n: t.float() if n.startswith("start.") else t for n, t in exact.items()}

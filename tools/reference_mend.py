@@ -192,23 +192,43 @@ def jitter(tensors, seed):
         t.data.mul_(1 + way * torch.finfo(torch.float32).eps)
 
 
-def train(folder, case, dtype, rounds=0, made=Editor):
-    """Trains an editor, `made` of a model, and edits with it."""
+class Weighed:
+    """Adam on the two losses of a sample, weighed."""
+
+    def __init__(self, hparams, trained, dtype):
+        self.weights = hparams["cedit"], hparams["cloc"]
+        rates = [t for n, t in trained.items() if n == "edit_lrs"]
+        others = [t for n, t in trained.items() if n != "edit_lrs"]
+        groups = [dict(params=others, lr=hparams["lr"])]
+        self.adam = torch.optim.Adam(groups + [dict(params=[t], lr=hparams["lr_lr"]) for t in rates])
+
+    trained, kept, acts = {}, {}, {}
+
+    def edit(self, logits, target):
+        return nll(logits, target)
+
+    def total(self, edit, kl):
+        return self.weights[0] * edit + self.weights[1] * kl
+
+    def step(self):
+        self.adam.step()
+
+
+def train(folder, case, dtype, rounds=0, made=Editor, aimed=Weighed):
+    """Trains an editor, `made` of a model, for what is `aimed` at, and edits with it."""
     torch.set_default_dtype(dtype)
     model, text, hparams = load(folder, dtype), Text(folder), case["hparams"]
     editor = made(model, hparams, case["seed"], dtype)
-    trained = editor.trained()
+    aim = aimed(hparams, editor.trained(), dtype)
+    trained = editor.trained() | aim.trained
     if rounds:
         jitter(trained.values(), rounds)
-    out = {f"start.{n}": t.detach().clone() for n, t in (trained | editor.kept()).items()}
-    rates = [t for n, t in trained.items() if n == "edit_lrs"]
-    others = [t for n, t in trained.items() if n != "edit_lrs"]
-    groups = [dict(params=others, lr=hparams["lr"])]
-    adam = torch.optim.Adam(groups + [dict(params=[t], lr=hparams["lr_lr"]) for t in rates])
+    out = {f"start.{n}": t.detach().clone() for n, t in (trained | editor.kept() | aim.kept).items()}
     losses, norms, size = [], [], hparams["accumulate_bs"]
     with precision(dtype):
         for start in range(0, len(case["draws"]), size):
-            adam.zero_grad()
+            for t in trained.values():
+                t.grad = None
             now = case["draws"][start : start + size]
             for record, outer, locality in now:
                 request = case["requests"][record]
@@ -216,34 +236,35 @@ def train(folder, case, dtype, rounds=0, made=Editor):
                 prompt, y = tokens(text, request["prompt"].replace("{}", request["subject"]), target)
                 changes = editor.changes(prompt, y, True)
                 prompt, y = tokens(text, request["paraphrases"][outer], target)
-                edit = nll(editor.logits(prompt + y[:-1], changes), y)
+                edit = aim.edit(editor.logits(prompt + y[:-1], changes), y)
                 stays = request["neighbourhood"][locality]
                 ids, end = tokens(text, stays["prompt"], stays["target"])
                 before = torch.log_softmax(model(torch.tensor([ids + end])).logits[0], -1).detach()
                 after = torch.log_softmax(editor.logits(ids + end, changes), -1)
                 kl = (before.exp() * (before - after)).sum(-1).mean()
-                total = hparams["cedit"] * edit + hparams["cloc"] * kl
+                total = aim.total(edit, kl)
                 (total / len(now)).backward()
                 losses.append([edit.item(), kl.item(), total.item()])
             norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), hparams["grad_clip"])
             norms.append(norm.item())
             if norm > hparams["grad_clip"]:
                 editor.acts["clip"] = editor.acts.get("clip", 0) + 1
-            adam.step()
+            aim.step()
         request = case["requests"][0]
         prompt = request["prompt"].replace("{}", request["subject"])
         changes = editor.changes(*tokens(text, prompt, request["target_new"]), False)
     torch.set_default_dtype(torch.float32)
     for name, t in trained.items():
         out[f"moved.{name}"] = t.detach() - out[f"start.{name}"]
-    out |= {f"end.{n}": t.detach().clone() for n, t in editor.kept().items()}
+    kept = editor.kept() | aim.kept
+    out |= {f"end.{n}": t.detach().clone() for n, t in kept.items()}
     for edited, change in zip(editor.edited, changes):
         out[f"{edited.name}.change"] = change.detach().contiguous()
     out["losses"] = torch.tensor(losses, dtype=torch.float64)
     out["norms"] = torch.tensor(norms, dtype=torch.float64)
     print(f"  {dtype}: loss {losses[0][2]:.4f} -> {losses[-1][2]:.4f}, KL {losses[-1][1]:.1e},")
-    print(f"  norms {[f'{n:.2f}' for n in norms]}, {editor.acts}")
-    return out, editor.acts
+    print(f"  norms {[f'{n:.2f}' for n in norms]}, {editor.acts | aim.acts}")
+    return out, editor.acts | aim.acts
 
 
 RUNS = 4

@@ -109,8 +109,8 @@ pub fn parse_each(name: impl AsRef<Path>, bytes: &[u8], fields: Fields) -> Resul
         }
     }
     if requests.facts.is_empty() && requests.broken.is_empty() {
-        let what = "holds no request";
-        return Err(Error::input(file, "line 1", what, "write one JSON object a line"));
+        let (what, remedy) = ("holds no request", "give it one at least, a JSON object a line");
+        return Err(Error::input(file, "requests", what, remedy));
     }
     Ok(requests)
 }

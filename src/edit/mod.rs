@@ -22,6 +22,7 @@ pub mod family;
 pub mod governor;
 pub mod hparams;
 pub mod keys;
+pub mod kl_bound;
 pub mod known_facts;
 pub mod method;
 pub mod methods;

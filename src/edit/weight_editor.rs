@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! ΔW_m ← the method, from one pass over the edit in the model as it is
-//! loss = cedit·(−ln p of the outer target) + cloc·KL(p⁰ ‖ p) on the locality text, at W + ΔW
+//! loss = cedit·(−ln p of the outer target) + cloc·KL(p⁰ ‖ p) on the locality text, at W + ΔW;
+//!        or as `kl_bound.rs` has it
 //! G_m = ∂loss/∂W_m at W + ΔW        from which the method has the gradient of its parameters
 //! ```
 //!
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use super::cost::Cost;
 use super::fact_report::FactPlan;
 use super::facts::TokenizedFact;
+use super::kl_bound::{self, KlBound, KlBoundRule};
 use super::method::{Context, Plan, TrainContext};
 use super::params::{self, Absent, Param, ParamKind, Params, Range};
 use super::search::LossStep;
@@ -25,6 +27,7 @@ use crate::base::{Error, Result, Stage};
 use crate::linalg::vector::norm;
 use crate::model::completion::Completion;
 use crate::model::gradients::MatrixGradients;
+use crate::model::score::score;
 use crate::model::{MatrixId, Model, NoHook, Position};
 use crate::ops::rows::Index;
 use crate::ops::weight_gradient;
@@ -95,25 +98,32 @@ pub trait WeightEditor {
     fn backward(&self, parameters: &mut Parameters, made: &Self::Made, g: &[Weight]);
 }
 
+/// What a sample's two losses are together.
+pub enum OuterLoss {
+    /// cedit·edit + cloc·locality.
+    Weighed([f64; 2]),
+    /// The edit's, the other bound.
+    Bound(KlBound),
+}
+
 /// What an editor is trained for.
 pub struct EditObjective<'m, E> {
     base: &'m Model,
     edited: Model,      // its matrices its own
     start: Vec<Tensor>, // W of each, on the host
     gradients: MatrixGradients,
-    cedit: f64,
-    cloc: f64,
+    outer: OuterLoss,
     editor: E,
 }
 
 impl<'m, E: WeightEditor> EditObjective<'m, E> {
-    /// Of an editor, with the weights of its two losses.
-    pub fn new(base: &'m Model, editor: E, [cedit, cloc]: [f64; 2]) -> EditObjective<'m, E> {
+    /// Of an editor.
+    pub fn new(base: &'m Model, editor: E, outer: OuterLoss) -> EditObjective<'m, E> {
         let edited = base.with_own(editor.ids());
         let start = editor.ids().iter().map(|&id| edited.own(id).to_host().into_owned());
         let start = start.collect();
         let gradients = MatrixGradients::new(&edited, editor.ids());
-        EditObjective { base, edited, start, gradients, cedit, cloc, editor }
+        EditObjective { base, edited, start, gradients, outer, editor }
     }
 
     /// Puts W + ΔW into the edited model.
@@ -129,14 +139,24 @@ impl<'m, E: WeightEditor> EditObjective<'m, E> {
     }
 
     /// The loss of a sample, and, where it is asked for, G of each matrix times a weight.
-    fn outer(&mut self, drawn: &Drawn, weight: Option<f64>) -> Result<SampleLoss> {
+    fn outer(
+        &mut self,
+        parameters: &Parameters,
+        drawn: &Drawn,
+        weight: Option<f64>,
+    ) -> Result<SampleLoss> {
         let before = log_p(self.base, &drawn.locality.ids)?;
-        let EditObjective { edited, gradients, editor, cedit, cloc, .. } = self;
+        let EditObjective { edited, gradients, editor, outer, .. } = self;
+        let (target, [edit, locality]) = match &*outer {
+            OuterLoss::Weighed(weights) => (TextLoss::Target(drawn.outer), *weights),
+            OuterLoss::Bound(bound) => {
+                let target = TextLoss::Smoothed(drawn.outer, bound.eps());
+                (target, [1.0, bound.multiplier(parameters)])
+            }
+        };
         let w = weight.unwrap_or(1.0);
-        let texts = [
-            (TextLoss::Target(drawn.outer), *cedit * w),
-            (TextLoss::Kept(&drawn.locality.ids, &before), *cloc * w),
-        ];
+        let kept = TextLoss::Kept(&drawn.locality.ids, &before);
+        let texts = [(target, edit * w), (kept, locality * w)];
         let losses = match weight {
             None => editor.pass().run(edited, &texts, &mut NoHook)?,
             Some(_) => {
@@ -147,8 +167,14 @@ impl<'m, E: WeightEditor> EditObjective<'m, E> {
                 editor.pass().run(edited, &texts, gradients)?
             }
         };
-        let [edit, locality] = [losses[0], losses[1]];
-        Ok(SampleLoss { edit, locality, total: *cedit * edit + *cloc * locality })
+        let losses = [losses[0], losses[1]];
+        Ok(match &*outer {
+            OuterLoss::Weighed([cedit, cloc]) => {
+                let [edit, locality] = losses;
+                SampleLoss { edit, locality, total: cedit * edit + cloc * locality }
+            }
+            OuterLoss::Bound(bound) => bound.loss(parameters, losses),
+        })
     }
 }
 
@@ -161,17 +187,35 @@ impl<E: WeightEditor> SampleObjective for EditObjective<'_, E> {
     ) -> Result<SampleLoss> {
         let (made, _) = self.editor.make(self.base, parameters, drawn.edit, true)?;
         self.edit(parameters, &made);
-        let loss = self.outer(drawn, Some(weight))?;
+        let loss = self.outer(parameters, drawn, Some(weight))?;
         let own = |g: &Tensor| Weight::own(g.to_host().into_owned());
         let g: Vec<Weight> = self.gradients.all().iter().map(own).collect();
         self.editor.backward(parameters, &made, &g);
+        if let OuterLoss::Bound(bound) = &self.outer {
+            bound.backward(parameters, loss.locality, weight);
+        }
         Ok(loss)
     }
 
     fn loss(&mut self, parameters: &mut Parameters, drawn: &Drawn) -> Result<SampleLoss> {
         let (made, _) = self.editor.make(self.base, parameters, drawn.edit, false)?;
         self.edit(parameters, &made);
-        self.outer(drawn, None)
+        if let OuterLoss::Bound(bound) = &mut self.outer {
+            bound.ask(&self.edited, drawn.edit)?;
+        }
+        self.outer(parameters, drawn, None)
+    }
+
+    fn stepped(&mut self, parameters: &mut Parameters) {
+        if let OuterLoss::Bound(bound) = &self.outer {
+            bound.stepped(parameters);
+        }
+    }
+
+    fn looked(&mut self, parameters: &mut Parameters, loss: &mut SampleLoss) {
+        if let OuterLoss::Bound(bound) = &mut self.outer {
+            bound.looked(parameters, loss);
+        }
     }
 }
 
@@ -202,7 +246,8 @@ pub fn change<E: WeightEditor>(
     }
 }
 
-/// Plans facts one after another by an editor, whose parameters become those that were trained.
+/// Plans facts one after another by an editor, whose parameters become those that were trained. A
+/// change is made up to so many times, until the model says the fact.
 ///
 /// # Errors
 ///
@@ -210,7 +255,7 @@ pub fn change<E: WeightEditor>(
 pub fn plan<E: WeightEditor>(
     on: &mut Context,
     facts: &[TokenizedFact],
-    mut editor: E,
+    (mut editor, times): (E, usize),
     mut parameters: Parameters,
 ) -> Result<Plan> {
     let (model, progress) = (on.model, on.progress);
@@ -233,19 +278,35 @@ pub fn plan<E: WeightEditor>(
         let text = fact.rows.completion(0);
         let (own, loss) = change(&mut editor, &now, &mut parameters, &text).map_err(named)?;
         let pairs: Vec<(MatrixId, &Delta)> = ids.iter().copied().zip(&own).collect();
-        let (next, norms) = now.with(&pairs);
+        let (mut next, norms) = now.with(&pairs);
+        let mut made = 1;
+        let says = |model: &Model| score(model, std::slice::from_ref(&text));
+        while made < times && says(&next)?[0].missed().is_some() && !progress.cancelled() {
+            next = next.with(&pairs).0;
+            made += 1;
+        }
+        now = next;
         let all = |which: usize| norm(&norms.iter().map(|n| n[which]).collect::<Vec<f64>>());
         let trace = vec![LossStep { nll: loss, ..LossStep::default() }];
-        let change = Some([all(0), all(1)]);
+        let change = Some([made as f64 * all(0), all(1)]);
         done.push(FactPlan { change, ..FactPlan::trained(trace) });
-        deltas.iter_mut().zip(own).for_each(|(all, own)| all.push(own));
-        now = next;
+        deltas.iter_mut().zip(own).for_each(|(all, own)| all.push(times_over(own, made)));
     }
     progress.at(Stage::Fact, facts.len() as u64, facts.len() as u64);
     let summed = ids.iter().zip(&deltas);
     let changes = summed.map(|(&id, deltas)| MatrixChange::sum(model, id, deltas)).collect();
     let state = std::mem::take(&mut on.state);
     Ok(Plan { model: now, facts: done, changes, memory: None, state })
+}
+
+/// A change that is made n times.
+fn times_over(mut delta: Delta, n: usize) -> Delta {
+    let factor = match &mut delta {
+        Delta::Dense(all) => all,
+        Delta::LowRank { left, .. } => left,
+    };
+    factor.iter_mut().for_each(|x| *x *= n as f32);
+    delta
 }
 
 /// What editing some matrices takes; an upper bound.
@@ -296,11 +357,15 @@ pub fn train<E: WeightEditor>(
     mut parameters: Parameters,
 ) -> Result<(TrainedEditor, Value)> {
     let TrainContext { model, samples, held_out, kept, seed, progress, .. } = on;
-    let weights = [by.number(&CEDIT), by.number(&CLOC)];
-    let mut objective = EditObjective::new(model, editor, weights);
+    let outer = match KlBoundRule::of(by) {
+        Some(rule) => OuterLoss::Bound(KlBound::new(rule, &mut parameters)),
+        None => OuterLoss::Weighed([by.number(&CEDIT), by.number(&CLOC)]),
+    };
+    let mut objective = EditObjective::new(model, editor, outer);
     let run = TrainingRun { samples, held_out, kept, progress };
     let history = training_loop(by, seed).run(run, &mut objective, &mut parameters)?;
     let mut trained = TrainedEditor::default();
     trained.take(&parameters);
+    trained.tensors.retain(|name, _| !kl_bound::NAMES.contains(&&name[..]));
     Ok((trained, json!({ "history": history })))
 }

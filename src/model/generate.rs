@@ -1,8 +1,8 @@
 //! Generating text token by token, greedily or sampled with a seed, with a key/value cache.
 //!
 //! Several texts go on together: each prompt runs alone, and then a pass has a token of every text,
-//! so that the weights are read once for all of them. A pass has so few rows that on the CPU a row's
-//! numbers do not depend on the others: each text is what it is alone, bit for bit.
+//! so that the weights are read once for all of them. A pass has so few rows that on the CPU a
+//! row's numbers do not depend on the others: each text is what it is alone, bit for bit.
 
 use std::ops::Range;
 
@@ -142,7 +142,10 @@ fn go_on(model: &dyn LanguageModel, texts: &mut [Text], stop: &[u32]) -> Result<
     let mut together = Vec::with_capacity(going.len());
     for (text, cache) in going {
         let begin = all.rows();
-        compute.run(|| Ok(all.append(0..arch.layers, &cache, text.past.clone())))?;
+        compute.run(|| {
+            all.append(0..arch.layers, &cache, text.past.clone());
+            Ok(())
+        })?;
         text.past = begin..all.rows();
         together.push(text);
     }

@@ -15,6 +15,7 @@ pub mod lstm;
 pub mod objective;
 pub mod parameters;
 pub mod pass;
+pub mod rms_prop;
 pub mod run;
 pub mod samples;
 pub mod trained_editor;

@@ -64,4 +64,11 @@ pub trait SampleObjective {
     ///
     /// A device that fails.
     fn loss(&mut self, parameters: &mut Parameters, drawn: &Drawn) -> Result<SampleLoss>;
+
+    /// Is told that a step was taken.
+    fn stepped(&mut self, _: &mut Parameters) {}
+
+    /// Is told the mean loss of all that is held out, whose `total` decides which parameters are
+    /// best.
+    fn looked(&mut self, _: &mut Parameters, _: &mut SampleLoss) {}
 }

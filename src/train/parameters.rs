@@ -1,20 +1,30 @@
-//! The parameters of a training: named tensors, their gradients, and Adam's step on all of them.
+//! The parameters of a training: named tensors, their gradients, and a step on all of them.
 //!
 //! ```text
 //! norm  = √(Σ g²) over all that are trained
 //! g    ← g · clip/(norm + 1e-6), where that is below g
-//! p    ← Adam(p, g), each with the rate of its own
+//! p    ← Adam(p, g), or centred RMSprop's, each with the rate of its own
 //! ```
 //!
 //! They are on the host, in the type that the model computes in. A tensor without a rate is kept
 //! with the others and is not trained: a running mean, say. Source of the clipping: PyTorch's
 //! `clip_grad_norm_`.
 
+use super::rms_prop::{self, Schedule};
 use crate::ops::adam::{self, AdamMoments, AdamRule};
 use crate::tensor::{Precision, Tensor, Weight};
 
 /// Added to the norm, as PyTorch does.
 const CLIP_EPS: f64 = 1e-6;
+
+/// How gradients become steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimiser {
+    /// Adam, at constant rates.
+    Adam,
+    /// Centred RMSprop.
+    RmsProp(Schedule),
+}
 
 /// One of them.
 pub struct NamedParameter {
@@ -22,7 +32,7 @@ pub struct NamedParameter {
     pub name: String,
     /// Its sizes in files; here (1, n) where there is one.
     pub shape: Vec<usize>,
-    /// What Adam knows of it.
+    /// What the optimiser knows of it.
     pub moments: AdamMoments,
     weight: Weight,
     gradient: Tensor,
@@ -33,13 +43,19 @@ pub struct NamedParameter {
 pub struct Parameters {
     precision: Precision,
     list: Vec<NamedParameter>,
+    optimiser: Optimiser,
     version: u64, // grows where a value may have changed
 }
 
 impl Parameters {
     /// None yet, of a type.
     pub fn new(precision: Precision) -> Parameters {
-        Parameters { precision, list: Vec::new(), version: 0 }
+        Parameters { precision, list: Vec::new(), optimiser: Optimiser::Adam, version: 0 }
+    }
+
+    /// Takes other steps than Adam's.
+    pub fn step_by(&mut self, optimiser: Optimiser) {
+        self.optimiser = optimiser;
     }
 
     /// The type they are computed in.
@@ -138,8 +154,14 @@ impl Parameters {
                 let scaled: Vec<f64> = p.gradient.to_f64().iter().map(|g| g * factor).collect();
                 p.gradient = Tensor::of(self.precision, p.gradient.shape(), &scaled);
             }
-            let value = p.weight.own_mut();
-            adam::step(&AdamRule::plain(rate), &p.gradient, &mut p.moments, value);
+            let (value, moments) = (p.weight.own_mut(), &mut p.moments);
+            match self.optimiser {
+                Optimiser::Adam => adam::step(&AdamRule::plain(rate), &p.gradient, moments, value),
+                Optimiser::RmsProp(schedule) => {
+                    let rate = rate * schedule.factor(moments.steps);
+                    rms_prop::step(rate, &p.gradient, moments, value);
+                }
+            }
         }
         norm
     }

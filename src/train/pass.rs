@@ -1,9 +1,12 @@
 //! A pass over texts with their losses, and back to where matrices are trained.
 //!
 //! ```text
-//! target   −(1/T) Σ_t ln p(y_t | prompt, y_<t)
-//! kept     (1/n) Σ_t KL(p⁰_t ‖ p_t)  over all n tokens,  p⁰ as it was:   dz = (p − p⁰)/n
+//! target     −(1/T) Σ_t ln p(y_t | prompt, y_<t)
+//! smoothed   −(1/T) Σ_t Σ_w q_t(w) ln p(w | prompt, y_<t)    q_t(y_t) = 1 − ε, ε/(V − 1) elsewhere
+//! kept       (1/n) Σ_t KL(p⁰_t ‖ p_t)  over all n tokens,  p⁰ as it was:   dz = (p − p⁰)/n
 //! ```
+//!
+//! The second is KL(q ‖ p) and the entropy of q, so it is computed as the third is.
 //!
 //! KL here is from what was to what is, MEND's; the value search's (`ops/loss.rs`) is the other way
 //! round. It is computed on the host.
@@ -22,6 +25,8 @@ use crate::tensor::{Precision, Tensor};
 pub enum TextLoss<'a> {
     /// That of a completion's labels.
     Target(&'a Completion),
+    /// The same, smoothed by ε.
+    Smoothed(&'a Completion, f64),
     /// How far all its tokens are from ln p⁰ (n, V), which is on the host.
     Kept(&'a [u32], &'a Tensor),
 }
@@ -40,7 +45,7 @@ pub struct LossPass {
 impl TextLoss<'_> {
     fn ids(&self) -> &[u32] {
         match self {
-            TextLoss::Target(text) => &text.read,
+            TextLoss::Target(text) | TextLoss::Smoothed(text, _) => &text.read,
             TextLoss::Kept(ids, _) => ids,
         }
     }
@@ -48,7 +53,7 @@ impl TextLoss<'_> {
     /// The first token whose logits count.
     fn first(&self) -> usize {
         match self {
-            TextLoss::Target(text) => text.prompt() - 1,
+            TextLoss::Target(text) | TextLoss::Smoothed(text, _) => text.prompt() - 1,
             TextLoss::Kept(..) => 0,
         }
     }
@@ -128,6 +133,10 @@ impl LossPass {
                 of_rows.read();
                 sum += of_rows.of(0).map(|(_, result)| result.loss).sum::<f64>();
             }
+            TextLoss::Smoothed(text, eps) => {
+                let (log_q, entropy) = smoothed(&text.labels[own.clone()], *eps, z);
+                sum += kept(z, &log_q, 0, weight, cap) + own.len() as f64 * entropy;
+            }
             TextLoss::Kept(_, log_p) => sum += kept(z, log_p, own.start, weight, cap),
         });
         sum / rows.len() as f64
@@ -147,6 +156,18 @@ pub fn log_p(model: &Model, ids: &[u32]) -> Result<Tensor> {
     let mut log_p = z.like(z.shape());
     loss::log_softmax(&z, &all, &mut log_p);
     Ok(log_p)
+}
+
+/// ln q (n, V) of labels smoothed by ε > 0, and the entropy of one of them.
+fn smoothed(labels: &[u32], eps: f64, z: &Tensor) -> (Tensor, f64) {
+    let [_, v] = z.dims();
+    let others = (eps / (v as f64 - 1.0)).ln();
+    let mut log_q = vec![others; labels.len() * v];
+    for (row, &label) in log_q.chunks_mut(v).zip(labels) {
+        row[label as usize] = (1.0 - eps).ln();
+    }
+    let entropy = -(1.0 - eps) * (1.0 - eps).ln() - eps * others;
+    (Tensor::of(z.precision(), &[labels.len(), v], &log_q), entropy)
 }
 
 /// Turns logits z (n, V) into weight·(p − p⁰), p⁰ from row `first` of ln p⁰ on; returns Σ KL.

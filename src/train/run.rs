@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each batch of samples, in an order that is shuffled anew for each sweep over them:
-//!     g ← mean of the samples' gradients;  a clipped step of Adam
+//!     g ← mean of the samples' gradients;  a clipped step of the optimiser
 //!     every `val_interval` samples: the loss of what is held out; the best parameters are kept
 //!     end after `max_iters` samples, or `patience` of them without a better look
 //! ```
@@ -126,6 +126,7 @@ impl TrainingLoop {
         if !parameters.step(self.clip).is_finite() {
             return Err(not_finite("a gradient", state.steps));
         }
+        objective.stepped(parameters);
         state.samples += size;
         state.steps += 1;
         Ok(sum / size as f64)
@@ -151,6 +152,7 @@ impl TrainingLoop {
             mean.locality += loss.locality / n;
             mean.total += loss.total / n;
         }
+        objective.looked(parameters, &mut mean);
         if !mean.total.is_finite() {
             return Err(not_finite("the loss of what is held out", state.steps));
         }

@@ -301,7 +301,12 @@ fn every_row_of_the_table_fits_its_model() {
     let mut seen = BTreeSet::new();
     for (method, rows) in table["methods"].as_object().unwrap() {
         for (model, row) in rows.as_object().unwrap() {
-            let layers = table["models"][model]["layers"].as_u64().expect(model);
+            let Some(sizes) = table["models"].get(model) else {
+                assert_eq!((&method[..], &model[..]), ("ke", "de-cao"), "is of no model");
+                assert!(row.get("layers").is_none());
+                continue;
+            };
+            let layers = sizes["layers"].as_u64().unwrap();
             if let Some(top) = row.get("v_loss_layer") {
                 assert_eq!(top.as_u64().unwrap(), layers - 1, "{method} {model}");
             }

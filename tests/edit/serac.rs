@@ -19,8 +19,9 @@ use incise::text::Tokenizer;
 use incise::train::{Parameters, TrainedEditor};
 use serde_json::json;
 
+use super::recorded_training::{Case, drawn};
 use super::reference::{alone, golden, integers, tensor};
-use super::weight_editor::{Case, Within, check_gradient, check_steps, drawn};
+use super::weight_editor::{Within, check_gradient, check_steps};
 
 fn tokenizer(case: &Case) -> Tokenizer {
     Tokenizer::open(golden().join(&case.model)).unwrap()

@@ -158,7 +158,7 @@ fn texts_that_go_on_together_are_what_they_are_alone() {
         let most = |i: usize| 3 + i % 7;
         let rng = |i: usize| Rng::new(i as u64, "together");
         let ends = |i: usize| {
-            let mut left = if i % 3 == 0 { 2 } else { 100 };
+            let mut left = if i.is_multiple_of(3) { 2 } else { 100 };
             move |_| {
                 left -= 1;
                 left > 0

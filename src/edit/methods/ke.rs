@@ -13,14 +13,17 @@
 //!   dq = dAᵀp          dp = dA q      dr = p ∘ (dp − ⟨p, dp⟩)
 //! ```
 //!
-//! The token embeddings of the text begin as the model's and are trained too. This is the system
-//! that MEND's repository calls `efk`, which the survey and EasyEdit name KE: MEND's objective, its
-//! matrices alone, one text a change. De Cao's own trains against a bound on KL by a multiplier,
-//! with a smoothed loss, and is not here. Where the public code differs:
+//! The token embeddings of the text begin as the model's and are trained too. As it is, this is the
+//! system that MEND's repository calls `efk`, which the survey and EasyEdit name KE: MEND's
+//! objective, its matrices alone, one text a change. With `kl_bound` it is De Cao's own, trained as
+//! `edit/kl_bound.rs` says; the preset `de-cao` has its sizes, and `reapply` is its loop that makes
+//! a change again until the model says the target. Where the public code differs:
 //!
 //! * The separators ` >> ` and ` || ` are two vectors of their own, trained with the rest.
 //! * The softmax is over W's rows; there, over the first axis of what the checkpoint stores, which
 //!   in GPT-2 is W's columns.
+//! * De Cao's compares what five beams say, and has KL over what the model says to other prompts;
+//!   here greedy tokens, and all of a locality text's.
 //!
 //! Sources: De Cao, Aziz, Titov 2021, arXiv:2104.08164; Mitchell et al. 2022, arXiv:2110.11309.
 
@@ -29,10 +32,12 @@ use serde_json::Value;
 use crate::base::{Result, Rng};
 use crate::edit::cost::Cost;
 use crate::edit::facts::TokenizedFact;
+use crate::edit::kl_bound;
 use crate::edit::method::{About, Batching, Context, Method, Plan, TrainContext};
 use crate::edit::params::{Absent, Param, ParamKind, Params, Range};
 use crate::edit::train_params;
 use crate::edit::weight_editor::{self, WeightEditor};
+use crate::model::arch::Arch;
 use crate::model::completion::Completion;
 use crate::model::generate::{Sampling, generate};
 use crate::model::gradients::MatrixGradients;
@@ -76,10 +81,17 @@ const LR: Param = Param {
     name: "lr",
     kind: ParamKind::Number(Range::Positive),
     absent: Absent::Default("1e-5"),
-    about: "Adam's rate.",
+    about: "The optimiser's rate.",
 };
 
-static PARAMS: [&Param; 13] = [
+const REAPPLY: Param = Param {
+    name: "reapply",
+    kind: ParamKind::Count,
+    absent: Absent::Default("1"),
+    about: "How often a fact's change is made, at most, until the model says its target.",
+};
+
+static PARAMS: [&Param; 20] = [
     &weight_editor::LAYERS,
     &weight_editor::MATRICES,
     &HIDDEN_DIM,
@@ -93,6 +105,13 @@ static PARAMS: [&Param; 13] = [
     &train_params::VAL_INTERVAL,
     &train_params::VAL_STEPS,
     &train_params::EARLY_STOP_PATIENCE,
+    &REAPPLY,
+    &kl_bound::KL_BOUND,
+    &kl_bound::EPS,
+    &kl_bound::LR_ALPHA,
+    &kl_bound::MARGIN_KL_MAX,
+    &kl_bound::MARGIN_KL_MIN,
+    &kl_bound::WARMUP_UPDATES,
 ];
 
 impl Method for Ke {
@@ -112,6 +131,10 @@ impl Method for Ke {
         true
     }
 
+    fn check_model(&self, by: &Params, _: &Arch) -> Result<()> {
+        kl_bound::check(by)
+    }
+
     fn cost(&self, on: &Context, facts: &[TokenizedFact], by: &Params) -> Cost {
         weight_editor::cost(on, facts, &by.edited())
     }
@@ -119,7 +142,7 @@ impl Method for Ke {
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let mut parameters = Parameters::new(on.model.compute.precision());
         let editor = KeEditor::new(on.model, &by.edited(), shape(by, 0), &mut parameters);
-        weight_editor::plan(on, facts, editor, parameters)
+        weight_editor::plan(on, facts, (editor, by.count(&REAPPLY)), parameters)
     }
 
     fn train(&self, on: TrainContext, by: &Params) -> Result<(TrainedEditor, Value)> {
@@ -145,7 +168,7 @@ pub struct KeShape {
     pub hidden: usize,
     /// C.
     pub condition: usize,
-    /// Adam's rate.
+    /// The optimiser's rate.
     pub lr: f64,
     /// Of what is random at the start.
     pub seed: u64,

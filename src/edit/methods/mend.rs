@@ -123,7 +123,7 @@ impl Method for Mend {
     fn plan(&self, on: &mut Context, facts: &[TokenizedFact], by: &Params) -> Result<Plan> {
         let mut parameters = Parameters::new(on.model.compute.precision());
         let editor = MendEditor::new(on.model, &by.edited(), shape(by, 0), &mut parameters);
-        weight_editor::plan(on, facts, editor, parameters)
+        weight_editor::plan(on, facts, (editor, 1), parameters)
     }
 
     fn train(&self, on: TrainContext, by: &Params) -> Result<(TrainedEditor, Value)> {

@@ -21,7 +21,7 @@ pub mod ultraedit;
 use super::method::{About, Method};
 use super::params::{Param, Params};
 use super::public_config;
-use crate::base::{Error, Result};
+use crate::base::{Error, Remedy, Result};
 use crate::model::arch::Arch;
 
 /// All methods, in the order in which they are listed.
@@ -58,7 +58,8 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
     found.ok_or_else(|| {
         let names = METHODS.map(|method| method.about().name).join(", ");
         let what = format!("`{name}` is not a method of this version");
-        Error::refused(what, format!("use one of {names}"))
+        let remedy = Remedy::from(format!("use one of {names}"));
+        Error::refused(what, remedy.option("method", None))
     })
 }
 
