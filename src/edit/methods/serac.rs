@@ -15,7 +15,7 @@
 //! The counterfactual model begins as the base; its linear matrices of `layers` are trained, and
 //! embeddings, norms and biases stay. No gradient goes through the choice, nor into the base. The
 //! memory has those matrices whole, 4 bytes a weight (`memory/serac.rs`, the model that has it
-//! `memory/serac_model.rs`); training takes four times that, and the gradients of a pass once more.
+//! `memory/serac_model.rs`); training takes five times that, and more while it is kept on disk.
 //! Where the public code differs:
 //!
 //! * There a DistilBERT tells what is about a fact, and is trained whole; here the mean of the
