@@ -108,6 +108,11 @@ pub struct Recommendation {
     pub preset: Option<String>,
 }
 
+/// What helps where there is nothing to recommend by.
+const OWN: &str = "measure some on records of your own";
+const MORE: &str = "ask for several facts, of which some were";
+const FEWER: &str = "edit fewer, or keep them beside the weights";
+
 impl Recommendation {
     /// The method for a model with p parameters, and why.
     ///
@@ -142,9 +147,15 @@ impl Recommendation {
             .iter()
             .filter(|model| model.norm_behind == behind && model.rows.iter().any(|r| fits(&r)))
             .min_by(|a, b| away(a).total_cmp(&away(b)));
+        let alike = measured.iter().any(|model| model.norm_behind == behind);
         let nothing = || {
-            let what = format!("no method was measured on a model like this {} one", arch.family);
-            Error::refused(what, "measure some on records of your own")
+            let like = format!("on a model like this {} one", arch.family);
+            let (what, remedy) = match (alike, facts) {
+                (false, _) => (format!("no method was measured {like}"), OWN),
+                (true, 1) => (format!("no method was measured {like} with one fact"), MORE),
+                (true, _) => (format!("no method was measured {like} with several facts"), OWN),
+            };
+            Error::refused(what, remedy)
         };
         let model = nearest.ok_or_else(nothing)?;
         let (mut rows, mut broken) = (vec![], vec![]);
@@ -156,7 +167,11 @@ impl Recommendation {
             }
         }
         rows.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let best = *rows.first().ok_or_else(nothing)?;
+        let all_break = || {
+            let what = format!("by published numbers {} break a model", counted(facts, "fact"));
+            Error::refused(format!("{what} by every method that was measured"), FEWER)
+        };
+        let best = *rows.first().ok_or_else(all_break)?;
         let method = method(best).expect("it edits this model");
         let ratio = parameters as f64 / model.parameters as f64;
         Ok(Recommendation {
@@ -182,14 +197,22 @@ impl Recommendation {
         let mut text = format!(
             "{method} for {}{alone}: with {} {} on {model} it scored {score:.1} (new target \
              {es:.1}, paraphrases {ps:.1}, neighbours {ns:.1} of {ns_before:.1}), the best of {} \
-             measured there",
+             that were measured there{}",
             counted(facts, "fact"),
             counted(self.best.facts, "fact"),
             mode.words(),
             counted(names.len() as u64, "method"),
+            if self.broken.is_empty() { "" } else { " and are left" },
         );
         if let Some(next) = self.others.iter().find(|row| row.method != *method) {
-            text += &format!("; {} follows with {:.1}", next.method, next.score);
+            let how = match next.mode == *mode {
+                true => String::new(),
+                false => format!(", {},", next.mode.words()),
+            };
+            text += &format!("; {}{how} follows with {:.1}", next.method, next.score);
+        }
+        if facts > self.best.facts && carried(self.best, facts).strain.is_none() {
+            text += &format!("; nothing is known of {method} with so many");
         }
         text
     }
@@ -197,6 +220,13 @@ impl Recommendation {
 
 /// The threshold by which a model that carries so many facts by a method would be broken.
 fn breaking(row: &MeasuredMethod, facts: u64) -> Option<Threshold> {
+    let carried = carried(row, facts);
+    let is_broken = carried.strain == Some(Strain::Broken);
+    carried.reached.into_iter().next().filter(|_| is_broken)
+}
+
+/// What a model carries after so many facts by a method.
+fn carried(row: &MeasuredMethod, facts: u64) -> CarriedEdits {
     let mut lineage = Lineage::begin(String::new());
     lineage.patches.push(AppliedPatch {
         method: row.method.clone(),
@@ -204,7 +234,5 @@ fn breaking(row: &MeasuredMethod, facts: u64) -> Option<Threshold> {
         at_once: Some(if row.mode == MeasuredMode::Batch { facts } else { 1 }),
         ..AppliedPatch::default()
     });
-    let carried = CarriedEdits::of(&lineage);
-    let is_broken = carried.strain == Some(Strain::Broken);
-    carried.reached.into_iter().next().filter(|_| is_broken)
+    CarriedEdits::of(&lineage)
 }

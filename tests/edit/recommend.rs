@@ -62,8 +62,26 @@ fn one_fact_is_judged_alone_and_many_together() {
     assert_eq!(named(&many), ("memit", "large"), "rome breaks from 100 facts on");
     assert_eq!(many.broken.iter().map(|row| &row.method).collect::<Vec<_>>(), ["rome"]);
     assert_eq!(many.seconds, Some(2.0 * 200.0 * 0.9));
-    assert!(many.why(200).contains("emmet follows with 85.0"), "{}", many.why(200));
+    let why = many.why(200);
+    assert!(why.contains("emmet follows with 85.0"), "{why}");
+    assert!(why.contains("2 methods that were measured there and are left"), "{why}");
+    assert!(!why.contains("nothing is known"), "of memit something is: {why}");
+    let why = few.why(20);
+    assert!(why.ends_with("there; memit, at once, follows with 88.0"), "{why}");
     assert_eq!(named(&Recommendation::by(rows, &arch, 2_000, 200).unwrap()), ("memit", "small"));
+}
+
+/// A method that nothing is known of is not praised for it.
+#[test]
+fn what_nothing_is_known_of_is_said() {
+    let rows = vec![
+        row("rome", MeasuredMode::Sequential, 95.0),
+        row("betaedit", MeasuredMode::Batch, 85.0),
+    ];
+    let model = MeasuredModel { model: "one".into(), parameters: 1_000, norm_behind: false, rows };
+    let many = Recommendation::by(vec![model].leak(), &arch("llama"), 1_000, 200).unwrap();
+    let why = many.why(200);
+    assert!(why.ends_with("nothing is known of betaedit with so many"), "{why}");
 }
 
 #[test]
@@ -74,5 +92,7 @@ fn a_norm_behind_the_mlp_asks_for_rows_of_its_own() {
     let found = Recommendation::by(measured(true), &behind, 1_000_000, 100).unwrap();
     assert_eq!(found.method.about().name, "emmet", "memit refuses such a model");
     let real = Recommendation::of(&behind, 1_000_000, 100).unwrap();
-    assert!(real.model.norm_behind);
+    assert_eq!((&real.model.model[..], real.best.mode), ("gemma3-270m", MeasuredMode::Batch));
+    let one = Recommendation::of(&behind, 1_000_000, 1).err().unwrap().to_string();
+    assert!(one.contains("with one fact; ask for several facts"), "{one}");
 }
