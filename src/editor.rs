@@ -269,14 +269,18 @@ impl Editor {
     ///
     /// # Errors
     ///
-    /// A number the system refuses.
+    /// More than 1,024, or a number the system refuses.
     pub fn threads(mut self, threads: usize) -> Result<Editor> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let refused = |e| {
+        const MOST: usize = 1024;
+        let refused = |why: String| {
             let remedy = Remedy::from("ask for another number").option("threads", None);
-            Error::refused(format!("{threads} threads: {e}"), remedy)
+            Error::refused(format!("{threads} threads: {why}"), remedy)
         };
-        self.settings.threads = Some(Arc::new(pool.map_err(refused)?));
+        if threads > MOST {
+            return Err(refused(format!("there are at most {MOST}")));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        self.settings.threads = Some(Arc::new(pool.map_err(|e| refused(e.to_string()))?));
         Ok(self)
     }
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import _incise
+from ._choice import told
 from ._edit import Edit
 from ._editor import METHODS, Editor, files
 from ._error import EngineWarning, Error, refused
@@ -140,5 +141,6 @@ def stats(
         "output": output,
     }
     shown = model._progress if progress is None else progress
-    model._engine.stats(files(corpus), of, listener(shown))
+    engine = model._engine
+    told(lambda: engine.stats(files(corpus), of, listener(shown)), of)
     return Path(output)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._error import refused
 from ._requests import as_json
 
 if TYPE_CHECKING:
@@ -33,6 +35,22 @@ def choice_of(
         "system": system,
         "template_vars": as_json(template_vars or {}, "template_vars"),
     }
+
+
+_Told = TypeVar("_Told")
+
+
+def told(call: Callable[[], _Told], of: Mapping[str, Any]) -> _Told:
+    """What a call of the engine says; a value of a wrong type in ``of`` is an error that names it."""
+    try:
+        return call()
+    except (TypeError, OverflowError, ValueError) as error:
+        named = re.search(r"field \w+\.(\w+)", str(error))
+        if named is None or named[1] not in of:
+            raise
+        name, cause = named[1], error.__cause__
+        what = f"{name}={of[name]!r}: {cause}" if cause else f"{name}={of[name]!r}"
+        raise refused(what, "give it a value of the type that its help says", name) from None
 
 
 def logits_array(logits: tuple[list[int], int, bytearray]) -> NDArray[numpy.float32]:

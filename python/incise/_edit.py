@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from . import _incise
-from ._choice import choice_of, logits_array
-from ._error import refused
+from ._choice import choice_of, logits_array, told
+from ._error import Error, refused
 from ._facts import Change, Fact, Rounded, Tensor
 from ._html import edit_html
 from ._progress import Listener, listener
@@ -31,6 +32,7 @@ class Edit:
 
     def __init__(self, engine: _incise.Edit, method: str, progress: bool) -> None:
         self._engine, self._progress = engine, progress
+        self._in_place = False
         #: The method's name.
         self.method = method
         lines = json.loads(engine.lines())
@@ -50,7 +52,6 @@ class Edit:
         self.contexts: list[list[str]] = json.loads(engine.contexts())
         self._kept: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
         self._known: list[bytes] | None = None
-        self._in_place = False
 
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Writes the patch, or the memory of grace, and ``FILE.report.jsonl`` beside it.
@@ -104,13 +105,11 @@ class Edit:
 
     def tensors(self) -> list[Tensor]:
         """The tensors that the edit changes, with the bytes that :meth:`apply` writes."""
-        self._check_files()
-        return [Tensor(*tensor) for tensor in self._engine.tensors(self._listener())]
+        return self._read(self._engine.tensors)
 
     def tensors_before(self) -> list[Tensor]:
         """The same tensors as the checkpoint holds them."""
-        self._check_files()
-        return [Tensor(*tensor) for tensor in self._engine.tensors_before(self._listener())]
+        return self._read(self._engine.tensors_before)
 
     def into(self, module: nn.Module) -> None:
         """Puts the edit into the parameters of a live module, byte for byte as :meth:`apply` would.
@@ -127,6 +126,7 @@ class Edit:
             Error: with code ``module``, and the parameter as ``field``; an edit that lives beside
                 the weights.
         """
+        _check_module(module)
         from . import _torch
 
         kept = _torch.into(module, self.tensors_before(), self.tensors, self._known)
@@ -143,6 +143,7 @@ class Edit:
             Error: with code ``module``, where something else changed the module since, or the edit
                 is not in it.
         """
+        _check_module(module)
         from . import _torch
 
         kept = self._kept.get(module)
@@ -168,17 +169,22 @@ class Edit:
         choice = choice_of(
             max_tokens, temperature, top_k, top_p, seed, chat, system, template_vars
         )
-        return self._engine.generate(prompt, choice, Listener())
+        return told(lambda: self._engine.generate(prompt, choice, Listener()), choice)
 
     def logits(self, text: str) -> NDArray[numpy.float32]:
         """Logits (tokens, V) of the edited model, in memory; as :meth:`Editor.logits`."""
         return logits_array(self._engine.logits(text, Listener()))
 
-    def _check_files(self) -> None:
-        """Refuses what needs the files as they were, once this edit changed them."""
-        if self._in_place:
-            remedy = "open the folder again, and edit it as it is now"
-            raise refused("the edit was applied in place: the files are other ones now", remedy)
+    def _read(self, call: Callable[[Listener], Sequence[Any]]) -> list[Tensor]:
+        """Tensors by way of the files, which an edit in place made others, until it is undone."""
+        try:
+            return [Tensor(*tensor) for tensor in call(self._listener())]
+        except Error:
+            if not self._in_place:
+                raise
+            remedy = "undo it, or open the folder again and edit it as it is now"
+            what = "the edit was applied in place: the files are other ones now"
+            raise refused(what, remedy) from None
 
     def _listener(self) -> Listener:
         return listener(self._progress)
@@ -194,6 +200,13 @@ class Edit:
 
     def _repr_html_(self) -> str:
         return edit_html(self._title(), self.facts, self.changes)
+
+
+def _check_module(module: object) -> None:
+    if not hasattr(module, "named_parameters"):
+        remedy = "give the model as transformers loads it"
+        what = f"{type(module).__name__} is no module"
+        raise Error(f"{what}; {remedy}", "module", None, None, remedy)
 
 
 def _rounded(report: str) -> list[Rounded]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _incise
-from ._choice import choice_of, logits_array
+from ._choice import choice_of, logits_array, told
 from ._edit import Edit
 from ._error import refused
 from ._progress import Listener, listener
@@ -428,7 +427,8 @@ class Editor:
         choice = choice_of(
             max_tokens, temperature, top_k, top_p, seed, chat, system, template_vars
         )
-        return self._engine.generate(prompt, choice, _beside(memories, patches), Listener())
+        beside = _beside(memories, patches)
+        return told(lambda: self._engine.generate(prompt, choice, beside, Listener()), choice)
 
     def logits(
         self,
@@ -488,17 +488,9 @@ def _told(
     document: str,
     shown: Listener,
 ) -> dict[str, Any]:
-    """What a call of the engine says; a value of a wrong type is an error that names it."""
-    try:
-        told: dict[str, Any] = json.loads(call(of, document, shown))
-    except TypeError as error:
-        named = re.search(r"field \w+\.(\w+)", str(error))
-        if named is None:
-            raise
-        name, cause = named[1], error.__cause__
-        what = f"{name}={of[name]!r}: {cause}" if cause else f"{name}={of[name]!r}"
-        raise refused(what, "give it a value of the type that its help says", name) from None
-    return told
+    """What a call of the engine says."""
+    said: dict[str, Any] = json.loads(told(lambda: call(of, document, shown), of))
+    return said
 
 
 def files(given: StrPath | Sequence[StrPath] | None) -> list[StrPath]:

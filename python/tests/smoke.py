@@ -99,12 +99,13 @@ class Smoke(unittest.TestCase):
         edit.apply_in_place()
         self.assertEqual(self.weights(), edited)
         self.assertEqual([entry.method for entry in incise.log(self.model)], ["r-rome"])
-        self.assertIn("open the folder again", self.refused(edit.tensors).remedy)
+        self.assertIn("again", self.refused(edit.tensors).remedy)
         self.assertIn("start again", self.refused(self.editor.generate, PROMPT).remedy)
         undone = incise.undo(self.model)
         self.assertEqual([entry.number for entry in undone.changes], [1])
         self.assertEqual(self.weights(), before)
         self.assertEqual(incise.log(self.model), [])
+        self.assertEqual([one.data for one in edit.tensors_before()], [old.data])
 
     def test_requests_come_in_every_form(self):
         file = self.folder / "facts.jsonl"
@@ -175,6 +176,13 @@ class Smoke(unittest.TestCase):
         cold = self.refused(self.editor.generate, PROMPT, top_k=3)
         self.assertIn("temperature=1 or top_k=0", cold.remedy)
         self.assertEqual(cold.args[0], str(cold))
+
+        for wrong in ({"max_tokens": -1}, {"max_tokens": "x"}, {"top_k": -1}):
+            error = self.refused(self.editor.generate, PROMPT, **wrong)
+            self.assertEqual((error.code, error.field), ("refused", *wrong))
+        wrong = self.refused(incise.stats, self.editor, "x", layers=[-1], output=self.folder / "s")
+        self.assertEqual((wrong.code, wrong.field), ("refused", "layers"))
+        self.assertEqual(self.refused(self.edit().into, "x").code, "module")
 
         unknown = self.refused(self.edit, v_lrr=0.5)
         self.assertEqual(unknown.field, "v_lrr")

@@ -1,9 +1,7 @@
 //! `incise export`: a patch for servers, as an adapter, as whole tensors, or as a version.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
@@ -19,8 +17,8 @@ use crate::edit::export::gguf;
 use crate::edit::export::versions::{self, Encoding, Version};
 use crate::editor::Editor;
 use crate::ops::proof;
+use crate::store::Patch;
 use crate::store::place::{check_distinct, check_new_folder, check_place, check_replaced};
-use crate::store::{Patch, Shard};
 
 /// Which patch, in which form, and where to.
 #[derive(Args)]
@@ -49,6 +47,7 @@ pub struct Export {
     /// What the adapter names as its base: the text that the server was started with [default: the
     /// whole path of --model]
     #[arg(long, value_name = "NAME", requires = "lora")]
+    #[arg(conflicts_with_all = ["lora_gguf", "delta", "delta_dir", "disk_delta", "widened"])]
     base: Option<String>,
     /// Write the changed tensors in full, as the checkpoint stores them, into a safetensors file
     #[arg(long, value_name = "FILE")]
@@ -58,6 +57,7 @@ pub struct Export {
     delta_dir: Option<PathBuf>,
     /// With it, write the same tensors as they were into another new folder: what takes it back
     #[arg(long, value_name = "DIR", requires = "delta_dir")]
+    #[arg(conflicts_with_all = ["lora", "lora_gguf", "delta", "disk_delta", "widened"])]
     before: Option<PathBuf>,
     /// Publish the bytes that differ as the next version in a folder, for /pull_weights of SGLang
     #[arg(long, value_name = "DIR")]
@@ -65,9 +65,12 @@ pub struct Export {
     /// How they are written: xor, or positions and values
     #[arg(long, value_parser = ["xor", "overwrite"], default_value = "xor")]
     #[arg(requires = "disk_delta")]
+    #[arg(conflicts_with_all = ["lora", "lora_gguf", "delta", "delta_dir", "widened"])]
     encoding: String,
     /// Publish the version that takes the patch back
+    // What another form conflicts with is not required any more.
     #[arg(long, requires = "disk_delta")]
+    #[arg(conflicts_with_all = ["lora", "lora_gguf", "delta", "delta_dir", "widened"])]
     undo: bool,
     /// Folder of the checkpoint the patch is for
     #[arg(long)]
@@ -134,12 +137,8 @@ impl Export {
 
     fn delta(&self, context: &Context, patch: Patch, model: &Path, file: &Path) -> Result<()> {
         let terminal = &context.terminal;
-        check_place(file, &[&self.patch, model])?;
-        let names = |s: Arc<Shard>| s.header().tensors.keys().cloned().collect::<BTreeSet<_>>();
-        let ours = patch.changes.iter().map(|c| c.tensor.clone()).collect();
-        let older = Shard::open(file).is_ok_and(|s| names(s) == ours);
-        check_replaced(file, older, "file of these tensors")?;
         let patches = [patch];
+        apply::check_tensors_file(file, &patches, &[&self.patch, model])?;
         let side = PatchSide::After;
         let report = apply::to_file(model, &patches, side, file, &context.device, terminal)?;
         say_tensors(context, &report, &[file])

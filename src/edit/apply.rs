@@ -19,7 +19,7 @@ mod target;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -34,9 +34,10 @@ use crate::store::disk::Os;
 use crate::store::gguf::is_gguf;
 use crate::store::history::History;
 use crate::store::journal::{self, Journal, NewLineage, Undone};
+use crate::store::place::{check_place, check_replaced};
 use crate::store::record::LogEntry;
 use crate::store::write::{self, Item};
-use crate::store::{Checkpoint, Fingerprint, Lineage, Patch, folder};
+use crate::store::{Checkpoint, Fingerprint, Lineage, Patch, Shard, folder};
 use crate::tensor::{Compute, Device};
 
 use descent::Descent;
@@ -117,6 +118,21 @@ pub enum PatchSide {
     Before,
     /// With the patches, as [`to_folder`] writes them.
     After,
+}
+
+/// Refuses a file for the tensors that patches change, where it is among what is read, or would
+/// replace anything but an older one of the same tensors.
+///
+/// # Errors
+///
+/// That; a folder that cannot be written.
+pub fn check_tensors_file(file: &Path, patches: &[Patch], inputs: &[&Path]) -> Result<()> {
+    check_place(file, inputs)?;
+    let changes = patches.iter().flat_map(|patch| &patch.changes);
+    let ours: BTreeSet<&String> = changes.map(|change| &change.tensor).collect();
+    let older = Shard::open(file)
+        .is_ok_and(|shard| shard.header().tensors.keys().collect::<BTreeSet<_>>() == ours);
+    check_replaced(file, older, "file of these tensors")
 }
 
 /// Writes the tensors that patches change, and no other, into one safetensors file: in full, under

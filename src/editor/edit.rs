@@ -362,13 +362,15 @@ impl Edit {
     ///
     /// # Errors
     ///
-    /// A checkpoint that changed since it was opened; a file that cannot be written.
+    /// A checkpoint that changed since it was opened; a file that cannot be written, or that stands
+    /// there and is none of these tensors.
     pub fn export_tensors(&self, file: impl AsRef<Path>) -> Result<Report> {
         let opened = &self.prepared.opened;
         let patches = std::slice::from_ref(self.patch()?);
         let progress = &*self.prepared.settings.progress;
         self.unchanged_state()?;
         let (dir, device, file) = (&opened.dir, &opened.device, file.as_ref());
+        apply::check_tensors_file(file, patches, &[dir])?;
         let done = apply::to_file(dir, patches, PatchSide::After, file, device, progress)?;
         self.carry_state()?;
         Ok(done)

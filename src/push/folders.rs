@@ -131,7 +131,7 @@ impl Folders {
         let mut entries = theirs.header().tensors.iter();
         Ok(Some(entries.all(|(name, entry)| {
             let before = ours.header().tensors.get(name);
-            before.is_some_and(|b| *ours.bytes(&b.range) == *theirs.bytes(&entry.range))
+            before.is_none_or(|b| *ours.bytes(&b.range) == *theirs.bytes(&entry.range))
         })))
     }
 

@@ -132,6 +132,24 @@ fn a_session_exports_both_sides() {
     assert!(fails(1, &strs(&forward)).contains("was left with other bytes"));
     let back = ["--disk-delta", &s.at("versions"), "--undo", "--encoding", "overwrite"];
     assert!(done(&strs(&args(&back))).contains("version 2"));
+    // What belongs to another form is refused, and nothing is written.
+    let of = |form: &str, more: &[&str]| {
+        let out = s.at("none");
+        let why = fails(2, &strs(&args(&[&[form, &out][..], more].concat())));
+        assert!(why.contains("cannot be used with"), "{form} {more:?}: {why}");
+        assert!(!Path::new(&out).exists(), "{form} {more:?}");
+    };
+    let other = s.at("other");
+    for form in ["--delta-dir", "--delta", "--lora", "--lora-gguf"] {
+        of(form, &["--undo"]);
+        of(form, &["--encoding", "xor"]);
+    }
+    for form in ["--delta", "--disk-delta", "--lora", "--lora-gguf"] {
+        of(form, &["--before", &other]);
+    }
+    for form in ["--delta", "--disk-delta", "--delta-dir", "--lora-gguf"] {
+        of(form, &["--base", "name"]);
+    }
     let why = fails(2, &["export", &patch, "--disk-delta", &s.at("more")]);
     assert!(why.contains("--model"), "{why}");
 }

@@ -43,8 +43,19 @@ fn a_plan_touches_nothing_and_undo_brings_every_byte_back() {
     edit.write(&patch).unwrap();
     assert_eq!(Patch::read(&patch).unwrap(), *edit.patch().unwrap());
     assert!(copy.beside("a.patch.report.jsonl").exists());
+    // Tensors replace an older file of the same ones, and nothing else.
+    for taken in [copy.dir().join("model.safetensors"), patch.clone()] {
+        let error = edit.export_tensors(&taken).err().unwrap();
+        assert_eq!(error.field(), Some("output"), "{error}");
+    }
+    for _ in 0..2 {
+        edit.export_tensors(copy.beside("tensors.safetensors")).unwrap();
+    }
+    assert_eq!(copy.weights(), before);
     edit.apply_in_place().unwrap();
     assert_ne!(copy.weights(), before);
+    let error = copy.editor(&Device::Cpu).threads(1 << 30).err().unwrap().to_string();
+    assert!(error.contains("threads: there are at most 1024"), "{error}");
     let error = editor.plan(&[rome()]).err().unwrap().to_string();
     assert!(error.contains("model.safetensors"), "an editor of weights that are gone: {error}");
     assert_eq!(incise::log(copy.dir()).unwrap().len(), 1);

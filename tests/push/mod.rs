@@ -164,6 +164,13 @@ fn an_edit_does_not_undo_another() {
     edit("model", "beside");
     let why = fails(1, &strs(&push("beside", "model", &[])));
     assert!(why.contains("which this one would undo"), "{why}");
+    // One of other matrices undoes nothing.
+    let mut elsewhere = s.edit(&["--set", "layers=[0]"]);
+    let place = elsewhere.iter().position(|word| word == "-o").unwrap() + 1;
+    elsewhere[place] = s.at("elsewhere");
+    done(&strs(&elsewhere));
+    done(&strs(&push("elsewhere", "model", &[])));
+    done(&strs(&push("elsewhere", "model", &["--undo"])));
     // One that was made upon it may follow.
     done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "-o", &s.at("edited")]);
     edit("edited", "upon");

@@ -115,8 +115,9 @@ pub fn publish(
     let base = published.last().copied().unwrap_or(0);
     let (number, mut tensors, mut packed) = (base + 1, Vec::new(), Vec::new());
     let (mut metadata, mut map) = (BTreeMap::new(), BTreeMap::new());
+    let count = old.len() as u64;
     for (i, (old, new)) in old.iter().zip(new).enumerate() {
-        progress.at(Stage::WriteWeights, i as u64, new.bytes.len() as u64);
+        progress.at(Stage::WriteWeights, i as u64, count);
         if progress.cancelled() {
             return Err(Error::Interrupted { kept: "nothing was published".into() });
         }
