@@ -67,7 +67,7 @@ use crate::text::{Chat, ChatSettings};
 use crate::train::TrainedEditor;
 
 use opened::Opened;
-use settings::Settings;
+use settings::{Settings, refused_threads};
 
 pub use edit::{Artifact, Edit};
 pub use prepared::Prepared;
@@ -271,16 +271,12 @@ impl Editor {
     ///
     /// More than 1,024, or a number the system refuses.
     pub fn threads(mut self, threads: usize) -> Result<Editor> {
-        const MOST: usize = 1024;
-        let refused = |why: String| {
-            let remedy = Remedy::from("ask for another number").option("threads", None);
-            Error::refused(format!("{threads} threads: {why}"), remedy)
+        let pool = match threads {
+            0..=1024 => rayon::ThreadPoolBuilder::new().num_threads(threads).build(),
+            _ => return Err(refused_threads(threads, "there are at most 1024")),
         };
-        if threads > MOST {
-            return Err(refused(format!("there are at most {MOST}")));
-        }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        self.settings.threads = Some(Arc::new(pool.map_err(|e| refused(e.to_string()))?));
+        let pool = pool.map_err(|e| refused_threads(threads, &e.to_string()))?;
+        self.settings.threads = Some(Arc::new(pool));
         Ok(self)
     }
 

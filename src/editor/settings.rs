@@ -158,3 +158,9 @@ pub(super) fn chat_json(chat: &Chat) -> Result<Value> {
         "template": template, "head": head, "tail": tail, "system": system, "variables": variables,
     }))
 }
+
+/// A number of threads that is not given.
+pub(super) fn refused_threads(threads: usize, why: &str) -> Error {
+    let remedy = Remedy::from("ask for another number").option("threads", None);
+    Error::refused(format!("{threads} threads: {why}"), remedy)
+}
