@@ -266,7 +266,7 @@ pub fn plan<E: WeightEditor>(
     let mut done = Vec::new();
     for (i, fact) in facts.iter().enumerate() {
         if progress.cancelled() {
-            return Err(Error::Interrupted { kept: "nothing was written".to_owned() });
+            return Err(cancelled());
         }
         progress.at(Stage::Fact, i as u64, facts.len() as u64);
         let named = |e: Error| match e {
@@ -281,7 +281,10 @@ pub fn plan<E: WeightEditor>(
         let (mut next, norms) = now.with(&pairs);
         let mut made = 1;
         let says = |model: &Model| score(model, std::slice::from_ref(&text));
-        while made < times && says(&next)?[0].missed().is_some() && !progress.cancelled() {
+        while made < times && says(&next)?[0].missed().is_some() {
+            if progress.cancelled() {
+                return Err(cancelled());
+            }
             next = next.with(&pairs).0;
             made += 1;
         }
@@ -297,6 +300,10 @@ pub fn plan<E: WeightEditor>(
     let changes = summed.map(|(&id, deltas)| MatrixChange::sum(model, id, deltas)).collect();
     let state = std::mem::take(&mut on.state);
     Ok(Plan { model: now, facts: done, changes, memory: None, state })
+}
+
+fn cancelled() -> Error {
+    Error::Interrupted { kept: "nothing was written".to_owned() }
 }
 
 /// A change that is made n times.
