@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char};
 use std::ptr;
 
 use incise::base::escape;
-use incise::base::remedy::{Operation, Setting, SettingKind};
+use incise::base::remedy::{Setting, SettingKind};
 use incise::{Error, Remedy};
 
 /// What went wrong, and what to do about it. It belongs to the caller, who frees it by
@@ -66,14 +66,7 @@ impl From<Error> for ErrorHandle {
 
 /// A remedy's settings as they are given here: ` (hyperparameters.emmet_lambda = 0.1)`.
 pub(crate) fn settings(remedy: &Remedy) -> String {
-    let operation = remedy.operation.map(|operation| match operation {
-        Operation::Doctor => "`incise doctor`",
-        Operation::Log => "`incise log`",
-        Operation::CollectStatistics => "`incise stats`",
-        Operation::MergeStatistics => "`incise stats merge`",
-        Operation::Train => "`incise train`",
-        _ => "the command line",
-    });
+    let operation = remedy.operation.map(|operation| format!("`incise {}`", operation.command()));
     let setting = |Setting { kind, name, value }: &Setting| {
         let name = match (kind, &name[..]) {
             (SettingKind::Hyperparameter, name) => format!("hyperparameters.{name}"),
@@ -82,8 +75,8 @@ pub(crate) fn settings(remedy: &Remedy) -> String {
         };
         value.as_ref().map_or(name.clone(), |value| format!("{name} = {value}"))
     };
-    let operation = operation.into_iter().map(str::to_owned);
-    let all: Vec<String> = operation.chain(remedy.settings.iter().map(setting)).collect();
+    let all: Vec<String> =
+        operation.into_iter().chain(remedy.settings.iter().map(setting)).collect();
     if all.is_empty() { String::new() } else { format!(" ({})", all.join(" or ")) }
 }
 

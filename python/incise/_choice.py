@@ -31,10 +31,20 @@ def choice_of(
         "top_k": top_k,
         "top_p": top_p,
         "seed": seed,
-        "chat": chat,
-        "system": system,
-        "template_vars": as_json(template_vars or {}, "template_vars"),
+        "chat": as_json(chat_of(chat, system, template_vars), "chat"),
     }
+
+
+def chat_of(
+    chat: bool, system: str | None, template_vars: Mapping[str, Any] | None
+) -> bool | dict[str, Any]:
+    """A chat as the engine takes it: whether there is one, or what its template reads."""
+    given = {"system": system, "variables": template_vars}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and chat is not True:
+        remedy = "say chat=True to take prompts for messages of a chat, or leave them out"
+        raise refused("system or template_vars without a chat", remedy, "chat")
+    return given or chat
 
 
 _Told = TypeVar("_Told")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _incise
-from ._choice import choice_of, logits_array, told
+from ._choice import chat_of, choice_of, logits_array, told
 from ._edit import Edit
 from ._error import refused
 from ._progress import Listener, listener
@@ -468,12 +468,7 @@ def _settings(
         hyperparameters = {**hparams, **hyperparameters}
         hparams = None
     given |= {"method": method, "hparams": hparams, "hyperparameters": hyperparameters}
-    of_chat = {"system": system, "variables": template_vars}
-    of_chat = {name: value for name, value in of_chat.items() if value is not None}
-    if of_chat and not chat:
-        remedy = "say chat=True to take prompts for messages of a chat, or leave them out"
-        raise refused("system or template_vars without a chat", remedy, "chat")
-    given["chat"] = of_chat if chat else None
+    given["chat"] = chat_of(chat, system, template_vars)
     for name, value in given.items():
         if isinstance(value, os.PathLike):
             given[name] = os.fspath(value)

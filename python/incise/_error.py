@@ -62,19 +62,14 @@ def from_engine(
 
 # Options that have another name here than in the engine.
 _NAMES = {"statistics": "stats", "with": "memories", "template_var": "template_vars"}
-# What else a remedy asks to run. What has no function here is a command of the program.
-_OPERATIONS = {
-    "doctor": "`incise doctor`",
-    "log": "incise.log(…)",
-    "stats": "incise.stats(…)",
-    "merge": "`incise stats merge`",
-}
+# Commands of the program that are functions here.
+_FUNCTIONS = {"log": "incise.log(…)", "stats": "incise.stats(…)"}
 _WORDS = {"true": "True", "false": "False"}
 
 
 def keywords(settings: Sequence[Setting], operation: str | None) -> str:
     """`` (v_lr=0.1 or device="cpu")``; nothing where a remedy is in its words alone."""
-    said = [] if operation is None else [_OPERATIONS[operation]]
+    said = [] if operation is None else [_FUNCTIONS.get(operation, f"`incise {operation}`")]
     said += [_keyword(*setting) for setting in settings]
     return f" ({' or '.join(said)})" if said else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -44,10 +45,27 @@ def as_json(value: object, what: str) -> str:
         raise TypeError(f"{type(given).__name__} is no JSON")
 
     try:
-        return json.dumps(value, default=plain)
+        text = json.dumps(value, default=plain)
     except (TypeError, ValueError) as error:
         remedy = "give texts, numbers, booleans, None, and lists and dicts of them"
         raise Error(f"{what}: {error}; {remedy}", "input", what, None, remedy) from error
+    if "NaN" in text or "Infinity" in text:
+        _check_finite(json.loads(text), what, ())
+    return text
+
+
+def _check_finite(value: object, what: str, at: tuple[str, ...]) -> None:
+    """Refuses a number that JSON does not have, by the names that lead to it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(inner, what, (*at, name))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_finite(inner, what, (*at, str(i)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        remedy = "give a number that is finite"
+        told = f"{what}: {'.'.join(at)} is {value}; {remedy}"
+        raise Error(told, "input", what, at[-1] if at else None, remedy)
 
 
 def requests_of(requests: object, easyedit: Mapping[str, Any]) -> dict[str, Any]:

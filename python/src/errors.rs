@@ -25,12 +25,5 @@ pub fn advice(remedy: &Remedy) -> (Vec<Setting>, Option<&'static str>) {
         (s.kind == SettingKind::Hyperparameter, s.name.clone(), s.value.clone())
     };
     let settings = remedy.settings.iter().map(setting).collect();
-    let operation = remedy.operation.and_then(|operation| match operation {
-        Operation::Doctor => Some("doctor"),
-        Operation::Log => Some("log"),
-        Operation::CollectStatistics => Some("stats"),
-        Operation::MergeStatistics => Some("merge"),
-        _ => None,
-    });
-    (settings, operation)
+    (settings, remedy.operation.map(Operation::command))
 }

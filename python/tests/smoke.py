@@ -187,7 +187,18 @@ class Smoke(unittest.TestCase):
         unknown = self.refused(self.edit, v_lrr=0.5)
         self.assertEqual(unknown.field, "v_lrr")
         self.assertIn("v_lr,", unknown.remedy)
-        self.assertIn("finite", str(self.refused(self.edit, v_lr=float("inf"))))
+        for name in ("v_lr", "seed"):
+            error = self.refused(self.edit, **{name: float("inf")})
+            self.assertEqual((error.field, error.remedy), (name, "give a number that is finite"))
+        for name, value in {"rounds": 0, "chat": "yes", "sequential": -1}.items():
+            error = self.refused(self.edit, **{name: value})
+            self.assertEqual((error.code, error.field), ("input", name))
+        error = self.refused(self.editor.generate, PROMPT, chat="yes")
+        self.assertEqual((error.code, error.field), ("input", "chat"))
+        self.assertIn("chat=True", self.refused(self.editor.generate, PROMPT, system="x").remedy)
+        inside = self.refused(self.edit().lora, self.model / "adapter")
+        self.assertIn("inside what the command reads", str(inside))
+        self.assertIn("elsewhere", self.refused(self.edit().apply, self.model / "edited").remedy)
 
     def test_settings_say_what_helps_as_keywords(self):
         said = [(True, "v_lr", "0.1"), (True, "L2", None), (False, "device", "cpu")]
@@ -197,6 +208,8 @@ class Smoke(unittest.TestCase):
         told += 'template_vars={"enable_thinking": False} or layers="3-8"'
         self.assertEqual(keywords(said, None), f" ({told})")
         self.assertEqual(keywords([], "doctor"), " (`incise doctor`)")
+        self.assertEqual(keywords([], "train"), " (`incise train`)")
+        self.assertEqual(keywords([], "stats"), " (incise.stats(…))")
         self.assertEqual(keywords([], None), "")
 
     def test_options_and_hyperparameters_have_other_names(self):
@@ -340,6 +353,10 @@ class Smoke(unittest.TestCase):
         self.assertIn("nothing to measure", str(error))
         error = self.refused(self.editor.evaluate, records, limit=-1, **elsewhere)
         self.assertEqual(error.field, "limit")
+        error = self.refused(self.editor.evaluate, records, limit=0, **elsewhere)
+        self.assertIn("limit=…", error.remedy)
+        error = self.refused(self.editor.evaluate, records, output=records)
+        self.assertIn("name a folder", error.remedy)
         error = self.refused(self.editor.evaluate, records, v_lr=0.5, **elsewhere)
         self.assertIn("method=…", error.remedy)
 

@@ -20,6 +20,18 @@ pub fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(failed)
 }
 
+/// Makes a folder and those above it, where they are not there.
+///
+/// # Errors
+///
+/// A file in its place; what the system refuses.
+pub fn make_folder(dir: &Path) -> Result<()> {
+    if dir.is_file() {
+        return Err(Error::input(dir, "folder", "is a file", "name a folder"));
+    }
+    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))
+}
+
 /// How a file begins that stands for one which Git keeps elsewhere (Git LFS).
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 

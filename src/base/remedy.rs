@@ -35,7 +35,7 @@ pub enum SettingKind {
     Option,
 }
 
-/// What else a remedy may ask to run.
+/// What else a remedy may ask to run: commands of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -49,6 +49,19 @@ pub enum Operation {
     MergeStatistics,
     /// Train what a method edits with.
     Train,
+}
+
+impl Operation {
+    /// The command's words.
+    pub fn command(self) -> &'static str {
+        match self {
+            Operation::Doctor => "doctor",
+            Operation::Log => "log",
+            Operation::CollectStatistics => "stats",
+            Operation::MergeStatistics => "stats merge",
+            Operation::Train => "train",
+        }
+    }
 }
 
 impl Remedy {

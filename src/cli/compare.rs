@@ -1,13 +1,13 @@
 //! `incise compare RUN RUN… [-o DIR]`: several evaluations side by side.
 
-use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 
 use super::context::Context;
-use crate::base::{Error, Result, Stage, escape};
+use crate::base::file::make_folder;
+use crate::base::{Result, Stage, escape};
 use crate::eval::compare::{ComparedMetric, Comparison};
 use crate::eval::report;
 use crate::store::write::whole;
@@ -29,7 +29,7 @@ impl Compare {
         let comparison = Comparison::read(&self.runs, context.seed)?;
         if let Some(dir) = &self.output {
             context.terminal.enter(Stage::WriteResults);
-            fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+            make_folder(dir)?;
             let text = escape::pretty_json(&json!(comparison));
             whole(&dir.join("compare.json"), text.as_bytes())?;
             whole(&dir.join("compare.html"), report::comparison(&comparison)?.as_bytes())?;

@@ -18,7 +18,9 @@ use crate::edit::export::versions::{self, Encoding, Version};
 use crate::editor::Editor;
 use crate::ops::proof;
 use crate::store::Patch;
-use crate::store::place::{check_distinct, check_new_folder, check_place, check_replaced};
+use crate::store::place::{
+    check_distinct, check_new_folder, check_outside, check_place, check_replaced,
+};
 
 /// Which patch, in which form, and where to.
 #[derive(Args)]
@@ -111,6 +113,8 @@ impl Export {
 
     fn lora(&self, context: &Context, patch: &Patch, dir: &Path) -> Result<()> {
         let terminal = &context.terminal;
+        let inputs = [Some(&*self.patch), self.model.as_deref()];
+        check_new_folder(dir, &inputs.into_iter().flatten().collect::<Vec<_>>())?;
         if let Some(model) = &self.model {
             apply::check(model, std::slice::from_ref(patch), &context.device, terminal)?;
         }
@@ -166,11 +170,15 @@ impl Export {
 
     fn disk_delta(&self, context: &Context, patch: Patch, model: &Path, dir: &Path) -> Result<()> {
         let terminal = &context.terminal;
+        check_outside(dir, &[model])?;
         let by = &proof::start(context.device.now(), 0, terminal)?[0];
         let patches = [patch];
         let read = |side| apply::to_memory(model, &patches, side, by, terminal);
         let [(old, _), (new, _)] = [read(PatchSide::Before)?, read(PatchSide::After)?];
         let (from, to) = if self.undo { (&new, &old) } else { (&old, &new) };
+        if self.undo {
+            versions::check_published(dir, from)?;
+        }
         let encoding = if self.encoding == "xor" { Encoding::Xor } else { Encoding::Overwrite };
         say_version(context, &versions::publish(dir, from, to, encoding, terminal)?)
     }

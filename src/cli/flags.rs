@@ -1,24 +1,13 @@
 //! A remedy's settings as they are given on the command line.
 
-use crate::base::remedy::{Operation, Remedy, Setting, SettingKind};
+use crate::base::remedy::{Remedy, Setting, SettingKind};
 
 /// ` (--set emmet_lambda=0.1)`; nothing where the remedy is in its words alone.
 pub fn flags(remedy: &Remedy) -> String {
-    let operation = remedy.operation.map(command);
+    let operation = remedy.operation.map(|operation| format!("`incise {}`", operation.command()));
     let settings = remedy.settings.iter().map(flag);
     let all: Vec<String> = operation.into_iter().chain(settings).collect();
     if all.is_empty() { String::new() } else { format!(" ({})", all.join(" or ")) }
-}
-
-fn command(operation: Operation) -> String {
-    let words = match operation {
-        Operation::Doctor => "doctor",
-        Operation::Log => "log",
-        Operation::CollectStatistics => "stats",
-        Operation::MergeStatistics => "stats merge",
-        Operation::Train => "train",
-    };
-    format!("`incise {words}`")
 }
 
 fn flag(setting: &Setting) -> String {
@@ -62,6 +51,7 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
     use crate::base::Error;
+    use crate::base::remedy::Operation;
 
     #[test]
     fn settings_are_flags() {

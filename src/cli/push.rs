@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use super::context::Context;
@@ -39,7 +40,7 @@ pub struct PushCommand {
     #[arg(long, conflicts_with = "lora")]
     weights: bool,
     /// Add an adapter of this name; llama.cpp needs no name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     lora: Option<String>,
     /// What the adapter names as its base [default: the whole path of --model]
     #[arg(long, value_name = "NAME", requires = "lora")]
@@ -56,7 +57,8 @@ pub struct PushCommand {
     requests: Option<PathBuf>,
     /// Of them only the first so many
     #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
     /// A header of every request, as in 'Authorization: Bearer KEY'
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
@@ -77,6 +79,10 @@ impl PushCommand {
             (None, "llamacpp") if !self.weights => PushForm::Adapter(String::new()),
             (None, _) => PushForm::Weights,
         };
+        if self.rank.is_some() && form == PushForm::Weights {
+            let what = "a rank is of an adapter, and the weights are to be pushed";
+            return Err(Error::refused(what, "add --lora NAME, or leave out --rank"));
+        }
         let client = Client::new(&self.to, &self.header, Duration::from_secs(self.timeout))?;
         let side = if self.undo { PatchSide::Before } else { PatchSide::After };
         let (model, dir, base) = (&*self.model, &*self.dir, self.base.as_deref());
@@ -88,11 +94,11 @@ impl PushCommand {
 
     fn questions(&self) -> Result<Vec<AskedPrompt>> {
         if let Some(file) = &self.requests {
-            return questions::read(file, self.limit);
+            return questions::read(file, self.limit as usize);
         }
         let file = report::path(&self.patch);
         if file.exists() {
-            return questions::read(&file, self.limit);
+            return questions::read(&file, self.limit as usize);
         }
         let what = "is not there, so there is nothing to ask the server";
         let remedy = "name the file of the edit's requests with --requests";

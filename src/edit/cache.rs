@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::solve::layers::{MatrixChange, SolvedLayer};
 use super::value_store::ValueStore;
+use crate::base::file::make_folder;
 use crate::base::{DType, Error, Result};
 use crate::store::lock::Lock;
 use crate::store::write::{self, Item};
@@ -60,7 +61,7 @@ impl Cache {
             let what = "stands where what is found would be kept";
             return Err(Error::input(dir, "kept", what, "name another patch, or move it"));
         }
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+        make_folder(dir)?;
         let path = dir.join("lock");
         if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
             let what = "is a link, a pipe or a folder";

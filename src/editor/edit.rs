@@ -29,6 +29,7 @@ use crate::memory::EditMemory;
 use crate::model::score::Score;
 use crate::model::{MatrixId, Model};
 use crate::stats::Moment;
+use crate::store::place::check_new_folder;
 use crate::store::{Metadata, Patch};
 
 /// What an edit is.
@@ -348,12 +349,13 @@ impl Edit {
     ///
     /// # Errors
     ///
-    /// A rank that servers do not take; a folder that is there already.
+    /// A rank that servers do not take; a folder that is there already, or in the checkpoint's.
     pub fn export_lora(&self, dir: impl AsRef<Path>, rank: Option<usize>) -> Result<Adapter> {
-        let base = adapter::name_of(&self.prepared.opened.dir);
-        let progress = &*self.prepared.settings.progress;
+        let (model, dir) = (&self.prepared.opened.dir, dir.as_ref());
+        let (base, progress) = (adapter::name_of(model), &*self.prepared.settings.progress);
         self.unchanged_state()?;
-        let adapter = adapter::write(self.patch()?, rank, Some(&base), dir.as_ref(), progress)?;
+        check_new_folder(dir, &[model])?;
+        let adapter = adapter::write(self.patch()?, rank, Some(&base), dir, progress)?;
         self.carry_state()?;
         Ok(adapter)
     }

@@ -240,6 +240,12 @@ impl EvaluationFiles {
     }
 
     fn cases(&self, editor: &Editor) -> Result<Vec<Case>> {
+        for (name, n) in [("sample", self.sample), ("limit", self.limit)] {
+            if n == Some(0) {
+                let remedy = Remedy::from("name a number, or none").option(name, None);
+                return Err(Error::refused("measuring 0 records", remedy));
+            }
+        }
         let mut all = editor.cases(&self.data)?;
         let seed = editor.settings.seed;
         if let Some(n) = self.sample {

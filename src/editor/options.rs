@@ -8,7 +8,7 @@
 //! | `hparams` | text, a path or a preset's name | [`Editor::hparams`] |
 //! | `hyperparameters` | object, values by name | [`Editor::set`] |
 //! | `seed`, `memory` (bytes), `sequential` (facts) | whole number | the methods of [`Editor`] |
-//! | `rounds` | whole number | [`Editor::rounds`] |
+//! | `rounds` | whole number from 1 | [`Editor::rounds`] |
 //! | `chat` | true, or an object with `system` and `variables` | [`Editor::chat_with`] |
 //! | `no_space`, `no_check` | true or false | the methods of [`Editor`] |
 //! | `on_broken` | `error`, `skip` | [`Editor::on_broken`] |
@@ -83,7 +83,7 @@ impl Editor {
             "output" => Ok(self.output(given.text()?)),
             "seed" => Ok(self.seed(given.whole()?)),
             "memory" => Ok(self.memory(given.whole()?)),
-            "rounds" => Ok(self.rounds(given.whole()? as usize)),
+            "rounds" => Ok(self.rounds(given.positive()?)),
             "sequential" => Ok(self.sequential(given.whole()? as usize)),
             "without" => Ok(self.without(given.texts()?)),
             "values" => Ok(self.values(given.texts()?)),
@@ -95,7 +95,7 @@ impl Editor {
                 }
                 Ok(self)
             }
-            "chat" => match given.chat()? {
+            "chat" => match chat(value)? {
                 Some(settings) => self.chat_with(settings),
                 None => Ok(self),
             },
@@ -147,6 +147,15 @@ impl Editor {
     }
 }
 
+/// A chat's settings, as [`Editor::option`] takes them; none where there is to be no chat.
+///
+/// # Errors
+///
+/// As there.
+pub fn chat(value: &Value) -> Result<Option<ChatSettings>> {
+    Given { name: "chat", value }.chat()
+}
+
 /// A setting's name and value.
 struct Given<'a> {
     name: &'a str,
@@ -165,6 +174,12 @@ impl<'a> Given<'a> {
 
     fn whole(&self) -> Result<u64> {
         self.value.as_u64().ok_or_else(|| self.wrong("a whole number from 0"))
+    }
+
+    fn positive(&self) -> Result<usize> {
+        let positive = self.value.as_u64().filter(|&number| number > 0);
+        let positive = positive.and_then(|number| usize::try_from(number).ok());
+        positive.ok_or_else(|| self.wrong("a whole number from 1"))
     }
 
     fn yes(&self) -> Result<bool> {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::Editor;
+use crate::base::file::make_folder;
 use crate::base::{Error, Remedy, Result, Stage};
 use crate::data::{Fact, KnownFact, known, request};
 use crate::eval::trace::noise::{NoiseLevel, embedding_deviation};
@@ -233,7 +234,7 @@ impl Editor {
     /// Makes the folder, and refuses one in which something else would be replaced.
     fn check_traces(&self, of: &TraceFiles) -> Result<()> {
         let Some(dir) = &of.output else { return Ok(()) };
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+        make_folder(dir)?;
         let mut inputs: Vec<&Path> = vec![self.dir()];
         if let Traceable::Known { file, .. } = &of.of {
             inputs.push(file);

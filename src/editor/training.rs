@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::Editor;
 use super::parameters::parameters;
 use super::settings::digest;
+use crate::base::file::make_folder;
 use crate::base::units::counted;
 use crate::base::{Error, Remedy, Result, Rng, Stage, catch_device_error};
 use crate::data::request::{self, MAX_BYTES};
@@ -68,7 +69,7 @@ impl Editor {
         inputs.push(&opened.dir);
         inputs.extend(settings.inputs());
         let (hparams, params) = parameters(opened, settings, method, None)?;
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "make the folder", e))?;
+        make_folder(dir)?;
         check_outputs(dir, &inputs)?;
         let files: Vec<Value> =
             data.iter().map(|file| digest(file.as_ref(), MAX_BYTES)).collect::<Result<_>>()?;

@@ -26,6 +26,7 @@ use super::report;
 use super::results::CaseResult;
 use super::session::Session;
 use super::task::TaskResult;
+use crate::base::file::make_folder;
 use crate::base::{Error, Result, escape};
 use crate::store::write::whole;
 
@@ -48,7 +49,7 @@ impl Folder {
     ///
     /// A folder of another run; a line that is no result; a folder that cannot be written.
     pub fn open(dir: &Path, run: Value) -> Result<Folder> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+        make_folder(dir)?;
         let path = dir.join(RESULTS);
         if !path.exists() {
             whole(&path, b"")?;
@@ -131,7 +132,7 @@ impl Folder {
         }
         for (file, lines) in files {
             let dir = file.parent().expect("a file in a folder");
-            fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+            make_folder(dir)?;
             whole(&file, lines.as_bytes())?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Requests to a server, and what it answers.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -44,7 +45,12 @@ impl Client {
             return Err(Error::refused(what, "write it as http://127.0.0.1:8000, without a path"));
         }
         let header = |text: &String| {
-            let wrong = || Error::refused("a header is not of the form Name: value", "mend it");
+            // Not what it is: it may be a key.
+            let wrong = || {
+                let what = "a header is not of the form Name: value";
+                let remedy = Remedy::from("write one as 'Authorization: Bearer KEY'");
+                Error::refused(what, remedy.option("header", None))
+            };
             let (name, value) = text.split_once(':').ok_or_else(wrong)?;
             let name = name.trim().parse().map_err(|_| wrong())?;
             Ok((name, value.trim().parse().map_err(|_| wrong())?))
@@ -168,8 +174,17 @@ impl Client {
         path: &str,
         got: std::result::Result<ureq::http::Response<Body>, ureq::Error>,
     ) -> Result<Reply> {
-        let state = if method == "POST" { UNKNOWN } else { UNTOUCHED };
-        let failed = |e: ureq::Error| self.error_in(format!("{method} {path}: {e}"), state, LOG);
+        let failed = |e: ureq::Error| {
+            let what = format!("{method} {path}: {e}");
+            match e {
+                ureq::Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused => {
+                    self.error_in(what, NOBODY, START)
+                }
+                ureq::Error::HostNotFound => self.error_in(what, NOBODY, START),
+                _ if method == "POST" => self.error_in(what, UNKNOWN, LOG),
+                _ => self.error_in(what, UNTOUCHED, LOG),
+            }
+        };
         let mut response = got.map_err(failed)?;
         let status = response.status();
         let read = response.body_mut().with_config().limit(MAX_BYTES).read_to_vec();
@@ -182,14 +197,26 @@ impl Client {
 pub const LOG: &str = "look into the server's log";
 
 const KEY: &str = "give the key that it asks for, in a header";
+const START: &str = "start the server, or mend its address";
+const NOBODY: &str = "nothing answers there";
 const UNTOUCHED: &str = "it serves what it served before";
 const UNKNOWN: &str = "whether it did that is not known";
 
 /// The same error with what is known of the server now, and what helps.
 pub fn state(e: Error, state: &str, help: &str) -> Error {
+    match in_state(e, state) {
+        Error::Server { url, what, state, .. } => {
+            Error::Server { url, what, state, remedy: Box::new(help.into()) }
+        }
+        e => e,
+    }
+}
+
+/// The same error with what is known of the server now.
+pub fn in_state(e: Error, state: &str) -> Error {
     match e {
-        Error::Server { url, what, .. } => {
-            Error::Server { url, what, state: state.into(), remedy: Box::new(help.into()) }
+        Error::Server { url, what, remedy, .. } => {
+            Error::Server { url, what, state: state.into(), remedy }
         }
         e => e,
     }

@@ -17,13 +17,15 @@ use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 use std::{fs, io};
 
+use crate::base::file::make_folder;
 use crate::base::units::percent;
 use crate::base::{Error, Progress, Result};
 use crate::edit::apply::{self, PatchSide};
 use crate::edit::export::adapter::{self, Adapter};
 use crate::edit::export::gguf;
 use crate::ops::proof;
-use crate::store::{self, Checkpoint, Fingerprint, Patch, Shard, tensor_fingerprint};
+use crate::store::place::check_outside;
+use crate::store::{Checkpoint, Fingerprint, Patch, Shard, tensor_fingerprint, write};
 use crate::tensor::Device;
 
 /// Something that is written for a server to read.
@@ -78,16 +80,16 @@ impl Folders {
     ///
     /// # Errors
     ///
-    /// A folder that cannot be made.
+    /// A folder that cannot be made, or that is in the checkpoint's.
     pub fn new(s: &PushSource) -> Result<Folders> {
-        let failed = |e| Error::io(s.dir, "create", e);
+        check_outside(s.dir, &[s.model])?;
         let version = short(&[&s.patch.to_bytes()?]);
         let base = s.base.map_or_else(|| adapter::name_of(s.model), str::to_owned);
         let rank = s.rank.unwrap_or_default().to_string();
         let adapter = format!("adapter-{}", short(&[base.as_bytes(), rank.as_bytes()]));
-        fs::create_dir_all(s.dir).map_err(failed)?;
+        make_folder(s.dir)?;
         // A path that the server would take from a folder of its own may end it.
-        let dir = s.dir.canonicalize().map_err(failed)?.join(&version);
+        let dir = s.dir.canonicalize().map_err(|e| Error::io(s.dir, "find", e))?.join(&version);
         Ok(Folders { version, dir, base, adapter })
     }
 
@@ -111,9 +113,40 @@ impl Folders {
         self.dir.join(format!("{}.gguf", self.adapter))
     }
 
-    /// A file that remembers what a server called its weights before.
-    pub fn called(&self, url: &str) -> PathBuf {
-        self.dir.join(format!("called-{}", short(&[url.as_bytes()])))
+    /// Remembers what a server called its weights before.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn remember(&self, url: &str, version: &str) -> Result<()> {
+        write::whole(&self.called_file(url), version.as_bytes())
+    }
+
+    /// What a server called its weights before. A server may have several URLs: one that was not
+    /// pushed to has the name that all others have, if that is one.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read.
+    pub fn called(&self, url: &str) -> Result<Option<String>> {
+        let read = |file: &Path| fs::read_to_string(file).map_err(|e| Error::io(file, "read", e));
+        let own = self.called_file(url);
+        if own.exists() {
+            return read(&own).map(Some);
+        }
+        let failed = |e| Error::io(&self.dir, "list", e);
+        let mut names = BTreeSet::new();
+        for file in fs::read_dir(&self.dir).map_err(failed)? {
+            let file = file.map_err(failed)?;
+            if file.file_name().to_string_lossy().starts_with(CALLED) {
+                names.insert(read(&file.path())?);
+            }
+        }
+        Ok(names.pop_first().filter(|_| names.is_empty()))
+    }
+
+    fn called_file(&self, url: &str) -> PathBuf {
+        self.dir.join(format!("{CALLED}{}", short(&[url.as_bytes()])))
     }
 
     /// Whether this edit is one upon another, of which DIR has the tensors under that version: what
@@ -124,7 +157,7 @@ impl Folders {
     /// Files that cannot be read.
     pub fn is_upon(&self, other: &str) -> Result<Option<bool>> {
         let theirs = self.dir.with_file_name(other).join(AFTER).join(MODEL);
-        if !store::write::is_name(other) || !theirs.is_file() {
+        if !write::is_name(other) || !theirs.is_file() {
             return Ok(None);
         }
         let (theirs, ours) = (Shard::open(&theirs)?, Shard::open(&self.before_file())?);
@@ -187,7 +220,7 @@ impl Folders {
             }
             (ServerFile::AdapterGguf, _) => {
                 apply::check(model, patches, device, progress)?;
-                fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, "create", e))?;
+                make_folder(&self.dir)?;
                 let adapter = Adapter::of(s.patch, s.rank, progress)?;
                 warn(&adapter, progress);
                 settle(&self.adapter_gguf(), &|file| gguf::write(&adapter, model, file))
@@ -227,6 +260,7 @@ impl Folders {
 
 const AFTER: &str = "after";
 const BEFORE: &str = "before";
+const CALLED: &str = "called-";
 const MODEL: &str = "model.safetensors";
 
 /// A short name for bytes.
@@ -259,7 +293,7 @@ fn settle(place: &Path, write: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
         return write(place);
     }
     let failed = |e| Error::io(place, "compare", e);
-    let beside = tempfile::tempdir_in(store::write::folder(place)).map_err(failed)?;
+    let beside = tempfile::tempdir_in(write::folder(place)).map_err(failed)?;
     let again = beside.path().join("again");
     write(&again)?;
     if same(place, &again).map_err(failed)? {

@@ -16,7 +16,7 @@ pub static SERVERS: [&dyn Server; 4] =
 pub struct Pushed {
     /// The name of the edit: that of the server's weights, where it keeps one.
     pub version: String,
-    /// Whether it was told anything: it was not where it was at that side already.
+    /// Whether it was told anything: it was not where there was nothing to take back.
     pub told: bool,
     /// What was asked, with the answers before and after the server was told.
     pub answers: Vec<(AskedPrompt, [ServerAnswer; 2])>,

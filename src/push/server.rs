@@ -21,7 +21,7 @@ pub trait Server: Sync {
     fn reads(&self, form: &PushForm) -> Result<Vec<ServerFile>>;
 
     /// Looks, before anything is asked or told, whether the server can be brought to a side: false
-    /// where it is there already.
+    /// where an edit is to be taken back that it is known not to have.
     ///
     /// # Errors
     ///

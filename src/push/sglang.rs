@@ -12,7 +12,7 @@
 
 use serde_json::json;
 
-use super::client::{LOG, state};
+use super::client::{LOG, in_state, state};
 use super::folders::{PushForm, ServerFile};
 use super::openai::{self, base_name};
 use super::questions::{AskedPrompt, ServerAnswer};
@@ -76,6 +76,7 @@ fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
     let body = json!({"model_path": path, "weight_version": version, "flush_cache": true});
     let help = "see that it sees the folder under this path";
     let paused = client.tell("/pause_generation", Some(&json!({"mode": "retract"})), NO_ROUTE);
+    let paused = paused.map_err(|e| in_state(e, "it goes on, with the weights that it had"));
     let changed = paused.and_then(|_| client.tell("/update_weights_from_disk", Some(&body), help));
     match (changed, client.tell("/continue_generation", Some(&json!({})), LOG)) {
         (Ok(_), Ok(_)) => Ok(()),

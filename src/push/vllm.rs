@@ -7,7 +7,7 @@
 //!                                           cache is emptied
 //!           POST /collective_rpc            reload_weights from the folder, by its whole path
 //!           POST /update_weight_version     the hash of the patch
-//!           POST /resume                    also after a failure
+//!           POST /resume, GET /is_paused    also after a failure
 //! adapter   POST /v1/load_lora_adapter      in the place of one of its name
 //!           POST /v1/unload_lora_adapter
 //! ```
@@ -16,23 +16,22 @@
 //! looked at before anything is told. Run against vLLM 0.32 (`tools/check_servers`).
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::client::{Client, LOG, state};
+use super::client::{Client, LOG, in_state, state};
 use super::folders::{PushForm, ServerFile};
 use super::openai::{self, base_model, has};
 use super::questions::{AskedPrompt, ServerAnswer};
 use super::server::{PushOrder, Server};
-use crate::base::{Error, Result};
+use crate::base::Result;
 use crate::edit::apply::PatchSide;
-use crate::store::write;
 
 pub(super) struct Vllm;
 
 const NO_UPDATES: &str = "start it with VLLM_SERVER_DEV_MODE=1, which opens its routes for weights";
+const RESUME: &str = "POST /resume to it";
 const NO_ADAPTERS: &str = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, \
                            and a --max-lora-rank that holds the adapter";
 
@@ -131,18 +130,17 @@ fn weight_version(client: &Client) -> Result<String> {
 /// Swaps the changed tensors.
 fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
     let (client, folders) = (&order.client, &order.folders);
-    let called = folders.called(client.url());
     let version = match side {
         PatchSide::After => {
             let current = weight_version(client)?;
             if current != folders.version {
-                write::whole(&called, current.as_bytes())?;
+                folders.remember(client.url(), &current)?;
             }
             folders.version.clone()
         }
-        PatchSide::Before => match fs::read_to_string(&called) {
-            Err(e) if e.kind() == ErrorKind::NotFound => format!("before-{}", folders.version),
-            read => read.map_err(|e| Error::io(&called, "read", e))?,
+        PatchSide::Before => match folders.called(client.url())? {
+            Some(called) => called,
+            None => format!("before-{}", folders.version),
         },
     };
     order.progress.remark(
@@ -150,16 +148,24 @@ fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
          this by force before that has to POST /resume to it",
     );
     let paused = client.tell("/pause?mode=wait", None, NO_UPDATES);
+    let paused = paused.map_err(|e| in_state(e, "it was resumed, with the weights that it had"));
     let changed = paused.and_then(|_| change(client, order, side, &version));
-    let resumed = client.tell("/resume", None, LOG);
-    match (changed, resumed) {
-        (Ok(()), Ok(_)) => Ok(()),
-        (Ok(()), Err(e)) => {
-            Err(state(e, "it has the other weights and is paused", "POST /resume to it"))
+    match (changed, resume(client)) {
+        (changed, Ok(true)) => changed,
+        (Ok(()), Ok(false)) => {
+            let e = client.error("POST /resume did not resume it", RESUME);
+            Err(in_state(e, "it has the other weights and is paused"))
         }
-        (Err(e), Ok(_)) => Err(e),
+        (Ok(()), Err(e)) => Err(state(e, "it has the other weights and is paused", RESUME)),
+        (Err(e), Ok(false)) => Err(state(e, "it is paused", RESUME)),
         (Err(e), Err(_)) => Err(state(e, "it did not resume, so it may be gone", "start it again")),
     }
+}
+
+/// Resumes it, and says whether it was: a pause that nobody waited for may come afterwards.
+fn resume(client: &Client) -> Result<bool> {
+    client.tell("/resume", None, LOG)?;
+    Ok(client.read("/is_paused", NO_UPDATES)?["is_paused"] != true)
 }
 
 /// What is told while it is paused.

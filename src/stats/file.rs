@@ -9,7 +9,6 @@
 //! all n shards together).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use super::input::{Input, LayerInput};
 use super::normed;
 use super::origin::{Origin, Part};
 use super::partial;
+use crate::base::file::make_folder;
 use crate::base::units::count;
 use crate::base::{DType, Error, Operation, Remedy, Result, Share};
 use crate::store::{Shard, write};
@@ -108,7 +108,7 @@ impl Moment {
     ///
     /// A folder that cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+        make_folder(dir)?;
         let Origin { model, corpus, context_length, normed } = &self.origin;
         let mut metadata = BTreeMap::from([
             ("layer".to_owned(), self.layer.to_string()),

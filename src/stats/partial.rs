@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{Input, LayerInput};
 use super::origin::{Collect, Origin};
+use crate::base::file::make_folder;
 use crate::base::{Error, Result, Share};
 use crate::ops::gram;
 use crate::store::{Shard, write};
@@ -75,7 +76,7 @@ impl Description {
 /// A file of another collection, which is left alone, or one that cannot be read; a folder that
 /// could not be written after the work.
 pub fn open(dir: &Path, what: &Collect, widths: &[usize]) -> Result<PartialSums> {
-    fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
+    make_folder(dir)?;
     tempfile::tempfile_in(dir).map_err(|e| Error::io(dir, "write a file in", e))?;
     let path = dir.join(NAME);
     if !path.exists() {

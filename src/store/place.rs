@@ -40,6 +40,11 @@ pub fn check_new_folder(dir: &Path, inputs: &[&Path]) -> Result<()> {
         let remedy = "name a folder that does not exist yet";
         return Err(Error::input(dir, "folder", "is there and not empty", remedy));
     }
+    check_outside(dir, inputs)
+}
+
+/// Refuses a folder inside one of the `inputs`.
+pub fn check_outside(dir: &Path, inputs: &[&Path]) -> Result<()> {
     let place = whole(dir);
     if inputs.iter().any(|input| place.starts_with(whole(input))) {
         let what = "would be written inside what the command reads";

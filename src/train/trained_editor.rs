@@ -13,6 +13,7 @@ use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::parameters::Parameters;
+use crate::base::file::make_folder;
 use crate::base::{DType, Error, Result};
 use crate::store::write::{self, Item};
 use crate::store::{Shard, tensor_fingerprint};
@@ -97,8 +98,7 @@ impl TrainedEditor {
     ///
     /// What the system refuses.
     pub fn write(&self, folder: &Path, training: &Value) -> Result<()> {
-        let made = std::fs::create_dir_all(folder);
-        made.map_err(|e| Error::io(folder, "make the folder", e))?;
+        make_folder(folder)?;
         let metadata = BTreeMap::from(
             [
                 ("format", FORMAT.to_owned()),

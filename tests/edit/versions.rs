@@ -127,6 +127,14 @@ fn a_session_exports_both_sides() {
     let why = fails(1, &strs(&args(&["--delta-dir", &s.at("new")])));
     assert!(why.contains("is there and not empty"), "{why}");
 
+    let why = fails(1, &strs(&args(&["--disk-delta", &s.at("versions"), "--undo"])));
+    assert!(why.contains("nothing to take back"), "{why}");
+    let inside = s.at("model/inside");
+    for form in ["--delta-dir", "--disk-delta", "--lora"] {
+        let why = fails(1, &strs(&args(&[form, &inside])));
+        assert!(why.contains("inside what the command reads"), "{form}: {why}");
+    }
+
     let forward = args(&["--disk-delta", &s.at("versions"), "--json"]);
     assert_eq!(json(&strs(&forward))["version"], 1);
     assert!(fails(1, &strs(&forward)).contains("was left with other bytes"));

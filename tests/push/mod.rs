@@ -114,6 +114,7 @@ fn weights_of_vllm_and_back() {
         "POST /collective_rpc",
         "POST /update_weight_version",
         "POST /resume",
+        "GET /is_paused",
         "GET /v1/models",
         COMPLETIONS,
     ];
@@ -125,8 +126,9 @@ fn weights_of_vllm_and_back() {
     let file = |dir: &str| fs::read(Path::new(&s.at(dir)).join("model.safetensors")).unwrap();
     assert_eq!(file(&format!("served/{version}/after")), file("out"));
     assert_eq!(file(&format!("served/{version}/before")), file("old"));
-    // A second push keeps what the weights were called at first.
+    // A second push keeps what the weights were called at first, whatever the server is called.
     done(&strs(&args(&s, &url, "vllm", &[])));
+    let url = url.replace("127.0.0.1", "localhost");
     let told = json(&strs(&args(&s, &url, "vllm", &["--undo", "--json"])));
     assert_eq!((&told["hits"], &told["undone"]), (&value!([1, 0]), &value!(true)));
     let versions = bodies(&asked, "POST /update_weight_version");
@@ -219,7 +221,7 @@ fn a_server_of_another_model_is_refused() {
 fn a_vllm_that_fails_is_resumed() {
     let s = session("llama-tied");
     for (broken, state, resumed) in [
-        ("POST /pause?mode=wait", "it serves what it served before", true),
+        ("POST /pause?mode=wait", "it was resumed, with the weights that it had", true),
         ("POST /collective_rpc", "which weights it has is not known", true),
         ("POST /update_weight_version", "resumed with the other weights, under its old", true),
         ("POST /resume", "it has the other weights and is paused; POST /resume to it", true),
@@ -238,6 +240,18 @@ fn a_vllm_that_fails_is_resumed() {
     let why = fails(1, &strs(&args(&s, &url, "vllm", &[])));
     assert!(why.contains("somebody else may be changing its weights"), "{why}");
     assert!(!requests(&asked).iter().any(|request| request.contains("pause?")));
+    // A pause that fails, and comes after it was resumed.
+    let (mut inner, mut late) = (vllm(None), false);
+    let (url, _) = serve(move |request, body| match request {
+        "POST /pause?mode=wait" => {
+            late = true;
+            (500, String::new())
+        }
+        "GET /is_paused" => ok(value!({"is_paused": late})),
+        _ => inner(request, body),
+    });
+    let why = fails(1, &strs(&args(&s, &url, "vllm", &[])));
+    assert!(why.contains("it is paused; POST /resume to it"), "{why}");
 }
 
 #[test]
@@ -405,6 +419,14 @@ fn what_cannot_be_pushed() {
     done(&["apply", &s.at("model"), &s.at("patch.safetensors"), "--in-place"]);
     let why = told(&["--requests", &s.at("requests.jsonl")]);
     assert!(why.contains("patch.safetensors is for"), "{why}");
+    let inside = |word: String| if word == s.at("served") { s.at("model/served") } else { word };
+    let all = args(&s, &url, "vllm", &["--requests", &s.at("requests.jsonl")]);
+    let inside: Vec<String> = all.into_iter().map(inside).collect();
+    let why = fails(1, &strs(&inside));
+    assert!(why.contains("inside what the command reads"), "{why}");
+    let why = told(&["--rank", "8", "--requests", &s.at("requests.jsonl")]);
+    assert!(why.contains("a rank is of an adapter"), "{why}");
+    fails(2, &strs(&args(&s, &url, "vllm", &["--lora", ""])));
     assert!(requests(&asked).is_empty(), "the server was told something");
     let gone = fails(1, &strs(&args(&s, "127.0.0.1:1", "vllm", &["--requests", &s.at("moved")])));
     assert!(gone.contains("is no URL of a server"), "{gone}");
@@ -415,4 +437,5 @@ fn what_cannot_be_pushed() {
     let gone = "http://127.0.0.1:1";
     let gone = fails(1, &strs(&args(&s, gone, "vllm", &["--requests", &s.at("moved")])));
     assert!(gone.contains("http://127.0.0.1:1: GET /v1/models"), "{gone}");
+    assert!(gone.contains("; nothing answers there; start the server"), "{gone}");
 }

@@ -166,6 +166,23 @@ pub fn publish(
     Ok(Version { number, dir, tensors })
 }
 
+/// Refuses to take back what no version has: of tensors that none changed.
+///
+/// # Errors
+///
+/// That; versions that cannot be read.
+pub fn check_published(dir: &Path, tensors: &[TensorBytes]) -> Result<()> {
+    for number in published(dir)? {
+        for tensor in tensors {
+            if left(&place(dir, number), tensor)?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+    let what = "has no version that changed these tensors, so there is nothing to take back";
+    Err(Error::input(dir, "versions", what, "name the folder that the edit was published in"))
+}
+
 fn place(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("weight_v{number:06}"))
 }

@@ -31,6 +31,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
+use crate::base::file::make_folder;
 use crate::base::units::count;
 use crate::base::{Error, Progress, Result, Stage};
 use crate::data::{Case, Contexts};
@@ -89,7 +90,7 @@ impl Editor {
             ));
         }
         table::check(by, &split)?;
-        fs::create_dir_all(&by.dir).map_err(|e| Error::io(&by.dir, "create", e))?;
+        make_folder(&by.dir)?;
         let places = self.places(space);
         let mut editor = self.clone().cache(by.dir.join("kept"));
         // What the method refuses of the model is said before anything is collected.
