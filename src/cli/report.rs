@@ -98,39 +98,42 @@ fn summary(facts: &[FactReport]) -> String {
     let n = facts.len() as f64;
     let mean = |of: &dyn Fn(&FactReport) -> f64| facts.iter().map(of).sum::<f64>() / n;
     let took = facts.iter().filter(|o| o.taken).count();
+    let search = if facts.iter().all(|o| o.plan.trace.is_empty()) {
+        String::new()
+    } else {
+        format!(
+            "; {:.1} steps a fact, mean loss {:.2} → {:.2}",
+            mean(&|o| o.plan.trace.len() as f64),
+            mean(&|o| o.plan.trace.first().map_or(0.0, |s| s.total())),
+            mean(&|o| o.plan.trace.last().map_or(0.0, |s| s.total())),
+        )
+    };
     format!(
-        "{took} of {} taken; mean P of the target {} → {}; {:.1} steps a fact, mean loss \
-         {:.2} → {:.2}",
+        "{took} of {} taken; mean P of the target {} → {}{search}",
         counted(facts.len() as u64, "fact"),
         percent(mean(&|o| o.p_target[0])),
         percent(mean(&|o| o.p_target[1])),
-        mean(&|o| o.plan.trace.len() as f64),
-        mean(&|o| o.plan.trace.first().map_or(0.0, |s| s.total())),
-        mean(&|o| o.plan.trace.last().map_or(0.0, |s| s.total())),
     )
 }
 
 /// What a fact did, in two lines for people.
 fn fact_lines(request: &Fact, o: &FactReport) -> [String; 2] {
     let (token, at, of) = &o.token;
-    let loss = |step: Option<&LossStep>| step.map_or(0.0, LossStep::total);
     let share = share(o).map_or(String::new(), |share| format!("; {share}"));
     let fact = request.prompt.replace("{}", &request.subject);
     let taken = if o.taken { "taken" } else { "not taken" };
-    let work = match o.plan.neurons {
-        Some(n) => counted(n as u64, "neuron"),
-        None => format!(
-            "{} steps, loss {:.2} → {:.2}",
-            o.plan.trace.len(),
-            loss(o.plan.trace.first()),
-            loss(o.plan.trace.last()),
-        ),
-    };
+    let trace = &o.plan.trace;
+    let search = trace.first().zip(trace.last()).map(|ends| {
+        let [from, to] = <[_; 2]>::from(ends).map(LossStep::total);
+        format!("; {} steps, loss {from:.2} → {to:.2}", trace.len())
+    });
+    let neurons = o.plan.neurons.map(|n| format!("; {}", counted(n as u64, "neuron")));
+    let work = neurons.or(search).unwrap_or_default();
     [
         format!("{}: {fact} → {}", o.id, request.target_new.trim()),
         format!(
-            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then {:?}; \
-             {work}{share}",
+            "  {taken}; P of the target {} → {}; token {at} of {of} {token:?}, then \
+             {:?}{work}{share}",
             percent(o.p_target[0]),
             percent(o.p_target[1]),
             o.target_token,

@@ -9,14 +9,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::Editor;
 use super::parameters::parameters;
 use super::settings::digest;
-use crate::base::file::make_folder;
+use crate::base::file::{make_folder, read_file};
 use crate::base::units::counted;
 use crate::base::{Error, Remedy, Result, Rng, Stage, catch_device_error};
 use crate::data::request::{self, MAX_BYTES};
@@ -69,11 +68,11 @@ impl Editor {
         inputs.push(&opened.dir);
         inputs.extend(settings.inputs());
         let (hparams, params) = parameters(opened, settings, method, None)?;
-        make_folder(dir)?;
-        check_outputs(dir, &inputs)?;
         let files: Vec<Value> =
             data.iter().map(|file| digest(file.as_ref(), MAX_BYTES)).collect::<Result<_>>()?;
         let (samples, held_out) = self.samples(data, params.count_if_given(&VAL_STEPS))?;
+        make_folder(dir)?;
+        check_outputs(dir, &inputs)?;
         let progress = &*settings.progress;
         progress.remark(&format!(
             "{} to train on, {} held out",
@@ -88,8 +87,13 @@ impl Editor {
         named.iter().for_each(|name| key.field(name.as_bytes()));
         key.field(json!([hyperparameters, settings.seed]).to_string().as_bytes());
         samples.iter().chain(&held_out).for_each(|sample| sample.digest(&mut key));
-        let mut kept = KeptParameters::at(dir.join(PARTIAL), key.hex());
-        let began = Instant::now();
+        let key = key.hex();
+        if let Some(record) = trained_before(dir, &key)? {
+            progress.remark("was trained before, by the same command");
+            let sizes = [samples.len(), held_out.len()];
+            return Ok(TrainingSummary { folder: dir.to_owned(), samples: sizes, record });
+        }
+        let mut kept = KeptParameters::at(dir.join(PARTIAL), key.clone());
         let train = || {
             let context = TrainContext {
                 model: &opened.model,
@@ -107,6 +111,7 @@ impl Editor {
             method: method.about().name.to_owned(),
             model: opened.fingerprint.clone(),
             hyperparameters: hyperparameters.as_object().cloned().unwrap_or_default(),
+            training: key,
             ..trained
         };
         record["data"] = json!(files);
@@ -114,7 +119,7 @@ impl Editor {
         record["seed"] = json!(settings.seed);
         record["weights"] = json!(weights);
         record["computed_on"] = json!(compute);
-        record["seconds"] = json!(began.elapsed().as_secs_f64());
+        record["seconds"] = json!(kept.seconds());
         trained.write(dir, &record)?;
         kept.forget();
         let sizes = [samples.len(), held_out.len()];
@@ -172,6 +177,22 @@ fn check_outputs(dir: &Path, inputs: &[&Path]) -> Result<()> {
     check_replaced(&file, is_editor, "trained editor")?;
     check_replaced(&record, is_editor, "record of a trained editor's")?;
     KeptParameters::at(partial, String::new()).check()
+}
+
+/// The record of an editor that the training of `key` left in a folder; another training's editor
+/// is refused.
+fn trained_before(dir: &Path, key: &str) -> Result<Option<Value>> {
+    let (file, record) = (TrainedEditor::file(dir), TrainedEditor::record(dir));
+    if !file.exists() || !record.exists() {
+        return Ok(None);
+    }
+    if TrainedEditor::read(dir)?.training != key {
+        let what = "is an editor of other data, settings or weights";
+        let remedy = "remove it, or name another output folder";
+        return Err(Error::input(&file, "training", what, remedy));
+    }
+    let record = read_file(&record, MAX_BYTES)?;
+    Ok(serde_json::from_slice(&record).ok())
 }
 
 /// Which samples are held out, at most so many, from the end of an order on: all that are about a

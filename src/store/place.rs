@@ -86,6 +86,6 @@ pub fn check_replaced(file: &Path, ours: bool, what: &str) -> Result<()> {
     if ours || !file.exists() {
         return Ok(());
     }
-    let what = format!("stands there already and is no {what}");
+    let what = format!("stands there already and is no {what}, or a damaged one");
     Err(Error::input(file, "output", what, "name another file, or remove this one"))
 }

@@ -60,6 +60,9 @@ pub struct KeptParameters {
     path: PathBuf,
     key: String,
     saved: Instant,
+    began: Instant,
+    /// What calls before this one took.
+    before: Duration,
 }
 
 /// A tensor of the file: its name and sizes, and its numbers.
@@ -68,7 +71,13 @@ type Part = (String, Vec<usize>, Vec<f64>);
 impl KeptParameters {
     /// At a path; `key` names all that the training depends on.
     pub fn at(path: PathBuf, key: String) -> KeptParameters {
-        KeptParameters { path, key, saved: Instant::now() }
+        let now = Instant::now();
+        KeptParameters { path, key, saved: now, began: now, before: Duration::ZERO }
+    }
+
+    /// What the training took until now, all calls together.
+    pub fn seconds(&self) -> f64 {
+        (self.before + self.began.elapsed()).as_secs_f64()
     }
 
     /// Refuses a file that stands in its place and is no training's.
@@ -86,7 +95,7 @@ impl KeptParameters {
     /// # Errors
     ///
     /// A file of another training, which is left alone, or a damaged one.
-    pub fn read(&self, into: &mut Parameters) -> Result<Option<Progressed>> {
+    pub fn read(&mut self, into: &mut Parameters) -> Result<Option<Progressed>> {
         if !self.path.exists() {
             return Ok(None);
         }
@@ -97,7 +106,7 @@ impl KeptParameters {
     }
 
     /// The same; nothing is touched where the file is of no use.
-    fn restore(&self, into: &mut Parameters) -> Option<Progressed> {
+    fn restore(&mut self, into: &mut Parameters) -> Option<Progressed> {
         let shard = Shard::open(&self.path).ok()?;
         let header = shard.header();
         let said = |name: &str| header.metadata.get(name);
@@ -143,6 +152,8 @@ impl KeptParameters {
         if said("check")? != &check(&state, &parts, into.precision()) {
             return None;
         }
+        let seconds = said("seconds")?.parse().ok()?;
+        self.before = Duration::try_from_secs_f64(seconds).ok()?;
         let precision = into.precision();
         for (p, (value, moments)) in into.all_mut().iter_mut().zip(values) {
             let shape = p.value().shape().to_vec();
@@ -192,6 +203,7 @@ impl KeptParameters {
             ("check".to_owned(), check(state, &parts, precision)),
             ("samples".to_owned(), state.samples.to_string()),
             ("steps".to_owned(), state.steps.to_string()),
+            ("seconds".to_owned(), self.seconds().to_string()),
         ]);
         write::write(&self.path, &metadata, &items, &mut |i, out| {
             out.write_all(&stored(&parts[i], precision)).map_err(io::Error::other)

@@ -1,6 +1,7 @@
 //! The loop of a training.
 //!
 //! ```text
+//! the loss of what is held out, before anything is learnt
 //! for each batch of samples, in an order that is shuffled anew for each sweep over them:
 //!     g ← mean of the samples' gradients;  a clipped step of the optimiser
 //!     every `val_interval` samples: the loss of what is held out; the best parameters are kept
@@ -61,11 +62,14 @@ impl TrainingLoop {
         parameters: &mut Parameters,
     ) -> Result<Vec<HeldOutLook>> {
         let TrainingRun { samples, held_out, mut kept, progress } = on;
-        let found = kept.as_ref().map_or(Ok(None), |kept| kept.read(parameters))?;
+        let found = kept.as_mut().map_or(Ok(None), |kept| kept.read(parameters))?;
         if let Some(state) = &found {
             progress.remark(&format!("goes on after {} samples, as it was cut off", state.samples));
         }
         let mut state = found.unwrap_or_default();
+        if state.history.is_empty() {
+            self.look(held_out, objective, parameters, &mut state, progress)?;
+        }
         while !self.ended(&state) {
             if progress.cancelled() {
                 if let Some(kept) = &mut kept {
@@ -89,6 +93,12 @@ impl TrainingLoop {
         progress.at(Stage::Sample, self.samples as u64, self.samples as u64);
         if let Some(kept) = &mut kept {
             kept.write(parameters, &state)?;
+        }
+        if best(&state.history).is_some_and(|best| best.samples == 0) {
+            progress.warn(
+                "no look at what is held out was better than the one before the training: what is \
+                 left is what it began with; train with a smaller lr, or on more samples",
+            );
         }
         if let Some(best) = state.best {
             set(parameters, &best);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! editor.safetensors   the method's own tensors, F32; metadata: format, method, model (the
-//!                      fingerprint of what it was trained for), hyperparameters (JSON), version
+//!                      fingerprint of what it was trained for), hyperparameters (JSON), version,
+//!                      training (a hash of all that it depended on)
 //! training.json        what the training came to; nothing reads it but people
 //! ```
 
@@ -35,6 +36,8 @@ pub struct TrainedEditor {
     pub model: String,
     /// What it was trained with, by the field's names.
     pub hyperparameters: Map<String, Value>,
+    /// Names all that its training depended on; empty where that was another program's.
+    pub training: String,
     /// Its tensors by name: sizes and numbers.
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
@@ -106,6 +109,7 @@ impl TrainedEditor {
                 ("model", self.model.clone()),
                 ("hyperparameters", json!(self.hyperparameters).to_string()),
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("training", self.training.clone()),
             ]
             .map(|(key, value)| (key.to_owned(), value)),
         );
@@ -161,6 +165,7 @@ impl TrainedEditor {
             method: text("method")?,
             model: text("model")?,
             hyperparameters,
+            training: metadata.get("training").cloned().unwrap_or_default(),
             tensors,
         })
     }

@@ -85,6 +85,11 @@ fn what_does_not_fit_a_trained_editor_is_refused() {
     let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|f| f.unwrap().file_name()).collect();
     files.sort();
     assert_eq!(files, ["editor.safetensors", "training.json"], "nothing is kept after it");
+    // The same command finds it; that of another training leaves it.
+    let train = |editor: Editor| small(editor, "mend").unwrap().train(&[&data], &dir);
+    assert_eq!(train(open()).unwrap(), summary);
+    let other = train(open().seed(1)).err().unwrap().to_string();
+    assert!(other.contains("name another output folder"), "{other}");
     let edit = mend().trained_editor(&dir).unwrap().plan(&[violin()]).unwrap();
     let patch = edit.patch().unwrap();
     assert!(patch.metadata.notes["editor"].is_string());
@@ -134,6 +139,7 @@ fn samples_that_cannot_be_trained_on_are_refused() {
     assert!(few.contains("a tenth is held out"), "{few}");
     let one = train(&[&line[..]; 10].join("\n"));
     assert!(one.contains("about one subject"), "{one}");
+    assert!(!copy.beside("none").exists(), "no folder is left");
 }
 
 /// A file of a training of other settings, or of none at all, is left alone.
