@@ -79,15 +79,12 @@ impl Editor {
             counted(samples.len() as u64, "sample"),
             held_out.len()
         ));
-        let mut key = Fingerprint::default();
         let weights = self.weights()?;
         let (version, compute) = (env!("CARGO_PKG_VERSION"), opened.model.compute.name());
         let hyperparameters = hparams.to_json();
-        let named = [method.about().name, version, &weights, &compute];
-        named.iter().for_each(|name| key.field(name.as_bytes()));
-        key.field(json!([hyperparameters, settings.seed]).to_string().as_bytes());
-        samples.iter().chain(&held_out).for_each(|sample| sample.digest(&mut key));
-        let key = key.hex();
+        let numbers = json!([hyperparameters, settings.seed]).to_string();
+        let named = [method.about().name, version, &weights, &compute, &numbers];
+        let key = key(&named, samples.iter().chain(&held_out));
         if let Some(record) = trained_before(dir, &key)? {
             progress.remark("was trained before, by the same command");
             let sizes = [samples.len(), held_out.len()];
@@ -165,6 +162,14 @@ impl Editor {
         };
         Ok((side(false), side(true)))
     }
+}
+
+/// Names all that a training depends on.
+fn key<'a>(named: &[&str], samples: impl Iterator<Item = &'a Sample>) -> String {
+    let mut key = Fingerprint::default();
+    named.iter().for_each(|name| key.field(name.as_bytes()));
+    samples.for_each(|sample| sample.digest(&mut key));
+    key.hex()
 }
 
 /// Refuses a folder in which an output would take the place of what is read, or of a file of
