@@ -20,15 +20,25 @@ pub fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(failed)
 }
 
+/// Refuses a file in a folder's place.
+///
+/// # Errors
+///
+/// That.
+pub fn check_folder(dir: &Path) -> Result<()> {
+    if dir.is_file() {
+        return Err(Error::input(dir, "folder", "is a file", "name a folder"));
+    }
+    Ok(())
+}
+
 /// Makes a folder and those above it, where they are not there.
 ///
 /// # Errors
 ///
 /// A file in its place; what the system refuses.
 pub fn make_folder(dir: &Path) -> Result<()> {
-    if dir.is_file() {
-        return Err(Error::input(dir, "folder", "is a file", "name a folder"));
-    }
+    check_folder(dir)?;
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))
 }
 

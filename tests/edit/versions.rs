@@ -127,6 +127,8 @@ fn a_session_exports_both_sides() {
     let why = fails(1, &strs(&args(&["--delta-dir", &s.at("new")])));
     assert!(why.contains("is there and not empty"), "{why}");
 
+    let why = fails(1, &strs(&args(&["--disk-delta", &patch])));
+    assert!(why.contains("is a file; name a folder"), "{why}");
     let why = fails(1, &strs(&args(&["--disk-delta", &s.at("versions"), "--undo"])));
     assert!(why.contains("nothing to take back"), "{why}");
     let inside = s.at("model/inside");

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
-use crate::base::file::read_file;
+use crate::base::file::{check_folder, read_file};
 use crate::base::{Error, Progress, Result, Stage};
 use crate::edit::apply::TensorBytes;
 use crate::store::write::{self, Item};
@@ -197,6 +197,7 @@ fn published(dir: &Path) -> Result<Vec<u64>> {
     if !dir.exists() {
         return Ok(numbers);
     }
+    check_folder(dir)?;
     for file in fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
         let name = file.map_err(|e| Error::io(dir, "list", e))?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("weight_v"));
