@@ -156,7 +156,7 @@ fn weights(order: &PushOrder, side: PatchSide) -> Result<()> {
             let e = client.error("POST /resume did not resume it", RESUME);
             Err(in_state(e, "it has the other weights and is paused"))
         }
-        (Ok(()), Err(e)) => Err(state(e, "it has the other weights and is paused", RESUME)),
+        (Ok(()), Err(e)) => Err(state(e, "it has the other weights, and may be paused", RESUME)),
         (Err(e), Ok(false)) => Err(state(e, "it is paused", RESUME)),
         (Err(e), Err(_)) => Err(state(e, "it did not resume, so it may be gone", "start it again")),
     }

@@ -4,7 +4,7 @@
 //! editor.safetensors   the method's own tensors, F32; metadata: format, method, model (the
 //!                      fingerprint of what it was trained for), hyperparameters (JSON), version,
 //!                      training (a hash of all that it depended on)
-//! training.json        what the training came to; nothing reads it but people
+//! training.json        what the training came to, for people
 //! ```
 
 use std::collections::BTreeMap;

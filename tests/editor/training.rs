@@ -9,9 +9,10 @@ use incise::edit::methods::METHODS;
 use incise::memory::is_memory;
 use incise::tensor::Device;
 use incise::{Editor, Error};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Copy, rome, violin};
+use crate::support::cancel::CancelAt;
 
 /// Requests of the demo model's relation, each with a paraphrase and what should stay.
 fn data(copy: &Copy) -> PathBuf {
@@ -167,4 +168,26 @@ fn files_that_are_not_this_trainings_stay() {
         assert_eq!(fs::read(&file).unwrap(), bytes);
         fs::remove_file(&file).unwrap();
     }
+}
+
+/// Where nothing that was learnt is better, the editor is as it began, and that is said.
+#[test]
+fn a_training_that_gained_nothing_says_so() {
+    let copy = Copy::new();
+    let data = data(&copy);
+    let gained = |lr: f64| {
+        let progress = CancelAt::never();
+        let warnings = progress.warnings.clone();
+        let editor = Editor::open_on(copy.dir(), &Device::Cpu, &Quiet).unwrap();
+        let editor = small(editor.progress(progress), "ke").unwrap();
+        let editor = editor.set("lr", lr).unwrap();
+        let summary = editor.train(&[&data], copy.beside(&format!("lr {lr}"))).unwrap();
+        let looks = summary.record["history"].as_array().unwrap().clone();
+        let total = |look: &Value| look["loss"]["total"].as_f64().unwrap();
+        let gained = looks[1..].iter().any(|look| total(look) < total(&looks[0]));
+        let warned = warnings.lock().unwrap().iter().any(|w| w.contains("what it began with"));
+        assert_eq!(warned, !gained, "{looks:?}");
+        gained
+    };
+    assert_eq!([gained(1e-3), gained(1e-30)], [true, false], "such a step moves no f32");
 }

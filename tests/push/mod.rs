@@ -224,7 +224,7 @@ fn a_vllm_that_fails_is_resumed() {
         ("POST /pause?mode=wait", "it was resumed, with the weights that it had", true),
         ("POST /collective_rpc", "which weights it has is not known", true),
         ("POST /update_weight_version", "resumed with the other weights, under its old", true),
-        ("POST /resume", "it has the other weights and is paused; POST /resume to it", true),
+        ("POST /resume", "it has the other weights, and may be paused; POST /resume to it", true),
         ("GET /is_paused", "VLLM_SERVER_DEV_MODE=1", false),
     ] {
         let (url, asked) = serve(vllm(Some(broken)));

@@ -5,16 +5,18 @@ use std::sync::{Arc, Mutex};
 
 use incise::base::{Progress, Stage};
 
-/// Cancelled from the n-th question on; the first is 1. Keeps what was remarked.
+/// Cancelled from the n-th question on; the first is 1. Keeps what was remarked, and warned of.
 pub struct CancelAt {
     n: u64,
     asked: AtomicU64,
     pub remarks: Arc<Mutex<Vec<String>>>,
+    pub warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl CancelAt {
     pub fn question(n: u64) -> CancelAt {
-        CancelAt { n, asked: AtomicU64::new(0), remarks: Arc::default() }
+        let asked = AtomicU64::new(0);
+        CancelAt { n, asked, remarks: Arc::default(), warnings: Arc::default() }
     }
 
     pub fn never() -> CancelAt {
@@ -41,7 +43,9 @@ impl Progress for CancelAt {
         self.remarks.lock().unwrap().push(sentence.to_owned());
     }
 
-    fn warn(&self, _: &str) {}
+    fn warn(&self, warning: &str) {
+        self.warnings.lock().unwrap().push(warning.to_owned());
+    }
 
     fn cancelled(&self) -> bool {
         self.asked.fetch_add(1, Ordering::SeqCst) + 1 >= self.n

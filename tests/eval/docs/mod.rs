@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod lifelong;
+mod one_step;
 mod recommended;
 mod survey;
 
